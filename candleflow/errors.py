@@ -1,0 +1,47 @@
+"""Every error that Candleflow raises on purpose, in one tree.
+
+The command line turns each into one plain line and an exit status: 2 for a wrong setting, 1 for the rest.
+An error that is not in this tree is a defect, and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class CandleflowError(Exception):
+    """The root. Its message is written for the person at the terminal: what is wrong, and what mends it."""
+
+    exit_status = 1
+
+
+class SettingError(CandleflowError):
+    """A setting is wrong: names it, its value unless it is a secret, and what is accepted."""
+
+    exit_status = 2
+
+
+class MarketError(CandleflowError):
+    """Something that can't be on a spot market: a price of zero, candles of different windows merged."""
+
+
+class ExchangeError(CandleflowError):
+    """The exchange can't be reached, or answered what its documentation rules out."""
+
+
+class BrokerError(CandleflowError):
+    """Kafka can't be reached, or its topic isn't what the ledger was built on."""
+
+
+class StoreError(CandleflowError):
+    """PostgreSQL can't be reached, or its schema isn't ours."""
+
+
+class LedgerError(StoreError):
+    """The offsets in the store and the topic do not fit: names the command that mends it."""
+
+
+class HeldError(CandleflowError):
+    """Another process holds what only one may hold; says which one."""
+
+
+class StackError(CandleflowError):
+    """Part of the local stack can't be installed, started or stopped: Java, a jar, a port, a data folder."""

@@ -1,0 +1,65 @@
+"""The trade payload as Binance sends it and Kafka's topic ``trades`` holds it: its layout and its refusals.
+
+    {"e":"trade","E":1723161255343,"s":"BTCUSDT","t":3735683259,"p":"61837.63000000","q":"0.02000000",
+     "T":1723161255342,"m":true,"M":true}
+
+``e`` event type, ``E`` event time, ``s`` symbol, ``t`` trade id, ``p`` price, ``q`` quantity, ``T`` trade
+time, ``m`` whether the buyer is the maker, ``M`` ignored. Source: binance-spot-api-docs,
+web-socket-streams.md, "Trade Streams". Two readers rest on this page: ``exchange/messages.py`` decodes what
+comes off the socket, ``engine/trades.py`` what comes out of Kafka; a property test holds them to the same
+verdict on every record.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from candleflow.market.symbol import SYMBOL_PATTERN
+
+_INTEGER: Final = "(0|[1-9][0-9]{0,18})"
+DECIMAL_PATTERN: Final = r"[0-9]+(?:\.[0-9]+)?"
+"""A price or quantity in plain digits: no sign, no exponent, no blank."""
+
+CANONICAL_PATTERN: Final = (
+    r'\{"e":"trade","E":' + _INTEGER + r',"s":"(' + SYMBOL_PATTERN + r')","t":' + _INTEGER
+    + r',"p":"(' + DECIMAL_PATTERN + r')","q":"(' + DECIMAL_PATTERN + r')","T":' + _INTEGER
+    + r',"m":(true|false),"M":(?:true|false)\}'
+)  # fmt: skip
+"""The exact layout Binance sends, groups E s t p q T m, for Python's and Java's regular expressions alike.
+
+A record that matches it is sound JSON with every field of the right type; ranges are still to be checked.
+Whatever does not match goes to the full parser: the pattern makes reading quick and decides nothing.
+"""
+
+REQUIRED_FIELDS: Final[dict[str, str]] = {
+    "E": "integer",
+    "s": "string",
+    "t": "integer",
+    "p": "string",
+    "q": "string",
+    "T": "integer",
+    "m": "boolean",
+}
+"""The fields a trade must have, with their JSON types, in the order in which they are checked."""
+
+RECORD_LIMIT_BYTES: Final = 4_096
+"""A longer record is refused unread: Binance's trades have some 150 bytes, its longest symbols add 20."""
+
+# The reasons of refusal, in the order in which they are looked for. Beside these: those of trade.refusal().
+TOO_LONG: Final = "record too long"
+NOT_UTF8: Final = "not UTF-8"
+NOT_JSON: Final = "not JSON"
+"""Also for a JSON object that names a key twice."""
+NOT_AN_OBJECT: Final = "not a JSON object"
+NOT_A_TRADE: Final = "not a trade event"
+UNKNOWN_SYMBOL: Final = "unknown symbol"
+"""The symbol hasn't a symbol's form or, at the producer, is none of those followed."""
+FUTURE: Final = "trade time in the future"
+
+
+def missing(field: str) -> str:
+    return f"missing field {field}"
+
+
+def wrong_type(field: str) -> str:
+    return f"field {field} is not a JSON {REQUIRED_FIELDS[field]}"

@@ -1,0 +1,409 @@
+"""Every setting, with its default, unit and range: the only reader of the environment.
+
+A setting comes from the environment (``CANDLEFLOW_SYMBOLS=...``), else from a ``.env`` file in the working
+folder, else from the default here. ``python -m candleflow settings`` prints those in force. A wrong one
+raises SettingError before anything is opened.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import unquote, urlsplit
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from candleflow.errors import SettingError
+from candleflow.market.symbol import is_symbol
+from candleflow.market.window import WINDOW_SECONDS, Windows
+
+PREFIX: Final = "CANDLEFLOW_"
+ENV_FILE: Final = ".env"
+
+
+class Exchange(StrEnum):
+    """Where trades come from, as ``CANDLEFLOW_EXCHANGE`` names it."""
+
+    AUTO = "auto"
+    BINANCE = "binance"
+    BINANCE_VISION = "binance-vision"
+    BINANCE_US = "binance-us"
+    SIMULATOR = "simulator"
+
+
+class Venue(StrEnum):
+    """A market with trade ids of its own. Each has its own topic and database: ids of two never mix.
+
+    ``binance`` and ``binance-vision`` are two doors to one market. An exchange given by explicit addresses
+    counts as the main one, as whoever names the addresses knows what is behind them.
+    """
+
+    MAIN = ""
+    US = "binance-us"
+    SIMULATED = "simulated"
+
+
+EXCHANGE_URLS: Final[dict[Exchange, tuple[str, str]]] = {
+    Exchange.BINANCE: ("wss://stream.binance.com:9443", "https://api.binance.com"),
+    Exchange.BINANCE_VISION: ("wss://data-stream.binance.vision", "https://data-api.binance.vision"),
+    Exchange.BINANCE_US: ("wss://stream.binance.us:9443", "https://api.binance.us"),
+}
+"""WebSocket base and REST base of each real exchange."""
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class Settings(BaseSettings):
+    """The settings in force. Frozen; ``load()`` is the way to get one."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    symbols: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("BTCUSDT",), description="The symbols to follow, separated by commas"
+    )
+    exchange: Exchange = Field(
+        Exchange.AUTO,
+        description="auto: whichever of Binance's hosts answers, else (in `make run`) the simulator",
+    )
+    exchange_ws_url: str | None = Field(
+        None, description="WebSocket base address of another exchange, such as ws://127.0.0.1:9443"
+    )
+    exchange_rest_url: str | None = Field(
+        None, description="REST base address of another exchange, such as http://127.0.0.1:9443"
+    )
+    exchange_silence_seconds: float = Field(
+        30, ge=0.1, le=3_600, description="A connection that has brought nothing for so long is replaced"
+    )
+    exchange_lifetime_minutes: float = Field(
+        23 * 60 + 30,
+        gt=0,
+        le=1_440,
+        description="A connection is replaced after this; Binance ends it at 24 h",
+    )
+    exchange_max_streams: int = Field(
+        1_024, ge=1, le=1_024, description="Streams on one connection; Binance's limit is 1,024"
+    )
+    max_future_seconds: float = Field(
+        60, ge=1, le=86_400, description="A trade dated further ahead than this is rejected"
+    )
+    max_in_flight: int = Field(
+        50_000, ge=100, le=10_000_000, description="Trades that may wait for Kafka's acknowledgement"
+    )
+
+    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka's host:port, several by commas")
+    kafka_partitions: int = Field(1, ge=1, le=1_024, description="Partitions of the topic, when it is made")
+    kafka_replication: int = Field(1, ge=1, le=9, description="Copies of each record, when the topic is made")
+    kafka_retention_hours: int = Field(
+        168, ge=1, le=87_600, description="How long Kafka keeps trades, when the topic is made"
+    )
+
+    postgres_url: SecretStr = Field(
+        SecretStr("postgresql://candleflow@127.0.0.1:5432/candleflow"),
+        description="PostgreSQL, as the role that owns the schema",
+    )
+    postgres_password: SecretStr | None = Field(
+        None, description="The owner's password, where the address has none"
+    )
+    postgres_writer_password: SecretStr | None = Field(
+        None, description="The processor's role's password; made at random where it isn't given"
+    )
+    postgres_reader_password: SecretStr | None = Field(
+        None, description="The page's role's password; made at random where it isn't given"
+    )
+
+    data_dir: Path = Field(Path(".data"), description="Where the local Kafka and PostgreSQL keep their data")
+    cache_dir: Path = Field(
+        Path("~/.cache/candleflow"), description="Where jars and, if one had to be brought, Java are kept"
+    )
+    dashboard_port: Port = Field(8_501, description="The page's port, on 127.0.0.1")
+
+    window_seconds: int = Field(5, description="Length of the finest candles")
+    slide_seconds: int | None = Field(
+        None, description="A new window each so many seconds; the window's length (tumbling) if not given"
+    )
+    trigger_milliseconds: int = Field(
+        100, ge=0, le=60_000, description="Spark begins a batch at most this often; 0: as soon as it can"
+    )
+    max_offsets_per_trigger: int = Field(
+        400_000, ge=1_000, le=5_000_000, description="Records in a batch at most, while a backlog is read"
+    )
+    spark_master: str = Field("local[*]", min_length=1, description="Spark's master")
+    spark_memory: str = Field(
+        "1g", pattern=r"^[1-9][0-9]{0,5}[mg]$", description="The heap of Spark's driver, such as 900m or 2g"
+    )
+    kafka_memory: str = Field(
+        "384m", pattern=r"^[1-9][0-9]{0,5}[mg]$", description="The heap of the local Kafka"
+    )
+
+    simulator_port: Port = Field(9_443, description="The simulator's port, on 127.0.0.1")
+    simulator_rate: float = Field(
+        40, gt=0, le=1_000_000, description="Simulated trades a second, over all symbols together"
+    )
+    simulator_seed: int = Field(1, ge=0, le=2**63 - 1, description="The simulated market's seed")
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged")
+
+    @field_validator("symbols", mode="before")
+    @classmethod
+    def _split_symbols(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        names = [name.strip().upper() for name in value.split(",")]
+        wrong = [name for name in names if not is_symbol(name)]
+        if wrong:
+            raise ValueError(
+                "must be names such as BTCUSDT, by commas: 1 to 20 letters A-Z, digits, '.', '-', '_'"
+            )
+        return tuple(dict.fromkeys(names))
+
+    @field_validator("exchange_ws_url", "exchange_rest_url")
+    @classmethod
+    def _check_url(cls, value: str | None, info: Any) -> str | None:
+        if not value:
+            return None
+        schemes = ("ws", "wss") if info.field_name == "exchange_ws_url" else ("http", "https")
+        url = urlsplit(value)
+        if (
+            url.scheme not in schemes
+            or not _has_good_host(value)
+            or url.query
+            or url.fragment
+            or url.username
+        ):
+            raise ValueError(
+                f"must be an address such as {schemes[0]}://127.0.0.1:9443, without query or user"
+            )
+        if url.scheme in ("ws", "http") and not _is_loopback(url.hostname or ""):
+            raise ValueError(f"must be {schemes[1]}:// unless the host is this machine")
+        return value.rstrip("/")
+
+    @field_validator("kafka_bootstrap")
+    @classmethod
+    def _check_bootstrap(cls, value: str) -> str:
+        servers = [server.strip() for server in value.split(",")]
+        for server in servers:
+            host, _, port = server.rpartition(":")
+            if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
+                raise ValueError("must be host:port, several separated by commas, ports 1 to 65535")
+        return ",".join(servers)
+
+    @field_validator("postgres_url")
+    @classmethod
+    def _check_postgres_url(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        url = urlsplit(text)
+        if url.scheme not in ("postgresql", "postgres") or not _has_good_host(text):
+            raise ValueError("must be an address such as postgresql://user@127.0.0.1:5432/database")
+        if not re.fullmatch(r"/[A-Za-z_][A-Za-z0-9_-]{0,40}", url.path):
+            raise ValueError("must name a database of letters, digits, '_' and '-', 41 at most")
+        if url.username is not None and not re.fullmatch(r"[a-z_][a-z0-9_]{0,40}", unquote(url.username)):
+            raise ValueError("must name a user of small letters, digits and '_', 41 at most")
+        return value
+
+    @field_validator("window_seconds")
+    @classmethod
+    def _check_window(cls, value: int) -> int:
+        if value not in WINDOW_SECONDS:
+            raise ValueError(f"must be one of {', '.join(map(str, WINDOW_SECONDS))}: they divide a minute")
+        return value
+
+    @model_validator(mode="after")
+    def _check_slide(self) -> Self:
+        slide = self.slide_seconds
+        if slide is not None and (slide < 1 or slide > self.window_seconds or self.window_seconds % slide):
+            # Raised here, as the range depends on another setting; named as a field's error would be.
+            raise _NamedError(
+                "slide_seconds", slide, f"must divide CANDLEFLOW_WINDOW_SECONDS ({self.window_seconds})"
+            )
+        return self
+
+    @property
+    def windows(self) -> Windows:
+        """The finest candles' windows."""
+        return Windows.of_seconds(self.window_seconds, self.slide_seconds)
+
+    @property
+    def venue(self) -> Venue:
+        if self.exchange is Exchange.SIMULATOR:
+            return Venue.SIMULATED
+        if self.exchange is Exchange.BINANCE_US and self.exchange_ws_url is None:
+            return Venue.US
+        return Venue.MAIN
+
+    @property
+    def is_simulated(self) -> bool:
+        return self.venue is Venue.SIMULATED
+
+    @property
+    def topic(self) -> str:
+        """The topic of this venue's trades: ``trades``, or ``trades.simulated``."""
+        return f"trades.{self.venue}" if self.venue else "trades"
+
+    @property
+    def rejected_topic(self) -> str:
+        """``trades.rejected``, or ``trades.simulated.rejected``."""
+        return f"{self.topic}.rejected"
+
+    @property
+    def venue_dir(self) -> Path:
+        """Where this venue's Kafka and PostgreSQL keep their data."""
+        return self.data_path / self.venue if self.venue else self.data_path
+
+    @property
+    def data_path(self) -> Path:
+        return self.data_dir.expanduser().absolute()
+
+    @property
+    def run_dir(self) -> Path:
+        """Where running processes say who and how they are, and the credentials file lies."""
+        return self.data_path / "run"
+
+    @property
+    def cache_path(self) -> Path:
+        return self.cache_dir.expanduser().absolute()
+
+    @cached_property
+    def postgres(self) -> PostgresAddress:
+        """The address without its secrets; the database's name carries the venue."""
+        url = urlsplit(self.postgres_url.get_secret_value())
+        suffix = f"_{self.venue}".replace("-", "_") if self.venue else ""
+        return PostgresAddress(
+            host=url.hostname or "127.0.0.1",
+            port=url.port or 5432,
+            database=url.path.lstrip("/") + suffix,
+            owner=unquote(url.username) if url.username else "candleflow",
+            parameters=url.query,
+        )
+
+    @property
+    def owner_password(self) -> str | None:
+        """The owner's password as set, or None: then ``store.credentials`` knows where else to look."""
+        in_url = urlsplit(self.postgres_url.get_secret_value()).password
+        if in_url is not None:
+            return unquote(in_url)
+        return self.postgres_password.get_secret_value() if self.postgres_password else None
+
+
+class PostgresAddress:
+    """Where PostgreSQL is, with no secret in it."""
+
+    __slots__ = ("database", "host", "owner", "parameters", "port")
+
+    def __init__(self, *, host: str, port: int, database: str, owner: str, parameters: str = "") -> None:
+        self.host = host
+        self.port = port
+        self.database = database
+        self.owner = owner
+        self.parameters = parameters
+
+    @property
+    def writer(self) -> str:
+        """The role that the processor merges candles as."""
+        return f"{self.owner}_writer"
+
+    @property
+    def reader(self) -> str:
+        """The role that the page reads as."""
+        return f"{self.owner}_reader"
+
+    def __repr__(self) -> str:
+        return f"postgresql://{self.owner}@{self.host}:{self.port}/{self.database}"
+
+
+class _NamedError(ValueError):
+    """A setting's error found while looking at several: carries what pydantic can't know."""
+
+    def __init__(self, name: str, value: object, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.value = value
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings in force; ``overrides`` stand above the environment.
+
+    Raises SettingError that names each wrong setting, its value unless it is a secret, and what is accepted.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingError("\n".join(_explain(one, overrides) for one in error.errors())) from None
+
+
+def unknown_names() -> list[str]:
+    """A sentence for each ``CANDLEFLOW_*`` variable that is no setting, with the nearest name that is one."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    given = [name for name in (*os.environ, *dotenv_values(ENV_FILE)) if name.upper().startswith(PREFIX)]
+    sentences = []
+    for name in sorted(set(given)):
+        if name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            sentences.append(f"{name} is not a setting{hint}")
+    return sentences
+
+
+def describe(settings: Settings) -> list[tuple[str, str, str]]:
+    """Name, value and meaning of each setting in force, secrets hidden."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if name == "postgres_url":
+            shown = repr(settings.postgres)
+        elif isinstance(value, SecretStr):
+            shown = "(hidden)"
+        elif isinstance(value, tuple):
+            shown = ",".join(value)
+        else:
+            shown = "" if value is None else str(value)
+        rows.append((PREFIX + name.upper(), shown, field.description or ""))
+    return rows
+
+
+def _explain(error: Any, overrides: dict[str, Any]) -> str:
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, _NamedError):
+        return f"{PREFIX}{cause.name.upper()}={str(cause.value)!r}: {cause}"
+    name = str(error["loc"][0]) if error["loc"] else "settings"
+    variable = PREFIX + name.upper()
+    message = str(cause) if cause else error["msg"][:1].lower() + error["msg"][1:]
+    field = Settings.model_fields.get(name)
+    if field is not None and "SecretStr" in str(field.annotation):
+        return f"{variable}: {message}"
+    value = overrides.get(name, os.environ.get(variable, dotenv_values(ENV_FILE).get(variable, "")))
+    return f"{variable}={str(value)[:200]!r}: {message}{_accepted(field)}"
+
+
+def _accepted(field: Any) -> str:
+    """The range of a numeric setting, which pydantic's message gives only one end of."""
+    bounds = [
+        str(limit) for limit in getattr(field, "metadata", ()) if hasattr(limit, "ge") or hasattr(limit, "le")
+    ]
+    if not bounds:
+        return ""
+    lower = next((limit.ge for limit in field.metadata if hasattr(limit, "ge")), None)
+    upper = next((limit.le for limit in field.metadata if hasattr(limit, "le")), None)
+    lower_words = f"from {lower:,}" if lower is not None else "above 0"
+    return f" (accepted: {lower_words} to {upper:,})"
+
+
+def _has_good_host(url: str) -> bool:
+    """Whether the address names a host, and a port in range if any: urlsplit finds out only when asked."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")

@@ -1,0 +1,84 @@
+"""How running processes tell of themselves: log lines on stderr, and a heartbeat file each.
+
+A heartbeat is one small JSON file in ``<data_dir>/run``, replaced atomically, which ``status``, the
+supervisor and the page read. It holds counts and words, never a secret.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+_LINE: Final = "%(asctime)s %(levelname)-7s %(process_name)s: %(message)s"
+_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85, 0x2028, 0x2029)}
+
+
+class _OneLineFormatter(logging.Formatter):
+    """UTC times; control characters in a message are escaped, so that no input can forge a line."""
+
+    converter = time.gmtime  # type: ignore[assignment]  # typeshed wants a bound method
+    default_msec_format = "%s.%03dZ"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        record.message = record.message.translate(_CONTROL)
+        return super().formatMessage(record)
+
+
+def set_up_logging(process_name: str, level: str = "INFO") -> None:
+    """Log to stderr, one line a message, named after the process."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLineFormatter(_LINE, defaults={"process_name": process_name}))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for chatty in ("kafka", "py4j", "httpx", "httpcore", "websockets"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What one process last said of itself; times in seconds since the epoch."""
+
+    name: str
+    pid: int
+    state: str
+    """``starting``, ``running``, ``waiting`` (for a part it needs) or ``stopping``."""
+    message: str = ""
+    started_at: float = 0.0
+    beaten_at: float = 0.0
+    counts: Mapping[str, int | float] = field(default_factory=dict)
+
+
+class HeartbeatFile:
+    """Writes the heartbeat of this process; cheap enough for once a second."""
+
+    def __init__(self, run_dir: Path, name: str) -> None:
+        self._path = run_dir / f"{name}.json"
+        self._name = name
+        self._started_at = time.time()
+        run_dir.mkdir(parents=True, exist_ok=True)
+
+    def beat(self, state: str, message: str = "", counts: Mapping[str, int | float] | None = None) -> None:
+        heartbeat = Heartbeat(
+            self._name, os.getpid(), state, message, self._started_at, time.time(), dict(counts or {})
+        )
+        beside = self._path.with_suffix(f".{os.getpid()}.tmp")
+        beside.write_text(json.dumps(asdict(heartbeat)))
+        beside.replace(self._path)
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def read_heartbeat(run_dir: Path, name: str) -> Heartbeat | None:
+    """The last heartbeat of a process, or None where there is none that can be read."""
+    try:
+        fields: dict[str, Any] = json.loads((run_dir / f"{name}.json").read_text())
+        return Heartbeat(**fields)
+    except (OSError, ValueError, TypeError):
+        return None
