@@ -1,0 +1,75 @@
+"""The rooms' walls: who may import whom. ARCHITECTURE.md states the rule; this walks the imports."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import candleflow
+
+PACKAGE = Path(candleflow.__file__).parent
+COMMON = {"market", "settings", "errors", "telemetry"}
+ALLOWED = {
+    "market": {"market", "errors"},
+    "errors": set(),
+    "settings": {"market", "errors"},
+    "telemetry": {"errors"},
+    "exchange": {"exchange", *COMMON},
+    "broker": {"broker", *COMMON},
+    "engine": {"engine", *COMMON},
+    "store": {"store", *COMMON},
+    "screen": {"screen", *COMMON},
+}
+PURE_STANDARD_LIBRARY_ONLY = "market"
+CLOCK_AND_IO = {"time", "datetime", "os", "socket", "pathlib", "random", "threading", "asyncio", "logging"}
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative imports hide who imports whom"
+            yield node.module or ""
+
+
+def room(name: str) -> str:
+    return name.split(".")[1] if "." in name else ""
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_a_room_imports_only_what_it_may(file: Path) -> None:
+    relative = file.relative_to(PACKAGE)
+    here = relative.parts[0].removesuffix(".py")
+    ours = {room(name) for name in imports(file) if name.split(".")[0] == "candleflow"}
+    allowed = ALLOWED.get(here)
+    if allowed is not None:
+        assert ours - {""} <= allowed, f"{relative} imports {sorted(ours - allowed)}"
+
+
+@pytest.mark.parametrize(
+    "file", sorted((PACKAGE / PURE_STANDARD_LIBRARY_ONLY).glob("*.py")), ids=lambda f: f.name
+)
+def test_the_market_knows_no_clock_and_no_outside(file: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(file)} & CLOCK_AND_IO
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    """Starting child processes may hand the environment on; nobody else decides anything by it."""
+    readers = {
+        str(file.relative_to(PACKAGE))
+        for file in PACKAGE.rglob("*.py")
+        if "getenv" in file.read_text() or 'environ.get("CANDLEFLOW' in file.read_text()
+    }
+    assert readers <= {"settings.py"}
+
+
+def test_nothing_evaluates_text_as_code() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in {"eval", "exec"}, file
+        assert not {"pickle", "marshal", "shelve"} & set(imports(file)), file

@@ -1,0 +1,174 @@
+"""Settings: a wrong one is named, with its value unless it is secret, and with what is accepted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from candleflow import settings as module
+from candleflow.errors import SettingError
+from candleflow.settings import Exchange, Venue, describe, load, unknown_names
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in module.Settings.model_fields:
+        monkeypatch.delenv(f"CANDLEFLOW_{name.upper()}", raising=False)
+    monkeypatch.chdir(tmp_path)  # away from anyone's .env
+
+
+WRONG = [
+    # variable, value, what the message must say beside the variable's name
+    ("SYMBOLS", "", "must be names such as BTCUSDT"),
+    ("SYMBOLS", "BTCUSDT,,ETHUSDT", "must be names such as BTCUSDT"),
+    ("SYMBOLS", "BTCUSDT'; DROP TABLE candles;--", "must be names such as BTCUSDT"),
+    ("SYMBOLS", "../../etc/passwd", "must be names such as BTCUSDT"),
+    ("SYMBOLS", "BTC%USDT", "must be names such as BTCUSDT"),
+    ("SYMBOLS", "\u202eBTCUSDT", "must be names such as BTCUSDT"),
+    ("SYMBOLS", "A" * 10_000, "must be names such as BTCUSDT"),
+    ("EXCHANGE", "kraken", "'auto', 'binance', 'binance-vision', 'binance-us' or 'simulator'"),
+    ("EXCHANGE_WS_URL", "127.0.0.1:9443", "must be an address such as ws://127.0.0.1:9443"),
+    ("EXCHANGE_WS_URL", "http://127.0.0.1:9443", "must be an address such as ws://127.0.0.1:9443"),
+    ("EXCHANGE_WS_URL", "ws://127.0.0.1:99999", "must be an address such as ws://127.0.0.1:9443"),
+    ("EXCHANGE_WS_URL", "ws://example.com", "must be wss:// unless the host is this machine"),
+    ("EXCHANGE_REST_URL", "ftp://127.0.0.1", "must be an address such as http://127.0.0.1:9443"),
+    ("EXCHANGE_REST_URL", "http://example.com", "must be https:// unless the host is this machine"),
+    ("EXCHANGE_SILENCE_SECONDS", "0", "(accepted: from 0.1 to 3,600)"),
+    ("EXCHANGE_SILENCE_SECONDS", "soon", "valid number"),
+    ("EXCHANGE_LIFETIME_MINUTES", "0", "(accepted: above 0 to 1,440)"),
+    ("EXCHANGE_LIFETIME_MINUTES", "1441", "(accepted: above 0 to 1,440)"),
+    ("EXCHANGE_MAX_STREAMS", "1025", "(accepted: from 1 to 1,024)"),
+    ("MAX_FUTURE_SECONDS", "nan", "(accepted: from 1 to 86,400)"),
+    ("MAX_FUTURE_SECONDS", "inf", "(accepted: from 1 to 86,400)"),
+    ("MAX_IN_FLIGHT", "5", "(accepted: from 100 to 10,000,000)"),
+    ("KAFKA_BOOTSTRAP", "localhost", "must be host:port"),
+    ("KAFKA_BOOTSTRAP", "localhost:0", "must be host:port"),
+    ("KAFKA_BOOTSTRAP", "localhost:9092,", "must be host:port"),
+    ("KAFKA_BOOTSTRAP", "localhost:65536", "must be host:port"),
+    ("KAFKA_PARTITIONS", "0", "(accepted: from 1 to 1,024)"),
+    ("KAFKA_RETENTION_HOURS", "-1", "(accepted: from 1 to 87,600)"),
+    ("POSTGRES_URL", "mysql://a@127.0.0.1/b", "must be an address such as postgresql://"),
+    ("POSTGRES_URL", "postgresql://127.0.0.1", "must name a database"),
+    ("POSTGRES_URL", "postgresql://a@127.0.0.1/b;drop", "must name a database"),
+    ("POSTGRES_URL", "postgresql://A'--@127.0.0.1/b", "must name a user"),
+    ("POSTGRES_URL", "postgresql://a@127.0.0.1:99999/b", "must be an address such as postgresql://"),
+    ("DASHBOARD_PORT", "0", "(accepted: from 1 to 65,535)"),
+    ("DASHBOARD_PORT", "65536", "(accepted: from 1 to 65,535)"),
+    ("DASHBOARD_PORT", "http", "valid integer"),
+    ("WINDOW_SECONDS", "0", "must be one of 1, 2, 3"),
+    ("WINDOW_SECONDS", "7", "must be one of 1, 2, 3"),
+    ("WINDOW_SECONDS", "5.5", "valid integer"),
+    ("SLIDE_SECONDS", "2", "must divide CANDLEFLOW_WINDOW_SECONDS (5)"),
+    ("SLIDE_SECONDS", "10", "must divide CANDLEFLOW_WINDOW_SECONDS (5)"),
+    ("SLIDE_SECONDS", "0", "must divide CANDLEFLOW_WINDOW_SECONDS (5)"),
+    ("TRIGGER_MILLISECONDS", "-1", "(accepted: from 0 to 60,000)"),
+    ("MAX_OFFSETS_PER_TRIGGER", "1", "(accepted: from 1,000 to 5,000,000)"),
+    ("SPARK_MASTER", "", "at least 1 character"),
+    ("SPARK_MEMORY", "lots", "should match pattern"),
+    ("SIMULATOR_RATE", "0", "(accepted: above 0 to 1,000,000)"),
+    ("SIMULATOR_SEED", "-1", "accepted: from 0"),
+    ("LOG_LEVEL", "CHATTY", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "says"), WRONG)
+def test_a_wrong_setting_is_named_with_what_is_accepted(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"CANDLEFLOW_{name}", value)
+    with pytest.raises(SettingError) as caught:
+        load()
+    message = str(caught.value)
+    assert message.startswith(f"CANDLEFLOW_{name}")
+    assert says in message
+    assert len(message) < 600
+    if name != "POSTGRES_URL":
+        assert f"={value[:20]!r}"[:-1] in message
+
+
+def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDLEFLOW_WINDOW_SECONDS", "7")
+    monkeypatch.setenv("CANDLEFLOW_DASHBOARD_PORT", "0")
+    with pytest.raises(
+        SettingError, match=r"(?s)DASHBOARD_PORT.*WINDOW_SECONDS|WINDOW_SECONDS.*DASHBOARD_PORT"
+    ):
+        load()
+
+
+@pytest.mark.parametrize("url", ["mysql://a:canary@127.0.0.1/b", "postgresql://a:canary@127.0.0.1:99999/b"])
+def test_a_wrong_secret_is_never_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDLEFLOW_POSTGRES_URL", url)
+    with pytest.raises(SettingError) as caught:
+        load()
+    assert "canary" not in str(caught.value)
+
+
+def test_no_secret_shows_in_a_description_or_a_repr() -> None:
+    settings = load(
+        postgres_url="postgresql://a:canary@127.0.0.1/b",
+        postgres_password="canary",
+        postgres_writer_password="canary",
+        postgres_reader_password="canary",
+    )
+    assert settings.owner_password == "canary"
+    assert "canary" not in f"{settings!r}{settings.postgres!r}{describe(settings)}"
+
+
+def test_symbols_are_upper_cased_trimmed_and_named_once() -> None:
+    assert load(symbols=" btcusdt, ETHUSDT,BTCUSDT ").symbols == ("BTCUSDT", "ETHUSDT")
+
+
+def test_a_dotenv_file_is_read_and_the_environment_stands_above_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("CANDLEFLOW_WINDOW_SECONDS=10\nCANDLEFLOW_DASHBOARD_PORT=9000\n")
+    monkeypatch.setenv("CANDLEFLOW_DASHBOARD_PORT", "9001")
+    settings = load()
+    assert (settings.window_seconds, settings.dashboard_port) == (10, 9_001)
+
+
+def test_a_wrong_value_in_the_dotenv_file_is_shown(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CANDLEFLOW_WINDOW_SECONDS=7\n")
+    with pytest.raises(SettingError, match="CANDLEFLOW_WINDOW_SECONDS='7'"):
+        load()
+
+
+def test_a_mistyped_name_is_pointed_out_with_the_nearest_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDLEFLOW_SYMBOL", "BTCUSDT")
+    assert unknown_names() == ["CANDLEFLOW_SYMBOL is not a setting; did you mean CANDLEFLOW_SYMBOLS?"]
+
+
+@pytest.mark.parametrize(
+    ("given", "venue", "topic", "database"),
+    [
+        ({}, Venue.MAIN, "trades", "candleflow"),
+        ({"exchange": Exchange.BINANCE_VISION}, Venue.MAIN, "trades", "candleflow"),
+        ({"exchange": Exchange.BINANCE_US}, Venue.US, "trades.binance-us", "candleflow_binance_us"),
+        ({"exchange": Exchange.SIMULATOR}, Venue.SIMULATED, "trades.simulated", "candleflow_simulated"),
+        ({"exchange_ws_url": "ws://127.0.0.1:1"}, Venue.MAIN, "trades", "candleflow"),
+        (
+            {"exchange": Exchange.SIMULATOR, "exchange_ws_url": "ws://127.0.0.1:1"},
+            Venue.SIMULATED,
+            "trades.simulated",
+            "candleflow_simulated",
+        ),
+    ],
+)
+def test_each_venue_has_a_topic_a_database_and_a_folder_of_its_own(
+    given: dict[str, object], venue: Venue, topic: str, database: str
+) -> None:
+    settings = load(**given)
+    assert (settings.venue, settings.topic, settings.postgres.database) == (venue, topic, database)
+    assert settings.rejected_topic == f"{topic}.rejected"
+    assert settings.venue_dir == (settings.data_path / venue if venue else settings.data_path)
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    settings = load()
+    assert settings.symbols == ("BTCUSDT",)
+    assert settings.kafka_bootstrap == "127.0.0.1:9092"
+    assert repr(settings.postgres) == "postgresql://candleflow@127.0.0.1:5432/candleflow"
+    assert settings.dashboard_port == 8_501
+    assert settings.windows.interval == "5s"
+    assert load(slide_seconds=1).windows.interval == "5s/1s"

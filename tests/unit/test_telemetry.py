@@ -1,0 +1,41 @@
+"""Heartbeats and log lines."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from candleflow.telemetry import HeartbeatFile, read_heartbeat, set_up_logging
+
+
+def test_a_heartbeat_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    file = HeartbeatFile(tmp_path / "run", "producer")
+    file.beat("running", "all well", {"received": 3})
+    heartbeat = read_heartbeat(tmp_path / "run", "producer")
+    assert heartbeat is not None
+    assert (heartbeat.name, heartbeat.pid, heartbeat.state) == ("producer", os.getpid(), "running")
+    assert heartbeat.counts == {"received": 3}
+    file.remove()
+    assert read_heartbeat(tmp_path / "run", "producer") is None
+
+
+def test_a_broken_heartbeat_reads_as_none(tmp_path: Path) -> None:
+    (tmp_path / "producer.json").write_text('{"name": "producer"')
+    assert read_heartbeat(tmp_path, "producer") is None
+
+
+def test_no_input_can_forge_a_log_line(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        set_up_logging("producer")
+        logging.getLogger("x").warning("symbol %s", "A\n2026-01-01 ERROR forged\x1b[31m\u2028")
+    finally:
+        root.handlers[:], root.level = before
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "\\x0a2026-01-01 ERROR forged\\x1b[31m\\x2028" in lines[0]
+    assert "WARNING producer: symbol A" in lines[0]
