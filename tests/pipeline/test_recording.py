@@ -1,0 +1,193 @@
+"""The main job on real input: a recording goes the whole way, and every candle must be exact.
+
+The simulator serves the recording over a real WebSocket; ``candleflow up`` runs the real producer, Kafka,
+Spark and PostgreSQL. The oracle is computed from the recording's text and shares no code with ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg2
+import pytest
+
+from tests import oracle
+
+ROOT = Path(__file__).resolve().parents[2]
+CATCH_UP_SECONDS = 150
+STOP_SECONDS = 15
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A running ``candleflow up``: where it is, and its process."""
+
+    process: subprocess.Popen[str]
+    environment: dict[str, str]
+    log: Path
+
+    def status(self) -> dict[str, Any]:
+        """What ``status --json`` prints, or nothing while there is nothing to tell."""
+        done = subprocess.run(
+            [sys.executable, "-m", "candleflow", "status", "--json"],
+            cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+
+    def said(self) -> str:
+        return self.log.read_text()[-6_000:]
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def wait_for(what: Callable[[], T], seconds: float, otherwise: Callable[[], str]) -> T:
+    """The first true answer of ``what``; fails with ``otherwise`` when the time is up."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        answer = what()
+        if answer:
+            return answer
+        time.sleep(0.25)
+    pytest.fail(f"not within {seconds} s: {otherwise()}")
+
+
+@contextmanager
+def started(arguments: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[str]]:
+    """A command of ours in a process of its own, ended by SIGTERM, and by SIGKILL if that does nothing."""
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "candleflow", *arguments],
+            cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def pipeline_on(recording: Path, folder: Path, *replay_options: str, **settings: str) -> Iterator[Run]:
+    """``candleflow up`` on a recording served at full speed."""
+    exchange, kafka, postgres, page = free_ports(4)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CANDLEFLOW_")} | {
+        "CANDLEFLOW_SYMBOLS": "BTCUSDT,ETHUSDT",
+        "CANDLEFLOW_EXCHANGE_WS_URL": f"ws://127.0.0.1:{exchange}",
+        "CANDLEFLOW_EXCHANGE_REST_URL": f"http://127.0.0.1:{exchange}",
+        "CANDLEFLOW_KAFKA_BOOTSTRAP": f"127.0.0.1:{kafka}",
+        "CANDLEFLOW_POSTGRES_URL": f"postgresql://candleflow@127.0.0.1:{postgres}/candleflow",
+        "CANDLEFLOW_DASHBOARD_PORT": str(page),
+        "CANDLEFLOW_DATA_DIR": str(folder / "data"),
+        **{f"CANDLEFLOW_{name.upper()}": value for name, value in settings.items()},
+    }
+    replay = ["replay", str(recording), "--port", str(exchange), "--speed", "0", *replay_options]
+    with (
+        started(replay, environment, folder / "replay.log"),
+        started(["up"], environment, folder / "up.log") as process,
+    ):
+        yield Run(process, environment, folder / "up.log")
+
+
+def trades_in(status: dict[str, Any], interval: str) -> int:
+    try:
+        connection = psycopg2.connect(status["postgres_url"])
+    except psycopg2.OperationalError:
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT coalesce(sum(trade_count), 0) FROM candles WHERE interval = %s", (interval,))
+        (count,) = cursor.fetchone() or (0,)
+    connection.close()
+    return int(count)
+
+
+def stored_when_all_are_in(
+    run: Run, trades: int, interval: str = "5s"
+) -> dict[tuple[Any, ...], oracle.OracleCandle]:
+    """The table once the candles of ``interval`` hold ``trades`` trades."""
+    status = wait_for(run.status, 90, run.said)
+
+    wait_for(lambda: trades_in(status, interval) >= trades, CATCH_UP_SECONDS, run.said)
+    connection = psycopg2.connect(status["postgres_url"])
+    try:
+        return oracle.stored_candles(connection)
+    finally:
+        connection.close()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("recording", "options"),
+    [(oracle.TRADES_ONLY, ()), (oracle.ALL_STREAMS, ("--all-streams",))],
+    ids=["trades only", "with every other stream"],
+)
+def test_every_candle_of_a_recording_is_exact_the_whole_way(
+    recording: Path, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    if not recording.exists():
+        pytest.skip(oracle.ABSENT)
+    trades = list(oracle.recorded_trades(recording))
+    expected = oracle.all_intervals(trades)
+    with pipeline_on(recording, tmp_path, *options) as run:
+        found = stored_when_all_are_in(run, len(trades))
+        assert oracle.differences(expected, found) == []
+        for key, kline in oracle.published_klines().items():
+            assert {name: getattr(found[key], name) for name in kline} == kline, key
+
+        counts = wait_for(lambda: _settled_counts(run, len(trades)), 20, run.said)
+        assert counts["received"] == counts["published"] + counts["duplicate"] + counts["rejected"]
+        assert (counts["duplicate"], counts["rejected"]) == (0, 0)
+
+        pids = [process["pid"] for process in run.status()["processes"]]
+        run.process.send_signal(signal.SIGTERM)
+        assert run.process.wait(STOP_SECONDS) == 0, run.said()
+        assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+
+
+@pytest.mark.timeout(400)
+def test_sliding_windows_are_exact_and_roll_up_once(tmp_path: Path) -> None:
+    if not oracle.TRADES_ONLY.exists():
+        pytest.skip(oracle.ABSENT)
+    trades = list(oracle.recorded_trades(oracle.TRADES_ONLY))
+    expected = oracle.all_intervals(trades)
+    with pipeline_on(oracle.TRADES_ONLY, tmp_path, slide_seconds="1") as run:
+        found = stored_when_all_are_in(run, len(trades), "1d")
+    sliding = {key: candle for key, candle in found.items() if key[1] == "5s/1s"}
+    rolled = {key: candle for key, candle in found.items() if key[1] != "5s/1s"}
+    assert oracle.differences({k: c for k, c in expected.items() if k[1] != "5s"}, rolled) == []
+    assert sum(candle.trade_count for candle in sliding.values()) == 5 * len(trades)
+    fields = [name for name in oracle.FIELDS if name not in ("interval", "is_complete")]
+    for (symbol, _, open_time), candle in ((k, c) for k, c in expected.items() if k[1] == "5s"):
+        same = sliding[symbol, "5s/1s", open_time]
+        assert [getattr(same, n) for n in fields] == [getattr(candle, n) for n in fields]
+
+
+def _settled_counts(run: Run, trades: int) -> dict[str, int]:
+    """The producer's counts once every trade has its outcome."""
+    for process in run.status().get("processes", []):
+        counts: dict[str, int] = process.get("counts", {})
+        if process["name"] == "producer" and counts.get("published", 0) >= trades:
+            return counts
+    return {}
