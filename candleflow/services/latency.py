@@ -2,7 +2,8 @@
 
 For each trade: from its trade time ``T`` to the moment at which a reader of PostgreSQL first sees a row that
 contains it. Trade times come from Kafka's topic, visibility from polling the reader's tables, so nothing of
-the pipeline's own clocks or counts is believed. A poll each ``POLL_SECONDS`` adds at most as much to a figure.
+the pipeline's own clocks or counts is believed. A poll each ``POLL_SECONDS``
+adds at most as much to a figure.
 A recorder's clock can run behind the exchange's: a negative latency is kept as it is.
 """
 
@@ -39,7 +40,8 @@ class Latencies:
     """How long was measured."""
 
     @property
-    def trades_per_second(self) -> float:
+    def rate(self) -> float:
+        """Trades a second."""
         return len(self.milliseconds) / self.seconds
 
     def quantile(self, share: float) -> float:
@@ -52,7 +54,7 @@ class Latencies:
         head = "  ".join(f"p{share * 100:g} {self.quantile(share):.0f}" for share in QUANTILES)
         lines = [
             f"trade to row, ms: {head}  max {self.milliseconds[-1]:.0f}",
-            f"{len(self.milliseconds):,} trades in {self.seconds:.0f} s: {self.trades_per_second:,.0f} a second",
+            f"{len(self.milliseconds):,} trades in {self.seconds:.0f} s: {self.rate:,.0f} a second",
         ]
         return lines + _histogram(self.milliseconds)
 
