@@ -1,0 +1,164 @@
+"""The running system in figures: start, memory, and trade-to-row latency, by one command.
+
+    python -m bench.live            a warm start, then 60 s at 2,000 trades a second
+    python -m bench.live --quick    the same with 20 s
+
+It starts ``candleflow up`` on the simulator in a temporary data folder and on free ports, watches from
+outside, prints a table, and stops everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+
+ROOT = Path(__file__).resolve().parents[1]
+SYMBOLS = "BTCUSDT,ETHUSDT"
+STOP_SECONDS = 15
+
+
+def environment(folder: Path, trades_per_second: float) -> dict[str, str]:
+    """The simulator's settings on free ports, and none of the caller's own."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(4)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        kafka, postgres, page, exchange = (one.getsockname()[1] for one in sockets)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CANDLEFLOW_")}
+    return kept | {
+        "CANDLEFLOW_EXCHANGE": "simulator",
+        "CANDLEFLOW_SYMBOLS": SYMBOLS,
+        "CANDLEFLOW_SIMULATOR_RATE": str(trades_per_second),
+        "CANDLEFLOW_SIMULATOR_PORT": str(exchange),
+        "CANDLEFLOW_KAFKA_BOOTSTRAP": f"127.0.0.1:{kafka}",
+        "CANDLEFLOW_POSTGRES_URL": f"postgresql://candleflow@127.0.0.1:{postgres}/candleflow",
+        "CANDLEFLOW_DASHBOARD_PORT": str(page),
+        "CANDLEFLOW_DATA_DIR": str(folder / "data"),
+    }
+
+
+@contextmanager
+def running(env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "candleflow", "up"], cwd=ROOT, env=env, stdout=output, stderr=output
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(2 * STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+def status(env: dict[str, str]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "candleflow", "status", "--json"],
+        cwd=ROOT, env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+
+
+def seconds_until(what: Callable[[], object], began: float, deadline: float, log: Path) -> float:
+    """How long after ``began`` the condition first held; raises with the log's tail past ``deadline``."""
+    while not what():
+        if time.monotonic() - began > deadline:
+            raise TimeoutError(f"not within {deadline} s:\n{log.read_text()[-4_000:]}")
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def page_answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1) as answer:  # noqa: S310 - our own page
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def has_candle(postgres_url: str) -> bool:
+    try:
+        connection = psycopg2.connect(postgres_url)
+    except psycopg2.OperationalError:
+        return False
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT EXISTS (SELECT FROM candles)")
+            (found,) = cursor.fetchone() or (False,)
+            return bool(found)
+    except psycopg2.Error:
+        return False  # the schema isn't there yet
+    finally:
+        connection.close()
+
+
+def memory_mb(process: psutil.Process) -> dict[str, float]:
+    """Proportional memory (PSS) of each part in MB, its children with it: shared pages count once."""
+    parts: dict[str, float] = {}
+    for child in process.children(recursive=False):
+        members = [child, *child.children(recursive=True)]
+        parts[_part_name(child)] = sum(one.memory_full_info().pss for one in members) / 1e6
+    parts["supervisor"] = process.memory_full_info().pss / 1e6
+    return parts
+
+
+def _part_name(process: psutil.Process) -> str:
+    line = " ".join(process.cmdline())
+    names = ("kafka.Kafka", "postgres", "producer", "processor", "dashboard", "simulate")
+    return next((name for name in names if name in line), line[:40])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="20 s of latency after 30 s of warm-up")
+    parser.add_argument("--rate", type=float, default=2_000, help="trades a second, over two symbols")
+    arguments = parser.parse_args()
+    warm_up, measured = (30, 20) if arguments.quick else (60, 60)
+
+    with tempfile.TemporaryDirectory(prefix="candleflow-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        env, log = environment(folder, arguments.rate), folder / "up.log"
+        print(f"{platform.platform()}, {os.cpu_count()} cores; {arguments.rate:,.0f} trades a second")
+        began = time.monotonic()
+        with running(env, log) as process:
+            seconds_until(lambda: status(env).get("postgres_url"), began, 120, log)
+            told = status(env)
+            row = seconds_until(lambda: has_candle(told["postgres_url"]), began, 240, log)
+            page = seconds_until(lambda: page_answers(told["dashboard_url"]), began, 240, log)
+            print(
+                f"start to the first candle in PostgreSQL: {row:.1f} s; to the page answering: {page:.1f} s"
+            )
+            time.sleep(warm_up)
+            latency = ["latency", "--seconds", str(measured)]
+            subprocess.run([sys.executable, "-m", "candleflow", *latency], cwd=ROOT, env=env, check=True)
+            parts = memory_mb(psutil.Process(process.pid))
+            print("memory, MB: " + ", ".join(f"{part} {mb:.0f}" for part, mb in sorted(parts.items())))
+            print(f"in all {sum(parts.values()):.0f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
