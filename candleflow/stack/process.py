@@ -1,0 +1,190 @@
+"""Child processes that end with their parent, and ports on this machine.
+
+A child is started in a session of its own, so that Ctrl-C in the terminal reaches only the supervisor, which
+then stops the parts in their order. On Linux the kernel signals the child when its parent's thread dies, so
+a supervisor killed by SIGKILL leaves nothing: hence children are started from the main thread only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+LOOPBACK: Final = "127.0.0.1"
+LOG_LIMIT_BYTES: Final = 5_000_000
+
+_PR_SET_PDEATHSIG: Final = 1
+_POLL_SECONDS: Final = 0.02
+
+# Looked up before any fork: a child must not have to import or to take the loader's lock.
+_LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def spawn(
+    arguments: Sequence[str | Path],
+    *,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    become: Callable[[], None] | None = None,
+    signal_with_parent: int | None = signal.SIGTERM,
+) -> subprocess.Popen[bytes]:
+    """Start a child whose output is appended to ``log``.
+
+    ``become`` runs in the child before the program does, to take another identity. ``signal_with_parent`` is
+    what the child gets when this process dies; None lets it live on. Raises OSError or SubprocessError.
+    """
+    if signal_with_parent is not None and threading.current_thread() is not threading.main_thread():
+        raise RuntimeError(
+            "the kernel ties a child to the thread that made it: start it from the main thread"
+        )
+    parent = os.getpid()
+
+    def prepare() -> None:
+        if become is not None:
+            become()
+        # After the change of user, which clears it.
+        if signal_with_parent is not None:
+            _die_with(parent, signal_with_parent)
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [str(argument) for argument in arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(environment) if environment is not None else None,
+            cwd=cwd,
+            start_new_session=True,
+            preexec_fn=prepare,  # noqa: PLW1509 - calls nothing that takes a lock
+        )
+
+
+def _die_with(parent: int, with_signal: int) -> None:
+    if _LIBC is None:
+        return
+    _LIBC.prctl(_PR_SET_PDEATHSIG, with_signal, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the call
+        os._exit(1)
+
+
+def wait(process: subprocess.Popen[Any] | psutil.Process, within_seconds: float) -> bool:
+    """Whether the process ended within that time."""
+    try:
+        process.wait(timeout=max(0.0, within_seconds))
+    except (subprocess.TimeoutExpired, psutil.TimeoutExpired):
+        return False
+    return True
+
+
+def stop(process: subprocess.Popen[bytes], with_signal: int, within_seconds: float) -> None:
+    """Ask the process to end; past the deadline its whole session is killed."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(with_signal)
+        if not wait(process, within_seconds):
+            kill_group(process.pid)
+            process.wait()
+            return
+    kill_group(process.pid)
+
+
+def kill_group(leader: int) -> None:
+    """Kill whatever the leader left in its process group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def stop_leftover(pid: int, created_at: float, with_signal: int, within_seconds: float) -> bool:
+    """Stop a process of an earlier run, if this pid is still that process; whether there was one."""
+    found = living(pid, created_at)
+    if found is None:
+        return False
+    with contextlib.suppress(psutil.NoSuchProcess):
+        found.send_signal(with_signal)
+        if not wait(found, within_seconds):
+            kill_group(pid)
+            found.kill()
+            wait(found, 5)
+    return True
+
+
+def living(pid: int, created_at: float) -> psutil.Process | None:
+    """The process, if it lives and is the one created then: pids are used again."""
+    try:
+        found = psutil.Process(pid)
+        # psutil rounds to clock ticks; a pid is not reused within a second.
+        same = abs(found.create_time() - created_at) < 1
+        return found if same and found.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def trim_log(log: Path, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
+    """Keep a log bounded: past the limit it becomes ``<name>.1`` and begins anew.
+
+    Children write in append mode, so cutting the file to nothing under them is safe.
+    """
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > limit_bytes:
+            log.with_name(f"{log.name}.1").write_bytes(log.read_bytes()[-limit_bytes:])
+            os.truncate(log, 0)
+
+
+def tail(log: Path, lines: int = 3) -> str:
+    """The log's last lines that say anything, on one line."""
+    with contextlib.suppress(OSError):
+        text = log.read_bytes()[-8_192:].decode("utf-8", errors="replace")
+        return " | ".join(line.strip() for line in text.splitlines()[-40:] if line.strip())[-300 * lines :]
+    return ""
+
+
+def free_port(host: str = LOOPBACK) -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_listening(port: int, host: str = LOOPBACK) -> bool:
+    """Whether something accepts connections there."""
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def is_free(port: int, host: str = LOOPBACK) -> bool:
+    """Whether a server could listen there now. A port whose last connections linger counts as free."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError:
+        return False
+    return True
+
+
+def wait_for(condition: Callable[[], bool], within_seconds: float) -> bool:
+    """Whether the condition came true within that time."""
+    deadline = time.monotonic() + within_seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True

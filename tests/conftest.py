@@ -1,0 +1,84 @@
+"""Real servers for the tests, one of each a session, on free ports and in temporary folders."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from importlib import util
+from pathlib import Path
+
+import pytest
+
+from candleflow import settings
+from candleflow.stack.jars import ensure_jars
+from candleflow.stack.java import find_java
+from candleflow.stack.kafka import KafkaServer
+from candleflow.stack.postgres import PostgresServer
+from candleflow.stack.process import free_port
+
+pytest_plugins = ["tests.store_fixtures"] if util.find_spec("tests.store_fixtures") else []
+
+
+@pytest.fixture(scope="session")
+def cache_dir() -> Path:
+    """Where jars are kept, as the settings have it: tests share it with `make run`."""
+    return settings.load().cache_path
+
+
+@pytest.fixture(scope="session")
+def java_home(cache_dir: Path) -> Path:
+    return find_java(cache_dir)
+
+
+@pytest.fixture(scope="session")
+def spark_jars(cache_dir: Path) -> list[Path]:
+    """What Spark needs beside what pyspark ships: the Kafka connector, the PostgreSQL driver, the file system."""
+    return ensure_jars("spark", cache_dir)
+
+
+@pytest.fixture(scope="session")
+def kafka_jars(cache_dir: Path) -> list[Path]:
+    return ensure_jars("kafka", cache_dir)
+
+
+@pytest.fixture(scope="session")
+def kafka(
+    tmp_path_factory: pytest.TempPathFactory, java_home: Path, kafka_jars: list[Path]
+) -> Iterator[KafkaServer]:
+    """The session's broker. A test that stops or harms a broker makes its own."""
+    server = KafkaServer(tmp_path_factory.mktemp("kafka"), free_port(), java_home, kafka_jars, "256m")
+    server.start()
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(kafka: KafkaServer) -> str:
+    return kafka.bootstrap
+
+
+@pytest.fixture
+def topic(request: pytest.FixtureRequest) -> str:
+    """A topic name that nobody used before; the topic isn't made."""
+    test = re.sub(r"[^A-Za-z0-9]+", "-", request.node.name)[:60]
+    return f"{test}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """The session's PostgreSQL server. A test that stops or harms a server makes its own.
+
+    It doesn't wait for the disk: nothing here survives a power cut, nor needs to.
+    """
+    folder = tmp_path_factory.mktemp("postgres")
+    server = PostgresServer(folder, free_port(), credentials=folder / "credentials.json", fsync=False)
+    server.start()
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
