@@ -1,0 +1,136 @@
+"""A fresh database for a test, on the session's real PostgreSQL server, with our schema and roles in it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import psycopg2
+import pytest
+from psycopg2 import sql
+from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
+
+from candleflow.settings import Settings, load
+from candleflow.store import credentials, schema
+from candleflow.store.credentials import Role
+
+
+class Server(Protocol):
+    """What is needed of the session's server: where its superuser connects."""
+
+    def url(self, role: str = ..., database: str = ...) -> str: ...
+
+
+@dataclass
+class Database:
+    """A database of its own, and an owner of its own, so that tests share no role and no password.
+
+    Connections are closed when the test ends.
+    """
+
+    server: Server
+    name: str
+    data_dir: Path
+    owner_password: str = field(repr=False)
+    opened: list[Connection] = field(default_factory=list, repr=False)
+
+    @property
+    def settings(self) -> Settings:
+        return self.settings_with()
+
+    def settings_with(self, **overrides: Any) -> Settings:
+        """Settings that lead to this database, and others besides."""
+        _, _, address = self.server.url().rpartition("@")
+        address, _, _ = address.partition("/")
+        return load(
+            **{
+                "postgres_url": f"postgresql://{self.name}@{address}/{self.name}",
+                "postgres_password": self.owner_password,
+                "data_dir": self.data_dir,
+            }
+            | overrides
+        )
+
+    def owner(self) -> Connection:
+        """A connection as the schema's owner; like the others in autocommit."""
+        return self._connect(Role.OWNER)
+
+    def writer(self) -> Connection:
+        """A connection as the processor's role."""
+        return self._connect(Role.WRITER)
+
+    def reader(self) -> Connection:
+        """A connection as the page's role."""
+        return self._connect(Role.READER)
+
+    def superuser(self) -> Connection:
+        return self._opened(psycopg2.connect(self.server.url()))
+
+    def _connect(self, role: Role) -> Connection:
+        return self._opened(credentials.dsn(self.settings, role).connect())
+
+    def _opened(self, connection: Connection) -> Connection:
+        connection.autocommit = True
+        self.opened.append(connection)
+        return connection
+
+    def make(self) -> None:
+        with closing(self.superuser()) as connection, connection.cursor() as cursor:
+            names = {"name": sql.Identifier(self.name), "password": sql.Literal(self.owner_password)}
+            for statement in (
+                "CREATE ROLE {name} LOGIN CREATEROLE PASSWORD {password}",
+                "CREATE DATABASE {name} OWNER {name} TEMPLATE template0",
+            ):
+                cursor.execute(sql.SQL(statement).format(**names))
+
+    def drop(self) -> None:
+        for connection in self.opened:
+            connection.close()
+        with closing(self.superuser()) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(self.name))
+            )
+            for role in (f"{self.name}_writer", f"{self.name}_reader", self.name):
+                cursor.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+
+
+@pytest.fixture(scope="session")
+def make_database(
+    postgres: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Database]]:
+    """Makes databases without a schema; all are dropped when the session ends."""
+    made: list[Database] = []
+
+    def make() -> Database:
+        database = Database(
+            server=postgres,
+            name=f"candles_{secrets.token_hex(4)}",
+            data_dir=tmp_path_factory.mktemp("database"),
+            owner_password=secrets.token_urlsafe(9) + "@:/?# %é'\"\\",  # what an address must escape
+        )
+        made.append(database)
+        database.make()
+        return database
+
+    yield make
+    for database in made:
+        database.drop()
+
+
+@pytest.fixture
+def empty_database(make_database: Callable[[], Database]) -> Iterator[Database]:
+    """A fresh database, no schema in it yet."""
+    database = make_database()
+    yield database
+    database.drop()
+
+
+@pytest.fixture
+def database(empty_database: Database) -> Database:
+    """A fresh database with the schema applied."""
+    schema.apply(empty_database.settings)
+    return empty_database
