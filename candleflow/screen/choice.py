@@ -1,0 +1,67 @@
+"""What the viewer may choose, and what a choice asks the store for. Pure: time is an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from candleflow.market.window import SECOND_US, Windows, floor_time
+
+CANDLE_LIMIT: Final = 2_000
+"""Candles drawn at most: more are narrower than a pixel on most screens, and a refresh outgrows 200 KB."""
+
+BUCKETS: Final[dict[str, int]] = {
+    "5 s": 5, "15 s": 15, "30 s": 30, "1 m": 60, "5 m": 300, "15 m": 900, "1 h": 3_600, "1 d": 86_400,
+}  # fmt: skip
+LOOK_BACKS: Final[dict[str, int | None]] = {
+    "5 m": 300, "10 m": 600, "30 m": 1_800, "1 h": 3_600, "6 h": 21_600, "24 h": 86_400, "7 d": 604_800,
+    "All": None,
+}  # fmt: skip
+DEFAULT_LOOK_BACK: Final = "30 m"
+REFRESHES: Final[dict[str, int | None]] = {"1 s": 1, "2 s": 2, "5 s": 5, "Paused": None}
+
+
+def buckets(windows: Windows) -> dict[str, int]:
+    """Label to seconds of the candles on offer: the base window, then its multiples. The first is the base.
+
+    Sliding windows are offered by their size and slide; the others are tumbling, as their roll-ups are.
+    """
+    size = windows.size_us // SECOND_US
+    slide = "" if windows.is_tumbling else f" / {windows.slide_us // SECOND_US} s"
+    base = f"{size // 60} m" if size % 60 == 0 else f"{size} s"
+    wider = {label: seconds for label, seconds in BUCKETS.items() if seconds > size and seconds % size == 0}
+    return {f"{base}{slide}": size, **wider}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What one viewer looks at. ``look_back_seconds`` is None for everything there is."""
+
+    symbol: str
+    bucket_seconds: int
+    look_back_seconds: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The stretch shown, in microseconds; ``since`` is None for "from the first trade".
+
+    ``is_past`` says that it ends at the last trade, because every trade is older than the look-back.
+    """
+
+    since: int | None
+    until: int
+    is_past: bool
+
+
+def period(choice: Choice, last_trade_time: int, now: int) -> Period:
+    """The look-back taken from ``now``; from the last trade where that is older than the whole look-back.
+
+    ``since`` is the open time of a candle, so that for the length of a bucket every viewer asks the same.
+    """
+    if choice.look_back_seconds is None:
+        return Period(None, max(last_trade_time, 0), is_past=False)
+    look_back = choice.look_back_seconds * SECOND_US
+    is_past = last_trade_time < now - look_back
+    until = last_trade_time if is_past else now
+    return Period(floor_time(until - look_back, choice.bucket_seconds * SECOND_US), until, is_past)

@@ -1,0 +1,174 @@
+"""The page: controls, the price, the chart, and what to say when there is nothing to draw.
+
+Streamlit runs ``show`` anew for each viewer and each change of a control, and then only the fragment inside
+at each refresh. Text from the database reaches HTML only through ``html.escape``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Final
+
+import streamlit as st
+
+from candleflow.errors import StoreError
+from candleflow.market.window import Windows
+from candleflow.screen import chart, words
+from candleflow.screen.choice import (
+    DEFAULT_LOOK_BACK,
+    LOOK_BACKS,
+    REFRESHES,
+    Choice,
+    buckets,
+)
+from candleflow.screen.figure import figure
+from candleflow.screen.source import CandleSource
+from candleflow.screen.view import Nothing, View, look
+
+_LOG: Final = logging.getLogger(__name__)
+_STYLE: Final = Path(__file__).parent / "assets" / "page.css"
+_ICON: Final = str(Path(__file__).parent / "assets" / "icon.svg")  # a named icon would be fetched from Google
+_LAST_VIEW: Final = "last_view"
+_AWAY_SINCE: Final = "away_since"
+
+Clock = Callable[[], int]
+
+
+def configure(*, is_simulated: bool) -> None:
+    """The browser's title, and the page's style. Comes before anything else on the page."""
+    title = "SIMULATED - Candleflow" if is_simulated else "Candleflow"
+    st.set_page_config(page_title=title, page_icon=_ICON, layout="wide", initial_sidebar_state="collapsed")
+    st.html(_STYLE)
+
+
+def show(
+    source: CandleSource, symbols: Sequence[str], windows: Windows, clock: Clock, *, is_simulated: bool
+) -> None:
+    """Show the page. ``symbols`` are those followed; ``clock`` gives microseconds since the epoch."""
+    if is_simulated:
+        st.html('<div class="cf-simulated"><b>SIMULATED</b> Made-up trades. No market, no real prices.</div>')
+    offered = _offered_symbols(source, symbols)
+    choice, refresh_seconds = _controls(offered, buckets(windows))
+
+    # Measured against streamlit-autorefresh ... (see below)
+    @st.fragment(run_every=refresh_seconds)
+    def live() -> None:
+        _show_candles(source, choice, clock())
+        if _offered_symbols(source, symbols) != offered:
+            st.rerun(scope="app")
+
+    live()
+
+
+def complain(sentence: str) -> None:
+    """Show one sentence in place of the page."""
+    st.error(escape_markdown(sentence))
+
+
+def escape_markdown(text: str) -> str:
+    """``text`` such that Markdown shows it as it is."""
+    return "".join(f"\\{letter}" if letter in r"\`*_{}[]()<>#+-.!|~$:" else letter for letter in text)
+
+
+def _controls(symbols: Sequence[str], bucket_labels: dict[str, int]) -> tuple[Choice, int | None]:
+    """The row of controls. Each is bound to the address, so that a reload or a shared link shows the same."""
+    with st.container(horizontal=True, key="controls", vertical_alignment="bottom", gap="medium"):
+        symbol = st.selectbox("Symbol", symbols, key="symbol", bind="query-params", width=150)
+        bucket = _segments("Candle", list(bucket_labels), next(iter(bucket_labels)), "candle")
+        look_back = _segments("Look-back", list(LOOK_BACKS), DEFAULT_LOOK_BACK, "look_back")
+        refresh = _segments("Refresh", list(REFRESHES), next(iter(REFRESHES)), "refresh")
+    return Choice(symbol, bucket_labels[bucket], LOOK_BACKS[look_back]), REFRESHES[refresh]
+
+
+def _segments(label: str, options: list[str], default: str, key: str) -> str:
+    chosen: str = st.segmented_control(
+        label, options, default=default, required=True, key=key, bind="query-params", wrap=False
+    )
+    return chosen
+
+
+def _offered_symbols(source: CandleSource, followed: Sequence[str]) -> list[str]:
+    """The symbols followed, then those that only the store knows; those known before while it is away."""
+    try:
+        stored = sorted(state.symbol for state in source.symbols())
+    except StoreError:
+        stored = st.session_state.get("stored_symbols", [])
+    st.session_state["stored_symbols"] = stored
+    return list(dict.fromkeys([*followed, *stored]))
+
+
+def _show_candles(source: CandleSource, choice: Choice, now: int) -> None:
+    try:
+        view = look(source, choice, now)
+    except StoreError as error:
+        _show_last_view(choice, now, error)
+        return
+    st.session_state[_LAST_VIEW] = view
+    st.session_state[_AWAY_SINCE] = None
+    if isinstance(view, Nothing):
+        _say(view)
+    else:
+        _draw(view, now, view.notices, is_stale=False)
+
+
+def _show_last_view(choice: Choice, now: int, error: StoreError) -> None:
+    """While the store is away: what was last read, greyed, and since when. The next refresh tries again."""
+    if st.session_state.get(_AWAY_SINCE) is None:
+        st.session_state[_AWAY_SINCE] = now
+        _LOG.warning("the page can't read candles: %s", error)
+    since = words.utc(st.session_state[_AWAY_SINCE])
+    last = st.session_state.get(_LAST_VIEW)
+    if isinstance(last, View) and last.choice == choice:
+        notice = f"PostgreSQL has been away since {since}. This is what was last read; it goes on by itself."
+        _draw(last, now, [notice], is_stale=True)
+    else:
+        _say(
+            Nothing("PostgreSQL is away", f"Since {since}. Candles show here by themselves once it is back.")
+        )
+
+
+def _draw(view: View, now: int, notices: Sequence[str], *, is_stale: bool) -> None:
+    decimal_places = words.places(view.candles)
+    st.html(_header(view, now, notices, decimal_places, is_stale=is_stale))
+    choice = view.choice
+    chart.draw(
+        figure(view.candles, choice.bucket_seconds, view.period, decimal_places),
+        view=f"{choice.symbol}/{choice.bucket_seconds}/{choice.look_back_seconds}",
+        price_places=decimal_places,
+        is_stale=is_stale,
+    )
+
+
+def _header(view: View, now: int, notices: Sequence[str], decimal_places: int, *, is_stale: bool) -> str:
+    """One element, whatever it has to say: the chart below keeps its place on the page."""
+    state = view.symbol
+    change, sign = words.change(view.candles, decimal_places)
+    direction = ("flat", "rising", "falling")[sign]
+    is_whole = all(one.is_complete for one in view.candles)
+    kind = "away" if is_stale else "plain"
+    lines = "".join(
+        f'<p class="cf-notice cf-{kind}" role="status">{escape(notice)}</p>' for notice in notices
+    )
+    return f"""
+<div class="cf-header">
+  <span class="cf-symbol">{escape(state.symbol)}</span>
+  <span class="cf-price">{escape(words.price(view.candles[-1].close, decimal_places))}</span>
+  <span class="cf-change cf-{direction}">{escape(change)}</span>
+  <span class="cf-facts">
+    <span class="cf-age">Last trade {escape(words.utc(state.last_trade_time))},
+      <b>{escape(words.age(state.last_trade_time, now))}</b></span>
+    <span class="cf-completeness cf-{"whole" if is_whole else "broken"}">{
+        escape(words.completeness(view.candles))
+    }</span>
+  </span>
+</div>{lines}"""
+
+
+def _say(nothing: Nothing) -> None:
+    st.html(
+        f'<div class="cf-nothing" role="status"><h2>{escape(nothing.title)}</h2>'
+        f"<p>{escape(nothing.advice)}</p></div>"
+    )

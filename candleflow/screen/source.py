@@ -1,0 +1,58 @@
+"""What the page asks of whoever keeps the candles; ``services/dashboard.py`` hands one in.
+
+Times are microseconds since the epoch, UTC; prices and volumes are exact decimals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Protocol
+
+
+class ShownCandle(Protocol):
+    """One candle, of any bucket, as far as the page shows it."""
+
+    @property
+    def open_time(self) -> int: ...
+    @property
+    def open(self) -> Decimal: ...
+    @property
+    def high(self) -> Decimal: ...
+    @property
+    def low(self) -> Decimal: ...
+    @property
+    def close(self) -> Decimal: ...
+    @property
+    def volume(self) -> Decimal: ...
+    @property
+    def trade_count(self) -> int: ...
+    @property
+    def first_trade_id(self) -> int: ...
+    @property
+    def last_trade_id(self) -> int: ...
+    @property
+    def is_complete(self) -> bool: ...
+
+
+class SymbolState(Protocol):
+    """How far a symbol's trades have come."""
+
+    @property
+    def symbol(self) -> str: ...
+    @property
+    def last_trade_time(self) -> int: ...
+
+
+class CandleSource(Protocol):
+    """Reads candles. Both raise StoreError while the store is away."""
+
+    def candles(
+        self, symbol: str, bucket_seconds: int, since: int | None, limit: int
+    ) -> Sequence[ShownCandle]:
+        """The newest ``limit`` candles that open at ``since`` or later, oldest first."""
+        ...
+
+    def symbols(self) -> Sequence[SymbolState]:
+        """Every symbol that has had a trade."""
+        ...

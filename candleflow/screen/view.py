@@ -1,0 +1,73 @@
+"""What there is to show for a choice: candles, or a plain sentence why there are none. No Streamlit here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from candleflow.screen import words
+from candleflow.screen.choice import CANDLE_LIMIT, Choice, Period, period
+from candleflow.screen.source import CandleSource, ShownCandle, SymbolState
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Candles of a choice, oldest first, never none."""
+
+    choice: Choice
+    symbol: SymbolState
+    period: Period
+    candles: Sequence[ShownCandle]
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """Why there is no candle to show, for the person who waits for one."""
+
+    title: str
+    advice: str
+
+
+def look(source: CandleSource, choice: Choice, now: int) -> View | Nothing:
+    """Read what ``choice`` asks for. ``now`` is in microseconds. Raises StoreError as ``source`` does."""
+    states = {state.symbol: state for state in source.symbols()}
+    state = states.get(choice.symbol)
+    if state is None:
+        return _without_a_trade(choice.symbol, sorted(states))
+    shown = period(choice, state.last_trade_time, now)
+    # One more than is drawn: that it exists is how we know that the look-back was narrowed.
+    candles = source.candles(choice.symbol, choice.bucket_seconds, shown.since, CANDLE_LIMIT + 1)
+    if not candles:
+        return Nothing(
+            f"No candles of {choice.symbol} in this look-back", "Choose a longer one to see its last trades."
+        )
+    notices = []
+    if shown.is_past:
+        notices.append(_of_the_past(choice, state, now))
+    if len(candles) > CANDLE_LIMIT:
+        notices.append(
+            f"Shown are the newest {CANDLE_LIMIT:,} candles of this look-back. Wider candles reach further back."
+        )
+    return View(choice, state, shown, candles[-CANDLE_LIMIT:], tuple(notices))
+
+
+def _without_a_trade(symbol: str, others: Sequence[str]) -> Nothing:
+    if not others:
+        return Nothing(
+            "Waiting for the first trade",
+            "Nothing is stored yet. Once the producer and the processor run, candles show here by themselves.",
+        )
+    listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+    return Nothing(
+        f"No trade of {symbol} yet",
+        f"It shows here by itself as soon as one is stored. There are trades of {listed}.",
+    )
+
+
+def _of_the_past(choice: Choice, state: SymbolState, now: int) -> str:
+    assert choice.look_back_seconds is not None  # noqa: S101 - "all" has no past
+    return (
+        f"The last trade was {words.age(state.last_trade_time, now)}. "
+        f"Shown are the {words.span(choice.look_back_seconds)} up to it."
+    )

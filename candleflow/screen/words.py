@@ -1,0 +1,95 @@
+"""Figures in the words and digits that the page shows. Pure: time is an argument, nothing here is HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import pairwise
+from typing import Final
+
+from candleflow.market.window import SECOND_US
+from candleflow.screen.source import ShownCandle
+
+MINUS: Final = "\N{MINUS SIGN}"
+CROSS: Final = "\N{MULTIPLICATION SIGN}"
+"""What the chart marks an incomplete candle with."""
+_UNITS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
+
+
+def utc(time: int) -> str:
+    """A time in microseconds as ``2024-08-08 12:34:56 UTC``."""
+    return f"{datetime.fromtimestamp(time // SECOND_US, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def span(seconds: int) -> str:
+    """Whole seconds in their largest unit, rounded down: ``1 second``, ``30 minutes``, ``7 days``."""
+    for size, name in _UNITS:
+        count = seconds // size
+        if count:
+            return f"{count:,} {name}" + ("s" if count > 1 else "")
+    return "0 seconds"
+
+
+def age(time: int, now: int) -> str:
+    """How long before ``now`` a trade was; both in microseconds.
+
+    A trade dated up to a second ahead is ``now``: the exchange's clock and this machine's differ by that.
+    Further ahead it is said to be ahead, as then one of the clocks is wrong.
+    """
+    seconds = (now - time) // SECOND_US
+    if seconds < -1:
+        return f"{span(-seconds)} ahead of this machine's clock"
+    return "now" if seconds < 1 else f"{span(seconds)} ago"
+
+
+def places(candles: Sequence[ShownCandle]) -> int:
+    """Decimal places that show every price of the candles in full, 2 at least; trailing zeros don't count."""
+    prices = {price for one in candles for price in (one.open, one.high, one.low, one.close)}
+    exponents = [price.normalize().as_tuple().exponent for price in prices]
+    return max([2, *(-exponent for exponent in exponents if isinstance(exponent, int))])
+
+
+def price(value: Decimal, decimal_places: int) -> str:
+    return f"{value:,.{decimal_places}f}"
+
+
+def change(candles: Sequence[ShownCandle], decimal_places: int) -> tuple[str, int]:
+    """From the first open to the last close, such as ``+12.50 (+0.02 %)``, and its sign: -1, 0 or 1."""
+    first, last = candles[0].open, candles[-1].close
+    difference = last - first
+    percent = 100 * difference / first
+    sign = (difference > 0) - (difference < 0)
+    mark = ("", "+", MINUS)[sign]
+    return f"{mark}{abs(difference):,.{decimal_places}f} ({mark}{abs(percent):.2f} %)", sign
+
+
+def completeness(candles: Sequence[ShownCandle]) -> str:
+    """How many of the candles are proved complete, and how many trades they lack, in a sentence."""
+    total, incomplete = len(candles), sum(not one.is_complete for one in candles)
+    counted = "1 candle" if total == 1 else f"{total:,} candles"
+    if not incomplete:
+        return f"{counted}, complete" if total == 1 else f"{counted}, all complete"
+    return (
+        f"{counted}: {total - incomplete:,} complete, {incomplete:,} incomplete ({CROSS}), {_lack(candles)}"
+    )
+
+
+def _lack(candles: Sequence[ShownCandle]) -> str:
+    missing = missing_trades(candles)
+    if not missing:  # then only the first can be incomplete: nothing shown tells what came before it
+        return "as nothing before it is known"
+    return "1 trade missing" if missing == 1 else f"{missing:,} trades missing"
+
+
+def missing_trades(candles: Sequence[ShownCandle]) -> int:
+    """Trade ids that lie between the first and the last of the candles and are in none of them.
+
+    Sliding windows share their trades, so there only those missing inside single candles are told, the most
+    of any one of them.
+    """
+    inside = [one.last_trade_id - one.first_trade_id + 1 - one.trade_count for one in candles]
+    between = [later.first_trade_id - one.last_trade_id - 1 for one, later in pairwise(candles)]
+    if any(gap < 0 for gap in between):
+        return max(inside)
+    return sum(inside) + sum(between)
