@@ -1,0 +1,156 @@
+"""When to connect to the exchange, when to replace a connection, and how long to wait: rules with no clock.
+
+Every time is an argument, in seconds of any monotonic clock; every random number comes from the caller. The
+numbers are Binance's (binance-spot-api-docs, web-socket-streams.md, "General WSS information"): 300 attempts
+to connect per 5 minutes and address, a connection's life of 24 hours, and for REST's sake ("LIMITS") bans of
+2 minutes to 3 days after HTTP 418.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Final
+
+ATTEMPTS_LIMIT: Final = 300
+ATTEMPTS_PERIOD_SECONDS: Final = 300.0
+LONGEST_BAN_SECONDS: Final = 3 * 86_400.0
+_BAN_SECONDS: Final = {418: 120.0, 429: 60.0}
+"""How long to stay away where the answer does not say."""
+
+
+class Why(StrEnum):
+    """Why a connection is replaced, in words for the log."""
+
+    LIFETIME = "its time is up"
+    SILENCE = "it has brought nothing for too long"
+    SHUTDOWN = "the exchange announced its end"
+    CLOSED = "it was closed"
+
+
+class Backoff:
+    """Waits between attempts: at random up to a bound that doubles with each failure ("full jitter").
+
+    Source: aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter. The bound goes back to the
+    shortest only after a connection that was stable, not at once when one opens: an exchange that accepts
+    and drops would else be tried without end.
+    """
+
+    def __init__(
+        self,
+        random: Callable[[], float],
+        shortest_seconds: float = 1.0,
+        longest_seconds: float = 60.0,
+        stable_seconds: float = 60.0,
+    ) -> None:
+        self._random = random
+        self._shortest = shortest_seconds
+        self._longest = longest_seconds
+        self._stable = stable_seconds
+        self._failures = 0
+
+    def next_delay(self) -> float:
+        """Seconds to wait before the next attempt; each call counts as a failure."""
+        bound = min(self._longest, self._shortest * 2.0 ** min(self._failures, 32))
+        self._failures += 1
+        return self._random() * bound
+
+    def delay_after(self, why: Why, useful_seconds: float) -> float:
+        """Seconds to wait before a connection is replaced.
+
+        ``useful_seconds``: from the first message it brought to the last. None at all where its time was
+        simply up, or where it was stable: what the exchange sends meanwhile may be lost.
+        """
+        if useful_seconds >= self._stable:
+            self._failures = 0
+            return 0.0
+        return 0.0 if why is Why.LIFETIME else self.next_delay()
+
+
+class AttemptLimit:
+    """At most ``limit`` attempts in any ``period_seconds``, none during a ban. One for all connections."""
+
+    def __init__(self, limit: int = ATTEMPTS_LIMIT, period_seconds: float = ATTEMPTS_PERIOD_SECONDS) -> None:
+        self._limit = limit
+        self._period = period_seconds
+        self._attempts: deque[float] = deque(maxlen=limit)
+        self._banned_until = float("-inf")
+
+    def wait_seconds(self, now: float) -> float:
+        """How long until an attempt is allowed; 0 where it is now."""
+        free_at = self._banned_until
+        if len(self._attempts) == self._limit:
+            free_at = max(free_at, self._attempts[0] + self._period)
+        return max(0.0, free_at - now)
+
+    def attempted(self, now: float) -> None:
+        self._attempts.append(now)
+
+    def ban(self, now: float, seconds: float) -> None:
+        self._banned_until = max(self._banned_until, now + seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """When a sound connection is replaced."""
+
+    lifetime_seconds: float
+    silence_seconds: float
+
+    def spread(self, random: float) -> Rotation:
+        """With a lifetime up to 5 % shorter, so that connections opened together aren't replaced together."""
+        return Rotation(self.lifetime_seconds * (1 - 0.05 * random), self.silence_seconds)
+
+    def due_in(self, opened_at: float, quiet_since: float | None, now: float) -> tuple[float, Why]:
+        """In how many seconds the connection is due for replacement (0 or less: now), and why.
+
+        ``quiet_since``: when it last brought data, None while data it brought still wait to be taken: then
+        the silence is our own, and not held against it.
+        """
+        lifetime_left = opened_at + self.lifetime_seconds - now
+        silence_left = (now if quiet_since is None else quiet_since) + self.silence_seconds - now
+        if silence_left < lifetime_left:
+            return silence_left, Why.SILENCE
+        return lifetime_left, Why.LIFETIME
+
+
+def ban_seconds(status: int, retry_after: str | None, now_utc: float) -> float:
+    """How long the exchange bids us stay away; 0 where the answer's status is no ban.
+
+    ``retry_after`` is the header's text, seconds or an HTTP date (RFC 9110, section 10.2.3); ``now_utc`` the
+    present, in seconds since the epoch.
+    """
+    if status not in _BAN_SECONDS and not (status == 503 and retry_after):
+        return 0.0
+    asked = _seconds(retry_after or "", now_utc)
+    return _BAN_SECONDS.get(status, 0.0) if asked is None else min(max(asked, 0.0), LONGEST_BAN_SECONDS)
+
+
+def refusal_words(status: int) -> str:
+    """What an HTTP answer in place of a WebSocket means, and what helps."""
+    words = {
+        403: "HTTP 403: the exchange's firewall refuses this address, for now or for good",
+        418: "HTTP 418: the exchange has banned this address for a while",
+        429: "HTTP 429: too many requests from this address",
+        451: "HTTP 451: the exchange does not serve this country; another host may: set CANDLEFLOW_EXCHANGE",
+    }
+    return words.get(status, f"HTTP {status} in place of a WebSocket")
+
+
+def share_out(streams: Sequence[str], most: int) -> list[Sequence[str]]:
+    """The streams in as few lots of at most ``most`` as will hold them, of nearly the same size."""
+    lots = -(-len(streams) // most)
+    return [streams[lot::lots] for lot in range(lots)]
+
+
+def _seconds(retry_after: str, now_utc: float) -> float | None:
+    text = retry_after.strip()
+    if text.isdecimal() and len(text) < 12:
+        return float(text)
+    try:
+        return parsedate_to_datetime(text).timestamp() - now_utc
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,425 @@
+"""The exchange's live trades over any number of WebSocket connections, each replaced before it fails.
+
+    wss://stream.binance.com:9443/stream?streams=btcusdt@trade/ethusdt@trade
+
+The rules (when to connect, replace, wait) are in ``reconnect``, what a frame says in ``messages``; here is
+what touches sockets. A connection is replaced before its time is up, when the exchange announces its end, and
+when it falls silent: the new one is opened first, and the old one closed only after the new one has brought
+a message and both have run side by side for a while. So trades come twice then, and the receiver drops them
+by trade id. Nothing is asked for again here: a trade lost while no connection stood is a gap in the ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from random import SystemRandom
+from typing import Final, TypeAlias
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, PayloadTooBig, WebSocketException
+from websockets.frames import CloseCode
+
+from candleflow.errors import ExchangeError
+from candleflow.exchange.messages import (
+    TRADE_SUFFIX,
+    ControlReply,
+    Message,
+    OtherStream,
+    Rejected,
+    ServerShutdown,
+    TradeMessage,
+    decode,
+)
+from candleflow.exchange.reconnect import (
+    AttemptLimit,
+    Backoff,
+    Rotation,
+    Why,
+    ban_seconds,
+    refusal_words,
+    share_out,
+)
+
+_log = logging.getLogger(__name__)
+
+MAX_FRAME_BYTES: Final = 2**20
+OPEN_SECONDS: Final = 10.0
+"""How long a handshake may take, and how long a new connection may take to bring its first message."""
+OVERLAP_SECONDS: Final = 1.0
+"""Old and new run side by side so long: the old may be behind in what it sends."""
+
+_RANDOM: Final = SystemRandom()
+_CLOSE_SECONDS: Final = 3.0
+# Frames that wait in websockets' own queue before it stops reading the socket. Its default of 16 switches
+# reading off and on for every few trades of a busy second.
+_QUEUE_FRAMES: Final = (256, 64)
+# websockets' server, like many, takes a request line of 8,192 bytes; longer lists of streams are subscribed.
+_PATH_BYTES: Final = 7_500
+# A SUBSCRIBE names this many streams: 20 characters each stay below 4 kB. Four a second: Binance ends a
+# connection that sends more than five messages a second, and a pong is one.
+_STREAMS_PER_SUBSCRIBE: Final = 150
+_SUBSCRIBE_PAUSE_SECONDS: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class TooLong:
+    """A frame above MAX_FRAME_BYTES, refused unread; it ends its connection. ``length``: bytes, if known."""
+
+    length: int | None
+
+
+Received: TypeAlias = TradeMessage | Rejected | OtherStream | TooLong
+OnMessage: TypeAlias = Callable[[Received], Awaitable[None]]
+
+
+class TradeStream:
+    """Follows ``symbols`` at the first of ``base_urls`` that answers; hands every message to ``on_message``.
+
+    ``on_message`` may wait: reading from that connection then waits too. ``now_us`` is the present in
+    microseconds since the epoch by the exchange's clock; a trade more than ``max_future_us`` ahead of it is
+    rejected. ``advice`` is said once in each outage in which no address can be reached.
+    """
+
+    def __init__(
+        self,
+        base_urls: Sequence[str],
+        symbols: Collection[str],
+        on_message: OnMessage,
+        *,
+        rotation: Rotation,
+        max_streams: int,
+        max_future_us: int,
+        now_us: Callable[[], int],
+        advice: str = "",
+        random: Callable[[], float] = _RANDOM.random,
+        backoff: Callable[[Callable[[], float]], Backoff] = Backoff,
+        attempt_limit: AttemptLimit | None = None,
+    ) -> None:
+        self._base_urls = tuple(base_urls)
+        self._symbols = frozenset(symbols)
+        self._on_message = on_message
+        self._rotation = rotation
+        self._max_future_us = max_future_us
+        self._now_us = now_us
+        self._advice = advice
+        self._random = random
+        self._limit = attempt_limit or AttemptLimit()
+        streams = [f"{symbol.lower()}{TRADE_SUFFIX}" for symbol in symbols]
+        self._feeds = [_Feed(self, lot, backoff(random)) for lot in share_out(streams, max_streams)]
+        self._failed_in_a_row = 0
+
+    @property
+    def wanted(self) -> int:
+        """Connections that it takes to follow every symbol."""
+        return len(self._feeds)
+
+    @property
+    def connected(self) -> int:
+        """How many of them stand now."""
+        return sum(feed.is_connected for feed in self._feeds)
+
+    @property
+    def reconnects(self) -> int:
+        """Connections replaced so far, for whatever reason."""
+        return sum(feed.reconnects for feed in self._feeds)
+
+    async def run(self) -> None:
+        """Follow until cancelled. Raises ExchangeError where no attempt can help; what on_message raises."""
+        tasks = [asyncio.create_task(feed.run()) for feed in self._feeds]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def open(self, streams: Sequence[str]) -> _Connection | None:
+        """One attempt to connect, once the limit on attempts allows it; None, and a line, where it failed."""
+        while wait := self._limit.wait_seconds(time.monotonic()):
+            await asyncio.sleep(wait)
+        self._limit.attempted(time.monotonic())
+        base_url = self._base_urls[self._failed_in_a_row % len(self._base_urls)]
+        in_path, subscribed = _split_by_path(streams)
+        try:
+            socket = await connect(
+                f"{base_url}/stream?streams={'/'.join(in_path)}",
+                open_timeout=OPEN_SECONDS,
+                close_timeout=_CLOSE_SECONDS,
+                max_size=MAX_FRAME_BYTES,
+                max_queue=_QUEUE_FRAMES,
+                compression=None,
+                # Whether the exchange is there is judged by the data it sends (Rotation): a ping of ours
+                # would go unanswered while reading waits for Kafka, and end a sound connection.
+                ping_interval=None,
+                proxy=None if _is_local(base_url) else True,
+            )
+        except ImportError as error:
+            raise ExchangeError(f"{base_url} can't be reached through the proxy: {error}") from error
+        except (OSError, WebSocketException) as error:
+            self._note_failure(base_url, error)
+            return None
+        self._failed_in_a_row = 0
+        return _Connection(socket, base_url, subscribed, self._decode, self._on_message)
+
+    def _decode(self, frame: bytes) -> Message:
+        return decode(frame, self._symbols, self._now_us(), self._max_future_us)
+
+    @property
+    def rotation(self) -> Rotation:
+        """The rule for a new connection, its lifetime spread."""
+        return self._rotation.spread(self._random())
+
+    def _note_failure(self, base_url: str, error: Exception) -> None:
+        self._failed_in_a_row += 1
+        _log.warning("%s can't be reached: %s", base_url, _words(error))
+        if isinstance(error, InvalidStatus):
+            response = error.response
+            seconds = ban_seconds(response.status_code, response.headers.get("Retry-After"), time.time())
+            if seconds:
+                self._limit.ban(time.monotonic(), seconds)
+                _log.warning("the exchange bids us wait %.0f s: no attempt before", seconds)
+        if self._advice and self._failed_in_a_row == len(self._base_urls):
+            _log.warning("%s", self._advice)
+
+
+class _Feed:
+    """One lot of streams, followed over one connection after another."""
+
+    def __init__(self, stream: TradeStream, streams: Sequence[str], backoff: Backoff) -> None:
+        self._stream = stream
+        self._streams = streams
+        self._backoff = backoff
+        self._current: _Connection | None = None
+        self.reconnects = 0
+
+    @property
+    def is_connected(self) -> bool:
+        return self._current is not None and not self._current.has_ended
+
+    async def run(self) -> None:
+        fresh: _Connection | None = None
+        try:
+            while True:
+                fresh = await self._stream.open(self._streams)
+                if fresh is None:
+                    await self._wait(self._backoff.next_delay())
+                    continue
+                fresh.start()
+                if not await self._replace_current_by(fresh):
+                    await fresh.close()
+                    await self._wait(self._backoff.next_delay())
+                    continue
+                why = await fresh.wait_until_due(self._stream.rotation)
+                delay = self._backoff.delay_after(why, fresh.useful_seconds)
+                _log.info("the connection to %s is replaced: %s%s", fresh.base_url, why, fresh.last_words)
+                await self._wait(delay)
+        finally:
+            for connection in (self._current, fresh):
+                if connection is not None:
+                    connection.abort()
+
+    async def _wait(self, seconds: float) -> None:
+        if seconds:
+            _log.info("next attempt to connect in %.1f s", seconds)
+            await asyncio.sleep(seconds)
+
+    async def _replace_current_by(self, fresh: _Connection) -> bool:
+        """Close the current connection once the new one has proved itself; False where it did not."""
+        old = self._current
+        if old is not None and not old.has_ended:
+            opened_at = time.monotonic()
+            is_ready = await fresh.wait_until_ready(OPEN_SECONDS)
+            if fresh.has_ended:
+                return False
+            if not is_ready and old.has_brought_since(opened_at):
+                _log.warning("the new connection to %s brings nothing, the old one does", fresh.base_url)
+                return False
+            await old.wait_until_ended(OVERLAP_SECONDS)
+        self._current = fresh
+        if old is None:
+            _log.info("connected to %s: %d streams", fresh.base_url, len(self._streams))
+        else:
+            self.reconnects += 1
+            _log.info("connected anew to %s", fresh.base_url)
+            await old.close()
+        return True
+
+
+class _Connection:
+    """One WebSocket connection, read by a task of its own until it ends. Times: ``time.monotonic``."""
+
+    def __init__(
+        self,
+        socket: ClientConnection,
+        base_url: str,
+        to_subscribe: Sequence[str],
+        decode_frame: Callable[[bytes], Message],
+        on_message: OnMessage,
+    ) -> None:
+        self.base_url = base_url
+        self.last_words = ""
+        self._socket = socket
+        self._decode = decode_frame
+        self._on_message = on_message
+        self._requests = dict(enumerate(_lots(to_subscribe, _STREAMS_PER_SUBSCRIBE)))
+        self._unanswered = set(self._requests)
+        self._opened_at = time.monotonic()
+        self._first_at: float | None = None
+        self._last_at: float | None = None
+        self._is_handing_over = False
+        self._is_ready = asyncio.Event()
+        self._is_doomed = asyncio.Event()
+        self._end_is_announced = False
+        self._reader: asyncio.Task[None] | None = None
+        self._subscriber: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._reader = asyncio.create_task(self._read())
+        if self._requests:
+            self._subscriber = asyncio.create_task(self._subscribe())
+
+    @property
+    def has_ended(self) -> bool:
+        return self._reader is not None and self._reader.done()
+
+    @property
+    def useful_seconds(self) -> float:
+        """From the first message it brought to the last."""
+        return 0.0 if self._first_at is None or self._last_at is None else self._last_at - self._first_at
+
+    def has_brought_since(self, time_of_asking: float) -> bool:
+        return self._last_at is not None and self._last_at >= time_of_asking
+
+    async def wait_until_ready(self, seconds: float) -> bool:
+        """Whether it has brought a message, with every stream subscribed, before it ended or time was up."""
+        await self._wait_for(self._is_ready, seconds)
+        return self._is_ready.is_set() and not self.has_ended
+
+    async def wait_until_ended(self, seconds: float) -> None:
+        if self._reader is not None:
+            await asyncio.wait({self._reader}, timeout=seconds)
+            self._raise_defect()
+
+    async def wait_until_due(self, rotation: Rotation) -> Why:
+        """Return once the connection is to be replaced, and why. Raises what handling a message raised."""
+        while True:
+            if self.has_ended:
+                self._raise_defect()
+                return Why.CLOSED
+            if self._end_is_announced:
+                return Why.SHUTDOWN
+            quiet_since = None if self._is_handing_over else self._last_at or self._opened_at
+            seconds, why = rotation.due_in(self._opened_at, quiet_since, time.monotonic())
+            if seconds <= 0:
+                return why
+            await self._wait_for(self._is_doomed, seconds)
+
+    async def close(self) -> None:
+        """Close by handshake and hand over what the exchange had sent before it heard of it."""
+        await self._socket.close()
+        if self._reader is not None:
+            await asyncio.wait({self._reader})
+            self._raise_defect()
+
+    def abort(self) -> None:
+        """End at once, without a handshake."""
+        for task in (self._reader, self._subscriber):
+            if task is not None:
+                task.cancel()
+        self._socket.transport.abort()
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                await self._take(self._decode(await self._socket.recv(decode=False)))
+        except ConnectionClosed as closed:
+            self.last_words = self.last_words or f" ({_words(closed)})"
+            if closed.sent is not None and closed.sent.code == CloseCode.MESSAGE_TOO_BIG:
+                await self._hand_over(TooLong(_length(closed)))
+        finally:
+            self._is_doomed.set()
+            self._is_ready.set()
+
+    async def _take(self, message: Message) -> None:
+        match message:
+            case ServerShutdown():
+                self._end_is_announced = True
+                self._is_doomed.set()
+            case ControlReply():
+                self._take_reply(message)
+            case _:
+                await self._hand_over(message)
+
+    async def _hand_over(self, message: Received) -> None:
+        self._is_handing_over = True
+        self._last_at = time.monotonic()
+        if self._first_at is None:
+            self._first_at = self._last_at
+        if not self._unanswered:
+            self._is_ready.set()
+        await self._on_message(message)
+        self._last_at = time.monotonic()
+        self._is_handing_over = False
+
+    def _take_reply(self, reply: ControlReply) -> None:
+        """Note that streams were subscribed; a refusal ends the connection, for it would lack them."""
+        if reply.error is None and isinstance(reply.request_id, int):
+            self._unanswered.discard(reply.request_id)
+        elif reply.error is not None:
+            self.last_words = f" (it refuses streams: {reply.error})"
+            self._socket.transport.abort()
+
+    async def _subscribe(self) -> None:
+        with suppress(ConnectionClosed):  # the reader tells of it
+            for request_id, streams in self._requests.items():
+                await asyncio.sleep(_SUBSCRIBE_PAUSE_SECONDS)
+                request = {"method": "SUBSCRIBE", "params": streams, "id": request_id}
+                await self._socket.send(json.dumps(request))
+
+    def _raise_defect(self) -> None:
+        if self._reader is not None and self._reader.done() and not self._reader.cancelled():
+            self._reader.result()
+
+    async def _wait_for(self, event: asyncio.Event, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
+
+
+def _split_by_path(streams: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """The streams that fit into the address, and those that are subscribed once connected."""
+    length = 0
+    for at, name in enumerate(streams):
+        length += len(name) + 1
+        if length > _PATH_BYTES:
+            return streams[:at], streams[at:]
+    return streams, ()
+
+
+def _lots(streams: Sequence[str], most: int) -> list[Sequence[str]]:
+    return [streams[at : at + most] for at in range(0, len(streams), most)]
+
+
+def _length(closed: ConnectionClosed) -> int | None:
+    """The length of the frame that was too long, as far as websockets knows it."""
+    cause = closed.__cause__
+    return cause.size if isinstance(cause, PayloadTooBig) else None
+
+
+def _is_local(base_url: str) -> bool:
+    host = urlsplit(base_url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _words(error: Exception) -> str:
+    """What went wrong, on one line."""
+    if isinstance(error, InvalidStatus):
+        return refusal_words(error.response.status_code)
+    return " ".join(str(error).split()) or type(error).__name__
