@@ -47,7 +47,7 @@ def look(source: CandleSource, choice: Choice, now: int) -> View | Nothing:
         notices.append(_of_the_past(choice, state, now))
     if len(candles) > CANDLE_LIMIT:
         notices.append(
-            f"Shown are the newest {CANDLE_LIMIT:,} candles of this look-back. Wider candles reach further back."
+            f"Only the newest {CANDLE_LIMIT:,} candles of this look-back are shown. Wider ones reach further."
         )
     return View(choice, state, shown, candles[-CANDLE_LIMIT:], tuple(notices))
 
@@ -56,7 +56,7 @@ def _without_a_trade(symbol: str, others: Sequence[str]) -> Nothing:
     if not others:
         return Nothing(
             "Waiting for the first trade",
-            "Nothing is stored yet. Once the producer and the processor run, candles show here by themselves.",
+            "Once the producer and the processor run, candles show here by themselves.",
         )
     listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
     return Nothing(
