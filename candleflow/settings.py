@@ -124,6 +124,11 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(
         Path("~/.cache/candleflow"), description="Where jars and, if one had to be brought, Java are kept"
     )
+    maven_url: str = Field(
+        "https://repo1.maven.org/maven2",
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="The repository that jars are fetched from, once",
+    )
     dashboard_port: Port = Field(8_501, description="The page's port, on 127.0.0.1")
 
     window_seconds: int = Field(5, description="Length of the finest candles")

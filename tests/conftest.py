@@ -33,7 +33,7 @@ def java_home(cache_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def spark_jars(cache_dir: Path) -> list[Path]:
-    """What Spark needs beside what pyspark ships: the Kafka connector, the PostgreSQL driver, the file system."""
+    """What Spark needs beside what pyspark ships: the Kafka connector, the PostgreSQL driver, ..."""
     return ensure_jars("spark", cache_dir)
 
 

@@ -225,9 +225,7 @@ class KafkaServer:
 
     def _format(self) -> None:
         arguments = ("format", "-t", new_cluster_id(), "-c", self._server_properties)
-        done = subprocess.run(
-            self._command(_FORMAT, *arguments), capture_output=True, text=True, check=False, timeout=120
-        )
+        done = process.run(self._command(_FORMAT, *arguments))
         if done.returncode or not _is_whole(self.data / _META):
             raise StackError(
                 f"Kafka's folder could not be formatted: {(done.stderr or done.stdout).strip()[-400:]}"

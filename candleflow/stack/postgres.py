@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
@@ -295,16 +296,8 @@ class PostgresServer:
         self._mark_complete()
 
     def _run(self, program: str, *arguments: str | Path, said: str = "") -> str:
-        done = subprocess.run(
-            [str(part) for part in (binary(program), *arguments)],
-            input=said,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=_environment(),
-            cwd="/",
-            timeout=120,
-            preexec_fn=self._who.become,
+        done = process.run(
+            (binary(program), *arguments), become=self._who.become, said=said, env=_environment(), cwd="/"
         )
         if done.returncode:
             raise StackError(f"PostgreSQL's {program} failed: {(done.stderr or done.stdout).strip()[-400:]}")
@@ -391,15 +384,7 @@ def _can_run(identity: Identity, folder: Path) -> bool:
         (folder / ".").stat()
 
     try:
-        done = subprocess.run(
-            [str(binary("postgres")), "--version"],
-            capture_output=True,
-            check=False,
-            env=_environment(),
-            cwd="/",
-            timeout=30,
-            preexec_fn=try_it,
-        )
+        done = process.run((binary("postgres"), "--version"), become=try_it, env=_environment(), cwd="/")
     except (OSError, subprocess.SubprocessError):
         return False
     return done.returncode == 0
@@ -432,12 +417,15 @@ def read_credentials(path: Path) -> dict[str, str]:
 
 
 def add_credentials(path: Path, added: dict[str, str]) -> None:
-    """Put passwords into the file, which only this user may read."""
+    """Put passwords into the file, which only this user may read; one writer at a time (as in ``store``)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump({**read_credentials(path), **added}, file, indent=1)
-    beside.replace(path)
+    with os.fdopen(os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        beside.unlink(missing_ok=True)
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump({**read_credentials(path), **added}, file, indent=1)
+        beside.replace(path)
 
 
 def _hash(password: str) -> str:

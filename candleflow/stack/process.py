@@ -27,6 +27,7 @@ LOG_LIMIT_BYTES: Final = 5_000_000
 
 _PR_SET_PDEATHSIG: Final = 1
 _POLL_SECONDS: Final = 0.02
+_RUN_SECONDS: Final = 120
 
 # Looked up before any fork: a child must not have to import or to take the loader's lock.
 _LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -71,6 +72,48 @@ def spawn(
             start_new_session=True,
             preexec_fn=prepare,  # noqa: PLW1509 - calls nothing that takes a lock
         )
+
+
+def run(
+    arguments: Sequence[str | Path], *, become: Callable[[], None] | None = None, said: str = "", **more: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a short-lived program to its end; ``end_runs`` in another thread cuts it short.
+
+    Raises OSError, SubprocessError, or TimeoutExpired after two minutes.
+    """
+    parent = os.getpid()
+
+    def prepare() -> None:
+        if become is not None:
+            become()
+        _die_with(parent, signal.SIGKILL)
+
+    with subprocess.Popen(
+        [str(argument) for argument in arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=prepare,  # noqa: PLW1509 - as above
+        **more,
+    ) as started:
+        _running.add(started)
+        try:
+            out, errors = started.communicate(said, timeout=_RUN_SECONDS)
+        finally:
+            _running.discard(started)
+            kill_group(started.pid)
+    return subprocess.CompletedProcess(started.args, started.returncode, out, errors)
+
+
+def end_runs() -> None:
+    """Kill the short-lived programs that other threads wait for."""
+    for started in list(_running):
+        kill_group(started.pid)
+
+
+_running: set[subprocess.Popen[str]] = set()
 
 
 def _die_with(parent: int, with_signal: int) -> None:
@@ -120,6 +163,16 @@ def stop_leftover(pid: int, created_at: float, with_signal: int, within_seconds:
             found.kill()
             wait(found, 5)
     return True
+
+
+def kill_session(leader: int, created_at: float) -> None:
+    """Kill what a leader that is gone left in its session: while any lives, its pid isn't given again."""
+    if psutil.pid_exists(leader):
+        return
+    for one in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
+            if os.getsid(one.pid) == leader and one.create_time() > created_at - 1:
+                one.kill()
 
 
 def living(pid: int, created_at: float) -> psutil.Process | None:

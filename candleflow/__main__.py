@@ -1,0 +1,7 @@
+"""``python -m candleflow``."""
+
+import sys
+
+from candleflow.cli import main
+
+sys.exit(main())

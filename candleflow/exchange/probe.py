@@ -1,0 +1,87 @@
+"""Which of Binance's hosts answers from here: asked of all at once, by the handshake the stream will use."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
+
+from candleflow.settings import EXCHANGE_URLS, Exchange
+
+WITHIN_SECONDS: Final = 10.0
+
+PREFERENCE: Final = (Exchange.BINANCE, Exchange.BINANCE_VISION, Exchange.BINANCE_US)
+
+_STATUS_WORDS: Final = {
+    403: "refused by its firewall",
+    418: "this address is banned for a while",
+    429: "too many requests from this address",
+    451: "not served to this country",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How one host answered: ``problem`` is None where it can be used."""
+
+    exchange: Exchange
+    host: str
+    problem: str | None
+
+
+async def probe(
+    urls: Mapping[Exchange, tuple[str, str]] = EXCHANGE_URLS,
+    preference: Sequence[Exchange] = PREFERENCE,
+    within_seconds: float = WITHIN_SECONDS,
+) -> list[Answer]:
+    """The hosts' answers, in the order of preference, up to and including the first that can be used.
+
+    Takes ``within_seconds`` in all at most. A host that is preferred is waited for, though another answered.
+    """
+    asked = [asyncio.create_task(_ask(one, urls[one][0], within_seconds)) for one in preference]
+    answers = []
+    try:
+        for task in asked:
+            answers.append(await task)
+            if answers[-1].problem is None:
+                break
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+    return answers
+
+
+async def _ask(exchange: Exchange, ws_url: str, within_seconds: float) -> Answer:
+    host = urlsplit(ws_url).hostname or ws_url
+    problem = None
+    try:
+        async with asyncio.timeout(within_seconds):
+            connection = await connect(f"{ws_url}/ws", open_timeout=None, close_timeout=0, ping_interval=None)
+            connection.transport.abort()
+    except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:  # TimeoutError is an OSError
+        problem = explain(error, within_seconds)
+    return Answer(exchange, host, problem)
+
+
+def explain(error: BaseException, within_seconds: float = WITHIN_SECONDS) -> str:
+    """Why a host can't be used, in a few words."""
+    if isinstance(error, InvalidStatus):
+        status = error.response.status_code
+        return f"HTTP {status}" + (f": {_STATUS_WORDS[status]}" if status in _STATUS_WORDS else "")
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failure: {getattr(error, 'verify_message', '') or error.reason or error}"
+    if isinstance(error, TimeoutError):
+        return f"no answer within {within_seconds:.0f} s"
+    if isinstance(error, socket.gaierror):
+        return "no network: its name is not known here"
+    if isinstance(error, OSError):
+        return f"no network: {error.strerror or error}"
+    return f"no WebSocket there: {error}"

@@ -1,0 +1,78 @@
+"""Each part's state on one line: a table that is redrawn on a terminal, a line for each change elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+_STYLES: Final = {
+    "running": "green", "starting": "yellow", "waiting": "dim", "restarting": "bold red",
+    "failed": "bold red", "stopping": "yellow", "stopped": "dim",
+}  # fmt: skip
+SIMULATED: Final = "SIMULATED: made-up trades, no market, no real prices"
+
+
+@dataclass(frozen=True, slots=True)
+class PartLine:
+    """What is shown of one part."""
+
+    name: str
+    state: str
+    message: str = ""
+
+
+class Display:
+    """Shows lines of parts, and sentences above them."""
+
+    def __init__(self, console: Console, *, is_simulated: bool = False) -> None:
+        self._console = console
+        self._shown: dict[str, tuple[str, str]] = {}
+        self._live: Live | None = None
+        self.is_simulated = is_simulated
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def say(self, sentence: str, style: str = "") -> None:
+        self._console.print(Text(sentence, style=style), soft_wrap=True)
+
+    def show(self, parts: Sequence[PartLine]) -> None:
+        if self._live is not None:
+            self._live.update(self._table(parts))
+            return
+        for part in parts:
+            # Counts change all the time: without a terminal, a line is worth a change of state or trouble.
+            trouble = part.message if part.state in ("restarting", "failed", "stopped") else ""
+            if self._shown.get(part.name) != (part.state, trouble):
+                self._shown[part.name] = (part.state, trouble)
+                self.say(_plain(part, trouble))
+
+    def _table(self, parts: Sequence[PartLine]) -> Table:
+        mark = Text(f" {SIMULATED} ", style="bold white on red") if self.is_simulated else None
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title=mark, title_justify="left")
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis")
+        for part in parts:
+            table.add_row(part.name, Text(part.state, style=_STYLES.get(part.state, "")), Text(part.message))
+        return table
+
+
+def _plain(part: PartLine, trouble: str) -> str:
+    now = time.strftime("%H:%M:%S", time.gmtime())
+    return f"{now}Z {part.name:<10} {part.state}" + (f" ({trouble})" if trouble else "")

@@ -1,0 +1,106 @@
+"""The local Kafka and PostgreSQL of a settings' venue, and the ports that everything on one machine needs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from candleflow.errors import SettingError, StackError
+from candleflow.settings import Settings
+from candleflow.stack import process
+from candleflow.stack.kafka import KafkaServer
+from candleflow.stack.postgres import PostgresServer
+
+_LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class NeededPort:
+    """A port that something here will listen on, and the setting that moves it."""
+
+    what: str
+    setting: str
+    port: int
+    host: str = process.LOOPBACK
+
+
+def server_ports(settings: Settings) -> list[NeededPort]:
+    """The ports of Kafka and PostgreSQL, as their two addresses name them.
+
+    Raises SettingError where an address isn't one port of this machine.
+    """
+    host, _, port = settings.kafka_bootstrap.rpartition(":")
+    if "," in settings.kafka_bootstrap or host.strip("[]") not in _LOOPBACK_NAMES:
+        raise SettingError(
+            f"CANDLEFLOW_KAFKA_BOOTSTRAP={settings.kafka_bootstrap!r}: Kafka is started on this machine, so "
+            "it must be one address such as 127.0.0.1:9092"
+        )
+    address = settings.postgres
+    if address.host not in _LOOPBACK_NAMES:
+        raise SettingError(
+            f"CANDLEFLOW_POSTGRES_URL names the host {address.host}: PostgreSQL is started on this machine, "
+            "so it must be one such as 127.0.0.1:5432"
+        )
+    return [
+        NeededPort("Kafka", "CANDLEFLOW_KAFKA_BOOTSTRAP", int(port), _ip(host.strip("[]"))),
+        NeededPort("PostgreSQL", "CANDLEFLOW_POSTGRES_URL", address.port, _ip(address.host)),
+    ]
+
+
+def dashboard_port(settings: Settings) -> NeededPort:
+    return NeededPort("the page", "CANDLEFLOW_DASHBOARD_PORT", settings.dashboard_port)
+
+
+def simulator_port(settings: Settings) -> NeededPort:
+    return NeededPort("the simulator", "CANDLEFLOW_SIMULATOR_PORT", settings.simulator_port)
+
+
+def check_ports(needed: Sequence[NeededPort]) -> None:
+    """Raise StackError that names each port which is taken, by whom if that can be seen, and its setting."""
+    problems = []
+    seen: dict[int, NeededPort] = {}
+    for one in needed:
+        if one.port in seen:
+            other = seen[one.port]
+            problems.append(
+                f"{one.what} and {other.what} can't share port {one.port}: "
+                f"{one.setting} or {other.setting} must be another"
+            )
+        elif not process.is_free(one.port, one.host):
+            problems.append(
+                f"port {one.port} is taken{_by_whom(one.port)}: {one.setting} moves {one.what} to another"
+            )
+        seen[one.port] = one
+    if problems:
+        raise StackError("\n".join(problems))
+
+
+def kafka_server(settings: Settings, java_home: Path, jars: Sequence[Path]) -> KafkaServer:
+    """Kafka on the port of the settings, with its folder below the venue's."""
+    port = server_ports(settings)[0]
+    folder = settings.venue_dir / "kafka"
+    return KafkaServer(folder, port.port, java_home, jars, settings.kafka_memory, host=port.host)
+
+
+def postgres_server(settings: Settings) -> PostgresServer:
+    """PostgreSQL on the port of the settings, with its folder below the venue's."""
+    port = server_ports(settings)[1]
+    credentials = settings.run_dir / "credentials.json"
+    return PostgresServer(settings.venue_dir / "postgres", port.port, credentials=credentials, host=port.host)
+
+
+def _ip(host: str) -> str:
+    return process.LOOPBACK if host == "localhost" else host
+
+
+def _by_whom(port: int) -> str:
+    """`` by postgres (pid 812)``, where this user may see it."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for one in psutil.net_connections("tcp"):
+            if one.laddr and one.laddr.port == port and one.status == psutil.CONN_LISTEN and one.pid:
+                return f" by {psutil.Process(one.pid).name()} (pid {one.pid})"
+    return ""
