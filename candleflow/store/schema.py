@@ -54,7 +54,7 @@ _ROLE_SETTINGS: Final[dict[Role, dict[str, str]]] = {
     Role.READER: {
         "timezone": "UTC",
         "default_transaction_read_only": "on",
-        "statement_timeout": "10s",
+        "statement_timeout": "5s",
         "idle_in_transaction_session_timeout": "10s",
         "client_connection_check_interval": "1s",
     },

@@ -37,7 +37,7 @@ COMMENT ON TABLE record_counts IS
     'received = merged + duplicate + the sum of "rejected: ..."; late are those of merged that came after their candle had closed';
 
 CREATE TABLE symbols (
-    symbol           text PRIMARY KEY,
+    symbol           text COLLATE "C" PRIMARY KEY,
     last_trade_id    bigint NOT NULL,
     last_price       numeric NOT NULL,
     last_trade_time  timestamptz NOT NULL,
@@ -53,10 +53,11 @@ COMMENT ON COLUMN symbols.newest_open_time IS
 -- end_time, which with open_time tells an interval's length without reading its name.
 --
 -- A live candle is updated by each batch until it ends. No index holds a column that those updates change, so
--- they stay in the page (HOT) as long as it has room: hence the fill factor.
+-- they stay in the page (HOT) as long as it has room: hence the fill factor. Names compare by their bytes,
+-- whatever the server's language.
 CREATE TABLE candles (
-    symbol                 text NOT NULL CHECK (length(symbol) BETWEEN 1 AND 20),
-    interval               text NOT NULL CHECK (length(interval) BETWEEN 2 AND 20),
+    symbol                 text COLLATE "C" NOT NULL CHECK (length(symbol) BETWEEN 1 AND 20),
+    interval               text COLLATE "C" NOT NULL CHECK (length(interval) BETWEEN 2 AND 20),
     open_time              timestamptz NOT NULL,
     end_time               timestamptz NOT NULL CHECK (end_time > open_time),
     open                   numeric NOT NULL,
@@ -118,13 +119,15 @@ LANGUAGE sql STABLE AS $$
     FROM topic_offsets o WHERE o.topic = stored_offsets.topic
 $$;
 
--- Takes the topic's row until the transaction ends, so that batches come one after another; CF003 unless
--- run_id is the run that claimed the topic last.
+-- Takes the candles and the topic's row until the transaction ends, so that batches come one after another,
+-- should two topics even share the candles: no overlap goes unseen, and nobody can wait in a circle. CF003
+-- unless run_id is the run that claimed the topic last.
 CREATE FUNCTION hold_topic(run_id uuid, topic text) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     holder topics;
 BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('candleflow candles', 0));
     SELECT t.* INTO holder FROM topics t WHERE t.topic = hold_topic.topic FOR NO KEY UPDATE;
     IF holder.run_id IS DISTINCT FROM hold_topic.run_id OR hold_topic.run_id IS NULL THEN
         RAISE EXCEPTION 'this processor no longer holds the topic %: % does', topic,
@@ -330,19 +333,21 @@ $$;
 CREATE FUNCTION prove_completeness(batch candles[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    WITH affected AS (
+    WITH next AS MATERIALIZED (  -- or the planner would join every candle of the symbol to each of these
+        SELECT b.symbol, b.interval, b.end_time - b.open_time AS size, n.open_time
+        FROM unnest(batch) b
+            JOIN symbols s ON s.symbol = b.symbol AND s.newest_open_time >= b.end_time  -- else there is none
+            CROSS JOIN LATERAL (
+                SELECT c.open_time FROM candles c
+                WHERE c.symbol = b.symbol AND c.interval = b.interval AND c.open_time >= b.end_time
+                ORDER BY c.open_time LIMIT 1
+            ) n
+    ), affected AS (
         SELECT b.symbol, b.interval, b.open_time FROM unnest(batch) b
         UNION
-        SELECT b.symbol, b.interval, a.open_time
-        FROM unnest(batch) b
-            CROSS JOIN LATERAL (
-                SELECT n.open_time FROM candles n
-                WHERE n.symbol = b.symbol AND n.interval = b.interval AND n.open_time >= b.end_time
-                ORDER BY n.open_time LIMIT 1
-            ) next
-            JOIN candles a ON a.symbol = b.symbol AND a.interval = b.interval
-                AND a.open_time >= next.open_time
-                AND a.open_time < next.open_time + (b.end_time - b.open_time)
+        SELECT c.symbol, c.interval, c.open_time
+        FROM next n JOIN candles c ON c.symbol = n.symbol AND c.interval = n.interval
+            AND c.open_time >= n.open_time AND c.open_time < n.open_time + n.size
     ), judged AS (
         SELECT c.symbol, c.interval, c.open_time, c.is_complete,
             c.trade_count = c.last_trade_id - c.first_trade_id + 1
@@ -357,7 +362,7 @@ BEGIN
             ) before ON true
     )
     UPDATE candles c SET is_complete = changed.is_proven
-    FROM (SELECT * FROM judged WHERE is_complete <> is_proven ORDER BY symbol, interval, open_time) changed
+    FROM (SELECT * FROM judged WHERE is_complete <> is_proven) changed
     WHERE (c.symbol, c.interval, c.open_time) = (changed.symbol, changed.interval, changed.open_time);
 END
 $$;

@@ -1,0 +1,302 @@
+"""Candles as the page asks for them: any bucket that a stored interval divides, exact, a few rows a question.
+
+A bucket that is stored is read as it is; another (15 s, 30 s) is folded in SQL from the coarsest stored
+interval that divides it, by the same rules as every candle. Of sliding windows those count that tile time.
+
+The reader waits for nobody longer than its deadlines say, whether PostgreSQL is down, cut off or stopped in
+mid-answer, and finds it again by itself. Times are microseconds since the epoch, UTC.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final, Self
+
+import psycopg2
+from psycopg2.extensions import POLL_OK, POLL_READ
+from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
+
+from candleflow.errors import MarketError, StoreError
+from candleflow.market.window import ROLL_UPS, SECOND_US, Windows
+from candleflow.settings import Settings
+from candleflow.store import credentials
+from candleflow.store.credentials import Dsn, Role
+
+CONNECT_SECONDS: Final = 3.0
+QUERY_SECONDS: Final = 6.0
+"""Above the role's own statement_timeout, so that a slow query is ended by the server, cleanly."""
+CONNECTIONS: Final = 4
+"""Enough for twenty viewers: a question takes a few milliseconds."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SERVER_IS_GOING: Final = frozenset({None, "57P01", "57P02", "57P03"})
+"""No code at all (the connection broke), or PostgreSQL's own: shutdown, crash, can't connect now."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCandle:
+    """One candle of a bucket; prices in the quote asset, volumes in the base asset, exact.
+
+    Folded from several: closed when the symbol has had a trade at the bucket's end or later, or its last part
+    is closed; complete when each part is; ``revision`` is the sum of the parts' revisions, ``updated_at`` the
+    latest.
+    """
+
+    symbol: str
+    interval: str
+    open_time: int
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+    quote_volume: Decimal
+    taker_buy_volume: Decimal
+    taker_buy_quote_volume: Decimal
+    trade_count: int
+    first_trade_id: int
+    last_trade_id: int
+    is_closed: bool
+    is_complete: bool
+    revision: int
+    source: str
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolState:
+    """How far a symbol's trades have come: its trade of greatest id, and where its price was a day before."""
+
+    symbol: str
+    last_trade_id: int
+    last_price: Decimal
+    last_trade_time: int
+    updated_at: int
+    day_open: Decimal | None
+    """The first price of the 24 h that end with the last trade, to the minute."""
+
+    @property
+    def day_change(self) -> Decimal | None:
+        """The last price against ``day_open``: 0.01 is one percent up."""
+        return None if self.day_open is None else self.last_price / self.day_open - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A stored interval that a bucket is read from, ``parts`` to the bucket."""
+
+    interval: str
+    seconds: int
+    parts: int
+
+
+class CandleReader:
+    """Answers from PostgreSQL as the reader role; safe to share among threads.
+
+    Each method raises StoreError while PostgreSQL can't answer.
+    """
+
+    def __init__(self, dsn: Dsn, windows: Windows, *, connections: int = CONNECTIONS) -> None:
+        self._pool = _Pool(dsn, connections)
+        self._windows = windows
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The reader of these settings' database; opens nothing yet."""
+        return cls(credentials.dsn(settings, Role.READER), settings.windows)
+
+    def has_bucket(self, bucket_seconds: int) -> bool:
+        """Whether a stored interval divides the bucket."""
+        return self._stored_for(bucket_seconds) is not None
+
+    def candles(self, symbol: str, bucket_seconds: int, since: int | None, limit: int) -> list[StoredCandle]:
+        """The newest ``limit`` candles that open at ``since`` or later (None: ever), oldest first.
+
+        Raises MarketError for a bucket that no stored interval divides.
+        """
+        stored = self._stored_for(bucket_seconds)
+        if stored is None:
+            raise MarketError(f"candles of {bucket_seconds} s can't be made of {self._windows.interval} ones")
+        opens_from = None if since is None else -(-since // (bucket_seconds * SECOND_US)) * bucket_seconds
+        rows = self._pool.rows(
+            _STORED_CANDLES if stored.parts == 1 else _FOLDED_CANDLES,
+            {
+                "symbol": symbol,
+                "interval": stored.interval,
+                "seconds": stored.seconds,
+                "bucket_seconds": bucket_seconds,
+                "opens_from": "-infinity" if opens_from is None else _EPOCH + timedelta(seconds=opens_from),
+                "limit": limit,
+                "part_limit": limit * stored.parts,
+            },
+        )
+        name = stored.interval if stored.parts == 1 else f"{bucket_seconds}s"
+        return [StoredCandle(symbol, name, *row) for row in reversed(rows)]
+
+    def symbols(self) -> list[SymbolState]:
+        """Every symbol that has had a trade, by name."""
+        return [SymbolState(*row) for row in self._pool.rows(_SYMBOLS, {})]
+
+    def counts(self) -> dict[str, int]:
+        """Records by outcome: ``received``, ``merged``, ``duplicate``, ``late``, ``rejected: not JSON`` ..."""
+        return {outcome: int(records) for outcome, records in self._pool.rows(_COUNTS, {})}
+
+    def close(self) -> None:
+        """Close the idle connections; the reader may still be used."""
+        self._pool.drop_idle()
+
+    def _stored_for(self, bucket_seconds: int) -> _Stored | None:
+        finest = self._windows.size_us // SECOND_US
+        stored = {self._windows.interval: finest} | {
+            name: seconds for name, seconds in ROLL_UPS.items() if seconds > finest
+        }
+        fitting = [
+            (s, name) for name, s in stored.items() if 0 < s <= bucket_seconds and bucket_seconds % s == 0
+        ]
+        if not fitting:
+            return None
+        seconds, name = max(fitting)
+        return _Stored(name, seconds, bucket_seconds // seconds)
+
+
+_TILES_TIME: Final = (
+    "date_bin(make_interval(secs => %(seconds)s), open_time, timestamptz '1970-01-01 00:00Z') = open_time"
+)
+_MICROSECONDS: Final = "(extract(epoch FROM {}) * 1000000)::bigint"
+
+_PARTS: Final = f"""
+    SELECT * FROM candles
+    WHERE symbol = %(symbol)s AND interval = %(interval)s AND open_time >= %(opens_from)s::timestamptz
+        AND {_TILES_TIME}
+    ORDER BY open_time DESC LIMIT %(part_limit)s
+"""  # noqa: S608 - constants of this module
+
+_STORED_CANDLES: Final = f"""
+    SELECT {_MICROSECONDS.format("open_time")}, open, high, low, close, volume, quote_volume,
+        taker_buy_volume, taker_buy_quote_volume, trade_count, first_trade_id, last_trade_id, is_closed,
+        is_complete, revision, source, {_MICROSECONDS.format("updated_at")}
+    FROM ({_PARTS}) part
+"""  # noqa: S608 - constants of this module
+
+# The newest limit * parts parts hold every part of the newest limit buckets: what is cut off belongs to an
+# older bucket, or to none of them.
+_FOLDED_CANDLES: Final = f"""
+    WITH part AS (
+        SELECT *, date_bin(make_interval(secs => %(bucket_seconds)s), open_time,
+            timestamptz '1970-01-01 00:00Z') AS opens
+        FROM ({_PARTS}) newest
+    )
+    SELECT {_MICROSECONDS.format("opens")},
+        (array_agg(open ORDER BY first_trade_id))[1], max(high), min(low),
+        (array_agg(close ORDER BY last_trade_id DESC))[1],
+        sum(volume), sum(quote_volume), sum(taker_buy_volume), sum(taker_buy_quote_volume),
+        sum(trade_count)::bigint, min(first_trade_id), max(last_trade_id),
+        bool_or(is_closed AND end_time = opens + make_interval(secs => %(bucket_seconds)s))
+            OR opens + make_interval(secs => %(bucket_seconds)s)
+                <= (SELECT newest_open_time FROM symbols WHERE symbol = %(symbol)s),
+        bool_and(is_complete) AND sum(trade_count) = max(last_trade_id) - min(first_trade_id) + 1,
+        sum(revision)::integer, min(source), {_MICROSECONDS.format("max(updated_at)")}
+    FROM part GROUP BY opens ORDER BY opens DESC LIMIT %(limit)s
+"""  # noqa: S608 - constants of this module
+
+_SYMBOLS: Final = f"""
+    SELECT s.symbol, s.last_trade_id, s.last_price, {_MICROSECONDS.format("s.last_trade_time")},
+        {_MICROSECONDS.format("s.updated_at")},
+        (SELECT c.open FROM candles c
+         WHERE c.symbol = s.symbol AND c.interval = '1m'
+            AND c.open_time >= s.last_trade_time - interval '24 hours'
+         ORDER BY c.open_time LIMIT 1)
+    FROM symbols s ORDER BY s.symbol
+"""  # noqa: S608 - constants of this module
+
+_COUNTS: Final = "SELECT outcome, sum(records) FROM record_counts GROUP BY outcome ORDER BY outcome"
+
+
+class _Pool:
+    """A few connections, each used by one thread at a time, made when needed and dropped when they fail."""
+
+    def __init__(self, dsn: Dsn, size: int) -> None:
+        self._dsn = dsn
+        self._places = threading.BoundedSemaphore(size)
+        self._idle: list[Connection] = []
+        self._lock = threading.Lock()
+
+    def rows(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        """All rows of a query. Raises StoreError."""
+        with self._place():
+            kept = self._take_idle()
+            if kept is not None:
+                try:
+                    return self._ask(kept, query, arguments)
+                except psycopg2.Error as error:
+                    if error.pgcode not in _SERVER_IS_GOING:
+                        raise _store_error(self._dsn, error) from error
+                    self.drop_idle()  # PostgreSQL was away: what it left behind is dead
+            try:
+                return self._ask(self._connect(), query, arguments)
+            except psycopg2.Error as error:
+                raise _store_error(self._dsn, error) from error
+
+    def drop_idle(self) -> None:
+        with self._lock:
+            dropped, self._idle = self._idle, []
+        for connection in dropped:
+            connection.close()
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if not self._places.acquire(timeout=QUERY_SECONDS):
+            raise StoreError("every connection for reading candles is busy")
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    def _take_idle(self) -> Connection | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _connect(self) -> Connection:
+        # Asynchronous, as libpq's own calls have no deadline; such a connection is always in autocommit.
+        connection = self._dsn.connect(async_=True)
+        _finish(connection, CONNECT_SECONDS)
+        return connection
+
+    def _ask(
+        self, connection: Connection, query: str, arguments: Mapping[str, Any]
+    ) -> Sequence[tuple[Any, ...]]:
+        """Query, and keep the connection if all went well; close it if not, its state being unknown."""
+        try:
+            cursor = connection.cursor()
+            cursor.execute(query, arguments)
+            _finish(connection, QUERY_SECONDS)
+            rows = cursor.fetchall()
+        except BaseException:
+            connection.close()
+            raise
+        with self._lock:
+            self._idle.append(connection)
+        return rows
+
+
+def _finish(connection: Connection, seconds: float) -> None:
+    """Wait until what was begun is done. Raises StoreError, the connection closed, when the time is up."""
+    deadline = time.monotonic() + seconds
+    while (state := connection.poll()) != POLL_OK:
+        poller = select.poll()
+        poller.register(connection.fileno(), select.POLLIN if state == POLL_READ else select.POLLOUT)
+        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1_000):
+            connection.close()
+            raise StoreError(f"PostgreSQL gave no answer in {seconds:g} s")
+
+
+def _store_error(dsn: Dsn, error: psycopg2.Error) -> StoreError:
+    reason = str(error).strip().splitlines()
+    return StoreError(f"PostgreSQL at {dsn.host}:{dsn.port} can't answer: {reason[0] if reason else error!r}")
