@@ -1,0 +1,55 @@
+# Every command, and what it needs, in one place: `make help`.
+.DEFAULT_GOAL := help
+.PHONY: help run test check services status down bench install install-dev lock lock-jars clean
+
+python := .venv/bin/python
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: install ## start everything on this machine, until Ctrl-C
+	@$(python) -m candleflow up
+
+test: install-dev ## run every test against the real parts
+	@deploy/browser
+	@$(python) -m pytest
+
+check: install-dev ## what is quick: lint, format, types, unit tests
+	@$(python) -m ruff check --quiet
+	@$(python) -m ruff format --quiet --check
+	@$(python) -m mypy --no-error-summary
+	@$(python) -m pytest -q tests/unit
+
+services: install ## start only Kafka and PostgreSQL, in place of docker compose
+	@$(python) -m candleflow services
+
+status: install ## what runs
+	@$(python) -m candleflow status
+
+down: install ## stop what runs
+	@$(python) -m candleflow down
+
+bench: install-dev ## start, memory and latency of the running system (QUICK=1: a short one)
+	@$(python) -m bench.live $(if $(QUICK),--quick)
+
+install: ## make .venv with what running needs
+	@deploy/environment run
+
+install-dev: ## make .venv with what tests and checks need
+	@deploy/environment dev
+
+# Universal: for every system and Python from 3.11. No index's address gets into them.
+compile := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-header --no-emit-index-url --no-emit-find-links
+
+lock: install ## lock the requirements anew
+	@echo 'uv==$(shell .venv/bin/uv --version | cut -d " " -f 2)' | $(compile) - --output-file deploy/uv.lock
+	@$(compile) requirements.txt --output-file requirements.lock
+	@$(compile) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock
+
+lock-jars: install ## lock the jars anew (needs mvn)
+	@$(python) deploy/lock_jars.py
+
+clean: down ## remove .venv and caches; the data folder stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find candleflow tests bench -name __pycache__ -prune -exec rm -rf {} +
