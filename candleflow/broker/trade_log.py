@@ -53,7 +53,7 @@ _METADATA_MS: Final = 2_000
 _PAUSE_SECONDS: Final = 0.5
 _SAY_EVERY_SECONDS: Final = 10.0
 _STALLED_SECONDS: Final = 3.0
-_CLOSE_SECONDS: Final = 3.0
+_CLOSE_SECONDS: Final = 2.0
 
 # Kafka's answer to a record or a topic, not the fault of the connection: a new one would change nothing.
 _NOT_THE_PRODUCERS_FAULT: Final = (

@@ -129,17 +129,6 @@ def ban_seconds(status: int, retry_after: str | None, now_utc: float) -> float:
     return _BAN_SECONDS.get(status, 0.0) if asked is None else min(max(asked, 0.0), LONGEST_BAN_SECONDS)
 
 
-def refusal_words(status: int) -> str:
-    """What an HTTP answer in place of a WebSocket means, and what helps."""
-    words = {
-        403: "HTTP 403: the exchange's firewall refuses this address, for now or for good",
-        418: "HTTP 418: the exchange has banned this address for a while",
-        429: "HTTP 429: too many requests from this address",
-        451: "HTTP 451: the exchange does not serve this country; another host may: set CANDLEFLOW_EXCHANGE",
-    }
-    return words.get(status, f"HTTP {status} in place of a WebSocket")
-
-
 def share_out(streams: Sequence[str], most: int) -> list[Sequence[str]]:
     """The streams in as few lots of at most ``most`` as will hold them, of nearly the same size."""
     lots = -(-len(streams) // most)

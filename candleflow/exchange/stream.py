@@ -37,13 +37,13 @@ from candleflow.exchange.messages import (
     TradeMessage,
     decode,
 )
+from candleflow.exchange.probe import explain
 from candleflow.exchange.reconnect import (
     AttemptLimit,
     Backoff,
     Rotation,
     Why,
     ban_seconds,
-    refusal_words,
     share_out,
 )
 
@@ -178,7 +178,7 @@ class TradeStream:
 
     def _note_failure(self, base_url: str, error: Exception) -> None:
         self._failed_in_a_row += 1
-        _log.warning("%s can't be reached: %s", base_url, _words(error))
+        _log.warning("%s can't be reached: %s", base_url, explain(error, OPEN_SECONDS))
         if isinstance(error, InvalidStatus):
             response = error.response
             seconds = ban_seconds(response.status_code, response.headers.get("Retry-After"), time.time())
@@ -418,8 +418,6 @@ def _is_local(base_url: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _words(error: Exception) -> str:
-    """What went wrong, on one line."""
-    if isinstance(error, InvalidStatus):
-        return refusal_words(error.response.status_code)
-    return " ".join(str(error).split()) or type(error).__name__
+def _words(closed: ConnectionClosed) -> str:
+    """Why the connection ended, on one line."""
+    return " ".join(str(closed).split())
