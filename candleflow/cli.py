@@ -112,6 +112,10 @@ COMMANDS: Final[dict[str, Command]] = {
         lambda settings, arguments: service("latency").run(settings, arguments),
         _add_latency,
     ),
+    "adopt-topic": Command(
+        "accept a topic that was made anew: its offsets begin at its beginning",
+        lambda settings, _: service("adopt_topic").run(settings),
+    ),
     "settings": Command("the settings in force, secrets hidden", _settings),
     "psql": Command("psql in the database, as the page's read-only role; what follows is psql's", _psql),
 }

@@ -82,7 +82,10 @@ _LOG4J: Final = """<?xml version="1.0" encoding="UTF-8"?>
 
 
 class KafkaServer:
-    """One broker. ``folder`` holds its records (``data``), its configuration and its logs."""
+    """One broker. ``folder`` holds its records (``data``), its configuration and its logs.
+
+    ``properties`` take the place of the configuration made here, all but ``log.dirs``.
+    """
 
     def __init__(
         self,
@@ -101,12 +104,12 @@ class KafkaServer:
         self._java = java_home / "bin" / "java"
         self._class_path = os.pathsep.join(map(str, jars))
         self._heap = heap
-        self._extra = dict(properties or {})
+        self._given = properties
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def log(self) -> Path:
@@ -192,18 +195,21 @@ class KafkaServer:
         return [self._java, *jvm, "-cp", self._class_path, main, *arguments]
 
     def _write_configuration(self) -> None:
-        controller = process.free_port()
-        properties = {
-            **_PROPERTIES,
-            "listeners": f"PLAINTEXT://{self.host}:{self.port},CONTROLLER://{process.LOOPBACK}:{controller}",
-            "advertised.listeners": f"PLAINTEXT://{self.host}:{self.port}",
-            "controller.quorum.voters": f"1@{process.LOOPBACK}:{controller}",
-            "log.dirs": str(self.data),
-            **self._extra,
-        }
-        lines = (f"{name}={value}\n" for name, value in properties.items())
+        properties = self._given or self._own_properties()
+        lines = (f"{name}={value}\n" for name, value in {**properties, "log.dirs": self.data}.items())
         self._server_properties.write_text("".join(lines))
         (self.folder / "log4j2.xml").write_text(_LOG4J.format(log=self.log))
+
+    def _own_properties(self) -> dict[str, str]:
+        # The controller is found by no one but this broker: a new port each time can't be taken.
+        controller = f"{process.LOOPBACK}:{process.free_port()}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return {
+            **_PROPERTIES,
+            "listeners": f"PLAINTEXT://{host}:{self.port},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{host}:{self.port}",
+            "controller.quorum.voters": f"1@{controller}",
+        }
 
     def _heal(self) -> None:
         """Leave the folder formatted, whatever an interrupted start made of it."""
