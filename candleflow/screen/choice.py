@@ -24,13 +24,12 @@ REFRESHES: Final[dict[str, int | None]] = {"1 s": 1, "2 s": 2, "5 s": 5, "Paused
 def buckets(windows: Windows) -> dict[str, int]:
     """Label to seconds of the candles on offer: the base window, then its multiples. The first is the base.
 
-    Sliding windows are offered by their size and slide; the others are tumbling, as their roll-ups are.
+    Of sliding windows the store shows those that tile time, so they too are offered by their size.
     """
     size = windows.size_us // SECOND_US
-    slide = "" if windows.is_tumbling else f" / {windows.slide_us // SECOND_US} s"
     base = f"{size // 60} m" if size % 60 == 0 else f"{size} s"
     wider = {label: seconds for label, seconds in BUCKETS.items() if seconds > size and seconds % size == 0}
-    return {f"{base}{slide}": size, **wider}
+    return {base: size, **wider}
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def show(
     # 112-127 ms from a tick to the data in place of 79-82 (Chromium 156, 361 candles, twice 45 s each).
     @st.fragment(run_every=refresh_seconds)
     def live() -> None:
-        _show_candles(source, choice, clock())
+        _show_candles(source, choice, clock(), is_paused=refresh_seconds is None)
         if _offered_symbols(source, symbols) != offered:
             st.rerun(scope="app")
 
@@ -102,7 +102,7 @@ def _offered_symbols(source: CandleSource, followed: Sequence[str]) -> list[str]
     return list(dict.fromkeys([*followed, *stored]))
 
 
-def _show_candles(source: CandleSource, choice: Choice, now: int) -> None:
+def _show_candles(source: CandleSource, choice: Choice, now: int, *, is_paused: bool) -> None:
     try:
         view = look(source, choice, now)
     except StoreError as error:
@@ -113,7 +113,8 @@ def _show_candles(source: CandleSource, choice: Choice, now: int) -> None:
     if isinstance(view, Nothing):
         _say(view)
     else:
-        _draw(view, now, view.notices, is_stale=False)
+        paused = [f"Paused at {words.utc(now)}."] if is_paused else []
+        _draw(view, now, [*paused, *view.notices], is_stale=False)
 
 
 def _show_last_view(choice: Choice, now: int, error: StoreError) -> None:
@@ -146,7 +147,7 @@ def _draw(view: View, now: int, notices: Sequence[str], *, is_stale: bool) -> No
 
 def _header(view: View, now: int, notices: Sequence[str], decimal_places: int, *, is_stale: bool) -> str:
     """One element, whatever it has to say: the chart below keeps its place on the page."""
-    state = view.symbol
+    state, choice = view.symbol, view.choice
     change, sign = words.change(view.candles, decimal_places)
     direction = ("flat", "rising", "falling")[sign]
     is_whole = all(one.is_complete for one in view.candles)
@@ -158,7 +159,8 @@ def _header(view: View, now: int, notices: Sequence[str], decimal_places: int, *
 <div class="cf-header">
   <span class="cf-symbol">{escape(state.symbol)}</span>
   <span class="cf-price">{escape(words.price(view.candles[-1].close, decimal_places))}</span>
-  <span class="cf-change cf-{direction}">{escape(change)}</span>
+  <span><span class="cf-change cf-{direction}">{escape(change)}</span>
+    <span class="cf-over">{escape(_over(choice))}</span></span>
   <span class="cf-facts">
     <span class="cf-age">Last trade {escape(words.utc(state.last_trade_time))},
       <b>{escape(words.age(state.last_trade_time, now))}</b></span>
@@ -167,6 +169,10 @@ def _header(view: View, now: int, notices: Sequence[str], decimal_places: int, *
     }</span>
   </span>
 </div>{lines}"""
+
+
+def _over(choice: Choice) -> str:
+    return "in all" if choice.look_back_seconds is None else f"in {words.span(choice.look_back_seconds)}"
 
 
 def _say(nothing: Nothing) -> None:

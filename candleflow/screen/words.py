@@ -83,13 +83,7 @@ def _lack(candles: Sequence[ShownCandle]) -> str:
 
 
 def missing_trades(candles: Sequence[ShownCandle]) -> int:
-    """Trade ids that lie between the first and the last of the candles and are in none of them.
-
-    Sliding windows share their trades, so there only those missing inside single candles are told, the most
-    of any one of them.
-    """
+    """How many trade ids between the first and the last of the candles are in none of them."""
     inside = [one.last_trade_id - one.first_trade_id + 1 - one.trade_count for one in candles]
     between = [later.first_trade_id - one.last_trade_id - 1 for one, later in pairwise(candles)]
-    if any(gap < 0 for gap in between):
-        return max(inside)
     return sum(inside) + sum(between)

@@ -85,9 +85,3 @@ def test_missing_trades_are_counted_inside_candles_and_between_them() -> None:
 def test_the_first_candle_ever_is_said_to_have_nothing_known_before_it() -> None:
     shown = [candle(0, is_complete=False), candle(1)]
     assert words.completeness(shown).endswith(f"1 incomplete ({words.CROSS}), as nothing before it is known")
-
-
-def test_sliding_candles_share_trades_without_counting_them_as_missing() -> None:
-    one, other = candle(0), candle(1, first_trade_id=5, last_trade_id=14)
-    assert words.missing_trades([one, other]) == 0
-    assert words.missing_trades([one, candle(1, first_trade_id=5, last_trade_id=16)]) == 2

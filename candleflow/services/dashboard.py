@@ -1,0 +1,113 @@
+"""The page's process: joins the screen to the store, and starts Streamlit's server for ``up``.
+
+``streamlit run dashboard.py`` calls ``page`` for every viewer and every change of a control. ``run`` becomes
+that very command, on the port of the settings.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import streamlit as st
+
+from candleflow import settings as settings_module
+from candleflow.errors import SettingError, StackError
+from candleflow.screen import page as screen
+from candleflow.screen.source import ShownCandle, SymbolState
+from candleflow.settings import Settings
+from candleflow.store.reader import CandleReader
+from candleflow.telemetry import set_up_logging
+
+SCRIPT: Final = Path(__file__).parents[2] / "dashboard.py"
+"""Its neighbour ``.streamlit/config.toml`` goes with it, whatever folder the command is run in."""
+
+_SHARED_SECONDS: Final = 0.5
+"""How long viewers share an answer: however many they are, the store is asked twice a second at most."""
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def page() -> None:
+    """Show the page; where a setting is wrong, the one sentence that says so."""
+    try:
+        settings = _settings()
+    except SettingError as error:
+        screen.configure(is_simulated=False)
+        screen.complain(str(error))
+        print(error, file=sys.stderr)  # no logging yet: its level is a setting
+        return
+    screen.configure(is_simulated=settings.is_simulated)
+    screen.show(
+        SharedSource(),
+        settings.symbols,
+        settings.windows,
+        lambda: time.time_ns() // 1_000,
+        is_simulated=settings.is_simulated,
+    )
+
+
+def run(settings: Settings) -> int:
+    """Become Streamlit's server on ``settings.dashboard_port``. Its exit status is 0 after SIGTERM or Ctrl-C.
+
+    Raises StackError if the port is taken.
+    """
+    _check_port(settings.dashboard_port)
+    os.execv(sys.executable, command(settings.dashboard_port))  # noqa: S606 - no shell is wanted
+
+
+def command(port: int) -> list[str]:
+    """The command that serves the page on ``port`` of 127.0.0.1, from any working folder."""
+    return [sys.executable, "-m", "streamlit", "run", str(SCRIPT), f"--server.port={port}"]
+
+
+class SharedSource:
+    """A CandleSource for the page: one reader for all viewers, and answers shared for half a second."""
+
+    def candles(
+        self, symbol: str, bucket_seconds: int, since: int | None, limit: int
+    ) -> Sequence[ShownCandle]:
+        return _candles(symbol, bucket_seconds, since, limit)
+
+    def symbols(self) -> Sequence[SymbolState]:
+        return _symbols()
+
+
+@st.cache_resource(show_spinner=False)
+def _settings() -> Settings:
+    """The settings as the process found them; a wrong one is looked at anew by the next viewer."""
+    settings = settings_module.load()
+    set_up_logging("dashboard", settings.log_level)
+    return settings
+
+
+@st.cache_resource(show_spinner=False)
+def _reader() -> CandleReader:
+    return CandleReader.from_settings(_settings())
+
+
+@st.cache_data(ttl=_SHARED_SECONDS, max_entries=100, show_spinner=False)
+def _candles(symbol: str, bucket_seconds: int, since: int | None, limit: int) -> Sequence[ShownCandle]:
+    return _reader().candles(symbol, bucket_seconds, since, limit)
+
+
+@st.cache_data(ttl=_SHARED_SECONDS, max_entries=1, show_spinner=False)
+def _symbols() -> Sequence[SymbolState]:
+    return _reader().symbols()
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise StackError(
+                f"port {port} is taken; CANDLEFLOW_DASHBOARD_PORT chooses another for the page"
+            ) from error

@@ -1,0 +1,161 @@
+"""A real headless Chromium, and the page as someone at it sees it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
+from selenium.webdriver import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMEDRIVER = shutil.which("chromedriver")
+MISSING = None if CHROMIUM and CHROMEDRIVER else "needs chromium and chromedriver (Debian: chromium-driver)"
+
+DESKTOP = (1_280, 800)
+PHONE = (390, 844)
+PATIENCE_SECONDS = 20
+_FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
+    "--disable-default-apps", "--disable-extensions", "--no-default-browser-check",
+)  # fmt: skip
+
+T = TypeVar("T")
+
+
+@contextmanager
+def chromium() -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    for flag in _FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(CHROMEDRIVER or ""))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+class Page:
+    """The page in a browser's tab."""
+
+    def __init__(self, driver: webdriver.Chrome, url: str) -> None:
+        self.driver = driver
+        self.url = url
+
+    def open(self, query: str = "", *, size: tuple[int, int] = DESKTOP, is_dark: bool = False) -> None:
+        width, height = size
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self.driver.get(f"{self.url}/?{query}")
+
+    def script(self, body: str, *arguments: object) -> Any:
+        return self.driver.execute_script(body, *arguments)
+
+    def wait(self, condition: Callable[[], T | None], what: str, seconds: float = PATIENCE_SECONDS) -> T:
+        """The condition's first true value; fails with the page's text if there is none in time."""
+        waiting = WebDriverWait(
+            self.driver, seconds, poll_frequency=0.1, ignored_exceptions=[StaleElementReferenceException]
+        )
+        try:
+            found = waiting.until(lambda _: condition())
+        except TimeoutException as error:
+            raise AssertionError(f"not in {seconds} s: {what}; the page says:\n{self.text()}") from error
+        assert found is not None
+        return found
+
+    def text(self) -> str:
+        return str(self.script("return document.body.innerText"))
+
+    def wait_for_text(self, words: str, seconds: float = PATIENCE_SECONDS) -> None:
+        self.wait(lambda: words in self.text(), words, seconds)
+
+    def wait_for_candles(self) -> int:
+        """Until candles are drawn; how many."""
+        return self.wait(lambda: len(self.times()), "candles drawn")
+
+    def times(self) -> list[int]:
+        """The open times of the candles that Plotly has, in milliseconds."""
+        found = self.script(
+            "const plot = document.querySelector('.cf-plot');"
+            "return plot && plot.data && plot.querySelector('path.box')"
+            " ? plot.data[0].x.slice(0, -1) : []"
+        )
+        return list(found)
+
+    def updates(self) -> int:
+        return int(self.script("return document.querySelector('.cf-chart')?.dataset.updates ?? 0"))
+
+    def wait_for_updates(self, count: int, seconds: float = PATIENCE_SECONDS) -> None:
+        reached = self.updates() + count
+        self.wait(lambda: self.updates() >= reached, f"{count} updates", seconds)
+
+    def mode(self) -> str:
+        """``following`` the live edge, or ``free``."""
+        return str(self.script("return document.querySelector('.cf-chart').dataset.mode"))
+
+    def ranges(self) -> list[list[float]]:
+        """Those of the time axis (milliseconds) and the price axis, as Plotly draws them now."""
+        return list(
+            self.script(
+                "const full = document.querySelector('.cf-plot')._fullLayout;"
+                "return [full.xaxis.range.map(full.xaxis.d2l), full.yaxis.range]"
+            )
+        )
+
+    def drag_over_chart(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Drag the mouse over the price panel between two places, as parts of its width and height."""
+        panel = self.driver.find_element(By.CSS_SELECTOR, ".cf-plot .nsewdrag[data-subplot='xy']")
+        width, height = panel.size["width"], panel.size["height"]
+        offsets = [(int((x - 0.5) * width), int((y - 0.5) * height)) for x, y in (start, end)]
+        actions = ActionChains(self.driver)
+        actions.move_to_element_with_offset(panel, *offsets[0]).click_and_hold()
+        actions.move_to_element_with_offset(panel, *offsets[1]).release().perform()
+
+    def choose(self, group: str, option: str) -> None:
+        """Press ``option`` in the row of buttons called ``group``."""
+        self.wait(lambda: self._button(group, option), f"the button {option} of {group}").click()
+
+    def chosen(self, group: str) -> str:
+        return str(
+            self.script(
+                "return document.querySelector("
+                "`[role=radiogroup][aria-label='${arguments[0]}'] [aria-checked=true]`)?.innerText",
+                group,
+            )
+        )
+
+    def choose_symbol(self, symbol: str) -> None:
+        self.driver.find_element(By.CSS_SELECTOR, ".st-key-symbol [role=group] button").click()
+        self.wait(lambda: self._option(symbol), f"the option {symbol}").click()
+
+    def save(self, picture: Path) -> None:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        assert self.driver.save_screenshot(str(picture))
+
+    def problems(self) -> list[str]:
+        """What the browser's console has of errors since it was last asked."""
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
+
+    def _button(self, group: str, option: str) -> WebElement | None:
+        found = self.driver.find_elements(
+            By.CSS_SELECTOR, f"[role=radiogroup][aria-label='{group}'] [role=radio]"
+        )
+        return next((one for one in found if one.text == option), None)
+
+    def _option(self, text: str) -> WebElement | None:
+        found = self.driver.find_elements(By.CSS_SELECTOR, "[role=option]")
+        return next((one for one in found if one.text == text), None)

@@ -1,0 +1,137 @@
+"""Trades into the candles, the way the processor brings them: folded, then merged by ``merge_batch``."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from decimal import Decimal
+from typing import Any
+
+from candleflow.market.candle import fold
+from candleflow.market.trade import Trade
+from candleflow.market.window import SECOND_US, Windows
+from candleflow.settings import Settings
+from candleflow.store import credentials
+from candleflow.store.credentials import Role
+
+TOPIC = "trades"
+_MERGE = "SELECT merge_batch(%s, %s, %s, %s, %s, %s, %s)"
+
+
+def now_us() -> int:
+    return time.time_ns() // 1_000
+
+
+def wave(at: int) -> Decimal:
+    """A price that moves like one: around 60,000, the same for the same time (microseconds)."""
+    seconds = at / SECOND_US
+    cents = (
+        6_000_000
+        + 40_000 * math.sin(seconds / 700)
+        + 9_000 * math.sin(seconds / 97)
+        + 2_500 * math.sin(seconds / 13.7)
+        + 900 * math.sin(seconds * 2.1)
+    )
+    return Decimal(round(cents)).scaleb(-2)
+
+
+class Feed:
+    """One processor's place at the store. Trade ids count up from 1 for each symbol."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._connection = credentials.dsn(settings, Role.WRITER).connect()
+        self._connection.autocommit = True
+        self._windows = settings.windows
+        self._next_id: dict[str, int] = defaultdict(lambda: 1)
+        (claim,) = self._call("SELECT claim_topic(%s, 'made for a test', 'a test')", (TOPIC,))
+        self._run_id, self._offsets = claim["run_id"], claim["offsets"]
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def skip_ids(self, symbol: str, count: int) -> None:
+        """Lose so many trades of the symbol."""
+        self._next_id[symbol] += count
+
+    def send(self, symbol: str, times: Iterable[int], *, quantity: str = "0.25") -> None:
+        """Trades at these times (microseconds), at the price of ``wave``."""
+        trades = [self._trade(symbol, at, Decimal(quantity)) for at in times]
+        self._merge(symbol, trades)
+
+    def _trade(self, symbol: str, at: int, quantity: Decimal) -> Trade:
+        trade_id = self._next_id[symbol]
+        self._next_id[symbol] += 1
+        return Trade(symbol, trade_id, wave(at), quantity * (1 + trade_id % 7), at, bool(trade_id % 2))
+
+    def _merge(self, symbol: str, trades: list[Trade]) -> None:
+        partials = list(_partials(trades, self._windows))
+        reached = {"0": self._offsets.get("0", 0) + len(trades)}
+        windows = {
+            "interval": self._windows.interval,
+            "size_us": self._windows.size_us,
+            "slide_us": self._windows.slide_us,
+        }
+        documents = (self._offsets, reached, partials, {"received": len(trades)}, windows)
+        (result,) = self._call(_MERGE, (self._run_id, TOPIC, *map(json.dumps, documents)))
+        assert result["status"] == "merged", (symbol, result)
+        self._offsets = reached
+
+    def _call(self, statement: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            row = cursor.fetchone()
+        assert row is not None
+        return row
+
+
+def _partials(trades: list[Trade], windows: Windows) -> Iterator[dict[str, Any]]:
+    last_times = {open_time: t.trade_time for t in trades for open_time in windows.open_times(t.trade_time)}
+    for candle in fold(trades, windows).values():
+        yield {
+            "symbol": candle.symbol,
+            "open_time": candle.open_time,
+            "last_trade_time": last_times[candle.open_time],
+            "open": str(candle.open),
+            "high": str(candle.high),
+            "low": str(candle.low),
+            "close": str(candle.close),
+            "volume": str(candle.volume),
+            "quote_volume": str(candle.quote_volume),
+            "taker_buy_volume": str(candle.taker_buy_volume),
+            "taker_buy_quote_volume": str(candle.taker_buy_quote_volume),
+            "trade_count": candle.trade_count,
+            "first_trade_id": candle.first_trade_id,
+            "last_trade_id": candle.last_trade_id,
+            "trade_ids": str(candle.trade_ids),
+        }
+
+
+@contextmanager
+def live_feed(settings: Settings, symbol: str, *, history_seconds: int) -> Iterator[Feed]:
+    """A symbol with a history, a trade each half second, that goes on by four trades a second."""
+    with closing(Feed(settings)) as feed:
+        start = now_us()
+        feed.send(symbol, range(start - history_seconds * SECOND_US, start, SECOND_US // 2))
+        stop = threading.Event()
+        failures: list[BaseException] = []
+
+        def go_on() -> None:
+            try:
+                while not stop.wait(0.25):
+                    feed.send(symbol, [now_us()])
+            except BaseException as failure:  # noqa: BLE001 - a thread's failure is raised by the test
+                failures.append(failure)
+
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        try:
+            yield feed
+        finally:
+            stop.set()
+            thread.join()
+        assert not failures, failures

@@ -1,0 +1,157 @@
+"""The chart in a real browser, while trades arrive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.screen.browser import DESKTOP, PHONE, Page
+from tests.screen.conftest import LIVE, Running
+from tests.screen.feed import now_us
+from tests.screen.picture import shrink
+
+# Marks the chart's nodes, then counts every one that leaves the page.
+_WATCH = """
+const plot = document.querySelector('.cf-plot');
+plot.dataset.mark = 'the same';
+plot.querySelector('.main-svg').dataset.mark = 'the same';
+window.removedCharts = 0;
+window.addedCharts = 0;
+const isChart = (node) => node.nodeType === 1
+    && (node.matches('.cf-chart, .cf-plot, .main-svg') || node.querySelector('.cf-plot, .main-svg'));
+new MutationObserver((changes) => {
+  for (const change of changes) {
+    window.removedCharts += [...change.removedNodes].filter(isChart).length;
+    window.addedCharts += [...change.addedNodes].filter(isChart).length;
+  }
+}).observe(document.body, {childList: true, subtree: true});
+"""
+_WATCHED = """
+return [document.querySelector('.cf-plot').dataset.mark,
+        document.querySelector('.cf-plot .main-svg').dataset.mark, window.removedCharts, window.addedCharts]
+"""
+
+
+def test_every_candle_of_the_look_back_is_drawn(page: Page, running: Running) -> None:
+    page.open()
+    count = page.wait_for_candles()
+    assert 360 <= count <= 362  # 30 minutes of five seconds, and one or two at the edges
+    times = page.times()
+    assert times == sorted(set(times))
+    assert times[-1] * 1_000 <= now_us()
+    assert page.script("return document.querySelector('.cf-plot').data[1].y.every((volume) => volume > 0)")
+
+
+def test_the_header_tells_price_change_age_and_completeness(page: Page) -> None:
+    page.open()
+    page.wait_for_candles()
+    header = page.script("return document.querySelector('.cf-header').innerText")
+    assert LIVE in header
+    assert "Last trade 20" in header
+    assert "UTC" in header
+    assert page.script("return /^[\\d,]+\\.\\d\\d$/.test(document.querySelector('.cf-price').innerText)")
+    assert page.script("return /%\\)$/.test(document.querySelector('.cf-change').innerText)")
+    assert "candles, all complete" in header
+
+
+def test_a_zoom_by_mouse_stays_through_thirty_updates_on_the_same_node(page: Page) -> None:
+    page.open()
+    page.wait_for_candles()
+    before = page.ranges()
+    page.drag_over_chart((0.55, 0.25), (0.8, 0.75))
+    page.wait(lambda: page.mode() == "free", "the chart is zoomed")
+    page.wait_for_updates(1)
+    zoomed = page.ranges()
+    assert before[0][0] < zoomed[0][0] < zoomed[0][1] < before[0][1]
+    newest = page.times()[-1]
+    page.script(_WATCH)
+
+    page.wait_for_updates(30, seconds=60)
+
+    assert page.ranges() == zoomed
+    assert page.script(_WATCHED) == ["the same", "the same", 0, 0]
+    assert page.times()[-1] >= newest + 25_000  # data did arrive
+    page.driver.find_element("css selector", ".cf-live").click()
+    page.wait(lambda: page.mode() == "following", "back to live")
+    page.wait(lambda: page.ranges()[0][1] > before[0][1], "the newest candle in sight")
+
+
+def test_before_any_zoom_the_chart_follows_the_newest_candle(page: Page) -> None:
+    page.open()
+    page.wait_for_candles()
+    first = page.ranges()[0]
+    newest = page.times()[-1]
+    page.wait(lambda: page.times()[-1] >= newest + 10_000, "two more candles")
+    page.wait_for_updates(1)
+    start, end = page.ranges()[0]
+    assert page.mode() == "following"
+    assert (start > first[0], end > first[1]) == (True, True)
+    assert start < page.times()[-1] < end
+
+
+def test_an_update_does_not_cut_a_drag_short(page: Page) -> None:
+    page.open()
+    page.wait_for_candles()
+    page.wait_for_updates(1)
+    held = page.script(
+        "const drag = document.querySelector(\".cf-plot .nsewdrag[data-subplot='xy']\");"
+        "drag.dispatchEvent(new PointerEvent('pointerdown', {bubbles: true}));"
+        "return document.querySelector('.cf-chart').dataset.updates"
+    )
+    page.wait(lambda: page.script("return document.querySelector('.cf-age b').innerText"), "the header")
+    header = page.script("return document.querySelector('.cf-price').innerText")
+    page.wait(
+        lambda: page.script("return document.querySelector('.cf-price').innerText") != header, "a new price"
+    )
+    assert page.script("return document.querySelector('.cf-chart').dataset.updates") == held
+    page.script("window.dispatchEvent(new PointerEvent('pointerup'))")
+    page.wait_for_updates(1)
+
+
+def test_incomplete_candles_are_marked_and_counted(page: Page, running: Running) -> None:
+    end = now_us()
+    running.feed.send("GAPUSDT", range(end - 60_000_000, end - 40_000_000, 1_000_000))
+    running.feed.skip_ids("GAPUSDT", 7)
+    running.feed.send("GAPUSDT", range(end - 20_000_000, end, 1_000_000))
+    page.open("symbol=GAPUSDT")
+    page.wait_for_candles()
+    page.wait_for_text("2 incomplete")
+    assert "7 trades missing" in page.text()
+    marked = page.script("return document.querySelector('.cf-plot').data[2].x")
+    assert len(marked) == 2  # the first ever, with nothing known before it, and the one after the gap
+    assert set(marked) < set(page.times())
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "is_dark"),
+    [
+        ("desktop-dark", DESKTOP, True),
+        ("desktop-light", DESKTOP, False),
+        ("phone-dark", PHONE, True),
+        ("phone-light", (360, 740), False),
+    ],
+)
+def test_the_page_fits_its_window(
+    page: Page, pictures: Path, name: str, size: tuple[int, int], is_dark: bool
+) -> None:
+    page.open(size=size, is_dark=is_dark)
+    page.wait_for_candles()
+    page.wait_for_updates(1)
+    picture = pictures / f"{name}.png"
+    page.save(picture)
+    shrink(picture)
+    box: dict[str, Any] = page.script(
+        "const main = document.querySelector('[data-testid=stMain]');"
+        "const chart = document.querySelector('.cf-chart').getBoundingClientRect();"
+        "return {across: main.scrollWidth, down: main.scrollHeight, bottom: chart.bottom,"
+        " height: chart.height,"
+        " ground: getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor}"
+    )
+    width, height = size
+    assert box["across"] <= width
+    assert box["down"] <= height
+    assert height - 20 < box["bottom"] <= height
+    assert box["height"] > 0.4 * height
+    assert (sum(map(int, box["ground"].strip("rgb()").split(","))) < 100) == is_dark

@@ -1,0 +1,112 @@
+"""What the viewer may choose, in a real browser."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from tests.screen.browser import Page
+from tests.screen.conftest import QUIET, Running
+from tests.screen.feed import now_us
+
+
+def steps(times: list[int]) -> set[int]:
+    return {later - one for one, later in pairwise(times)}
+
+
+def test_a_wider_bucket_draws_fewer_wider_candles(page: Page) -> None:
+    page.open()
+    page.wait_for_candles()
+    assert steps(page.times()) == {5_000}
+    for label, milliseconds in (("15 s", 15_000), ("1 m", 60_000), ("5 m", 300_000)):
+        page.choose("Candle", label)
+        page.wait(lambda: steps(page.times()) == {milliseconds}, f"candles of {label}")  # noqa: B023
+        assert all(time % milliseconds == 0 for time in page.times())
+
+
+def test_a_longer_look_back_reaches_further_and_leaves_a_zoom(page: Page) -> None:
+    page.open()
+    first = page.wait_for_candles() and page.times()[0]
+    page.drag_over_chart((0.3, 0.3), (0.6, 0.6))
+    page.wait(lambda: page.mode() == "free", "the chart is zoomed")
+    page.choose("Look-back", "All")
+    page.wait(lambda: page.times() and page.times()[0] <= first - 500_000, "older candles")
+    assert page.mode() == "following"
+    page.choose("Look-back", "5 m")
+    page.wait(lambda: 60 <= len(page.times()) <= 62, "five minutes")
+
+
+def test_another_symbol_shows_its_own_candles(page: Page, running: Running) -> None:
+    end = now_us()
+    running.feed.send("SOLUSDT", range(end - 30_000_000, end, 500_000))
+    page.open()
+    page.wait_for_candles()
+    page.wait(lambda: "SOLUSDT" in _options(page), "a symbol that the store has just met")
+    page.choose_symbol("SOLUSDT")
+    page.wait(lambda: 0 < len(page.times()) < 10, "its few candles")
+    assert page.script("return document.querySelector('.cf-symbol').innerText") == "SOLUSDT"
+
+
+def test_a_symbol_without_a_trade_says_so_and_recovers_by_itself(page: Page, running: Running) -> None:
+    page.open(f"symbol={QUIET}")
+    page.wait_for_text(f"No trade of {QUIET} yet")
+    assert page.times() == []
+    end = now_us()
+    running.feed.send(QUIET, range(end - 10_000_000, end, 1_000_000))
+    page.wait_for_candles()
+    assert "No trade of" not in page.text()
+
+
+def test_old_trades_are_shown_up_to_the_last_and_said_to_be_old(page: Page, running: Running) -> None:
+    long_ago = 1_723_118_400_000_000  # 2024-08-08 12:00:00 UTC
+    running.feed.send("OLDUSDT", range(long_ago - 600_000_000, long_ago, 1_000_000))
+    page.open("symbol=OLDUSDT&look_back=5+m")
+    page.wait_for_candles()
+    assert "Shown are the 5 minutes up to it." in page.text()
+    assert page.times()[-1] == long_ago // 1_000 - 5_000
+    assert "2024-08-08 11:59:59 UTC" in page.text()
+
+
+def test_too_many_candles_are_narrowed_with_a_sentence(page: Page, running: Running) -> None:
+    end = now_us()
+    running.feed.send("ADAUSDT", range(end - 2_100 * 5_000_000, end, 5_000_000))
+    page.open("symbol=ADAUSDT&look_back=6+h")
+    page.wait_for_text("Only the newest 2,000 candles of this look-back are shown.")
+    page.wait(lambda: len(page.times()) == 2_000, "two thousand candles")
+
+
+def test_a_paused_page_stands_still(page: Page) -> None:
+    page.open()
+    page.wait_for_candles()
+    page.choose("Refresh", "Paused")
+    page.wait(lambda: page.chosen("Refresh") == "Paused", "paused")
+    page.wait_for_text("Paused at")
+    newest = page.times()[-1]
+    page.script("window.pausedUpdates = document.querySelector('.cf-chart').dataset.updates")
+    page.choose("Refresh", "1 s")
+    page.wait(lambda: page.times()[-1] > newest, "the page goes on")
+
+
+def test_what_is_chosen_is_in_the_address_and_outlives_a_reload(page: Page) -> None:
+    page.open()
+    page.wait_for_candles()
+    page.choose("Candle", "1 m")
+    page.choose("Look-back", "10 m")
+    page.wait(lambda: "look_back=" in page.driver.current_url, "the address")
+    page.driver.refresh()
+    page.wait(lambda: steps(page.times()) == {60_000}, "candles of a minute")
+    assert (page.chosen("Candle"), page.chosen("Look-back")) == ("1 m", "10 m")
+
+
+def test_an_address_with_nonsense_shows_the_defaults(page: Page) -> None:
+    page.open("symbol=%3Cscript%3Ealert(1)%3C/script%3E&candle=1'%3B--&look_back=%00&refresh=-1")
+    page.wait_for_candles()
+    assert (page.chosen("Candle"), page.chosen("Look-back"), page.chosen("Refresh")) == ("5 s", "30 m", "1 s")
+    assert "alert(1)" not in page.text()
+
+
+def _options(page: Page) -> list[str]:
+    opener = page.driver.find_element("css selector", ".st-key-symbol [role=group] button")
+    opener.click()
+    shown = page.script("return [...document.querySelectorAll('[role=option]')].map((one) => one.innerText)")
+    opener.click()
+    return list(shown)

@@ -1,0 +1,72 @@
+"""The page's server: who may reach it, and what it sends."""
+
+from __future__ import annotations
+
+import socket
+import tomllib
+
+import pytest
+from websockets.exceptions import InvalidHandshake
+from websockets.sync.client import connect
+
+from candleflow.errors import StackError
+from candleflow.services import dashboard
+from candleflow.settings import load
+from tests.screen.browser import Page
+from tests.screen.conftest import Running
+
+
+def test_nothing_listens_off_this_machine(running: Running) -> None:
+    listening = [c for c in running.server.process.net_connections() if c.status == "LISTEN"]
+    assert [(c.laddr.ip, c.laddr.port) for c in listening] == [("127.0.0.1", running.server.port)]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "http://evil.example"}, {"Host": "evil.example", "Origin": "http://evil.example"}],
+    ids=["another origin", "another name for this machine"],
+)
+def test_other_sites_pages_are_refused(running: Running, headers: dict[str, str]) -> None:
+    address = f"ws://127.0.0.1:{running.server.port}/_stcore/stream"
+    with pytest.raises(InvalidHandshake), connect(address, additional_headers=headers, open_timeout=10):
+        pass
+
+
+def test_the_servers_settings_are_the_safe_ones() -> None:
+    config = tomllib.loads((dashboard.SCRIPT.parent / ".streamlit" / "config.toml").read_text())
+    assert config["server"]["address"] == "127.0.0.1"
+    assert config["server"]["enableCORS"] is True
+    assert config["server"]["enableXsrfProtection"] is True
+    assert config["server"]["maxUploadSize"] == 1
+    assert config["client"]["showErrorDetails"] == "none"
+    assert config["browser"]["gatherUsageStats"] is False
+
+
+def test_plotly_is_loaded_once_a_page_and_never_with_a_refresh(page: Page) -> None:
+    page.open()
+    page.wait_for_candles()
+    loads = (
+        "return performance.getEntriesByType('resource').filter((one) => one.name.includes('plotly.min.js'))"
+    )
+    assert len(page.script(loads)) == 1
+    page.script("performance.clearResourceTimings()")
+    page.wait_for_updates(3)
+    assert page.script("return performance.getEntriesByType('resource').map((one) => one.name)") == []
+
+
+def test_the_page_asks_no_other_host_for_anything(page: Page) -> None:
+    page.open()
+    page.wait_for_candles()
+    hosts = page.script(
+        "return [...new Set(performance.getEntriesByType('resource').map((one) => new URL(one.name).host))]"
+    )
+    assert hosts == [f"127.0.0.1:{page.url.rpartition(':')[2]}"]
+
+
+def test_a_taken_port_is_named_with_the_setting_that_changes_it() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(StackError, match=rf"port {port} is taken; CANDLEFLOW_DASHBOARD_PORT"):
+            dashboard.run(load(dashboard_port=port))
