@@ -1,9 +1,10 @@
-"""How long PostgreSQL takes to merge one micro-batch into every interval, and whether stored rows slow it down.
+"""How long PostgreSQL takes to merge a micro-batch into every interval, with few candles stored and many.
 
     python -m bench.merge [stored candles]
 
 A real server of its own (the wheel's, durable as it comes), the schema as it is, batches as the processor
-sends them. Each time is one call with its commit, seen from the client.
+sends them. Each time is one call with its commit, seen from the client; beside it is the processor time that
+the server spent, which other work on the machine doesn't change.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
+from candleflow.errors import StoreError
 from candleflow.market.window import SECOND_US, Windows
 from candleflow.settings import Settings, load
 from candleflow.stack.postgres import PostgresServer
@@ -49,8 +53,10 @@ def batches(symbols: int, windows: int, count: int) -> Iterator[list[dict[str, A
         newest = BEGINS_AT + batch // BATCHES_PER_WINDOW * windows * WINDOWS.size_us
         partials = []
         for symbol, first_id in next_id.items():
-            for window in range(windows):
-                partials.append(_partial(symbol, newest + window * WINDOWS.size_us, first_id + 10 * window))
+            partials += [
+                _partial(symbol, newest + window * WINDOWS.size_us, first_id + 10 * window)
+                for window in range(windows)
+            ]
             next_id[symbol] += 10 * windows
         yield partials
 
@@ -58,7 +64,7 @@ def batches(symbols: int, windows: int, count: int) -> Iterator[list[dict[str, A
 def _partial(symbol: str, open_time: int, first_id: int) -> dict[str, Any]:
     return {
         "symbol": symbol, "open_time": open_time, "last_trade_time": open_time + SECOND_US,
-        "open": "61000.01000000", "high": "61002.50000000", "low": "60999.00000000", "close": "61001.12000000",
+        "open": "61000.01000000", "high": "61002.50000000", "low": "60999.00000000", "close": "61001.12",
         "volume": "1.23456789", "quote_volume": "75309.8765432112345678", "taker_buy_volume": "0.5",
         "taker_buy_quote_volume": "30500.0050000000000000", "trade_count": 10, "first_trade_id": first_id,
         "last_trade_id": first_id + 9, "trade_ids": f"{{[{first_id},{first_id + 10})}}",
@@ -75,20 +81,23 @@ def measure(settings: Settings) -> None:
         cursor = connection.cursor()
         cursor.execute("SELECT claim_topic('bench', 'id', 'bench')")
         claimed = (cursor.fetchone() or ({},))[0]
+        server = psutil.Process(connection.info.backend_pid)
         run_id, reached = claimed["run_id"], claimed["offsets"]
         for symbols, per_symbol, count in SHAPES:
-            times = []
+            times, cpu_before = [], sum(server.cpu_times()[:2])
             for partials in batches(symbols, per_symbol, count):
                 expected, reached = reached, {"0": reached.get("0", 0) + len(partials)}
                 arguments = [json.dumps(one) for one in (expected, reached, partials, {"received": 1})]
                 began = time.perf_counter()
                 cursor.execute(_MERGE, (run_id, *arguments, windows))
                 times.append((time.perf_counter() - began) * 1_000)
-                assert cursor.fetchone() == ("merged",)
+                if cursor.fetchone() != ("merged",):
+                    raise StoreError("a batch was not merged")
+            cpu = (sum(server.cpu_times()[:2]) - cpu_before) / count * 1_000
             times = sorted(times[count // 10 :])
             print(
                 f"  {symbols:>4} symbols x {per_symbol:>4} windows: p50 {times[len(times) // 2]:7.1f} ms"
-                f"   p99 {times[int(len(times) * 0.99)]:7.1f} ms",
+                f"   p99 {times[int(len(times) * 0.99)]:7.1f} ms   server's CPU {cpu:7.1f} ms",
                 flush=True,
             )
 

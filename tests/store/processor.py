@@ -1,0 +1,116 @@
+"""What Spark's sink does with PostgreSQL's functions, in plain Python: fold, merge, and answer an overlap."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
+
+from candleflow.market.candle import Candle, fold
+from candleflow.market.trade import Trade
+from candleflow.market.trade_ids import TradeIds
+from candleflow.market.window import Windows
+
+MERGE = "SELECT merge_batch(%s, %s, %s, %s, %s, %s, %s)"
+
+
+def partial_of(candle: Candle, last_trade_time: int) -> dict[str, Any]:
+    """One partial candle as the sink writes it."""
+    decimals = ("open", "high", "low", "close")
+    volumes = ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
+    return {
+        "symbol": candle.symbol,
+        "open_time": candle.open_time,
+        "last_trade_time": last_trade_time,
+        **{name: format(getattr(candle, name), "f") for name in (*decimals, *volumes)},
+        "trade_count": candle.trade_count,
+        "first_trade_id": candle.first_trade_id,
+        "last_trade_id": candle.last_trade_id,
+        "trade_ids": str(candle.trade_ids),
+    }
+
+
+def partials_of(trades: Iterable[Trade], windows: Windows) -> list[dict[str, Any]]:
+    """A batch's partial candles."""
+    times = {(trade.symbol, trade.trade_id): trade.trade_time for trade in trades}
+    return [
+        partial_of(candle, times[candle.symbol, candle.last_trade_id])
+        for candle in fold(trades, windows).values()
+    ]
+
+
+def parse_ids(text: str) -> TradeIds:
+    """A multirange's text, as a set."""
+    ids = TradeIds()
+    for one in text.strip("{}").replace("),", ")|").split("|"):
+        if one:
+            lower, upper = one.strip("[)").split(",")
+            ids.add_range(int(lower), int(upper))
+    return ids
+
+
+class Processor:
+    """One run of the processor, on a connection of the writer."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        windows: Windows,
+        *,
+        topic: str = "trades",
+        topic_id: str = "made once",
+        held_by: str = "a test",
+    ) -> None:
+        self.cursor = connection.cursor()
+        self.windows = windows
+        self.topic = topic
+        claim = self.call("SELECT claim_topic(%s, %s, %s)", topic, topic_id, held_by)
+        self.run_id: str = claim["run_id"]
+        self.offsets: dict[str, int] = claim["offsets"]
+
+    def call(self, statement: str, *arguments: object) -> Any:
+        self.cursor.execute(statement, arguments)
+        row = self.cursor.fetchone()
+        assert row is not None
+        return row[0]
+
+    def send(
+        self,
+        expected: dict[str, int],
+        reached: dict[str, int],
+        partials: Sequence[dict[str, Any]],
+        counts: dict[str, Any] | None = None,
+    ) -> Any:
+        """One call of merge_batch; its answer."""
+        windows = {
+            "interval": self.windows.interval,
+            "size_us": self.windows.size_us,
+            "slide_us": self.windows.slide_us,
+        }
+        texts = [json.dumps(one) for one in (expected, reached, partials, counts or {}, windows)]
+        return self.call(MERGE, self.run_id, self.topic, *texts)
+
+    def merge(self, trades: Sequence[Trade], partition: str = "0") -> int:
+        """Merge a batch as the sink does, each trade a record; how many trades were late."""
+        reached = self.offsets | {partition: self.offsets.get(partition, 0) + len(trades)}
+        fresh = {(trade.symbol, trade.trade_id): trade for trade in trades}
+        while True:
+            counts = {"received": len(trades), "duplicate": len(trades) - len(fresh), "rejected": {}}
+            partials = partials_of(list(fresh.values()), self.windows)
+            answer = self.send(self.offsets, reached, partials, counts)
+            if answer["status"] != "overlap":
+                break
+            known = {symbol: parse_ids(ids) for symbol, ids in answer["ids"].items()}
+            left = {
+                key: one for key, one in fresh.items() if key[0] not in known or key[1] not in known[key[0]]
+            }
+            assert len(left) < len(fresh), "an overlap names ids that are in the batch"
+            fresh = left
+        assert answer["status"] == "merged"
+        self.offsets = reached
+        return int(answer["late"])
+
+    def close_quiet(self, closes_until: int) -> int:
+        return int(self.call("SELECT close_quiet_candles(%s, %s, %s)", self.run_id, self.topic, closes_until))
