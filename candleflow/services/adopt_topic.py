@@ -1,7 +1,7 @@
-"""``adopt-topic``: accept that Kafka's topic was made anew, where the candles' offsets belong to an older one.
+"""``adopt-topic``: accept a topic of Kafka's made anew, where the candles' offsets belong to an older one.
 
-The processor refuses such a topic, as nobody but its owner can know whether the loss of the old one was meant.
-The candles stay. Trades that come again through the new topic meet their own ids, and count once.
+The processor refuses such a topic, as only its owner can know whether the loss of the old one was meant. The
+candles stay. Trades that come again through the new topic meet their own ids, and count once.
 """
 
 from __future__ import annotations
