@@ -1,0 +1,181 @@
+"""``python -m candleflow simulate`` and ``replay``: the simulated exchange as a process of its own.
+
+Standard output is for machines, one JSON object a line: ``listening`` with the addresses, then, for a
+recording, ``finished`` with what was sent. Everything else is logged to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import math
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from candleflow.exchange.recording import Recording
+from candleflow.exchange.simulated_market import SeededMarket
+from candleflow.exchange.simulator import Simulator
+from candleflow.exchange.simulator_source import Source
+from candleflow.market.symbol import is_symbol
+from candleflow.settings import Settings
+from candleflow.telemetry import HeartbeatFile, set_up_logging
+
+NAME: Final = "simulator"
+_BEAT_SECONDS: Final = 1.0
+_LOG: Final = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """The options of ``simulate`` or ``replay``; what isn't given comes from the settings."""
+    parser.set_defaults(simulator_command=command)
+    parser.add_argument("--port", type=_port, help="port on 127.0.0.1; 0 takes a free one")
+    if command == "replay":
+        parser.add_argument("file", type=Path, metavar="FILE", help="a recording: .ws.jsonl.gz or .jsonl")
+        parser.add_argument(
+            "--speed", type=_speed, default=1.0, help="times real time; 0: as fast as it goes"
+        )
+        parser.add_argument("--shift", action="store_true", help="move the trades' times to now")
+        parser.add_argument(
+            "--all-streams", action="store_true", help="send every line of the file to every client"
+        )
+        parser.add_argument(
+            "--wait-for",
+            type=_count,
+            default=1,
+            metavar="N",
+            help="begin when so many symbols' trades are subscribed to",
+        )
+    else:
+        parser.add_argument("--rate", type=_rate, help="trades a second, over all symbols together")
+        parser.add_argument("--seed", type=_seed, help="which market: another seed is another market")
+        parser.add_argument("--symbols", type=_symbols, help="its symbols, separated by commas")
+
+
+def run(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status.
+
+    Raises ExchangeError where the port is taken or the recording can't be read.
+    """
+    set_up_logging(NAME, settings.log_level)
+    is_replay = arguments.simulator_command == "replay"
+    source = _recording(arguments) if is_replay else _seeded_market(settings, arguments)
+    port = settings.simulator_port if arguments.port is None else arguments.port
+    asyncio.run(_serve(source, port, HeartbeatFile(settings.run_dir, NAME)))
+    return 0
+
+
+async def _serve(source: Source, port: int, heartbeat: HeartbeatFile) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        async with Simulator(source, port=port) as simulator:
+            _say({"event": "listening", "ws_url": simulator.ws_url, "rest_url": simulator.rest_url})
+            _LOG.info("SIMULATED exchange, not a real market: %s", simulator.ws_url)
+            async with _in_background(_beat(simulator, heartbeat), _tell_of_the_end(simulator, source)):
+                await simulator.run_until(stop)
+            heartbeat.beat("stopping")
+        _LOG.info("stopped; %d messages were sent", simulator.sent.messages)
+    finally:
+        heartbeat.remove()
+
+
+@asynccontextmanager
+async def _in_background(*parts: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+
+
+async def _beat(simulator: Simulator, heartbeat: HeartbeatFile) -> None:
+    while True:
+        counts = {"sent": simulator.sent.messages, "clients": simulator.clients}
+        heartbeat.beat("running", simulator.ws_url, counts)
+        await asyncio.sleep(_BEAT_SECONDS)
+
+
+async def _tell_of_the_end(simulator: Simulator, source: Source) -> None:
+    """Say what was sent once a recording is over; its clients stay connected."""
+    await simulator.feed_over()
+    if isinstance(source, Recording) and source.played is not None:
+        messages, seconds = source.played
+        sent = dict(sorted(simulator.sent.by_stream.items()))
+        _say({"event": "finished", "messages": messages, "seconds": round(seconds, 3), "sent": sent})
+        _LOG.info("the recording is over: %d messages in %.1f s", messages, seconds)
+
+
+def _seeded_market(settings: Settings, arguments: argparse.Namespace) -> SeededMarket:
+    rate = settings.simulator_rate if arguments.rate is None else arguments.rate
+    seed = settings.simulator_seed if arguments.seed is None else arguments.seed
+    return SeededMarket(seed, rate, arguments.symbols or settings.symbols)
+
+
+def _recording(arguments: argparse.Namespace) -> Recording:
+    return Recording(
+        arguments.file,
+        speed=arguments.speed,
+        is_shifted=arguments.shift,
+        every_line=arguments.all_streams,
+        wait_for=arguments.wait_for,
+    )
+
+
+def _say(content: dict[str, Any]) -> None:
+    print(json.dumps(content), flush=True)
+
+
+def _number(
+    text: str, convert: Callable[[str], float], is_accepted: Callable[[float], bool], accepted: str
+) -> float:
+    try:
+        number = convert(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or not is_accepted(number):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be {accepted}")
+    return number
+
+
+def _port(text: str) -> int:
+    return int(_number(text, int, lambda n: 0 <= n <= 65_535, "a port from 0 to 65535"))
+
+
+def _count(text: str) -> int:
+    return int(_number(text, int, lambda n: n >= 1, "a whole number from 1"))
+
+
+def _seed(text: str) -> int:
+    # Not by way of _number: a float can't hold every seed.
+    try:
+        seed = int(text)
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from 0 to 2^63 - 1")
+    return seed
+
+
+def _rate(text: str) -> float:
+    return _number(text, float, lambda n: 0 < n <= 1_000_000, "above 0, to 1,000,000")
+
+
+def _speed(text: str) -> float:
+    return _number(text, float, lambda n: n >= 0, "0 or more")
+
+
+def _symbols(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip().upper() for name in text.split(",")))
+    if not all(is_symbol(name) for name in names):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be names such as BTCUSDT, by commas")
+    return names
