@@ -145,7 +145,7 @@ class CandleReader:
         return [SymbolState(*row) for row in self._pool.rows(_SYMBOLS, {})]
 
     def counts(self) -> dict[str, int]:
-        """Records by outcome: ``received``, ``merged``, ``duplicate``, ``late``, ``rejected: not JSON`` ..."""
+        """Records by outcome: ``received``, ``merged``, ``duplicate``, ``late``, ``rejected: not JSON``."""
         return {outcome: int(records) for outcome, records in self._pool.rows(_COUNTS, {})}
 
     def close(self) -> None:

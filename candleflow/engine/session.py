@@ -1,0 +1,143 @@
+"""Spark's session, for a stream of small batches on one machine, or for any master by one setting.
+
+Everything here was measured; see ARCHITECTURE.md, "Engine". No secret may come into Spark's configuration: it
+is on the JVM's command line, in the event log and on the page of the UI.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pyspark
+from pyspark import SparkContext
+from pyspark.sql import SparkSession
+
+from candleflow.errors import StackError
+
+_LOG4J: Final = Path(__file__).with_name("log4j2.properties")
+_STOP_SECONDS: Final = 5.0
+
+# A small batch is bound by its overheads. Generated code is compiled anew for every query, which costs more
+# than interpreting it over some hundred rows; over 100,000 rows it is three times as quick.
+_LIVE: Final = {
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.shuffle.partitions": "1",
+}
+_BACKLOG: Final = {
+    "spark.sql.codegen.wholeStage": "true",
+    "spark.sql.codegen.factoryMode": "FALLBACK",
+}
+
+
+# Spark 4.1 moved it; EMR's newest release has 4.0.
+_CHECKPOINT_FILES: Final = (
+    "org.apache.spark.sql.execution.streaming."
+    f"{'' if pyspark.__version__.startswith('4.0') else 'checkpointing.'}FileSystemBasedCheckpointFileManager"
+)
+
+
+def start_session(
+    *,
+    java_home: Path,
+    jars: Sequence[Path],
+    master: str,
+    memory: str,
+    work_dir: Path,
+    name: str = "candleflow",
+) -> SparkSession:
+    """A session in a JVM of its own; ``memory`` is the driver's heap, such as ``1g``.
+
+    ``jars`` are the Kafka connector, PostgreSQL's driver and what they need; ``work_dir`` takes what Spark
+    writes for itself. Raises StackError where the JVM doesn't come up. Times are UTC throughout, whatever the
+    machine's zone.
+    """
+    os.environ["JAVA_HOME"] = str(java_home)
+    # The launcher's script asks for these, and a stranger's would lead to another Spark.
+    for foreign in ("SPARK_HOME", "SPARK_CONF_DIR", "PYSPARK_SUBMIT_ARGS", "PYSPARK_GATEWAY_PORT"):
+        os.environ.pop(foreign, None)
+    builder = SparkSession.builder.master(master).appName(name)
+    for key, value in _configuration(jars, master, memory, work_dir).items():
+        builder = builder.config(key, value)
+    try:
+        return builder.getOrCreate()
+    except Exception as error:
+        raise StackError(f"Spark's JVM did not start with {java_home}: {error}") from error
+
+
+def _configuration(jars: Sequence[Path], master: str, memory: str, work_dir: Path) -> dict[str, str]:
+    class_path = os.pathsep.join(map(str, jars))
+    java_options = [
+        "-Duser.timezone=UTC",
+        f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}",
+        # Stopping a query during a batch matches the error's text against a regular expression that
+        # overflows a common stack: with 16 MB none of 37 stops did.
+        "-Xss16m",
+    ]
+    configuration = {
+        "spark.driver.memory": memory,
+        "spark.driver.extraJavaOptions": " ".join(java_options),
+        "spark.driver.extraClassPath": class_path,
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.local.dir": str(work_dir),
+        "spark.sql.warehouse.dir": str(work_dir / "warehouse"),
+        "spark.sql.session.timeZone": "UTC",
+        # Binance's payload has both t and T, e and E, m and M.
+        "spark.sql.caseSensitive": "true",
+        # On both, the exactness rests: an overflow is an error, and a text that is no number is too.
+        "spark.sql.ansi.enabled": "true",
+        "spark.sql.variant.allowDuplicateKeys": "false",
+        # Replanning by statistics takes longer than a small batch, and finds nothing in a large one.
+        "spark.sql.adaptive.enabled": "false",
+        # Hadoop's local file system forks a process for each of a batch's 60 file operations.
+        "spark.hadoop.fs.file.impl": "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem",
+        "spark.sql.streaming.checkpointFileManagerClass": _CHECKPOINT_FILES,
+        "spark.sql.streaming.minBatchesToRetain": "10",
+        "spark.sql.streaming.numRecentProgressUpdates": "20",
+        "spark.sql.streaming.metricsEnabled": "false",
+        "spark.cleaner.referenceTracking.blocking": "false",
+        **_LIVE,
+    }
+    if not master.startswith("local"):
+        # On a cluster the executors fetch the jars, and the driver must be reached from outside this machine.
+        configuration["spark.jars"] = ",".join(path.as_uri() for path in jars)
+        configuration["spark.executor.extraJavaOptions"] = "-Duser.timezone=UTC"
+        for bound in ("spark.driver.host", "spark.driver.bindAddress"):
+            del configuration[bound]
+    return configuration
+
+
+def tune(spark: SparkSession, *, for_backlog: bool) -> None:
+    """Set a session's run-time settings for a batch of many records, or of few."""
+    for key, value in (_BACKLOG if for_backlog else _LIVE).items():
+        spark.conf.set(key, value)
+
+
+def stop_session(spark: SparkSession) -> None:
+    """Stop Spark and its JVM, by force if it takes more than a few seconds."""
+    gateway: Any = SparkContext._gateway  # noqa: SLF001 - pyspark has no public way to end its JVM
+    process: subprocess.Popen[bytes] | None = getattr(gateway, "proc", None)
+    with contextlib.suppress(Exception):  # a JVM that is gone already can't be stopped, and needn't be
+        spark.stop()
+    if gateway is None or process is None:
+        return
+    with contextlib.suppress(Exception):
+        gateway.shutdown()
+    if process.stdin is not None:
+        process.stdin.close()  # pyspark's gateway server ends when its standard input does
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    SparkContext._gateway = None  # noqa: SLF001 - so that a later session starts a JVM anew
+    SparkContext._jvm = None  # noqa: SLF001

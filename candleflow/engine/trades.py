@@ -1,0 +1,274 @@
+"""From Kafka's records to rows of trades: each record is a sound trade, or has the reason why it is none.
+
+The verdict on a record is that of ``market/payload.py``, word for word what ``decode_payload`` of
+``exchange/messages.py`` says of it; a property test holds the two equal. Two ways lead to it. A record in the
+exact layout that Binance sends is cut by one regular expression. Every other one goes to Spark's JSON
+parsers, whose leniency is made good here: they stop at the end of the first value, whatever follows; and
+they refuse what JSON allows, numbers of more than 1,000 digits and escaped halves of surrogate pairs. Spark
+evaluates a branch of a CASE only for the rows that need it, so the strict way costs nothing while all is well.
+
+Amounts are exact and are never a double: two longs each, the whole part and the fraction in units of 10^-8,
+as a price below 10^11 with eight places has 19 digits, more than one long can hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
+
+from candleflow.engine.amounts import product
+from candleflow.market.payload import (
+    CANONICAL_PATTERN,
+    DECIMAL_PATTERN,
+    FUTURE,
+    NOT_A_TRADE,
+    NOT_AN_OBJECT,
+    NOT_JSON,
+    NOT_UTF8,
+    RECORD_LIMIT_BYTES,
+    REQUIRED_FIELDS,
+    TOO_LONG,
+    UNKNOWN_SYMBOL,
+    missing,
+    wrong_type,
+)
+from candleflow.market.symbol import SYMBOL_PATTERN
+from candleflow.market.trade import (
+    DECIMAL_PLACES,
+    MICROSECONDS_FROM,
+    NOTIONAL_LIMIT,
+    PRICE_LIMIT,
+    QUANTITY_LIMIT,
+    TIME_LIMIT_US,
+    TRADE_ID_LIMIT,
+)
+
+NO_VALUE: Final = "no value"
+"""The refusal of a tombstone: a record of Kafka's without a value, which no payload can be."""
+
+TRADE_COLUMNS: Final = (
+    "symbol", "trade_id", "trade_time", "is_taker_buy",
+    "price_whole", "price_fraction", "quantity_whole", "quantity_fraction",
+)  # fmt: skip
+"""The columns of a sound trade, none of them null. ``trade_time`` is in microseconds; amounts as above."""
+
+REFUSAL: Final = "refusal"
+"""The column with the reason of a refused record, null for a sound trade."""
+
+# Java's "$" also matches before a final line break; "\z" is the end and nothing else.
+_WHOLE: Final = r"\A(?:%s)\z"
+_CUT_FIELDS: Final = "$2 $3 $4 $5 $6 $7"  # s t p q T m, of the canonical pattern's groups
+_RECORDS_PER_PARTITION: Final = 50_000
+
+
+def read_stream(
+    spark: SparkSession, bootstrap: str, topic: str, offsets: Mapping[int, int], *, records_per_batch: int
+) -> DataFrame:
+    """The topic's records from ``offsets`` (partition to next offset) on, as a streaming DataFrame.
+
+    A partition that isn't named is read from its beginning. The query fails where the offsets are gone.
+    """
+    return (
+        spark.readStream.format("kafka")
+        .option("kafka.bootstrap.servers", bootstrap)
+        .option("subscribe", topic)
+        .option("startingOffsets", _offsets_text(topic, offsets) if offsets else "earliest")
+        .option("maxOffsetsPerTrigger", records_per_batch)
+        # A small batch stays one task; a backlog is read by all cores even of a topic with one partition.
+        .option("maxRecordsPerPartition", _RECORDS_PER_PARTITION)
+        .option("failOnDataLoss", "true")
+        .load()
+    )
+
+
+def read_range(
+    spark: SparkSession, bootstrap: str, topic: str, begin: Mapping[int, int], end: Mapping[int, int]
+) -> DataFrame:
+    """The topic's records with ``begin <= offset < end`` in each partition, as a batch DataFrame."""
+    return (
+        spark.read.format("kafka")
+        .option("kafka.bootstrap.servers", bootstrap)
+        .option("subscribe", topic)
+        .option("startingOffsets", _offsets_text(topic, begin))
+        .option("endingOffsets", _offsets_text(topic, end))
+        .option("maxRecordsPerPartition", _RECORDS_PER_PARTITION)
+        .option("failOnDataLoss", "true")
+        .load()
+    )
+
+
+def judge(records: DataFrame, max_future_us: int) -> DataFrame:
+    """``records`` with ``REFUSAL`` and, where it is null, ``TRADE_COLUMNS``; pure columns, one row each.
+
+    ``records`` has Kafka's columns, of which ``value`` (binary) and ``timestamp`` are looked at. A trade
+    dated more than ``max_future_us`` after its own record is refused: by the record's time and not by the
+    clock, so that a replay judges as the first reading did.
+    """
+    kept = [name for name in ("partition", "offset") if name in records.columns]
+    text = F.col("value").cast("string")
+    read = records.select(*kept, "value", "timestamp", text.alias("text"))
+    # A record that does not match is left as it is, so one pass both recognizes and cuts.
+    read = read.withColumn("cut", F.regexp_replace("text", _WHOLE % CANONICAL_PATTERN, _CUT_FIELDS))
+    verdict = F.when(F.col("cut") != F.col("text"), F.col("cut")).otherwise(_strict_verdict())
+    read = read.select(*kept, "timestamp", verdict.alias("verdict"))
+    return _check_ranges(_with_fields(read, kept), kept, max_future_us)
+
+
+# The strict way ----------------------------------------------------------------------------------------
+# Its verdict is one text, as the quick way's: "s t p q T m", or a blank and then the refusal.
+
+
+def _refuse(reason: str | Column) -> Column:
+    return F.concat(F.lit(" "), F.lit(reason) if isinstance(reason, str) else reason)
+
+
+def _strict_verdict() -> Column:
+    value, text = F.col("value"), F.col("text")
+    return (
+        F.when(value.isNull(), _refuse(NO_VALUE))
+        .when(F.octet_length(value) > RECORD_LIMIT_BYTES, _refuse(TOO_LONG))
+        .when(~F.expr("is_valid_utf8(text)"), _refuse(NOT_UTF8))
+        .otherwise(_json_verdict(text))
+    )
+
+
+# The parsers refuse numbers of more than 1,000 digits: those after the 100th change no verdict and are cut
+# off, outside strings (which the first alternative steps over).
+_LONG_NUMBER: Final = r'("(?:[^"\\]++|\\.)*+")|([0-9]{100})[0-9]++'
+# Half a surrogate pair, escaped: sound JSON (RFC 8259, section 8.2), which no parser of Spark's takes.
+_HIGH_HALF: Final = r"\\u[dD][89abAB][0-9a-fA-F]{2}"
+_LOW_HALF: Final = r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_LONE_HALF: Final = (
+    rf"(?<=(?<!\\)(?:\\\\){{0,2047}})(?:{_HIGH_HALF}(?!{_LOW_HALF})|(?<!{_HIGH_HALF}){_LOW_HALF})"
+)
+_PLAIN_INTEGER: Final = r"\A-?[0-9]+\z"
+
+
+def _json_verdict(text: Column) -> Column:
+    """The verdict on any text: what is JSON and of which types by ``try_parse_json``, texts by ``from_json``.
+
+    ``try_parse_json`` refuses a key that is named twice and looks no further than the first value. So the
+    record is parsed as the first element of an array whose second is the record's own hash: no record can
+    close the array early and then go on with its own SHA-256.
+    """
+    short = F.regexp_replace(text, _LONG_NUMBER, "$1$2")
+    whole = F.when(short.rlike(r"\\u[dD]"), F.regexp_replace(short, _LONE_HALF, r"\\ufffd")).otherwise(short)
+    seal = F.sha2(text, 256)
+    parsed = F.try_parse_json(F.concat(F.lit("["), whole, F.lit(',"'), seal, F.lit('"]')))
+    texts = F.from_json(short, ", ".join(f"`{name}` string" for name in ("e", *REQUIRED_FIELDS)))
+    is_whole = F.try_variant_get(parsed, "$[1]", "string") == seal
+    verdict = F.when(~F.coalesce(is_whole, F.lit(col=False)), _refuse(NOT_JSON))
+    verdict = verdict.when(
+        ~F.coalesce(_json_type(parsed, "$[0]").startswith("OBJECT<"), F.lit(col=False)),
+        _refuse(NOT_AN_OBJECT),
+    )
+    is_event = (_json_type(parsed, "$[0].e") == "STRING") & (texts["e"] == "trade")
+    verdict = verdict.when(~F.coalesce(is_event, F.lit(col=False)), _refuse(NOT_A_TRADE))
+    for name, json_type in REQUIRED_FIELDS.items():
+        found = _json_type(parsed, f"$[0].{name}")
+        verdict = verdict.when(found.isNull(), _refuse(missing(name)))
+        verdict = verdict.when(~_is_of_type(found, texts[name], json_type), _refuse(wrong_type(name)))
+    verdict = verdict.when(~texts["s"].rlike(_WHOLE % SYMBOL_PATTERN), _refuse(UNKNOWN_SYMBOL))
+    amounts = [
+        F.when(texts[name].rlike(_WHOLE % DECIMAL_PATTERN), texts[name]).otherwise("NaN") for name in "pq"
+    ]
+    return verdict.otherwise(F.concat_ws(" ", texts["s"], texts["t"], *amounts, texts["T"], texts["m"]))
+
+
+def _json_type(parsed: Column, path: str) -> Column:
+    """The variant's type at ``path``, null where there is nothing there."""
+    return F.schema_of_variant(F.try_variant_get(parsed, path, "variant"))
+
+
+def _is_of_type(found: Column, text: Column, json_type: str) -> Column:
+    if json_type == "integer":
+        # A number with a point or an exponent keeps one in its text: 1.0, 1.0E50.
+        return found.isin("BIGINT", "DOUBLE") | found.startswith("DECIMAL") & text.rlike(_PLAIN_INTEGER)
+    return found == json_type.upper()
+
+
+# The ranges, for both ways ----------------------------------------------------------------------------
+
+
+def _with_fields(read: DataFrame, kept: Sequence[str]) -> DataFrame:
+    """The verdict's fields, each of its type: null where the record is refused or a number too large."""
+    is_cut = ~F.col("verdict").startswith(" ")
+    read = read.select(
+        *kept, "timestamp", "verdict", F.split(F.when(is_cut, F.col("verdict")), " ").alias("field")
+    )
+    field = F.col("field")
+    read = read.select(
+        *kept,
+        "timestamp",
+        "verdict",
+        field[0].alias("symbol"),
+        field[1].try_cast("bigint").alias("trade_id"),
+        F.split(field[2], r"\.").alias("price"),
+        F.split(field[3], r"\.").alias("quantity"),
+        field[4].try_cast("bigint").alias("time"),
+        (field[5] == "false").alias("is_taker_buy"),
+    )
+    amounts = []
+    for name in ("price", "quantity"):
+        # Without a fraction, F.get is null and the fraction 0; more than eight places are refused below.
+        places = F.coalesce(F.get(name, F.lit(1)), F.lit(""))
+        amounts += [
+            F.col(name)[0].try_cast("bigint").alias(f"{name}_whole"),
+            F.rpad(places, DECIMAL_PLACES, "0").cast("bigint").alias(f"{name}_fraction"),
+            F.get(name, F.lit(1)).alias(f"{name}_places"),
+        ]
+    to_us = F.when(F.col("time").between(0, MICROSECONDS_FROM - 1), F.col("time") * 1000).otherwise(
+        F.col("time")
+    )
+    return read.select(
+        *kept, "timestamp", "verdict", "symbol", "trade_id", to_us.alias("trade_time"), "is_taker_buy",
+        F.col("price")[0].alias("price_digits"), F.col("quantity")[0].alias("quantity_digits"), *amounts,
+    )  # fmt: skip
+
+
+def _check_ranges(read: DataFrame, kept: Sequence[str], max_future_us: int) -> DataFrame:
+    """``market.trade.refusal`` and the check of the future, in the same order."""
+    latest = F.unix_micros("timestamp") + max_future_us
+    is_id = F.col("trade_id").between(0, TRADE_ID_LIMIT - 1)
+    is_time = F.col("trade_time").between(0, TIME_LIMIT_US - 1)
+    is_future = F.col("trade_time") > latest
+    notional = product(*(F.col(f"{n}_{p}") for n in ("price", "quantity") for p in ("whole", "fraction")))
+    # The first half saves the multiplication: a price below 10^8 times a quantity below 10^12 is in range.
+    is_notional = (F.col("price_whole") < int(NOTIONAL_LIMIT / QUANTITY_LIMIT)) | (
+        notional.millions_of_millions < int(NOTIONAL_LIMIT) // 10**12
+    )
+    refusal = F.when(F.col("verdict").startswith(" "), F.substring("verdict", 2, RECORD_LIMIT_BYTES))
+    refusal = refusal.when(_fails(is_id), "trade id out of range").when(
+        _fails(is_time), "trade time out of range"
+    )
+    for name, limit in (("price", PRICE_LIMIT), ("quantity", QUANTITY_LIMIT)):
+        refusal = _check_amount(refusal, name, int(limit))
+    refusal = refusal.when(_fails(is_notional), "notional out of range").when(is_future, FUTURE)
+    judged = read.select(*kept, refusal.alias(REFUSAL), *TRADE_COLUMNS)
+    # Nothing of a refused record goes on: its numbers could leave the range of every sum to come.
+    sound = [F.when(F.col(REFUSAL).isNull(), F.col(name)).alias(name) for name in TRADE_COLUMNS]
+    return judged.select(*kept, REFUSAL, *sound)
+
+
+def _check_amount(refusal: Column, name: str, limit: int) -> Column:
+    whole, fraction, places = (F.col(f"{name}_{part}") for part in ("whole", "fraction", "places"))
+    is_number = F.col(f"{name}_digits") != "NaN"
+    is_zero = (whole == 0) & (fraction == 0) & ~F.coalesce(places.rlike("[1-9]"), F.lit(col=False))
+    return (
+        refusal.when(~is_number | is_zero, f"{name} not a finite positive decimal")
+        .when(_fails(whole < limit), f"{name} out of range")
+        .when(F.length(places) > DECIMAL_PLACES, f"{name} has more than {DECIMAL_PLACES} decimal places")
+    )
+
+
+def _fails(condition: Column) -> Column:
+    """Whether a condition is false or, as a number did not fit a long, null."""
+    return ~F.coalesce(condition, F.lit(col=False))
+
+
+def _offsets_text(topic: str, offsets: Mapping[int, int]) -> str:
+    return json.dumps({topic: {str(partition): offset for partition, offset in offsets.items()}})

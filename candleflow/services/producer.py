@@ -1,0 +1,270 @@
+"""The producer's process: the exchange's live trades into Kafka, until SIGTERM or Ctrl-C.
+
+``run`` joins the stream, the intake and the trade log, keeps the heartbeat, and at the end flushes what is in
+flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from candleflow.broker.topics import ensure_topics
+from candleflow.broker.trade_log import TradeLog
+from candleflow.errors import CandleflowError, ExchangeError, SettingError
+from candleflow.exchange.clock import ExchangeClock
+from candleflow.exchange.reconnect import Rotation
+from candleflow.exchange.rest import ExchangeRest
+from candleflow.exchange.stream import TradeStream
+from candleflow.market.window import SECOND_US
+from candleflow.services.intake import Intake
+from candleflow.settings import EXCHANGE_URLS, Exchange, Settings
+from candleflow.telemetry import HeartbeatFile, set_up_logging
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+NAME: Final = "producer"
+FLUSH_SECONDS: Final = 5.0
+"""Of the 10 s a stop may take, so many are for Kafka's last acknowledgements."""
+REST_SECONDS: Final = 10.0
+BEAT_SECONDS: Final = 1.0
+CLOCK_SECONDS: Final = 600.0
+"""So often the exchange is asked for the time: a machine's clock drifts some ms in that time."""
+
+_AGES_LIMIT: Final = 100
+"""The heartbeat tells the last trade's age of so many symbols at most."""
+_ADVICE: Final = (
+    "neither of Binance's hosts can be reached from here. CANDLEFLOW_EXCHANGE=binance-us names another "
+    "exchange, CANDLEFLOW_EXCHANGE=simulator the simulator (start it by: python -m candleflow simulate), "
+    "CANDLEFLOW_EXCHANGE_WS_URL any address"
+)
+
+
+class Addresses(NamedTuple):
+    """Base addresses, the preferred first. Without REST addresses REST is off."""
+
+    websocket: tuple[str, ...]
+    rest: tuple[str, ...]
+    advice: str = ""
+
+
+def addresses(settings: Settings) -> Addresses:
+    """Where the settings say the exchange is.
+
+    ``auto`` means either door to Binance's main market: never another market, nor the simulator, as their
+    trades must not come into the same topic.
+    """
+    if settings.exchange_ws_url is not None:
+        rest = settings.exchange_rest_url
+        return Addresses((settings.exchange_ws_url,), () if rest is None else (rest,))
+    if settings.exchange is Exchange.SIMULATOR:
+        place = f"127.0.0.1:{settings.simulator_port}"
+        return Addresses((f"ws://{place}",), (settings.exchange_rest_url or f"http://{place}",))
+    is_auto = settings.exchange is Exchange.AUTO
+    doors = (Exchange.BINANCE, Exchange.BINANCE_VISION) if is_auto else (settings.exchange,)
+    websocket, rest_urls = zip(*(EXCHANGE_URLS[door] for door in doors), strict=True)
+    rest_urls = rest_urls if settings.exchange_rest_url is None else (settings.exchange_rest_url,)
+    return Addresses(websocket, rest_urls, _ADVICE if is_auto else "")
+
+
+def run(settings: Settings) -> int:
+    """Run the producer until it is told to stop; its exit status. Logs to stderr."""
+    set_up_logging(NAME, settings.log_level)
+    if settings.log_level != "DEBUG":
+        # Each delivery's outcome is looked at and told of by the trade log; kafka-python would add a line
+        # for every attempt to connect while Kafka is away, and tracebacks from its threads.
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    try:
+        asyncio.run(_Producer(settings).run())
+    except CandleflowError as error:
+        _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
+        return error.exit_status
+    except Exception:  # noqa: BLE001 - the process ends here, and says why
+        _log.exception("a defect ended the producer")
+        return 1
+    return 0
+
+
+class _Producer:
+    """One run: ``starting``, ``running`` with ``waiting`` in between, ``stopping``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._addresses = addresses(settings)
+        self._clock = ExchangeClock()
+        self._stop = asyncio.Event()
+        self._state = ("starting", "")
+        self._heartbeat = HeartbeatFile(settings.run_dir, NAME)
+        self._trade_log = TradeLog(
+            settings.kafka_bootstrap,
+            settings.topic,
+            settings.rejected_topic,
+            max_in_flight=settings.max_in_flight,
+            now_ms=self._clock.record_ms,
+        )
+        self._intake = Intake(self._trade_log)
+        self._stream = TradeStream(
+            self._addresses.websocket,
+            settings.symbols,
+            self._intake.take,
+            rotation=Rotation(settings.exchange_lifetime_minutes * 60, settings.exchange_silence_seconds),
+            max_streams=settings.exchange_max_streams,
+            max_future_us=int(settings.max_future_seconds * SECOND_US),
+            now_us=self._clock.now_us,
+            advice=self._addresses.advice,
+        )
+        self._lag_ms = 0
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        beating = asyncio.create_task(self._beat())
+        try:
+            await self._unless_stopped(self._check_with_exchange())
+            await self._unless_stopped(self._wait_for_kafka())
+            if not self._stop.is_set():
+                await self._follow()
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+            self._heartbeat.remove()
+
+    async def _unless_stopped(self, work: Awaitable[_T]) -> _T | None:
+        """The work's result; None where the stop came first. Raises what the work raises."""
+        task = asyncio.ensure_future(work)
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            for one in (task, stopped):
+                one.cancel()
+            await asyncio.gather(task, stopped, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        self._trade_log.start()
+        keeping_time = asyncio.create_task(self._keep_time())
+        self._state = ("running", "")
+        try:
+            await self._unless_stopped(self._stream.run())
+        finally:
+            keeping_time.cancel()
+            self._state = ("stopping", "waiting for Kafka's last acknowledgements")
+            left = await self._trade_log.flush(FLUSH_SECONDS)
+            await self._trade_log.close()
+            if left:
+                _log.error("%d records were not acknowledged by Kafka within %.0f s", left, FLUSH_SECONDS)
+            _log.info("stopped: %s", _sentence(self._intake.counts()))
+
+    async def _wait_for_kafka(self) -> None:
+        settings = self._settings
+        self._state = ("waiting", f"for Kafka at {settings.kafka_bootstrap}")
+        await asyncio.to_thread(
+            ensure_topics,
+            settings.kafka_bootstrap,
+            (settings.topic, settings.rejected_topic),
+            settings.kafka_partitions,
+            settings.kafka_replication,
+            settings.kafka_retention_hours,
+            gives_up=self._stop.is_set,
+        )
+
+    async def _check_with_exchange(self) -> None:
+        """Set the clock and check the symbols by REST, at the first address that answers."""
+        problems = []
+        for url in self._addresses.rest:
+            try:
+                async with asyncio.timeout(REST_SECONDS):
+                    await self._set_clock(url)
+                    listed = await self._listed_symbols(url)
+            except (ExchangeError, TimeoutError) as error:
+                problems.append(f"{url}: {error or 'no answer in time'}")
+            else:
+                check_symbols(self._settings.symbols, listed)
+                return
+        if problems:
+            _log.warning(
+                "symbols are not checked and this machine's clock is used, as REST can't be asked: %s",
+                "; ".join(problems),
+            )
+
+    async def _set_clock(self, url: str) -> None:
+        async with ExchangeRest(url) as rest:
+            asked_at = self._clock.local()
+            exchange_us = await rest.server_time()
+            self._clock.correct(exchange_us, asked_at, self._clock.local())
+
+    async def _listed_symbols(self, url: str) -> Sequence[str]:
+        async with ExchangeRest(url) as rest:
+            return await rest.symbols()
+
+    async def _keep_time(self) -> None:
+        while self._addresses.rest:
+            await asyncio.sleep(CLOCK_SECONDS)
+            for url in self._addresses.rest:
+                try:
+                    async with asyncio.timeout(REST_SECONDS):
+                        await self._set_clock(url)
+                    break
+                except (ExchangeError, TimeoutError) as error:
+                    _log.info("%s does not tell the time: %s", url, error)
+
+    async def _beat(self) -> None:
+        due = time.monotonic()
+        while True:
+            self._lag_ms = round(max(0.0, time.monotonic() - due) * 1_000)
+            try:
+                self._heartbeat.beat(*self._words(), self._counts())
+            except OSError as error:  # such as a full disk: no reason to stop publishing
+                _log.warning("the heartbeat can't be written: %s", error)
+            due = time.monotonic() + BEAT_SECONDS
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def _words(self) -> tuple[str, str]:
+        """The heartbeat's state and message."""
+        if self._state[0] != "running":
+            return self._state
+        if self._trade_log.is_full or self._trade_log.is_stalled:
+            waits = "; reading waits too" if self._trade_log.is_full else ""
+            return "waiting", f"for Kafka: {self._trade_log.in_flight:,} records in flight{waits}"
+        if self._stream.connected < self._stream.wanted:
+            place = " or ".join(self._addresses.websocket)
+            return "waiting", f"for {place}: {self._stream.connected} of {self._stream.wanted} connected"
+        return "running", ", ".join(self._settings.symbols[:_AGES_LIMIT])
+
+    def _counts(self) -> dict[str, int | float]:
+        now = self._clock.now_us()
+        ages = list(self._intake.last_trade_times.items())[:_AGES_LIMIT]
+        return {
+            **self._intake.counts(),
+            "retried": self._trade_log.retried,
+            "reconnects": self._stream.reconnects,
+            "connected": self._stream.connected,
+            "loop_lag_ms": self._lag_ms,
+            **{f"age_s:{symbol}": round((now - last) / SECOND_US, 3) for symbol, last in ages},
+        }
+
+
+def check_symbols(symbols: Sequence[str], listed: Sequence[str]) -> None:
+    """Raise SettingError for the symbols that the exchange does not list, with the nearest that it does."""
+    unknown = [symbol for symbol in symbols if symbol not in set(listed)]
+    if not unknown:
+        return
+    hints = []
+    for symbol in unknown:
+        near = difflib.get_close_matches(symbol, listed, n=3)
+        hints.append(symbol + (f" (did you mean {' or '.join(near)}?)" if near else ""))
+    raise SettingError(
+        f"CANDLEFLOW_SYMBOLS={','.join(symbols)[:200]!r}: the exchange does not list {', '.join(hints)}"
+    )
+
+
+def _sentence(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:,}" for name, value in counts.items())
