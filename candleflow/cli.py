@@ -64,6 +64,12 @@ def _psql(settings: Settings, arguments: argparse.Namespace) -> int:
     return int(service("status").psql(settings, arguments.handed_on))
 
 
+def _running(settings: Settings) -> Settings:
+    """The settings of what runs here: ``up`` may have chosen the exchange."""
+    found: Settings = service("status").running_settings(settings)
+    return found
+
+
 def _settings(settings: Settings, _: argparse.Namespace) -> int:
     rows = settings_module.describe(settings)
     widest = max(len(name) for name, _, _ in rows)
@@ -109,12 +115,12 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "latency": Command(
         "measure trade-to-row latency of what runs",
-        lambda settings, arguments: service("latency").run(settings, arguments),
+        lambda settings, arguments: service("latency").run(_running(settings), arguments),
         _add_latency,
     ),
     "adopt-topic": Command(
         "accept a topic that was made anew: its offsets begin at its beginning",
-        lambda settings, _: service("adopt_topic").run(settings),
+        lambda settings, _: service("adopt_topic").run(_running(settings)),
     ),
     "settings": Command("the settings in force, secrets hidden", _settings),
     "psql": Command("psql in the database, as the page's read-only role; what follows is psql's", _psql),

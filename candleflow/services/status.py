@@ -37,7 +37,7 @@ def status(settings: Settings) -> dict[str, Any] | None:
     Holds the reader's password in ``postgres_url``: for this user's eyes only.
     """
     run = _living_run(settings)
-    settings = in_force(settings, run)
+    settings = _in_force(settings, run)
     processes = (
         [] if run is None else [_described(settings, one.name, one.pid, one.state) for one in run.parts]
     )
@@ -103,7 +103,7 @@ def down(settings: Settings) -> int:
 
 def psql(settings: Settings, arguments: Sequence[str]) -> int:
     """Become psql, as the reader, in the running database; the password goes by the environment."""
-    dsn = credentials.dsn(in_force(settings, _living_run(settings)), Role.READER)
+    dsn = credentials.dsn(running_settings(settings), Role.READER)
     program = shutil.which("psql") or str(binary("psql"))
     given = {
         "PGHOST": dsn.host,
@@ -117,8 +117,12 @@ def psql(settings: Settings, arguments: Sequence[str]) -> int:
     os.execve(program, [program, *arguments], {**os.environ, **given})  # noqa: S606 - no shell is wanted
 
 
-def in_force(settings: Settings, run: Run | None) -> Settings:
-    """The settings of what runs: ``up`` may have chosen the exchange, and so the venue's names."""
+def running_settings(settings: Settings) -> Settings:
+    """The settings of what runs: ``up`` may have chosen the exchange, and with it the venue's names."""
+    return _in_force(settings, _living_run(settings))
+
+
+def _in_force(settings: Settings, run: Run | None) -> Settings:
     return settings if run is None else settings_module.load(exchange=run.exchange)
 
 

@@ -1,0 +1,214 @@
+"""Keeping parts: restarts and their back-off, what ends everything, the order of a stop. Real children."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from candleflow.errors import StackError
+from candleflow.stack import process
+from candleflow.stack.supervisor import Keeping, Part, Supervisor, back_off
+
+FOR_EVER = (
+    "import signal, sys; signal.signal(15, lambda *_: sys.exit(0)); print('up', flush=True); signal.pause()"
+)
+STUBBORN = (
+    "import signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True)\nwhile True: signal.pause()"
+)
+
+
+def part(folder: Path, code: str, name: str = "part", **more: object) -> Part:
+    log = folder / f"{name}.log"
+
+    def launch() -> subprocess.Popen[bytes]:
+        return process.spawn([sys.executable, "-S", "-c", code], log=log)
+
+    return Part(name, launch, log, **more)  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], bool], within_seconds: float = 20) -> None:
+    async with asyncio.timeout(within_seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def supervisor(**more: object) -> AsyncIterator[tuple[Supervisor, list[tuple[str, str]]]]:
+    seen: list[tuple[str, str]] = []
+
+    def note(keeping: Keeping) -> None:
+        seen.append((keeping.part.name, keeping.state))
+
+    one = Supervisor(note, **more)  # type: ignore[arg-type]
+    try:
+        yield one, seen
+    finally:
+        await one.stop([(5, [keeping.part.name for keeping in one.keepings])])
+
+
+def has_said(one: Part, word: str) -> bool:
+    return one.log.exists() and word in one.log.read_text()
+
+
+def test_the_back_off_grows_and_is_capped() -> None:
+    assert [back_off(failures) for failures in range(1, 9)] == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+async def test_a_part_that_dies_is_started_again(tmp_path: Path) -> None:
+    async with supervisor(wait_before=lambda _: 0.01) as (one, seen):
+        keeping = one.keep(part(tmp_path, FOR_EVER))
+        await until(lambda: has_said(keeping.part, "up"))
+        assert keeping.child is not None
+        first = keeping.child.pid
+        keeping.child.kill()
+        await until(lambda: keeping.child is not None and keeping.child.pid != first)
+        assert keeping.restarts == 1
+        assert ("part", "restarting") in seen
+
+
+async def test_each_failure_in_a_row_waits_longer_and_a_stable_run_begins_anew(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def wait_before(failures: int) -> float:
+        asked.append(failures)
+        return 0.0
+
+    async with supervisor(wait_before=wait_before) as (one, _):
+        one.keep(part(tmp_path, "raise SystemExit(1)"))
+        await until(lambda: len(asked) >= 3)
+        assert asked[:3] == [1, 2, 3]
+    asked.clear()
+    async with supervisor(wait_before=wait_before, stable_seconds=0) as (one, _):
+        one.keep(part(tmp_path, "raise SystemExit(1)"))
+        await until(lambda: len(asked) >= 3)
+        assert asked[:3] == [1, 1, 1]
+
+
+async def test_a_part_that_ends_with_a_bad_setting_is_not_tried_again(tmp_path: Path) -> None:
+    async with supervisor(wait_before=lambda _: 0.0) as (one, _):
+        keeping = one.keep(part(tmp_path, "print('CANDLEFLOW_X is wrong', flush=True); raise SystemExit(2)"))
+        await until(lambda: keeping.state == "failed")
+        assert keeping.restarts == 0
+        assert "CANDLEFLOW_X is wrong" in keeping.message
+
+
+async def test_what_a_dead_part_said_last_is_shown(tmp_path: Path) -> None:
+    async with supervisor(wait_before=lambda _: 60.0) as (one, _):
+        keeping = one.keep(part(tmp_path, "print('the last straw', flush=True); raise SystemExit(7)"))
+        await until(lambda: keeping.state == "restarting")
+        assert "ended with status 7; again in 60 s" in keeping.message
+        assert "the last straw" in keeping.message
+
+
+async def test_an_essential_part_that_never_becomes_ready_is_an_error(tmp_path: Path) -> None:
+    async with supervisor() as (one, _):
+        dying = part(
+            tmp_path, "print('no space left'); raise SystemExit(1)", is_ready=lambda: False, is_essential=True
+        )
+        with pytest.raises(StackError, match="part could not be started: no space left"):
+            await one.ready(one.keep(dying))
+
+
+async def test_an_essential_part_whose_preparation_fails_is_an_error_and_is_never_started(
+    tmp_path: Path,
+) -> None:
+    def prepare() -> None:
+        raise StackError("the folder is broken: mv it")
+
+    async with supervisor() as (one, _):
+        keeping = one.keep(part(tmp_path, FOR_EVER, prepare=prepare, is_essential=True))
+        with pytest.raises(StackError, match="the folder is broken"):
+            await one.watch()
+        assert keeping.child is None
+
+
+async def test_a_program_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    absent = Part(
+        "absent",
+        lambda: process.spawn(["/nowhere/absent"], log=tmp_path / "log"),
+        tmp_path / "log",
+        is_essential=True,
+    )
+    async with supervisor() as (one, _):
+        with pytest.raises(StackError, match="absent could not be started"):
+            await one.ready(one.keep(absent))
+
+
+async def test_a_stop_asks_first_and_leaves_nothing(tmp_path: Path) -> None:
+    async with supervisor() as (one, seen):
+        keeping = one.keep(part(tmp_path, FOR_EVER))
+        await until(lambda: has_said(keeping.part, "up"))
+        await one.stop([(10, ["part"])])
+        assert keeping.child is not None
+        assert keeping.child.returncode == 0
+        assert seen[-2:] == [("part", "stopping"), ("part", "stopped")]
+
+
+async def test_a_part_that_will_not_stop_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', {STUBBORN!r}])\n{STUBBORN}"
+    async with supervisor() as (one, _):
+        keeping = one.keep(part(tmp_path, code))
+        await until(lambda: keeping.part.log.exists() and keeping.part.log.read_text().count("up") == 2)
+        assert keeping.child is not None
+        members = [psutil.Process(keeping.child.pid), *psutil.Process(keeping.child.pid).children()]
+        assert len(members) == 2
+        await one.stop([(0.1, ["part"])])
+        _, alive = psutil.wait_procs(members, timeout=10)
+        assert alive == []
+        assert keeping.message.startswith("killed")
+
+
+async def test_stages_are_stopped_one_after_the_other(tmp_path: Path) -> None:
+    async with supervisor() as (one, seen):
+        for name in ("kafka", "producer"):
+            keeping = one.keep(part(tmp_path, FOR_EVER, name))
+            await until(lambda kept=keeping: has_said(kept.part, "up"))  # type: ignore[misc]
+        await one.stop([(5, ["producer"]), (5, ["kafka"])])
+        stops = [item for item in seen if item[1] in ("stopping", "stopped")]
+        assert stops == [
+            ("producer", "stopping"),
+            ("producer", "stopped"),
+            ("kafka", "stopping"),
+            ("kafka", "stopped"),
+        ]
+
+
+def test_a_child_dies_when_its_parent_is_killed(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from candleflow.stack import process
+child = process.spawn([sys.executable, "-S", "-c", {FOR_EVER!r}], log=Path({str(tmp_path / "log")!r}))
+print(child.pid, flush=True)
+child.wait()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    assert process.wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
+
+
+def test_a_stopped_process_is_asked_and_then_killed(tmp_path: Path) -> None:
+    child = process.spawn([sys.executable, "-S", "-c", STUBBORN], log=tmp_path / "log")
+    assert process.wait_for(lambda: "up" in (tmp_path / "log").read_text(), 10)
+    process.stop(child, signal.SIGTERM, 0.1)
+    assert child.returncode == -signal.SIGKILL
+
+
+def test_a_log_stays_bounded_under_a_writer_that_keeps_it_open(tmp_path: Path) -> None:
+    log = tmp_path / "part.log"
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"x" * 1_500)
+        process.trim_log(log, 1_000)
+        writer.write(b"after\n")
+    assert log.read_bytes() == b"after\n"
+    assert (tmp_path / "part.log.1").stat().st_size == 1_000
