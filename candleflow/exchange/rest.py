@@ -1,0 +1,329 @@
+"""Binance's REST for market data: the time, the symbols, and history by trade id or by time.
+
+Every answer is checked before it is handed out: what isn't as documented raises ExchangeError, and a trade
+that can't be one never gets in. Nothing is tried again here; who calls knows what is worth waiting for.
+
+Source: binance-spot-api-docs, rest-api.md, "General endpoints" and "Market Data endpoints".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+
+from candleflow.errors import ExchangeError, ExchangeRefusalError, MarketError, RateLimitError
+from candleflow.market.trade import Trade, check, to_microseconds
+
+MAX_LIMIT: Final = 1_000
+"""Rows that one request may ask for."""
+
+_TIMEOUT_SECONDS: Final = 10.0
+_BANNED: Final = 418
+_DEFAULT_WAIT_SECONDS: Final[dict[int, float]] = {HTTPStatus.TOO_MANY_REQUESTS: 60.0, _BANNED: 120.0}
+"""Where ``Retry-After`` is missing: weights are counted by the minute, the shortest ban is two."""
+_SHOWN_CHARACTERS: Final = 200
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateTrade:
+    """Trades ``first_trade_id`` to ``last_trade_id``, taken by one order at one price. Time in us."""
+
+    symbol: str
+    aggregate_id: int
+    price: Decimal
+    quantity: Decimal
+    first_trade_id: int
+    last_trade_id: int
+    trade_time: int
+    buyer_is_maker: bool
+
+    @property
+    def trade_count(self) -> int:
+        return self.last_trade_id - self.first_trade_id + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Kline:
+    """The exchange's own candle; times in microseconds, volumes in the base asset, decimals as published.
+
+    ``close_time`` is the last microsecond or millisecond that belongs to it, as the exchange gave it.
+    """
+
+    symbol: str
+    interval: str
+    open_time: int
+    close_time: int
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+    quote_volume: Decimal
+    trade_count: int
+    taker_buy_volume: Decimal
+    taker_buy_quote_volume: Decimal
+
+
+class ExchangeRest:
+    """A client of one exchange's REST; an async context manager. ``base_url`` such as https://api.binance.com.
+
+    Every method raises ExchangeError where the exchange can't be reached or its answer isn't as documented,
+    ExchangeRefusalError where it refuses, RateLimitError where it says to wait. Times are microseconds since
+    the epoch, UTC, in and out.
+    """
+
+    def __init__(self, base_url: str, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
+        self._base_url = base_url
+        self._used_weight: int | None = None
+        self._client = httpx.AsyncClient(
+            base_url=base_url,
+            timeout=timeout_seconds,
+            headers={"Accept": "application/json"},
+            # A proxy from the environment may be the way to the exchange, never to this machine.
+            trust_env=urlsplit(base_url).hostname not in _LOOPBACK,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    @property
+    def used_weight(self) -> int | None:
+        """The weight used in the present minute, as the last answer told it; Binance allows 6,000."""
+        return self._used_weight
+
+    async def server_time(self) -> int:
+        """The exchange's clock. Its offset from ours is this less the middle between asking and answer."""
+        answer = await self._get("/api/v3/time")
+        return self._checked(answer, lambda fields: _time(fields["serverTime"]))
+
+    async def symbols(self) -> tuple[str, ...]:
+        """The symbols that are traded now, in order; a large answer, of some megabytes at Binance."""
+        answer = await self._get("/api/v3/exchangeInfo")
+        return self._checked(
+            answer,
+            lambda fields: tuple(
+                sorted(_text(one["symbol"]) for one in fields["symbols"] if one["status"] == "TRADING")
+            ),
+        )
+
+    async def historical_trades(
+        self, symbol: str, from_id: int | None = None, limit: int = MAX_LIMIT
+    ) -> list[Trade]:
+        """Up to ``limit`` trades from ``from_id`` on, by id; the latest ones where it is None. Weight 25."""
+        rows = await self._get("/api/v3/historicalTrades", symbol=symbol, fromId=from_id, limit=limit)
+        return self._rows(rows, lambda row: _trade(symbol, row))
+
+    async def agg_trades(
+        self,
+        symbol: str,
+        *,
+        from_id: int | None = None,
+        start_time: int | None = None,
+        end_time: int | None = None,
+        limit: int = MAX_LIMIT,
+    ) -> list[AggregateTrade]:
+        """Up to ``limit`` aggregates, from the aggregate ``from_id`` or within the times, both ends included.
+
+        Weight 4. Without any of these, the latest. Times are rounded down to milliseconds.
+        """
+        rows = await self._get(
+            "/api/v3/aggTrades",
+            symbol=symbol,
+            fromId=from_id,
+            startTime=_milliseconds(start_time),
+            endTime=_milliseconds(end_time),
+            limit=limit,
+        )
+        return self._rows(rows, lambda row: _aggregate(symbol, row))
+
+    async def klines(
+        self,
+        symbol: str,
+        interval: str,
+        *,
+        start_time: int | None = None,
+        end_time: int | None = None,
+        limit: int = MAX_LIMIT,
+    ) -> list[Kline]:
+        """Up to ``limit`` klines that open within the times, both ends included; weight 2.
+
+        From ``start_time`` on where it is given, otherwise the latest. The last may still be growing.
+        """
+        rows = await self._get(
+            "/api/v3/klines",
+            symbol=symbol,
+            interval=interval,
+            startTime=_milliseconds(start_time),
+            endTime=_milliseconds(end_time),
+            limit=limit,
+        )
+        return self._rows(rows, lambda row: _kline(symbol, interval, row))
+
+    async def _get(self, path: str, **parameters: str | int | None) -> Any:
+        given = {name: value for name, value in parameters.items() if value is not None}
+        try:
+            response = await self._client.get(path, params=given)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            words = str(error) or type(error).__name__
+            raise ExchangeError(f"{self._base_url} can't be reached: {words}") from error
+        weight = response.headers.get("X-MBX-USED-WEIGHT-1M", "")
+        if weight.isascii() and weight.isdigit():
+            self._used_weight = int(weight)
+        if response.status_code != HTTPStatus.OK:
+            raise self._refusal(response)
+        try:
+            # In a thread: the list of all symbols has megabytes, and the loop has pings to answer.
+            return await asyncio.to_thread(json.loads, response.content)
+        except (ValueError, RecursionError) as error:
+            raise ExchangeError(f"{self._base_url}{path} answered no JSON") from error
+
+    def _refusal(self, response: httpx.Response) -> ExchangeError:
+        status = response.status_code
+        code, words = _error_fields(response)
+        message = f"{self._base_url} answered HTTP {status}: {words}"
+        if status in _DEFAULT_WAIT_SECONDS:
+            wait = _retry_after(response.headers.get("Retry-After"), time.time())
+            wait = _DEFAULT_WAIT_SECONDS[status] if wait is None else wait
+            return RateLimitError(message, wait, is_banned=status == _BANNED)
+        return ExchangeRefusalError(message, status, code)
+
+    def _rows(self, rows: Any, read: Callable[[Any], _Row]) -> list[_Row]:
+        return self._checked(rows, lambda rows: [read(row) for row in rows])
+
+    def _checked(self, answer: Any, read: Callable[[Any], _Row]) -> _Row:
+        try:
+            return read(answer)
+        except (KeyError, IndexError, TypeError, ValueError, InvalidOperation, MarketError) as error:
+            shown = str(answer)[:_SHOWN_CHARACTERS]
+            raise ExchangeError(
+                f"{self._base_url} answered what isn't documented ({error!r}): {shown}"
+            ) from error
+
+
+def _trade(symbol: str, row: Any) -> Trade:
+    return check(
+        Trade(
+            symbol,
+            _whole(row["id"]),
+            _decimal(row["price"]),
+            _decimal(row["qty"]),
+            _time(row["time"]),
+            _flag(row["isBuyerMaker"]),
+        )
+    )
+
+
+def _aggregate(symbol: str, row: Any) -> AggregateTrade:
+    first, last = _whole(row["f"]), _whole(row["l"])
+    if first > last:
+        raise ValueError(f"trades {first} to {last}")
+    return AggregateTrade(
+        symbol,
+        _whole(row["a"]),
+        _decimal(row["p"]),
+        _decimal(row["q"]),
+        first,
+        last,
+        _time(row["T"]),
+        _flag(row["m"]),
+    )
+
+
+def _kline(symbol: str, interval: str, row: Any) -> Kline:
+    opens, open_, high, low, close, volume, closes, quote_volume, count, taker, taker_quote = row[:11]
+    return Kline(
+        symbol=symbol,
+        interval=interval,
+        open_time=_time(opens),
+        close_time=_time(closes),
+        open=_decimal(open_),
+        high=_decimal(high),
+        low=_decimal(low),
+        close=_decimal(close),
+        volume=_decimal(volume),
+        quote_volume=_decimal(quote_volume),
+        trade_count=_whole(count),
+        taker_buy_volume=_decimal(taker),
+        taker_buy_quote_volume=_decimal(taker_quote),
+    )
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{value!r} is no whole number")
+    return value
+
+
+def _time(value: Any) -> int:
+    return to_microseconds(_whole(value))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")  # noqa: TRY004 - an answer's defect, told like all others
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")  # noqa: TRY004 - as above
+    return value
+
+
+def _decimal(value: Any) -> Decimal:
+    number = Decimal(_text(value))
+    if not number.is_finite():
+        raise ValueError(f"{value!r} is not finite")
+    return number
+
+
+def _milliseconds(time_us: int | None) -> int | None:
+    return None if time_us is None else time_us // 1_000
+
+
+def _error_fields(response: httpx.Response) -> tuple[int | None, str]:
+    """Binance's code and sentence, or the beginning of whatever else was answered."""
+    try:
+        fields = response.json()
+        return _whole(fields["code"]), _text(fields["msg"])
+    except (ValueError, RecursionError, KeyError, TypeError):
+        if response.status_code == HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS:
+            return None, "not served to this country"
+        return None, response.text[:_SHOWN_CHARACTERS] or response.reason_phrase
+
+
+def _retry_after(value: str | None, now: float) -> float | None:
+    """Seconds to wait by a ``Retry-After`` header, seconds or a date (RFC 9110 section 10.2.3)."""
+    if value is None:
+        return None
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+    except ValueError:
+        return None
