@@ -19,6 +19,7 @@ from candleflow import settings as settings_module
 from candleflow.errors import HeldError, StackError
 from candleflow.settings import Settings
 from candleflow.stack import process
+from candleflow.stack.display import counted
 from candleflow.stack.postgres import binary
 from candleflow.stack.run_file import Run, only_one, read_run, stop_leftovers
 from candleflow.store import credentials
@@ -169,8 +170,7 @@ def memory_mb(pid: int) -> int:
 def _print_table(found: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for one in found["processes"]:
-        counts = "  ".join(f"{name} {value:,}" for name, value in one.get("counts", {}).items())
-        words = "  ".join(filter(None, (counts, one.get("message", ""))))
+        words = "  ".join(filter(None, (counted(one.get("counts", {})), one.get("message", ""))))
         table.add_row(one["name"], one["state"], f"pid {one['pid']}", f"{one['memory_mb']} MB", words)
     console = Console()
     if found["simulated"]:

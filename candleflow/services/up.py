@@ -27,7 +27,7 @@ from candleflow.errors import StackError
 from candleflow.exchange.probe import Answer, probe
 from candleflow.settings import Exchange, Settings
 from candleflow.stack import local, process
-from candleflow.stack.display import SIMULATED, Display, PartLine
+from candleflow.stack.display import SIMULATED, Display, PartLine, counted
 from candleflow.stack.jars import ensure_jars
 from candleflow.stack.java import find_java
 from candleflow.stack.kafka import KafkaServer
@@ -244,8 +244,8 @@ class _Session:
         is_own = keeping.child is not None and beat is not None and beat.pid == keeping.child.pid
         if keeping.state != "running" or beat is None or not is_own:
             return PartLine(keeping.part.name, keeping.state, keeping.message)
-        counts = "  ".join(f"{name} {value:,}" for name, value in beat.counts.items())
-        return PartLine(keeping.part.name, beat.state, "  ".join(filter(None, (counts, beat.message))))
+        words = "  ".join(filter(None, (counted(beat.counts), beat.message)))
+        return PartLine(keeping.part.name, beat.state, words)
 
     def _note(self, _: Keeping) -> None:
         self._write_run()

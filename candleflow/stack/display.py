@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+_QUIET_COUNTS: Final = ("loop_lag_ms", "connected")
 _STYLES: Final = {
     "running": "green", "starting": "yellow", "waiting": "dim", "restarting": "bold red",
     "failed": "bold red", "stopping": "yellow", "stopped": "dim",
@@ -26,6 +27,12 @@ class PartLine:
     name: str
     state: str
     message: str = ""
+
+
+def counted(counts: Mapping[str, int | float]) -> str:
+    """Counts in words for a person: what is nought, or told of each symbol apart, is left out."""
+    shown = ((name, value) for name, value in counts.items() if value and ":" not in name)
+    return "  ".join(f"{name} {value:,}" for name, value in shown if name not in _QUIET_COUNTS)
 
 
 class Display:

@@ -175,7 +175,7 @@ class KafkaServer:
     def why_it_ended(self) -> str:
         """What its logs say last."""
         said = process.tail(self.log) or process.tail(self.folder / "logs" / "console.log")
-        return f"{said[-400:]} ({self.log})"
+        return f"{said} ({self.log})"
 
     def _answers(self) -> bool:
         try:

@@ -187,7 +187,7 @@ class PostgresServer:
 
     def why_it_ended(self) -> str:
         """What its log says last."""
-        return f"{process.tail(self.log)[-400:]} ({self.log})"
+        return f"{process.tail(self.log)} ({self.log})"
 
     @property
     def _who(self) -> Identity:

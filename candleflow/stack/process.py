@@ -28,6 +28,7 @@ LOG_LIMIT_BYTES: Final = 5_000_000
 _PR_SET_PDEATHSIG: Final = 1
 _POLL_SECONDS: Final = 0.02
 _RUN_SECONDS: Final = 120
+_TAIL_LENGTH: Final = 400
 
 # Looked up before any fork: a child must not have to import or to take the loader's lock.
 _LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -197,12 +198,16 @@ def trim_log(log: Path, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
             os.truncate(log, 0)
 
 
-def tail(log: Path, lines: int = 3) -> str:
-    """The log's last lines that say anything, on one line."""
-    with contextlib.suppress(OSError):
+def tail(log: Path, lines: int = 2) -> str:
+    """The last lines of a log that say anything, on one line; of a traceback, its last line."""
+    try:
         text = log.read_bytes()[-8_192:].decode("utf-8", errors="replace")
-        return " | ".join(line.strip() for line in text.splitlines()[-40:] if line.strip())[-300 * lines :]
-    return ""
+    except OSError:
+        return ""
+    said = [line.rstrip() for line in text.splitlines() if line.strip(" ^~|+-")]
+    # A line that is set in belongs to the traceback above the one that says what it was.
+    last = [line for line in said[-lines:] if not line.startswith((" ", "\t"))]
+    return " | ".join(last)[-_TAIL_LENGTH:]
 
 
 def free_port(host: str = LOOPBACK) -> int:

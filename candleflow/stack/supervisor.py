@@ -62,8 +62,8 @@ class Keeping:
     """A part and how it is."""
 
     part: Part
-    state: str = "waiting"
-    """``waiting``, ``starting``, ``running``, ``restarting``, ``failed``, ``stopping`` or ``stopped``."""
+    state: str = "starting"
+    """``starting``, ``running``, ``restarting``, ``failed``, ``stopping`` or ``stopped``."""
     message: str = ""
     child: subprocess.Popen[bytes] | None = None
     created_at: float = 0.0
