@@ -37,6 +37,7 @@ class Database:
     data_dir: Path
     owner_password: str = field(repr=False)
     opened: list[Connection] = field(default_factory=list, repr=False)
+    is_dropped: bool = False
 
     @property
     def settings(self) -> Settings:
@@ -88,6 +89,7 @@ class Database:
                 cursor.execute(sql.SQL(statement).format(**names))
 
     def drop(self) -> None:
+        self.is_dropped = True
         for connection in self.opened:
             connection.close()
         with closing(self.superuser()) as connection, connection.cursor() as cursor:
@@ -102,7 +104,7 @@ class Database:
 def make_database(
     postgres: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[], Database]]:
-    """Makes databases without a schema; all are dropped when the session ends."""
+    """Makes databases without a schema; those not dropped by then are when the session ends."""
     made: list[Database] = []
 
     def make() -> Database:
@@ -118,7 +120,8 @@ def make_database(
 
     yield make
     for database in made:
-        database.drop()
+        if not database.is_dropped:
+            database.drop()
 
 
 @pytest.fixture

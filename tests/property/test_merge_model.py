@@ -154,7 +154,8 @@ def markets(draw: st.DrawFn) -> list[Trade]:
     trades: list[Trade] = []
     for symbol in draw(st.sampled_from([("BTCUSDT",), ("BTCUSDT", "ETHUSDT")])):
         first_id = draw(st.sampled_from([0, 1, 2**62]))
-        ids = sorted(draw(st.sets(st.integers(0, 14), min_size=1, max_size=15)))
+        without = draw(st.sets(st.integers(0, 14), max_size=3))
+        ids = [one for one in range(draw(st.integers(1, 15))) if one not in without]
         at = [draw(times()) for _ in ids]
         if draw(st.booleans()):
             at.sort()
@@ -181,8 +182,12 @@ def _trade(draw: st.DrawFn, symbol: str, trade_id: int, time: int) -> Trade:
 def deliveries(draw: st.DrawFn) -> list[list[Trade]]:
     """The trades of a market in batches: any order, any split, some of them several times."""
     trades = draw(markets())
-    again = draw(st.lists(st.sampled_from(trades), max_size=8))
-    order = draw(st.permutations(trades + again))
+    again = draw(st.lists(st.sampled_from(trades), max_size=8)) if trades else []
+    if draw(st.booleans()):
+        order = draw(st.permutations(trades + again))
+    else:  # a live market: in order, but for a few that come late
+        late = draw(st.lists(st.sampled_from(trades), max_size=3)) if trades else []
+        order = [one for one in trades if one not in late] + late + again
     cuts = sorted(draw(st.lists(st.integers(0, len(order)), max_size=6)))
     batches = [list(order[a:b]) for a, b in zip([0, *cuts], [*cuts, len(order)], strict=True)]
     return [batch for batch in batches if batch]

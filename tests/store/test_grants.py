@@ -1,0 +1,128 @@
+"""What the processor's and the page's roles may not do, by trying it; what they may, the other tests do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2.errors import InsufficientPrivilege
+
+from candleflow.store import schema
+from candleflow.store.schema import READABLE_TABLES
+from tests.store.processor import Processor
+from tests.store.trades import FIVE_SECONDS, run_of
+from tests.store_fixtures import Database
+
+TABLES = (*READABLE_TABLES, "topic_offsets", "schema_version")
+CHANGES = [
+    change.format(table)
+    for table in TABLES
+    for change in (
+        "DELETE FROM {}",
+        "TRUNCATE {}",
+        "DROP TABLE {}",
+        "ALTER TABLE {} ADD COLUMN more text",
+        "CREATE TRIGGER spy AFTER INSERT ON {} EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    )
+]
+NOBODYS_BUSINESS = [
+    *CHANGES,
+    "UPDATE candles SET close = 1",
+    "UPDATE topic_offsets SET next_offset = 0",
+    "INSERT INTO record_counts VALUES ('trades', 'merged', 1)",
+    "SELECT next_offset FROM topic_offsets",
+    "SELECT * FROM candles FOR UPDATE",
+    "CREATE TABLE mine (n integer)",
+    "CREATE TABLE public.mine (n integer)",
+    "CREATE TEMPORARY TABLE mine (n integer)",
+    "CREATE SCHEMA mine",
+    "CREATE FUNCTION public.mine() RETURNS integer LANGUAGE sql AS 'SELECT 1'",
+    "CREATE ROLE mine",
+    "CREATE DATABASE mine",
+    "SELECT adopt_topic('trades', 'mine')",
+    "SELECT move_offsets('trades', '{}')",
+    "SELECT merge_candles('{}')",
+    "SELECT count_records('trades', '{}', 1, 1)",
+    "SELECT pg_read_file('/etc/passwd')",
+    "SELECT * FROM pg_authid",
+    "COPY candles TO PROGRAM 'true'",
+    "ALTER SYSTEM SET log_statement = 'all'",
+]
+READERS_NOT = [
+    "SELECT claim_topic('trades', 'id', 'me')",
+    "SELECT merge_batch(NULL, '', NULL, NULL, NULL, NULL, NULL)",
+    "SELECT close_quiet_candles(NULL, '', 0)",
+    "SELECT version FROM schema_version",
+]
+WRITERS_NOT = [f"SELECT * FROM {table}" for table in TABLES]  # noqa: S608 - names of tables
+
+
+@pytest.fixture(scope="module")
+def filled(make_database: Any) -> Any:
+    database = make_database()
+    schema.apply(database.settings)
+    Processor(database.writer(), FIVE_SECONDS).merge(run_of(1, 20))
+    yield database
+    cursor = database.owner().cursor()
+    cursor.execute("SELECT sum(trade_count) FROM candles WHERE interval = '5s'")
+    assert cursor.fetchone() == (20,)
+    database.drop()
+
+
+@pytest.mark.parametrize("statement", NOBODYS_BUSINESS + READERS_NOT)
+def test_the_page_may_not(filled: Database, statement: str) -> None:
+    _refused(filled.reader(), statement)
+
+
+@pytest.mark.parametrize("statement", NOBODYS_BUSINESS + WRITERS_NOT)
+def test_the_processor_may_not(filled: Database, statement: str) -> None:
+    _refused(filled.writer(), statement)
+
+
+def _refused(connection: Any, statement: str) -> None:
+    """Refused by grants, not only by a setting that a client may change."""
+    cursor = connection.cursor()
+    cursor.execute("SET default_transaction_read_only = off")
+    with pytest.raises(psycopg2.Error) as caught:
+        cursor.execute(statement)
+    connection.close()
+    assert isinstance(caught.value, InsufficientPrivilege), caught.value
+
+
+def test_the_page_reads_what_it_shows_and_by_default_nothing_but_reads(filled: Database) -> None:
+    cursor = filled.reader().cursor()
+    for table in READABLE_TABLES:
+        cursor.execute(f"SELECT count(*) > 0 FROM {table}")  # noqa: S608 - names of tables
+        assert cursor.fetchone() == (True,)
+    for setting, value in (
+        ("default_transaction_read_only", "on"), ("statement_timeout", "5s"), ("timezone", "UTC"),
+    ):  # fmt: skip
+        cursor.execute("SELECT current_setting(%s)", (setting,))
+        assert cursor.fetchone() == (value,)
+
+
+def test_the_processors_functions_look_nowhere_but_in_our_schema(filled: Database) -> None:
+    """A caller's search path, with a table of the same name in front, changes nothing."""
+    cursor = filled.owner().cursor()
+    cursor.execute(
+        "SELECT proname, proconfig::text FROM pg_proc"
+        " WHERE pronamespace = 'public'::regnamespace AND prosecdef"
+    )
+    functions = dict(cursor.fetchall())
+    assert set(functions) == set(schema.WRITER_FUNCTIONS)
+    assert all("search_path=pg_catalog, public, pg_temp" in config for config in functions.values())
+
+
+def test_nobody_else_may_connect_or_call(filled: Database) -> None:
+    cursor = filled.owner().cursor()
+    cursor.execute(
+        "SELECT proname FROM pg_proc, LATERAL aclexplode(coalesce(proacl, acldefault('f', proowner))) acl"
+        " WHERE pronamespace = 'public'::regnamespace AND acl.grantee = 0"
+    )
+    assert cursor.fetchall() == []
+    cursor.execute(
+        "SELECT acl.privilege_type FROM pg_database, LATERAL aclexplode(datacl) acl"
+        " WHERE datname = current_database() AND acl.grantee = 0"
+    )
+    assert cursor.fetchall() == []

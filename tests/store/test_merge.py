@@ -1,0 +1,353 @@
+"""One batch in one transaction: what merge_batch promises beside the candles themselves.
+
+That the candles are those of the fold, whatever way trades come, is in tests/property/test_merge_model.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from decimal import Decimal, localcontext
+from typing import Any
+
+import psycopg2
+import pytest
+
+from candleflow.market.trade import EXACT, NOTIONAL_LIMIT, QUANTITY_LIMIT
+from candleflow.market.window import ROLL_UPS, SECOND_US, Windows
+from candleflow.store import schema
+from tests.store.processor import MERGE, Processor, partials_of
+from tests.store.trades import BEGINS_AT, FIVE_SECONDS, run_of, trade
+from tests.store_fixtures import Database
+
+
+@pytest.fixture
+def processor(database: Database) -> Processor:
+    return Processor(database.writer(), FIVE_SECONDS)
+
+
+def asked(database: Database, query: str) -> list[tuple[Any, ...]]:
+    cursor = database.owner().cursor()
+    cursor.execute(query)
+    return cursor.fetchall()
+
+
+def everything(database: Database) -> list[list[tuple[Any, ...]]]:
+    """All that a batch may change."""
+    return [
+        asked(database, f"SELECT * FROM {table} ORDER BY 1, 2, 3")  # noqa: S608 - names of tables
+        for table in ("candles", "symbols", "record_counts", "topic_offsets")
+    ]
+
+
+def test_a_replayed_batch_changes_nothing(database: Database, processor: Processor) -> None:
+    partials = partials_of(run_of(1, 12), FIVE_SECONDS)
+    counts = {"received": 12}
+    assert processor.send({}, {"0": 12}, partials, counts) == {"status": "merged", "late": 0}
+    before = everything(database)
+    assert processor.send({}, {"0": 12}, partials, counts) == {"status": "already_merged"}
+    assert everything(database) == before
+
+
+def test_a_batch_replayed_under_a_new_claim_changes_nothing(database: Database) -> None:
+    """As after a COMMIT whose answer was lost with the connection."""
+    partials = partials_of(run_of(1, 12), FIVE_SECONDS)
+    connection = database.writer()
+    Processor(connection, FIVE_SECONDS).send({}, {"0": 12}, partials)
+    connection.close()
+    again = Processor(database.writer(), FIVE_SECONDS)
+    assert again.send({}, {"0": 12}, partials) == {"status": "already_merged"}
+
+
+def test_offsets_that_stand_elsewhere_are_refused(database: Database, processor: Processor) -> None:
+    processor.merge(run_of(1, 10))
+    before = everything(database)
+    for expected, reached in (
+        ({"0": 5}, {"0": 12}),
+        ({"0": 12}, {"0": 14}),
+        ({}, {"0": 12}),
+        ({"1": 10}, {"1": 12}),
+    ):
+        with pytest.raises(psycopg2.Error, match='"0": 10') as caught:
+            processor.send(expected, reached, partials_of(run_of(11, 12), FIVE_SECONDS))
+        assert caught.value.pgcode == "CF003"
+    assert everything(database) == before
+
+
+def test_a_new_partition_may_begin_anywhere(database: Database, processor: Processor) -> None:
+    processor.merge(run_of(1, 10))
+    answer = processor.send(
+        {"0": 10, "1": 500}, {"0": 10, "1": 502}, partials_of(run_of(11, 12), FIVE_SECONDS)
+    )
+    assert answer["status"] == "merged"
+    assert asked(database, "SELECT partition, next_offset FROM topic_offsets ORDER BY 1") == [
+        (0, 10),
+        (1, 502),
+    ]
+
+
+def test_a_batch_of_only_refused_records_moves_the_offsets(database: Database, processor: Processor) -> None:
+    counts = {"received": 3, "rejected": {"not JSON": 2, "price out of range": 1}}
+    assert processor.send({}, {"0": 3}, [], counts) == {"status": "merged", "late": 0}
+    assert asked(database, "SELECT next_offset FROM topic_offsets") == [(3,)]
+    assert dict(asked(database, "SELECT outcome, records FROM record_counts")) == {
+        "received": 3,
+        "rejected: not JSON": 2,
+        "rejected: price out of range": 1,
+    }
+
+
+def test_an_overlap_names_the_ids_and_changes_nothing(database: Database, processor: Processor) -> None:
+    processor.merge([*run_of(1, 9), *run_of(3, 4, "ETHUSDT")])
+    before = everything(database)
+    batch = [*run_of(4, 7), *run_of(9, 11), *run_of(4, 6, "ETHUSDT"), *run_of(1, 2, "SOLUSDT")]
+    answer = processor.send({"0": 11}, {"0": 30}, partials_of(batch, FIVE_SECONDS))
+    assert answer == {"status": "overlap", "ids": {"BTCUSDT": "{[4,8),[9,10)}", "ETHUSDT": "{[4,5)}"}}
+    assert everything(database) == before
+
+
+def test_an_overlap_is_seen_in_the_roll_ups_after_the_window_was_changed(database: Database) -> None:
+    connection = database.writer()
+    Processor(connection, FIVE_SECONDS).merge(run_of(1, 9))
+    connection.close()
+    wider = Processor(database.writer(), Windows.of_seconds(10))
+    answer = wider.send({"0": 9}, {"0": 12}, partials_of(run_of(8, 12), wider.windows))
+    assert answer == {"status": "overlap", "ids": {"BTCUSDT": "{[8,10)}"}}
+
+
+GARBAGE: list[dict[str, Any]] = [
+    {"symbol": None},
+    {"symbol": "A" * 21},
+    {"open_time": None},
+    {"open_time": "soon"},
+    {"open_time": BEGINS_AT + 1},
+    {"open_time": -5 * SECOND_US},
+    {"last_trade_time": None},
+    {"open": None},
+    {"open": "a lot"},
+    {"high": "NaN"},
+    {"high": "Infinity"},
+    {"high": "0.5"},
+    {"low": "0"},
+    {"low": "-1"},
+    {"volume": "0"},
+    {"volume": "NaN"},
+    {"taker_buy_volume": "1000000"},
+    {"quote_volume": "-1"},
+    {"trade_count": 99},
+    {"trade_count": 0},
+    {"first_trade_id": 0},
+    {"last_trade_id": 9},
+    {"trade_ids": "{}"},
+    {"trade_ids": "{[1,3)}"},
+    {"trade_ids": "[1,5)"},
+    {"trade_ids": None},
+]
+
+
+@pytest.fixture(scope="module")
+def unharmed(make_database: Callable[[], Database]) -> Iterator[Processor]:
+    """A processor that is only given what it must refuse, with one batch merged before."""
+    database = make_database()
+    schema.apply(database.settings)
+    processor = Processor(database.writer(), FIVE_SECONDS)
+    processor.merge(run_of(100, 103, "ETHUSDT"))
+    before = everything(database)
+    yield processor
+    assert everything(database) == before
+    database.drop()
+
+
+@pytest.mark.parametrize("wrong", GARBAGE, ids=repr)
+def test_a_garbled_partial_fails_the_batch_and_changes_nothing(
+    unharmed: Processor, wrong: dict[str, Any]
+) -> None:
+    (partial,) = partials_of([trade(1, 1), trade(2, 2), trade(3, 3), trade(4, 4)], FIVE_SECONDS)
+    with pytest.raises(psycopg2.Error):
+        unharmed.send({"0": 4}, {"0": 8}, [partial | wrong])
+
+
+@pytest.mark.parametrize("partials", ["null", "{}", '"x"', "[1]"])
+def test_partials_that_are_no_list_of_objects_fail_the_batch(unharmed: Processor, partials: str) -> None:
+    windows = '{"interval": "5s", "size_us": 5000000, "slide_us": 5000000}'
+    with pytest.raises(psycopg2.Error):
+        unharmed.call(MERGE, unharmed.run_id, "trades", '{"0": 4}', '{"0": 5}', partials, "{}", windows)
+
+
+def test_nothing_may_be_null(unharmed: Processor) -> None:
+    arguments = [
+        '{"0": 4}',
+        '{"0": 5}',
+        "[]",
+        "{}",
+        '{"interval": "5s", "size_us": 5000000, "slide_us": 5000000}',
+    ]
+    for position in range(len(arguments)):
+        with pytest.raises(psycopg2.Error):
+            unharmed.call(
+                MERGE, unharmed.run_id, "trades", *arguments[:position], None, *arguments[position + 1 :]
+            )
+
+
+def test_candles_without_records_and_batches_that_end_before_they_begin_are_refused(
+    processor: Processor,
+) -> None:
+    processor.merge(run_of(1, 5))
+    for reached in ({"0": 5}, {"0": 4}):
+        with pytest.raises(psycopg2.Error) as caught:
+            processor.send({"0": 5}, reached, partials_of(run_of(6, 7), FIVE_SECONDS))
+        assert caught.value.pgcode == "22023"
+
+
+def test_one_trade_in_two_windows_of_a_batch_is_refused(processor: Processor) -> None:
+    partials = partials_of([trade(7, 1)], FIVE_SECONDS) + partials_of([trade(7, 6)], FIVE_SECONDS)
+    with pytest.raises(psycopg2.Error, match="other ids than trades"):
+        processor.send({}, {"0": 2}, partials)
+
+
+def test_sums_are_exact_at_the_limits(database: Database, processor: Processor) -> None:
+    tick = Decimal("0.00000001")
+    greatest = QUANTITY_LIMIT - tick
+    price = (NOTIONAL_LIMIT / QUANTITY_LIMIT) - tick
+    trades = [trade(n, 1, price=str(price), quantity=str(greatest)) for n in range(1, 1_001)]
+    trades.append(trade(1_001, 1, price=str(tick), quantity=str(tick)))
+    processor.merge(trades[:500])
+    processor.merge(trades[500:])
+    with localcontext(EXACT):
+        expected = [(1_000 * greatest + tick, 1_000 * greatest * price + tick * tick)]
+    assert asked(database, "SELECT DISTINCT volume, quote_volume FROM candles") == expected
+
+
+def test_a_symbol_moves_forward_by_trade_id_only(database: Database, processor: Processor) -> None:
+    query = "SELECT last_trade_id, last_price, extract(epoch FROM last_trade_time)::bigint FROM symbols"
+    begins = BEGINS_AT // SECOND_US
+    processor.merge([trade(10, 3, price="110")])
+    processor.merge([trade(9, 7, price="109")])
+    assert asked(database, query) == [(10, 110, begins + 3)]
+    processor.merge([trade(11, 2, price="111")])
+    assert asked(database, query) == [(11, 111, begins + 2)]
+
+
+def test_a_filled_hole_completes_its_candle_and_the_next(database: Database, processor: Processor) -> None:
+    query = "SELECT is_complete, revision FROM candles WHERE interval = '5s' ORDER BY open_time"
+    processor.merge([*run_of(1, 7), *run_of(9, 12)])  # 8 is missing, in the second of three candles
+    assert asked(database, query) == [(False, 0), (False, 0), (True, 0)]
+    processor.merge(run_of(8, 8))
+    assert asked(database, query) == [(False, 0), (True, 1), (True, 0)]
+
+
+def test_a_late_last_trade_completes_the_newest_candle(database: Database, processor: Processor) -> None:
+    query = "SELECT is_complete FROM candles WHERE interval = '5s' ORDER BY open_time"
+    processor.merge([*run_of(1, 3), *run_of(5, 6)])
+    assert asked(database, query) == [(False,), (False,)]
+    processor.merge(run_of(4, 4))
+    assert asked(database, query) == [(False,), (True,)]
+
+
+def test_a_candle_before_the_first_proves_the_first(database: Database, processor: Processor) -> None:
+    query = "SELECT is_complete FROM candles WHERE interval = '5s' ORDER BY open_time"
+    processor.merge(run_of(5, 9))
+    assert asked(database, query) == [(False,)]
+    processor.merge(run_of(1, 4))
+    assert asked(database, query) == [(False,), (True,)]
+
+
+def test_quiet_candles_close_and_what_comes_late_is_a_revision(
+    database: Database, processor: Processor
+) -> None:
+    query = "SELECT is_closed, revision FROM candles WHERE interval = '5s'"
+    processor.merge(run_of(1, 3))
+    assert processor.close_quiet(BEGINS_AT + 5 * SECOND_US - 1) == 0
+    assert processor.close_quiet(BEGINS_AT + 5 * SECOND_US) == 1
+    assert asked(database, query) == [(True, 0)]
+    assert processor.merge(run_of(4, 4)) == 1
+    assert asked(database, query) == [(True, 1)]
+
+
+def test_closing_what_is_quiet_says_that_the_processor_has_caught_up(
+    database: Database, processor: Processor
+) -> None:
+    assert asked(database, "SELECT caught_up_at FROM topics") == [(None,)]
+    processor.close_quiet(0)
+    assert asked(database, "SELECT caught_up_at <= clock_timestamp() FROM topics") == [(True,)]
+
+
+def test_the_roll_ups_are_those_of_the_market(database: Database) -> None:
+    assert dict(asked(database, "SELECT * FROM roll_ups()")) == {
+        name: seconds * SECOND_US for name, seconds in ROLL_UPS.items()
+    }
+
+
+@pytest.mark.parametrize("time_us", [0, 1, 1_722_902_399_999_999, 253_402_300_799_999_999])
+def test_every_microsecond_is_kept(database: Database, time_us: int) -> None:
+    cursor = database.owner().cursor()
+    cursor.execute("SELECT (extract(epoch FROM from_microseconds(%s)) * 1000000)::bigint", (time_us,))
+    assert cursor.fetchone() == (time_us,)
+
+
+def test_times_do_not_depend_on_the_clients_time_zone(database: Database) -> None:
+    connection = database.writer()
+    connection.cursor().execute("SET timezone = 'America/New_York'")
+    # 2026-11-01: New York's day has 25 hours.
+    changes_at = (1_793_491_200 * SECOND_US - BEGINS_AT) // SECOND_US
+    processor = Processor(connection, FIVE_SECONDS)
+    processor.merge(
+        [trade(1, changes_at + 10), trade(2, changes_at + 23.9 * 3_600), trade(3, changes_at + 86_400)]
+    )
+    query = """
+        SELECT to_char(open_time AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'), trade_count, is_complete,
+            is_closed
+        FROM candles WHERE interval = '1d' ORDER BY 1
+    """
+    assert asked(database, query) == [
+        ("2026-11-01 00:00", 2, False, True),
+        ("2026-11-02 00:00", 1, True, False),
+    ]
+
+
+def test_a_reader_never_sees_half_a_batch(database: Database) -> None:
+    """In each snapshot every interval holds the same trades, as many as the offsets and the counts say."""
+    processor = Processor(database.writer(), FIVE_SECONDS)
+    reader = database.reader()
+    seen: set[tuple[Any, ...]] = set()
+    wrong: list[tuple[Any, ...]] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        cursor = reader.cursor()
+        while not done.is_set():
+            cursor.execute(
+                "SELECT (SELECT array_agg(DISTINCT n) FROM (SELECT sum(trade_count) AS n FROM candles"
+                " GROUP BY symbol, interval) s), (SELECT array_agg(DISTINCT last_trade_id) FROM symbols),"
+                " (SELECT records / 2 FROM record_counts WHERE outcome = 'merged')"
+            )
+            sums, ids, merged = cursor.fetchone() or ()
+            seen.add((merged,))
+            if sums is not None and not (sums == ids == [merged]):
+                wrong.append((sums, ids, merged))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for first in range(1, 400, 4):
+            processor.merge([*run_of(first, first + 3), *run_of(first, first + 3, "ETHUSDT")])
+    finally:
+        done.set()
+        watcher.join()
+    assert wrong == []
+    assert len(seen) > 10
+
+
+def test_a_crash_in_the_middle_of_a_batch_leaves_nothing_of_it(database: Database) -> None:
+    connection = database.writer()
+    processor = Processor(connection, FIVE_SECONDS)
+    processor.merge(run_of(1, 3))
+    before = everything(database)
+    connection.autocommit = False
+    partials = partials_of(run_of(4, 9), FIVE_SECONDS)
+    assert processor.send({"0": 3}, {"0": 9}, partials)["status"] == "merged"
+    database.superuser().cursor().execute(
+        "SELECT pg_terminate_backend(%s, 5000)", (connection.info.backend_pid,)
+    )
+    assert everything(database) == before
+    assert Processor(database.writer(), FIVE_SECONDS).send({"0": 3}, {"0": 9}, partials)["status"] == "merged"
