@@ -118,6 +118,10 @@ def _make_missing(
     admin: KafkaAdminClient, names: Sequence[str], partitions: int, replication: int, retention_hours: int
 ) -> None:
     described = _described(admin, names)
+    for name, topic in described.items():
+        refusal = errors.for_code(topic["error_code"])
+        if topic["error_code"] and not refusal.retriable:  # such as a name that no topic may have
+            raise refusal(name)
     missing = [name for name in names if _does_not_exist(described.get(name))]
     if missing:
         wanted = _topic(partitions, replication, retention_hours)

@@ -5,14 +5,18 @@ Three threads share the work, and nothing but simple queues lies between them:
     event loop --records--> publisher thread --KafkaProducer.send--> kafka-python's sender thread
         ^-----------------------acknowledged, in batches--------------------------'
 
+and all that once for trades and once for refused records: a record that Kafka itself refuses, say for its
+size, makes kafka-python 3.0.12 fail everything else in the same producer, so a refused record must not be
+able to harm trades.
+
 ``send`` can block for its topic's metadata, and on the event loop that would miss the exchange's ping: so it
 has a thread of its own. kafka-python 3 puts no bound on its buffer: so ``TradeLog`` counts what is in flight,
 and whoever publishes waits for room (``wait_for_room``) once the bound is reached.
 
 A record is in flight until Kafka has acknowledged it. kafka-python retries by itself for DELIVERY_TIMEOUT_MS,
-so that it hardly ever gives one up; what it gives up all the same is logged, counted and sent again, with a
-new KafkaProducer where the old one may be at fault. A record can reach the log twice that way, but while this
-process lives it can't be lost; readers drop the second by its trade id.
+so that it hardly ever gives one up; what it gives up all the same is logged, counted and sent again by a new
+KafkaProducer. A record can reach the log twice that way, but while this process lives it can't be lost;
+readers drop the second by its trade id.
 """
 
 from __future__ import annotations
@@ -51,19 +55,10 @@ RECONNECT_MAX_MS: Final = 1_000
 _BOOTSTRAP_MS: Final = 2_000
 _METADATA_MS: Final = 2_000
 _PAUSE_SECONDS: Final = 0.5
+_LONGEST_PAUSE_SECONDS: Final = 10.0
 _SAY_EVERY_SECONDS: Final = 10.0
 _STALLED_SECONDS: Final = 3.0
 _CLOSE_SECONDS: Final = 2.0
-
-# Kafka's answer to a record or a topic, not the fault of the connection: a new one would change nothing.
-_NOT_THE_PRODUCERS_FAULT: Final = (
-    errors.UnknownTopicOrPartitionError,
-    errors.TopicAuthorizationFailedError,
-    errors.MessageSizeTooLargeError,
-    errors.RecordListTooLargeError,
-    errors.InvalidTimestampError,
-    errors.PolicyViolationError,
-)
 
 
 @dataclass(slots=True, eq=False)
@@ -124,12 +119,14 @@ class TradeLog:
         self._settled: deque[_Record] = deque()
         self._collecting = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._publisher = _Publisher(bootstrap, now_ms, self._on_settled)
+        self._trades = _Publisher(bootstrap, now_ms, self._on_settled)
+        self._refused = _Publisher(bootstrap, now_ms, self._on_settled)
 
     def start(self) -> None:
-        """Start the publisher's thread; call it on the event loop."""
+        """Start the publishers' threads; call it on the event loop."""
         self._loop = asyncio.get_running_loop()
-        self._publisher.start()
+        self._trades.start()
+        self._refused.start()
 
     def publish(self, symbol: str, payload: bytes) -> None:
         """Hand one trade over: the exchange's payload as it is, keyed by its symbol."""
@@ -183,7 +180,8 @@ class TradeLog:
     async def close(self) -> None:
         """Stop at once; ``flush`` first. What is still in flight may or may not reach the log."""
         self._loop = None
-        await asyncio.to_thread(self._publisher.stop, _CLOSE_SECONDS)
+        stops = (asyncio.to_thread(one.stop, _CLOSE_SECONDS) for one in (self._trades, self._refused))
+        await asyncio.gather(*stops)
 
     @property
     def in_flight(self) -> int:
@@ -203,7 +201,12 @@ class TradeLog:
     @property
     def retried(self) -> int:
         """Records that kafka-python gave up and that were sent again."""
-        return self._publisher.retried
+        return self._trades.retried + self._refused.retried
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether a reader waits for room; from the bound reached until half of it is free."""
+        return not self._has_room.is_set()
 
     @property
     def is_stalled(self) -> bool:
@@ -216,7 +219,7 @@ class TradeLog:
             self._is_empty.clear()
         self._records += 1
         self._bytes += len(record.value)
-        self._publisher.put(record)
+        (self._trades if record.is_trade else self._refused).put(record)
 
     def _on_settled(self, record: _Record) -> None:
         """On kafka-python's thread: wake the loop once for any number of acknowledgements."""
@@ -269,6 +272,7 @@ class _Publisher:
         self._stopped = threading.Event()
         self._producer: Any = None
         self._generation = 0
+        self._failures_in_a_row = 0
         self._said_at = float("-inf")
 
     def start(self) -> None:
@@ -309,9 +313,14 @@ class _Publisher:
                     self._drop_producer()
                 self._stopped.wait(_PAUSE_SECONDS)
             else:
-                future.add_callback(partial(_acknowledge, self._on_settled, record))
+                future.add_callback(partial(self._on_acknowledged, record))
                 future.add_errback(partial(self._on_failed, record, self._generation))
                 return
+
+    def _on_acknowledged(self, record: _Record, _metadata: object) -> None:
+        """On kafka-python's thread."""
+        self._failures_in_a_row = 0
+        self._on_settled(record)
 
     def _on_failed(self, record: _Record, generation: int, error: BaseException) -> None:
         """On kafka-python's thread: the publisher shall send it again."""
@@ -320,11 +329,10 @@ class _Publisher:
     def _take_back(self, again: _Again) -> None:
         self.retried += 1
         self._say("Kafka did not take %d record(s), sent again: %s", self.retried, words(again.error))
-        if again.generation != self._generation:
-            return  # of a producer that has been replaced already
-        self._stopped.wait(_PAUSE_SECONDS)
-        if not isinstance(again.error, _NOT_THE_PRODUCERS_FAULT):
+        if again.generation == self._generation:  # else that producer has been replaced already
             self._drop_producer()
+            self._stopped.wait(min(_PAUSE_SECONDS * 2.0**self._failures_in_a_row, _LONGEST_PAUSE_SECONDS))
+            self._failures_in_a_row = min(self._failures_in_a_row + 1, 16)
 
     def _drop_producer(self) -> None:
         """Close the producer without waiting: each record in it fails, and comes back to be sent again."""
@@ -338,10 +346,6 @@ class _Publisher:
         if now - self._said_at >= _SAY_EVERY_SECONDS:
             self._said_at = now
             _log.warning(line, *arguments)
-
-
-def _acknowledge(on_settled: Callable[[_Record], None], record: _Record, _metadata: object) -> None:
-    on_settled(record)
 
 
 def _close_at_once(producer: Any) -> None:

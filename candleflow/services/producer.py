@@ -231,8 +231,8 @@ class _Producer:
         """The heartbeat's state and message."""
         if self._state[0] != "running":
             return self._state
-        if self._trade_log.is_full or self._trade_log.is_stalled:
-            waits = "; reading waits too" if self._trade_log.is_full else ""
+        if self._trade_log.holds_back or self._trade_log.is_stalled:
+            waits = "; reading waits too" if self._trade_log.holds_back else ""
             return "waiting", f"for Kafka: {self._trade_log.in_flight:,} records in flight{waits}"
         if self._stream.connected < self._stream.wanted:
             place = " or ".join(self._addresses.websocket)
@@ -253,9 +253,13 @@ class _Producer:
 
 
 def check_symbols(symbols: Sequence[str], listed: Sequence[str]) -> None:
-    """Raise SettingError for the symbols that the exchange does not list, with the nearest that it does."""
-    unknown = [symbol for symbol in symbols if symbol not in set(listed)]
-    if not unknown:
+    """Raise SettingError for the symbols that the exchange does not list, with the nearest that it does.
+
+    ``listed``: those traded now; none at all, as while the exchange is halted, says nothing of ours.
+    """
+    known = set(listed)
+    unknown = [symbol for symbol in symbols if symbol not in known]
+    if not unknown or not listed:
         return
     hints = []
     for symbol in unknown:

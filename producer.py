@@ -1,0 +1,15 @@
+"""The producer: live trades from the exchange into Kafka. Settings: ``python -m candleflow settings``."""
+
+import sys
+
+from candleflow import settings
+from candleflow.errors import SettingError
+from candleflow.services import producer
+
+if __name__ == "__main__":
+    try:
+        in_force = settings.load()
+    except SettingError as error:
+        print(error, file=sys.stderr)  # no logging yet: its level is a setting
+        sys.exit(error.exit_status)
+    sys.exit(producer.run(in_force))
