@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver import ActionChains
+from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
@@ -21,7 +22,7 @@ MISSING = None if CHROMIUM and CHROMEDRIVER else "needs chromium and chromedrive
 
 DESKTOP = (1_280, 800)
 PHONE = (390, 844)
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 45  # for a machine that does much else besides; on a free one nothing takes five
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
@@ -118,12 +119,20 @@ class Page:
 
     def drag_over_chart(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Drag the mouse over the price panel between two places, as parts of its width and height."""
-        panel = self.driver.find_element(By.CSS_SELECTOR, ".cf-plot .nsewdrag[data-subplot='xy']")
+        panel = self._panel()
         width, height = panel.size["width"], panel.size["height"]
         offsets = [(int((x - 0.5) * width), int((y - 0.5) * height)) for x, y in (start, end)]
         actions = ActionChains(self.driver)
         actions.move_to_element_with_offset(panel, *offsets[0]).click_and_hold()
         actions.move_to_element_with_offset(panel, *offsets[1]).release().perform()
+
+    def turn_wheel_over_chart(self, pixels: int) -> None:
+        """Turn the wheel in the middle of the price panel; away from the viewer if negative."""
+        middle = ScrollOrigin.from_element(self._panel())
+        ActionChains(self.driver).scroll_from_origin(middle, 0, pixels).perform()
+
+    def double_click_chart(self) -> None:
+        ActionChains(self.driver).double_click(self._panel()).perform()
 
     def choose(self, group: str, option: str) -> None:
         """Press ``option`` in the row of buttons called ``group``."""
@@ -149,6 +158,9 @@ class Page:
     def problems(self) -> list[str]:
         """What the browser's console has of errors since it was last asked."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
+
+    def _panel(self) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, ".cf-plot .nsewdrag[data-subplot='xy']")
 
     def _button(self, group: str, option: str) -> WebElement | None:
         found = self.driver.find_elements(

@@ -41,12 +41,13 @@ def wave(at: int) -> Decimal:
 
 
 class Feed:
-    """One processor's place at the store. Trade ids count up from 1 for each symbol."""
+    """One processor's place at the store, for any thread. Trade ids count up from 1 for each symbol."""
 
     def __init__(self, settings: Settings) -> None:
         self._connection = credentials.dsn(settings, Role.WRITER).connect()
         self._connection.autocommit = True
         self._windows = settings.windows
+        self._lock = threading.Lock()
         self._next_id: dict[str, int] = defaultdict(lambda: 1)
         (claim,) = self._call("SELECT claim_topic(%s, 'made for a test', 'a test')", (TOPIC,))
         self._run_id, self._offsets = claim["run_id"], claim["offsets"]
@@ -56,12 +57,13 @@ class Feed:
 
     def skip_ids(self, symbol: str, count: int) -> None:
         """Lose so many trades of the symbol."""
-        self._next_id[symbol] += count
+        with self._lock:
+            self._next_id[symbol] += count
 
     def send(self, symbol: str, times: Iterable[int], *, quantity: str = "0.25") -> None:
         """Trades at these times (microseconds), at the price of ``wave``."""
-        trades = [self._trade(symbol, at, Decimal(quantity)) for at in times]
-        self._merge(symbol, trades)
+        with self._lock:
+            self._merge(symbol, [self._trade(symbol, at, Decimal(quantity)) for at in times])
 
     def _trade(self, symbol: str, at: int, quantity: Decimal) -> Trade:
         trade_id = self._next_id[symbol]

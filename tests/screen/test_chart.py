@@ -78,6 +78,20 @@ def test_a_zoom_by_mouse_stays_through_thirty_updates_on_the_same_node(page: Pag
     page.wait(lambda: page.ranges()[0][1] > before[0][1], "the newest candle in sight")
 
 
+def test_a_zoom_by_wheel_stays_too_and_a_double_click_goes_back_to_live(page: Page) -> None:
+    page.open()
+    page.wait_for_candles()
+    whole = page.ranges()[0]
+    page.turn_wheel_over_chart(-400)
+    page.wait(lambda: page.mode() == "free", "the chart is zoomed")
+    zoomed = page.ranges()
+    assert zoomed[0][1] - zoomed[0][0] < whole[1] - whole[0]
+    page.wait_for_updates(6)
+    assert page.ranges() == zoomed
+    page.double_click_chart()
+    page.wait(lambda: page.mode() == "following" and page.ranges()[0][1] >= whole[1], "back to live")
+
+
 def test_before_any_zoom_the_chart_follows_the_newest_candle(page: Page) -> None:
     page.open()
     page.wait_for_candles()

@@ -1,6 +1,7 @@
 // Draws the figure that Python sends. Plotly.react keeps the plot's node, and a constant uirevision the viewer's
 // zoom; st.plotly_chart keeps neither when its data change. No text of the figure ever becomes HTML here.
 
+const WHEEL_MS = 250; // Plotly makes a wheel's zoom its own 50 ms after the last turn
 const LIVE = "following", FREE = "free";
 const CONFIG = {
   displayModeBar: false,
@@ -45,6 +46,11 @@ class Chart {
       setTimeout(() => this.draw(), 0); // after Plotly's own handler has set the new range
     };
     this.plot.addEventListener("pointerdown", this.onDown, true);
+    this.plot.addEventListener("wheel", () => {
+      this.onDown();
+      clearTimeout(this.wheelEnd);
+      this.wheelEnd = setTimeout(this.onUp, WHEEL_MS);
+    }, { capture: true, passive: true });
     window.addEventListener("pointerup", this.onUp);
     window.addEventListener("pointercancel", this.onUp);
     this.onResize = () => this.fit();
@@ -74,14 +80,25 @@ class Chart {
     // A redraw under the pointer would cut a drag short; the newest figure is drawn when it ends.
     if (this.isHeld || !this.sent || !this.plot.isConnected) return;
     const { data, layout } = this.sent.figure;
-    const isTouch = window.matchMedia("(pointer: coarse)").matches;
-    const whole = { ...layout, dragmode: isTouch ? "pan" : "zoom", uirevision: `${this.sent.view}#${this.home}` };
+    const revision = `${this.sent.view}#${this.home}`;
+    if (this.drawn?.revision === revision && this.hasViewersRange()) this.setMode(FREE);
+    // A copy, as Plotly writes the viewer's zoom into the layout it is given.
+    const whole = { ...structuredClone(layout), uirevision: revision };
+    whole.dragmode = window.matchMedia("(pointer: coarse)").matches ? "pan" : "zoom";
+    // Plotly keeps the viewer's range only as long as the one we send stays the same, so the live edge waits.
+    if (this.frame.dataset.mode === FREE) whole.xaxis.range = this.drawn.range;
+    this.drawn = { revision, range: [...whole.xaxis.range] };
     const isFirst = !this.plot.data;
     window.Plotly.react(this.plot, data, whole, CONFIG);
     if (isFirst) this.listen();
     this.updates = (this.updates ?? 0) + 1;
     this.frame.dataset.updates = this.updates;
     this.read();
+  }
+
+  hasViewersRange() {
+    // Asked, not told: Plotly's own event comes only when it has finished drawing, up to half a second later.
+    return this.plot.layout.xaxis.range.some((end, at) => end !== this.drawn.range[at]);
   }
 
   listen() {
