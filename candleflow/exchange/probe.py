@@ -77,7 +77,7 @@ def explain(error: BaseException, within_seconds: float = WITHIN_SECONDS) -> str
         status = error.response.status_code
         return f"HTTP {status}" + (f": {_STATUS_WORDS[status]}" if status in _STATUS_WORDS else "")
     if isinstance(error, ssl.SSLError):
-        return f"TLS failure: {getattr(error, 'verify_message', '') or error.reason or error}"
+        return f"TLS failure: {getattr(error, 'verify_message', '') or getattr(error, 'reason', '') or error}"
     if isinstance(error, TimeoutError):
         return f"no answer within {within_seconds:.0f} s"
     if isinstance(error, socket.gaierror):

