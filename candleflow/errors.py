@@ -27,6 +27,27 @@ class ExchangeError(CandleflowError):
     """The exchange can't be reached, or answered what its documentation rules out."""
 
 
+class ExchangeRefusalError(ExchangeError):
+    """The exchange understood a REST request and refused it: its own code, such as -1121, if it gave one."""
+
+    def __init__(self, message: str, status: int, code: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class RateLimitError(ExchangeError):
+    """Too much was asked of the exchange: nothing more may be asked for ``wait_seconds``.
+
+    ``is_banned``: the limit was disregarded (HTTP 418); bans grow from 2 minutes to 3 days.
+    """
+
+    def __init__(self, message: str, wait_seconds: float, *, is_banned: bool = False) -> None:
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
+        self.is_banned = is_banned
+
+
 class BrokerError(CandleflowError):
     """Kafka can't be reached, or its topic isn't what the ledger was built on."""
 

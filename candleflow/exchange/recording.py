@@ -82,8 +82,9 @@ class Recording:
     """A recorded feed; a ``Source`` for the simulator.
 
     ``speed`` is the multiple of real time, 0 as fast as the clients take it. With ``is_shifted`` the times
-    ``T`` and ``E`` are moved by the whole milliseconds that make the first message happen when it is sent;
-    all else stays as recorded. With ``every_line`` each line goes to each client, subscribed or not. Playing
+    ``T`` and ``E`` are moved by whole milliseconds, all else stays as recorded: by so many that the first
+    message happens when it is sent or, where speed is above real time, the last one, so that none is dated in
+    the future. With ``every_line`` each line goes to each client, subscribed or not. Playing
     begins when clients are subscribed to ``wait_for`` streams of trades; ``played`` is set when it is over.
 
     Raises ExchangeError where the file can't be read or holds nothing.
@@ -106,7 +107,7 @@ class Recording:
         self.played: Played | None = None
         self._history: dict[str, _SymbolHistory] = {}
         self._last_time = 0
-        self._listings, self._first_time = self._scan()
+        self._listings, self._first_time, self._end_time = self._scan()
 
     def listings(self) -> Sequence[Listing]:
         return list(self._listings.values())
@@ -146,7 +147,7 @@ class Recording:
         """Send the whole recording once. At the fullest speed it waits while nobody is subscribed."""
         await audience.subscribed(self._wait_for)
         started_at = time.time_ns() // 1_000
-        shift_ms = (started_at - self._first_time) // 1_000 if self._is_shifted else 0
+        shift_ms = self._shift_ms(started_at)
         count = 0
         batch: list[Line] = []
         ahead_of = self._first_time
@@ -164,6 +165,13 @@ class Recording:
         await self._send(audience, batch, shift_ms)
         seconds = (time.time_ns() // 1_000 - started_at) / SECOND_US
         self.played = Played(count, seconds)
+
+    def _shift_ms(self, started_at: int) -> int:
+        if not self._is_shifted:
+            return 0
+        lasts = self._end_time - self._first_time
+        lasts_now = lasts / self._speed if self._speed != AS_FAST_AS_POSSIBLE else 0.0
+        return int(started_at - self._first_time + min(0.0, lasts_now - lasts)) // 1_000
 
     def _seconds_until(self, event_time: int, started_at: int) -> float:
         if self._speed == AS_FAST_AS_POSSIBLE:
@@ -198,22 +206,24 @@ class Recording:
     def _of(self, symbol: str) -> _SymbolHistory:
         return self._history.setdefault(symbol, _SymbolHistory())
 
-    def _scan(self) -> tuple[dict[str, Listing], int]:
-        """The symbols whose trades are in the file, and the first message's time."""
+    def _scan(self) -> tuple[dict[str, Listing], int, int]:
+        """The symbols whose trades are in the file, and the first and the last message's time."""
         listings: dict[str, Listing] = {}
         first_time: int | None = None
+        end_time = 0
         streams: set[str] = set()
         for line in self._lines():
             streams.add(line.stream)
-            if first_time is None:
-                first_time = line.event_time
+            if line.event_time is not None:
+                first_time = line.event_time if first_time is None else first_time
+                end_time = max(end_time, line.event_time)
         for stream in sorted(streams):
             symbol = symbol_of(stream)
             if symbol is not None:
                 listings[symbol] = Listing(symbol, symbol, "", DECIMAL_PLACES, DECIMAL_PLACES)
         if first_time is None or not listings:
             raise ExchangeError(f"{self._file} holds no trade: is it a recording of Binance's streams?")
-        return listings, first_time
+        return listings, first_time, end_time
 
     def _lines(self) -> Iterator[Line]:
         open_file = gzip.open if self._file.suffix == ".gz" else open

@@ -117,7 +117,8 @@ class _Client:
 
     @property
     def is_open(self) -> bool:
-        return self.connection.protocol.state is State.OPEN
+        connection = self.connection
+        return connection.protocol.state is State.OPEN and not connection.transport.is_closing()
 
     @property
     def waiting_bytes(self) -> int:
