@@ -4,12 +4,13 @@ Nothing is kept. Trade ``id`` of a symbol is the same whether it is sent live, a
 later, or sent by a simulator that was restarted in between: ids are counted from ``ORIGIN_US`` on.
 
 Ids and time. The rate of trades swings between quiet and busy spells as a sum of waves, so that the number
-of trades until second ``k``, C(k), has a closed form:
+of trades until the time t, in seconds, has a closed form:
 
     N(t) = rate * (t + sum over waves of depth / w * (cos(phase) - cos(w * t + phase)))
 
-rounded down to the end of an aggregate (below). Second ``k`` holds the ids C(k) to C(k + 1) - 1; a random
-generator seeded by (seed, symbol, k) puts them into bursts that share a millisecond.
+Time is cut into equal slices. C(k) is N at the beginning of slice ``k``, rounded down to the end of an
+aggregate (below). Slice ``k`` holds the ids C(k) to C(k + 1) - 1; a random generator seeded by (seed, symbol,
+k) puts them into bursts that share a millisecond.
 
 Prices. The logarithm of the price is a sum of smooth noises, each with four times the period of the one
 before and twice its height, as in a random walk, but bounded: within some 15 % of the symbol's base price.
@@ -60,17 +61,22 @@ _TURNED_GROUPS: Final[tuple[tuple[int, ...], ...]] = tuple(
     tuple(accumulate(_GROUP_SIZES[turn:] + _GROUP_SIZES[:turn])) for turn in range(_GROUPS)
 )
 """Where the groups of a page end, for each order that a page may have them in."""
+_TRADES_A_SLICE: Final = 256
+"""On average, where the slice's length allows: the work of one slice is some milliseconds."""
+_SHORTEST_SLICE_MS: Final = 1
+_LONGEST_SLICE_MS: Final = 1_000
 _BURST_SIZES: Final = (1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 5, 12)
 """How many aggregates share a millisecond, one of these at random."""
 
 _SLOWEST_RATE: Final = 1e-3
-"""Trades a second of one symbol, at least: the next trade is looked for second by second."""
+"""Trades a second of one symbol, at least: the next trade is looked for slice by slice."""
 _MARKETS_KEPT: Final = 4_096
 _BEHIND_US: Final = 10 * SECOND_US
 _BATCH: Final = 2_000
 _SHORTEST_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.02
 
+_MILLISECOND_US: Final = 1_000
 _SCALE: Final = 10**8
 _PLACES: Final = 8
 
@@ -122,33 +128,36 @@ class SymbolMarket:
         known = _WELL_KNOWN.get(symbol) or self._made_up()
         self._known = known
         self.listing = Listing(symbol, *_assets(symbol), known.price_places, known.quantity_places)
-        # Symbols' seconds begin at different moments, so that the work of beginning one is spread.
-        self._origin = ORIGIN_US + self._hash("origin", 0) % SECOND_US
+        slice_ms = min(_LONGEST_SLICE_MS, max(_SHORTEST_SLICE_MS, int(1_000 * _TRADES_A_SLICE / rate)))
+        self._slice_us = slice_ms * _MILLISECOND_US
+        # Symbols' slices begin at different moments, so that the work of beginning one is spread.
+        self._origin = ORIGIN_US + self._hash("origin", 0) % 1_000 * _MILLISECOND_US
         self._waves = [
             (depth, math.tau / period, self._uniform("wave", number) * math.tau)
             for number, (depth, period) in enumerate(_WAVES)
         ]
-        self._last_second: tuple[int, list[SimulatedTrade]] = (-1, [])
+        self._last_slice: tuple[int, list[SimulatedTrade]] = (-1, [])
+        self._last_page: tuple[int, Sequence[int]] = (-1, ())
 
     def trade(self, trade_id: int) -> SimulatedTrade:
-        second = self._second_of(trade_id)
-        return self._second(second)[trade_id - self._count_until(second)]
+        number = self._slice_of(trade_id)
+        return self._slice(number)[trade_id - self._count_until(number)]
 
     def from_id(self, trade_id: int) -> Iterator[SimulatedTrade]:
         """The trades from ``trade_id`` on, without end."""
-        second = self._second_of(trade_id)
-        yield from self._second(second)[trade_id - self._count_until(second) :]
+        number = self._slice_of(trade_id)
+        yield from self._slice(number)[trade_id - self._count_until(number) :]
         while True:
-            second += 1
-            yield from self._trades_of(second)
+            number += 1
+            yield from self._trades_of(number)
 
     def id_at(self, at: int) -> int:
         """The lowest id whose trade time is ``at`` or later."""
-        second = (at - self._origin) // SECOND_US
-        if second < 0:
+        number = (at - self._origin) // self._slice_us
+        if number < 0:
             return 0
-        times = [trade.time for trade in self._second(second)]
-        return self._count_until(second) + bisect_left(times, at)
+        times = [trade.time for trade in self._slice(number)]
+        return self._count_until(number) + bisect_left(times, at)
 
     def aggregate_of(self, trade_id: int) -> int:
         page, inside = divmod(trade_id, PAGE)
@@ -158,54 +167,63 @@ class SymbolMarket:
         page, group = divmod(aggregate_id, _GROUPS)
         return page * PAGE + (self._group_ends(page)[group - 1] if group else 0)
 
-    def _second(self, second: int) -> list[SimulatedTrade]:
-        """A second's trades at once; the last one asked for is kept, as it is often asked for again."""
-        kept, trades = self._last_second
-        if kept != second:
-            trades = list(self._trades_of(second))
-            self._last_second = (second, trades)
+    def _slice(self, number: int) -> list[SimulatedTrade]:
+        """A slice's trades at once; the last one asked for is kept, as it is often asked for again."""
+        kept, trades = self._last_slice
+        if kept != number:
+            trades = list(self._trades_of(number))
+            self._last_slice = (number, trades)
         return trades
 
-    def _second_of(self, trade_id: int) -> int:
-        middle = int(trade_id / self._rate)
-        slack = int(_WAVE_DRIFT_SECONDS + PAGE / self._rate) + 2
-        seconds = range(max(0, middle - slack), middle + slack)
-        # The last second that begins with this id or a lower one, and so the one that holds it.
-        return seconds[bisect_right(seconds, trade_id, key=self._count_until) - 1]
+    def _slice_of(self, trade_id: int) -> int:
+        slices_a_second = SECOND_US / self._slice_us
+        middle = int(trade_id / self._rate * slices_a_second)
+        slack = int((_WAVE_DRIFT_SECONDS + PAGE / self._rate) * slices_a_second) + 2
+        numbers = range(max(0, middle - slack), middle + slack)
+        # The last slice that begins with this id or a lower one, and so the one that holds it.
+        return numbers[bisect_right(numbers, trade_id, key=self._count_until) - 1]
 
-    def _count_until(self, second: int) -> int:
-        """C(k): the number of trades before the second."""
-        if second <= 0:
+    def _count_until(self, number: int) -> int:
+        """C(k): the number of trades before the slice."""
+        if number <= 0:
             return 0
+        seconds = number * self._slice_us / SECOND_US
         swing = sum(
-            depth / speed * (math.cos(phase) - math.cos(speed * second + phase))
+            depth / speed * (math.cos(phase) - math.cos(speed * seconds + phase))
             for depth, speed, phase in self._waves
         )
-        page, inside = divmod(int(self._rate * (second + swing)), PAGE)
+        page, inside = divmod(int(self._rate * (seconds + swing)), PAGE)
         ends = self._group_ends(page)
         whole = bisect_right(ends, inside)
         return page * PAGE + (ends[whole - 1] if whole else 0)
 
     def _group_ends(self, page: int) -> Sequence[int]:
-        return _TURNED_GROUPS[self._hash("page", page) % _GROUPS]
+        kept, ends = self._last_page
+        if kept != page:
+            ends = _TURNED_GROUPS[self._hash("page", page) % _GROUPS]
+            self._last_page = (page, ends)
+        return ends
 
-    def _trades_of(self, second: int) -> Iterator[SimulatedTrade]:
-        """The trades of one second, one at a time: a busy one takes long enough to be felt otherwise."""
-        first, end = self._count_until(second), self._count_until(second + 1)
+    def _trades_of(self, number: int) -> Iterator[SimulatedTrade]:
+        """The trades of one slice, one at a time, so that the live feed does no work before its time."""
+        first, end = self._count_until(number), self._count_until(number + 1)
         if first == end:
             return
-        draw = random.Random(self._hash("second", second)).random  # noqa: S311 - a market, not a secret
-        starts_at = self._origin + second * SECOND_US
+        draw = random.Random(self._hash("slice", number)).random  # noqa: S311 - a market, not a secret
+        starts_at = self._origin + number * self._slice_us
         group, last_group = self.aggregate_of(first), self.aggregate_of(end - 1)
-        level, next_level = self._level(second), self._level(second + 1)
-        for offset in _moments(draw, last_group - group + 1):
-            price = self._price(level + (next_level - level) * offset / SECOND_US, draw)
+        trade_id = first
+        level, next_level = self._level(number), self._level(number + 1)
+        for offset in _moments(draw, last_group - group + 1, self._slice_us // _MILLISECOND_US):
+            price = self._price(level + (next_level - level) * offset / self._slice_us, draw)
             buyer_is_maker = draw() < 0.5
-            for trade_id in range(self.aggregate_start(group), self.aggregate_start(group + 1)):
+            group += 1
+            next_group_at = self.aggregate_start(group)
+            while trade_id < next_group_at:
                 yield SimulatedTrade(
                     trade_id, starts_at + offset, price, self._quantity(draw), buyer_is_maker
                 )
-            group += 1
+                trade_id += 1
 
     def _price(self, level: float, draw: Callable[[], float]) -> int:
         """The price at the logarithmic ``level``, a few steps to either side, in units of 10^-8."""
@@ -219,9 +237,11 @@ class SymbolMarket:
         size = self._known.typical_quantity * math.exp(5.0 * (draw() + draw() - 1.0))
         return max(1, round(size * _SCALE / step)) * step
 
-    def _level(self, second: int) -> float:
+    def _level(self, number: int) -> float:
+        """The logarithm of the price, relative to the symbol's base price, where the slice begins."""
+        seconds = number * self._slice_us / SECOND_US
         return sum(
-            _NOISE_HEIGHT * math.sqrt(period) * self._noise(octave, second / period)
+            _NOISE_HEIGHT * math.sqrt(period) * self._noise(octave, seconds / period)
             for octave, period in enumerate(_NOISE_PERIODS)
         )
 
@@ -362,13 +382,13 @@ class _Feed:
         return min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, (self._heads[0][0] - now) / SECOND_US))
 
 
-def _moments(draw: Callable[[], float], count: int) -> list[int]:
-    """``count`` offsets into a second in microseconds, in order; those of a burst share a millisecond."""
+def _moments(draw: Callable[[], float], count: int, milliseconds: int) -> list[int]:
+    """``count`` offsets into a slice in microseconds, in order; those of a burst share a millisecond."""
     moments: list[int] = []
     while len(moments) < count:
-        millisecond = int(draw() * 1_000) * 1_000
+        begins = int(draw() * milliseconds) * _MILLISECOND_US
         burst = _BURST_SIZES[int(draw() * len(_BURST_SIZES))]
-        moments.extend(millisecond + int(draw() * 1_000) for _ in range(burst))
+        moments.extend(begins + int(draw() * _MILLISECOND_US) for _ in range(burst))
     return sorted(moments[:count])
 
 
