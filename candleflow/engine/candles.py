@@ -46,6 +46,8 @@ _SUMS: Final = (
 )
 """The columns that are sums of longs at every level of the fold."""
 
+_PANE_COLUMNS: Final = ("open_time", "records", "trade_count", "first_trade_id", "last_trade_id")
+
 
 def fold(trades: DataFrame, windows: Windows) -> DataFrame:
     """One row for each candle, and one for each reason of refusal, of the rows that ``trades.judge`` made.
@@ -54,8 +56,8 @@ def fold(trades: DataFrame, windows: Windows) -> DataFrame:
     ``close``, ``volume``, ``quote_volume``, ``taker_buy_volume``, ``taker_buy_quote_volume`` (plain decimal
     text, exact), ``trade_count`` (different ids), ``first_trade_id``, ``last_trade_id``, ``trade_ids`` (as
     PostgreSQL's int8multirange) and ``panes``: for each pane of the window its ``open_time``, ``records``
-    (repeated ones counted again) and ``ranges`` of ids. Where some pane has more records than ids, or two
-    panes share an id, the amounts count a trade twice.
+    (repeated ones counted again), ``trade_count``, ``first_trade_id`` and ``last_trade_id``. Where a pane has
+    more records than ids, or two panes of a symbol share an id, the amounts count a trade twice.
 
     Of a refusal: the reason in ``refusal`` and its number in ``panes[0].records``; all else is null.
     """
@@ -136,9 +138,7 @@ def _fold_blocks(blocks: DataFrame) -> DataFrame:
     is_one_range = F.col("trade_count") == F.col("last_trade_id") - F.col("first_trade_id") + 1
     one_range = F.array(_range(F.col("first_trade_id"), F.col("last_trade_id")))
     ranges = F.when(is_one_range, one_range).otherwise(_ranges(F.col("blocks")))
-    return folded.withColumn("ranges", ranges).withColumn(
-        "panes", F.array(F.struct("open_time", "records", "ranges"))
-    )
+    return folded.withColumn("ranges", ranges).withColumn("panes", F.array(F.struct(*_PANE_COLUMNS)))
 
 
 def _join_panes(panes: DataFrame, windows: Windows) -> DataFrame:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 from candleflow.errors import StackError
 
 _LOG4J: Final = Path(__file__).with_name("log4j2.properties")
-_STOP_SECONDS: Final = 5.0
+_STOP_SECONDS: Final = 2.0
 
 # A small batch is bound by its overheads. Generated code is compiled anew for every query, which costs more
 # than interpreting it over some hundred rows; over 100,000 rows it is three times as quick.
@@ -103,7 +103,7 @@ def _configuration(jars: Sequence[Path], master: str, memory: str, work_dir: Pat
         "spark.sql.streaming.checkpointFileManagerClass": _CHECKPOINT_FILES,
         "spark.sql.streaming.minBatchesToRetain": "10",
         "spark.sql.streaming.numRecentProgressUpdates": "20",
-        "spark.sql.streaming.metricsEnabled": "false",
+        "spark.sql.streaming.stopTimeout": "2s",
         "spark.cleaner.referenceTracking.blocking": "false",
         **_LIVE,
     }
@@ -125,19 +125,23 @@ def tune(spark: SparkSession, *, for_backlog: bool) -> None:
 def stop_session(spark: SparkSession) -> None:
     """Stop Spark and its JVM, by force if it takes more than a few seconds."""
     gateway: Any = SparkContext._gateway  # noqa: SLF001 - pyspark has no public way to end its JVM
+    stopping = threading.Thread(target=_stop_quietly, args=(spark,), name="spark-stop", daemon=True)
+    stopping.start()
+    stopping.join(_STOP_SECONDS)
     process: subprocess.Popen[bytes] | None = getattr(gateway, "proc", None)
-    with contextlib.suppress(Exception):  # a JVM that is gone already can't be stopped, and needn't be
-        spark.stop()
-    if gateway is None or process is None:
+    if process is None:
         return
-    with contextlib.suppress(Exception):
-        gateway.shutdown()
     if process.stdin is not None:
         process.stdin.close()  # pyspark's gateway server ends when its standard input does
     try:
         process.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
-    SparkContext._gateway = None  # noqa: SLF001 - so that a later session starts a JVM anew
+    SparkContext._gateway = None  # noqa: SLF001 - so that a later session starts a JVM of its own
     SparkContext._jvm = None  # noqa: SLF001
+
+
+def _stop_quietly(spark: SparkSession) -> None:
+    with contextlib.suppress(Exception):  # a JVM that is gone already can't be stopped, and needn't be
+        spark.stop()

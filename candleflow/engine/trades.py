@@ -105,13 +105,14 @@ def read_range(
 def judge(records: DataFrame, max_future_us: int) -> DataFrame:
     """``records`` with ``REFUSAL`` and, where it is null, ``TRADE_COLUMNS``; pure columns, one row each.
 
-    ``records`` has Kafka's columns, of which ``value`` (binary) and ``timestamp`` are looked at. A trade
+    ``records`` has Kafka's columns, of which ``value`` (binary) and ``timestamp`` are looked at; ``value``,
+    and those of ``topic``, ``partition`` and ``offset`` that there are, stay beside the verdict. A trade
     dated more than ``max_future_us`` after its own record is refused: by the record's time and not by the
     clock, so that a replay judges as the first reading did.
     """
-    kept = [name for name in ("partition", "offset") if name in records.columns]
+    kept = [name for name in ("topic", "partition", "offset", "value") if name in records.columns]
     text = F.col("value").cast("string")
-    read = records.select(*kept, "value", "timestamp", text.alias("text"))
+    read = records.select(*kept, "timestamp", text.alias("text"))
     # A record that does not match is left as it is, so one pass both recognizes and cuts.
     read = read.withColumn("cut", F.regexp_replace("text", _WHOLE % CANONICAL_PATTERN, _CUT_FIELDS))
     # A lambda is interpreted, not compiled. Written out, the strict way would make the quick one's generated

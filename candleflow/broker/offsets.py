@@ -1,0 +1,134 @@
+"""Where a topic begins and ends: what the processor's stored offsets are held against."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from kafka import KafkaConsumer, TopicPartition, errors
+
+from candleflow.broker.topics import ATTEMPT_MS, REQUEST_MS, words
+from candleflow.errors import BrokerError, LedgerError
+
+_ASK_EVERY_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A topic's first offsets still there and its end offsets, by partition."""
+
+    begin: Mapping[int, int]
+    end: Mapping[int, int]
+
+
+def bounds(bootstrap: str, topic: str) -> Bounds:
+    """The topic's bounds now. Raises BrokerError where Kafka or the topic is away."""
+    try:
+        consumer = _consumer(bootstrap)
+        try:
+            partitions = _partitions(consumer, topic)
+            begin = consumer.beginning_offsets(partitions)
+            end = consumer.end_offsets(partitions)
+        finally:
+            consumer.close()
+    except (errors.KafkaError, OSError) as error:
+        raise BrokerError(f"Kafka at {bootstrap} can't be asked for topic {topic}: {words(error)}") from error
+    return Bounds(_by_number(begin), _by_number(end))
+
+
+def starting_offsets(topic: str, stored: Mapping[int, int], found: Bounds) -> dict[int, int]:
+    """Where to go on reading: at ``stored``, and at the beginning of a partition that nothing is stored of.
+
+    Raises LedgerError where the topic no longer has what comes next, or ends before it: to go on from
+    anywhere else would lose or repeat trades in silence.
+    """
+    gone = sorted(stored.keys() - found.end.keys())
+    if gone:
+        raise LedgerError(f"{_misfit(topic)}: partition {gone[0]} is gone{_MENDING}")
+    for partition, offset in sorted(stored.items()):
+        if offset < found.begin[partition]:
+            raise LedgerError(
+                f"{_misfit(topic)}: partition {partition} was to be read from offset {offset}, and begins at "
+                f"{found.begin[partition]}, so that {found.begin[partition] - offset} records expired unread"
+                f"{_MENDING}"
+            )
+        if offset > found.end[partition]:
+            raise LedgerError(
+                f"{_misfit(topic)}: partition {partition} was read up to offset {offset}, and ends at "
+                f"{found.end[partition]}{_MENDING}"
+            )
+    return {partition: stored.get(partition, found.begin[partition]) for partition in found.end}
+
+
+_MENDING: Final = (
+    "; to accept the topic as it is and read it from its beginning: python -m candleflow adopt-topic"
+)
+
+
+def _misfit(topic: str) -> str:
+    return f"the topic {topic} does not fit the candles in PostgreSQL"
+
+
+class EndOffsets:
+    """A topic's end offsets, asked for once a second by a thread of its own: Kafka may be slow to answer."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._stop = threading.Event()
+        self._latest: tuple[float, Mapping[int, int]] | None = None
+        self._thread = threading.Thread(target=self._run, name="end-offsets", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    @property
+    def latest(self) -> tuple[float, Mapping[int, int]] | None:
+        """When Kafka was last asked (seconds since the epoch, before asking) and what it answered; None
+        before its first answer and while it is away."""
+        return self._latest
+
+    def _run(self) -> None:
+        consumer: KafkaConsumer | None = None
+        while not self._stop.is_set():
+            try:
+                consumer = consumer or _consumer(self._bootstrap)
+                asked_at = time.time()
+                found = consumer.end_offsets(_partitions(consumer, self._topic))
+                self._latest = asked_at, _by_number(found)
+            except (errors.KafkaError, OSError):
+                # Told by the query itself, which reads from the same Kafka; here the lag is unknown.
+                self._latest = None
+                if consumer is not None:
+                    consumer.close()
+                consumer = None
+            self._stop.wait(_ASK_EVERY_SECONDS)
+        if consumer is not None:
+            consumer.close()
+
+
+def _consumer(bootstrap: str) -> KafkaConsumer:
+    return KafkaConsumer(
+        bootstrap_servers=bootstrap.split(","),
+        client_id="candleflow-offsets",
+        enable_auto_commit=False,
+        bootstrap_timeout_ms=ATTEMPT_MS,
+        request_timeout_ms=REQUEST_MS,
+    )
+
+
+def _partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
+    numbers = consumer.partitions_for_topic(topic)
+    if not numbers:
+        raise errors.UnknownTopicOrPartitionError(f"topic {topic} isn't there")
+    return [TopicPartition(topic, number) for number in sorted(numbers)]
+
+
+def _by_number(offsets: Mapping[TopicPartition, int]) -> dict[int, int]:
+    return {place.partition: offset for place, offset in offsets.items()}

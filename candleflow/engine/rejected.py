@@ -1,0 +1,42 @@
+"""Refused records, put aside with their reason: a DataFrame to the topic ``trades.rejected``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
+
+from candleflow.engine.trades import REFUSAL
+
+RECORD_KEPT_BYTES: Final = 65_536
+"""Of a refused record so much is kept; the header ``truncated_from`` tells the length it had."""
+
+
+def publish_rejected(judged: DataFrame, bootstrap: str, rejected_topic: str) -> None:
+    """Publish the refused ones of the records that ``trades.judge`` judged, each with its reason.
+
+    Headers: ``reason``, and ``origin``, the place in Kafka that it came from: ``trades/0/1234``. Returns when
+    Kafka has acknowledged them all; raises Spark's error where it has not.
+    """
+    refused = judged.where(F.col(REFUSAL).isNotNull())
+    origin = F.concat_ws("/", "topic", "partition", "offset")
+    headers = F.array(_header("reason", F.col(REFUSAL)), _header("origin", origin))
+    length = F.octet_length("value")
+    cut = F.array_append(headers, _header("truncated_from", length.cast("string")))
+    (
+        refused.select(
+            F.substring("value", 1, RECORD_KEPT_BYTES).alias("value"),
+            F.when(length > RECORD_KEPT_BYTES, cut).otherwise(headers).alias("headers"),
+        )
+        .write.format("kafka")
+        .option("kafka.bootstrap.servers", bootstrap)
+        .option("kafka.acks", "all")
+        .option("includeHeaders", "true")
+        .option("topic", rejected_topic)
+        .save()
+    )
+
+
+def _header(name: str, text: Column) -> Column:
+    return F.struct(F.lit(name).alias("key"), text.cast("binary").alias("value"))

@@ -1,0 +1,351 @@
+"""What is done with each micro-batch: fold it in Spark, merge it in PostgreSQL, once and all of it.
+
+A batch is one job, whose few rows come to the driver: its candles, and how many records were refused and
+why. Further jobs run only where they must: to put refused records aside, and to fold a batch once more that
+has a trade twice, or one that is in the candles already. Spark may bring a batch twice, and a COMMIT that the
+network cut may have been done: PostgreSQL compares the offsets and says so.
+
+An error leaves this module as it is. Spark then ends the query, which goes on from PostgreSQL's offsets when
+it is started anew: nothing of a failed batch is lost, and nothing counts twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
+
+from candleflow.engine import candles, trades
+from candleflow.engine.ledger import Claim, Ledger, Merged, StoreAwayError, SupersededError
+from candleflow.engine.rejected import publish_rejected
+from candleflow.engine.session import tune
+from candleflow.errors import BrokerError, CandleflowError, HeldError
+from candleflow.market.window import Windows
+
+_log = logging.getLogger(__name__)
+
+LIVE_RECORDS: Final = 20_000
+"""A batch of up to so many records is folded by one task without generated code: see ``session.tune``."""
+PATIENCE_SECONDS: Final = 60.0
+"""While PostgreSQL is away a batch waits for it so long; then the query ends, and is started anew."""
+_PAUSES_SECONDS: Final = (0.2, 0.5, 1.0, 2.0)
+_OVERLAPS_LIMIT: Final = 5
+_POLL_SECONDS: Final = 0.1
+_BATCHES_REMEMBERED: Final = 1_000
+
+PARTIAL_COLUMNS: Final = (
+    "symbol", "open_time", "last_trade_time", "open", "high", "low", "close", "volume", "quote_volume",
+    "taker_buy_volume", "taker_buy_quote_volume", "trade_count", "first_trade_id", "last_trade_id",
+    "trade_ids",
+)  # fmt: skip
+"""What PostgreSQL's ``merge_batch`` takes of each candle."""
+
+
+class StoppedError(CandleflowError):
+    """The processor is stopping: this batch was given up, and comes again at the next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a sink is set to do."""
+
+    topic: str
+    topic_id: str
+    held_by: str
+    bootstrap: str
+    rejected_topic: str
+    windows: Windows
+    max_future_us: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a sink did since it was made."""
+
+    records: Counter[str] = field(default_factory=Counter)
+    """By outcome: ``received``, ``merged``, ``duplicate``, ``rejected``, ``late``."""
+    batches: int = 0
+    batch_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_BATCHES_REMEMBERED))
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """One batch on the driver."""
+
+    partials: list[str]
+    """Its candles, one JSON object each."""
+    sound: int
+    """Records that are trades, repeated ones counted again."""
+    trades: int
+    """Different trades."""
+    rejected: Mapping[str, int]
+    """Refused records by reason."""
+    has_repeats: bool
+    """Whether a trade may have come twice: then ``partials`` are of no use."""
+
+    def counts(self, received: int) -> dict[str, Any]:
+        """What ``merge_batch`` is told of a batch of which ``trades`` are merged."""
+        return {
+            "received": received,
+            "duplicate": received - sum(self.rejected.values()) - self.trades,
+            "rejected": dict(self.rejected),
+        }
+
+
+class CandleSink:
+    """Called by Spark with each batch (``foreachBatch``), from one thread; the rest by the service."""
+
+    def __init__(self, ledger: Ledger, work: Work, stopping: threading.Event) -> None:
+        self._ledger = ledger
+        self._work = work
+        self._stopping = stopping
+        self._busy = threading.Lock()
+        self._is_ended = False
+        self._checkpoint = Path()
+        self.offsets: dict[int, int] = {}
+        """Where the candles stand: the next offset of each partition."""
+        self.waits_for = ""
+        """What the batch under way waits for, in words; empty while it waits for nothing."""
+        self.failure: BaseException | None = None
+        """What ended the last batch, as Spark's own error has it as text only."""
+        self.tally = Tally()
+
+    def begin(self, claim: Claim, checkpoint: Path) -> None:
+        """A query is about to start at ``claim``'s offsets, with a fresh ``checkpoint``."""
+        self.offsets = dict(claim.offsets)
+        self.failure = None
+        self._is_ended = False
+        self._checkpoint = checkpoint
+
+    def __call__(self, batch: DataFrame, batch_id: int) -> None:
+        """Merge one batch; raises whatever keeps it from being merged."""
+        with self._taken():
+            began_at = time.perf_counter()
+            try:
+                self._merge(batch, planned_offsets(self._checkpoint, batch_id))
+            except BaseException as error:
+                self.failure = error
+                raise
+            finally:
+                self.waits_for = ""
+            self.tally.batches += 1
+            self.tally.batch_seconds.append(time.perf_counter() - began_at)
+
+    def close_quiet_candles(self, closes_until_us: int) -> bool:
+        """Close what has ended by then, unless a batch is under way; whether it was done."""
+        if not self._busy.acquire(blocking=False):
+            return False
+        try:
+            if not self._ledger.is_open:
+                self._claim_again(self.offsets)
+            self._ledger.close_quiet_candles(closes_until_us)
+        except StoreAwayError as error:
+            self.waits_for = f"PostgreSQL: {error}"
+            return False
+        finally:
+            self._busy.release()
+        self.waits_for = ""
+        return True
+
+    @contextmanager
+    def ended(self, within_seconds: float) -> Iterator[None]:
+        """Take no further batch, and wait for the one under way, but no longer than so."""
+        self._is_ended = True
+        is_over = self._busy.acquire(timeout=within_seconds)
+        try:
+            yield
+        finally:
+            if is_over:
+                self._busy.release()
+
+    @contextmanager
+    def _taken(self) -> Iterator[None]:
+        """The sink for one batch; raises StoppedError once it has ended, and never waits for that."""
+        while not self._busy.acquire(timeout=_POLL_SECONDS):
+            if self._is_ended:
+                raise StoppedError("stopping")
+        try:
+            if self._is_ended:
+                raise StoppedError("stopping")
+            yield
+        finally:
+            self._busy.release()
+
+    def _merge(self, batch: DataFrame, reached: dict[int, int]) -> None:
+        planned = sum(offset - self.offsets.get(number, 0) for number, offset in reached.items())
+        is_backlog = planned > LIVE_RECORDS
+        tune(batch.sparkSession, for_backlog=is_backlog)
+        judged = trades.judge(batch, self._work.max_future_us)
+        # One partition needs no exchange between the steps of the fold.
+        judged = judged if is_backlog else judged.coalesce(1)
+        folded = fold_batch(judged, self._work.windows)
+        received = folded.sound + sum(folded.rejected.values())
+        if folded.rejected:
+            publish_rejected(judged, self._work.bootstrap, self._work.rejected_topic)
+        if folded.has_repeats:
+            folded = self._fold_without(judged, folded, [])
+        merged = self._merge_without_overlap(judged, folded, received, reached)
+        self.offsets = {**self.offsets, **reached}
+        if merged is not None:
+            self._count(*merged, received)
+
+    def _merge_without_overlap(
+        self, judged: DataFrame, folded: Folded, received: int, reached: dict[int, int]
+    ) -> tuple[Merged, Folded] | None:
+        """Merge, leaving out what PostgreSQL says is in already; None where the whole batch is."""
+        overlaps: list[Mapping[str, str]] = []
+        while len(overlaps) <= _OVERLAPS_LIMIT:
+            answer = self._until_merged(reached, folded.partials, folded.counts(received))
+            if answer.status == "already_merged":
+                return None
+            if answer.overlap is None:
+                return answer, folded
+            overlaps.append(answer.overlap)
+            folded = self._fold_without(judged, folded, overlaps)
+        raise CandleflowError(
+            f"a batch that ends at {reached} overlaps the candles again and again: {overlaps[-1]}"
+        )
+
+    def _fold_without(
+        self, judged: DataFrame, folded: Folded, overlaps: Sequence[Mapping[str, str]]
+    ) -> Folded:
+        """The batch once more, each trade once and without the ids that are in the candles already."""
+        rest = candles.without_repeats(judged)
+        for overlap in overlaps:
+            rest = candles.without_ids(rest, _ids(judged.sparkSession, overlap))
+        once = fold_batch(rest, self._work.windows)
+        return Folded(once.partials, folded.sound, once.trades, folded.rejected, has_repeats=False)
+
+    def _until_merged(
+        self, reached: dict[int, int], partials: Sequence[str], counts: Mapping[str, Any]
+    ) -> Merged:
+        """``Ledger.merge``, tried again while PostgreSQL is away; raises StoreAwayError in the end."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        attempt = 0
+        while True:
+            try:
+                if not self._ledger.is_open and self._claim_again(reached):
+                    return Merged("already_merged")
+                answer = self._ledger.merge(self.offsets, reached, partials, counts)
+            except StoreAwayError as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if attempt == 0:
+                    _log.warning("waiting for PostgreSQL, the batch is kept: %s", error)
+                self.waits_for = f"PostgreSQL: {error}"
+                pause = _PAUSES_SECONDS[min(attempt, len(_PAUSES_SECONDS) - 1)]
+                attempt += 1
+                if self._stopping.wait(pause):
+                    raise StoppedError("stopping while PostgreSQL is away") from error
+            else:
+                if attempt:
+                    _log.info("PostgreSQL is back, the batch is merged")
+                return answer
+
+    def _claim_again(self, reached: Mapping[int, int]) -> bool:
+        """Take the topic again after the connection was lost; whether the batch had been merged.
+
+        The lost session may live on for a moment in the server, and hold the topic against us.
+        """
+        try:
+            claim = self._ledger.claim(self._work.topic_id, self._work.held_by)
+        except HeldError as error:
+            self._ledger.close()
+            raise StoreAwayError(f"{error}") from error
+        if claim.offsets == self.offsets:
+            return False
+        if claim.offsets == {**self.offsets, **reached}:
+            return True
+        self._ledger.close()
+        raise SupersededError(
+            f"another processor has merged meanwhile: {self._work.topic}'s offsets stand at {claim.offsets}"
+        )
+
+    def _count(self, answer: Merged, folded: Folded, received: int) -> None:
+        counts = folded.counts(received)
+        self.tally.records.update(
+            received=received,
+            merged=folded.trades,
+            duplicate=counts["duplicate"],
+            rejected=sum(folded.rejected.values()),
+            late=answer.late,
+        )
+
+
+def fold_batch(judged: DataFrame, windows: Windows) -> Folded:
+    """Fold the rows of ``trades.judge`` in one job and bring the result to the driver."""
+    partial = F.to_json(F.struct(*PARTIAL_COLUMNS)).alias("partial")
+    rows = (
+        candles.fold(judged, windows)
+        .select(trades.REFUSAL, "symbol", "open_time", "panes", partial)
+        .collect()
+    )
+    rejected = {row[trades.REFUSAL]: row["panes"][0]["records"] for row in rows if row[trades.REFUSAL]}
+    sound = [row for row in rows if row[trades.REFUSAL] is None]
+    panes = {(row["symbol"], pane["open_time"]): pane for row in sound for pane in row["panes"]}
+    return Folded(
+        # Sliding windows over the first seconds of 1970 open before it, where the store has no candles.
+        [row["partial"] for row in sound if row["open_time"] >= 0],
+        sum(pane["records"] for pane in panes.values()),
+        sum(pane["trade_count"] for pane in panes.values()),
+        rejected,
+        _may_have_repeats(panes),
+    )
+
+
+def _may_have_repeats(panes: Mapping[tuple[str, int], Row]) -> bool:
+    """Whether a pane has more records than ids, or the spans of two panes of a symbol overlap.
+
+    The second may be without a trade that came twice, where times go back as ids go on: hence "may".
+    """
+    last_ids: dict[str, int] = {}
+    for (symbol, _), pane in sorted(panes.items(), key=lambda one: (one[0][0], one[1]["first_trade_id"])):
+        if pane["records"] != pane["trade_count"] or pane["first_trade_id"] <= last_ids.get(symbol, -1):
+            return True
+        last_ids[symbol] = pane["last_trade_id"]
+    return False
+
+
+def planned_offsets(checkpoint: Path, batch_id: int) -> dict[int, int]:
+    """Where a batch ends, by partition: from the log that Spark wrote before the batch began.
+
+    The records themselves can't tell: the last ones of a batch may be Kafka's own, of transactions. Raises
+    BrokerError where the log isn't as this Spark writes it.
+    """
+    file = checkpoint / "offsets" / str(batch_id)
+    try:
+        version, _, source = file.read_text("utf-8").splitlines()
+        (offsets,) = json.loads(source).values()
+        found = {int(number): int(offset) for number, offset in offsets.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise BrokerError(f"Spark's log of offsets can't be read: {file}: {error}") from error
+    if version != "v1":
+        raise BrokerError(f"Spark's log of offsets is of an unknown version: {version}")
+    return found
+
+
+def _ids(spark: SparkSession, overlap: Mapping[str, str]) -> DataFrame:
+    """The ids of multiranges by symbol, such as ``{"BTCUSDT": "{[5,9)}"}``, as rows.
+
+    They are unfolded in the JVM from one text: rows given from Python would need a Python worker.
+    """
+    ranges = F.explode(F.expr("regexp_extract_all(ids, '\\\\[([0-9]+),([0-9]+)\\\\)', 0)"))
+    bounds = F.split(F.substring("one", 2, 60), "[,)]")
+    lower, upper = bounds[0].cast("bigint"), bounds[1].cast("bigint")
+    by_symbol = F.explode(F.from_json(F.lit(json.dumps(dict(overlap))), "map<string,string>"))
+    return (
+        spark.range(1)
+        .select(by_symbol.alias("symbol", "ids"))
+        .select("symbol", ranges.alias("one"))
+        .select("symbol", F.explode(F.sequence(lower, upper - 1)).alias("trade_id"))
+    )

@@ -1,0 +1,353 @@
+"""The processor: Kafka's trades into PostgreSQL's candles by Spark, until SIGTERM or Ctrl-C.
+
+``run`` brings up Spark's JVM while it waits for Kafka and PostgreSQL, becomes the topic's one processor, and
+keeps a query running from PostgreSQL's offsets. A query that fails is started anew from there; what no new
+start can mend ends the process with one line that says what does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from statistics import quantiles
+from typing import Any, Final, TypeVar
+
+import psutil
+from pyspark.sql import SparkSession
+from pyspark.sql.streaming.query import StreamingQuery
+
+from candleflow.broker.offsets import EndOffsets, bounds, starting_offsets
+from candleflow.broker.topics import ensure_topics, topic_id
+from candleflow.engine import trades
+from candleflow.engine.ledger import Claim, Ledger
+from candleflow.engine.session import start_session, stop_session
+from candleflow.engine.sink import CandleSink, StoppedError, Work
+from candleflow.errors import BrokerError, CandleflowError, HeldError, LedgerError, SettingError, StoreError
+from candleflow.market.window import SECOND_US
+from candleflow.settings import Settings
+from candleflow.stack.jars import ensure_jars
+from candleflow.stack.java import find_java
+from candleflow.store import credentials, schema
+from candleflow.store.credentials import Role
+from candleflow.telemetry import HeartbeatFile, set_up_logging
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+NAME: Final = "processor"
+GRACE_SECONDS: Final = 2.0
+"""A candle that no later trade closes is closed by the clock so long after its end: Binance's own klines come
+up to 2 s late."""
+BEAT_SECONDS: Final = 1.0
+FINISH_SECONDS: Final = 3.0
+"""Of the 10 s a stop may take, the batch under way gets so many to come to its end."""
+HOLDER_SECONDS: Final = 15.0
+"""A processor that was killed may leave its JVM, and with it the topic's lock, for a moment longer."""
+STORE_SECONDS: Final = 60.0
+"""PostgreSQL may be starting as well: it is waited for so long."""
+
+_PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
+_STEADY_SECONDS: Final = 60.0
+"""A query that ran so long before it failed is started anew at once, as if it had been the first."""
+_SAY_EVERY_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.1
+
+_FATAL: Final = (LedgerError, HeldError, SettingError)
+"""What a new start of the query can't mend."""
+
+
+def run(settings: Settings) -> int:
+    """Run the processor until it is told to stop; its exit status. Logs to stderr."""
+    set_up_logging(NAME, settings.log_level)
+    processor = _Processor(settings)
+    try:
+        processor.run()
+    except StoppedError:
+        return 0
+    except CandleflowError as error:
+        _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
+        return error.exit_status
+    except Exception:  # noqa: BLE001 - the process ends here, and says why
+        _log.exception("a defect ended the processor")
+        return 1
+    return 0
+
+
+class _Processor:
+    """One run: ``starting``, ``running`` with ``waiting`` in between, ``stopping``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stop = threading.Event()
+        self._heartbeat = HeartbeatFile(settings.run_dir, NAME)
+        self._held_by = f"{socket.gethostname()} process {os.getpid()}"
+        self._end_offsets = EndOffsets(settings.kafka_bootstrap, settings.topic)
+        self._sink: CandleSink | None = None
+        self._beaten_at = 0.0
+        self._restarts = 0
+
+    def run(self) -> None:
+        self._listen_for_signals()
+        self._beat("starting", "")
+        work_dir = Path(tempfile.mkdtemp(prefix="candleflow-processor-"))
+        try:
+            self._run_in(work_dir)
+        finally:
+            shutil.rmtree(work_dir, ignore_errors=True)
+            self._heartbeat.remove()
+
+    def _run_in(self, work_dir: Path) -> None:
+        settings = self._settings
+        java_home = find_java(settings.cache_path)
+        jars = ensure_jars("spark", settings.cache_path)
+        with ThreadPoolExecutor(1, "spark-start") as starter:
+            starting = starter.submit(
+                start_session,
+                java_home=java_home,
+                jars=jars,
+                master=settings.spark_master,
+                memory=settings.spark_memory,
+                work_dir=work_dir,
+            )
+            try:
+                self._wait_for_kafka()
+                self._wait_for_store()
+                spark = self._wait_for_spark(starting)
+            except BaseException:
+                _end_children()  # the JVM that is coming up: its start can't be called off otherwise
+                raise
+        try:
+            self._process(spark, work_dir)
+        finally:
+            self._end_offsets.stop()
+            stop_session(spark)
+            _log.info("stopped")
+
+    def _process(self, spark: SparkSession, work_dir: Path) -> None:
+        settings = self._settings
+        writer = credentials.dsn(settings, Role.WRITER)
+        ledger = Ledger(spark, writer.jdbc_url(), writer.jdbc_properties(), settings.topic, settings.windows)
+        work = Work(
+            topic=settings.topic,
+            topic_id=topic_id(settings.kafka_bootstrap, settings.topic),
+            held_by=self._held_by,
+            bootstrap=settings.kafka_bootstrap,
+            rejected_topic=settings.rejected_topic,
+            windows=settings.windows,
+            max_future_us=int(settings.max_future_seconds * SECOND_US),
+        )
+        self._sink = CandleSink(ledger, work, self._stop)
+        self._end_offsets.start()
+        try:
+            self._keep_processing(spark, ledger, work, self._sink, work_dir)
+        finally:
+            ledger.close()
+
+    def _keep_processing(
+        self, spark: SparkSession, ledger: Ledger, work: Work, sink: CandleSink, work_dir: Path
+    ) -> None:
+        """Run one query after another, until stopped or until something that no new start can mend."""
+        failures = 0
+        while not self._stop.is_set():
+            began_at = time.monotonic()
+            try:
+                claim = self._claim(ledger, work)
+                self._run_query(spark, sink, claim, Path(tempfile.mkdtemp(dir=work_dir)))
+            except (*_FATAL, StoppedError):
+                raise
+            except (CandleflowError, _QueryEndedError) as error:
+                failures = 1 if time.monotonic() - began_at > _STEADY_SECONDS else failures + 1
+                pause = _PAUSES_SECONDS[min(failures, len(_PAUSES_SECONDS)) - 1]
+                self._restarts += 1
+                _log.warning("the query ended and starts anew in %.0f s: %s", pause, error)
+                self._pause(pause, f"to start anew: {error}")
+
+    def _claim(self, ledger: Ledger, work: Work) -> Claim:
+        """Become the topic's one processor; raises HeldError where another stays it."""
+
+        def claim() -> Claim:
+            return ledger.claim(work.topic_id, work.held_by)
+
+        return self._until(claim, (HeldError,), HOLDER_SECONDS, "for the topic")
+
+    def _run_query(self, spark: SparkSession, sink: CandleSink, claim: Claim, checkpoint: Path) -> None:
+        """Run a query from the claim's offsets until it is stopped; raises what ended it otherwise."""
+        settings = self._settings
+        found = bounds(settings.kafka_bootstrap, settings.topic)
+        offsets = starting_offsets(settings.topic, claim.offsets, found)
+        sink.begin(claim, checkpoint)
+        records = trades.read_stream(
+            spark,
+            settings.kafka_bootstrap,
+            settings.topic,
+            offsets,
+            records_per_batch=settings.max_offsets_per_trigger,
+        )
+        query = (
+            records.writeStream.foreachBatch(sink)
+            .option("checkpointLocation", checkpoint.as_uri())
+            .trigger(processingTime=f"{settings.trigger_milliseconds} milliseconds")
+            .start()
+        )
+        behind = sum(found.end[number] - offset for number, offset in offsets.items())
+        _log.info("reading %s, %d records behind", settings.topic, behind)
+        try:
+            self._follow(query, sink)
+        finally:
+            with sink.ended(FINISH_SECONDS):
+                _stop(query)
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def _follow(self, query: StreamingQuery, sink: CandleSink) -> None:
+        while not self._stop.is_set():
+            if not query.isActive:
+                raise _why(query, sink)
+            self._close_quiet_candles(sink)
+            if sink.waits_for:
+                self._beat("waiting", f"for {sink.waits_for}")
+            else:
+                self._beat("running", self._settings.topic)
+            self._stop.wait(_POLL_SECONDS)
+
+    def _close_quiet_candles(self, sink: CandleSink) -> None:
+        """Once a second, where all that the topic held a moment ago is merged."""
+        latest = self._end_offsets.latest
+        if latest is None or latest[0] <= self._quiet_asked_at or latest[1] != sink.offsets:
+            return
+        self._quiet_asked_at = latest[0]
+        sink.close_quiet_candles(int((latest[0] - GRACE_SECONDS) * SECOND_US))
+
+    _quiet_asked_at = 0.0
+
+    # Waiting -------------------------------------------------------------------------------------------
+
+    def _wait_for_kafka(self) -> None:
+        settings = self._settings
+        self._beat("waiting", f"for Kafka at {settings.kafka_bootstrap}")
+        try:
+            ensure_topics(
+                settings.kafka_bootstrap,
+                (settings.topic, settings.rejected_topic),
+                settings.kafka_partitions,
+                settings.kafka_replication,
+                settings.kafka_retention_hours,
+                gives_up=self._gives_up,
+            )
+        except BrokerError:
+            self._raise_if_stopped()
+            raise
+
+    def _wait_for_store(self) -> None:
+        self._until(lambda: schema.apply(self._settings), (StoreError,), STORE_SECONDS, "for PostgreSQL")
+
+    def _wait_for_spark(self, starting: Future[SparkSession]) -> SparkSession:
+        while not starting.done():
+            self._beat("starting", "Spark's JVM")
+            if self._stop.wait(_POLL_SECONDS):
+                raise StoppedError("stopped while starting")
+        return starting.result()
+
+    def _until(
+        self, work: Callable[[], _T], passing: tuple[type[Exception], ...], within_seconds: float, what: str
+    ) -> _T:
+        """What ``work`` returns, tried again while it raises what may pass, and for no longer than so."""
+        deadline = time.monotonic() + within_seconds
+        said_at = 0.0
+        while True:
+            self._raise_if_stopped()
+            try:
+                return work()
+            except passing as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if time.monotonic() - said_at > _SAY_EVERY_SECONDS:
+                    said_at = time.monotonic()
+                    _log.info("waiting %s: %s", what, error)
+                self._pause(0.5, f"{what}: {error}")
+
+    def _pause(self, seconds: float, message: str) -> None:
+        until = time.monotonic() + seconds
+        while not self._stop.is_set() and time.monotonic() < until:
+            self._beat("waiting", message)
+            self._stop.wait(_POLL_SECONDS)
+
+    def _gives_up(self) -> bool:
+        self._beat("waiting", f"for Kafka at {self._settings.kafka_bootstrap}")
+        return self._stop.is_set()
+
+    def _raise_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise StoppedError("stopped while waiting")
+
+    def _listen_for_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+
+    # Telling -------------------------------------------------------------------------------------------
+
+    def _beat(self, state: str, message: str) -> None:
+        if time.monotonic() - self._beaten_at < BEAT_SECONDS:
+            return
+        self._beaten_at = time.monotonic()
+        try:
+            self._heartbeat.beat(state, message, self._counts())
+        except OSError as error:  # such as a full disk: no reason to stop processing
+            _log.warning("the heartbeat can't be written: %s", error)
+
+    def _counts(self) -> Mapping[str, int | float]:
+        sink = self._sink
+        if sink is None:
+            return {}
+        counts: dict[str, int | float] = {
+            name: sink.tally.records[name] for name in ("received", "merged", "duplicate", "rejected", "late")
+        }
+        counts |= {"batches": sink.tally.batches, "restarts": self._restarts}
+        latest = self._end_offsets.latest
+        if latest is not None:
+            counts["lag"] = sum(
+                max(0, end - sink.offsets.get(number, 0)) for number, end in latest[1].items()
+            )
+        milliseconds = [1_000 * seconds for seconds in list(sink.tally.batch_seconds)]
+        if len(milliseconds) > 1:
+            percentiles = quantiles(milliseconds, n=100, method="inclusive")
+            counts |= {"batch_ms_p50": round(percentiles[49], 1), "batch_ms_p99": round(percentiles[98], 1)}
+        return counts
+
+
+class _QueryEndedError(CandleflowError):
+    """The query ended by an error of Spark's, or by a defect."""
+
+
+def _why(query: StreamingQuery, sink: CandleSink) -> BaseException:
+    """What ended the query: the sink's own error where there is one, or else Spark's in one line."""
+    failure = sink.failure
+    if isinstance(failure, CandleflowError):
+        return failure
+    if failure is not None and not isinstance(failure, Exception):
+        return failure
+    said: Any = failure or query.exception()
+    text = " ".join(str(said).split()) or "no reason given"
+    if "data loss" in text.lower() or "failOnDataLoss" in text:
+        text = f"records were gone before they were read: {text}"
+    return _QueryEndedError(text[:500])
+
+
+def _stop(query: StreamingQuery) -> None:
+    try:
+        query.stop()
+    except Exception as error:  # noqa: BLE001 - py4j's errors; the JVM itself is ended next
+        _log.warning("the query did not stop: %s", " ".join(str(error).split())[:300])
+
+
+def _end_children() -> None:
+    for child in psutil.Process().children(recursive=True):
+        child.kill()

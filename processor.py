@@ -1,0 +1,15 @@
+"""The processor: Kafka's trades into PostgreSQL's candles. Settings: ``python -m candleflow settings``."""
+
+import sys
+
+from candleflow import settings
+from candleflow.errors import SettingError
+from candleflow.services import processor
+
+if __name__ == "__main__":
+    try:
+        in_force = settings.load()
+    except SettingError as error:
+        print(error, file=sys.stderr)  # no logging yet: its level is a setting
+        sys.exit(error.exit_status)
+    sys.exit(processor.run(in_force))
