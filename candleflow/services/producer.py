@@ -81,7 +81,7 @@ def run(settings: Settings) -> int:
         # for every attempt to connect while Kafka is away, and tracebacks from its threads.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
     try:
-        asyncio.run(_Producer(settings).run())
+        asyncio.run(_run(settings))
     except CandleflowError as error:
         _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
         return error.exit_status
@@ -91,7 +91,11 @@ def run(settings: Settings) -> int:
     return 0
 
 
-class _Producer:
+async def _run(settings: Settings) -> None:
+    await Producer(settings).run()
+
+
+class Producer:
     """One run: ``starting``, ``running`` with ``waiting`` in between, ``stopping``."""
 
     def __init__(self, settings: Settings) -> None:
@@ -121,10 +125,19 @@ class _Producer:
         )
         self._lag_ms = 0
 
+    def stop(self) -> None:
+        """Stop reading; ``run`` then returns within 10 s."""
+        self._stop.set()
+
+    def counts(self) -> dict[str, int]:
+        """received, published, duplicate, rejected, in_flight."""
+        return self._intake.counts()
+
     async def run(self) -> None:
+        """Run until SIGTERM, SIGINT or ``stop``. Raises SettingError, ExchangeError or BrokerError."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self.stop)
         beating = asyncio.create_task(self._beat())
         try:
             await self._unless_stopped(self._check_with_exchange())
