@@ -47,14 +47,18 @@ _MERGE: Final = "SELECT merge_batch(%s, 'bench', %s, %s, %s, %s, %s) ->> 'status
 
 
 def batches(symbols: int, windows: int, count: int) -> Iterator[list[dict[str, Any]]]:
-    """Partials as a live market makes them: ids in sequence, a window filled by several batches."""
+    """Partials as a live market makes them: ids in sequence, each batch beginning in the window of the last.
+
+    Batches of one window stay in it for BATCHES_PER_WINDOW of them.
+    """
     next_id = dict.fromkeys((f"S{symbols}X{windows}N{n}" for n in range(symbols)), 1)
     for batch in range(count):
-        newest = BEGINS_AT + batch // BATCHES_PER_WINDOW * windows * WINDOWS.size_us
+        passed = batch // BATCHES_PER_WINDOW if windows == 1 else batch * (windows - 1)
+        oldest = BEGINS_AT + passed * WINDOWS.size_us
         partials = []
         for symbol, first_id in next_id.items():
             partials += [
-                _partial(symbol, newest + window * WINDOWS.size_us, first_id + 10 * window)
+                _partial(symbol, oldest + window * WINDOWS.size_us, first_id + 10 * window)
                 for window in range(windows)
             ]
             next_id[symbol] += 10 * windows

@@ -222,34 +222,37 @@ BEGIN
 END
 $$;
 
--- The batch's ids that are in candles already, by symbol: NULL, as it should be, or {"BTCUSDT": "{[5,9)}"}.
-CREATE FUNCTION overlapping_ids(batch candles[]) RETURNS jsonb
-LANGUAGE plpgsql STABLE AS $$
+-- What a batch means for the candles that are there, by one look at each of them:
+-- overlap: its ids that are in candles already, by symbol: NULL, as it should be, or {"BTCUSDT": "{[5,9)}"};
+-- merged: how many trades it has; late: how many of them came after their finest candle had closed;
+-- unsettled: those of its candles whose completeness can change. It can't where a candle is only continued by
+-- the ids that follow its last: neither its first id nor a hole in it changes. That is so for nearly all.
+CREATE FUNCTION weigh_batch(
+    batch candles[], finest text, OUT overlap jsonb, OUT merged bigint, OUT late bigint, OUT unsettled candles[]
+) LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    RETURN (
-        SELECT jsonb_object_agg(o.symbol, o.ids::text)
-        FROM (
-            SELECT c.symbol, range_agg(c.trade_ids * b.trade_ids) AS ids
-            FROM unnest(batch) b JOIN candles c USING (symbol, interval, open_time)
-            WHERE c.trade_ids && b.trade_ids
-            GROUP BY c.symbol
-        ) o);
-END
-$$;
-
--- How many trades a batch has, and how many of them came after their finest candle had closed.
-CREATE FUNCTION trades_in(batch candles[], finest text, OUT merged bigint, OUT late bigint)
-LANGUAGE plpgsql STABLE AS $$
-BEGIN
-    SELECT coalesce(sum(b.trade_count), 0),
-        coalesce(sum(b.trade_count) FILTER (WHERE c.is_closed OR b.end_time <= s.newest_open_time), 0)
-    INTO merged, late
-    FROM unnest(batch) b
-        LEFT JOIN candles c USING (symbol, interval, open_time)
-        LEFT JOIN symbols s ON s.symbol = b.symbol
-    -- Of sliding windows, those that tile time: every trade once.
-    WHERE b.interval = finest
-        AND date_bin(b.end_time - b.open_time, b.open_time, timestamptz '1970-01-01 00:00:00+00') = b.open_time;
+    WITH met AS MATERIALIZED (
+        SELECT b AS candle, b.symbol, b.trade_count, b.trade_ids, c.trade_ids AS stored_ids,
+            -- Of sliding windows, those that tile time: every trade once.
+            b.interval = finest AND date_bin(b.end_time - b.open_time, b.open_time,
+                timestamptz '1970-01-01 00:00:00+00') = b.open_time AS is_counted,
+            c.is_closed OR b.end_time <= s.newest_open_time AS is_late,
+            (b.first_trade_id = c.last_trade_id + 1
+                AND b.trade_count = b.last_trade_id - b.first_trade_id + 1) IS TRUE AS only_continues
+        FROM unnest(batch) b
+            LEFT JOIN candles c USING (symbol, interval, open_time)
+            LEFT JOIN symbols s ON s.symbol = b.symbol
+    ), shared AS (
+        SELECT m.symbol, range_agg(m.stored_ids * m.trade_ids) AS ids
+        FROM met m WHERE m.stored_ids && m.trade_ids
+        GROUP BY m.symbol
+    )
+    SELECT (SELECT jsonb_object_agg(shared.symbol, shared.ids::text) FROM shared),
+        coalesce(sum(m.trade_count) FILTER (WHERE m.is_counted), 0),
+        coalesce(sum(m.trade_count) FILTER (WHERE m.is_counted AND m.is_late), 0),
+        coalesce(array_agg(m.candle) FILTER (WHERE NOT m.only_continues), '{}')
+    INTO overlap, merged, late, unsettled
+    FROM met m;
 END
 $$;
 
@@ -327,10 +330,10 @@ BEGIN
 END
 $$;
 
--- Judges anew whether the batch's candles and those right after them are complete. A candle follows the latest
+-- Judges anew whether the unsettled candles, and those right after the batch's, are complete. A candle follows the latest
 -- one that ended by its open time; of tumbling windows that is its one neighbour, of sliding ones a single
 -- candle can stand before as many as a window has slides: all those that open within a window's length.
-CREATE FUNCTION prove_completeness(batch candles[]) RETURNS void
+CREATE FUNCTION prove_completeness(batch candles[], unsettled candles[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     WITH next AS MATERIALIZED (  -- or the planner would join every candle of the symbol to each of these
@@ -343,7 +346,7 @@ BEGIN
                 ORDER BY c.open_time LIMIT 1
             ) n
     ), affected AS (
-        SELECT b.symbol, b.interval, b.open_time FROM unnest(batch) b
+        SELECT u.symbol, u.interval, u.open_time FROM unnest(unsettled) u
         UNION
         SELECT c.symbol, c.interval, c.open_time
         FROM next n JOIN candles c ON c.symbol = n.symbol AND c.interval = n.interval
@@ -459,8 +462,7 @@ DECLARE
     reached_all constant jsonb := expected || reached;
     merged_at timestamptz;
     batch candles[];
-    overlap jsonb;
-    trades record;
+    weighed record;
 BEGIN
     IF num_nulls(reached_all, partials, counts, windows) > 0 THEN
         RAISE EXCEPTION 'offsets, partials, counts and windows must not be null' USING ERRCODE = '22004';
@@ -475,18 +477,17 @@ BEGIN
         RAISE EXCEPTION 'candles of no records: the batch ends at % where it begins', reached
             USING ERRCODE = '22023';
     END IF;
-    overlap := overlapping_ids(batch);
-    IF overlap IS NOT NULL THEN
-        RETURN jsonb_build_object('status', 'overlap', 'ids', overlap);
+    SELECT * INTO weighed FROM weigh_batch(batch, windows ->> 'interval');
+    IF weighed.overlap IS NOT NULL THEN
+        RETURN jsonb_build_object('status', 'overlap', 'ids', weighed.overlap);
     END IF;
-    SELECT * INTO trades FROM trades_in(batch, windows ->> 'interval');
     PERFORM advance_symbols(partials, merged_at);
     PERFORM merge_candles(batch);
     PERFORM close_passed_candles(batch);
-    PERFORM prove_completeness(batch);
-    PERFORM count_records(topic, counts, trades.merged, trades.late);
+    PERFORM prove_completeness(batch, weighed.unsettled);
+    PERFORM count_records(topic, counts, weighed.merged, weighed.late);
     PERFORM move_offsets(topic, reached_all);
-    RETURN jsonb_build_object('status', 'merged', 'late', trades.late);
+    RETURN jsonb_build_object('status', 'merged', 'late', weighed.late);
 END
 $$;
 
