@@ -36,8 +36,13 @@ def set_up_logging(process_name: str, level: str = "INFO") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLineFormatter(_LINE, defaults={"process_name": process_name}))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for chatty in ("kafka", "py4j", "httpx", "httpcore", "websockets"):
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    if level == "DEBUG":
+        return
+    for chatty in ("py4j", "httpx", "httpcore", "websockets"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    # kafka-python logs four errors for each attempt to reach a broker that still starts. Whoever calls it
+    # looks at every outcome, and says in a line of ours what it means.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True, slots=True)
