@@ -194,18 +194,21 @@ class _Session:
         postgres = local.postgres_server(settings)
         kept_kafka = self._supervisor.keep(_kafka_part(kafka))
         kept_postgres = self._supervisor.keep(_postgres_part(postgres))
-        if self._command == "up" and settings.is_simulated:
-            self._supervisor.keep(self._child("simulator", "simulate"))
+        if self._command == "up":
+            # Each waits by itself for what it needs; Spark's JVM takes longest to come up.
+            self._supervisor.keep(self._child("processor", "processor"))
+            if settings.is_simulated:
+                self._supervisor.keep(self._child("simulator", "simulate"))
+            self._supervisor.keep(self._child("producer", "producer"))
         await self._supervisor.ready(kept_postgres)
         await in_thread(partial(_provide, settings, postgres))
         if self._command == "up":
-            page = self._supervisor.keep(self._child("dashboard", "dashboard", self._page_answers))
-        await self._supervisor.ready(kept_kafka)
-        await in_thread(partial(_make_topics, settings))
-        if self._command == "up":
-            for name in ("processor", "producer"):
-                self._supervisor.keep(self._child(name, name))
-            await self._supervisor.ready(page)
+            await self._supervisor.ready(
+                self._supervisor.keep(self._child("dashboard", "dashboard", self._page_answers))
+            )
+        else:
+            await self._supervisor.ready(kept_kafka)
+            await in_thread(partial(_make_topics, settings))
         self._announce()
 
     def _announce(self) -> None:
