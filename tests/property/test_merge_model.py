@@ -237,7 +237,7 @@ def _renamed(candle: Candle, key: CandleKey) -> Candle:
     return Candle(**fields | {"interval": key[1]})
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(batches=deliveries(), windows=st.sampled_from(WINDOWS), data=st.data())
 def test_any_split_order_and_duplication_of_trades_gives_the_candles_of_the_fold(
     store: Store, batches: list[list[Trade]], windows: Windows, data: st.DataObject
@@ -249,5 +249,5 @@ def test_any_split_order_and_duplication_of_trades_gives_the_candles_of_the_fold
         if data.draw(st.booleans()):
             closes_until = data.draw(times())
             assert processor.close_quiet(closes_until) == model.close_quiet(closes_until)
-    assert store.rows() == expected_rows(model)
+        assert store.rows() == expected_rows(model)
     assert store.counts() == {name: count for name, count in model.counts.items() if count}

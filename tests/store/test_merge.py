@@ -236,6 +236,18 @@ def test_a_filled_hole_completes_its_candle_and_the_next(database: Database, pro
     assert asked(database, query) == [(False, 0), (True, 1), (True, 0)]
 
 
+def test_a_hole_among_the_ids_that_continue_a_complete_candle_shows(
+    database: Database, processor: Processor
+) -> None:
+    query = "SELECT is_complete FROM candles WHERE interval = '5s' ORDER BY open_time DESC LIMIT 1"
+    processor.merge(run_of(4, 6))
+    assert asked(database, query) == [(True,)]
+    processor.merge([*run_of(7, 7), *run_of(9, 9)])
+    assert asked(database, query) == [(False,)]
+    processor.merge(run_of(8, 8))
+    assert asked(database, query) == [(True,)]
+
+
 def test_a_late_last_trade_completes_the_newest_candle(database: Database, processor: Processor) -> None:
     query = "SELECT is_complete FROM candles WHERE interval = '5s' ORDER BY open_time"
     processor.merge([*run_of(1, 3), *run_of(5, 6)])
