@@ -10,6 +10,7 @@ Streamlit serves (``declare_component`` is its public way to serve one): 1.5 MB 
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +43,10 @@ def draw(figure: dict[str, Any], *, view: str, price_places: int, is_stale: bool
         "is_stale": is_stale,
         "plotly": _plotly_path(),
     }
-    _component()(data=data, key="chart")
+    # As bytes: Streamlit looks through a dictionary for data frames, value by value, which took 118 ms of
+    # processor time for 361 candles; this takes 1.4 ms.
+    encoded = json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
+    _component()(data=encoded, key="chart")
 
 
 def _component() -> ComponentRenderer:

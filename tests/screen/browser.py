@@ -22,6 +22,7 @@ MISSING = None if CHROMIUM and CHROMEDRIVER else "needs chromium and chromedrive
 
 DESKTOP = (1_280, 800)
 PHONE = (390, 844)
+SMALL_PHONE = (360, 740)
 PATIENCE_SECONDS = 45  # for a machine that does much else besides; on a free one nothing takes five
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
@@ -54,6 +55,11 @@ class Page:
         self.url = url
 
     def open(self, query: str = "", *, size: tuple[int, int] = DESKTOP, is_dark: bool = False) -> None:
+        self.look_like(size, is_dark=is_dark)
+        self.driver.get(f"{self.url}/?{query}")
+
+    def look_like(self, size: tuple[int, int], *, is_dark: bool) -> None:
+        """Take on a window's size, and whether the viewer prefers dark pages."""
         width, height = size
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
@@ -61,7 +67,6 @@ class Page:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-        self.driver.get(f"{self.url}/?{query}")
 
     def script(self, body: str, *arguments: object) -> Any:
         return self.driver.execute_script(body, *arguments)

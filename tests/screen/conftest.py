@@ -10,16 +10,23 @@ from pathlib import Path
 import pytest
 from selenium import webdriver
 
+from candleflow.market.window import SECOND_US
 from candleflow.settings import Settings
 from candleflow.store import schema
 from tests.screen.browser import MISSING, Page, chromium
-from tests.screen.feed import Feed, live_feed
+from tests.screen.feed import Feed, live_feed, now_us
 from tests.screen.server import PageServer, page_server
 from tests.store_fixtures import Database
 
 LIVE = "BTCUSDT"
 QUIET = "ETHUSDT"
-"""Followed, but no trade of it ever comes."""
+"""Followed, but without a trade until a test sends one."""
+OLD, LONG_AGO = "OLDUSDT", 1_723_118_400_000_000
+"""Ten minutes of trades, up to 2024-08-08 12:00:00 UTC."""
+LONG = "LONGUSDT"
+"""2,100 candles, up to now."""
+HOLED = "HOLEUSDT"
+"""Two stretches of trades, with seven missing between them."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,19 @@ def running(make_database: Callable[[], Database]) -> Iterator[Running]:
     """The page over 40 minutes of BTCUSDT that goes on growing."""
     settings = make_database().settings_with(symbols=f"{LIVE},{QUIET}")
     schema.apply(settings)
-    with live_feed(settings, LIVE, history_seconds=2_400) as feed, page_server(settings) as server:
-        yield Running(settings, server, feed)
+    with live_feed(settings, LIVE, history_seconds=2_400) as feed:
+        _send_histories(feed)
+        with page_server(settings) as server:
+            yield Running(settings, server, feed)
+
+
+def _send_histories(feed: Feed) -> None:
+    now = now_us()
+    feed.send(OLD, range(LONG_AGO - 600 * SECOND_US, LONG_AGO, SECOND_US))
+    feed.send(LONG, range(now - 2_100 * 5 * SECOND_US, now, 5 * SECOND_US))
+    feed.send(HOLED, range(now - 60 * SECOND_US, now - 40 * SECOND_US, SECOND_US))
+    feed.skip_ids(HOLED, 7)
+    feed.send(HOLED, range(now - 20 * SECOND_US, now, SECOND_US))
 
 
 @pytest.fixture

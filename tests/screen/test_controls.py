@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from tests.screen.browser import Page
-from tests.screen.conftest import QUIET, Running
+from tests.screen.conftest import LONG, LONG_AGO, OLD, QUIET, Running
 from tests.screen.feed import now_us
 
 
@@ -56,20 +56,16 @@ def test_a_symbol_without_a_trade_says_so_and_recovers_by_itself(page: Page, run
     assert "No trade of" not in page.text()
 
 
-def test_old_trades_are_shown_up_to_the_last_and_said_to_be_old(page: Page, running: Running) -> None:
-    long_ago = 1_723_118_400_000_000  # 2024-08-08 12:00:00 UTC
-    running.feed.send("OLDUSDT", range(long_ago - 600_000_000, long_ago, 1_000_000))
-    page.open("symbol=OLDUSDT&look_back=5+m")
+def test_old_trades_are_shown_up_to_the_last_and_said_to_be_old(page: Page) -> None:
+    page.open(f"symbol={OLD}&look_back=5+m")
     page.wait_for_candles()
     assert "Shown are the 5 minutes up to it." in page.text()
-    assert page.times()[-1] == long_ago // 1_000 - 5_000
+    assert page.times()[-1] == LONG_AGO // 1_000 - 5_000
     assert "2024-08-08 11:59:59 UTC" in page.text()
 
 
-def test_too_many_candles_are_narrowed_with_a_sentence(page: Page, running: Running) -> None:
-    end = now_us()
-    running.feed.send("ADAUSDT", range(end - 2_100 * 5_000_000, end, 5_000_000))
-    page.open("symbol=ADAUSDT&look_back=6+h")
+def test_too_many_candles_are_narrowed_with_a_sentence(page: Page) -> None:
+    page.open(f"symbol={LONG}&look_back=6+h")
     page.wait_for_text("Only the newest 2,000 candles of this look-back are shown.")
     page.wait(lambda: len(page.times()) == 2_000, "two thousand candles")
 

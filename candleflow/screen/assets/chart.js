@@ -161,7 +161,7 @@ export default function render({ data, parentElement }) {
     chart = new Chart(parentElement);
     charts.set(parentElement, chart);
   }
-  chart.show(data);
+  chart.show(JSON.parse(new TextDecoder().decode(data)));
   return () => {
     charts.delete(parentElement);
     chart.close();
