@@ -11,14 +11,17 @@ import asyncio
 import json
 import logging
 import math
+import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from candleflow.exchange.recording import Recording
 from candleflow.exchange.simulated_market import SeededMarket
+from candleflow.exchange.simulated_symbol import Era
 from candleflow.exchange.simulator import Simulator
 from candleflow.exchange.simulator_source import Source
 from candleflow.market.symbol import is_symbol
@@ -26,6 +29,8 @@ from candleflow.settings import Settings
 from candleflow.telemetry import HeartbeatFile, set_up_logging
 
 NAME: Final = "simulator"
+MARKET_FILE: Final = "simulated-market.json"
+"""In the data folder: the settings that the seeded market has had, and since when."""
 _BEAT_SECONDS: Final = 1.0
 _LOG: Final = logging.getLogger(__name__)
 
@@ -116,9 +121,51 @@ async def _tell_of_the_end(simulator: Simulator, source: Source) -> None:
 
 
 def _seeded_market(settings: Settings, arguments: argparse.Namespace) -> SeededMarket:
-    rate = settings.simulator_rate if arguments.rate is None else arguments.rate
-    seed = settings.simulator_seed if arguments.seed is None else arguments.seed
-    return SeededMarket(seed, rate, arguments.symbols or settings.symbols)
+    return continued_market(
+        settings.data_path / MARKET_FILE,
+        settings.simulator_seed if arguments.seed is None else arguments.seed,
+        settings.simulator_rate if arguments.rate is None else arguments.rate,
+        arguments.symbols or settings.symbols,
+        time.time_ns() // 1_000,
+    )
+
+
+def continued_market(file: Path, seed: int, rate: float, symbols: Sequence[str], now: int) -> SeededMarket:
+    """The market of these settings; where ``file`` tells of others before, its ids go on from theirs.
+
+    Without it another rate or number of symbols would send ids back, and all that follows a symbol by its
+    ids would take its new trades for old ones.
+    """
+    market = SeededMarket(seed, rate, symbols)
+    earlier = _remembered(file)
+    if earlier and earlier[-1][1:] == market.eras[-1][1:]:
+        market = SeededMarket(seed, rate, symbols, earlier=earlier[:-1], since=earlier[-1].since)
+    elif earlier:
+        market = SeededMarket(seed, rate, symbols, earlier=earlier, since=now)
+    if market.eras != earlier:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_suffix(f".{os.getpid()}.tmp")
+        beside.write_text(json.dumps([era._asdict() for era in market.eras]))
+        beside.replace(file)
+    return market
+
+
+def _remembered(file: Path) -> tuple[Era, ...]:
+    """The eras in the file; none, with a warning, where it can't be understood."""
+    try:
+        return tuple(_era(fields) for fields in json.loads(file.read_text()))
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        _LOG.warning("%s can't be read (%s): the simulated market's ids begin anew", file, error)
+        return ()
+
+
+def _era(fields: dict[str, Any]) -> Era:
+    era = Era(**fields)
+    if not (isinstance(era.since, int) and isinstance(era.seed, int) and 0 < era.symbol_rate < math.inf):
+        raise ValueError(f"no era of a market: {fields}")
+    return era
 
 
 def _recording(arguments: argparse.Namespace) -> Recording:

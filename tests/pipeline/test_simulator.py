@@ -33,6 +33,7 @@ from candleflow.exchange.recording import Recording
 from candleflow.exchange.simulated_market import SeededMarket
 from candleflow.exchange.simulator import SERVER_HEADER, Faults, Simulator, Timing
 from candleflow.market.trade_ids import TradeIds
+from candleflow.services.simulator import continued_market
 from tests import oracle
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -515,6 +516,30 @@ class TestCommand:
                 process.send_signal(signal.SIGTERM)
                 await until_closed(client)
             assert await asyncio.to_thread(process.wait, 10) == 0
+
+    def test_a_market_whose_rate_was_changed_goes_on_with_its_ids(self, tmp_path: Path) -> None:
+        file = tmp_path / "data/market.json"
+        now = time.time_ns() // 1_000
+        slow = continued_market(file, 1, 10, ["BTCUSDT"], now - 60_000_000)
+        last = slow.id_at("BTCUSDT", now - 60_000_000)
+        quick = continued_market(file, 1, 1_000, ["BTCUSDT"], now - 50_000_000)
+        first, end = quick.id_at("BTCUSDT", now - 60_000_000), quick.id_at("BTCUSDT", now)
+        assert first == last
+        assert end > first + 10_000
+        shared = continued_market(file, 1, 1_000, ["BTCUSDT", "ETHUSDT"], now)
+        assert shared.id_at("BTCUSDT", now - 1_000_000) == quick.id_at("BTCUSDT", now - 1_000_000)
+        assert continued_market(file, 1, 1_000, ["BTCUSDT", "ETHUSDT"], now + 5).eras == shared.eras
+        assert [era.symbol_rate for era in shared.eras] == [10, 1_000, 500]
+
+    @pytest.mark.parametrize(
+        "content", ["", "[]", "{", "5", '[{"since":1}]', '[{"since":"x","seed":1,"symbol_rate":1}]']
+    )
+    def test_a_market_whose_file_is_broken_begins_anew(self, tmp_path: Path, content: str) -> None:
+        file = tmp_path / "market.json"
+        file.write_text(content)
+        market = continued_market(file, 1, 10, ["BTCUSDT"], time.time_ns() // 1_000)
+        assert market.eras == SeededMarket(1, 10, ["BTCUSDT"]).eras
+        assert len(json.loads(file.read_text())) == 1
 
     @pytest.mark.parametrize(
         ("arguments", "status", "words"),

@@ -12,13 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candleflow.exchange.messages import TradeMessage, decode
-from candleflow.exchange.simulated_market import (
-    ORIGIN_US,
-    PAGE,
-    SeededMarket,
-    SymbolMarket,
-    _Feed,
-)
+from candleflow.exchange.simulated_market import SeededMarket, _Feed
+from candleflow.exchange.simulated_symbol import ORIGIN_US, PAGE, Era, SymbolEra, SymbolMarket
 from candleflow.market.candle import fold
 from candleflow.market.trade import Trade, refusal
 from candleflow.market.window import SECOND_US, Windows
@@ -29,7 +24,7 @@ MINUTE_US: Final = 60 * SECOND_US
 
 @pytest.fixture(scope="module")
 def market() -> SymbolMarket:
-    return SymbolMarket(seed=7, symbol="BTCUSDT", rate=20)
+    return SymbolMarket("BTCUSDT", [Era(ORIGIN_US, 7, 20)])
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +72,7 @@ def test_a_restarted_simulator_goes_on_in_the_same_market(hour: list[Trade]) -> 
 
 def test_other_seeds_and_symbols_are_other_markets(market: SymbolMarket) -> None:
     trades = [
-        tuple(islice(SymbolMarket(seed, symbol, 20).from_id(5_000), 20))
+        tuple(islice(SymbolEra(seed, symbol, 20).from_id(5_000), 20))
         for seed, symbol in ((7, "BTCUSDT"), (8, "BTCUSDT"), (7, "BTCUSDC"))
     ]
     assert len(set(trades)) == 3
@@ -128,13 +123,65 @@ def test_prices_stay_within_bounds_for_years() -> None:
 
 @pytest.mark.parametrize("rate", [1e-3, 0.3, 50, 20_000, 1_000_000])
 def test_any_rate_has_its_mean(rate: float) -> None:
-    market = SymbolMarket(1, "ETHUSDT", rate)
+    market = SymbolEra(1, "ETHUSDT", rate)
     seconds = max(100_000, int(3_000 / rate))
     count = market.id_at(NOW) - market.id_at(NOW - seconds * SECOND_US)
     assert 0.9 < count / (rate * seconds) < 1.1
     trades = list(islice(market.from_id(market.id_at(NOW)), 100))
     assert [trade.trade_id for trade in trades] == list(range(trades[0].trade_id, trades[0].trade_id + 100))
     assert trades[0].time >= NOW
+
+
+CHANGES: Final = [
+    Era(ORIGIN_US, 7, 20),
+    Era(NOW - 3_000 * SECOND_US, 7, 200),
+    Era(NOW - 2_000 * SECOND_US, 8, 0.5),
+    Era(NOW - 2_000 * SECOND_US, 8, 3_000),
+    Era(NOW - 1_999 * SECOND_US, 9, 40),
+    Era(NOW - 5_000 * SECOND_US, 9, 7),  # after a step back of the clock
+]
+
+
+@pytest.fixture(scope="module")
+def changed() -> SymbolMarket:
+    return SymbolMarket("BTCUSDT", CHANGES)
+
+
+def test_ids_and_times_go_on_through_every_change_of_seed_and_rate(changed: SymbolMarket) -> None:
+    first = changed.id_at(NOW - 3_100 * SECOND_US)
+    last = changed.id_at(NOW)
+    trades = list(islice(changed.from_id(first), last - first))
+    assert [trade.trade_id for trade in trades] == list(range(first, last))
+    assert all(before.time <= after.time for before, after in pairwise(trades))
+    assert max(after.time - before.time for before, after in pairwise(trades)) < 60 * SECOND_US
+    a_minute = Counter((trade.time - NOW) // MINUTE_US for trade in trades)
+    assert a_minute[-51] < 3_000 < 6_000 < a_minute[-48]
+
+
+def test_the_past_stays_as_it_was_when_a_new_era_begins(changed: SymbolMarket, market: SymbolMarket) -> None:
+    change = CHANGES[1].since
+    first, last = market.id_at(change - 600 * SECOND_US), market.id_at(change)
+    assert list(islice(changed.from_id(first), last - first)) == list(
+        islice(market.from_id(first), last - first)
+    )
+
+
+@given(st.integers(-3_100, 0), st.integers(0, 100))
+def test_every_era_finds_its_trades_by_id_and_time(changed: SymbolMarket, seconds: int, further: int) -> None:
+    trade_id = changed.id_at(NOW + seconds * SECOND_US) + further
+    trade = changed.trade(trade_id)
+    assert trade.trade_id == trade_id
+    assert next(changed.from_id(trade_id)) == trade
+    assert changed.id_at(trade.time) <= trade_id < changed.id_at(trade.time + 1)
+    aggregate = changed.aggregate_of(trade_id)
+    assert changed.aggregate_start(aggregate) <= trade_id < changed.aggregate_start(aggregate + 1)
+    assert changed.aggregate_of(changed.aggregate_start(aggregate)) == aggregate
+
+
+def test_aggregates_are_consecutive_through_every_change(changed: SymbolMarket) -> None:
+    first, last = changed.id_at(NOW - 2_010 * SECOND_US), changed.id_at(NOW - 1_990 * SECOND_US)
+    aggregates = [changed.aggregate_of(trade_id) for trade_id in range(first, last)]
+    assert {after - before for before, after in pairwise(aggregates)} == {0, 1}
 
 
 def test_before_its_beginning_the_market_has_no_trade() -> None:
