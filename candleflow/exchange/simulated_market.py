@@ -103,8 +103,8 @@ class SeededMarket:
         feed = _Feed(self)
         while True:
             now = time.time_ns() // 1_000
-            if feed.is_behind(now):  # the machine slept: the connections of a real exchange would be gone
-                audience.drop_all("the simulator was stopped for a while")
+            if feed.is_behind(now):  # the machine slept, say: a real exchange would have gone on alone
+                audience.drop_all("the simulated market fell 10 s behind the time")
                 feed = _Feed(self)
             feed.follow(audience.streams(), now)
             events = feed.due(now)
