@@ -13,7 +13,8 @@ from urllib.parse import urlencode
 import pytest
 
 from candleflow.exchange.recording import Recording
-from candleflow.exchange.simulated_market import ORIGIN_US, SeededMarket
+from candleflow.exchange.simulated_market import SeededMarket
+from candleflow.exchange.simulated_symbol import ORIGIN_US
 from candleflow.exchange.simulator_rest import INTERVALS_US, RestError, Stopped, answer, decimal_text, weight
 from candleflow.exchange.simulator_source import Source
 from candleflow.market.trade import Trade
