@@ -119,12 +119,12 @@ def psql(settings: Settings, arguments: Sequence[str]) -> int:
 
 
 def running_settings(settings: Settings) -> Settings:
-    """The settings of what runs: ``up`` may have chosen the exchange, and with it the venue's names."""
+    """The settings of what runs: it may have another environment, and may have chosen the exchange."""
     return _in_force(settings, _living_run(settings))
 
 
 def _in_force(settings: Settings, run: Run | None) -> Settings:
-    return settings if run is None else settings_module.load(exchange=run.exchange)
+    return settings if run is None else settings_module.load(**run.settings)
 
 
 def _living_run(settings: Settings) -> Run | None:

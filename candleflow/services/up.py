@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -266,12 +267,28 @@ class _Session:
                 command=self._command,
                 pid=os.getpid(),
                 created_at=psutil.Process().create_time(),
-                exchange=str(self._settings.exchange),
+                settings=told_settings(self._settings),
                 dashboard_url=self._page_url,
                 is_ready=self._is_ready,
                 parts=parts,
             ),
         )
+
+
+def told_settings(settings: Settings) -> dict[str, str | int]:
+    """What another terminal, whose environment may differ, needs to find what runs here; no secret."""
+    address = settings.postgres
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    base = urlsplit(settings.postgres_url.get_secret_value()).path  # the venue adds to the database's name
+    return {
+        "exchange": str(settings.exchange),
+        "symbols": ",".join(settings.symbols),
+        "kafka_bootstrap": settings.kafka_bootstrap,
+        "postgres_url": f"postgresql://{address.owner}@{host}:{address.port}{base}",
+        "dashboard_port": settings.dashboard_port,
+        "window_seconds": settings.window_seconds,
+        "slide_seconds": settings.slide_seconds or settings.window_seconds,
+    }
 
 
 def exchange_lines(answers: Sequence[Answer]) -> list[str]:

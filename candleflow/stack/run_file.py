@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -46,8 +46,8 @@ class Run:
     """``up`` or ``services``."""
     pid: int
     created_at: float
-    exchange: str
-    """The exchange in force, as CANDLEFLOW_EXCHANGE names it: the simulator where nothing else answered."""
+    settings: Mapping[str, str | int]
+    """The settings in force that others need to find what runs, by their names; no secret among them."""
     dashboard_url: str = ""
     booted_at: float = field(default_factory=psutil.boot_time)
     is_ready: bool = False

@@ -1,4 +1,4 @@
-"""``services`` as people meet it: one at a time, named ports, clean ends, starts after the worst of ends."""
+"""``services`` and ``up`` as people meet them: one at a time, named ports, clean ends, starts after bad ends."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import psycopg2
 import pytest
@@ -25,7 +26,7 @@ from candleflow.broker.topics import topic_id
 from candleflow.stack.process import free_port, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 90
+START_SECONDS = 120
 STOP_SECONDS = 15
 
 
@@ -153,6 +154,49 @@ def test_services_are_ready_to_use_and_end_clean(machine: Machine) -> None:
     left = {path.name for path in (machine.folder / "data" / "run").iterdir()}
     assert left <= {"credentials.json", "credentials.lock"}
     assert machine.run("status").returncode == 1
+
+
+def test_status_tells_what_runs_though_its_own_environment_differs(machine: Machine) -> None:
+    machine.start()
+    told = machine.status()
+    other = {name: value for name, value in machine.environment.items() if not name.startswith("CANDLEFLOW_")}
+    machine.environment = {**other, "CANDLEFLOW_DATA_DIR": machine.environment["CANDLEFLOW_DATA_DIR"]}
+    seen = machine.status()
+    assert {name: seen[name] for name in ("postgres_url", "kafka_bootstrap", "topic", "simulated")} == {
+        name: told[name] for name in ("postgres_url", "kafka_bootstrap", "topic", "simulated")
+    }
+    assert rows(seen["postgres_url"], "SELECT count(*) FROM candles") == [(0,)]
+
+
+@pytest.mark.timeout(400)
+def test_up_shows_the_page_refuses_a_second_and_ends_everything_in_time(machine: Machine) -> None:
+    page = free_port()
+    machine.environment |= {
+        "CANDLEFLOW_DASHBOARD_PORT": str(page),
+        "CANDLEFLOW_SIMULATOR_PORT": str(free_port()),
+        "CANDLEFLOW_SPARK_MEMORY": "600m",
+    }
+    running = machine.start("up")
+    assert "SIMULATED" in machine.said
+    assert f"the page: http://localhost:{page}" in machine.said
+    assert httpx.get(f"http://127.0.0.1:{page}", trust_env=False).status_code == 200
+
+    second = machine.run("up")
+    assert second.returncode == 1
+    assert f"its page is http://localhost:{page}" in second.stderr
+
+    url = machine.status()["postgres_url"]
+    assert wait_for(lambda: rows(url, "SELECT count(*) FROM candles") != [(0,)], 200), machine.said
+    members = machine.members()
+    names = {one["name"] for one in machine.status()["processes"]}
+    assert names == {"kafka", "postgres", "simulator", "producer", "processor", "dashboard"}
+    began = time.monotonic()
+    running.send_signal(signal.SIGINT)
+    assert running.wait(STOP_SECONDS) == 0, machine.said
+    assert time.monotonic() - began < STOP_SECONDS
+    assert [one for one in members if not is_gone(one)] == []
+    left = {path.name for path in (machine.folder / "data" / "run").iterdir()}
+    assert left <= {"credentials.json", "credentials.lock"}
 
 
 @pytest.mark.parametrize("who", ["the supervisor", "everything"])

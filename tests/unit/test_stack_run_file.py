@@ -33,7 +33,14 @@ def this_process() -> psutil.Process:
 def run_of(child: subprocess.Popen[bytes], **more: object) -> Run:
     created_at = psutil.Process(child.pid).create_time()
     part = RunningPart("producer", child.pid, created_at, signal.SIGTERM, "running")
-    run = Run("up", os.getpid(), this_process().create_time(), "binance", "http://localhost:1", parts=(part,))
+    run = Run(
+        "up",
+        os.getpid(),
+        this_process().create_time(),
+        {"exchange": "binance"},
+        "http://localhost:1",
+        parts=(part,),
+    )
     return replace(run, **more)  # type: ignore[arg-type]
 
 
