@@ -1,4 +1,4 @@
-"""``services`` and ``up`` as people meet them: one at a time, named ports, clean ends, starts after bad ends."""
+"""``services`` and ``up`` as people meet them: one at a time, named ports, clean ends, healing starts."""
 
 from __future__ import annotations
 
