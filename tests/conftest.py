@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator
-from importlib import util
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.process import free_port
 
-pytest_plugins = ["tests.store_fixtures"] if util.find_spec("tests.store_fixtures") else []
+pytest_plugins = ["tests.store_fixtures", "tests.spark_fixtures"]
 
 
 @pytest.fixture(scope="session")

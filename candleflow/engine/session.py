@@ -104,6 +104,10 @@ def _configuration(jars: Sequence[Path], master: str, memory: str, work_dir: Pat
         "spark.sql.streaming.minBatchesToRetain": "10",
         "spark.sql.streaming.numRecentProgressUpdates": "20",
         "spark.sql.streaming.stopTimeout": "2s",
+        # Else pyspark notes the place in our source of each column that is made: most of its time.
+        "spark.python.sql.dataFrameDebugging.enabled": "false",
+        "spark.sql.maxMetadataStringLength": "100",
+        "spark.sql.debug.maxToStringFields": "100",
         "spark.cleaner.referenceTracking.blocking": "false",
         **_LIVE,
     }

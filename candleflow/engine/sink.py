@@ -22,11 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
 
-from candleflow.engine import candles, trades
+from candleflow.engine import trades
+from candleflow.engine.candles import CandleFold, without_ids, without_repeats
 from candleflow.engine.ledger import Claim, Ledger, Merged, StoreAwayError, SupersededError
+from candleflow.engine.partials import Folded, read_fold
 from candleflow.engine.rejected import publish_rejected
 from candleflow.engine.session import tune
 from candleflow.errors import BrokerError, CandleflowError, HeldError
@@ -42,13 +44,6 @@ _PAUSES_SECONDS: Final = (0.2, 0.5, 1.0, 2.0)
 _OVERLAPS_LIMIT: Final = 5
 _POLL_SECONDS: Final = 0.1
 _BATCHES_REMEMBERED: Final = 1_000
-
-PARTIAL_COLUMNS: Final = (
-    "symbol", "open_time", "last_trade_time", "open", "high", "low", "close", "volume", "quote_volume",
-    "taker_buy_volume", "taker_buy_quote_volume", "trade_count", "first_trade_id", "last_trade_id",
-    "trade_ids",
-)  # fmt: skip
-"""What PostgreSQL's ``merge_batch`` takes of each candle."""
 
 
 class StoppedError(CandleflowError):
@@ -78,30 +73,6 @@ class Tally:
     batch_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_BATCHES_REMEMBERED))
 
 
-@dataclass(frozen=True, slots=True)
-class Folded:
-    """One batch on the driver."""
-
-    partials: list[str]
-    """Its candles, one JSON object each."""
-    sound: int
-    """Records that are trades, repeated ones counted again."""
-    trades: int
-    """Different trades."""
-    rejected: Mapping[str, int]
-    """Refused records by reason."""
-    has_repeats: bool
-    """Whether a trade may have come twice: then ``partials`` are of no use."""
-
-    def counts(self, received: int) -> dict[str, Any]:
-        """What ``merge_batch`` is told of a batch of which ``trades`` are merged."""
-        return {
-            "received": received,
-            "duplicate": received - sum(self.rejected.values()) - self.trades,
-            "rejected": dict(self.rejected),
-        }
-
-
 class CandleSink:
     """Called by Spark with each batch (``foreachBatch``), from one thread; the rest by the service."""
 
@@ -112,6 +83,8 @@ class CandleSink:
         self._busy = threading.Lock()
         self._is_ended = False
         self._checkpoint = Path()
+        self._candle_fold = CandleFold(work.windows)
+        self._reads_strictly = False
         self.offsets: dict[int, int] = {}
         """Where the candles stand: the next offset of each partition."""
         self.waits_for = ""
@@ -125,6 +98,7 @@ class CandleSink:
         self.offsets = dict(claim.offsets)
         self.failure = None
         self._is_ended = False
+        self._reads_strictly = False
         self._checkpoint = checkpoint
 
     def __call__(self, batch: DataFrame, batch_id: int) -> None:
@@ -185,10 +159,8 @@ class CandleSink:
         planned = sum(offset - self.offsets.get(number, 0) for number, offset in reached.items())
         is_backlog = planned > LIVE_RECORDS
         tune(batch.sparkSession, for_backlog=is_backlog)
-        judged = trades.judge(batch, self._work.max_future_us)
         # One partition needs no exchange between the steps of the fold.
-        judged = judged if is_backlog else judged.coalesce(1)
-        folded = fold_batch(judged, self._work.windows)
+        judged, folded = self._read(batch if is_backlog else batch.coalesce(1))
         received = folded.sound + sum(folded.rejected.values())
         if folded.rejected:
             publish_rejected(judged, self._work.bootstrap, self._work.rejected_topic)
@@ -199,13 +171,36 @@ class CandleSink:
         if merged is not None:
             self._count(*merged, received)
 
+    def _read(self, batch: DataFrame) -> tuple[DataFrame, Folded]:
+        """The batch judged and folded: by the quick way alone, if every record can be read by it.
+
+        ``batch`` has the verdicts of the quick way, as the query made them.
+        """
+        quick_sound = 0
+        if not self._reads_strictly:
+            folded = self._fold(batch)
+            if trades.UNREAD not in folded.rejected:
+                return batch, folded
+            quick_sound = folded.sound
+        judged = trades.judge(batch.select(*trades.KAFKA_COLUMNS), self._work.max_future_us)
+        folded = self._fold(judged)
+        if folded.sound > 2 * quick_sound and not self._reads_strictly:
+            _log.warning(
+                "most trades are not in the layout that Binance sends: they are read, but more slowly"
+            )
+            self._reads_strictly = True
+        return judged, folded
+
+    def _fold(self, judged: DataFrame) -> Folded:
+        return read_fold(self._candle_fold(judged).collect())
+
     def _merge_without_overlap(
         self, judged: DataFrame, folded: Folded, received: int, reached: dict[int, int]
     ) -> tuple[Merged, Folded] | None:
         """Merge, leaving out what PostgreSQL says is in already; None where the whole batch is."""
         overlaps: list[Mapping[str, str]] = []
         while len(overlaps) <= _OVERLAPS_LIMIT:
-            answer = self._until_merged(reached, folded.partials, folded.counts(received))
+            answer = self._until_merged(reached, folded.partials, _counts(folded, received))
             if answer.status == "already_merged":
                 return None
             if answer.overlap is None:
@@ -220,10 +215,10 @@ class CandleSink:
         self, judged: DataFrame, folded: Folded, overlaps: Sequence[Mapping[str, str]]
     ) -> Folded:
         """The batch once more, each trade once and without the ids that are in the candles already."""
-        rest = candles.without_repeats(judged)
+        rest = without_repeats(judged)
         for overlap in overlaps:
-            rest = candles.without_ids(rest, _ids(judged.sparkSession, overlap))
-        once = fold_batch(rest, self._work.windows)
+            rest = without_ids(rest, _ids(judged.sparkSession, overlap))
+        once = self._fold(rest)
         return Folded(once.partials, folded.sound, once.trades, folded.rejected, has_repeats=False)
 
     def _until_merged(
@@ -272,7 +267,7 @@ class CandleSink:
         )
 
     def _count(self, answer: Merged, folded: Folded, received: int) -> None:
-        counts = folded.counts(received)
+        counts = _counts(folded, received)
         self.tally.records.update(
             received=received,
             merged=folded.trades,
@@ -282,38 +277,13 @@ class CandleSink:
         )
 
 
-def fold_batch(judged: DataFrame, windows: Windows) -> Folded:
-    """Fold the rows of ``trades.judge`` in one job and bring the result to the driver."""
-    partial = F.to_json(F.struct(*PARTIAL_COLUMNS)).alias("partial")
-    rows = (
-        candles.fold(judged, windows)
-        .select(trades.REFUSAL, "symbol", "open_time", "panes", partial)
-        .collect()
-    )
-    rejected = {row[trades.REFUSAL]: row["panes"][0]["records"] for row in rows if row[trades.REFUSAL]}
-    sound = [row for row in rows if row[trades.REFUSAL] is None]
-    panes = {(row["symbol"], pane["open_time"]): pane for row in sound for pane in row["panes"]}
-    return Folded(
-        # Sliding windows over the first seconds of 1970 open before it, where the store has no candles.
-        [row["partial"] for row in sound if row["open_time"] >= 0],
-        sum(pane["records"] for pane in panes.values()),
-        sum(pane["trade_count"] for pane in panes.values()),
-        rejected,
-        _may_have_repeats(panes),
-    )
-
-
-def _may_have_repeats(panes: Mapping[tuple[str, int], Row]) -> bool:
-    """Whether a pane has more records than ids, or the spans of two panes of a symbol overlap.
-
-    The second may be without a trade that came twice, where times go back as ids go on: hence "may".
-    """
-    last_ids: dict[str, int] = {}
-    for (symbol, _), pane in sorted(panes.items(), key=lambda one: (one[0][0], one[1]["first_trade_id"])):
-        if pane["records"] != pane["trade_count"] or pane["first_trade_id"] <= last_ids.get(symbol, -1):
-            return True
-        last_ids[symbol] = pane["last_trade_id"]
-    return False
+def _counts(folded: Folded, received: int) -> dict[str, Any]:
+    """What ``merge_batch`` is told of a batch of ``received`` records."""
+    return {
+        "received": received,
+        "duplicate": received - sum(folded.rejected.values()) - folded.trades,
+        "rejected": dict(folded.rejected),
+    }
 
 
 def planned_offsets(checkpoint: Path, batch_id: int) -> dict[int, int]:

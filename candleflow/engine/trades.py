@@ -21,7 +21,6 @@ from typing import Final
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
 
-from candleflow.engine.amounts import product
 from candleflow.market.payload import (
     CANONICAL_PATTERN,
     DECIMAL_PATTERN,
@@ -57,8 +56,14 @@ TRADE_COLUMNS: Final = (
 )  # fmt: skip
 """The columns of a sound trade, none of them null. ``trade_time`` is in microseconds; amounts as above."""
 
+KAFKA_COLUMNS: Final = ("topic", "partition", "offset", "timestamp", "value")
+"""The columns of a record that stay beside the verdict on it."""
+
 REFUSAL: Final = "refusal"
 """The column with the reason of a refused record, null for a sound trade."""
+
+UNREAD: Final = "(not read)"
+"""In place of a reason: the record isn't in Binance's exact layout, and only the strict way can judge it."""
 
 # Java's "$" also matches before a final line break; "\z" is the end and nothing else.
 _WHOLE: Final = r"\A(?:%s)\z"
@@ -102,24 +107,24 @@ def read_range(
     )
 
 
-def judge(records: DataFrame, max_future_us: int) -> DataFrame:
+def judge(records: DataFrame, max_future_us: int, *, is_strict: bool = True) -> DataFrame:
     """``records`` with ``REFUSAL`` and, where it is null, ``TRADE_COLUMNS``; pure columns, one row each.
 
-    ``records`` has Kafka's columns, of which ``value`` (binary) and ``timestamp`` are looked at; ``value``,
-    and those of ``topic``, ``partition`` and ``offset`` that there are, stay beside the verdict. A trade
-    dated more than ``max_future_us`` after its own record is refused: by the record's time and not by the
-    clock, so that a replay judges as the first reading did.
+    ``records`` has Kafka's columns, of which ``value`` (binary) and ``timestamp`` are looked at; they stay
+    beside the verdict. A trade dated more than ``max_future_us`` after its own record is refused: by the
+    record's time and not by the clock, so that a replay judges as the first reading did. Without
+    ``is_strict`` only the quick way is gone, and what it can't judge is ``UNREAD``: the strict way's plan is
+    so large that a small batch is over before it is made.
     """
-    kept = [name for name in ("topic", "partition", "offset", "value") if name in records.columns]
-    text = F.col("value").cast("string")
-    read = records.select(*kept, "timestamp", text.alias("text"))
+    kept = [name for name in KAFKA_COLUMNS if name in records.columns]
+    read = records.select(*kept, F.col("value").cast("string").alias("text"))
     # A record that does not match is left as it is, so one pass both recognizes and cuts.
-    read = read.withColumn("cut", F.regexp_replace("text", _WHOLE % CANONICAL_PATTERN, _CUT_FIELDS))
+    read = read.select("*", F.regexp_replace("text", _WHOLE % CANONICAL_PATTERN, _CUT_FIELDS).alias("cut"))
     # A lambda is interpreted, not compiled. Written out, the strict way would make the quick one's generated
     # method longer than the 8,000 bytes that the JVM compiles: ten times as slow (measured).
-    strict = F.transform(F.array("value"), _strict_verdict)[0]
+    strict = F.transform(F.array("value"), _strict_verdict)[0] if is_strict else _refuse(UNREAD)
     verdict = F.when(F.col("cut") != F.col("text"), F.col("cut")).otherwise(strict)
-    read = read.select(*kept, "timestamp", verdict.alias("verdict"))
+    read = read.select(*kept, verdict.alias("verdict"))
     return _check_ranges(_with_fields(read, kept), kept, max_future_us)
 
 
@@ -127,8 +132,8 @@ def judge(records: DataFrame, max_future_us: int) -> DataFrame:
 # Its verdict is one text, as the quick way's: "s t p q T m", or a blank and then the refusal.
 
 
-def _refuse(reason: str | Column) -> Column:
-    return F.concat(F.lit(" "), F.lit(reason) if isinstance(reason, str) else reason)
+def _refuse(reason: str) -> Column:
+    return F.lit(f" {reason}")
 
 
 def _strict_verdict(value: Column) -> Column:
@@ -165,14 +170,20 @@ def _json_verdict(text: Column) -> Column:
     seal = F.sha2(text, 256)
     parsed = F.try_parse_json(F.concat(F.lit("["), whole, F.lit(',"'), seal, F.lit('"]')))
     texts = F.from_json(short, ", ".join(f"`{name}` string" for name in ("e", *REQUIRED_FIELDS)))
+    # A lambda's variable is computed once, where a column is computed each time that it is named.
+    read = F.array(F.struct(parsed.alias("parsed"), texts.alias("texts"), seal.alias("seal")))
+    return F.transform(read, lambda one: _verdict_on(one["parsed"], one["texts"], one["seal"]))[0]
+
+
+def _verdict_on(parsed: Column, texts: Column, seal: Column) -> Column:
     is_whole = F.try_variant_get(parsed, "$[1]", "string") == seal
-    verdict = F.when(~F.coalesce(is_whole, F.lit(col=False)), _refuse(NOT_JSON))
-    verdict = verdict.when(
-        ~F.coalesce(_json_type(parsed, "$[0]").startswith("OBJECT<"), F.lit(col=False)),
-        _refuse(NOT_AN_OBJECT),
-    )
+    is_object = _json_type(parsed, "$[0]").startswith("OBJECT<")
     is_event = (_json_type(parsed, "$[0].e") == "STRING") & (texts["e"] == "trade")
-    verdict = verdict.when(~F.coalesce(is_event, F.lit(col=False)), _refuse(NOT_A_TRADE))
+    verdict = (
+        F.when(_fails(is_whole), _refuse(NOT_JSON))
+        .when(_fails(is_object), _refuse(NOT_AN_OBJECT))
+        .when(_fails(is_event), _refuse(NOT_A_TRADE))
+    )
     for name, json_type in REQUIRED_FIELDS.items():
         found = _json_type(parsed, f"$[0].{name}")
         verdict = verdict.when(found.isNull(), _refuse(missing(name)))
@@ -201,58 +212,47 @@ def _is_of_type(found: Column, text: Column, json_type: str) -> Column:
 
 def _with_fields(read: DataFrame, kept: Sequence[str]) -> DataFrame:
     """The verdict's fields, each of its type: null where the record is refused or a number too large."""
-    is_cut = ~F.col("verdict").startswith(" ")
-    read = read.select(
-        *kept, "timestamp", "verdict", F.split(F.when(is_cut, F.col("verdict")), " ").alias("field")
-    )
+    field = F.split(F.when(~F.col("verdict").startswith(" "), F.col("verdict")), " ")
+    read = read.select(*kept, "verdict", field.alias("field"))
     field = F.col("field")
-    read = read.select(
-        *kept,
-        "timestamp",
-        "verdict",
-        field[0].alias("symbol"),
-        field[1].try_cast("bigint").alias("trade_id"),
-        F.split(field[2], r"\.").alias("price"),
-        F.split(field[3], r"\.").alias("quantity"),
-        field[4].try_cast("bigint").alias("time"),
-        (field[5] == "false").alias("is_taker_buy"),
-    )
+    time = field[4].try_cast("bigint").alias("time")
+    points = [F.split(field[at], r"\.").alias(name) for name, at in (("price", 2), ("quantity", 3))]
+    read = read.select(*kept, "verdict", "field", time, *points)
     amounts = []
     for name in ("price", "quantity"):
         # Without a fraction, F.get is null and the fraction 0; more than eight places are refused below.
-        places = F.coalesce(F.get(name, F.lit(1)), F.lit(""))
+        places = F.get(name, F.lit(1))
         amounts += [
             F.col(name)[0].try_cast("bigint").alias(f"{name}_whole"),
-            F.rpad(places, DECIMAL_PLACES, "0").cast("bigint").alias(f"{name}_fraction"),
-            F.get(name, F.lit(1)).alias(f"{name}_places"),
+            F.coalesce(F.rpad(places, DECIMAL_PLACES, "0").cast("bigint"), F.lit(0)).alias(
+                f"{name}_fraction"
+            ),
+            places.alias(f"{name}_places"),
         ]
-    to_us = F.when(F.col("time").between(0, MICROSECONDS_FROM - 1), F.col("time") * 1000).otherwise(
-        F.col("time")
-    )
+    is_millis = F.col("time").between(0, MICROSECONDS_FROM - 1)
     return read.select(
-        *kept, "timestamp", "verdict", "symbol", "trade_id", to_us.alias("trade_time"), "is_taker_buy",
-        F.col("price")[0].alias("price_digits"), F.col("quantity")[0].alias("quantity_digits"), *amounts,
-    )  # fmt: skip
+        *kept,
+        "verdict",
+        field[0].alias("symbol"),
+        field[1].try_cast("bigint").alias("trade_id"),
+        (F.col("time") * F.when(is_millis, 1_000).otherwise(1)).alias("trade_time"),
+        (field[5] == "false").alias("is_taker_buy"),
+        F.col("price")[0].alias("price_digits"),
+        F.col("quantity")[0].alias("quantity_digits"),
+        *amounts,
+    )
 
 
 def _check_ranges(read: DataFrame, kept: Sequence[str], max_future_us: int) -> DataFrame:
     """``market.trade.refusal`` and the check of the future, in the same order."""
-    latest = F.unix_micros("timestamp") + max_future_us
-    is_id = F.col("trade_id").between(0, TRADE_ID_LIMIT - 1)
-    is_time = F.col("trade_time").between(0, TIME_LIMIT_US - 1)
-    is_future = F.col("trade_time") > latest
-    notional = product(*(F.col(f"{n}_{p}") for n in ("price", "quantity") for p in ("whole", "fraction")))
-    # The first half saves the multiplication: a price below 10^8 times a quantity below 10^12 is in range.
-    is_notional = (F.col("price_whole") < int(NOTIONAL_LIMIT / QUANTITY_LIMIT)) | (
-        notional.millions_of_millions < int(NOTIONAL_LIMIT) // 10**12
-    )
     refusal = F.when(F.col("verdict").startswith(" "), F.substring("verdict", 2, RECORD_LIMIT_BYTES))
-    refusal = refusal.when(_fails(is_id), "trade id out of range").when(
-        _fails(is_time), "trade time out of range"
-    )
+    refusal = refusal.when(_fails(F.col("trade_id").between(0, TRADE_ID_LIMIT - 1)), "trade id out of range")
+    is_time = F.col("trade_time").between(0, TIME_LIMIT_US - 1)
+    refusal = refusal.when(_fails(is_time), "trade time out of range")
     for name, limit in (("price", PRICE_LIMIT), ("quantity", QUANTITY_LIMIT)):
         refusal = _check_amount(refusal, name, int(limit))
-    refusal = refusal.when(_fails(is_notional), "notional out of range").when(is_future, FUTURE)
+    refusal = refusal.when(_fails(_is_notional()), "notional out of range")
+    refusal = refusal.when(F.col("trade_time") > F.unix_micros("timestamp") + max_future_us, FUTURE)
     judged = read.select(*kept, refusal.alias(REFUSAL), *TRADE_COLUMNS)
     # Nothing of a refused record goes on: its numbers could leave the range of every sum to come.
     sound = [F.when(F.col(REFUSAL).isNull(), F.col(name)).alias(name) for name in TRADE_COLUMNS]
@@ -261,17 +261,27 @@ def _check_ranges(read: DataFrame, kept: Sequence[str], max_future_us: int) -> D
 
 def _check_amount(refusal: Column, name: str, limit: int) -> Column:
     whole, fraction, places = (F.col(f"{name}_{part}") for part in ("whole", "fraction", "places"))
-    is_number = F.col(f"{name}_digits") != "NaN"
     is_zero = (whole == 0) & (fraction == 0) & ~F.coalesce(places.rlike("[1-9]"), F.lit(col=False))
     return (
-        refusal.when(~is_number | is_zero, f"{name} not a finite positive decimal")
+        refusal.when((F.col(f"{name}_digits") == "NaN") | is_zero, f"{name} not a finite positive decimal")
         .when(_fails(whole < limit), f"{name} out of range")
         .when(F.length(places) > DECIMAL_PLACES, f"{name} has more than {DECIMAL_PLACES} decimal places")
     )
 
 
+def _is_notional() -> Column:
+    """Whether price times quantity is in range; multiplied only for a price of 10^8 or more."""
+    units = [
+        F.col(f"{name}_whole").cast("decimal(12,0)") * 10**DECIMAL_PLACES + F.col(f"{name}_fraction")
+        for name in ("price", "quantity")
+    ]
+    limit = F.lit(f"{NOTIONAL_LIMIT:f}{'0' * 2 * DECIMAL_PLACES}").cast("decimal(38,0)")
+    is_surely = F.col("price_whole") < int(NOTIONAL_LIMIT / QUANTITY_LIMIT)
+    return is_surely | (F.try_multiply(*units) < limit)
+
+
 def _fails(condition: Column) -> Column:
-    """Whether a condition is false or, as a number did not fit a long, null."""
+    """Whether a condition is false or, as a number did not fit its type, null."""
     return ~F.coalesce(condition, F.lit(col=False))
 
 

@@ -1,0 +1,42 @@
+"""One real Spark session for all tests that need one, in a JVM of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from candleflow.engine.session import start_session, stop_session
+
+RECORD_SCHEMA = "topic string, partition int, offset long, timestamp timestamp, value binary"
+PUBLISHED_AT = datetime(2024, 8, 9, tzinfo=UTC)
+"""When Kafka got the records of ``records_of``, unless told otherwise."""
+
+
+@pytest.fixture(scope="session")
+def spark(
+    java_home: Path, spark_jars: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SparkSession]:
+    session = start_session(
+        java_home=java_home,
+        jars=spark_jars,
+        master="local[2]",
+        memory="600m",
+        work_dir=tmp_path_factory.mktemp("spark"),
+    )
+    yield session
+    stop_session(session)
+
+
+def records_of(
+    spark: SparkSession, values: Sequence[bytes | None], published_at: datetime = PUBLISHED_AT
+) -> DataFrame:
+    """Records as Kafka's source gives them: topic ``trades``, partition 0, offsets from 0 on."""
+    rows = [
+        ("trades", 0, offset, published_at, None if value is None else bytearray(value))
+        for offset, value in enumerate(values)
+    ]
+    return spark.createDataFrame(rows, RECORD_SCHEMA)
