@@ -7,6 +7,7 @@ is on the JVM's command line, in the event log and on the page of the UI.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 import threading
@@ -58,6 +59,8 @@ def start_session(
     writes for itself. Raises StackError where the JVM doesn't come up. Times are UTC throughout, whatever the
     machine's zone.
     """
+    # pyspark logs each error that it raises on its own, as JSON and with the plan.
+    logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
     os.environ["JAVA_HOME"] = str(java_home)
     # The launcher's script asks for these, and a stranger's would lead to another Spark.
     for foreign in ("SPARK_HOME", "SPARK_CONF_DIR", "PYSPARK_SUBMIT_ARGS", "PYSPARK_GATEWAY_PORT"):

@@ -118,12 +118,14 @@ def judge(records: DataFrame, max_future_us: int, *, is_strict: bool = True) -> 
     """
     kept = [name for name in KAFKA_COLUMNS if name in records.columns]
     read = records.select(*kept, F.col("value").cast("string").alias("text"))
-    # A record that does not match is left as it is, so one pass both recognizes and cuts.
+    # A record that does not match is left as it is, so one pass both recognizes and cuts: but for bytes that
+    # are no UTF-8, which the replacement would not leave alone.
     read = read.select("*", F.regexp_replace("text", _WHOLE % CANONICAL_PATTERN, _CUT_FIELDS).alias("cut"))
     # A lambda is interpreted, not compiled. Written out, the strict way would make the quick one's generated
     # method longer than the 8,000 bytes that the JVM compiles: ten times as slow (measured).
     strict = F.transform(F.array("value"), _strict_verdict)[0] if is_strict else _refuse(UNREAD)
-    verdict = F.when(F.col("cut") != F.col("text"), F.col("cut")).otherwise(strict)
+    is_cut = (F.col("cut") != F.col("text")) & F.is_valid_utf8("text")
+    verdict = F.when(is_cut, F.col("cut")).otherwise(strict)
     read = read.select(*kept, verdict.alias("verdict"))
     return _check_ranges(_with_fields(read, kept), kept, max_future_us)
 
@@ -203,7 +205,8 @@ def _json_type(parsed: Column, path: str) -> Column:
 def _is_of_type(found: Column, text: Column, json_type: str) -> Column:
     if json_type == "integer":
         # A number with a point or an exponent keeps one in its text: 1.0, 1.0E50.
-        return found.isin("BIGINT", "DOUBLE") | found.startswith("DECIMAL") & text.rlike(_PLAIN_INTEGER)
+        is_number = found.isin("BIGINT", "DOUBLE") | found.startswith("DECIMAL")
+        return is_number & text.rlike(_PLAIN_INTEGER)
     return found == json_type.upper()
 
 
