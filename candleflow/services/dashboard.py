@@ -92,12 +92,14 @@ def _reader() -> CandleReader:
     return CandleReader.from_settings(_settings())
 
 
-@st.cache_data(ttl=_SHARED_SECONDS, max_entries=100, show_spinner=False)
+# The answers themselves are shared, not copies: their rows are frozen, and st.cache_data would take 11 ms a
+# refresh to pickle 361 of them and back.
+@st.cache_resource(ttl=_SHARED_SECONDS, max_entries=100, show_spinner=False)
 def _candles(symbol: str, bucket_seconds: int, since: int | None, limit: int) -> Sequence[ShownCandle]:
     return _reader().candles(symbol, bucket_seconds, since, limit)
 
 
-@st.cache_data(ttl=_SHARED_SECONDS, max_entries=1, show_spinner=False)
+@st.cache_resource(ttl=_SHARED_SECONDS, max_entries=1, show_spinner=False)
 def _symbols() -> Sequence[SymbolState]:
     return _reader().symbols()
 

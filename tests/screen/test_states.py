@@ -27,7 +27,6 @@ from tests.store_fixtures import Database
 @pytest.fixture(autouse=True)
 def _nothing_cached() -> None:
     """AppTest runs the page in this process, whose caches outlive a test."""
-    st.cache_data.clear()
     st.cache_resource.clear()
 
 

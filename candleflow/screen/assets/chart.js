@@ -56,7 +56,8 @@ class Chart {
     this.onResize = () => this.fit();
     window.addEventListener("resize", this.onResize);
     this.resizes = new ResizeObserver(() => {
-      if (this.plot.data) window.Plotly.Plots.resize(this.plot);
+      const isShown = this.plot.getClientRects().length > 0; // it also hears of being taken off the page
+      if (isShown && this.plot.data) window.Plotly.Plots.resize(this.plot);
     });
     this.resizes.observe(this.plot);
   }
