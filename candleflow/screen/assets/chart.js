@@ -2,6 +2,7 @@
 // zoom; st.plotly_chart keeps neither when its data change. No text of the figure ever becomes HTML here.
 
 const WHEEL_MS = 250; // Plotly makes a wheel's zoom its own 50 ms after the last turn
+const CLOSE_MS = 2000;
 const LIVE = "following", FREE = "free";
 const CONFIG = {
   displayModeBar: false,
@@ -163,8 +164,10 @@ export default function render({ data, parentElement }) {
     charts.set(parentElement, chart);
   }
   chart.show(JSON.parse(new TextDecoder().decode(data)));
-  return () => {
+  return () => setTimeout(() => {
+    // Later, and only if it has gone for good: Plotly fails on a plot that is purged while it still draws.
+    if (chart.frame.isConnected) return;
     charts.delete(parentElement);
     chart.close();
-  };
+  }, CLOSE_MS);
 }
