@@ -19,7 +19,7 @@ from candleflow.broker.topics import ensure_topics
 from candleflow.broker.trade_log import BYTES_PER_RECORD, REJECTED_LIMIT_BYTES, TradeLog
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.process import free_port
-from tests.unit.broker.reading import read
+from tests.broker.reading import read
 
 DEADLINE_SECONDS = 120.0
 NOW_MS = 1_795_348_800_123
