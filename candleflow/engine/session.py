@@ -22,6 +22,7 @@ from pyspark.sql import SparkSession
 from candleflow.errors import StackError
 
 _LOG4J: Final = Path(__file__).with_name("log4j2.properties")
+_LOOPBACK: Final = "127.0.0.1"
 _STOP_SECONDS: Final = 2.0
 
 # A small batch is bound by its overheads. Generated code is compiled anew for every query, which costs more
@@ -65,6 +66,8 @@ def start_session(
     # The launcher's script asks for these, and a stranger's would lead to another Spark.
     for foreign in ("SPARK_HOME", "SPARK_CONF_DIR", "PYSPARK_SUBMIT_ARGS", "PYSPARK_GATEWAY_PORT"):
         os.environ.pop(foreign, None)
+    if master.startswith("local"):
+        os.environ["SPARK_LOCAL_IP"] = _LOOPBACK
     builder = SparkSession.builder.master(master).appName(name)
     for key, value in _configuration(jars, master, memory, work_dir).items():
         builder = builder.config(key, value)
@@ -87,8 +90,8 @@ def _configuration(jars: Sequence[Path], master: str, memory: str, work_dir: Pat
         "spark.driver.memory": memory,
         "spark.driver.extraJavaOptions": " ".join(java_options),
         "spark.driver.extraClassPath": class_path,
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": _LOOPBACK,
+        "spark.driver.bindAddress": _LOOPBACK,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(work_dir),

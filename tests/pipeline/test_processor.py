@@ -11,27 +11,39 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from random import Random
+from typing import Any
 
 import psutil
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient
+from pyspark.sql import SparkSession
 
+from candleflow.broker.offsets import bounds
+from candleflow.engine.candles import CandleFold, without_repeats
+from candleflow.engine.partials import read_fold
+from candleflow.engine.trades import judge, read_range
 from candleflow.settings import Settings
+from candleflow.stack.kafka import KafkaServer
+from candleflow.store import credentials
+from candleflow.store.credentials import Role
 from candleflow.telemetry import Heartbeat, read_heartbeat
 from tests import oracle
+from tests.engine.test_trades import NIGHTMARES, reference
 from tests.store_fixtures import Database
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120
 STOP_SECONDS = 10
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -48,8 +60,20 @@ class Processor:
     def heartbeat(self) -> Heartbeat | None:
         return read_heartbeat(self.settings.run_dir, "processor")
 
-    def java_processes(self) -> list[psutil.Process]:
-        return [one for one in psutil.Process(self.process.pid).children(recursive=True) if one.is_running()]
+    def children(self) -> list[psutil.Process]:
+        """Its JVM, and whatever else it started and that lives."""
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        return [one for one in found if one.status() != psutil.STATUS_ZOMBIE]
+
+    def wait_for(self, what: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+        """Fails with what the processor said when the time is up, or when it has ended."""
+        has_ended = False
+        if not wait_until(lambda: what() or self.process.poll() is not None, seconds) or not what():
+            has_ended = self.process.poll() is not None
+            pytest.fail(f"{'ended' if has_ended else f'not within {seconds} s'}; it said:\n{self.said()}")
+
+    def wait_until_it_reads(self) -> None:
+        self.wait_for(lambda: "reading" in self.said())
 
 
 @dataclass
@@ -60,8 +84,8 @@ class Scene:
     database: Database
     folder: Path
 
-    def settings(self, **overrides: Any) -> Settings:
-        return self.database.settings_with(kafka_bootstrap=self.bootstrap, exchange="binance", **overrides)
+    def settings(self) -> Settings:
+        return self.database.settings_with(kafka_bootstrap=self.bootstrap, exchange="binance")
 
     @cached_property
     def reader(self) -> Any:
@@ -82,6 +106,7 @@ class Scene:
             "CANDLEFLOW_POSTGRES_PASSWORD": self.database.owner_password,
             "CANDLEFLOW_DATA_DIR": str(settings.data_dir),
             "CANDLEFLOW_SPARK_MEMORY": "500m",
+            "TMPDIR": str(self.folder),
             **environment,
         }
         with log.open("wb") as output:
@@ -99,15 +124,37 @@ class Scene:
                 process.kill()
                 process.wait()
 
-    def publish(self, values: Sequence[bytes | None], partition: int = 0) -> None:
+    def publish(self, values: Sequence[bytes | None], *, in_transaction: bool = False) -> None:
         """Write records as they are, and wait for their acknowledgement."""
-        producer = KafkaProducer(bootstrap_servers=self.bootstrap, linger_ms=5)
+        transaction = {"transactional_id": uuid.uuid4().hex} if in_transaction else {}
+        producer = KafkaProducer(bootstrap_servers=self.bootstrap, linger_ms=5, **transaction)
         try:
-            sent = [producer.send(self.topic, value=value, partition=partition) for value in values]
+            if in_transaction:  # its end is a record of Kafka's own, which takes an offset
+                producer.init_transactions()
+                producer.begin_transaction()
+            sent = [producer.send(self.topic, key=b"BTCUSDT", value=value, partition=0) for value in values]
             for one in sent:
                 one.get(30)
+            if in_transaction:
+                producer.commit_transaction()
         finally:
             producer.close()
+
+    def forget_records_before(self, offset: int) -> None:
+        """As when their retention is over."""
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        try:
+            admin.delete_records({TopicPartition(self.topic, 0): offset})
+        finally:
+            admin.close()
+
+    def cut_connections(self) -> None:
+        """End the processor's sessions in PostgreSQL."""
+        with self.database.superuser().cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s",
+                (credentials.role_name(self.settings(), Role.WRITER),),
+            )
 
     def rejected(self) -> list[tuple[bytes | None, dict[str, str]]]:
         """The records of the topic of refused ones: value and headers."""
@@ -133,19 +180,45 @@ class Scene:
     def candles(self) -> dict[tuple[Any, ...], oracle.OracleCandle]:
         return oracle.stored_candles(self.reader)
 
-    def wait_until_received(self, records: int, processor: Processor, seconds: float = START_SECONDS) -> None:
-        wait_for(lambda: self.counts().get("received", 0) >= records, seconds, processor)
+    def wait_until_received(self, records: int, processor: Processor) -> None:
+        processor.wait_for(lambda: self.counts().get("received", 0) >= records)
+
+    def is_all_closed(self) -> bool:
+        with self.reader.cursor() as cursor:
+            cursor.execute("SELECT bool_and(is_closed) FROM candles")
+            return bool((cursor.fetchone() or (False,))[0])
+
+    def finest_candles(self) -> dict[tuple[str, int], tuple[Decimal, Decimal, str]]:
+        """Close, quote volume and ids of the stored 5-second candles, by symbol and open time."""
+        with self.reader.cursor() as cursor:
+            cursor.execute(
+                "SELECT symbol, (extract(epoch FROM open_time) * 1000000)::bigint, close, quote_volume,"
+                " trade_ids::text FROM candles WHERE interval = '5s'"
+            )
+            return {(row[0], row[1]): (row[2], row[3], row[4]) for row in cursor.fetchall()}
+
+    def folded_as_a_batch(self, spark: SparkSession) -> dict[tuple[str, int], tuple[Decimal, Decimal, str]]:
+        """The same of the whole topic, read and folded by one batch job."""
+        found = bounds(self.bootstrap, self.topic)
+        records = read_range(spark, self.bootstrap, self.topic, found.begin, found.end)
+        once = without_repeats(judge(records, 60_000_000))
+        folded = read_fold(CandleFold(self.settings().windows)(once).collect())
+        rows = [json.loads(text) for text in folded.partials]
+        return {
+            (row["symbol"], row["open_time"]): (
+                Decimal(row["close"]), Decimal(row["quote_volume"]), row["trade_ids"]
+            )
+            for row in rows
+        }  # fmt: skip
 
 
-def wait_for(what: Callable[[], T], seconds: float, processor: Processor) -> T:
-    """The first true answer of ``what``; fails with what the processor said when the time is up."""
+def wait_until(what: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        answer = what()
-        if answer:
-            return answer
+        if what():
+            return True
         time.sleep(0.05)
-    pytest.fail(f"not within {seconds} s; the processor said:\n{processor.said()}")
+    return False
 
 
 def trade(
@@ -181,25 +254,129 @@ def market(trades: int, start_ms: int = 1_723_161_255_000) -> list[dict[str, Any
 
 
 @pytest.fixture
-def scene(kafka_bootstrap: str, database: Database, tmp_path: Path, spark_jars: list[Path]) -> Scene:
-    return Scene(kafka_bootstrap, database, tmp_path)
+def scene(kafka: KafkaServer, database: Database, tmp_path: Path, spark_jars: list[Path]) -> Scene:
+    """The venue names the topic: so each test begins by making away with the one before."""
+    one = Scene(kafka.bootstrap, database, tmp_path)
+    names = (one.topic, one.settings().rejected_topic)
+    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    try:
+        existing = [name for name in names if name in admin.list_topics()]
+        if existing:
+            admin.delete_topics(existing)
+            wait_until(lambda: not set(existing) & set(admin.list_topics()), 30)
+    finally:
+        admin.close()
+    return one
 
 
+@pytest.mark.timeout(600)
 def test_trades_become_exact_candles_and_a_stop_leaves_nothing(scene: Scene) -> None:
     trades = market(3_000)
-    with scene.processor() as processor:
-        began_at = time.monotonic()
-        wait_for(lambda: "reading" in processor.said(), START_SECONDS, processor)
-        print("seconds until it read:", round(time.monotonic() - began_at, 1))
+    with scene.processor(TZ="Asia/Kathmandu") as processor:
+        processor.wait_until_it_reads()
         scene.publish([text(one) for one in trades])
         scene.wait_until_received(len(trades), processor)
         assert oracle.differences(oracle.all_intervals(trades), scene.candles()) == []
-        jvm = processor.java_processes()
+        processor.wait_for(scene.is_all_closed)  # by the clock: nothing came after them
+
+        with scene.processor() as second:
+            assert second.process.wait(START_SECONDS) == 1
+            assert f"process {processor.process.pid}" in second.said()
+        heartbeat = processor.heartbeat()
+        assert heartbeat is not None
+        assert heartbeat.state == "running"
+        assert {"merged": 3_000, "received": 3_000, "lag": 0}.items() <= heartbeat.counts.items()
+
+        jvm = processor.children()
+        listening = {
+            place.laddr.ip
+            for one in [psutil.Process(processor.process.pid), *jvm]
+            for place in one.net_connections()
+            if place.status == psutil.CONN_LISTEN
+        }
+        assert {ip.removeprefix("::ffff:") for ip in listening} <= {"127.0.0.1", "::1"}
+        told = processor.said() + "".join(" ".join(one.cmdline()) for one in jvm)
+        writer = credentials.password(scene.settings(), Role.WRITER)
         assert jvm
-        stopped_at = time.monotonic()
+        assert writer not in told
+        assert scene.database.owner_password not in told
         processor.process.send_signal(signal.SIGTERM)
         assert processor.process.wait(STOP_SECONDS) == 0
-        print("seconds to stop:", round(time.monotonic() - stopped_at, 1))
         assert not [one for one in jvm if one.is_running()]
     assert scene.counts() == {"received": 3_000, "merged": 3_000}
-    print(processor.said())
+    assert "Traceback" not in processor.said()
+    assert not list(scene.folder.glob("candleflow-processor-*"))
+
+
+@pytest.mark.timeout(900)
+def test_kills_repetition_disorder_and_lost_connections_change_no_candle(
+    scene: Scene, spark: SparkSession
+) -> None:
+    """kill -9 three times while trades flow, some twice or late, in transactions, connections cut."""
+    random = Random(4)
+    trades = market(6_000)
+    records = [text(one) for one in trades] + [text(random.choice(trades)) for _ in range(600)]
+    blocks = [records[at : at + 300] for at in range(0, len(records), 300)]
+    for block in blocks:
+        random.shuffle(block)
+    blocks[3], blocks[9] = blocks[9], blocks[3]
+    remaining = iter(blocks)
+    sent = 0
+    for life in range(4):
+        with scene.processor() as processor:
+            processor.wait_until_it_reads()
+            for at, block in enumerate(islice(remaining, 6)):
+                scene.publish(block, in_transaction=at % 2 == 0)
+                sent += len(block)
+                if at == 2:
+                    scene.wait_until_received(sent - 300, processor)
+                    scene.cut_connections()
+            if life < 3:
+                processor.process.kill()
+            else:
+                scene.wait_until_received(len(records), processor)
+    assert oracle.differences(oracle.all_intervals(trades), scene.candles()) == []
+    assert scene.counts()["received"] == 6_600
+    assert scene.counts()["duplicate"] == 600
+    assert scene.counts()["merged"] == 6_000
+    assert scene.folded_as_a_batch(spark) == scene.finest_candles()
+
+
+@pytest.mark.timeout(600)
+def test_bad_records_go_aside_with_their_reason_and_stop_nothing(scene: Scene) -> None:
+    good = market(200)
+    now = time.time_ns() // 1_000
+    judged = [(value, reference(value, now)) for _, value, _ in NIGHTMARES if len(value or b"") < 10**6]
+    bad = [(value, verdict) for value, verdict in judged if isinstance(verdict, str)]
+    assert len(bad) > 60
+    with scene.processor() as processor:
+        processor.wait_until_it_reads()
+        scene.publish([value for value, _ in bad])
+        scene.wait_until_received(len(bad), processor)  # a batch of nothing else moves the offsets too
+        mixed = [text(one) for one in good[:100]] + [b"\xff", text(good[0] | {"p": 1.0})]
+        scene.publish(mixed + [json.dumps(one).encode() for one in good[100:]])
+        scene.wait_until_received(len(bad) + 202, processor)
+        assert oracle.differences(oracle.all_intervals(good), scene.candles()) == []
+    aside = scene.rejected()
+    assert [headers["reason"] for _, headers in aside[: len(bad)]] == [reason for _, reason in bad]
+    assert [value for value, _ in aside[: len(bad)]] == [value for value, _ in bad]
+    assert aside[0][1]["origin"] == f"{scene.topic}/0/0"
+    counts = scene.counts()
+    assert counts["received"] == len(bad) + 202
+    assert counts["merged"] == 200
+    assert sum(count for name, count in counts.items() if name.startswith("rejected")) == len(bad) + 2
+
+
+@pytest.mark.timeout(600)
+def test_a_topic_that_lost_what_comes_next_stops_it_with_the_command_that_mends(scene: Scene) -> None:
+    with scene.processor() as processor:
+        processor.wait_until_it_reads()
+        scene.publish([text(one) for one in market(10)])
+        scene.wait_until_received(10, processor)
+    scene.publish([text(one) for one in market(20)[10:]])
+    scene.forget_records_before(15)
+    with scene.processor() as processor:
+        assert processor.process.wait(START_SECONDS) == 1
+        assert "python -m candleflow adopt-topic" in processor.said()
+        assert "5 records expired unread" in processor.said()
+    assert scene.counts() == {"received": 10, "merged": 10}
