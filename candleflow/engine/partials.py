@@ -1,26 +1,28 @@
-"""From the rows of a fold, on the driver, to the partial candles that PostgreSQL merges.
-
-Python's integers have no limit, so what Spark summed in several longs is put together here, exactly.
-"""
+"""From the rows of a fold to the partial candles that PostgreSQL merges: the driver adds up a few rows."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from decimal import Decimal
+from functools import reduce
+from typing import Any, Final, TypeAlias
 
 from pyspark.sql import Row
 
-from candleflow.engine.candles import BLOCK_SIZE, FRACTIONS, HALF_PRICE_LIMIT, QUOTE_VOLUMES, VOLUMES
+from candleflow.engine.candles import BLOCK_SIZE, SUMS
 from candleflow.engine.trades import REFUSAL
-from candleflow.market.trade import DECIMAL_PLACES
+from candleflow.market.trade import EXACT
 from candleflow.market.trade_ids import TradeIds
+from candleflow.market.window import Windows
 
-_AS_THEY_ARE: Final = (
-    "symbol", "open_time", "last_trade_time", "trade_count", "first_trade_id", "last_trade_id",
-)  # fmt: skip
-_PRICES: Final = ("open", "high", "low", "close")
+_ALL_BITS: Final = (1 << BLOCK_SIZE) - 1
+_ZERO: Final = Decimal(0)
+
+_Ids: TypeAlias = tuple[int, int]
+"""A block and the bits of those of its ids that are there, none of them negative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,65 +37,83 @@ class Folded:
     """Different trades."""
     rejected: Mapping[str, int]
     """Refused records by reason."""
-    has_repeats: bool
-    """Whether a trade may have come twice: then ``partials`` are of no use."""
+
+    @property
+    def has_repeats(self) -> bool:
+        """Whether a trade came twice: then ``partials`` are of no use."""
+        return self.sound != self.trades
 
 
-def read_fold(rows: Iterable[Row]) -> Folded:
-    """The rows of a ``CandleFold``, collected, as one batch."""
+def read_fold(rows: Iterable[Row], windows: Windows) -> Folded:
+    """The rows of a ``CandleFold`` for ``windows``, collected, as one batch."""
     rejected: dict[str, int] = {}
-    panes: dict[tuple[str, int], Row] = {}
-    partials = []
+    seen: dict[tuple[str, int], int] = defaultdict(int)
+    candles: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    sound = 0
     for row in rows:
         if row[REFUSAL] is not None:
             rejected[row[REFUSAL]] = row["records"]
             continue
-        panes |= {(row["symbol"], pane["open_time"]): pane for pane in row["panes"]}
-        # Sliding windows over the first seconds of 1970 open before it, where the store has no candles.
-        if row["open_time"] >= 0:
-            partials.append(json.dumps(partial(row)))
-    return Folded(
-        partials,
-        sum(pane["records"] for pane in panes.values()),
-        sum(pane["trade_count"] for pane in panes.values()),
-        rejected,
-        _may_have_repeats(panes),
-    )
+        sound += row["records"]
+        seen[row["symbol"], row["block"]] |= row["bits"] & _ALL_BITS
+        for back in range(0, windows.size_us, windows.slide_us):
+            candles[row["symbol"], row["open_time"] - back].append(row)
+    # Sliding windows over the first seconds of 1970 open before it, where the store has no candles.
+    partials = [json.dumps(_partial(*key, rows)) for key, rows in candles.items() if key[1] >= 0]
+    return Folded(partials, sound, sum(bits.bit_count() for bits in seen.values()), rejected)
 
 
-def partial(row: Row) -> dict[str, Any]:
+def _partial(symbol: str, open_time: int, rows: Sequence[Row]) -> dict[str, Any]:
     """One candle in the terms of ``merge_batch``: decimals and the set of ids as text."""
-    found: dict[str, Any] = {name: row[name] for name in _AS_THEY_ARE}
-    for name in _PRICES:
-        found[name] = _plain(row[name] + HALF_PRICE_LIMIT * FRACTIONS, DECIMAL_PLACES)
-    for name in VOLUMES:
-        units = row[f"{name}_whole"] * FRACTIONS + row[f"{name}_fraction"]
-        found[name] = _plain(units, DECIMAL_PLACES)
-    for name in QUOTE_VOLUMES:
-        units = sum(row[f"{name}_e{power}"] * 10**power for power in (28, 16, 8, 0))
-        found[name] = _plain(units, 2 * DECIMAL_PLACES)
-    found["trade_ids"] = str(_ids(row))
+    ids = [(row["block"], row["bits"] & _ALL_BITS) for row in rows]
+    first = min(range(len(rows)), key=lambda at: _first_id(ids[at]))
+    last = max(range(len(rows)), key=lambda at: _last_id(ids[at]))
+    decimals = {
+        "open": rows[first]["open"],
+        "high": max(row["high"] for row in rows),
+        "low": min(row["low"] for row in rows),
+        "close": rows[last]["close"],
+        **_volumes(rows, ""),
+        **_volumes(rows, "taker_buy_"),
+    }
+    return {
+        "symbol": symbol,
+        "open_time": open_time,
+        "last_trade_time": rows[last]["last_trade_time"],
+        "trade_count": sum(bits.bit_count() for _, bits in ids),
+        "first_trade_id": _first_id(ids[first]),
+        "last_trade_id": _last_id(ids[last]),
+        "trade_ids": str(_trade_ids(ids)),
+        **{name: f"{value:f}" for name, value in decimals.items()},
+    }
+
+
+def _volumes(rows: Sequence[Row], prefix: str) -> dict[str, Decimal]:
+    volume, whole, fraction = (
+        reduce(EXACT.add, (row[f"{prefix}{name}"] or _ZERO for row in rows), _ZERO) for name in SUMS
+    )
+    return {f"{prefix}volume": volume, f"{prefix}quote_volume": EXACT.add(whole, fraction)}
+
+
+def _trade_ids(ids: Iterable[_Ids]) -> TradeIds:
+    found = TradeIds()
+    for block, bits in sorted(ids):
+        for lower, upper in _runs(bits):
+            found.add_range(block * BLOCK_SIZE + lower, block * BLOCK_SIZE + upper)
     return found
 
 
-def _plain(units: int, places: int) -> str:
-    whole, fraction = divmod(units, 10**places)
-    return f"{whole}.{fraction:0{places}d}"
+def _first_id(ids: _Ids) -> int:
+    block, bits = ids
+    return block * BLOCK_SIZE + (bits & -bits).bit_length() - 1
 
 
-def _ids(row: Row) -> TradeIds:
-    ids = TradeIds()
-    if row["blocks"] is None:
-        ids.add_range(row["first_trade_id"], row["last_trade_id"] + 1)
-        return ids
-    for block in sorted(row["blocks"]):
-        lowest = block["block"] * BLOCK_SIZE
-        for lower, upper in _runs(block["bits"] % (1 << BLOCK_SIZE)):
-            ids.add_range(lowest + lower, lowest + upper)
-    return ids
+def _last_id(ids: _Ids) -> int:
+    block, bits = ids
+    return block * BLOCK_SIZE + bits.bit_length() - 1
 
 
-def _runs(bits: int) -> Iterable[tuple[int, int]]:
+def _runs(bits: int) -> Iterator[tuple[int, int]]:
     """The runs of ones of a number, from its lowest bit on, as half-open ranges."""
     at = 0
     while bits:
@@ -104,16 +124,3 @@ def _runs(bits: int) -> Iterable[tuple[int, int]]:
         at += zeros
         yield at, at + ones
         at += ones
-
-
-def _may_have_repeats(panes: Mapping[tuple[str, int], Row]) -> bool:
-    """Whether a pane has more records than ids, or the spans of two panes of a symbol overlap.
-
-    The second may be without a trade that came twice, where times go back as ids go on: hence "may".
-    """
-    last_ids: dict[str, int] = {}
-    for (symbol, _), pane in sorted(panes.items(), key=lambda one: (one[0][0], one[1]["first_trade_id"])):
-        if pane["records"] != pane["trade_count"] or pane["first_trade_id"] <= last_ids.get(symbol, -1):
-            return True
-        last_ids[symbol] = pane["last_trade_id"]
-    return False

@@ -25,19 +25,6 @@ _LOG4J: Final = Path(__file__).with_name("log4j2.properties")
 _LOOPBACK: Final = "127.0.0.1"
 _STOP_SECONDS: Final = 2.0
 
-# A small batch is bound by its overheads. Generated code is compiled anew for every query, which costs more
-# than interpreting it over some hundred rows; over 100,000 rows it is three times as quick.
-_LIVE: Final = {
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-    "spark.sql.shuffle.partitions": "1",
-}
-_BACKLOG: Final = {
-    "spark.sql.codegen.wholeStage": "true",
-    "spark.sql.codegen.factoryMode": "FALLBACK",
-}
-
-
 # Spark 4.1 moved it; EMR's newest release has 4.0.
 _CHECKPOINT_FILES: Final = (
     "org.apache.spark.sql.execution.streaming."
@@ -104,6 +91,8 @@ def _configuration(jars: Sequence[Path], master: str, memory: str, work_dir: Pat
         "spark.sql.caseSensitive": "true",
         # On both, the exactness rests: an overflow is an error, and a text that is no number is too.
         "spark.sql.ansi.enabled": "true",
+        # A product of price and quantity keeps all its 16 places; else Spark rounds it to 13.
+        "spark.sql.decimalOperations.allowPrecisionLoss": "false",
         "spark.sql.variant.allowDuplicateKeys": "false",
         # Replanning by statistics takes longer than a small batch, and finds nothing in a large one.
         "spark.sql.adaptive.enabled": "false",
@@ -118,7 +107,7 @@ def _configuration(jars: Sequence[Path], master: str, memory: str, work_dir: Pat
         "spark.sql.maxMetadataStringLength": "100",
         "spark.sql.debug.maxToStringFields": "100",
         "spark.cleaner.referenceTracking.blocking": "false",
-        **_LIVE,
+        "spark.sql.shuffle.partitions": "1",
     }
     if not master.startswith("local"):
         # On a cluster the executors fetch the jars, and the driver must be reached from outside this machine.
@@ -127,12 +116,6 @@ def _configuration(jars: Sequence[Path], master: str, memory: str, work_dir: Pat
         for bound in ("spark.driver.host", "spark.driver.bindAddress"):
             del configuration[bound]
     return configuration
-
-
-def tune(spark: SparkSession, *, for_backlog: bool) -> None:
-    """Set a session's run-time settings for a batch of many records, or of few."""
-    for key, value in (_BACKLOG if for_backlog else _LIVE).items():
-        spark.conf.set(key, value)
 
 
 def stop_session(spark: SparkSession) -> None:

@@ -30,14 +30,11 @@ from candleflow.engine.candles import CandleFold, without_ids, without_repeats
 from candleflow.engine.ledger import Claim, Ledger, Merged, StoreAwayError, SupersededError
 from candleflow.engine.partials import Folded, read_fold
 from candleflow.engine.rejected import publish_rejected
-from candleflow.engine.session import tune
 from candleflow.errors import BrokerError, CandleflowError, HeldError
 from candleflow.market.window import Windows
 
 _log = logging.getLogger(__name__)
 
-LIVE_RECORDS: Final = 20_000
-"""A batch of up to so many records is folded by one task without generated code: see ``session.tune``."""
 PATIENCE_SECONDS: Final = 60.0
 """While PostgreSQL is away a batch waits for it so long; then the query ends, and is started anew."""
 _PAUSES_SECONDS: Final = (0.2, 0.5, 1.0, 2.0)
@@ -92,6 +89,13 @@ class CandleSink:
         self.failure: BaseException | None = None
         """What ended the last batch, as Spark's own error has it as text only."""
         self.tally = Tally()
+
+    def rows(self, records: DataFrame) -> DataFrame:
+        """What the query must make of Kafka's records before a batch of them comes here.
+
+        All that goes row by row: Spark analyzes a query's columns once, and a batch's anew for each.
+        """
+        return self._candle_fold.place(trades.read_quickly(records, self._work.max_future_us))
 
     def begin(self, claim: Claim, checkpoint: Path) -> None:
         """A query is about to start at ``claim``'s offsets, with a fresh ``checkpoint``."""
@@ -157,10 +161,8 @@ class CandleSink:
 
     def _merge(self, batch: DataFrame, reached: dict[int, int]) -> None:
         planned = sum(offset - self.offsets.get(number, 0) for number, offset in reached.items())
-        is_backlog = planned > LIVE_RECORDS
-        tune(batch.sparkSession, for_backlog=is_backlog)
         # One partition needs no exchange between the steps of the fold.
-        judged, folded = self._read(batch if is_backlog else batch.coalesce(1))
+        judged, folded = self._read(batch.coalesce(1) if planned <= trades.RECORDS_PER_TASK else batch)
         received = folded.sound + sum(folded.rejected.values())
         if folded.rejected:
             publish_rejected(judged, self._work.bootstrap, self._work.rejected_topic)
@@ -172,7 +174,7 @@ class CandleSink:
             self._count(*merged, received)
 
     def _read(self, batch: DataFrame) -> tuple[DataFrame, Folded]:
-        """The batch judged and folded: by the quick way alone, if every record can be read by it.
+        """The batch judged and folded: as ``rows`` read it, if that could read every record.
 
         ``batch`` has the verdicts of the quick way, as the query made them.
         """
@@ -183,16 +185,17 @@ class CandleSink:
                 return batch, folded
             quick_sound = folded.sound
         judged = trades.judge(batch.select(*trades.KAFKA_COLUMNS), self._work.max_future_us)
-        folded = self._fold(judged)
+        placed = self._candle_fold.place(judged)
+        folded = self._fold(placed)
         if folded.sound > 2 * quick_sound and not self._reads_strictly:
             _log.warning(
                 "most trades are not in the layout that Binance sends: they are read, but more slowly"
             )
             self._reads_strictly = True
-        return judged, folded
+        return placed, folded
 
-    def _fold(self, judged: DataFrame) -> Folded:
-        return read_fold(self._candle_fold(judged).collect())
+    def _fold(self, placed: DataFrame) -> Folded:
+        return read_fold(self._candle_fold(placed).collect(), self._work.windows)
 
     def _merge_without_overlap(
         self, judged: DataFrame, folded: Folded, received: int, reached: dict[int, int]
@@ -219,7 +222,7 @@ class CandleSink:
         for overlap in overlaps:
             rest = without_ids(rest, _ids(judged.sparkSession, overlap))
         once = self._fold(rest)
-        return Folded(once.partials, folded.sound, once.trades, folded.rejected, has_repeats=False)
+        return Folded(once.partials, folded.sound, once.trades, folded.rejected)
 
     def _until_merged(
         self, reached: dict[int, int], partials: Sequence[str], counts: Mapping[str, Any]

@@ -1,21 +1,21 @@
 """From Kafka's records to rows of trades: each record is a sound trade, or has the reason why it is none.
 
 The verdict on a record is that of ``market/payload.py``, word for word what ``decode_payload`` of
-``exchange/messages.py`` says of it; a property test holds the two equal. Two ways lead to it. A record in the
-exact layout that Binance sends is cut by one regular expression. Every other one goes to Spark's JSON
-parsers, whose leniency is made good here: they stop at the end of the first value, whatever follows; and
-they refuse what JSON allows, numbers of more than 1,000 digits and escaped halves of surrogate pairs. A
-branch of a CASE is evaluated only for the rows that need it, so the strict way costs nothing while all is
-well.
+``exchange/messages.py`` says of it; a property test holds the two equal. ``read_quickly`` reads a record in
+the exact layout that Binance sends, by one regular expression, and leaves every other one unread. ``judge``
+reads them all, by Spark's JSON parsers, whose leniency is made good here: they stop at the end of the first
+value, whatever follows; and they refuse what JSON allows, numbers of more than 1,000 digits and escaped
+halves of surrogate pairs. Its plan is so large that a small batch is over before it is made: so a batch is
+judged only if one of its records was left unread.
 
-Amounts are exact and are never a double: two longs each, the whole part and the fraction in units of 10^-8,
-as a price below 10^11 with eight places has 19 digits, more than one long can hold.
+Amounts are exact decimals and are never a double.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Final
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -52,9 +52,10 @@ NO_VALUE: Final = "no value"
 
 TRADE_COLUMNS: Final = (
     "symbol", "trade_id", "trade_time", "is_taker_buy",
-    "price_whole", "price_fraction", "quantity_whole", "quantity_fraction",
+    "price", "quantity", "notional",
 )  # fmt: skip
-"""The columns of a sound trade, none of them null. ``trade_time`` is in microseconds; amounts as above."""
+"""The columns of a sound trade, none of them null: ``trade_time`` in microseconds, ``price`` decimal(19,8),
+``quantity`` decimal(20,8), and their product ``notional`` decimal(38,16)."""
 
 KAFKA_COLUMNS: Final = ("topic", "partition", "offset", "timestamp", "value")
 """The columns of a record that stay beside the verdict on it."""
@@ -63,12 +64,16 @@ REFUSAL: Final = "refusal"
 """The column with the reason of a refused record, null for a sound trade."""
 
 UNREAD: Final = "(not read)"
-"""In place of a reason: the record isn't in Binance's exact layout, and only the strict way can judge it."""
+"""In place of a reason: ``read_quickly`` could not read the record, and only ``judge`` can tell why."""
+
+RECORDS_PER_TASK: Final = 50_000
+"""A batch of up to so many is one task; a longer backlog is read by all cores even of one partition."""
 
 # Java's "$" also matches before a final line break; "\z" is the end and nothing else.
 _WHOLE: Final = r"\A(?:%s)\z"
 _CUT_FIELDS: Final = "$2 $3 $4 $5 $6 $7"  # s t p q T m, of the canonical pattern's groups
-_RECORDS_PER_PARTITION: Final = 50_000
+_PRICE_TYPE: Final = f"decimal(19,{DECIMAL_PLACES})"
+_QUANTITY_TYPE: Final = f"decimal(20,{DECIMAL_PLACES})"
 
 
 def read_stream(
@@ -84,8 +89,7 @@ def read_stream(
         .option("subscribe", topic)
         .option("startingOffsets", _offsets_text(topic, offsets) if offsets else "earliest")
         .option("maxOffsetsPerTrigger", records_per_batch)
-        # A small batch stays one task; a backlog is read by all cores even of a topic with one partition.
-        .option("maxRecordsPerPartition", _RECORDS_PER_PARTITION)
+        .option("maxRecordsPerPartition", RECORDS_PER_TASK)
         .option("failOnDataLoss", "true")
         .load()
     )
@@ -101,33 +105,63 @@ def read_range(
         .option("subscribe", topic)
         .option("startingOffsets", _offsets_text(topic, begin))
         .option("endingOffsets", _offsets_text(topic, end))
-        .option("maxRecordsPerPartition", _RECORDS_PER_PARTITION)
+        .option("maxRecordsPerPartition", RECORDS_PER_TASK)
         .option("failOnDataLoss", "true")
         .load()
     )
 
 
-def judge(records: DataFrame, max_future_us: int, *, is_strict: bool = True) -> DataFrame:
-    """``records`` with ``REFUSAL`` and, where it is null, ``TRADE_COLUMNS``; pure columns, one row each.
-
-    ``records`` has Kafka's columns, of which ``value`` (binary) and ``timestamp`` are looked at; they stay
-    beside the verdict. A trade dated more than ``max_future_us`` after its own record is refused: by the
-    record's time and not by the clock, so that a replay judges as the first reading did. Without
-    ``is_strict`` only the quick way is gone, and what it can't judge is ``UNREAD``: the strict way's plan is
-    so large that a small batch is over before it is made.
+def read_quickly(records: DataFrame, max_future_us: int) -> DataFrame:
+    """``records`` with ``TRADE_COLUMNS``, and with ``REFUSAL`` null, or ``UNREAD`` where only ``judge`` can
+    tell; pure columns, one row each. Arguments as for ``judge``.
     """
     kept = [name for name in KAFKA_COLUMNS if name in records.columns]
     read = records.select(*kept, F.col("value").cast("string").alias("text"))
     # A record that does not match is left as it is, so one pass both recognizes and cuts: but for bytes that
     # are no UTF-8, which the replacement would not leave alone.
-    read = read.select("*", F.regexp_replace("text", _WHOLE % CANONICAL_PATTERN, _CUT_FIELDS).alias("cut"))
-    # A lambda is interpreted, not compiled. Written out, the strict way would make the quick one's generated
-    # method longer than the 8,000 bytes that the JVM compiles: ten times as slow (measured).
-    strict = F.transform(F.array("value"), _strict_verdict)[0] if is_strict else _refuse(UNREAD)
+    read = read.select(*kept, "text", _cut(F.col("text")).alias("cut"))
+    is_cut = (F.col("cut") != F.col("text")) & F.is_valid_utf8("text")
+    read = read.select(*kept, F.split(F.when(is_cut, F.col("cut")), " ").alias("field"))
+    field = F.col("field")
+    read = read.select(
+        *kept,
+        field[0].alias("symbol"),
+        field[1].cast("bigint").alias("trade_id"),
+        F.rpad(field[4], 16, "0").cast("bigint").alias("trade_time"),
+        (field[5] == "false").alias("is_taker_buy"),
+        field[2].cast(_PRICE_TYPE).alias("price"),
+        field[3].cast(_QUANTITY_TYPE).alias("quantity"),
+    )
+    read = read.select("*", F.try_multiply("price", "quantity").alias("notional"))
+    # Where a product is too large it is null, and so is the condition.
+    is_sound = (F.col("notional") > 0) & (F.col("notional") < _limit(NOTIONAL_LIMIT))
+    is_sound &= F.col("trade_time") <= F.unix_micros("timestamp") + max_future_us
+    return read.select(*kept, F.when(~F.coalesce(is_sound, _false()), UNREAD).alias(REFUSAL), *TRADE_COLUMNS)
+
+
+def judge(records: DataFrame, max_future_us: int) -> DataFrame:
+    """``records`` with ``REFUSAL`` and, where it is null, ``TRADE_COLUMNS``; pure columns, one row each.
+
+    ``records`` has Kafka's columns, of which ``value`` (binary) and ``timestamp`` are looked at; they stay
+    beside the verdict. A trade dated more than ``max_future_us`` after its own record is refused: by the
+    record's time and not by the clock, so that a replay judges as the first reading did.
+    """
+    kept = [name for name in KAFKA_COLUMNS if name in records.columns]
+    read = records.select(*kept, F.col("value").cast("string").alias("text"))
+    read = read.select("*", _cut(F.col("text")).alias("cut"))
+    # A branch of a CASE is evaluated only for the rows that need it; and a lambda is interpreted, not
+    # compiled. Written out, the strict way would make the generated method longer than the 8,000 bytes that
+    # the JVM compiles: ten times as slow (measured).
+    strict = F.transform(F.array("value"), _strict_verdict)[0]
     is_cut = (F.col("cut") != F.col("text")) & F.is_valid_utf8("text")
     verdict = F.when(is_cut, F.col("cut")).otherwise(strict)
     read = read.select(*kept, verdict.alias("verdict"))
     return _check_ranges(_with_fields(read, kept), kept, max_future_us)
+
+
+def _cut(text: Column) -> Column:
+    """The fields "s t p q T m" of a record in Binance's exact layout; any other one as it is."""
+    return F.regexp_replace(text, _WHOLE % CANONICAL_PATTERN, _CUT_FIELDS)
 
 
 # The strict way ----------------------------------------------------------------------------------------
@@ -219,19 +253,8 @@ def _with_fields(read: DataFrame, kept: Sequence[str]) -> DataFrame:
     read = read.select(*kept, "verdict", field.alias("field"))
     field = F.col("field")
     time = field[4].try_cast("bigint").alias("time")
-    points = [F.split(field[at], r"\.").alias(name) for name, at in (("price", 2), ("quantity", 3))]
+    points = [F.split(field[at], r"\.").alias(f"{name}_points") for at, name, _ in _AMOUNTS]
     read = read.select(*kept, "verdict", "field", time, *points)
-    amounts = []
-    for name in ("price", "quantity"):
-        # Without a fraction, F.get is null and the fraction 0; more than eight places are refused below.
-        places = F.get(name, F.lit(1))
-        amounts += [
-            F.col(name)[0].try_cast("bigint").alias(f"{name}_whole"),
-            F.coalesce(F.rpad(places, DECIMAL_PLACES, "0").cast("bigint"), F.lit(0)).alias(
-                f"{name}_fraction"
-            ),
-            places.alias(f"{name}_places"),
-        ]
     is_millis = F.col("time").between(0, MICROSECONDS_FROM - 1)
     return read.select(
         *kept,
@@ -240,10 +263,26 @@ def _with_fields(read: DataFrame, kept: Sequence[str]) -> DataFrame:
         field[1].try_cast("bigint").alias("trade_id"),
         (F.col("time") * F.when(is_millis, 1_000).otherwise(1)).alias("trade_time"),
         (field[5] == "false").alias("is_taker_buy"),
-        F.col("price")[0].alias("price_digits"),
-        F.col("quantity")[0].alias("quantity_digits"),
-        *amounts,
+        *(part for at, name, type_ in _AMOUNTS for part in _amount(field[at], name, type_)),
+        F.try_multiply(field[2].try_cast(_PRICE_TYPE), field[3].try_cast(_QUANTITY_TYPE)).alias("notional"),
     )
+
+
+_AMOUNTS: Final = ((2, "price", _PRICE_TYPE), (3, "quantity", _QUANTITY_TYPE))
+
+
+def _amount(text: Column, name: str, type_: str) -> list[Column]:
+    """An amount, its whole part (null where that is no 64-bit integer) and the digits of its fraction.
+
+    The amount itself is rounded to eight places, which is no loss where it has no more.
+    """
+    points = F.col(f"{name}_points")
+    return [
+        text.try_cast(type_).alias(name),
+        text.alias(f"{name}_text"),
+        points[0].try_cast("bigint").alias(f"{name}_whole"),
+        F.get(points, F.lit(1)).alias(f"{name}_places"),
+    ]
 
 
 def _check_ranges(read: DataFrame, kept: Sequence[str], max_future_us: int) -> DataFrame:
@@ -254,7 +293,8 @@ def _check_ranges(read: DataFrame, kept: Sequence[str], max_future_us: int) -> D
     refusal = refusal.when(_fails(is_time), "trade time out of range")
     for name, limit in (("price", PRICE_LIMIT), ("quantity", QUANTITY_LIMIT)):
         refusal = _check_amount(refusal, name, int(limit))
-    refusal = refusal.when(_fails(_is_notional()), "notional out of range")
+    is_notional = F.col("notional") < _limit(NOTIONAL_LIMIT)
+    refusal = refusal.when(_fails(is_notional), "notional out of range")
     refusal = refusal.when(F.col("trade_time") > F.unix_micros("timestamp") + max_future_us, FUTURE)
     judged = read.select(*kept, refusal.alias(REFUSAL), *TRADE_COLUMNS)
     # Nothing of a refused record goes on: its numbers could leave the range of every sum to come.
@@ -263,29 +303,30 @@ def _check_ranges(read: DataFrame, kept: Sequence[str], max_future_us: int) -> D
 
 
 def _check_amount(refusal: Column, name: str, limit: int) -> Column:
-    whole, fraction, places = (F.col(f"{name}_{part}") for part in ("whole", "fraction", "places"))
-    is_zero = (whole == 0) & (fraction == 0) & ~F.coalesce(places.rlike("[1-9]"), F.lit(col=False))
+    # Whatever was no plain decimal is "NaN" here, and has no such digit either.
+    is_positive = F.col(f"{name}_text").rlike("[1-9]")
+    has_more_places = F.length(f"{name}_places") > DECIMAL_PLACES
     return (
-        refusal.when((F.col(f"{name}_digits") == "NaN") | is_zero, f"{name} not a finite positive decimal")
-        .when(_fails(whole < limit), f"{name} out of range")
-        .when(F.length(places) > DECIMAL_PLACES, f"{name} has more than {DECIMAL_PLACES} decimal places")
+        refusal.when(_fails(is_positive), f"{name} not a finite positive decimal")
+        .when(_fails(F.col(f"{name}_whole") < limit), f"{name} out of range")
+        .when(
+            F.length(f"{name}_places") > DECIMAL_PLACES,
+            f"{name} has more than {DECIMAL_PLACES} decimal places",
+        )
     )
 
 
-def _is_notional() -> Column:
-    """Whether price times quantity is in range; multiplied only for a price of 10^8 or more."""
-    units = [
-        F.col(f"{name}_whole").cast("decimal(12,0)") * 10**DECIMAL_PLACES + F.col(f"{name}_fraction")
-        for name in ("price", "quantity")
-    ]
-    limit = F.lit(f"{NOTIONAL_LIMIT:f}{'0' * 2 * DECIMAL_PLACES}").cast("decimal(38,0)")
-    is_surely = F.col("price_whole") < int(NOTIONAL_LIMIT / QUANTITY_LIMIT)
-    return is_surely | (F.try_multiply(*units) < limit)
+def _limit(limit: Decimal) -> Column:
+    return F.lit(limit).cast("decimal(38,16)")
 
 
 def _fails(condition: Column) -> Column:
     """Whether a condition is false or, as a number did not fit its type, null."""
-    return ~F.coalesce(condition, F.lit(col=False))
+    return ~F.coalesce(condition, _false())
+
+
+def _false() -> Column:
+    return F.lit(col=False)
 
 
 def _offsets_text(topic: str, offsets: Mapping[int, int]) -> str:

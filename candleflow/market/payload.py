@@ -16,19 +16,24 @@ from typing import Final
 
 from candleflow.market.symbol import SYMBOL_PATTERN
 
-_INTEGER: Final = "(0|[1-9][0-9]{0,18})"
 DECIMAL_PATTERN: Final = r"[0-9]+(?:\.[0-9]+)?"
 """A price or quantity in plain digits: no sign, no exponent, no blank."""
 
+_INTEGER: Final = "(0|[1-9][0-9]{0,17})"
+_TIME: Final = "([1-9][0-9]{12}(?:[0-9]{3})?)"
+_PLACES: Final = r"(?:\.[0-9]{1,8})?"
+
 CANONICAL_PATTERN: Final = (
     r'\{"e":"trade","E":' + _INTEGER + r',"s":"(' + SYMBOL_PATTERN + r')","t":' + _INTEGER
-    + r',"p":"(' + DECIMAL_PATTERN + r')","q":"(' + DECIMAL_PATTERN + r')","T":' + _INTEGER
+    + r',"p":"([0-9]{1,11}' + _PLACES + r')","q":"([0-9]{1,12}' + _PLACES + r')","T":' + _TIME
     + r',"m":(true|false),"M":(?:true|false)\}'
 )  # fmt: skip
 """The exact layout Binance sends, groups E s t p q T m, for Python's and Java's regular expressions alike.
 
-A record that matches it is sound JSON with every field of the right type; ranges are still to be checked.
-Whatever does not match goes to the full parser: the pattern makes reading quick and decides nothing.
+A record that matches it is sound JSON with every field of the right type, and each number fits the type that
+the engine counts in: 64-bit integers, times of 13 digits (milliseconds) or 16 (microseconds), and decimals
+within ``market.trade``'s limits. Whatever does not match goes to the full parser: the pattern makes reading
+quick and decides nothing.
 """
 
 REQUIRED_FIELDS: Final[dict[str, str]] = {

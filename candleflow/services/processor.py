@@ -192,9 +192,9 @@ class _Processor:
             offsets,
             records_per_batch=settings.max_offsets_per_trigger,
         )
-        judged = trades.judge(records, int(settings.max_future_seconds * SECOND_US), is_strict=False)
         query = (
-            judged.writeStream.foreachBatch(sink)
+            sink.rows(records)
+            .writeStream.foreachBatch(sink)
             .option("checkpointLocation", checkpoint.as_uri())
             .trigger(processingTime=f"{settings.trigger_milliseconds} milliseconds")
             .start()

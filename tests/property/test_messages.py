@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from decimal import Decimal
 from itertools import islice
 from typing import Any, Final, get_args
 
@@ -76,10 +77,17 @@ def test_the_quick_way_and_the_full_parser_say_the_same(frame: str) -> None:
     assert quick == read(frame.encode())
 
 
-@given(frames)
-def test_the_quick_way_is_really_taken(frame: str) -> None:
-    found = messages._RAW.fullmatch(frame) or messages._COMBINED.fullmatch(frame)
-    assert found is not None
+@given(
+    st.integers(0, 10**18 - 1),
+    st.one_of(st.integers(10**12, 10**13 - 1), st.integers(10**15, 10**16 - 1)),
+    st.decimals(0, 10**11 - 1, places=8),
+    st.decimals(0, 10**12 - 1, places=8),
+)
+def test_the_quick_way_is_really_taken(trade_id: int, time: int, price: Decimal, quantity: Decimal) -> None:
+    fields = {"t": trade_id, "T": time, "E": time, "p": f"{price:f}", "q": f"{quantity:f}"}
+    frame = json.dumps(json.loads(TRADE) | fields, separators=(",", ":"))
+    assert messages._RAW.fullmatch(frame) is not None
+    assert messages._COMBINED.fullmatch(f'{{"stream":"btcusdt@trade","data":{frame}}}') is not None
 
 
 @given(
