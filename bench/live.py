@@ -1,10 +1,11 @@
 """The running system in figures: start, memory, and trade-to-row latency, by one command.
 
-    python -m bench.live            a warm start, then 60 s at 2,000 trades a second
+    python -m bench.live            two starts; then, started anew, 60 s at 2,000 trades a second
     python -m bench.live --quick    the same with 20 s
 
 It starts ``candleflow up`` on the simulator in a temporary data folder and on free ports, watches from
-outside, prints a table, and stops everything.
+outside, prints a table, and stops everything. The first two starts are as by ``make run``, at the
+simulator's own rate: one into an empty data folder, one with all there.
 """
 
 from __future__ import annotations
@@ -23,18 +24,22 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import psutil
 import psycopg2
+
+from candleflow.errors import CandleflowError
+from candleflow.settings import Settings
+from candleflow.store import credentials
 
 ROOT = Path(__file__).resolve().parents[1]
 SYMBOLS = "BTCUSDT,ETHUSDT"
 STOP_SECONDS = 15
 
 
-def environment(folder: Path, trades_per_second: float) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """The simulator's settings on free ports, and none of the caller's own."""
     with ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(4)]
@@ -45,7 +50,6 @@ def environment(folder: Path, trades_per_second: float) -> dict[str, str]:
     return kept | {
         "CANDLEFLOW_EXCHANGE": "simulator",
         "CANDLEFLOW_SYMBOLS": SYMBOLS,
-        "CANDLEFLOW_SIMULATOR_RATE": str(trades_per_second),
         "CANDLEFLOW_SIMULATOR_PORT": str(exchange),
         "CANDLEFLOW_KAFKA_BOOTSTRAP": f"127.0.0.1:{kafka}",
         "CANDLEFLOW_POSTGRES_URL": f"postgresql://candleflow@127.0.0.1:{postgres}/candleflow",
@@ -71,20 +75,25 @@ def running(env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]
             raise
 
 
-def status(env: dict[str, str]) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "candleflow", "status", "--json"],
-        cwd=ROOT, env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+def lag(env: dict[str, str]) -> float | None:
+    """How many records the processor is behind; None before its first batch."""
+    try:
+        counts = json.loads((Path(env["CANDLEFLOW_DATA_DIR"]) / "run" / "processor.json").read_text())[
+            "counts"
+        ]
+    except (OSError, ValueError):
+        return None
+    return counts.get("lag") if counts.get("batches") else None
 
 
-def seconds_until(what: Callable[[], object], began: float, deadline: float, log: Path) -> float:
+def seconds_until(
+    what: Callable[[], object], began: float, deadline: float, log: Path, every: float = 0.1
+) -> float:
     """How long after ``began`` the condition first held; raises with the log's tail past ``deadline``."""
     while not what():
         if time.monotonic() - began > deadline:
             raise TimeoutError(f"not within {deadline} s:\n{log.read_text()[-4_000:]}")
-        time.sleep(0.1)
+        time.sleep(every)
     return time.monotonic() - began
 
 
@@ -96,14 +105,14 @@ def page_answers(url: str) -> bool:
         return False
 
 
-def has_candle(postgres_url: str) -> bool:
+def has_candle_since(env: dict[str, str], moment: datetime) -> bool:
     try:
-        connection = psycopg2.connect(postgres_url)
-    except psycopg2.OperationalError:
-        return False
+        connection = psycopg2.connect(credentials.reader_url(Settings()))
+    except (psycopg2.OperationalError, CandleflowError):
+        return False  # not yet
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT EXISTS (SELECT FROM candles)")
+            cursor.execute("SELECT EXISTS (SELECT FROM candles WHERE updated_at > %s)", (moment,))
             (found,) = cursor.fetchone() or (False,)
             return bool(found)
     except psycopg2.Error:
@@ -137,27 +146,45 @@ def main() -> int:
     arguments = parser.parse_args()
     warm_up, measured = (30, 20) if arguments.quick else (60, 60)
 
+    print(f"{platform.platform()}, {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory(prefix="candleflow-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        env, log = environment(folder, arguments.rate), folder / "up.log"
-        print(f"{platform.platform()}, {os.cpu_count()} cores; {arguments.rate:,.0f} trades a second")
-        began = time.monotonic()
-        with running(env, log) as process:
-            seconds_until(lambda: status(env).get("postgres_url"), began, 120, log)
-            told = status(env)
-            row = seconds_until(lambda: has_candle(told["postgres_url"]), began, 240, log)
-            page = seconds_until(lambda: page_answers(told["dashboard_url"]), began, 240, log)
-            print(
-                f"start to the first candle in PostgreSQL: {row:.1f} s; to the page answering: {page:.1f} s"
+        env = environment(folder)
+        os.environ.update(env)  # so that our own settings are those of what runs
+        for what in ("start with nothing made yet", "warm start"):
+            with running(env, folder / "start.log") as process:
+                report_start(what, env, folder / "start.log")
+                report_memory(process)
+        loaded = env | {"CANDLEFLOW_SIMULATOR_RATE": str(arguments.rate)}
+        with running(loaded, folder / "load.log") as process:
+            seconds_until(
+                lambda: (behind := lag(env)) is not None and behind < arguments.rate,
+                time.monotonic(),
+                240,
+                folder / "load.log",
+                every=1,
             )
             time.sleep(warm_up)
+            print(f"at {arguments.rate:,.0f} trades a second, {warm_up} s after the start had caught up:")
             latency = ["latency", "--seconds", str(measured)]
-            subprocess.run([sys.executable, "-m", "candleflow", *latency], cwd=ROOT, env=env, check=True)
-            parts = memory_mb(psutil.Process(process.pid))
-            print("memory, MB: " + ", ".join(f"{part} {mb:.0f}" for part, mb in sorted(parts.items())))
-            print(f"in all {sum(parts.values()):.0f} MB")
+            subprocess.run([sys.executable, "-m", "candleflow", *latency], cwd=ROOT, env=loaded, check=True)
+            report_memory(process)
     return 0
+
+
+def report_start(what: str, env: dict[str, str], log: Path) -> None:
+    began, started_at = time.monotonic(), datetime.now(UTC)
+    page_url = f"http://127.0.0.1:{env['CANDLEFLOW_DASHBOARD_PORT']}"
+    row = seconds_until(lambda: has_candle_since(env, started_at), began, 240, log)
+    page = seconds_until(lambda: page_answers(page_url), began, 240, log)
+    print(f"{what}: first candle in PostgreSQL after {row:.1f} s, and the page answering by {page:.1f} s")
+
+
+def report_memory(process: subprocess.Popen[bytes]) -> None:
+    parts = memory_mb(psutil.Process(process.pid))
+    print("memory, MB: " + ", ".join(f"{part} {mb:.0f}" for part, mb in sorted(parts.items())))
+    print(f"in all {sum(parts.values()):.0f} MB")
 
 
 if __name__ == "__main__":

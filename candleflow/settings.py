@@ -136,7 +136,7 @@ class Settings(BaseSettings):
         None, description="A new window each so many seconds; the window's length (tumbling) if not given"
     )
     trigger_milliseconds: int = Field(
-        100, ge=0, le=60_000, description="Spark begins a batch at most this often; 0: as soon as it can"
+        20, ge=0, le=60_000, description="Spark begins a batch at most this often; 0: as soon as it can"
     )
     max_offsets_per_trigger: int = Field(
         400_000, ge=1_000, le=5_000_000, description="Records in a batch at most, while a backlog is read"

@@ -309,10 +309,7 @@ def _check_amount(refusal: Column, name: str, limit: int) -> Column:
     return (
         refusal.when(_fails(is_positive), f"{name} not a finite positive decimal")
         .when(_fails(F.col(f"{name}_whole") < limit), f"{name} out of range")
-        .when(
-            F.length(f"{name}_places") > DECIMAL_PLACES,
-            f"{name} has more than {DECIMAL_PLACES} decimal places",
-        )
+        .when(has_more_places, f"{name} has more than {DECIMAL_PLACES} decimal places")
     )
 
 

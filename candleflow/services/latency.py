@@ -26,7 +26,7 @@ from candleflow.market.trade import to_microseconds
 from candleflow.settings import Settings
 from candleflow.store import credentials
 
-POLL_SECONDS: Final = 0.004
+POLL_SECONDS: Final = 0.01
 QUANTILES: Final = (0.5, 0.9, 0.95, 0.99, 0.999)
 SIGHTINGS_KEPT: Final = 4_000
 
