@@ -1,6 +1,6 @@
 # Every command, and what it needs, in one place: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test check services status down bench install install-dev lock lock-jars clean
+.PHONY: help run test test-faults check services status down bench install install-dev lock lock-jars clean
 
 python := .venv/bin/python
 
@@ -10,9 +10,12 @@ help: ## this list
 run: install ## start everything on this machine, until Ctrl-C
 	@$(python) -m candleflow up
 
-test: install-dev ## run every test against the real parts
+test: install-dev ## run the tests, against the real parts
 	@deploy/browser
-	@$(python) -m pytest
+	@$(python) -m pytest -m "not slow"
+
+test-faults: install-dev ## run the slow ones: kills, lost connections, the longest recording
+	@$(python) -m pytest -m slow
 
 check: install-dev ## what is quick: lint, format, types, unit tests
 	@$(python) -m ruff check --quiet

@@ -77,7 +77,10 @@ class HeartbeatFile:
         beside.replace(self._path)
 
     def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
+        """Remove the file, unless it is another process's: such as of the one that kept us from starting."""
+        heartbeat = read_heartbeat(self._path.parent, self._name)
+        if heartbeat is None or heartbeat.pid == os.getpid():
+            self._path.unlink(missing_ok=True)
 
 
 def read_heartbeat(run_dir: Path, name: str) -> Heartbeat | None:

@@ -187,6 +187,7 @@ async def test_a_broker_that_stands_still_is_waited_for_and_nothing_is_lost(own_
     assert found == list(range(10_000))
 
 
+@pytest.mark.slow
 async def test_a_broker_killed_twice_while_data_flow_has_every_acknowledged_record(
     own_broker: KafkaServer,
 ) -> None:

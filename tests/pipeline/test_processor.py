@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -59,6 +59,12 @@ class Processor:
 
     def heartbeat(self) -> Heartbeat | None:
         return read_heartbeat(self.settings.run_dir, "processor")
+
+    def running_counts(self) -> Mapping[str, int | float]:
+        """What it tells while it runs; nothing where another process told last."""
+        told = self.heartbeat()
+        is_its_own = told is not None and told.state == "running" and told.pid == self.process.pid
+        return told.counts if told is not None and is_its_own else {}
 
     def children(self) -> list[psutil.Process]:
         """Its JVM, and whatever else it started and that lives."""
@@ -280,14 +286,8 @@ def test_trades_become_exact_candles_and_a_stop_leaves_nothing(scene: Scene) -> 
         scene.wait_until_received(len(trades), processor)
         assert oracle.differences(oracle.all_intervals(trades), scene.candles()) == []
         processor.wait_for(scene.is_all_closed)  # by the clock: nothing came after them
-
-        with scene.processor() as second:
-            assert second.process.wait(START_SECONDS) == 1
-            assert f"process {processor.process.pid}" in second.said()
-        heartbeat = processor.heartbeat()
-        assert heartbeat is not None
-        assert heartbeat.state == "running"
-        assert {"merged": 3_000, "received": 3_000, "lag": 0}.items() <= heartbeat.counts.items()
+        counts = {"merged": 3_000, "received": 3_000, "lag": 0}
+        processor.wait_for(lambda: counts.items() <= processor.running_counts().items())
 
         jvm = processor.children()
         listening = {
@@ -305,11 +305,26 @@ def test_trades_become_exact_candles_and_a_stop_leaves_nothing(scene: Scene) -> 
         processor.process.send_signal(signal.SIGTERM)
         assert processor.process.wait(STOP_SECONDS) == 0
         assert not [one for one in jvm if one.is_running()]
-    assert scene.counts() == {"received": 3_000, "merged": 3_000}
+    # They are hours old: those of a batch that come after the clock has closed their candle count as late.
+    assert {"received": 3_000, "merged": 3_000}.items() <= scene.counts().items()
     assert "Traceback" not in processor.said()
     assert not list(scene.folder.glob("candleflow-processor-*"))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_second_processor_says_who_is_the_first_and_ends(scene: Scene) -> None:
+    with scene.processor() as processor:
+        processor.wait_until_it_reads()
+        with scene.processor() as second:
+            assert second.process.wait(START_SECONDS) == 1
+            assert f"process {processor.process.pid}" in second.said()
+        processor.wait_for(lambda: "lag" in processor.running_counts())
+        scene.publish([text(one) for one in market(300)])
+        scene.wait_until_received(300, processor)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_kills_repetition_disorder_and_lost_connections_change_no_candle(
     scene: Scene, spark: SparkSession
@@ -344,6 +359,7 @@ def test_kills_repetition_disorder_and_lost_connections_change_no_candle(
     assert scene.folded_as_a_batch(spark) == scene.finest_candles()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_bad_records_go_aside_with_their_reason_and_stop_nothing(scene: Scene) -> None:
     good = market(200)
@@ -369,6 +385,7 @@ def test_bad_records_go_aside_with_their_reason_and_stop_nothing(scene: Scene) -
     assert sum(count for name, count in counts.items() if name.startswith("rejected")) == len(bad) + 2
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_topic_that_lost_what_comes_next_stops_it_with_the_command_that_mends(scene: Scene) -> None:
     with scene.processor() as processor:

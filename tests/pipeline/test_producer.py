@@ -366,6 +366,7 @@ async def test_with_the_broker_standing_still_pings_are_answered_and_nothing_is_
     assert ids == list(range(ids[0], ids[0] + producer.counts()["published"]))
 
 
+@pytest.mark.slow
 async def test_a_broker_killed_and_started_again_while_data_flow_misses_no_trade(
     tmp_path: Path, own_broker: KafkaServer
 ) -> None:

@@ -140,8 +140,12 @@ def stored_when_all_are_in(
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("recording", "options"),
-    [(oracle.TRADES_ONLY, ()), (oracle.ALL_STREAMS, ("--all-streams",))],
-    ids=["trades only", "with every other stream"],
+    [
+        pytest.param(oracle.TRADES_ONLY, (), id="trades only"),
+        pytest.param(
+            oracle.ALL_STREAMS, ("--all-streams",), id="with every other stream", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_every_candle_of_a_recording_is_exact_the_whole_way(
     recording: Path, options: tuple[str, ...], tmp_path: Path
@@ -167,6 +171,7 @@ def test_every_candle_of_a_recording_is_exact_the_whole_way(
         assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_sliding_windows_are_exact_and_roll_up_once(tmp_path: Path) -> None:
     if not oracle.TRADES_ONLY.exists():

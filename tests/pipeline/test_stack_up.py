@@ -199,6 +199,7 @@ def test_up_shows_the_page_refuses_a_second_and_ends_everything_in_time(machine:
     assert left <= {"credentials.json", "credentials.lock"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["the supervisor", "everything"])
 def test_after_a_kill_9_the_next_start_is_clean_and_has_everything(machine: Machine, who: str) -> None:
     machine.start()
@@ -215,6 +216,7 @@ def test_after_a_kill_9_the_next_start_is_clean_and_has_everything(machine: Mach
     assert [one for one in members if not is_gone(one) and one.pid not in now] == []
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_comes_back(machine: Machine) -> None:
     machine.start()
     before = {one["name"]: one["pid"] for one in machine.status()["processes"]}
@@ -254,6 +256,7 @@ def test_a_taken_port_is_named_with_its_setting_before_anything_starts(
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 def test_services_in_the_background_come_back_when_ready_and_down_ends_them(machine: Machine) -> None:
     done = machine.run("services", "--detach")
     assert done.returncode == 0, done.stderr

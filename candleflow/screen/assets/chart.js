@@ -39,6 +39,7 @@ class Chart {
     this.button.onclick = () => this.followLive();
     this.home = 0; // raised to leave the viewer's zoom behind
     this.hoveredTime = null;
+    this.drawing = null; // all that Plotly has not finished yet
     this.isHeld = false;
     this.onDown = () => { this.isHeld = true; };
     this.onUp = () => {
@@ -58,7 +59,7 @@ class Chart {
     window.addEventListener("resize", this.onResize);
     this.resizes = new ResizeObserver(() => {
       const isShown = this.plot.getClientRects().length > 0; // it also hears of being taken off the page
-      if (isShown && this.plot.data) window.Plotly.Plots.resize(this.plot);
+      if (isShown && this.plot.data) this.drawing = Promise.allSettled([this.drawing, window.Plotly.Plots.resize(this.plot)]);
     });
     this.resizes.observe(this.plot);
   }
@@ -91,7 +92,7 @@ class Chart {
     if (this.frame.dataset.mode === FREE) whole.xaxis.range = this.drawn.range;
     this.drawn = { revision, range: [...whole.xaxis.range] };
     const isFirst = !this.plot.data;
-    window.Plotly.react(this.plot, data, whole, CONFIG);
+    this.drawing = Promise.allSettled([this.drawing, window.Plotly.react(this.plot, data, whole, CONFIG)]);
     if (isFirst) this.listen();
     this.updates = (this.updates ?? 0) + 1;
     this.frame.dataset.updates = this.updates;
@@ -153,7 +154,8 @@ class Chart {
     window.removeEventListener("resize", this.onResize);
     window.removeEventListener("pointerup", this.onUp);
     window.removeEventListener("pointercancel", this.onUp);
-    if (this.plot.data) window.Plotly.purge(this.plot);
+    // Plotly fails on a plot that is purged while a part of its drawing is still to come.
+    Promise.resolve(this.drawing).then(() => { if (this.plot.data) window.Plotly.purge(this.plot); });
   }
 }
 
@@ -165,7 +167,7 @@ export default function render({ data, parentElement }) {
   }
   chart.show(JSON.parse(new TextDecoder().decode(data)));
   return () => setTimeout(() => {
-    // Later, and only if it has gone for good: Plotly fails on a plot that is purged while it still draws.
+    // Later, and only if it has gone for good: Streamlit may take a chart off the page and put it back.
     if (chart.frame.isConnected) return;
     charts.delete(parentElement);
     chart.close();
