@@ -1,7 +1,7 @@
 """What is done with each micro-batch: fold it in Spark, merge it in PostgreSQL, once and all of it.
 
-A batch is one job, whose few rows come to the driver: its candles, and how many records were refused and
-why. Further jobs run only where they must: to put refused records aside, and to fold a batch once more that
+A batch is one job, whose few rows come to the driver: what its candles are added up from, and how many
+records were refused and why. Further jobs run only where they must: to put refused records aside, and to fold a batch once more that
 has a trade twice, or one that is in the candles already. Spark may bring a batch twice, and a COMMIT that the
 network cut may have been done: PostgreSQL compares the offsets and says so.
 
@@ -161,7 +161,7 @@ class CandleSink:
 
     def _merge(self, batch: DataFrame, reached: dict[int, int]) -> None:
         planned = sum(offset - self.offsets.get(number, 0) for number, offset in reached.items())
-        # One partition needs no exchange between the steps of the fold.
+        # One partition needs no exchange.
         judged, folded = self._read(batch.coalesce(1) if planned <= trades.RECORDS_PER_TASK else batch)
         received = folded.sound + sum(folded.rejected.values())
         if folded.rejected:
@@ -174,10 +174,7 @@ class CandleSink:
             self._count(*merged, received)
 
     def _read(self, batch: DataFrame) -> tuple[DataFrame, Folded]:
-        """The batch judged and folded: as ``rows`` read it, if that could read every record.
-
-        ``batch`` has the verdicts of the quick way, as the query made them.
-        """
+        """The batch judged and folded: as ``rows`` read it in the query, if that could read every record."""
         quick_sound = 0
         if not self._reads_strictly:
             folded = self._fold(batch)

@@ -143,6 +143,7 @@ def test_what_answers_there_without_being_kafka_is_not_waited_for_for_ever() -> 
         )
 
 
+@pytest.mark.slow
 def test_a_broker_that_starts_later_is_found(
     tmp_path: Path, java_home: Path, kafka_jars: list[Path], topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -342,6 +342,7 @@ async def test_a_frame_above_a_mebibyte_is_counted_and_recorded_by_its_length(
     }  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_with_the_broker_standing_still_pings_are_answered_and_nothing_is_lost(
     tmp_path: Path, own_broker: KafkaServer
 ) -> None:
@@ -405,6 +406,7 @@ async def test_the_bound_in_flight_holds_reading_back_and_says_so(
     assert ids == list(range(ids[0], ids[0] + len(ids))), "what waited in the socket came after"
 
 
+@pytest.mark.slow
 async def test_a_stop_with_the_broker_away_takes_no_ten_seconds_and_counts_what_is_left(
     tmp_path: Path, own_broker: KafkaServer
 ) -> None:
@@ -422,6 +424,7 @@ async def test_a_stop_with_the_broker_away_takes_no_ten_seconds_and_counts_what_
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 async def test_before_kafka_is_there_the_producer_waits_and_heeds_a_stop(tmp_path: Path) -> None:
     async with sending(frame(1)) as url:
         settings = settings_for(tmp_path, f"127.0.0.1:{free_port()}", url)

@@ -253,7 +253,7 @@ class TestConnectionsEnd:
     async def test_announced_by_server_shutdown_and_trades_come_until_then(
         self, path: str, is_combined: bool
     ) -> None:
-        timing = Timing(lifetime_seconds=2.5, shutdown_notice_seconds=2.2)
+        timing = Timing(lifetime_seconds=1.5, shutdown_notice_seconds=1.2)
         async with Simulator(market(), timing=timing) as simulator, connected(simulator, path) as client:
             async with asyncio.timeout(SECONDS):
                 while "serverShutdown" not in (frame := str(await client.recv())):

@@ -256,6 +256,7 @@ def killed_folder(tmp_path_factory: pytest.TempPathFactory, java_home: Path, kaf
     return folder
 
 
+@pytest.mark.slow
 def test_kafka_keeps_what_it_acknowledged_over_a_kill_and_a_lost_meta_properties(
     own_kafka: KafkaServer, killed_folder: Path
 ) -> None:
@@ -265,6 +266,7 @@ def test_kafka_keeps_what_it_acknowledged_over_a_kill_and_a_lost_meta_properties
     assert read(own_kafka, "kept") == [b"a trade"]
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_clusters_id_is_taken_as_it_is(
     own_kafka: KafkaServer, killed_folder: Path
 ) -> None:

@@ -156,6 +156,7 @@ def test_services_are_ready_to_use_and_end_clean(machine: Machine) -> None:
     assert machine.run("status").returncode == 1
 
 
+@pytest.mark.slow
 def test_status_tells_what_runs_though_its_own_environment_differs(machine: Machine) -> None:
     machine.start()
     told = machine.status()
@@ -306,6 +307,7 @@ def _ordinary_user() -> str | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="every other test here runs as an ordinary user already")
 def test_an_ordinary_user_can_run_them(tmp_path: Path, cache_dir: Path) -> None:
     user = _ordinary_user()

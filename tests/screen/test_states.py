@@ -44,6 +44,7 @@ def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
         server.stop()
 
 
+@pytest.mark.slow
 def test_while_postgresql_is_away_the_last_chart_stays_greyed_and_then_goes_on(
     driver: webdriver.Chrome, own_postgres: PostgresServer, tmp_path: Path
 ) -> None:
