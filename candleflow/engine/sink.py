@@ -1,9 +1,9 @@
 """What is done with each micro-batch: fold it in Spark, merge it in PostgreSQL, once and all of it.
 
 A batch is one job, whose few rows come to the driver: what its candles are added up from, and how many
-records were refused and why. Further jobs run only where they must: to put refused records aside, and to fold a batch once more that
-has a trade twice, or one that is in the candles already. Spark may bring a batch twice, and a COMMIT that the
-network cut may have been done: PostgreSQL compares the offsets and says so.
+records were refused and why. Further jobs run only where they must: to put refused records aside, and to fold
+a batch once more that has a trade twice, or one that is in the candles already. Spark may bring a batch
+twice, and a COMMIT that the network cut may have been done: PostgreSQL compares the offsets and says so.
 
 An error leaves this module as it is. Spark then ends the query, which goes on from PostgreSQL's offsets when
 it is started anew: nothing of a failed batch is lost, and nothing counts twice.
