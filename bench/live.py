@@ -11,7 +11,6 @@ simulator's own rate: one into an empty data folder, one with all there.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import signal
@@ -20,8 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -32,7 +29,9 @@ import psycopg2
 
 from candleflow.errors import CandleflowError
 from candleflow.settings import Settings
+from candleflow.stack.process import answers
 from candleflow.store import credentials
+from candleflow.telemetry import read_heartbeat
 
 ROOT = Path(__file__).resolve().parents[1]
 SYMBOLS = "BTCUSDT,ETHUSDT"
@@ -75,15 +74,10 @@ def running(env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]
             raise
 
 
-def lag(env: dict[str, str]) -> float | None:
+def lag() -> float | None:
     """How many records the processor is behind; None before its first batch."""
-    try:
-        counts = json.loads((Path(env["CANDLEFLOW_DATA_DIR"]) / "run" / "processor.json").read_text())[
-            "counts"
-        ]
-    except (OSError, ValueError):
-        return None
-    return counts.get("lag") if counts.get("batches") else None
+    beat = read_heartbeat(Settings().run_dir, "processor")
+    return beat.counts.get("lag") if beat is not None and beat.counts.get("batches") else None
 
 
 def seconds_until(
@@ -97,15 +91,7 @@ def seconds_until(
     return time.monotonic() - began
 
 
-def page_answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1) as answer:  # noqa: S310 - our own page
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def has_candle_since(env: dict[str, str], moment: datetime) -> bool:
+def has_candle_since(moment: datetime) -> bool:
     try:
         connection = psycopg2.connect(credentials.reader_url(Settings()))
     except (psycopg2.OperationalError, CandleflowError):
@@ -154,12 +140,12 @@ def main() -> int:
         os.environ.update(env)  # so that our own settings are those of what runs
         for what in ("start with nothing made yet", "warm start"):
             with running(env, folder / "start.log") as process:
-                report_start(what, env, folder / "start.log")
+                report_start(what, folder / "start.log")
                 report_memory(process)
         loaded = env | {"CANDLEFLOW_SIMULATOR_RATE": str(arguments.rate)}
         with running(loaded, folder / "load.log") as process:
             seconds_until(
-                lambda: (behind := lag(env)) is not None and behind < arguments.rate,
+                lambda: (behind := lag()) is not None and behind < arguments.rate,
                 time.monotonic(),
                 240,
                 folder / "load.log",
@@ -173,11 +159,11 @@ def main() -> int:
     return 0
 
 
-def report_start(what: str, env: dict[str, str], log: Path) -> None:
+def report_start(what: str, log: Path) -> None:
     began, started_at = time.monotonic(), datetime.now(UTC)
-    page_url = f"http://127.0.0.1:{env['CANDLEFLOW_DASHBOARD_PORT']}"
-    row = seconds_until(lambda: has_candle_since(env, started_at), began, 240, log)
-    page = seconds_until(lambda: page_answers(page_url), began, 240, log)
+    page_url = f"http://127.0.0.1:{Settings().dashboard_port}/_stcore/health"
+    row = seconds_until(lambda: has_candle_since(started_at), began, 240, log)
+    page = seconds_until(lambda: answers(page_url), began, 240, log)
     print(f"{what}: first candle in PostgreSQL after {row:.1f} s, and the page answering by {page:.1f} s")
 
 

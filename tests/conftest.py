@@ -61,6 +61,18 @@ def kafka_bootstrap(kafka: KafkaServer) -> str:
 
 
 @pytest.fixture
+def own_broker(tmp_path: Path, java_home: Path, kafka_jars: list[Path]) -> Iterator[KafkaServer]:
+    """A broker of the test's own, which it may stop and kill."""
+    server = KafkaServer(tmp_path / "kafka", free_port(), java_home, kafka_jars, "256m")
+    server.start()
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
 def topic(request: pytest.FixtureRequest) -> str:
     """A topic name that nobody used before; the topic isn't made."""
     test = re.sub(r"[^A-Za-z0-9]+", "-", request.node.name)[:60]

@@ -40,7 +40,7 @@ class Folded:
 
     @property
     def has_repeats(self) -> bool:
-        """Whether a trade came twice: then ``partials`` are of no use."""
+        """Whether a trade came twice: then ``partials`` are of no use, unless they were folded without it."""
         return self.sound != self.trades
 
 

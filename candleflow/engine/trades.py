@@ -116,11 +116,7 @@ def read_quickly(records: DataFrame, max_future_us: int) -> DataFrame:
     tell; pure columns, one row each. Arguments as for ``judge``.
     """
     kept = [name for name in KAFKA_COLUMNS if name in records.columns]
-    read = records.select(*kept, F.col("value").cast("string").alias("text"))
-    # A record that does not match is left as it is, so one pass both recognizes and cuts: but for bytes that
-    # are no UTF-8, which the replacement would not leave alone.
-    read = read.select(*kept, "text", _cut(F.col("text")).alias("cut"))
-    is_cut = (F.col("cut") != F.col("text")) & F.is_valid_utf8("text")
+    read, is_cut = _cut(records, kept)
     read = read.select(*kept, F.split(F.when(is_cut, F.col("cut")), " ").alias("field"))
     field = F.col("field")
     read = read.select(
@@ -132,7 +128,7 @@ def read_quickly(records: DataFrame, max_future_us: int) -> DataFrame:
         field[2].cast(_PRICE_TYPE).alias("price"),
         field[3].cast(_QUANTITY_TYPE).alias("quantity"),
     )
-    read = read.select("*", F.try_multiply("price", "quantity").alias("notional"))
+    read = _with_notional(read)
     # Where a product is too large it is null, and so is the condition.
     is_sound = (F.col("notional") > 0) & (F.col("notional") < _limit(NOTIONAL_LIMIT))
     is_sound &= F.col("trade_time") <= F.unix_micros("timestamp") + max_future_us
@@ -147,21 +143,26 @@ def judge(records: DataFrame, max_future_us: int) -> DataFrame:
     record's time and not by the clock, so that a replay judges as the first reading did.
     """
     kept = [name for name in KAFKA_COLUMNS if name in records.columns]
-    read = records.select(*kept, F.col("value").cast("string").alias("text"))
-    read = read.select("*", _cut(F.col("text")).alias("cut"))
+    read, is_cut = _cut(records, kept)
     # A branch of a CASE is evaluated only for the rows that need it; and a lambda is interpreted, not
     # compiled. Written out, the strict way would make the generated method longer than the 8,000 bytes that
     # the JVM compiles: ten times as slow (measured).
     strict = F.transform(F.array("value"), _strict_verdict)[0]
-    is_cut = (F.col("cut") != F.col("text")) & F.is_valid_utf8("text")
     verdict = F.when(is_cut, F.col("cut")).otherwise(strict)
     read = read.select(*kept, verdict.alias("verdict"))
     return _check_ranges(_with_fields(read, kept), kept, max_future_us)
 
 
-def _cut(text: Column) -> Column:
-    """The fields "s t p q T m" of a record in Binance's exact layout; any other one as it is."""
-    return F.regexp_replace(text, _WHOLE % CANONICAL_PATTERN, _CUT_FIELDS)
+def _cut(records: DataFrame, kept: Sequence[str]) -> tuple[DataFrame, Column]:
+    """``records`` with ``cut``, and whether it is the fields "s t p q T m" of a record in Binance's layout.
+
+    A record that does not match is left as it is, so one pass both recognizes and cuts: but for bytes that
+    are no UTF-8, which the replacement would not leave alone.
+    """
+    read = records.select(*kept, F.col("value").cast("string").alias("text"))
+    cut = F.regexp_replace("text", _WHOLE % CANONICAL_PATTERN, _CUT_FIELDS)
+    is_cut = (F.col("cut") != F.col("text")) & F.is_valid_utf8("text")
+    return read.select("*", cut.alias("cut")), is_cut
 
 
 # The strict way ----------------------------------------------------------------------------------------
@@ -256,7 +257,7 @@ def _with_fields(read: DataFrame, kept: Sequence[str]) -> DataFrame:
     points = [F.split(field[at], r"\.").alias(f"{name}_points") for at, name, _ in _AMOUNTS]
     read = read.select(*kept, "verdict", "field", time, *points)
     is_millis = F.col("time").between(0, MICROSECONDS_FROM - 1)
-    return read.select(
+    read = read.select(
         *kept,
         "verdict",
         field[0].alias("symbol"),
@@ -264,8 +265,8 @@ def _with_fields(read: DataFrame, kept: Sequence[str]) -> DataFrame:
         (F.col("time") * F.when(is_millis, 1_000).otherwise(1)).alias("trade_time"),
         (field[5] == "false").alias("is_taker_buy"),
         *(part for at, name, type_ in _AMOUNTS for part in _amount(field[at], name, type_)),
-        F.try_multiply(field[2].try_cast(_PRICE_TYPE), field[3].try_cast(_QUANTITY_TYPE)).alias("notional"),
     )
+    return _with_notional(read)
 
 
 _AMOUNTS: Final = ((2, "price", _PRICE_TYPE), (3, "quantity", _QUANTITY_TYPE))
@@ -311,6 +312,10 @@ def _check_amount(refusal: Column, name: str, limit: int) -> Column:
         .when(_fails(F.col(f"{name}_whole") < limit), f"{name} out of range")
         .when(has_more_places, f"{name} has more than {DECIMAL_PLACES} decimal places")
     )
+
+
+def _with_notional(read: DataFrame) -> DataFrame:
+    return read.select("*", F.try_multiply("price", "quantity").alias("notional"))
 
 
 def _limit(limit: Decimal) -> Column:

@@ -14,11 +14,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, build_opener
 
 import psutil
 from rich.console import Console
@@ -55,7 +53,6 @@ STOP_STAGES: Final[Sequence[tuple[float, Sequence[str]]]] = (
 )
 """Seconds, and who is stopped within them: whoever writes first, then what it writes to; 13.5 s in all."""
 
-_DIRECTLY: Final = build_opener(ProxyHandler({}))
 _SHOW_EVERY_SECONDS: Final = 0.5
 _TOPICS_SECONDS: Final = 60.0
 _DETACH_SECONDS: Final = 300.0
@@ -233,13 +230,7 @@ class _Session:
         return f"http://localhost:{self._settings.dashboard_port}" if self._command == "up" else ""
 
     def _page_answers(self) -> bool:
-        address = f"http://{process.LOOPBACK}:{self._settings.dashboard_port}/_stcore/health"
-        try:
-            # Not by httpx, whose import takes half a second of each start; a proxy has no part in it either.
-            with _DIRECTLY.open(address, timeout=2) as answer:
-                return bool(answer.status == HTTPStatus.OK)
-        except OSError:
-            return False
+        return process.answers(f"http://{process.LOOPBACK}:{self._settings.dashboard_port}/_stcore/health")
 
     async def _show(self) -> None:
         while True:

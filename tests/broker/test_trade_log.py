@@ -6,9 +6,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from kafka import errors
@@ -58,18 +57,6 @@ def numbers(bootstrap: str, topic: str, count: int) -> list[int]:
 def made(kafka_bootstrap: str, topic: str) -> str:
     ensure_topics(kafka_bootstrap, [topic, f"{topic}.rejected"], 1, 1, 1)
     return topic
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path, java_home: Path, kafka_jars: list[Path]) -> Iterator[KafkaServer]:
-    """A broker of the test's own, which it may stop and kill."""
-    server = KafkaServer(tmp_path, free_port(), java_home, kafka_jars, "256m")
-    server.start()
-    try:
-        server.wait_until_ready()
-        yield server
-    finally:
-        server.kill()
 
 
 def stop_running(server: KafkaServer) -> None:

@@ -73,7 +73,6 @@ class Processor:
 
     def wait_for(self, what: Callable[[], bool], seconds: float = START_SECONDS) -> None:
         """Fails with what the processor said when the time is up, or when it has ended."""
-        has_ended = False
         if not wait_until(lambda: what() or self.process.poll() is not None, seconds) or not what():
             has_ended = self.process.poll() is not None
             pytest.fail(f"{'ended' if has_ended else f'not within {seconds} s'}; it said:\n{self.said()}")

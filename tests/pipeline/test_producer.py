@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,18 +127,6 @@ def frame(
         f'{{"stream":"{symbol.lower()}@trade","data":{{"e":"trade","E":{at},"s":"{symbol}","t":{trade_id},'
         f'"p":"{price}","q":"2.00000000","T":{at},"m":true,"M":true}}}}'
     )
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path, java_home: Path, kafka_jars: list[Path]) -> Iterator[KafkaServer]:
-    """A broker of the test's own, which it may stop and kill."""
-    server = KafkaServer(tmp_path / "kafka", free_port(), java_home, kafka_jars, "256m")
-    server.start()
-    try:
-        server.wait_until_ready()
-        yield server
-    finally:
-        server.kill()
 
 
 def send_signal(server: KafkaServer, number: signal.Signals) -> None:

@@ -39,7 +39,8 @@ class Chart {
     this.button.onclick = () => this.followLive();
     this.home = 0; // raised to leave the viewer's zoom behind
     this.hoveredTime = null;
-    this.drawing = null; // all that Plotly has not finished yet
+    this.drawings = 0; // those that Plotly has not finished yet
+    this.isClosed = false;
     this.isHeld = false;
     this.onDown = () => { this.isHeld = true; };
     this.onUp = () => {
@@ -59,7 +60,7 @@ class Chart {
     window.addEventListener("resize", this.onResize);
     this.resizes = new ResizeObserver(() => {
       const isShown = this.plot.getClientRects().length > 0; // it also hears of being taken off the page
-      if (isShown && this.plot.data) this.drawing = Promise.allSettled([this.drawing, window.Plotly.Plots.resize(this.plot)]);
+      if (isShown && this.plot.data) this.follow(window.Plotly.Plots.resize(this.plot));
     });
     this.resizes.observe(this.plot);
   }
@@ -92,7 +93,7 @@ class Chart {
     if (this.frame.dataset.mode === FREE) whole.xaxis.range = this.drawn.range;
     this.drawn = { revision, range: [...whole.xaxis.range] };
     const isFirst = !this.plot.data;
-    this.drawing = Promise.allSettled([this.drawing, window.Plotly.react(this.plot, data, whole, CONFIG)]);
+    this.follow(window.Plotly.react(this.plot, data, whole, CONFIG));
     if (isFirst) this.listen();
     this.updates = (this.updates ?? 0) + 1;
     this.frame.dataset.updates = this.updates;
@@ -154,8 +155,22 @@ class Chart {
     window.removeEventListener("resize", this.onResize);
     window.removeEventListener("pointerup", this.onUp);
     window.removeEventListener("pointercancel", this.onUp);
+    this.isClosed = true;
+    this.purge();
+  }
+
+  follow(drawing) {
+    this.drawings += 1;
+    // Not caught: what fails in Plotly is to be seen in the console.
+    Promise.resolve(drawing).finally(() => {
+      this.drawings -= 1;
+      this.purge();
+    });
+  }
+
+  purge() {
     // Plotly fails on a plot that is purged while a part of its drawing is still to come.
-    Promise.resolve(this.drawing).then(() => { if (this.plot.data) window.Plotly.purge(this.plot); });
+    if (this.isClosed && this.drawings === 0 && this.plot.data) window.Plotly.purge(this.plot);
   }
 }
 
