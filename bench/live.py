@@ -5,7 +5,8 @@
 
 It starts ``candleflow up`` on the simulator in a temporary data folder and on free ports, watches from
 outside, prints a table, and stops everything. The first two starts are as by ``make run``, at the
-simulator's own rate: one into an empty data folder, one with all there.
+simulator's own rate: one into an empty data folder, one with all there. Where the cache has no archives of
+classes yet, the first goes on until it has made them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ import psycopg2
 
 from candleflow.errors import CandleflowError
 from candleflow.settings import Settings
+from candleflow.stack.class_archive import kafka_archive, spark_archive
+from candleflow.stack.jars import ensure_jars
+from candleflow.stack.java import find_java
 from candleflow.stack.process import answers
 from candleflow.store import credentials
 from candleflow.telemetry import read_heartbeat
@@ -119,7 +123,7 @@ def memory_mb(process: psutil.Process) -> dict[str, float]:
 
 def _part_name(process: psutil.Process) -> str:
     line = " ".join(process.cmdline())
-    names = ("kafka.Kafka", "postgres", "producer", "processor", "dashboard", "simulate")
+    names = ("kafka.Kafka", "postgres", "producer", "processor", "dashboard", "simulate", "audit")
     return next((name for name in names if name in line), line[:40])
 
 
@@ -142,6 +146,7 @@ def main() -> int:
             with running(env, folder / "start.log") as process:
                 report_start(what, folder / "start.log")
                 report_memory(process)
+                await_archives(folder / "start.log")
         loaded = env | {"CANDLEFLOW_SIMULATOR_RATE": str(arguments.rate)}
         with running(loaded, folder / "load.log") as process:
             seconds_until(
@@ -165,6 +170,17 @@ def report_start(what: str, log: Path) -> None:
     row = seconds_until(lambda: has_candle_since(started_at), began, 240, log)
     page = seconds_until(lambda: answers(page_url), began, 240, log)
     print(f"{what}: first candle in PostgreSQL after {row:.1f} s, and the page answering by {page:.1f} s")
+
+
+def await_archives(log: Path) -> None:
+    """A start without archives of classes makes them for the next one."""
+    cache = Settings().cache_path
+    java_home = find_java(cache)
+    for archive in (
+        kafka_archive(cache, java_home, ensure_jars("kafka", cache)),
+        spark_archive(cache, java_home, ensure_jars("spark", cache)),
+    ):
+        seconds_until(archive.find, time.monotonic(), 900, log, every=1)
 
 
 def report_memory(process: subprocess.Popen[bytes]) -> None:

@@ -47,12 +47,25 @@ def _add_latency(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=30, help="how long to watch (30)")
 
 
+def _add_gaps(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--open", action="store_true", help="only those that miss trades still")
+
+
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
     service("simulator").add_arguments(parser, "simulate")
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
     service("simulator").add_arguments(parser, "replay")
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    service("verify").add_arguments(parser)
+
+
+def _add_repair(parser: argparse.ArgumentParser) -> None:
+    service("verify").add_times(parser)
 
 
 def _services(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -117,6 +130,25 @@ COMMANDS: Final[dict[str, Command]] = {
         "measure trade-to-row latency of what runs",
         lambda settings, arguments: service("latency").run(_running(settings), arguments),
         _add_latency,
+    ),
+    "audit": Command(
+        "look for holes and differences in the candles, and have them filled (part of up)",
+        lambda settings, _: service("audit").run(settings),
+    ),
+    "repair": Command(
+        "have every hole in a symbol's candles filled, however old",
+        lambda settings, arguments: service("audit").repair(_running(settings), arguments),
+        _add_repair,
+    ),
+    "gaps": Command(
+        "which trades were missing, why, and what became of them",
+        lambda settings, arguments: service("gaps").run(_running(settings), arguments),
+        _add_gaps,
+    ),
+    "verify": Command(
+        "stored candles against the exchange's own klines, field by field",
+        lambda settings, arguments: service("verify").run(_running(settings), arguments),
+        _add_verify,
     ),
     "adopt-topic": Command(
         "accept a topic that was made anew: its offsets begin at its beginning",

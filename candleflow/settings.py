@@ -95,6 +95,12 @@ class Settings(BaseSettings):
     max_future_seconds: float = Field(
         60, ge=1, le=86_400, description="A trade dated further ahead than this is rejected"
     )
+    fill_hours: float = Field(
+        6,
+        ge=0,
+        le=168,
+        description="Missing trades are fetched from the exchange's history as far back as this; 0: none are",
+    )
     max_in_flight: int = Field(
         50_000, ge=100, le=10_000_000, description="Trades that may wait for Kafka's acknowledgement"
     )
@@ -122,7 +128,8 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path(".data"), description="Where the local Kafka and PostgreSQL keep their data")
     cache_dir: Path = Field(
-        Path("~/.cache/candleflow"), description="Where jars and, if one had to be brought, Java are kept"
+        Path("~/.cache/candleflow"),
+        description="Where jars, archives of their classes and, if one had to be brought, Java are kept",
     )
     maven_url: str = Field(
         "https://repo1.maven.org/maven2",
@@ -257,6 +264,11 @@ class Settings(BaseSettings):
     def rejected_topic(self) -> str:
         """``trades.rejected``, or ``trades.simulated.rejected``."""
         return f"{self.topic}.rejected"
+
+    @property
+    def gaps_topic(self) -> str:
+        """``trades.gaps``, or ``trades.simulated.gaps``."""
+        return f"{self.topic}.gaps"
 
     @property
     def venue_dir(self) -> Path:

@@ -7,7 +7,8 @@ Three threads share the work, and nothing but simple queues lies between them:
 
 and all that once for trades and once for refused records: a record that Kafka itself refuses, say for its
 size, makes kafka-python 3.0.12 fail everything else in the same producer, so a refused record must not be
-able to harm trades.
+able to harm trades. Notes (events of gaps) go with the trades; they are few, and whoever writes one waits
+for it.
 
 ``send`` can block for its topic's metadata, and on the event loop that would miss the exchange's ping: so it
 has a thread of its own. kafka-python 3 puts no bound on its buffer: so ``TradeLog`` counts what is in flight,
@@ -29,6 +30,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from functools import partial
 from typing import Any, Final
 
@@ -52,6 +54,9 @@ REQUEST_TIMEOUT_MS: Final = 15_000
 RECONNECT_MAX_MS: Final = 1_000
 """kafka-python's default, 30 s, would let the log stand still so long after Kafka is back."""
 
+ORIGIN_HEADER: Final = "origin"
+"""Whence a record came: of trades, only those that the stream did not bring have it."""
+
 _BOOTSTRAP_MS: Final = 2_000
 _METADATA_MS: Final = 2_000
 _PAUSE_SECONDS: Final = 0.5
@@ -61,15 +66,43 @@ _STALLED_SECONDS: Final = 3.0
 _CLOSE_SECONDS: Final = 2.0
 
 
+class Receipt:
+    """Tells when all that was published with it has been acknowledged."""
+
+    def __init__(self) -> None:
+        self._pending = 0
+        self._is_settled = asyncio.Event()
+        self._is_settled.set()
+
+    async def wait(self) -> None:
+        await self._is_settled.wait()
+
+    def expect(self) -> None:
+        self._pending += 1
+        self._is_settled.clear()
+
+    def settle(self) -> None:
+        self._pending -= 1
+        if not self._pending:
+            self._is_settled.set()
+
+
+class _Kind(Enum):
+    TRADE = auto()
+    REJECTED = auto()
+    NOTE = auto()
+
+
 @dataclass(slots=True, eq=False)
 class _Record:
-    """One record on its way. ``is_trade`` false: a refused one."""
+    """One record on its way."""
 
     topic: str
     key: bytes | None
     value: bytes
-    is_trade: bool
+    kind: _Kind
     headers: list[tuple[str, bytes]] = field(default_factory=list)
+    receipt: Receipt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +142,8 @@ class TradeLog:
         self._keys: dict[str, bytes] = {}
         self._records = 0
         self._bytes = 0
-        self._trades_acknowledged = 0
-        self._rejected_acknowledged = 0
+        self._acknowledged = dict.fromkeys(_Kind, 0)
+        self._notes = 0
         self._acknowledged_at = time.monotonic()
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -128,12 +161,25 @@ class TradeLog:
         self._trades.start()
         self._refused.start()
 
-    def publish(self, symbol: str, payload: bytes) -> None:
-        """Hand one trade over: the exchange's payload as it is, keyed by its symbol."""
+    def publish(
+        self, symbol: str, payload: bytes, *, origin: str | None = None, receipt: Receipt | None = None
+    ) -> None:
+        """Hand one trade over: the exchange's payload as it is, keyed by its symbol.
+
+        ``origin``: whence it came, if not from the stream.
+        """
         key = self._keys.get(symbol)
         if key is None:
             key = self._keys[symbol] = symbol.encode()
-        self._hand_over(_Record(self._topic, key, payload, is_trade=True))
+        headers = [] if origin is None else [(ORIGIN_HEADER, origin.encode())]
+        self._hand_over(_Record(self._topic, key, payload, _Kind.TRADE, headers, receipt))
+
+    async def note(self, topic: str, key: str, value: bytes) -> None:
+        """Write one record to a topic beside the trades', and return once it is acknowledged."""
+        receipt = Receipt()
+        self._notes += 1
+        self._hand_over(_Record(topic, key.encode(), value, _Kind.NOTE, receipt=receipt))
+        await receipt.wait()
 
     def reject(
         self, record: bytes, reason: str, origin: str = "websocket", length: int | None = None
@@ -143,11 +189,11 @@ class TradeLog:
         ``length`` is that of the whole record where ``record`` is not the whole of it.
         """
         length = len(record) if length is None else length
-        headers = [("reason", reason.encode()), ("origin", origin.encode())]
+        headers = [("reason", reason.encode()), (ORIGIN_HEADER, origin.encode())]
         kept = record[:REJECTED_LIMIT_BYTES]
         if length > len(kept):
             headers.append(("truncated_from", str(length).encode()))
-        self._hand_over(_Record(self._rejected_topic, None, kept, is_trade=False, headers=headers))
+        self._hand_over(_Record(self._rejected_topic, None, kept, _Kind.REJECTED, headers))
 
     @property
     def is_full(self) -> bool:
@@ -185,18 +231,18 @@ class TradeLog:
 
     @property
     def in_flight(self) -> int:
-        """Records handed over and not yet acknowledged."""
-        return self._records
+        """Trades and refused records handed over and not yet acknowledged."""
+        return self._records - self._notes
 
     @property
     def published(self) -> int:
         """Trades acknowledged."""
-        return self._trades_acknowledged
+        return self._acknowledged[_Kind.TRADE]
 
     @property
     def rejected(self) -> int:
         """Refused records acknowledged."""
-        return self._rejected_acknowledged
+        return self._acknowledged[_Kind.REJECTED]
 
     @property
     def retried(self) -> int:
@@ -219,7 +265,9 @@ class TradeLog:
             self._is_empty.clear()
         self._records += 1
         self._bytes += len(record.value)
-        (self._trades if record.is_trade else self._refused).put(record)
+        if record.receipt is not None:
+            record.receipt.expect()
+        (self._refused if record.kind is _Kind.REJECTED else self._trades).put(record)
 
     def _on_settled(self, record: _Record) -> None:
         """On kafka-python's thread: wake the loop once for any number of acknowledgements."""
@@ -240,10 +288,11 @@ class TradeLog:
             record = settled.popleft()
             self._records -= 1
             self._bytes -= len(record.value)
-            if record.is_trade:
-                self._trades_acknowledged += 1
-            else:
-                self._rejected_acknowledged += 1
+            self._acknowledged[record.kind] += 1
+            if record.kind is _Kind.NOTE:
+                self._notes -= 1
+            if record.receipt is not None:
+                record.receipt.settle()
         if not self._records:
             self._is_empty.set()
         # Half empty, not just one place: else reader and publisher would take turns record by record.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -40,12 +41,13 @@ def start_session(
     memory: str,
     work_dir: Path,
     name: str = "candleflow",
+    java_options: Sequence[str] = (),
 ) -> SparkSession:
     """A session in a JVM of its own; ``memory`` is the driver's heap, such as ``1g``.
 
     ``jars`` are the Kafka connector, PostgreSQL's driver and what they need; ``work_dir`` takes what Spark
-    writes for itself. Raises StackError where the JVM doesn't come up. Times are UTC throughout, whatever the
-    machine's zone.
+    writes for itself; ``java_options`` are added to those of every session. Raises StackError where the JVM
+    doesn't come up. Times are UTC throughout, whatever the machine's zone.
     """
     # pyspark logs each error that it raises on its own, as JSON and with the plan.
     logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
@@ -56,7 +58,7 @@ def start_session(
     if master.startswith("local"):
         os.environ["SPARK_LOCAL_IP"] = _LOOPBACK
     builder = SparkSession.builder.master(master).appName(name)
-    for key, value in _configuration(jars, master, memory, work_dir).items():
+    for key, value in _configuration(jars, master, memory, work_dir, java_options).items():
         builder = builder.config(key, value)
     try:
         return builder.getOrCreate()
@@ -64,7 +66,9 @@ def start_session(
         raise StackError(f"Spark's JVM did not start with {java_home}: {error}") from error
 
 
-def _configuration(jars: Sequence[Path], master: str, memory: str, work_dir: Path) -> dict[str, str]:
+def _configuration(
+    jars: Sequence[Path], master: str, memory: str, work_dir: Path, more_java_options: Sequence[str]
+) -> dict[str, str]:
     class_path = os.pathsep.join(map(str, jars))
     java_options = [
         "-Duser.timezone=UTC",
@@ -79,10 +83,11 @@ def _configuration(jars: Sequence[Path], master: str, memory: str, work_dir: Pat
         # Stopping a query during a batch matches the error's text against a regular expression that
         # overflows a common stack: with 16 MB none of 37 stops did.
         "-Xss16m",
+        *more_java_options,
     ]
     configuration = {
         "spark.driver.memory": memory,
-        "spark.driver.extraJavaOptions": " ".join(java_options),
+        "spark.driver.extraJavaOptions": shlex.join(java_options),
         "spark.driver.extraClassPath": class_path,
         "spark.driver.host": _LOOPBACK,
         "spark.driver.bindAddress": _LOOPBACK,
@@ -120,6 +125,12 @@ def _configuration(jars: Sequence[Path], master: str, memory: str, work_dir: Pat
         for bound in ("spark.driver.host", "spark.driver.bindAddress"):
             del configuration[bound]
     return configuration
+
+
+def class_path_of(spark: SparkSession) -> str:
+    """The class path that the session's JVM was started with, each jar by name."""
+    jvm: Any = spark._jvm  # noqa: SLF001 - no public way leads to the JVM's properties
+    return str(jvm.java.lang.System.getProperty("java.class.path"))
 
 
 def stop_session(spark: SparkSession) -> None:

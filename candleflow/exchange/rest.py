@@ -116,6 +116,10 @@ class ExchangeRest:
         """The weight used in the present minute, as the last answer told it; Binance allows 6,000."""
         return self._used_weight
 
+    def forget_used_weight(self) -> None:
+        """A new minute has begun, and nothing is used yet."""
+        self._used_weight = None
+
     async def server_time(self) -> int:
         """The exchange's clock. Its offset from ours is this less the middle between asking and answer."""
         answer = await self._get("/api/v3/time")

@@ -77,6 +77,7 @@ class TooLong:
 
 Received: TypeAlias = TradeMessage | Rejected | OtherStream | TooLong
 OnMessage: TypeAlias = Callable[[Received], Awaitable[None]]
+OnConnected: TypeAlias = Callable[[Sequence[str]], None]
 
 
 class TradeStream:
@@ -84,7 +85,8 @@ class TradeStream:
 
     ``on_message`` may wait: reading from that connection then waits too. ``now_us`` is the present in
     microseconds since the epoch by the exchange's clock; a trade more than ``max_future_us`` ahead of it is
-    rejected. ``advice`` is said once in each outage in which no address can be reached.
+    rejected. ``on_connected`` is called with the symbols that a new connection is about to bring.
+    ``advice`` is said once in each outage in which no address can be reached.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class TradeStream:
         max_streams: int,
         max_future_us: int,
         now_us: Callable[[], int],
+        on_connected: OnConnected = lambda _: None,
         advice: str = "",
         random: Callable[[], float] = _RANDOM.random,
         backoff: Callable[[Callable[[], float]], Backoff] = Backoff,
@@ -108,6 +111,7 @@ class TradeStream:
         self._rotation = rotation
         self._max_future_us = max_future_us
         self._now_us = now_us
+        self._on_connected = on_connected
         self._advice = advice
         self._random = random
         self._limit = attempt_limit or AttemptLimit()
@@ -166,6 +170,7 @@ class TradeStream:
             self._note_failure(base_url, error)
             return None
         self._failed_in_a_row = 0
+        self._on_connected([stream.removesuffix(TRADE_SUFFIX).upper() for stream in streams])
         return _Connection(socket, base_url, subscribed, self._decode, self._on_message)
 
     def _decode(self, frame: bytes) -> Message:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Final
 
 from candleflow.market.symbol import SYMBOL_PATTERN
+from candleflow.market.trade import Trade
 
 DECIMAL_PATTERN: Final = r"[0-9]+(?:\.[0-9]+)?"
 """A price or quantity in plain digits: no sign, no exponent, no blank."""
@@ -68,3 +69,17 @@ def missing(field: str) -> str:
 
 def wrong_type(field: str) -> str:
     return f"field {field} is not a JSON {REQUIRED_FIELDS[field]}"
+
+
+def encode(trade: Trade) -> bytes:
+    """The payload of a trade that did not come from the stream, in the exact layout of those that did.
+
+    Times are milliseconds, as in the stream, unless there is more to tell; the event's is the trade's, as
+    only the stream has one of its own.
+    """
+    is_whole = trade.trade_time % 1_000 == 0
+    time = trade.trade_time // 1_000 if is_whole else trade.trade_time
+    return (
+        f'{{"e":"trade","E":{time},"s":"{trade.symbol}","t":{trade.trade_id},"p":"{trade.price:f}",'
+        f'"q":"{trade.quantity:f}","T":{time},"m":{str(trade.buyer_is_maker).lower()},"M":true}}'
+    ).encode()

@@ -6,7 +6,7 @@ Spot trade ids are consecutive per symbol, so a set is nearly always a single ra
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 
@@ -45,6 +45,19 @@ class TradeIds:
             upper = max(upper, self._uppers[last - 1])
         self._lowers[first:last] = [lower]
         self._uppers[first:last] = [upper]
+
+    def remove_range(self, lower: int, upper: int) -> None:
+        """Take every id of ``[lower, upper)`` out, those that aren't in included."""
+        if lower >= upper:
+            return
+        first = bisect_right(self._uppers, lower)
+        last = bisect_left(self._lowers, upper)
+        if first >= last:
+            return
+        rest = [(self._lowers[first], lower), (upper, self._uppers[last - 1])]
+        kept = [(begin, end) for begin, end in rest if begin < end]
+        self._lowers[first:last] = [begin for begin, _ in kept]
+        self._uppers[first:last] = [end for _, end in kept]
 
     def forget_below(self, trade_id: int) -> None:
         """Drop every id below ``trade_id``, so that a set that follows a stream stays small."""

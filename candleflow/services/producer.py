@@ -1,7 +1,7 @@
 """The producer's process: the exchange's live trades into Kafka, until SIGTERM or Ctrl-C.
 
-``run`` joins the stream, the intake and the trade log, keeps the heartbeat, and at the end flushes what is in
-flight.
+``run`` joins the stream, the intake, the trade log and the filler of gaps, keeps the heartbeat, and at the
+end flushes what is in flight. It begins where the topic ends: what the exchange traded since then is a gap.
 """
 
 from __future__ import annotations
@@ -9,21 +9,30 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
+import os
 import signal
+import socket
 import time
-from collections.abc import Awaitable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
 
+from candleflow.broker import gap_log
+from candleflow.broker.gap_log import GapLog
+from candleflow.broker.topic_tail import last_trade_ids
 from candleflow.broker.topics import ensure_topics
 from candleflow.broker.trade_log import TradeLog
 from candleflow.errors import CandleflowError, ExchangeError, SettingError
 from candleflow.exchange.clock import ExchangeClock
+from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.reconnect import Rotation
 from candleflow.exchange.rest import ExchangeRest
-from candleflow.exchange.stream import TradeStream
+from candleflow.exchange.stream import Received, TradeStream
+from candleflow.market.gap import GapEvent, GapEventKind
 from candleflow.market.window import SECOND_US
+from candleflow.services.exchange_addresses import addresses
+from candleflow.services.gap_filler import GapFiller
 from candleflow.services.intake import Intake
-from candleflow.settings import EXCHANGE_URLS, Exchange, Settings
+from candleflow.settings import Settings
 from candleflow.telemetry import HeartbeatFile, set_up_logging
 
 _log = logging.getLogger(__name__)
@@ -32,45 +41,17 @@ _T = TypeVar("_T")
 NAME: Final = "producer"
 FLUSH_SECONDS: Final = 5.0
 """Of the 10 s a stop may take, so many are for Kafka's last acknowledgements."""
+HOLDER_SECONDS: Final = 20.0
+"""So long a rival is waited for: one that was killed is gone for Kafka after ``gap_log.SESSION_MS``."""
+GIVE_BACK_SECONDS: Final = 2.0
 REST_SECONDS: Final = 10.0
 BEAT_SECONDS: Final = 1.0
+RIGHT_SECONDS: Final = 0.2
 CLOCK_SECONDS: Final = 600.0
 """So often the exchange is asked for the time: a machine's clock drifts some ms in that time."""
 
 _AGES_LIMIT: Final = 100
 """The heartbeat tells the last trade's age of so many symbols at most."""
-_ADVICE: Final = (
-    "neither of Binance's hosts can be reached from here. CANDLEFLOW_EXCHANGE=binance-us names another "
-    "exchange, CANDLEFLOW_EXCHANGE=simulator the simulator (start it by: python -m candleflow simulate), "
-    "CANDLEFLOW_EXCHANGE_WS_URL any address"
-)
-
-
-class Addresses(NamedTuple):
-    """Base addresses, the preferred first. Without REST addresses REST is off."""
-
-    websocket: tuple[str, ...]
-    rest: tuple[str, ...]
-    advice: str = ""
-
-
-def addresses(settings: Settings) -> Addresses:
-    """Where the settings say the exchange is.
-
-    ``auto`` means either door to Binance's main market: never another market, nor the simulator, as their
-    trades must not come into the same topic.
-    """
-    if settings.exchange_ws_url is not None:
-        rest = settings.exchange_rest_url
-        return Addresses((settings.exchange_ws_url,), () if rest is None else (rest,))
-    if settings.exchange is Exchange.SIMULATOR:
-        place = f"127.0.0.1:{settings.simulator_port}"
-        return Addresses((f"ws://{place}",), (settings.exchange_rest_url or f"http://{place}",))
-    is_auto = settings.exchange is Exchange.AUTO
-    doors = (Exchange.BINANCE, Exchange.BINANCE_VISION) if is_auto else (settings.exchange,)
-    websocket, rest_urls = zip(*(EXCHANGE_URLS[door] for door in doors), strict=True)
-    rest_urls = rest_urls if settings.exchange_rest_url is None else (settings.exchange_rest_url,)
-    return Addresses(websocket, rest_urls, _ADVICE if is_auto else "")
 
 
 def run(settings: Settings) -> int:
@@ -112,15 +93,34 @@ class Producer:
             max_in_flight=settings.max_in_flight,
             now_ms=self._clock.record_ms,
         )
-        self._intake = Intake(self._trade_log)
+        self._history = TradeHistory(self._addresses.rest)
+        self._can_fill = bool(self._addresses.rest) and settings.fill_hours > 0
+        self._intake = Intake(self._trade_log, self._note_gap, can_refill=self._can_fill)
+        self._filler = GapFiller(
+            self._history,
+            self._trade_log,
+            self._intake,
+            settings.symbols,
+            write=self._write,
+            now_us=self._clock.now_us,
+            fill_us=int(settings.fill_hours * 3_600 * SECOND_US),
+        )
+        self._gap_log = GapLog(
+            settings.kafka_bootstrap,
+            settings.gaps_topic,
+            holder=f"{socket.gethostname()} process {os.getpid()}",
+            on_all=self._on_loop(self._filler.begin),
+            on_more=self._on_loop(self._filler.go_on),
+        )
         self._stream = TradeStream(
             self._addresses.websocket,
             settings.symbols,
-            self._intake.take,
+            self._take,
             rotation=Rotation(settings.exchange_lifetime_minutes * 60, settings.exchange_silence_seconds),
             max_streams=settings.exchange_max_streams,
             max_future_us=int(settings.max_future_seconds * SECOND_US),
             now_us=self._clock.now_us,
+            on_connected=self._intake.on_connected,
             advice=self._addresses.advice,
         )
         self._lag_ms = 0
@@ -134,19 +134,24 @@ class Producer:
         return self._intake.counts()
 
     async def run(self) -> None:
-        """Run until SIGTERM, SIGINT or ``stop``. Raises SettingError, ExchangeError or BrokerError."""
-        loop = asyncio.get_running_loop()
+        """Run until SIGTERM, SIGINT or ``stop``.
+
+        Raises SettingError, ExchangeError, BrokerError, and HeldError where another producer publishes.
+        """
+        self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+            self._loop.add_signal_handler(number, self.stop)
         beating = asyncio.create_task(self._beat())
         try:
             await self._unless_stopped(self._check_with_exchange())
             await self._unless_stopped(self._wait_for_kafka())
+            await self._unless_stopped(self._become_the_one())
             if not self._stop.is_set():
                 await self._follow()
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
+            await asyncio.to_thread(self._gap_log.close, GIVE_BACK_SECONDS)
             self._heartbeat.remove()
 
     async def _unless_stopped(self, work: Awaitable[_T]) -> _T | None:
@@ -163,18 +168,60 @@ class Producer:
 
     async def _follow(self) -> None:
         self._trade_log.start()
-        keeping_time = asyncio.create_task(self._keep_time())
+        beside = [self._keep_time(), self._filler.run()] if self._can_fill else [self._keep_time()]
+        tasks = [asyncio.create_task(work) for work in (self._stream.run(), self._watch_right(), *beside)]
         self._state = ("running", "")
         try:
-            await self._unless_stopped(self._stream.run())
+            async with self._history:
+                await self._unless_stopped(_first_failure(tasks))
         finally:
-            keeping_time.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._state = ("stopping", "waiting for Kafka's last acknowledgements")
             left = await self._trade_log.flush(FLUSH_SECONDS)
             await self._trade_log.close()
             if left:
                 _log.error("%d records were not acknowledged by Kafka within %.0f s", left, FLUSH_SECONDS)
             _log.info("stopped: %s", _sentence(self._intake.counts()))
+
+    async def _take(self, message: Received) -> None:
+        while (
+            not self._gap_log.is_held
+        ):  # as after a time of standing still: who is the one is found out anew
+            await asyncio.sleep(RIGHT_SECONDS)
+        await self._intake.take(message)
+
+    async def _watch_right(self) -> None:
+        """Raise what took the right to publish from us."""
+        while self._gap_log.failure is None:
+            await asyncio.sleep(RIGHT_SECONDS)
+        raise self._gap_log.failure
+
+    def _on_loop(self, take: Callable[[list[GapEvent]], None]) -> Callable[[list[GapEvent]], None]:
+        """``take``, to be called from another thread."""
+
+        def hand_over(events: list[GapEvent]) -> None:
+            self._loop.call_soon_threadsafe(take, events)
+
+        return hand_over
+
+    async def _note_gap(self, symbol: str, first: int, last: int, why: str) -> None:
+        _log.warning("%s: %d trades are missing, %d to %d (%s)", symbol, last - first + 1, first, last, why)
+        await self._write(GapEvent(GapEventKind.SEEN, symbol, first, last, self._clock.now_us(), why))
+
+    async def _write(self, event: GapEvent) -> None:
+        await self._trade_log.note(self._settings.gaps_topic, event.symbol, gap_log.encode(event))
+
+    async def _become_the_one(self) -> None:
+        """Take the right to publish, and learn where the topic ends."""
+        settings = self._settings
+        self._state = ("waiting", "for the right to publish")
+        await asyncio.to_thread(self._gap_log.acquire, HOLDER_SECONDS, self._stop.is_set)
+        last = await asyncio.to_thread(
+            last_trade_ids, settings.kafka_bootstrap, settings.topic, settings.symbols
+        )
+        self._intake.begin_after(last)
 
     async def _wait_for_kafka(self) -> None:
         settings = self._settings
@@ -186,6 +233,13 @@ class Producer:
             settings.kafka_partitions,
             settings.kafka_replication,
             settings.kafka_retention_hours,
+            gives_up=self._stop.is_set,
+        )
+        await asyncio.to_thread(
+            gap_log.ensure_topic,
+            settings.kafka_bootstrap,
+            settings.gaps_topic,
+            settings.kafka_replication,
             gives_up=self._stop.is_set,
         )
 
@@ -257,12 +311,21 @@ class Producer:
         ages = list(self._intake.last_trade_times.items())[:_AGES_LIMIT]
         return {
             **self._intake.counts(),
+            "missing": self._filler.open_trades,
+            "filled": self._intake.filled,
+            "let_go": self._intake.let_go,
             "retried": self._trade_log.retried,
             "reconnects": self._stream.reconnects,
             "connected": self._stream.connected,
             "loop_lag_ms": self._lag_ms,
             **{f"age_s:{symbol}": round((now - last) / SECOND_US, 3) for symbol, last in ages},
         }
+
+
+async def _first_failure(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Return when all are done; raise what the first that failed raised."""
+    for task in (await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))[0]:
+        task.result()
 
 
 def check_symbols(symbols: Sequence[str], listed: Sequence[str]) -> None:

@@ -48,7 +48,7 @@ from candleflow.telemetry import read_heartbeat
 Command = Literal["up", "services"]
 
 STOP_STAGES: Final[Sequence[tuple[float, Sequence[str]]]] = (
-    (9.0, ("producer", "processor", "dashboard", "simulator")),
+    (9.0, ("producer", "processor", "dashboard", "simulator", "audit")),
     (4.5, ("kafka", "postgres")),
 )
 """Seconds, and who is stopped within them: whoever writes first, then what it writes to; 13.5 s in all."""
@@ -56,6 +56,8 @@ STOP_STAGES: Final[Sequence[tuple[float, Sequence[str]]]] = (
 _SHOW_EVERY_SECONDS: Final = 0.5
 _TOPICS_SECONDS: Final = 60.0
 _DETACH_SECONDS: Final = 300.0
+_SETTLE_SECONDS: Final = 30.0
+"""So long after the start its work is over, and Kafka's classes are archived for the next one."""
 
 
 def run(settings: Settings, command: Command = "up", *, console: Console | None = None) -> int:
@@ -206,10 +208,16 @@ class _Session:
             await self._supervisor.ready(
                 self._supervisor.keep(self._child("dashboard", "dashboard", self._page_answers))
             )
+            self._supervisor.keep(self._child("audit", "audit"))  # last: nobody waits for it
         else:
             await self._supervisor.ready(kept_kafka)
             await in_thread(partial(_make_topics, settings))
         self._announce()
+        await asyncio.sleep(_SETTLE_SECONDS)
+        try:
+            await in_thread(kafka.archive_classes)
+        except StackError as error:
+            self._display.say(f"{error}; the next start takes as long as this one")
 
     def _announce(self) -> None:
         self._is_ready = True

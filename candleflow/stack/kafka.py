@@ -21,6 +21,7 @@ from kafka.errors import KafkaError
 
 from candleflow.errors import StackError
 from candleflow.stack import process
+from candleflow.stack.class_archive import ClassArchive
 
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 8.0
@@ -84,7 +85,8 @@ _LOG4J: Final = """<?xml version="1.0" encoding="UTF-8"?>
 class KafkaServer:
     """One broker. ``folder`` holds its records (``data``), its configuration and its logs.
 
-    ``properties`` take the place of the configuration made here, all but ``log.dirs``.
+    ``properties`` take the place of the configuration made here, all but ``log.dirs``; with an ``archive`` it
+    starts quicker, or lists the classes for one.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class KafkaServer:
         *,
         host: str = process.LOOPBACK,
         properties: Mapping[str, str] | None = None,
+        archive: ClassArchive | None = None,
     ) -> None:
         self.folder = folder
         self.port = port
@@ -105,6 +108,7 @@ class KafkaServer:
         self._class_path = os.pathsep.join(map(str, jars))
         self._heap = heap
         self._given = properties
+        self._archive = archive
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -143,8 +147,9 @@ class KafkaServer:
 
     def launch(self, *, outlives_parent: bool = False) -> None:
         """Start the broker in a prepared folder, from the main thread unless it outlives its parent."""
+        options = self._archive.java_options(self._listing) if self._archive is not None else ()
         self._process = process.spawn(
-            self._command(_MAIN, self._server_properties),
+            self._command(_MAIN, self._server_properties, java_options=options),
             log=self.folder / "logs" / "console.log",
             signal_with_parent=None if outlives_parent else signal.SIGTERM,
         )
@@ -172,6 +177,11 @@ class KafkaServer:
             process.stop(self._process, signal.SIGKILL, 5)
             self._process = None
 
+    def archive_classes(self) -> None:
+        """Make the archive for the next start where this one had none: ``ClassArchive.make``."""
+        if self._archive is not None and self._listing.exists():
+            self._archive.make(self._listing, self._class_path)
+
     def why_it_ended(self) -> str:
         """What its logs say last."""
         said = process.tail(self.log) or process.tail(self.folder / "logs" / "console.log")
@@ -189,9 +199,15 @@ class KafkaServer:
     def _server_properties(self) -> Path:
         return self.folder / "server.properties"
 
-    def _command(self, main: str, *arguments: str | Path) -> list[str | Path]:
-        console = self.folder / "log4j2.xml"
-        jvm = [f"-Xmx{self._heap}", "-Xms64m", *_JVM, f"-Dlog4j2.configurationFile={console.as_uri()}"]
+    @property
+    def _listing(self) -> Path:
+        return self.folder / "logs" / "classes.txt"
+
+    def _command(
+        self, main: str, *arguments: str | Path, java_options: Sequence[str] = ()
+    ) -> list[str | Path]:
+        console = f"-Dlog4j2.configurationFile={(self.folder / 'log4j2.xml').as_uri()}"
+        jvm = [f"-Xmx{self._heap}", "-Xms64m", *_JVM, *java_options, console]
         return [self._java, *jvm, "-cp", self._class_path, main, *arguments]
 
     def _write_configuration(self) -> None:

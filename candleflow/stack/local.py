@@ -12,6 +12,7 @@ import psutil
 from candleflow.errors import SettingError, StackError
 from candleflow.settings import Settings
 from candleflow.stack import process
+from candleflow.stack.class_archive import kafka_archive
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.postgres import PostgresServer
 
@@ -83,7 +84,10 @@ def kafka_server(settings: Settings, java_home: Path, jars: Sequence[Path]) -> K
     """Kafka on the port of the settings, with its folder below the venue's."""
     port = server_ports(settings)[0]
     folder = settings.venue_dir / "kafka"
-    return KafkaServer(folder, port.port, java_home, jars, settings.kafka_memory, host=port.host)
+    archive = kafka_archive(settings.cache_path, java_home, jars)
+    return KafkaServer(
+        folder, port.port, java_home, jars, settings.kafka_memory, host=port.host, archive=archive
+    )
 
 
 def postgres_server(settings: Settings) -> PostgresServer:

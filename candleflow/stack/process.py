@@ -81,11 +81,16 @@ def spawn(
 
 
 def run(
-    arguments: Sequence[str | Path], *, become: Callable[[], None] | None = None, said: str = "", **more: Any
+    arguments: Sequence[str | Path],
+    *,
+    become: Callable[[], None] | None = None,
+    said: str = "",
+    within_seconds: float = _RUN_SECONDS,
+    **more: Any,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a short-lived program to its end; ``end_runs`` in another thread cuts it short.
+    """Run a program to its end; ``end_runs`` in another thread cuts it short.
 
-    Raises OSError, SubprocessError, or TimeoutExpired after two minutes.
+    Raises OSError, SubprocessError, or TimeoutExpired when the time is up.
     """
     parent = os.getpid()
 
@@ -106,7 +111,7 @@ def run(
     ) as started:
         _running.add(started)
         try:
-            out, errors = started.communicate(said, timeout=_RUN_SECONDS)
+            out, errors = started.communicate(said, timeout=within_seconds)
         finally:
             _running.discard(started)
             kill_group(started.pid)
@@ -114,7 +119,7 @@ def run(
 
 
 def end_runs() -> None:
-    """Kill the short-lived programs that other threads wait for."""
+    """Kill the programs that other threads wait for."""
     for started in list(_running):
         kill_group(started.pid)
 

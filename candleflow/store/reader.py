@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, Self
@@ -123,12 +123,56 @@ class CandleReader:
     def candles(self, symbol: str, bucket_seconds: int, since: int | None, limit: int) -> list[StoredCandle]:
         """The newest ``limit`` candles that open at ``since`` or later (None: ever), oldest first.
 
-        Raises MarketError for a bucket that no stored interval divides.
+        With those of quiet windows (``with_quiet``). Raises MarketError for a bucket that no stored interval
+        divides.
         """
         stored = self._stored_for(bucket_seconds)
         name = stored.interval if stored.parts == 1 else f"{bucket_seconds}s"
         rows = self._pool.rows(*self._question(symbol, bucket_seconds, since, limit))
-        return [StoredCandle(symbol, name, *row) for row in reversed(rows)]
+        candles = [StoredCandle(symbol, name, *row) for row in reversed(rows)]
+        return with_quiet(candles, bucket_seconds * SECOND_US, limit)
+
+    def within(self, symbol: str, interval: str, since: int, until: int) -> list[StoredCandle]:
+        """The candles of a stored interval that open in [since, until), and the first after; oldest first.
+
+        As they lie in the table, none folded. The one after shows whether trade ids are missing in between.
+        """
+        rows = self._pool.rows(
+            _WITHIN,
+            {
+                "symbol": symbol,
+                "interval": interval,
+                "since": _EPOCH + timedelta(microseconds=since),
+                "until": _EPOCH + timedelta(microseconds=until),
+            },
+        )
+        return [StoredCandle(symbol, interval, *row) for row in sorted(rows)]
+
+    def first_open_time(self, symbol: str, interval: str) -> int | None:
+        """The open time of the symbol's first candle of a stored interval, None where it has none."""
+        rows = self._pool.rows(_FIRST, {"symbol": symbol, "interval": interval})
+        return int(rows[0][0]) if rows else None
+
+    def id_ranges(self, symbol: str, since: int, until: int) -> list[tuple[int, int]]:
+        """The trade ids in the finest candles that open at ``since`` or later and end by ``until``.
+
+        As ranges ``[lower, upper)`` in order, nearly always a single one.
+        """
+        rows = self._pool.rows(
+            _ID_RANGES,
+            {
+                "symbol": symbol,
+                "interval": self._windows.interval,
+                "since": _EPOCH + timedelta(microseconds=since),
+                "until": _EPOCH + timedelta(microseconds=until),
+            },
+        )
+        return [(int(lower), int(upper)) for lower, upper in rows]
+
+    def caught_up_at(self, topic: str) -> int | None:
+        """When the processor last said that it had read the whole topic; None where it never did."""
+        rows = self._pool.rows(_CAUGHT_UP, {"topic": topic})
+        return int(rows[0][0]) if rows else None
 
     def symbols(self) -> list[SymbolState]:
         """Every symbol that has had a trade, by name."""
@@ -173,6 +217,44 @@ class CandleReader:
         return _Stored(name, seconds, bucket_seconds // seconds)
 
 
+def with_quiet(candles: Sequence[StoredCandle], size_us: int, limit: int) -> list[StoredCandle]:
+    """The newest ``limit`` of the candles and of those between them that had no trade.
+
+    As Binance does with a kline without trades, such a one is flat at the close before it. Only where the ids
+    go on without a hole is it known that nothing was traded; elsewhere nothing is put.
+    """
+    filled: list[StoredCandle] = []
+    for before in reversed(candles):
+        after = filled[-1] if filled else None
+        if after is not None and after.first_trade_id == before.last_trade_id + 1:
+            opens = range(after.open_time - size_us, before.open_time, -size_us)
+            filled += [_quiet(before, after, at) for at in opens[: max(0, limit - len(filled))]]
+        filled.append(before)
+    return filled[:limit][::-1]
+
+
+def _quiet(before: StoredCandle, after: StoredCandle, open_time: int) -> StoredCandle:
+    nothing = Decimal(0)
+    return replace(
+        before,
+        open_time=open_time,
+        open=before.close,
+        high=before.close,
+        low=before.close,
+        volume=nothing,
+        quote_volume=nothing,
+        taker_buy_volume=nothing,
+        taker_buy_quote_volume=nothing,
+        trade_count=0,
+        first_trade_id=before.last_trade_id + 1,
+        is_closed=True,
+        is_complete=True,
+        revision=0,
+        source="quiet",
+        updated_at=after.updated_at,
+    )
+
+
 _MICROSECONDS: Final = "(extract(epoch FROM {}) * 1000000)::bigint"
 
 # In a CASE, of which the planner expects that half the rows pass. Of a bare equation it expects one in 200,
@@ -188,11 +270,31 @@ _PARTS: Final = """
     ORDER BY open_time DESC LIMIT %(part_limit)s
 """
 
-_STORED_CANDLES: Final = f"""
-    SELECT {_MICROSECONDS.format("open_time")}, open, high, low, close, volume, quote_volume,
+_COLUMNS: Final = f"""
+    {_MICROSECONDS.format("open_time")}, open, high, low, close, volume, quote_volume,
         taker_buy_volume, taker_buy_quote_volume, trade_count, first_trade_id, last_trade_id, is_closed,
         is_complete, revision, source, {_MICROSECONDS.format("updated_at")}
-    FROM ({{parts}}) part
+"""
+_STORED_CANDLES: Final = f"SELECT {_COLUMNS} FROM ({{parts}}) part"  # noqa: S608 - constants of this module
+
+_OF_INTERVAL: Final = "FROM candles WHERE symbol = %(symbol)s AND interval = %(interval)s"
+_WITHIN: Final = f"""
+    (SELECT {_COLUMNS} {_OF_INTERVAL} AND open_time >= %(since)s AND open_time < %(until)s)
+    UNION ALL
+    (SELECT {_COLUMNS} {_OF_INTERVAL} AND open_time >= %(until)s ORDER BY open_time LIMIT 1)
+"""
+_FIRST: Final = f"SELECT {_MICROSECONDS.format('open_time')} {_OF_INTERVAL} ORDER BY open_time LIMIT 1"
+
+_ID_RANGES: Final = """
+    SELECT lower(ids), upper(ids) FROM (
+        SELECT unnest(range_agg(trade_ids)) AS ids FROM candles
+        WHERE symbol = %(symbol)s AND interval = %(interval)s AND open_time >= %(since)s
+            AND end_time <= %(until)s
+    ) range ORDER BY 1
+"""
+_CAUGHT_UP: Final = f"""
+    SELECT {_MICROSECONDS.format("caught_up_at")} FROM topics
+    WHERE topic = %(topic)s AND caught_up_at IS NOT NULL
 """  # noqa: S608 - constants of this module
 
 # The newest limit * parts parts hold every part of the newest limit buckets: what is cut off belongs to an

@@ -17,7 +17,7 @@ from candleflow.broker.topics import ensure_topics, topic_id
 from candleflow.errors import BrokerError
 from candleflow.stack import process
 from candleflow.stack.kafka import KafkaServer
-from candleflow.stack.process import free_port
+from candleflow.stack.process import free_port, wait_for
 
 
 def settings_of(bootstrap: str, topic: str) -> dict[str, str]:
@@ -81,6 +81,7 @@ def test_a_topic_made_anew_has_another_id(kafka_bootstrap: str, topic: str) -> N
     assert re.fullmatch(r"[A-Za-z0-9_-]{22}", first)
     admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
     admin.delete_topics([topic])
+    assert wait_for(lambda: topic not in admin.list_topics(), 20)
     admin.close()
     ensure_topics(kafka_bootstrap, [topic], 1, 1, 1, time.monotonic() + 30)
     assert topic_id(kafka_bootstrap, topic) != first

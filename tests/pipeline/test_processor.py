@@ -6,13 +6,11 @@ Records are written straight into Kafka. The oracle is ``tests/oracle.py``, whic
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -34,51 +32,15 @@ from candleflow.engine.partials import read_fold
 from candleflow.engine.trades import judge, read_range
 from candleflow.settings import Settings
 from candleflow.stack.kafka import KafkaServer
+from candleflow.stack.process import wait_for
 from candleflow.store import credentials
 from candleflow.store.credentials import Role
-from candleflow.telemetry import Heartbeat, read_heartbeat
-from tests import oracle
+from tests import oracle, processes
 from tests.engine.test_trades import NIGHTMARES, reference
+from tests.processes import Running
 from tests.store_fixtures import Database
 
-ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 120
 STOP_SECONDS = 10
-
-
-@dataclass
-class Processor:
-    """A running ``processor.py``."""
-
-    process: subprocess.Popen[bytes]
-    settings: Settings
-    log: Path
-
-    def said(self) -> str:
-        return self.log.read_text()[-8_000:]
-
-    def heartbeat(self) -> Heartbeat | None:
-        return read_heartbeat(self.settings.run_dir, "processor")
-
-    def running_counts(self) -> Mapping[str, int | float]:
-        """What it tells while it runs; nothing where another process told last."""
-        told = self.heartbeat()
-        is_its_own = told is not None and told.state == "running" and told.pid == self.process.pid
-        return told.counts if told is not None and is_its_own else {}
-
-    def children(self) -> list[psutil.Process]:
-        """Its JVM, and whatever else it started and that lives."""
-        found = psutil.Process(self.process.pid).children(recursive=True)
-        return [one for one in found if one.status() != psutil.STATUS_ZOMBIE]
-
-    def wait_for(self, what: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-        """Fails with what the processor said when the time is up, or when it has ended."""
-        if not wait_until(lambda: what() or self.process.poll() is not None, seconds) or not what():
-            has_ended = self.process.poll() is not None
-            pytest.fail(f"{'ended' if has_ended else f'not within {seconds} s'}; it said:\n{self.said()}")
-
-    def wait_until_it_reads(self) -> None:
-        self.wait_for(lambda: "reading" in self.said())
 
 
 @dataclass
@@ -101,33 +63,20 @@ class Scene:
         return self.settings().topic
 
     @contextmanager
-    def processor(self, **environment: str) -> Iterator[Processor]:
+    def processor(self, **environment: str) -> Iterator[Running]:
         """A processor, stopped by SIGTERM at the end unless it has ended before."""
         settings = self.settings()
         log = self.folder / f"processor-{time.monotonic_ns()}.log"
-        variables = {k: v for k, v in os.environ.items() if not k.startswith("CANDLEFLOW_")} | {
-            "CANDLEFLOW_KAFKA_BOOTSTRAP": self.bootstrap,
-            "CANDLEFLOW_POSTGRES_URL": settings.postgres_url.get_secret_value(),
-            "CANDLEFLOW_POSTGRES_PASSWORD": self.database.owner_password,
-            "CANDLEFLOW_DATA_DIR": str(settings.data_dir),
-            "CANDLEFLOW_SPARK_MEMORY": "500m",
-            "TMPDIR": str(self.folder),
-            **environment,
-        }
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, str(ROOT / "processor.py")],
-                cwd=self.folder, env=variables, stdout=output, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        try:
-            yield Processor(process, settings, log)
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS + 5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        variables = processes.environment(
+            kafka_bootstrap=self.bootstrap,
+            postgres_url=settings.postgres_url.get_secret_value(),
+            postgres_password=self.database.owner_password,
+            data_dir=settings.data_dir,
+            spark_memory="500m",
+        ) | {"TMPDIR": str(self.folder), **environment}
+        command = [sys.executable, str(processes.ROOT / "processor.py")]
+        with processes.started(command, variables, log, self.folder) as process:
+            yield Running("processor", process, settings.run_dir, log)
 
     def publish(self, values: Sequence[bytes | None], *, in_transaction: bool = False) -> None:
         """Write records as they are, and wait for their acknowledgement."""
@@ -152,6 +101,11 @@ class Scene:
             admin.delete_records({TopicPartition(self.topic, 0): offset})
         finally:
             admin.close()
+
+    def archives_mapped(self, processor: Running) -> set[str]:
+        """The archives of classes that its JVM has mapped, but for Java's own."""
+        maps = [one.path for child in processor.children() for one in child.memory_maps()]
+        return {path for path in maps if path.endswith(".jsa") and path.startswith(str(self.folder))}
 
     def cut_connections(self) -> None:
         """End the processor's sessions in PostgreSQL."""
@@ -185,7 +139,7 @@ class Scene:
     def candles(self) -> dict[tuple[Any, ...], oracle.OracleCandle]:
         return oracle.stored_candles(self.reader)
 
-    def wait_until_received(self, records: int, processor: Processor) -> None:
+    def wait_until_received(self, records: int, processor: Running) -> None:
         processor.wait_for(lambda: self.counts().get("received", 0) >= records)
 
     def is_all_closed(self) -> bool:
@@ -217,15 +171,6 @@ class Scene:
             )
             for row in rows
         }  # fmt: skip
-
-
-def wait_until(what: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if what():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def trade(
@@ -270,7 +215,7 @@ def scene(kafka: KafkaServer, database: Database, tmp_path: Path, spark_jars: li
         existing = [name for name in names if name in admin.list_topics()]
         if existing:
             admin.delete_topics(existing)
-            wait_until(lambda: not set(existing) & set(admin.list_topics()), 30)
+            wait_for(lambda: not set(existing) & set(admin.list_topics()), 30)
     finally:
         admin.close()
     return one
@@ -316,11 +261,32 @@ def test_a_second_processor_says_who_is_the_first_and_ends(scene: Scene) -> None
     with scene.processor() as processor:
         processor.wait_until_it_reads()
         with scene.processor() as second:
-            assert second.process.wait(START_SECONDS) == 1
+            assert second.process.wait(processes.START_SECONDS) == 1
             assert f"process {processor.process.pid}" in second.said()
         processor.wait_for(lambda: "lag" in processor.running_counts())
         scene.publish([text(one) for one in market(300)])
         scene.wait_until_received(300, processor)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(sys.platform != "linux", reason="what a JVM has mapped is read in /proc")
+def test_the_first_start_archives_its_classes_and_the_next_maps_them(
+    scene: Scene, spark_jars: list[Path]
+) -> None:
+    cache = scene.folder / "cache"
+    cache.mkdir()
+    (cache / "jars").symlink_to(spark_jars[0].parent)
+    with scene.processor(CANDLEFLOW_CACHE_DIR=str(cache)) as processor:
+        processor.wait_until_it_reads()
+        for at in range(20):  # a batch each
+            scene.publish([text(trade(1 + at, 1_723_161_255_000 + at))])
+            scene.wait_until_received(at + 1, processor)
+        processor.wait_for(lambda: "archived Spark's classes" in processor.said(), 600)
+        assert not scene.archives_mapped(processor)
+    with scene.processor(CANDLEFLOW_CACHE_DIR=str(cache)) as processor:
+        processor.wait_until_it_reads()
+        assert scene.archives_mapped(processor) == {str(one) for one in cache.glob("cds/*.jsa")}
 
 
 @pytest.mark.slow
@@ -394,7 +360,7 @@ def test_a_topic_that_lost_what_comes_next_stops_it_with_the_command_that_mends(
     scene.publish([text(one) for one in market(20)[10:]])
     scene.forget_records_before(15)
     with scene.processor() as processor:
-        assert processor.process.wait(START_SECONDS) == 1
+        assert processor.process.wait(processes.START_SECONDS) == 1
         assert "python -m candleflow adopt-topic" in processor.said()
         assert "5 records expired unread" in processor.said()
     assert scene.counts() == {"received": 10, "merged": 10}

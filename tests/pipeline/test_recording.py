@@ -7,35 +7,30 @@ Spark and PostgreSQL. The oracle is computed from the recording's text and share
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg2
 import pytest
 
 from tests import oracle
+from tests.processes import ROOT, STOP_SECONDS, awaited, environment, started
 
-ROOT = Path(__file__).resolve().parents[2]
 CATCH_UP_SECONDS = 150
-STOP_SECONDS = 15
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Run:
     """A running ``candleflow up``: where it is, and its process."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     environment: dict[str, str]
     log: Path
 
@@ -59,56 +54,27 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def wait_for(what: Callable[[], T], seconds: float, otherwise: Callable[[], str]) -> T:
-    """The first true answer of ``what``; fails with ``otherwise`` when the time is up."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        answer = what()
-        if answer:
-            return answer
-        time.sleep(0.25)
-    pytest.fail(f"not within {seconds} s: {otherwise()}")
-
-
-@contextmanager
-def started(arguments: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[str]]:
-    """A command of ours in a process of its own, ended by SIGTERM, and by SIGKILL if that does nothing."""
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "candleflow", *arguments],
-            cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
 @contextmanager
 def pipeline_on(recording: Path, folder: Path, *replay_options: str, **settings: str) -> Iterator[Run]:
     """``candleflow up`` on a recording served at full speed."""
     exchange, kafka, postgres, page = free_ports(4)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CANDLEFLOW_")} | {
-        "CANDLEFLOW_SYMBOLS": "BTCUSDT,ETHUSDT",
-        "CANDLEFLOW_EXCHANGE_WS_URL": f"ws://127.0.0.1:{exchange}",
-        "CANDLEFLOW_EXCHANGE_REST_URL": f"http://127.0.0.1:{exchange}",
-        "CANDLEFLOW_KAFKA_BOOTSTRAP": f"127.0.0.1:{kafka}",
-        "CANDLEFLOW_POSTGRES_URL": f"postgresql://candleflow@127.0.0.1:{postgres}/candleflow",
-        "CANDLEFLOW_DASHBOARD_PORT": str(page),
-        "CANDLEFLOW_DATA_DIR": str(folder / "data"),
-        **{f"CANDLEFLOW_{name.upper()}": value for name, value in settings.items()},
-    }
-    replay = ["replay", str(recording), "--port", str(exchange), "--speed", "0", *replay_options]
+    variables = environment(
+        symbols="BTCUSDT,ETHUSDT",
+        exchange_ws_url=f"ws://127.0.0.1:{exchange}",
+        exchange_rest_url=f"http://127.0.0.1:{exchange}",
+        kafka_bootstrap=f"127.0.0.1:{kafka}",
+        postgres_url=f"postgresql://candleflow@127.0.0.1:{postgres}/candleflow",
+        dashboard_port=page,
+        data_dir=folder / "data",
+        **settings,
+    )
+    ours = [sys.executable, "-m", "candleflow"]
+    replay = [*ours, "replay", str(recording), "--port", str(exchange), "--speed", "0", *replay_options]
     with (
-        started(replay, environment, folder / "replay.log"),
-        started(["up"], environment, folder / "up.log") as process,
+        started(replay, variables, folder / "replay.log"),
+        started([*ours, "up"], variables, folder / "up.log") as process,
     ):
-        yield Run(process, environment, folder / "up.log")
+        yield Run(process, variables, folder / "up.log")
 
 
 def trades_in(status: dict[str, Any], interval: str) -> int:
@@ -127,9 +93,9 @@ def stored_when_all_are_in(
     run: Run, trades: int, interval: str = "5s"
 ) -> dict[tuple[Any, ...], oracle.OracleCandle]:
     """The table once the candles of ``interval`` hold ``trades`` trades."""
-    status = wait_for(run.status, 90, run.said)
+    status = awaited(run.status, 90, run.said)
 
-    wait_for(lambda: trades_in(status, interval) >= trades, CATCH_UP_SECONDS, run.said)
+    awaited(lambda: trades_in(status, interval) >= trades, CATCH_UP_SECONDS, run.said)
     connection = psycopg2.connect(status["postgres_url"])
     try:
         return oracle.stored_candles(connection)
@@ -160,7 +126,7 @@ def test_every_candle_of_a_recording_is_exact_the_whole_way(
         for key, kline in oracle.published_klines().items():
             assert {name: getattr(found[key], name) for name in kline} == kline, key
 
-        counts = wait_for(lambda: _settled_counts(run, len(trades)), 20, run.said)
+        counts = awaited(lambda: _settled_counts(run, len(trades)), 20, run.said)
         assert counts["received"] == counts["published"] + counts["duplicate"] + counts["rejected"]
         assert (counts["duplicate"], counts["rejected"]) == (0, 0)
 

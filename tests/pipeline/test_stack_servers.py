@@ -17,7 +17,8 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from candleflow.broker.topics import ensure_topics
 from candleflow.errors import StackError
-from candleflow.stack import postgres, process
+from candleflow.settings import load
+from candleflow.stack import local, postgres, process
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.postgres import PostgresServer, find_identity, read_credentials
 
@@ -318,3 +319,35 @@ def read(server: KafkaServer, topic: str) -> list[bytes]:
     )
     with closing(consumer):
         return [next(consumer).value]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="what a JVM has mapped is read in /proc")
+def test_a_broker_maps_the_archive_of_the_classes_that_the_one_before_it_loaded(
+    tmp_path: Path, java_home: Path, kafka_jars: list[Path]
+) -> None:
+    settings = load(
+        kafka_bootstrap=f"127.0.0.1:{process.free_port()}",
+        data_dir=tmp_path / "data", cache_dir=tmp_path / "cache", exchange="binance",
+    )  # fmt: skip
+    server = local.kafka_server(settings, java_home, kafka_jars)
+    try:
+        started(server)
+        assert archives_mapped(server, tmp_path) == set()
+        server.archive_classes()
+        server.stop()
+        made = {str(one) for one in tmp_path.glob("cache/cds/kafka-*.jsa")}
+        assert len(made) == 1
+        started(server)
+        assert archives_mapped(server, tmp_path) == made
+        server.archive_classes()  # nothing is left to do
+    finally:
+        server.kill()
+    assert {str(one) for one in tmp_path.glob("cache/cds/*.jsa")} == made
+
+
+def archives_mapped(server: KafkaServer, below: Path) -> set[str]:
+    """The archives of classes that the broker's JVM has mapped, but for Java's own."""
+    assert server.process is not None
+    maps = (one.path for one in psutil.Process(server.process.pid).memory_maps())
+    return {path for path in maps if path.endswith(".jsa") and path.startswith(str(below))}

@@ -228,6 +228,17 @@ def test_a_symbol_moves_forward_by_trade_id_only(database: Database, processor: 
     assert asked(database, query) == [(11, 111, begins + 2)]
 
 
+def test_open_and_close_go_by_trade_id_whenever_the_trades_come(
+    database: Database, processor: Processor
+) -> None:
+    query = "SELECT open, close FROM candles WHERE interval = '5s'"
+    processor.merge([trade(2, 1, price="102"), trade(3, 1, price="103")])
+    processor.merge([trade(1, 1, price="101")])
+    assert asked(database, query) == [(101, 103)]
+    processor.merge([trade(4, 1, price="104")])
+    assert asked(database, query) == [(101, 104)]
+
+
 def test_a_filled_hole_completes_its_candle_and_the_next(database: Database, processor: Processor) -> None:
     query = "SELECT is_complete, revision FROM candles WHERE interval = '5s' ORDER BY open_time"
     processor.merge([*run_of(1, 7), *run_of(9, 12)])  # 8 is missing, in the second of three candles

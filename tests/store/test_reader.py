@@ -71,7 +71,8 @@ def test_every_bucket_is_the_fold_over_its_windows(
 ) -> None:
     candle_reader, trades = filled
     expected = [one for _, one in sorted(fold(trades, Windows.of_seconds(bucket)).items())]
-    found = candle_reader.candles("BTCUSDT", bucket, None, 10_000)
+    shown = candle_reader.candles("BTCUSDT", bucket, None, 10_000)
+    found = [one for one in shown if one.source != "quiet"]
     assert [kline(one) for one in found] == [kline(one) for one in expected]
     before: list[Candle | None] = [None, *expected[:-1]]
     complete = [one.is_complete_after(last) for one, last in zip(expected, before, strict=True)]
@@ -92,7 +93,36 @@ def test_the_newest_that_open_in_time_are_read(
     candle_reader, _ = filled
     whole = candle_reader.candles("BTCUSDT", bucket, None, 10_000)
     in_time = [one for one in whole if since is None or one.open_time >= since]
-    assert candle_reader.candles("BTCUSDT", bucket, since, limit) == in_time[-limit:]
+    # What was quiet before the first trade since then is not asked for, and not known.
+    first = next((at for at, one in enumerate(in_time) if one.trade_count), len(in_time))
+    assert candle_reader.candles("BTCUSDT", bucket, since, limit) == in_time[first:][-limit:]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    is_finest=st.booleans(),
+    since=st.integers(BEGINS_AT - 10 * SECOND_US, BEGINS_AT + 8_000 * SECOND_US),
+    span=st.integers(0, 1_000 * SECOND_US),
+)
+def test_stored_candles_are_read_as_they_are_with_the_first_after(
+    filled: tuple[CandleReader, list[Trade]], is_finest: bool, since: int, span: int
+) -> None:
+    candle_reader, trades = filled
+    windows = candle_reader._windows if is_finest else Windows.of_seconds(60)
+    interval = windows.interval if is_finest else "1m"
+    expected = [kline(one) for _, one in sorted(fold(trades, windows).items())]
+    after = [one for one in expected if one["open_time"] >= since + span][:1]
+    inside = [one for one in expected if since <= one["open_time"] < since + span]
+    found = candle_reader.within("BTCUSDT", interval, since, since + span)
+    assert [kline(one) for one in found] == inside + after
+    assert {one.interval for one in found} <= {interval}
+    assert candle_reader.first_open_time("BTCUSDT", interval) == expected[0]["open_time"]
+
+
+def test_a_symbol_without_candles_has_no_first(filled: tuple[CandleReader, list[Trade]]) -> None:
+    candle_reader, _ = filled
+    assert candle_reader.first_open_time("XRPUSDT", "1m") is None
+    assert candle_reader.within("XRPUSDT", "1m", BEGINS_AT, BEGINS_AT + SECOND_US) == []
 
 
 def test_a_bucket_that_no_stored_interval_divides_is_an_error(database: Database) -> None:
@@ -284,3 +314,21 @@ def test_a_server_that_hangs_is_given_up_on_and_found_again(
         for process in stopped:
             process.resume()
     assert answers_within(own_reader, 60)
+
+
+def test_windows_without_trades_are_flat_where_the_ids_go_on_and_absent_where_some_are_missing(
+    database: Database,
+) -> None:
+    processor = Processor(database.writer(), FIVE_SECONDS)
+    processor.merge([trade(1, 0, price="100"), trade(2, 12, price="90"), trade(4, 27, price="95")])
+    with closing(CandleReader.from_settings(database.settings)) as candle_reader:
+        found = candle_reader.candles("BTCUSDT", 5, None, 100)
+        newest = candle_reader.candles("BTCUSDT", 5, None, 3)
+    seconds = [(one.open_time - BEGINS_AT) // SECOND_US for one in found]
+    assert seconds == [0, 5, 10, 25], "trade 3 may have been in 15 to 25"
+    assert newest == found[1:]
+    quiet = found[1]
+    assert (quiet.open, quiet.high, quiet.low, quiet.close) == (Decimal(100),) * 4
+    assert not any((quiet.trade_count, quiet.volume, quiet.quote_volume))
+    assert (quiet.is_closed, quiet.is_complete, quiet.source) == (True, True, "quiet")
+    assert quiet.last_trade_id == quiet.first_trade_id - 1 == 1, "as the candle after it expects"

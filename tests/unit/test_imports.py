@@ -22,6 +22,7 @@ ALLOWED = {
     "engine": {"engine", *COMMON},
     "store": {"store", *COMMON},
     "screen": {"screen", *COMMON},
+    "watch": {"watch", *COMMON},
 }
 PURE_STANDARD_LIBRARY_ONLY = "market"
 CLOCK_AND_IO = {"time", "datetime", "os", "socket", "pathlib", "random", "threading", "asyncio", "logging"}

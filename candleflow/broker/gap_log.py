@@ -1,0 +1,367 @@
+"""The topic of gaps: what became of missing trades, and the right to publish trades at all.
+
+``trades.gaps`` has one partition and keeps every event of ``market/gap.py`` as JSON, keyed by symbol:
+
+    {"event":"seen","symbol":"BTCUSDT","first_trade_id":101,"last_trade_id":104,"at":1763851200000000,
+     "why":"reconnect"}
+
+Whoever misses trades writes ``seen`` and thereby orders them; the producer brings them, and writes what
+became of them. It reads the topic as the only member of a consumer group, and that membership is the right to
+publish: who finds another member there does not begin, and who has lost it to another stops.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import chain
+from typing import Any, Final
+
+from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka.admin import KafkaAdminClient
+
+from candleflow.broker.topics import ATTEMPT_MS, REQUEST_MS, ensure_topics, words
+from candleflow.errors import BrokerError, HeldError, MarketError
+from candleflow.market.gap import GapEvent, GapEventKind
+from candleflow.market.symbol import is_symbol
+
+_log = logging.getLogger(__name__)
+
+PARTITIONS: Final = 1
+RETENTION_HOURS: Final = 87_600
+"""Ten years: a gap that was never filled must not be forgotten before its candles are."""
+
+SESSION_MS: Final = 6_000
+"""So soon Kafka notices that a producer is gone: the least that a broker grants by default
+(``group.min.session.timeout.ms``)."""
+_HEARTBEAT_MS: Final = 1_500
+_POLL_MS: Final = 200
+_WRITE_MS: Final = 10_000
+_PAUSE_SECONDS: Final = 0.5
+_UNASSIGNED_SECONDS: Final = 4.0
+_CHECK_SECONDS: Final = 3.0
+_LONGEST_EVENT_BYTES: Final = 4_096
+
+
+def encode(event: GapEvent) -> bytes:
+    """The record of one event."""
+    fields = {
+        "event": event.kind,
+        "symbol": event.symbol,
+        "first_trade_id": event.first_trade_id,
+        "last_trade_id": event.last_trade_id,
+        "at": event.at,
+        "why": event.why,
+    }
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def decode(record: bytes) -> GapEvent:
+    """The event in a record; raises MarketError for anything else."""
+    try:
+        fields: dict[str, Any] = json.loads(record[:_LONGEST_EVENT_BYTES])
+        numbers = [fields[name] for name in ("first_trade_id", "last_trade_id", "at")]
+        event = GapEvent(GapEventKind(fields["event"]), fields["symbol"], *numbers, fields["why"])  # type: ignore[call-arg]
+        are_typed = all(type(number) is int for number in numbers) and isinstance(event.why, str)
+    except (ValueError, KeyError, TypeError, RecursionError, MarketError) as error:
+        raise MarketError(f"no event of a gap ({error}): {record[:200]!r}") from error
+    if not are_typed or not is_symbol(event.symbol):
+        raise MarketError(f"no event of a gap (a field is of another type): {record[:200]!r}")
+    return event
+
+
+def ensure_topic(
+    bootstrap: str, topic: str, replication: int, *, gives_up: Callable[[], bool] = lambda: False
+) -> None:
+    """Make the topic where it does not exist; waits for Kafka. As ``topics.ensure_topics``."""
+    ensure_topics(bootstrap, (topic,), PARTITIONS, replication, RETENTION_HOURS, gives_up=gives_up)
+
+
+def write_all(bootstrap: str, topic: str, events: Sequence[GapEvent]) -> None:
+    """Write events, and return once Kafka has them. Raises BrokerError."""
+    try:
+        producer = KafkaProducer(
+            bootstrap_servers=bootstrap.split(","),
+            client_id="candleflow-gaps",
+            acks="all",
+            enable_idempotence=True,
+            delivery_timeout_ms=_WRITE_MS,
+            request_timeout_ms=REQUEST_MS,
+            bootstrap_timeout_ms=ATTEMPT_MS,
+            allow_auto_create_topics=False,
+        )
+        try:
+            sent = [producer.send(topic, encode(event), event.symbol.encode()) for event in events]
+            for future in sent:
+                future.get(_WRITE_MS / 1_000)
+        finally:
+            producer.close(timeout=1)
+    except (errors.KafkaError, OSError) as error:
+        raise BrokerError(f"Kafka at {bootstrap} doesn't take events of gaps: {words(error)}") from error
+
+
+def read_all(bootstrap: str, topic: str) -> list[GapEvent]:
+    """Every event so far, in order. Raises BrokerError where Kafka or the topic is away."""
+    try:
+        consumer = KafkaConsumer(
+            bootstrap_servers=bootstrap.split(","),
+            client_id="candleflow-gaps",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            bootstrap_timeout_ms=ATTEMPT_MS,
+            request_timeout_ms=REQUEST_MS,
+        )
+        try:
+            if not consumer.partitions_for_topic(topic):
+                raise BrokerError(f"topic {topic} isn't there")
+            partition = TopicPartition(topic, 0)
+            consumer.assign([partition])
+            return _read_until_now(consumer, partition)[0]
+        finally:
+            consumer.close()
+    except (errors.KafkaError, OSError) as error:
+        raise BrokerError(f"Kafka at {bootstrap} can't be asked for topic {topic}: {words(error)}") from error
+
+
+def _read_until_now(consumer: KafkaConsumer, partition: TopicPartition) -> tuple[list[GapEvent], int]:
+    """All events of an assigned partition, and the offset up to which it was read.
+
+    Read is what has come, whatever kafka-python 3.0.12 says of its position: once, while the group was being
+    formed anew on a busy machine, records that lay in the topic never came.
+    """
+    while True:
+        events: list[GapEvent] = []
+        consumer.seek_to_beginning(partition)
+        next_offset = consumer.beginning_offsets([partition])[partition]
+        end = consumer.end_offsets([partition])[partition]
+        came_at = time.monotonic()
+        while next_offset < end and partition in consumer.assignment():
+            polled = consumer.poll(timeout_ms=_POLL_MS)
+            if polled:
+                events += _events(polled)
+                next_offset = _offset_after(polled)
+                came_at = time.monotonic()
+            elif time.monotonic() - came_at > _CHECK_SECONDS:
+                break
+        else:
+            return events, next_offset
+
+
+def _offset_after(polled: Mapping[TopicPartition, Sequence[Any]]) -> int:
+    return int(max(record.offset for record in chain.from_iterable(polled.values()))) + 1
+
+
+def _events(polled: Mapping[TopicPartition, Sequence[Any]]) -> list[GapEvent]:
+    """The event of each record; one that is no event is told of, and left."""
+    events = []
+    for record in chain.from_iterable(polled.values()):
+        try:
+            events.append(decode(record.value or b""))
+        except MarketError as error:
+            _log.warning("%s at offset %d: %s", record.topic, record.offset, error)
+    return events
+
+
+def _ends_after(consumer: KafkaConsumer, partition: TopicPartition, offset: int) -> bool:
+    return bool(consumer.end_offsets([partition])[partition] > offset)
+
+
+class GapLog:
+    """Reads the topic of gaps from its beginning and follows it, in a thread of its own, as its holder.
+
+    ``holder`` names this process to others. Both callbacks are called on the thread: ``on_all`` with every
+    event there is, once it holds the topic; ``on_more`` with those that came since. After a time without the
+    topic ``on_all`` comes again.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        holder: str,
+        on_all: Callable[[list[GapEvent]], None],
+        on_more: Callable[[list[GapEvent]], None],
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._group = f"candleflow-producer.{topic}"
+        self._holder = holder
+        self._on_all = on_all
+        self._on_more = on_more
+        self._stop = threading.Event()
+        self._holds = threading.Event()
+        self._was_removed = threading.Event()
+        self._has_read = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="gap-log", daemon=True)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process may publish now."""
+        return self._holds.is_set()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the thread: HeldError, if another took over."""
+        return self._failure
+
+    def acquire(self, within_seconds: float, gives_up: Callable[[], bool]) -> None:
+        """Become the holder and begin to read; blocks. Raises HeldError naming the one who stays it.
+
+        Returns early when ``gives_up()``. While Kafka is away it waits, with no limit.
+        """
+        deadline = time.monotonic() + within_seconds
+        while not gives_up():
+            try:
+                other = self._other_holder()
+            except (errors.KafkaError, OSError) as error:
+                _log.info("Kafka can't tell who publishes to %s yet: %s", self._topic, words(error))
+            else:
+                if other is None:
+                    break
+                if time.monotonic() >= deadline:
+                    raise HeldError(_who_holds(self._topic, other))
+            self._stop.wait(_PAUSE_SECONDS)
+        self._thread.start()
+        while not gives_up() and not self._has_read.wait(_PAUSE_SECONDS):
+            if self._failure is not None:
+                raise self._failure
+
+    def close(self, within_seconds: float) -> None:
+        """Give the right back."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(within_seconds)
+
+    def _other_holder(self) -> str | None:
+        with _admin(self._bootstrap) as admin:
+            members = self._members(admin)
+        return str(members[0]["client_id"]) if members else None
+
+    def _members(self, admin: KafkaAdminClient) -> list[dict[str, Any]]:
+        try:
+            return list(admin.describe_groups([self._group])[self._group]["members"])
+        except errors.GroupIdNotFoundError:
+            return []
+
+    def _run(self) -> None:
+        consumer: KafkaConsumer | None = None
+        while not self._stop.is_set():
+            try:
+                consumer = consumer or self._joined()
+                self._follow(consumer)
+            except HeldError as error:
+                self._failure = HeldError(_who_holds(self._topic, str(error)))
+                break
+            except (errors.KafkaError, OSError) as error:
+                _log.info("the topic %s can't be read now: %s", self._topic, words(error))
+                self._stop.wait(_PAUSE_SECONDS)
+            except Exception as error:  # noqa: BLE001 - handed to whoever asks next
+                self._failure = error
+                break
+        self._holds.clear()
+        if consumer is not None:
+            with suppress(errors.KafkaError, OSError):
+                consumer.close()
+
+    def _joined(self) -> KafkaConsumer:
+        consumer = KafkaConsumer(
+            bootstrap_servers=self._bootstrap.split(","),
+            client_id=self._holder,
+            group_id=self._group,
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=_HEARTBEAT_MS,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            allow_auto_create_topics=False,
+            bootstrap_timeout_ms=ATTEMPT_MS,
+            metrics_enabled=False,
+        )
+        # Once known, the topic's one partition is assigned by the first join: else by a second one.
+        consumer.partitions_for_topic(self._topic)
+        consumer.subscribe([self._topic], listener=_Holding(self._holds, self._was_removed))
+        return consumer
+
+    def _follow(self, consumer: KafkaConsumer) -> None:
+        """Read on until stopped; after each new assignment from the first record."""
+        partition = TopicPartition(self._topic, 0)
+        unassigned_since: float | None = None
+        next_offset, checked_at = 0, time.monotonic()
+        while not self._stop.is_set():
+            polled = consumer.poll(timeout_ms=_POLL_MS)
+            if self._was_removed.is_set():
+                self._was_removed.clear()
+                self._refuse_others()
+            if partition not in consumer.assignment():
+                unassigned_since = unassigned_since or time.monotonic()
+                if time.monotonic() - unassigned_since >= _UNASSIGNED_SECONDS:
+                    self._refuse_others()
+                continue
+            unassigned_since = None
+            if self._holds.is_set() and polled:
+                self._on_more(_events(polled))
+                next_offset = _offset_after(polled)
+            is_due = time.monotonic() - checked_at >= _CHECK_SECONDS
+            if not self._holds.is_set() or (is_due and _ends_after(consumer, partition, next_offset)):
+                self._holds.set()  # before reading: a revocation meanwhile clears it again
+                events, next_offset = _read_until_now(consumer, partition)
+                self._on_all(events)
+                self._has_read.set()
+            if is_due:
+                checked_at = time.monotonic()
+
+    def _refuse_others(self) -> None:
+        """Raise HeldError where the group has another member.
+
+        Whoever had been removed from the group, as after a long time of standing still, and is back, gives
+        way at once; so whoever came in the meantime has the partition again before it would give way too.
+        """
+        with _admin(self._bootstrap) as admin:
+            for member in self._members(admin):
+                if member["client_id"] != self._holder:
+                    raise HeldError(str(member["client_id"]))
+
+
+class _Holding(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
+    """Notes at once that the assignment was taken back, and whether the group had given us up."""
+
+    def __init__(self, holds: threading.Event, was_removed: threading.Event) -> None:
+        self._holds = holds
+        self._was_removed = was_removed
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        if revoked:
+            self._holds.clear()
+
+    def on_partitions_lost(self, lost: Any) -> None:
+        self._holds.clear()
+        self._was_removed.set()
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        """Nothing: the thread sees it by itself."""
+
+
+def _who_holds(topic: str, holder: str) -> str:
+    return (
+        f"another producer publishes the trades that {topic} belongs to: {holder}; only one may. Stop it, or "
+        "wait until it has ended"
+    )
+
+
+@contextmanager
+def _admin(bootstrap: str) -> Iterator[KafkaAdminClient]:
+    admin = KafkaAdminClient(
+        bootstrap_servers=bootstrap.split(","),
+        client_id="candleflow-gaps",
+        bootstrap_timeout_ms=ATTEMPT_MS,
+        request_timeout_ms=REQUEST_MS,
+    )
+    try:
+        yield admin
+    finally:
+        admin.close()

@@ -1,0 +1,105 @@
+"""The last trade of each symbol in the topic: where a producer that starts finds what was published before.
+
+The topic is read backwards from its ends, in steps that grow, until each symbol has been met. Trades that
+did not come from the stream (those have ``ORIGIN_HEADER``) are passed over: they are older than what was
+published beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Iterator
+from typing import Any, Final
+
+from kafka import KafkaConsumer, TopicPartition, errors
+
+from candleflow.broker.topics import ATTEMPT_MS, REQUEST_MS, words
+from candleflow.broker.trade_log import ORIGIN_HEADER
+from candleflow.errors import BrokerError
+
+_log = logging.getLogger(__name__)
+
+RECORDS_LIMIT: Final = 400_000
+"""So many records of a partition are looked at, which takes some ten seconds, for a symbol that is hardly
+traded; what is not met by then counts as never published."""
+
+_FIRST_STEP: Final = 1_000
+_GROWTH: Final = 4
+_POLL_MS: Final = 500
+
+
+def last_trade_ids(bootstrap: str, topic: str, symbols: Collection[str]) -> dict[str, int]:
+    """The greatest trade id of each symbol near the topic's end; a symbol that isn't there is left out.
+
+    Blocks. Raises BrokerError where Kafka or the topic is away.
+    """
+    try:
+        consumer = KafkaConsumer(
+            bootstrap_servers=bootstrap.split(","),
+            client_id="candleflow-tail",
+            enable_auto_commit=False,
+            bootstrap_timeout_ms=ATTEMPT_MS,
+            request_timeout_ms=REQUEST_MS,
+            metrics_enabled=False,
+        )
+        try:
+            return _read_backwards(consumer, topic, frozenset(symbols))
+        finally:
+            consumer.close()
+    except (errors.KafkaError, OSError) as error:
+        raise BrokerError(f"Kafka at {bootstrap} can't be asked for topic {topic}: {words(error)}") from error
+
+
+def _read_backwards(consumer: KafkaConsumer, topic: str, symbols: frozenset[str]) -> dict[str, int]:
+    numbers = consumer.partitions_for_topic(topic)
+    if not numbers:
+        raise errors.UnknownTopicOrPartitionError(f"topic {topic} isn't there")
+    found: dict[str, int] = {}
+    # A symbol is in one partition, but which one is the writer's choice: all are read, until all are found.
+    for partition in (TopicPartition(topic, number) for number in sorted(numbers)):
+        if symbols <= found.keys():
+            break
+        consumer.assign([partition])
+        for lower, upper in _steps(consumer, partition):
+            for symbol, trade_id in _trades(consumer, partition, lower, upper):
+                if symbol in symbols and trade_id > found.get(symbol, -1):
+                    found[symbol] = trade_id
+            if symbols <= found.keys():
+                break
+    return found
+
+
+def _steps(consumer: KafkaConsumer, partition: TopicPartition) -> Iterator[tuple[int, int]]:
+    """Ranges of offsets from the end backwards, each several times as long as the one before."""
+    begin = consumer.beginning_offsets([partition])[partition]
+    end = upper = consumer.end_offsets([partition])[partition]
+    step = _FIRST_STEP
+    while upper > begin and end - upper < RECORDS_LIMIT:
+        lower = max(begin, upper - step)
+        yield lower, upper
+        upper, step = lower, step * _GROWTH
+    if upper > begin:
+        _log.warning("%s: only the last %d records were looked at", partition.topic, end - upper)
+
+
+def _trades(
+    consumer: KafkaConsumer, partition: TopicPartition, lower: int, upper: int
+) -> Iterator[tuple[str, int]]:
+    consumer.seek(partition, lower)
+    while consumer.position(partition) < upper:
+        for record in consumer.poll(timeout_ms=_POLL_MS).get(partition, ()):
+            if record.offset < upper and (trade := _trade(record)) is not None:
+                yield trade
+
+
+def _trade(record: Any) -> tuple[str, int] | None:
+    """Symbol and trade id of a record that the stream brought; None for any other one."""
+    if any(name == ORIGIN_HEADER for name, _ in record.headers):
+        return None
+    try:
+        fields = json.loads(record.value)
+        symbol, trade_id = fields["s"], fields["t"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None  # the processor refuses it, and says so
+    return (symbol, trade_id) if isinstance(symbol, str) and type(trade_id) is int else None

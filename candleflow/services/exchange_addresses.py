@@ -1,0 +1,40 @@
+"""Where the exchange is: its WebSocket and REST addresses, as the settings have them."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from candleflow.settings import EXCHANGE_URLS, Exchange, Settings
+
+_ADVICE: Final = (
+    "neither of Binance's hosts can be reached from here. CANDLEFLOW_EXCHANGE=binance-us names another "
+    "exchange, CANDLEFLOW_EXCHANGE=simulator the simulator (start it by: python -m candleflow simulate), "
+    "CANDLEFLOW_EXCHANGE_WS_URL any address"
+)
+
+
+class Addresses(NamedTuple):
+    """Base addresses, the preferred first. Without REST addresses REST is off."""
+
+    websocket: tuple[str, ...]
+    rest: tuple[str, ...]
+    advice: str = ""
+
+
+def addresses(settings: Settings) -> Addresses:
+    """Where the settings say the exchange is.
+
+    ``auto`` means either door to Binance's main market: never another market, nor the simulator, as their
+    trades must not come into the same topic.
+    """
+    if settings.exchange_ws_url is not None:
+        rest = settings.exchange_rest_url
+        return Addresses((settings.exchange_ws_url,), () if rest is None else (rest,))
+    if settings.exchange is Exchange.SIMULATOR:
+        place = f"127.0.0.1:{settings.simulator_port}"
+        return Addresses((f"ws://{place}",), (settings.exchange_rest_url or f"http://{place}",))
+    is_auto = settings.exchange is Exchange.AUTO
+    doors = (Exchange.BINANCE, Exchange.BINANCE_VISION) if is_auto else (settings.exchange,)
+    websocket, rest_urls = zip(*(EXCHANGE_URLS[door] for door in doors), strict=True)
+    rest_urls = rest_urls if settings.exchange_rest_url is None else (settings.exchange_rest_url,)
+    return Addresses(websocket, rest_urls, _ADVICE if is_auto else "")

@@ -1,0 +1,191 @@
+"""Brings the trades that are missing: from the exchange's history, in order, into the topic like all others.
+
+What is missing is what the topic of gaps says, and nothing else: the filler writes what it did there, and
+goes by what it reads back. So it goes on after a kill where it stopped, and who else finds a hole only has to
+write it down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Final
+
+from candleflow.broker.trade_log import Receipt, TradeLog
+from candleflow.errors import ExchangeError
+from candleflow.exchange.history import SOURCE, TradeHistory
+from candleflow.exchange.rest import MAX_LIMIT
+from candleflow.market.gap import JUMP, OVERLOAD, RECONNECT, RESTART, GapBook, GapEvent, GapEventKind
+from candleflow.market.trade import Trade
+from candleflow.market.trade_ids import TradeIds
+from candleflow.services.intake import Intake
+
+_log = logging.getLogger(__name__)
+
+GRACE_SECONDS: Final = 2.0
+"""A gap is left alone so long: while connections are exchanged, the old one often brings what is missing."""
+STREAM: Final = "stream"
+"""Where ids were had from that the stream brought after all."""
+NO_SUCH_TRADES: Final = "the exchange has no such trades"
+
+_OWN_REASONS: Final = frozenset((RESTART, RECONNECT, JUMP, OVERLOAD))
+_LOOK_EVERY_SECONDS: Final = 1.0
+_PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
+_READ_BACK_SECONDS: Final = 30.0
+
+
+class GapFiller:
+    """Fills what ``begin`` and ``go_on`` tell of, as long as ``run`` runs. All on one event loop.
+
+    ``write`` returns once the event is on record. ``fill_us``: how far back it fills; ``now_us``: the present
+    by the exchange's clock, both in microseconds.
+    """
+
+    def __init__(
+        self,
+        history: TradeHistory,
+        trade_log: TradeLog,
+        intake: Intake,
+        symbols: Collection[str],
+        *,
+        write: Callable[[GapEvent], Awaitable[None]],
+        now_us: Callable[[], int],
+        fill_us: int,
+    ) -> None:
+        self._history = history
+        self._trade_log = trade_log
+        self._intake = intake
+        self._symbols = frozenset(symbols)
+        self._write_event = write
+        self._now_us = now_us
+        self._fill_us = fill_us
+        self._book = GapBook()
+        self._forced: dict[str, TradeIds] = {}
+        self._rests_until: dict[str, float] = {}
+        self._failures: Counter[str] = Counter()
+        self._oldest: dict[str, int] = {}
+        self._read_back: dict[GapEvent, asyncio.Event] = {}
+
+    @property
+    def open_trades(self) -> int:
+        """How many trades are missing, those that were given up included."""
+        return sum(upper - lower for ranges in self._book.open_ranges().values() for lower, upper in ranges)
+
+    def begin(self, events: Sequence[GapEvent]) -> None:
+        """Every event there is: whatever was known before is forgotten."""
+        self._book = GapBook()
+        self._forced.clear()
+        self._oldest.clear()
+        self._take(events)
+        self._rests_until.clear()
+
+    def go_on(self, events: Sequence[GapEvent]) -> None:
+        """Events that came since."""
+        self._take(events)
+
+    async def run(self) -> None:
+        """Fill until cancelled."""
+        while True:
+            gap = self._smallest_due()
+            if gap is None:
+                await asyncio.sleep(_LOOK_EVERY_SECONDS)
+                continue
+            symbol, lower, upper = gap
+            try:
+                await self._fill_some(symbol, lower, upper)
+            except ExchangeError as error:
+                # The symbol rests, not the filler: others may be in better luck.
+                pause = _PAUSES_SECONDS[min(self._failures[symbol], len(_PAUSES_SECONDS) - 1)]
+                self._failures[symbol] += 1
+                self._rests_until[symbol] = time.monotonic() + pause
+                _log.warning("a gap can't be filled now, next attempt in %.0f s: %s", pause, error)
+            else:
+                self._failures[symbol] = 0
+
+    def _take(self, events: Sequence[GapEvent]) -> None:
+        for event in events:
+            self._book.apply(event)
+            if event.kind is GapEventKind.SEEN:
+                self._rests_until[event.symbol] = time.monotonic() + GRACE_SECONDS
+                # Counted from when a symbol's filling began: else it would have to race the limit.
+                self._oldest.setdefault(event.symbol, self._now_us() - self._fill_us)
+                if event.why not in _OWN_REASONS:
+                    ids = self._forced.setdefault(event.symbol, TradeIds())
+                    ids.add_range(event.first_trade_id, event.last_trade_id + 1)
+            if (waiting := self._read_back.get(event)) is not None:
+                waiting.set()
+
+    def _smallest_due(self) -> tuple[str, int, int] | None:
+        """The smallest gap, ``[lower, upper)``, that may be filled now: a large one keeps nobody waiting."""
+        wanted = self._book.wanted_ranges()
+        self._oldest = {symbol: oldest for symbol, oldest in self._oldest.items() if symbol in wanted}
+        due = [
+            (upper - lower, symbol, lower, upper)
+            for symbol, ranges in wanted.items()
+            if symbol in self._symbols and time.monotonic() >= self._rests_until.get(symbol, 0)
+            for lower, upper in ranges
+        ]
+        return min(due)[1:] if due else None
+
+    async def _fill_some(self, symbol: str, lower: int, upper: int) -> None:
+        """Fill a page of a gap, or note that the stream has brought it after all."""
+        here = () if self._is_forced(symbol, lower) else self._intake.published_among(symbol, lower, upper)
+        if not here:
+            await self._fill_page(symbol, lower, upper)
+            return
+        await self._intake.out_of_order.wait()
+        for begin, end in here:
+            await self._note(GapEventKind.FILLED, symbol, begin, end, STREAM)
+
+    async def _fill_page(self, symbol: str, lower: int, upper: int) -> None:
+        trades = await self._history.trades(symbol, lower, min(MAX_LIMIT, upper - lower))
+        if not trades:
+            raise ExchangeError(f"no history of {symbol} from trade {lower} on yet")
+        oldest = self._oldest[symbol]
+        if trades[0].trade_time < oldest and not self._is_forced(symbol, lower):
+            since = await self._history.first_id_since(symbol, oldest)
+            end = upper if since is None else min(max(since, lower + 1), upper)
+            why = f"older than {self._fill_us / 3_600_000_000:g} h"
+            await self._note(GapEventKind.GIVEN_UP, symbol, lower, end, why)
+            return
+        reached = min(upper, trades[-1].trade_id + 1)
+        found = TradeIds(trade.trade_id for trade in trades if trade.trade_id < upper)
+        await self._publish([trade for trade in trades if trade.trade_id < upper])
+        for begin, end in found.ranges:
+            await self._note(GapEventKind.FILLED, symbol, begin, end, SOURCE)
+        absent = TradeIds()
+        absent.add_range(lower, reached)
+        for begin, end in found.ranges:
+            absent.remove_range(begin, end)
+        for begin, end in absent.ranges:
+            await self._note(GapEventKind.GIVEN_UP, symbol, begin, end, NO_SUCH_TRADES)
+
+    async def _publish(self, trades: Sequence[Trade]) -> None:
+        """Hand the trades over, and wait until Kafka has them."""
+        receipt = Receipt()
+        for trade in trades:
+            await self._trade_log.wait_for_room()
+            is_forced = self._is_forced(trade.symbol, trade.trade_id)
+            self._intake.fill_in(trade, SOURCE, receipt, even_if_published=is_forced)
+        await receipt.wait()
+
+    def _is_forced(self, symbol: str, trade_id: int) -> bool:
+        """Whether someone misses the trade who has read the topic, though it may have been published."""
+        return trade_id in self._forced.get(symbol, ())
+
+    async def _note(self, kind: GapEventKind, symbol: str, lower: int, upper: int, why: str) -> None:
+        """Write what became of the ids ``[lower, upper)``, and wait until it was read back."""
+        event = GapEvent(kind, symbol, lower, upper - 1, self._now_us(), why)
+        _log.info("%s: trades %d to %d %s: %s", symbol, lower, upper - 1, kind, why)
+        self._read_back[event] = asyncio.Event()
+        try:
+            await self._write_event(event)
+            async with asyncio.timeout(_READ_BACK_SECONDS):
+                await self._read_back[event].wait()
+        except TimeoutError:
+            _log.warning("what became of a gap was written, and not read back in time")
+        finally:
+            del self._read_back[event]

@@ -1,0 +1,135 @@
+"""The topic of gaps against a real Kafka: its events, and that one producer at a time may publish."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from kafka import KafkaProducer
+
+from candleflow.broker import gap_log
+from candleflow.broker.gap_log import GapLog, decode, encode
+from candleflow.broker.topics import ensure_topics
+from candleflow.errors import HeldError, MarketError
+from candleflow.market.gap import GapEvent, GapEventKind
+from candleflow.stack.process import wait_for
+
+SEEN = GapEvent(GapEventKind.SEEN, "BTCUSDT", 101, 104, 1_763_851_200_000_000, "reconnect")
+FILLED = GapEvent(GapEventKind.FILLED, "BTCUSDT", 101, 104, 1_763_851_201_000_000, "historicalTrades")
+
+
+@pytest.fixture
+def gaps(kafka_bootstrap: str, topic: str) -> str:
+    ensure_topics(kafka_bootstrap, [topic], gap_log.PARTITIONS, 1, gap_log.RETENTION_HOURS)
+    return topic
+
+
+def write(bootstrap: str, topic: str, *records: bytes) -> None:
+    producer = KafkaProducer(bootstrap_servers=bootstrap)
+    for record in records:
+        producer.send(topic, record).get(timeout=10)
+    producer.close()
+
+
+class Reader:
+    """A GapLog, and what it told of."""
+
+    def __init__(self, bootstrap: str, topic: str, holder: str) -> None:
+        self.events: list[GapEvent] = []
+        self.log = GapLog(
+            bootstrap,
+            topic,
+            holder=holder,
+            on_all=self._begin,
+            on_more=self._go_on,
+        )
+
+    def _begin(self, events: list[GapEvent]) -> None:
+        self.events = events
+
+    def _go_on(self, events: list[GapEvent]) -> None:
+        self.events = [*self.events, *events]
+
+
+@contextmanager
+def holding(bootstrap: str, topic: str, holder: str) -> Iterator[Reader]:
+    reader = Reader(bootstrap, topic, holder)
+    reader.log.acquire(20, lambda: False)
+    try:
+        yield reader
+    finally:
+        reader.log.close(5)
+
+
+def test_an_event_is_read_back_as_it_was_written() -> None:
+    assert decode(encode(SEEN)) == SEEN
+    assert encode(SEEN) == (
+        b'{"event":"seen","symbol":"BTCUSDT","first_trade_id":101,"last_trade_id":104,'
+        b'"at":1763851200000000,"why":"reconnect"}'
+    )
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"", b"{", b"[]", b"null", b"\xff", encode(SEEN).replace(b"101", b'"101"'),
+        encode(SEEN).replace(b"101", b"105"), encode(SEEN).replace(b"101", b"-1"),
+        encode(SEEN).replace(b"seen", b"sighted"), encode(SEEN).replace(b"BTCUSDT", b"BTC USDT"),
+        encode(SEEN).replace(b"101", b"true"), encode(SEEN).replace(b"reconnect", b"x" * 5_000),
+    ],
+)  # fmt: skip
+def test_what_is_no_event_is_refused(record: bytes) -> None:
+    with pytest.raises(MarketError, match="no event of a gap"):
+        decode(record)
+
+
+def test_it_reads_from_the_first_event_and_follows_and_passes_over_what_is_none(
+    kafka_bootstrap: str, gaps: str
+) -> None:
+    write(kafka_bootstrap, gaps, encode(SEEN), b"garbage")
+    with holding(kafka_bootstrap, gaps, "here") as reader:
+        assert reader.events == [SEEN]
+        assert wait_for(lambda: reader.log.is_held, 20), "kafka-python forms the group a second time"
+        write(kafka_bootstrap, gaps, encode(FILLED))
+        assert wait_for(lambda: reader.events == [SEEN, FILLED], 20)
+    assert gap_log.read_all(kafka_bootstrap, gaps) == [SEEN, FILLED]
+
+
+def test_the_second_is_told_who_the_first_is_and_the_first_goes_on(kafka_bootstrap: str, gaps: str) -> None:
+    with holding(kafka_bootstrap, gaps, "here") as first:
+        second = Reader(kafka_bootstrap, gaps, "there")
+        with pytest.raises(HeldError, match="here"):
+            second.log.acquire(1, lambda: False)
+        write(kafka_bootstrap, gaps, encode(SEEN))
+        assert wait_for(lambda: first.events == [SEEN] and first.log.is_held, 20)
+
+
+def test_after_the_first_has_ended_the_second_holds_it(kafka_bootstrap: str, gaps: str) -> None:
+    with holding(kafka_bootstrap, gaps, "here"):
+        pass
+    began_at = time.monotonic()
+    with holding(kafka_bootstrap, gaps, "there") as second:
+        assert wait_for(lambda: second.log.is_held, 20)
+    assert time.monotonic() - began_at < gap_log.SESSION_MS / 1_000, "the first had taken its leave"
+
+
+def test_two_that_begin_at_once_do_not_both_hold_it(kafka_bootstrap: str, gaps: str) -> None:
+    readers = [Reader(kafka_bootstrap, gaps, place) for place in ("here", "there")]
+
+    def acquire(reader: Reader) -> None:
+        try:
+            reader.log.acquire(0, lambda: False)
+        except HeldError:
+            reader.log.close(5)
+
+    threads = [threading.Thread(target=acquire, args=(reader,)) for reader in readers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert wait_for(lambda: sum(reader.log.is_held for reader in readers) == 1, 20)
+    for reader in readers:
+        reader.log.close(5)

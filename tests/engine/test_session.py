@@ -1,0 +1,50 @@
+"""The session's JVM, started with an archive of classes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from candleflow.engine.session import class_path_of
+from candleflow.stack.class_archive import spark_archive
+
+CLASSES = ("java/lang/Object", "org/apache/spark/deploy/SparkSubmit", "org/apache/spark/SparkContext")
+
+# A session of its own, as pyspark has one JVM a process. It ends without a word where all is well.
+START = """
+import sys
+from pathlib import Path
+from candleflow.engine.session import start_session, stop_session
+java_home, work_dir, jars, *options = sys.argv[1:]
+spark = start_session(
+    java_home=Path(java_home), jars=[Path(jar) for jar in jars.split(":")], master="local[1]", memory="500m",
+    work_dir=Path(work_dir), java_options=options,
+)
+stop_session(spark)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where a class came from is asked of a Linux JVM's log")
+def test_a_session_takes_its_classes_from_the_archive(
+    spark: SparkSession, java_home: Path, spark_jars: list[Path], tmp_path: Path
+) -> None:
+    work_dir = tmp_path / "a folder"  # a path with a space reaches the JVM whole
+    work_dir.mkdir()
+    listing, loaded = work_dir / "classes.txt", work_dir / "loaded.txt"
+    archive = spark_archive(work_dir, java_home, spark_jars)
+    listing.write_text("".join(f"{one}\n" for one in CLASSES))
+    assert archive.make(listing, class_path_of(spark))
+
+    options = [*archive.java_options(listing), f"-Xlog:class+load:file={loaded}"]
+    jars = os.pathsep.join(map(str, spark_jars))
+    command = [sys.executable, "-c", START, str(java_home), str(work_dir), jars, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    sources = [line for line in loaded.read_text().splitlines() if "org.apache.spark.SparkContext " in line]
+    assert [line.partition(" source: ")[2] for line in sources] == ["shared objects file"]
+    assert "[cds" not in done.stderr

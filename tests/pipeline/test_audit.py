@@ -1,0 +1,224 @@
+"""The auditor on real PostgreSQL and Kafka, with the simulator's REST; and the producer that fills."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+import pytest
+
+from candleflow.broker import gap_log
+from candleflow.broker.gap_log import encode, read_all
+from candleflow.exchange.messages import decode_payload
+from candleflow.exchange.simulated_market import SeededMarket
+from candleflow.exchange.simulator import Simulator
+from candleflow.market.gap import GapEvent, GapEventKind
+from candleflow.market.trade import Trade
+from candleflow.market.window import SECOND_US
+from candleflow.services.audit import SETTLE_US, Auditor
+from candleflow.settings import Settings
+from tests.broker.test_gap_log import write
+from tests.broker.topics import remove_topics
+from tests.pipeline.producing import Tail, producing, until
+from tests.store.processor import Processor
+from tests.store.trades import FIVE_SECONDS
+from tests.store_fixtures import Database
+
+SYMBOL: Final = "BTCUSDT"
+RATE: Final = 5
+MARKET: Final = SeededMarket(1, RATE, [SYMBOL])
+AGO_US: Final = 900 * SECOND_US
+"""The candles are those of ten minutes, from a quarter of an hour ago on."""
+SPAN_US: Final = 600 * SECOND_US
+
+
+@dataclass
+class Scene:
+    settings: Settings
+    database: Database
+    processor: Processor
+    began_at: int
+
+    def trades(self) -> list[Trade]:
+        """All of the ten minutes, from the beginning of a window on; times as the stream sends them."""
+        since = self.began_at - self.began_at % (60 * SECOND_US)
+        ids = MARKET.id_at(SYMBOL, since), MARKET.id_at(SYMBOL, since + SPAN_US)
+        return [
+            replace(one, trade_time=one.trade_time // 1_000 * 1_000) for one in MARKET.trades(SYMBOL, ids)
+        ]
+
+    def store(self, trades: list[Trade]) -> None:
+        self.processor.merge(trades)
+        self.processor.close_quiet(self.began_at + AGO_US)
+
+    def let_pass(self, seconds: float) -> int:
+        """As if the processor had read all so much later; that time."""
+        now = time.time_ns() // 1_000 + int(seconds * SECOND_US)
+        with self.database.owner().cursor() as cursor:
+            cursor.execute("UPDATE topics SET caught_up_at = to_timestamp(%s)", (now / SECOND_US,))
+        return now
+
+    def holes_found(self, after_seconds: float = 60) -> list[tuple[int, int, str]]:
+        auditor = Auditor(self.settings)
+        found = auditor.find_holes(self.let_pass(after_seconds))
+        return [(one.first_trade_id, one.last_trade_id, one.why) for one in found]
+
+    def is_all_complete(self) -> bool:
+        """All but each interval's first candle, before which nothing is known."""
+        with self.database.reader().cursor() as cursor:
+            cursor.execute(
+                "SELECT bool_and(is_complete) FROM (SELECT is_complete, row_number() OVER"
+                " (PARTITION BY interval ORDER BY open_time) AS at FROM candles) c WHERE at > 1"
+            )
+            return bool((cursor.fetchone() or (False,))[0])
+
+
+@asynccontextmanager
+async def on_stage(database: Database, bootstrap: str) -> AsyncIterator[Scene]:
+    remove_topics(bootstrap)
+    gap_log.ensure_topic(bootstrap, "trades.gaps", 1)
+    async with Simulator(MARKET) as simulator:
+        settings = database.settings_with(
+            kafka_bootstrap=bootstrap,
+            exchange_ws_url=simulator.ws_url,
+            exchange_rest_url=simulator.rest_url,
+            symbols=SYMBOL,
+        )
+        processor = Processor(database.writer(), FIVE_SECONDS)
+        yield Scene(settings, database, processor, time.time_ns() // 1_000 - AGO_US)
+
+
+async def test_a_hole_that_nobody_noted_is_found_fetched_and_then_no_more(
+    database: Database, kafka_bootstrap: str
+) -> None:
+    async with on_stage(database, kafka_bootstrap) as scene:
+        trades = scene.trades()
+        lacking = trades[700:760]
+        scene.store([one for one in trades if one not in lacking])
+        assert not scene.is_all_complete()
+        expected = [(lacking[0].trade_id, lacking[-1].trade_id, "audit")]
+        assert await asyncio.to_thread(scene.holes_found) == expected
+        async with producing(scene.settings) as producer:
+            await until(lambda: producer._intake.filled == len(lacking))
+            await until(lambda: producer._counts()["missing"] == 0)
+        fetched = [trade for trade in topic_trades(kafka_bootstrap) if trade.trade_id <= lacking[-1].trade_id]
+        assert fetched == lacking
+        scene.store(fetched)
+        assert scene.is_all_complete()
+        assert await asyncio.to_thread(scene.holes_found, 120) == []
+
+
+def topic_trades(bootstrap: str) -> list[Trade]:
+    tail = Tail(bootstrap, "trades")
+    tail.begins_at = 0
+    found = [decode_payload(record.value, time.time_ns() // 1_000, 10**9) for record in tail.read()]
+    assert all(isinstance(one, Trade) for one in found)
+    return [one for one in found if isinstance(one, Trade)]
+
+
+@pytest.mark.parametrize("why", ["jump", "audit"])
+async def test_a_hole_on_record_is_not_noted_again(
+    database: Database, kafka_bootstrap: str, why: str
+) -> None:
+    async with on_stage(database, kafka_bootstrap) as scene:
+        trades = scene.trades()
+        scene.store(trades[:100] + trades[110:])
+        first, last = trades[100].trade_id, trades[109].trade_id
+        seen = GapEvent(GapEventKind.SEEN, SYMBOL, first, last, scene.began_at, why)
+        write(kafka_bootstrap, "trades.gaps", encode(seen))
+        assert await asyncio.to_thread(scene.holes_found) == []
+        # Filled, as someone says, and missing still: the audit has it fetched, but only once.
+        filled = replace(seen, kind=GapEventKind.FILLED, why="historicalTrades")
+        write(kafka_bootstrap, "trades.gaps", encode(filled))
+        again = [] if why == "audit" else [(first, last, "audit")]
+        assert await asyncio.to_thread(scene.holes_found) == again
+
+
+async def test_before_the_processor_has_read_all_nothing_is_a_hole(
+    database: Database, kafka_bootstrap: str
+) -> None:
+    async with on_stage(database, kafka_bootstrap) as scene:
+        trades = scene.trades()
+        scene.store(trades[:100] + trades[110:])
+        last = GapEvent(GapEventKind.FILLED, SYMBOL, 1, 2, time.time_ns() // 1_000, "historicalTrades")
+        write(kafka_bootstrap, "trades.gaps", encode(last))
+        settle_seconds = SETTLE_US / SECOND_US
+        assert await asyncio.to_thread(scene.holes_found, settle_seconds - 5) == []
+        assert len(await asyncio.to_thread(scene.holes_found, settle_seconds + 5)) == 1
+
+
+async def run_until(auditor: Auditor, condition: Callable[[], bool]) -> None:
+    task = asyncio.create_task(auditor.run())
+    try:
+        await until(condition, 60)
+    finally:
+        auditor.stop()
+        await task
+
+
+async def test_the_latest_candles_are_held_against_the_klines(
+    database: Database, kafka_bootstrap: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with on_stage(database, kafka_bootstrap) as scene:
+        trades = scene.trades()
+        scene.store(trades)
+        auditor = Auditor(scene.settings)
+        await run_until(auditor, lambda: auditor.counts()["equal"] > 50)
+        sound = auditor.counts()
+        assert sound["different"] == sound["extra"] == 0
+        assert "is different" not in caplog.text
+        with database.owner().cursor() as cursor:
+            cursor.execute(
+                "UPDATE candles SET quote_volume = quote_volume + 0.00000001 WHERE interval = '5s' AND"
+                " open_time = (SELECT max(open_time) FROM candles WHERE interval = '5s' AND is_closed)"
+            )
+            assert cursor.rowcount == 1
+        other = Auditor(scene.settings)
+        await run_until(other, lambda: other.counts()["different"] == 1)
+        assert caplog.text.count("is different") == 1
+        assert "quote_volume" in caplog.text
+
+
+async def test_repair_has_all_holes_of_the_time_fetched_again(
+    database: Database, kafka_bootstrap: str
+) -> None:
+    async with on_stage(database, kafka_bootstrap) as scene:
+        trades = scene.trades()
+        scene.store(trades[:100] + trades[110:200] + trades[201:])
+        first, last = trades[100].trade_id, trades[109].trade_id
+        given_up = GapEvent(GapEventKind.SEEN, SYMBOL, first, last, scene.began_at, "jump")
+        write(
+            kafka_bootstrap,
+            "trades.gaps",
+            encode(given_up),
+            encode(replace(given_up, kind=GapEventKind.GIVEN_UP, why="older than 6 h")),
+        )
+        done = await asyncio.to_thread(command, scene, "repair", "--symbol", SYMBOL)
+        assert done.returncode == 0, done.stderr
+        assert f"trades {first} to {last} are to be fetched" in done.stdout
+        assert "11 trades missing in 2 holes" in done.stdout
+        log = read_all(kafka_bootstrap, "trades.gaps")
+        assert [(one.kind, one.why) for one in log[2:]] == [(GapEventKind.SEEN, "repair")] * 2
+        listed = await asyncio.to_thread(command, scene, "gaps", "--open")
+        assert "3 gaps, 11 trades missing still" in listed.stdout
+
+
+def command(scene: Scene, *arguments: str) -> subprocess.CompletedProcess[str]:
+    settings, database = scene.settings, scene.database
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "CANDLEFLOW_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
+        "CANDLEFLOW_POSTGRES_URL": settings.postgres_url.get_secret_value(),
+        "CANDLEFLOW_POSTGRES_PASSWORD": database.owner_password,
+        "CANDLEFLOW_DATA_DIR": str(settings.data_dir),
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "candleflow", *arguments],
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip

@@ -1,0 +1,344 @@
+"""Gaps, from the hole in a real stream to the last missing trade in a real Kafka.
+
+In every test the topic must in the end hold each id between the first and the last, and ``producing`` holds
+the books to received = published + duplicate + rejected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from candleflow.broker.gap_log import encode, read_all
+from candleflow.exchange.simulated_market import SeededMarket
+from candleflow.exchange.simulator import Faults, Simulator, Timing
+from candleflow.market.gap import GapEvent, GapEventKind, book_of
+from candleflow.market.trade_ids import TradeIds
+from candleflow.services import intake
+from candleflow.services.producer import Producer
+from candleflow.stack.kafka import KafkaServer
+from candleflow.stack.process import free_port
+from tests.broker.test_gap_log import write
+from tests.broker.topics import remove_topics
+from tests.pipeline.producing import (
+    Tail,
+    end_of,
+    last_heartbeat,
+    producing,
+    published_until_now,
+    send_signal,
+    settings_for,
+    spawn,
+    until,
+)
+
+GAPS = "trades.gaps"
+SEEN, FILLED, GIVEN_UP = GapEventKind.SEEN, GapEventKind.FILLED, GapEventKind.GIVEN_UP
+RATE = 300
+
+
+@pytest.fixture(autouse=True)
+def no_topics(kafka_bootstrap: str) -> None:
+    remove_topics(kafka_bootstrap)
+
+
+async def events(bootstrap: str) -> list[GapEvent]:
+    return await asyncio.to_thread(read_all, bootstrap, GAPS)
+
+
+def open_ranges(log: Sequence[GapEvent]) -> dict[str, tuple[tuple[int, int], ...]]:
+    return book_of(log).open_ranges()
+
+
+async def ids_in_topic(bootstrap: str) -> dict[str, list[int]]:
+    tail = Tail(bootstrap, "trades")
+    tail.begins_at = 0
+    return await asyncio.to_thread(tail.trade_ids)
+
+
+def missing(ids: Sequence[int]) -> list[tuple[int, int]]:
+    return list(TradeIds(ids).holes())
+
+
+def has_caught_up(producer: Producer, published: int) -> bool:
+    """Whether nothing is missing any more, and that many trades are in the topic."""
+    counts = producer._counts()
+    return counts["missing"] == 0 and counts["filled"] > 0 and counts["published"] >= published
+
+
+class Omitting:
+    """Every id of some stretches, from the first id on that is asked for."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self.omitted: list[int] = []
+
+    def __contains__(self, trade_id: object) -> bool:
+        assert isinstance(trade_id, int)
+        if self.first is None:
+            self.first = trade_id
+        is_omitted = 50 <= trade_id - self.first < 60 or 100 <= trade_id - self.first < 101
+        if is_omitted:
+            self.omitted.append(trade_id)
+        return is_omitted
+
+
+async def test_ids_left_out_by_the_stream_are_on_record_first_and_then_filled_from_history(
+    tmp_path: Path, kafka_bootstrap: str
+) -> None:
+    left_out = Omitting()
+    faults = Faults(omit_ids={"BTCUSDT": left_out})
+    async with Simulator(SeededMarket(1, RATE, ["BTCUSDT"]), faults=faults) as simulator:
+        settings = settings_for(
+            tmp_path, kafka_bootstrap, simulator.ws_url, exchange_rest_url=simulator.rest_url
+        )
+        async with producing(settings) as producer:
+            await until(lambda: has_caught_up(producer, 500))
+        assert producer.counts()["received"] == producer.counts()["published"]
+    (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
+    assert set(left_out.omitted) <= set(ids)
+    assert not missing(ids)
+    assert len(ids) == len(set(ids))
+    log = await events(kafka_bootstrap)
+    first = left_out.omitted[0]
+    assert [
+        (one.kind, one.first_trade_id, one.last_trade_id, one.why) for one in log if one.kind is SEEN
+    ] == [
+        (SEEN, first, first + 9, "jump"),
+        (SEEN, first + 50, first + 50, "jump"),
+    ]
+    assert {one.why for one in log if one.kind is FILLED} == {"historicalTrades"}
+    assert open_ranges(log) == {}
+    await assert_noted_before_published(kafka_bootstrap, log)
+
+
+async def assert_noted_before_published(bootstrap: str, log: Sequence[GapEvent]) -> None:
+    """No trade after a gap was handed to Kafka before the gap was."""
+    trades, notes = Tail(bootstrap, "trades"), Tail(bootstrap, GAPS)
+    trades.begins_at = notes.begins_at = 0
+    noted = [record.timestamp for record in await asyncio.to_thread(notes.read)]
+    sent = {
+        json.loads(record.value)["t"]: record.timestamp for record in await asyncio.to_thread(trades.read)
+    }
+    for event, noted_at in zip(log, noted, strict=True):
+        if event.kind is SEEN:
+            assert noted_at <= sent[event.last_trade_id + 1]
+
+
+async def test_what_was_traded_while_no_producer_ran_is_filled_at_the_next_start(
+    tmp_path: Path, kafka_bootstrap: str
+) -> None:
+    async with Simulator(SeededMarket(1, RATE, ["BTCUSDT", "ETHUSDT"])) as simulator:
+        settings = settings_for(
+            tmp_path,
+            kafka_bootstrap,
+            simulator.ws_url,
+            exchange_rest_url=simulator.rest_url,
+            symbols=("BTCUSDT", "ETHUSDT"),
+        )
+        async with producing(settings) as producer:
+            await until(lambda: producer.counts()["published"] > 200)
+        async with producing(settings) as producer:
+            await until(lambda: has_caught_up(producer, 300))
+    found = await ids_in_topic(kafka_bootstrap)
+    assert all(not missing(ids) and len(ids) == len(set(ids)) for ids in found.values())
+    seen = [one for one in await events(kafka_bootstrap) if one.kind is SEEN]
+    assert Counter((one.symbol, one.why) for one in seen) == {
+        ("BTCUSDT", "restart"): 1,
+        ("ETHUSDT", "restart"): 1,
+    }
+
+
+@pytest.mark.slow
+async def test_kills_while_data_flow_leave_no_hole(tmp_path: Path, kafka_bootstrap: str) -> None:
+    async with Simulator(SeededMarket(1, RATE, ["BTCUSDT"])) as simulator:
+        settings = settings_for(
+            tmp_path, kafka_bootstrap, simulator.ws_url, exchange_rest_url=simulator.rest_url
+        )
+        for _ in range(2):
+            process = spawn(settings)
+            await until(lambda: published_until_now(settings) > 100)
+            process.kill()
+            await end_of(process)
+            settings.run_dir.joinpath("producer.json").unlink()
+        async with producing(settings) as producer:
+            await until(lambda: has_caught_up(producer, 300))
+    (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
+    assert not missing(ids)
+    assert open_ranges(await events(kafka_bootstrap)) == {}
+
+
+async def test_connections_cut_again_and_again_leave_no_hole(tmp_path: Path, kafka_bootstrap: str) -> None:
+    faults = Faults(disconnect_after=150)
+    async with Simulator(SeededMarket(1, RATE, ["BTCUSDT"]), faults=faults) as simulator:
+        settings = settings_for(
+            tmp_path, kafka_bootstrap, simulator.ws_url, exchange_rest_url=simulator.rest_url
+        )
+        async with producing(settings) as producer:
+            await until(lambda: producer._stream.reconnects >= 3)
+            faults.disconnect_after = None
+            await until(lambda: has_caught_up(producer, 600))
+    (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
+    assert not missing(ids)
+    assert {one.why for one in await events(kafka_bootstrap) if one.kind is SEEN} == {"reconnect"}
+
+
+@pytest.mark.parametrize("status", [429, 418])
+async def test_a_limit_of_the_exchanges_is_waited_out(
+    tmp_path: Path, kafka_bootstrap: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    left_out = Omitting()
+    faults = Faults(omit_ids={"BTCUSDT": left_out}, throttle_status=status, retry_after_seconds=2)
+    async with Simulator(SeededMarket(1, RATE, ["BTCUSDT"]), faults=faults) as simulator:
+        settings = settings_for(
+            tmp_path, kafka_bootstrap, simulator.ws_url, exchange_rest_url=simulator.rest_url
+        )
+        async with producing(settings) as producer:
+            await until(lambda: len(left_out.omitted) > 0)
+            faults.throttle_requests = 1
+            await until(lambda: has_caught_up(producer, 400))
+    (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
+    assert not missing(ids)
+    assert "filling gaps waits 2 s" in caplog.text
+
+
+async def test_history_away_leaves_the_gap_open_until_it_is_back(
+    tmp_path: Path, kafka_bootstrap: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = Faults(omit_ids={"BTCUSDT": Omitting()})
+    market, port = SeededMarket(1, RATE, ["BTCUSDT"]), free_port()
+    async with Simulator(market, faults=faults) as simulator:
+        settings = settings_for(
+            tmp_path, kafka_bootstrap, simulator.ws_url, exchange_rest_url=f"http://127.0.0.1:{port}"
+        )
+        async with producing(settings) as producer:
+            await until(lambda: "a gap can't be filled now" in caplog.text)
+            assert producer._counts()["missing"] > 0
+            async with Simulator(market, port=port):
+                await until(lambda: has_caught_up(producer, 200))
+    (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
+    assert not missing(ids)
+
+
+async def test_what_is_older_than_the_setting_is_given_up_and_stays_open(
+    tmp_path: Path, kafka_bootstrap: str
+) -> None:
+    async with Simulator(SeededMarket(1, RATE, ["BTCUSDT"])) as simulator:
+        settings = settings_for(
+            tmp_path,
+            kafka_bootstrap,
+            simulator.ws_url,
+            exchange_rest_url=simulator.rest_url,
+            fill_hours=4 / 3_600,
+        )
+        async with producing(settings) as producer:
+            await until(lambda: producer.counts()["published"] > 100)
+        stopped_at = time.monotonic()
+        await until(lambda: time.monotonic() - stopped_at > 6)
+        async with producing(settings) as producer:
+            await until(lambda: producer._intake.filled > 300)
+            await until(lambda: producer._filler._book.wanted_ranges() == {})
+            assert producer._counts()["missing"] > 100
+    log = await events(kafka_bootstrap)
+    (given_up,) = [one for one in log if one.kind is GIVEN_UP]
+    assert given_up.why == "older than 0.00111111 h"
+    lower, upper = given_up.first_trade_id, given_up.last_trade_id + 1
+    assert open_ranges(log) == {"BTCUSDT": ((lower, upper),)}
+    (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
+    assert missing(ids) == [(lower, upper)]
+
+
+async def test_what_someone_else_misses_is_brought_again_though_it_was_published(
+    tmp_path: Path, kafka_bootstrap: str
+) -> None:
+    async with Simulator(SeededMarket(1, RATE, ["BTCUSDT"])) as simulator:
+        settings = settings_for(
+            tmp_path, kafka_bootstrap, simulator.ws_url, exchange_rest_url=simulator.rest_url
+        )
+        async with producing(settings) as producer:
+            await until(lambda: producer.counts()["published"] > 100)
+            first = min((await ids_in_topic(kafka_bootstrap))["BTCUSDT"])
+            wanted = GapEvent(SEEN, "BTCUSDT", first + 10, first + 19, time.time_ns() // 1_000, "audit")
+            await asyncio.to_thread(write, kafka_bootstrap, GAPS, encode(wanted))
+            await until(lambda: has_caught_up(producer, 110))
+    (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
+    assert [one for one, count in Counter(ids).items() if count == 2] == list(range(first + 10, first + 20))
+
+
+async def test_while_kafka_takes_nothing_pings_are_answered_and_what_is_let_go_by_comes_again(
+    tmp_path: Path, own_broker: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "PATIENCE_SECONDS", 0.5)
+    timing = Timing(ping_seconds=0.5, pong_seconds=2.0)
+    async with Simulator(SeededMarket(1, RATE, ["BTCUSDT"]), timing=timing) as simulator:
+        settings = settings_for(
+            tmp_path,
+            own_broker.bootstrap,
+            simulator.ws_url,
+            exchange_rest_url=simulator.rest_url,
+            max_in_flight=200,
+        )
+        async with producing(settings) as producer:
+            await until(lambda: producer.counts()["published"] > 100)
+            send_signal(own_broker, signal.SIGSTOP)
+            await until(lambda: producer._intake.let_go > 1_000)
+            assert producer.counts()["in_flight"] <= 200
+            send_signal(own_broker, signal.SIGCONT)
+            await until(lambda: has_caught_up(producer, 1_500))
+        assert producer._stream.reconnects == 0, "a ping left unanswered would have cost the connection"
+    (ids,) = (await ids_in_topic(own_broker.bootstrap)).values()
+    assert not missing(ids)
+    assert "overload" in {one.why for one in await events(own_broker.bootstrap) if one.kind is SEEN}
+
+
+@pytest.mark.slow
+async def test_a_second_producer_is_told_who_publishes(
+    tmp_path: Path, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Simulator(SeededMarket(1, RATE, ["BTCUSDT"])) as simulator:
+        settings = settings_for(tmp_path, kafka_bootstrap, simulator.ws_url)
+        async with producing(settings) as producer:
+            await until(lambda: producer.counts()["published"] > 100)
+            other = settings_for(tmp_path / "other", kafka_bootstrap, simulator.ws_url)
+            status, said, _ = await end_of(spawn(other), 40)
+            assert status == 1
+            assert "another producer publishes" in said
+            assert f"process {last_heartbeat(settings).pid}" in said
+            assert "Traceback" not in said
+            published = producer.counts()["published"]
+            await until(lambda: producer.counts()["published"] > published + 100)
+    (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.slow
+async def test_one_that_stood_still_too_long_ends_when_another_has_taken_over(
+    tmp_path: Path, kafka_bootstrap: str
+) -> None:
+    async with Simulator(SeededMarket(1, RATE, ["BTCUSDT"])) as simulator:
+        settings = settings_for(
+            tmp_path, kafka_bootstrap, simulator.ws_url, exchange_rest_url=simulator.rest_url
+        )
+        first = spawn(settings)
+        await until(lambda: published_until_now(settings) > 100)
+        first.send_signal(signal.SIGSTOP)
+        other = settings_for(
+            tmp_path / "other", kafka_bootstrap, simulator.ws_url, exchange_rest_url=simulator.rest_url
+        )
+        async with producing(other) as second:
+            await until(lambda: has_caught_up(second, 300))
+            first.send_signal(signal.SIGCONT)
+            status, said, _ = await end_of(first, 30)
+            assert status == 1, said
+            assert "another producer publishes" in said
+            published = second.counts()["published"]
+            await until(lambda: second.counts()["published"] > published + 100)
+    (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
+    assert not missing(ids)

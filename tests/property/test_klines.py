@@ -1,0 +1,145 @@
+"""Klines made of random trades by plain integers equal our own fold of them; and one trade less shows.
+
+The naive klines know no function of ours: prices and quantities are whole numbers of 10^-8.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from decimal import Decimal
+from typing import NamedTuple
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from candleflow.exchange.rest import Kline
+from candleflow.market.candle import Candle, fold
+from candleflow.market.trade import EXACT, Trade
+from candleflow.market.window import SECOND_US, WINDOW_SECONDS, Windows
+from candleflow.store.reader import StoredCandle
+from candleflow.watch.klines import Basis, Comparison, Verdict, bases, compare
+
+T0 = 1_723_161_600 * SECOND_US
+MINUTES = 2
+UNTIL = T0 + MINUTES * 60 * SECOND_US
+LATER = UNTIL + 3_600 * SECOND_US
+
+
+class Dealt(NamedTuple):
+    """A trade in whole numbers: price and quantity in 10^-8, the time in microseconds after T0."""
+
+    trade_id: int
+    price: int
+    quantity: int
+    at: int
+    buyer_is_maker: bool
+
+    def trade(self) -> Trade:
+        price, quantity = scaled(self.price, 8), scaled(self.quantity, 8)
+        return Trade("BTCUSDT", self.trade_id, price, quantity, T0 + self.at, self.buyer_is_maker)
+
+
+def scaled(units: int, places: int) -> Decimal:
+    return EXACT.scaleb(Decimal(units), -places)
+
+
+@st.composite
+def markets(draw: st.DrawFn) -> list[Dealt]:
+    """Up to forty trades in two minutes: ids in sequence, times that never go back, often equal."""
+    units = st.one_of(st.integers(1, 10**9), st.integers(10**18, 10**19 - 1), st.just(1))
+    edges = st.sampled_from([0, 999_999, 1_000_000, 4_999_999, 5_000_000, 59_999_999, 60_000_000])
+    times = sorted(draw(st.lists(st.one_of(edges, st.integers(0, UNTIL - T0 - 1)), min_size=1, max_size=40)))
+    first = draw(st.integers(0, 10**12))
+    return [
+        Dealt(first + number, draw(units), draw(units) % 10**15 + 1, at, draw(st.booleans()))
+        for number, at in enumerate(times)
+    ]
+
+
+def naive_klines(market: list[Dealt], interval: str, seconds: int) -> list[Kline]:
+    """Every kline of the two minutes; flat at the close before it where nothing was traded."""
+    klines = []
+    close = 10**8
+    for start in range(0, MINUTES * 60, seconds):
+        members = [one for one in market if start <= one.at // SECOND_US < start + seconds]
+        bought = [one for one in members if not one.buyer_is_maker]
+        prices = [one.price for one in members] or [close]
+        close = prices[-1]
+        klines.append(
+            Kline(
+                symbol="BTCUSDT",
+                interval=interval,
+                open_time=T0 + start * SECOND_US,
+                close_time=T0 + (start + seconds) * SECOND_US - 1,
+                open=scaled(prices[0], 8),
+                high=scaled(max(prices), 8),
+                low=scaled(min(prices), 8),
+                close=scaled(close, 8),
+                volume=scaled(sum(one.quantity for one in members), 8),
+                quote_volume=scaled(sum(one.price * one.quantity for one in members), 16),
+                trade_count=len(members),
+                taker_buy_volume=scaled(sum(one.quantity for one in bought), 8),
+                taker_buy_quote_volume=scaled(sum(one.price * one.quantity for one in bought), 16),
+            )
+        )
+    return klines
+
+
+def stored(candle: Candle, before: Candle | None, interval: str) -> StoredCandle:
+    fields = {name: getattr(candle, name) for name in Candle.__dataclass_fields__ if name != "trade_ids"}
+    return StoredCandle(
+        **fields | {"interval": interval},
+        is_closed=True,
+        is_complete=candle.is_complete_after(before),
+        revision=0,
+        source="trades",
+        updated_at=0,
+    )
+
+
+def compared(kept: list[Dealt], market: list[Dealt], basis: Basis) -> Comparison:
+    """Candles of the trades that were kept, with klines of the whole market."""
+    candles = [one for _, one in sorted(fold([one.trade() for one in kept], basis.windows).items())]
+    ours = []
+    for candle in candles:
+        ended = [one for one in candles if one.open_time + basis.windows.size_us <= candle.open_time]
+        ours.append(stored(candle, ended[-1] if ended else None, basis.interval))
+    klines = naive_klines(market, basis.kline, basis.kline_us // SECOND_US)
+    return compare(ours, klines, basis, since=T0, until=UNTIL, now=LATER)
+
+
+@st.composite
+def finest(draw: st.DrawFn) -> Windows:
+    size = draw(st.sampled_from(WINDOW_SECONDS))
+    slide = draw(st.sampled_from([one for one in WINDOW_SECONDS if size % one == 0]))
+    return Windows.of_seconds(size, slide)
+
+
+@settings(max_examples=150, deadline=None)
+@given(market=markets(), windows=finest())
+def test_candles_equal_klines_made_another_way(market: list[Dealt], windows: Windows) -> None:
+    for basis in bases(windows):
+        # Of sliding windows, those at the ends that hang over hold trades and aren't judged.
+        assert compared(market, market, basis) == Comparison(
+            basis.interval, {Verdict.EQUAL: len(basis.opens(T0, UNTIL))}
+        )
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), market=markets(), windows=finest())
+def test_one_trade_less_shows_in_each_window_that_had_it_and_nowhere_else(
+    data: st.DataObject, market: list[Dealt], windows: Windows
+) -> None:
+    lost = data.draw(st.sampled_from(market))
+    kept = [one for one in market if one is not lost]
+    for basis in bases(windows):
+        comparison = compared(kept, market, basis)
+        judged = basis.opens(T0, UNTIL)
+        had_it = sorted(one for one in basis.windows.open_times(T0 + lost.at) if one in judged)
+        assert [one.open_time for one in comparison.findings] == had_it
+        assert comparison.count(Verdict.EQUAL) == len(judged) - len(had_it)
+        # Our own ledger can't know of a trade before the first or after the last that it has.
+        ends = lost in (market[0], market[-1])
+        found = Counter(one.verdict for one in comparison.findings)
+        allowed = {Verdict.INCOMPLETE, Verdict.MISSING} | ({Verdict.DIFFERENT} if ends else set())
+        assert set(found) <= allowed

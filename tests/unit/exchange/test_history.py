@@ -1,0 +1,102 @@
+"""Past trades by id, against the simulator's REST, and against one that answers out of order."""
+
+from __future__ import annotations
+
+import pytest
+
+from candleflow.errors import ExchangeError
+from candleflow.exchange.history import TradeHistory
+from candleflow.exchange.rest import ExchangeRest
+from candleflow.exchange.simulated_market import SeededMarket
+from candleflow.exchange.simulator import Faults, Simulator
+from candleflow.market.trade import Trade
+from candleflow.stack.process import free_port
+
+MARKET = SeededMarket(1, 100, ["BTCUSDT"])
+
+
+class Sleeps:
+    """Notes how long was slept, and takes no time."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+
+async def latest_id(simulator: Simulator) -> int:
+    async with ExchangeRest(simulator.rest_url) as rest:
+        return (await rest.historical_trades("BTCUSDT", limit=1))[0].trade_id
+
+
+async def test_trades_come_from_an_id_on_as_many_as_asked_for() -> None:
+    async with Simulator(MARKET) as simulator, TradeHistory([simulator.rest_url]) as history:
+        first = await latest_id(simulator) - 5_000
+        trades = await history.trades("BTCUSDT", first, 5_000)
+        assert [trade.trade_id for trade in trades] == list(range(first, first + 1_000)), "a page at most"
+        assert [trade.trade_id for trade in await history.trades("BTCUSDT", first, 2)] == [first, first + 1]
+
+
+async def test_the_first_trade_since_a_time() -> None:
+    async with Simulator(MARKET) as simulator, TradeHistory([simulator.rest_url]) as history:
+        first = await latest_id(simulator) - 1_000
+        (trade,) = await history.trades("BTCUSDT", first, 1)
+        found = await history.first_id_since("BTCUSDT", trade.trade_time)
+        assert found is not None
+        before, at = await history.trades("BTCUSDT", found - 1, 2)
+        assert before.trade_time < trade.trade_time <= at.trade_time
+        assert await history.first_id_since("BTCUSDT", trade.trade_time + 10**12) is None
+
+
+async def test_half_of_the_allowed_weight_is_used_and_then_the_next_minute_waited_for() -> None:
+    sleeps = Sleeps()
+    async with (
+        Simulator(MARKET) as simulator,
+        TradeHistory([simulator.rest_url], weight_share=50, sleep=sleeps, now=lambda: 1_000_045.5) as history,
+    ):
+        first = await latest_id(simulator) - 100
+        await history.trades("BTCUSDT", first, 1)
+        assert sleeps.seconds == []
+        await history.trades("BTCUSDT", first, 1)
+        assert sleeps.seconds == [60 - 1_000_045.5 % 60]
+
+
+async def test_a_limit_is_waited_out_as_long_as_the_exchange_says() -> None:
+    sleeps = Sleeps()
+    faults = Faults(throttle_requests=2, retry_after_seconds=7)
+    async with (
+        Simulator(MARKET, faults=faults) as simulator,
+        TradeHistory([simulator.rest_url], sleep=sleeps) as history,
+    ):
+        assert await history.trades("BTCUSDT", 10**9, 1)
+    assert sleeps.seconds == [7, 7]
+
+
+async def test_the_second_address_answers_where_the_first_is_away() -> None:
+    async with Simulator(MARKET) as simulator:
+        away = f"http://127.0.0.1:{free_port()}"
+        async with TradeHistory([away, simulator.rest_url]) as history:
+            assert await history.trades("BTCUSDT", 10**9, 1)
+        async with TradeHistory([away]) as history:
+            with pytest.raises(ExchangeError, match=away):
+                await history.trades("BTCUSDT", 10**9, 1)
+        async with TradeHistory([]) as history:
+            with pytest.raises(ExchangeError, match="no REST address"):
+                await history.trades("BTCUSDT", 10**9, 1)
+
+
+async def test_what_comes_out_of_order_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def backwards(_: ExchangeRest, symbol: str, from_id: int, limit: int) -> list[Trade]:
+        return list(MARKET.trades(symbol, (from_id, from_id + limit)))[::-1]
+
+    monkeypatch.setattr(ExchangeRest, "historical_trades", backwards)
+    async with TradeHistory(["http://127.0.0.1:1"]) as history:
+        with pytest.raises(ExchangeError, match="out of order"):
+            await history.trades("BTCUSDT", 10**9, 3)
+
+
+async def test_a_refusal_is_told() -> None:
+    async with Simulator(MARKET) as simulator, TradeHistory([simulator.rest_url]) as history:
+        with pytest.raises(ExchangeError, match="Illegal characters"):
+            await history.trades("btcusdt", 1, 1)
