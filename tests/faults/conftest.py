@@ -1,0 +1,78 @@
+"""A pipeline for each test, and what was done to all of them and came of it, told at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.faults.feeds import Feed
+from tests.faults.pipeline import Pipeline
+from tests.faults.schedule import SEED_VARIABLE, chance, chosen_seed
+from tests.faults.verdicts import Report, tables
+
+MakePipeline = Callable[[Feed], Pipeline]
+_REPORTS: pytest.StashKey[list[Report]] = pytest.StashKey()
+
+
+@pytest.fixture
+def make_pipeline(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    java_home: Path,
+    kafka_jars: list[Path],
+    spark_jars: list[Path],
+) -> Iterator[MakePipeline]:
+    """Makes pipelines that aren't started yet; all are gone when the test ends."""
+    assert spark_jars, "brought before a processor is given a deadline to start"
+    made: list[Pipeline] = []
+    reports = request.config.stash.setdefault(_REPORTS, [])
+
+    def make(feed: Feed) -> Pipeline:
+        folder = tmp_path / f"pipeline-{len(made)}"
+        folder.mkdir()
+        report = Report(request.node.name.removeprefix("test_").replace("_", " "), feed.words)
+        reports.append(report)
+        made.append(Pipeline(report, folder, java_home, kafka_jars, feed).__enter__())
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.__exit__()
+
+
+@pytest.fixture(scope="session")
+def fault_seed() -> int:
+    """The seed of what is left to chance."""
+    return chosen_seed()
+
+
+@pytest.fixture
+def announce(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Says what is left to chance before it happens; once more where the test fails."""
+    plugins = request.config.pluginmanager
+    capture, reporter = plugins.get_plugin("capturemanager"), plugins.get_plugin("terminalreporter")
+
+    def say(text: str) -> None:
+        print(text)
+        if capture is not None and reporter is not None:
+            with capture.global_and_fixture_disabled():
+                reporter.write_line(f"\n{text}")
+
+    return say
+
+
+@pytest.fixture
+def random(request: pytest.FixtureRequest, fault_seed: int, announce: Callable[[str], None]) -> Random:
+    """The test's own chance, by the seed."""
+    announce(f"{request.node.name}: by {SEED_VARIABLE}={fault_seed}")
+    return chance(fault_seed, request.node.name)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    reports = config.stash.get(_REPORTS, [])
+    if reports:
+        terminalreporter.section("faults")
+        terminalreporter.write(tables(reports))

@@ -1,0 +1,290 @@
+"""The whole way as real processes that a test may kill, stop and start again: exchange to PostgreSQL.
+
+    simulator -- link -- producer -- Kafka -- processor -- link -- PostgreSQL
+
+The links are proxies. Kafka's are not: a broker tells its clients an address of its own, so a proxy before it
+would be passed by after the first request.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, Self
+
+import psycopg2
+from kafka import KafkaConsumer, TopicPartition
+from psycopg2 import sql
+from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
+
+from candleflow.stack.kafka import KafkaServer
+from candleflow.stack.postgres import SUPERUSER, PostgresServer
+from candleflow.stack.process import answers, free_port
+from candleflow.store import credentials
+from tests.broker import reading
+from tests.faults.commits import CommitWatch
+from tests.faults.feeds import SYMBOLS, Feed
+from tests.faults.programs import Program, Server
+from tests.faults.proxy import LOOPBACK, Proxy
+from tests.faults.verdicts import Report, Stored, Trades, compare, read_candles
+from tests.processes import ROOT, awaited, environment
+
+DATABASE: Final = "candleflow"
+WRITER: Final = "candleflow_writer"
+TOPIC: Final = "trades"
+FLOW_SECONDS: Final = 180.0
+"""After a start, and after a fault is over, trades must be in the candles again within so long."""
+DRAIN_SECONDS: Final = 180.0
+"""After the last fault: to flush what is in flight, and then to merge what is in the topic."""
+STOP_SECONDS: Final = 15.0
+GRACE: Final = "10 seconds"
+"""A candle that ended so long ago has been closed by a processor that has caught up."""
+
+_ROWS: Final = """
+    SELECT symbol, interval, open_time::text, end_time::text, open::text, high::text, low::text, close::text,
+        volume::text, quote_volume::text, taker_buy_volume::text, taker_buy_quote_volume::text,
+        trade_count, first_trade_id, last_trade_id, trade_ids::text, is_complete,
+        CASE WHEN end_time <= %s THEN is_closed END
+    FROM candles ORDER BY 1, 2, 3
+"""
+"""Every column but those that tell of how it came about: ``revision``, ``source`` and ``updated_at``. Whether
+a candle is closed is a matter of the clock where it has only just ended."""
+
+
+class Pipeline:
+    """All of it, in a folder of its own; a context manager. Begun by ``start``, ended by ``judge``."""
+
+    def __init__(
+        self, report: Report, folder: Path, java_home: Path, kafka_jars: list[Path], feed: Feed
+    ) -> None:
+        self.report = report
+        self._folder = folder
+        self._feed = feed
+        self._data = folder / "data"
+        self._run_dir = self._data / "run"
+        exchange_port = free_port()
+        self.rest_url = f"http://{LOOPBACK}:{exchange_port}"
+        self._postgres = PostgresServer(
+            folder / "postgres", free_port(), credentials=self._run_dir / credentials.FILE_NAME
+        )
+        self._kafka = KafkaServer(folder / "kafka", free_port(), java_home, kafka_jars, "256m")
+        self.exchange_link = Proxy(exchange_port)
+        self.store_link = Proxy(self._postgres.port, CommitWatch)
+        self.kafka = Server("Kafka", self._kafka, report.faults)
+        self.postgres = Server("PostgreSQL", self._postgres, report.faults)
+        simulator = (sys.executable, "-m", "candleflow", *feed.command, "--port", str(exchange_port))
+        self.exchange = Program("exchange", simulator, folder, report.faults)
+        self.producer = Program("producer", (sys.executable, ROOT / "producer.py"), folder, report.faults)
+        self.processor = Program("processor", (sys.executable, ROOT / "processor.py"), folder, report.faults)
+        self._programs = [self.exchange, self.producer, self.processor]
+        self._parts = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._parts.enter_context(self.exchange_link)
+        self._parts.enter_context(self.store_link)
+        self.exchange.variables = environment(data_dir=self._data)
+        self.producer.variables = self._variables()
+        self.processor.variables = self._variables() | {"TMPDIR": str(self._folder)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nobody is asked to stop: the folder goes too."""
+        for program in self._programs:
+            program.faults = Counter()
+            program.resume()
+            program.kill(with_children=True)
+        self._kafka.kill()
+        self.postgres.resume()
+        self._postgres.kill()
+        self._parts.close()
+
+    def start(self) -> None:
+        """Start everything; returns when trades flow into the candles."""
+        self._postgres.start()
+        self._kafka.start()
+        self.exchange.start()
+        self.postgres.wait_until_ready()
+        self._postgres.provide(DATABASE, DATABASE)
+        self.processor.start()  # it waits for Kafka while its JVM comes up
+        self.kafka.wait_until_ready()
+        awaited(lambda: answers(f"{self.rest_url}/api/v3/ping"), 30, self.exchange.said)
+        self.producer.start()
+        self.wait_for_trades(1)
+
+    def add_rival(self) -> Program:
+        """Start a second processor, on the same topic and database."""
+        rival = Program("rival", self.processor.command, self._folder, Counter(), self.processor.variables)
+        self._programs.append(rival)
+        rival.start()
+        return rival
+
+    # PostgreSQL, asked past the link --------------------------------------------------------------------
+
+    def superuser(self, database: str = DATABASE) -> Connection:
+        """A connection in autocommit."""
+        connection = psycopg2.connect(self._postgres.url(SUPERUSER, database), connect_timeout=5)
+        connection.autocommit = True
+        return connection
+
+    def asked(self, question: str, *values: object, database: str = DATABASE) -> list[tuple[Any, ...]]:
+        with closing(self.superuser(database)) as connection, connection.cursor() as cursor:
+            cursor.execute(question, values)
+            return cursor.fetchall()
+
+    def counts(self) -> dict[str, int]:
+        return dict(self.asked("SELECT outcome, records FROM record_counts"))
+
+    def received(self) -> int:
+        """How many records are in the candles; less than none while PostgreSQL can't be asked."""
+        with suppress(psycopg2.Error):
+            return self.counts().get("received", 0)
+        return -1
+
+    def stored(self) -> dict[tuple[Any, ...], Stored]:
+        with closing(self.superuser()) as connection:
+            return read_candles(connection)
+
+    def end_sessions(self) -> None:
+        """End the processor's sessions, as an administrator may."""
+        self.report.faults["sessions ended"] += 1
+        self.asked("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", WRITER)
+
+    @contextmanager
+    def refused_merges(self) -> Iterator[None]:
+        """PostgreSQL refuses to merge, by an error that no waiting mends."""
+        self.report.faults["merges refused"] += 1
+        with closing(self.superuser()) as connection, connection.cursor() as cursor:
+            writer = sql.Identifier(WRITER)
+            cursor.execute(sql.SQL("REVOKE EXECUTE ON FUNCTION merge_batch FROM {}").format(writer))
+            yield
+            cursor.execute(sql.SQL("GRANT EXECUTE ON FUNCTION merge_batch TO {}").format(writer))
+
+    @contextmanager
+    def harmed_link(self, fault: str) -> Iterator[Proxy]:
+        """The processor's link to PostgreSQL, healed in the end."""
+        self.report.faults[f"link {fault}"] += 1
+        yield self.store_link
+        self.store_link.heal()
+
+    # Going on, and the end ------------------------------------------------------------------------------
+
+    def wait_for_trades(self, count: int, seconds: float = FLOW_SECONDS) -> None:
+        """Until so many more records are in the candles."""
+        awaited(lambda: self.received() >= 0, seconds, self.said)
+        reached = self.received() + count
+        awaited(lambda: self.received() >= reached, seconds, self.said)
+
+    def wait_for_records(self, count: int) -> None:
+        """Until so many more records are in the topic."""
+        reached = sum(self._end_offsets().values()) + count
+        awaited(lambda: sum(self._end_offsets().values()) >= reached, FLOW_SECONDS, self.said)
+
+    def heal(self) -> None:
+        """Undo every fault; what doesn't run is started, as the supervisor would."""
+        for link in (self.exchange_link, self.store_link):
+            link.heal()
+        for one in (self.kafka, self.postgres, self.exchange, self.producer, self.processor):
+            one.resume()
+            one.start()
+        self.kafka.wait_until_ready()
+        self.postgres.wait_until_ready()
+
+    def supervise(self) -> None:
+        """Start again what ended of itself; what was killed stays down."""
+        for one in (self.producer, self.processor):
+            if one.process is not None:
+                one.start()
+
+    def drain(self) -> Trades:
+        """Heal, end the flow, and wait until all that is in the topic is in the candles: its trades."""
+        self.heal()
+        awaited(self._has_filled, DRAIN_SECONDS, self.said)
+        status = self.producer.terminate(STOP_SECONDS)
+        assert status == 0, f"the producer ended with {status}: {self.producer.said()}"
+        end = self._end_offsets()
+        awaited(lambda: self._has_merged(end), DRAIN_SECONDS, self.said)
+        self.report.records = sum(end.values())
+        records = reading.read(self._kafka.bootstrap, TOPIC, self.report.records)
+        payloads = [json.loads(record.value) for record in records]
+        return {(one["s"], one["t"]): one for one in payloads}
+
+    def _has_filled(self) -> bool:
+        """Whether the producer has met each symbol since it began, and nothing is missing or piled up."""
+        counts = self.producer.running.running_counts()
+        has_met = self._feed.file is not None or all(f"age_s:{symbol}" in counts for symbol in SYMBOLS)
+        return has_met and counts.get("missing") == 0 and counts.get("in_flight", 10**6) < 1_000
+
+    def judge(self, *, whole: bool = False) -> None:
+        """Drain, and hold each candle against the oracle's; fails with the verdicts.
+
+        By default against what is in the topic: a trade that never came there must be a hole that shows. With
+        ``whole`` against all that the exchange had to give: then such a trade is a fault.
+        """
+        in_topic = self.drain()
+        had = self._feed.whole(self.rest_url, in_topic)
+        report = self.report
+        report.judge(compare(had if whole else in_topic, in_topic, self.stored()), in_topic, had)
+        report.check_books(self.counts())
+        report.ended = [*self.producer.ended, *self.processor.ended]
+        assert report.is_exact, report.words()
+
+    def differs_from_twin(self) -> list[str]:
+        """What differs from the table of a processor that meets no fault, byte for byte.
+
+        The twin reads the whole topic from its beginning into a database of its own.
+        """
+        name = f"{DATABASE}_twin"
+        self._postgres.provide(DATABASE, name)
+        data = self._folder / "twin"
+        (data / "run").mkdir(parents=True)
+        shutil.copy(self._run_dir / credentials.FILE_NAME, data / "run")
+        url = f"postgresql://{DATABASE}@{LOOPBACK}:{self._postgres.port}/{name}"
+        variables = self._variables(data_dir=data, postgres_url=url) | {"TMPDIR": str(self._folder)}
+        twin = Program("twin", self.processor.command, self._folder, Counter(), variables)
+        self._programs.append(twin)
+        twin.start()
+        awaited(lambda: self._has_merged(self._end_offsets(), name), DRAIN_SECONDS, twin.said)
+        ((until,),) = self.asked("SELECT now() - %s::interval", GRACE)
+        found, expected = (set(self.asked(_ROWS, until, database=one)) for one in (DATABASE, name))
+        return [str(row) for row in sorted(found ^ expected)]
+
+    def said(self) -> str:
+        """What each of ours said last."""
+        return "\n".join(f"--- {one.name}: {one.said()}" for one in self._programs)
+
+    def _variables(self, **settings: object) -> dict[str, str]:
+        defaults: dict[str, object] = {
+            "symbols": ",".join(SYMBOLS),
+            "exchange_ws_url": f"ws://{LOOPBACK}:{self.exchange_link.port}",
+            "exchange_rest_url": f"http://{LOOPBACK}:{self.exchange_link.port}",
+            "kafka_bootstrap": self._kafka.bootstrap,
+            "postgres_url": f"postgresql://{DATABASE}@{LOOPBACK}:{self.store_link.port}/{DATABASE}",
+            "data_dir": self._data,
+            "spark_memory": "500m",
+        }
+        return environment(**(defaults | settings))
+
+    def _end_offsets(self) -> dict[int, int]:
+        consumer = KafkaConsumer(bootstrap_servers=self._kafka.bootstrap)
+        try:
+            partitions = [TopicPartition(TOPIC, one) for one in consumer.partitions_for_topic(TOPIC) or ()]
+            return {place.partition: end for place, end in consumer.end_offsets(partitions).items()}
+        finally:
+            consumer.close()
+
+    def _has_merged(self, end: dict[int, int], database: str = DATABASE) -> bool:
+        """Whether the candles stand at these offsets, and those that ended are closed."""
+        with suppress(psycopg2.Error):
+            offsets = dict(self.asked("SELECT partition, next_offset FROM topic_offsets", database=database))
+            ((open_candles,),) = self.asked(
+                "SELECT count(*) FROM candles WHERE NOT is_closed AND end_time <= now() - %s::interval",
+                GRACE,
+                database=database,
+            )
+            return offsets == end and open_candles == 0
+        return False

@@ -1,0 +1,122 @@
+"""Processes killed and stopped while trades flow: each trade in the topic counts once, and exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+
+import pytest
+
+from tests.faults.conftest import MakePipeline
+from tests.faults.feeds import recorded, seeded
+from tests.faults.pipeline import Pipeline
+from tests.faults.programs import Program, Server
+from tests.processes import START_SECONDS, Running, awaited, lasting
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+KILLS = 12
+STALL_SECONDS = 10
+LOCK_SECONDS = 35
+"""Longer than the processor's ``lock_timeout`` (30 s), its claim's patience (15) and its keepalives (25)."""
+SOCKET_SECONDS = 65
+"""Longer than the processor waits for an answer of PostgreSQL's (``socketTimeout``, 60 s)."""
+
+
+def test_processor_killed_over_and_over(make_pipeline: MakePipeline, random: Random) -> None:
+    """At random moments after it began to merge; with its JVM, or leaving that to end by itself."""
+    pipeline = make_pipeline(seeded(rate=200))
+    pipeline.start()
+    for _ in range(KILLS):
+        pipeline.wait_for_trades(random.randrange(1, 2_000))
+        pipeline.processor.kill(with_children=random.random() < 0.5)
+        pipeline.processor.start()
+    pipeline.judge()
+    assert pipeline.differs_from_twin() == []
+
+
+def test_servers_killed_in_turn_and_their_link_harmed(make_pipeline: MakePipeline, random: Random) -> None:
+    pipeline = make_pipeline(recorded(speed=4, otherwise=seeded(rate=200)))
+    pipeline.start()
+    for server in random.sample([pipeline.kafka, pipeline.postgres] * 3, 6):
+        pipeline.wait_for_trades(random.randrange(1, 500))
+        server.kill()
+        server.start()
+        server.wait_until_ready()
+    pipeline.wait_for_trades(1)
+    with pipeline.harmed_link("reset") as link:
+        link.reset()
+    pipeline.wait_for_trades(1)
+    with pipeline.harmed_link(f"stalled for {STALL_SECONDS} s") as link, lasting(STALL_SECONDS):
+        link.stall()
+    pipeline.judge(whole=True)
+
+
+def test_everything_killed_at_once_and_started_in_any_order(
+    make_pipeline: MakePipeline, random: Random
+) -> None:
+    """As by a power cut, the producer too: what it missed is fetched, and in the end nothing is missing."""
+    pipeline = make_pipeline(seeded(rate=200))
+    pipeline.start()
+    parts: list[Program | Server] = [pipeline.kafka, pipeline.postgres, pipeline.producer, pipeline.processor]
+    orders = [random.sample(parts, len(parts)) for _ in range(2)]
+    for order in [parts, parts[::-1], *orders]:
+        pipeline.wait_for_trades(random.randrange(1, 500))
+        pipeline.processor.kill(with_children=True)
+        for one in (pipeline.producer, pipeline.kafka, pipeline.postgres):
+            one.kill()
+        for one in order:
+            one.start()
+    pipeline.judge(whole=True)
+
+
+def test_standing_still_for_longer_than_any_timeout_disturbs_nobody(make_pipeline: MakePipeline) -> None:
+    """SIGSTOP: of PostgreSQL in one pipeline, and meanwhile of the processor in another."""
+    first, second = make_pipeline(seeded(rate=200)), make_pipeline(seeded(rate=200))
+    first.start()
+    with standing_still(first.postgres, SOCKET_SECONDS):
+        second.start()
+        a_rival_ends_while_the_processor_holds_the_topic(second)
+        a_processor_that_lost_the_topic_merges_nothing_more(second)
+    first.wait_for_trades(200)
+    for pipeline in (first, second):
+        pipeline.judge()
+
+
+def a_rival_ends_while_the_processor_holds_the_topic(pipeline: Pipeline) -> None:
+    pid = pipeline.processor.running.process.pid
+    with standing_still(pipeline.processor, LOCK_SECONDS):
+        rival = pipeline.add_rival()
+        assert rival.running.process.wait(START_SECONDS) == 1, rival.said()
+        assert f"process {pid}" in rival.said()
+    pipeline.wait_for_trades(200)
+
+
+def a_processor_that_lost_the_topic_merges_nothing_more(pipeline: Pipeline) -> None:
+    """Its session is ended while it stands still, and another takes its place."""
+    pipeline.processor.pause()
+    pipeline.end_sessions()
+    successor = pipeline.add_rival()
+    pipeline.wait_for_trades(200)
+    pipeline.processor.resume()
+    awaited(lambda: tells(pipeline.processor.running, "held by another"), START_SECONDS, pipeline.said)
+    pipeline.wait_for_trades(200)
+    assert successor.is_up, successor.said()
+    pipeline.processor.kill()
+    pipeline.processor = successor
+
+
+def tells(processor: Running, words: str) -> bool:
+    """Whether its last heartbeat says so: the two write to one file in turn."""
+    beat = processor.heartbeat()
+    return beat is not None and beat.pid == processor.process.pid and words in beat.message
+
+
+@contextmanager
+def standing_still(one: Program | Server, seconds: float) -> Iterator[None]:
+    """For so long at least."""
+    one.pause()
+    with lasting(seconds):
+        yield
+    one.resume()

@@ -1,0 +1,177 @@
+"""The tests' own test: each bug planted in a copy of the program must turn the named test red.
+
+A suite that stays green with the compare-and-set gone proves nothing of it. Each patch replaces a text that
+must be there exactly once, so that a bug that is no longer planted is noticed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT, environment
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SQL = "candleflow/store/migrations/0001_candles.sql"
+LEDGER = "candleflow/engine/ledger.py"
+SINK = "candleflow/engine/sink.py"
+SCHEMA = "candleflow/store/schema.py"
+COPIED = ("candleflow", "tests", "pyproject.toml", "processor.py", "producer.py")
+RUN_SECONDS = 500
+
+
+@dataclass(frozen=True)
+class Patch:
+    """In this file, in place of a text that is there once."""
+
+    file: str
+    text: str
+    planted: str = ""
+
+
+@dataclass(frozen=True)
+class Tooth:
+    """A bug in words, how it is planted, the tests that must see it, and what they must say."""
+
+    bug: str
+    patches: Sequence[Patch]
+    tests: Sequence[str]
+    says: str = ""
+
+
+ON_THE_STORE = [
+    Tooth(
+        "no compare-and-set of the offsets",
+        [Patch(SQL, "IF stored <@ expected THEN", "IF true THEN")],
+        ["tests/store/test_merge.py::test_a_replayed_batch_changes_nothing",
+         "tests/store/test_merge.py::test_offsets_that_stand_elsewhere_are_refused"],
+    ),
+    Tooth(
+        "ids that are in already are not noticed",
+        [Patch(SQL, "(SELECT jsonb_object_agg(shared.symbol, shared.ids::text) FROM shared)", "NULL::jsonb")],
+        ["tests/store/test_merge.py::test_an_overlap_names_the_ids_and_changes_nothing"],
+    ),
+    Tooth(
+        "open and close by arrival",
+        [
+            Patch(
+                SQL,
+                "CASE WHEN excluded.first_trade_id < c.first_trade_id THEN excluded.open ELSE c.open END",
+                "c.open",
+            ),
+            Patch(
+                SQL,
+                "CASE WHEN excluded.last_trade_id > c.last_trade_id THEN excluded.close ELSE c.close END",
+                "excluded.close",
+            ),
+        ],
+        ["tests/store/test_merge.py::test_open_and_close_go_by_trade_id_whenever_the_trades_come"],
+    ),
+    Tooth(
+        "offsets not moved",
+        [Patch(SQL, "    PERFORM move_offsets(topic, reached_all);\n")],
+        ["tests/store/test_claim.py::test_a_later_claim_continues_where_the_last_batch_ended"],
+    ),
+    Tooth(
+        "a processor that was superseded may merge",
+        [Patch(SQL, "IF holder.run_id IS DISTINCT FROM hold_topic.run_id OR", "IF false AND")],
+        ["tests/store/test_claim.py::test_a_superseded_processor_merges_and_closes_nothing"],
+    ),
+    Tooth(
+        "a candle is complete whatever came before it",
+        [Patch(SQL, "coalesce(c.first_trade_id = before.last_trade_id + 1, false)", "true")],
+        ["tests/store/test_merge.py::test_a_late_last_trade_completes_the_newest_candle"],
+    ),
+]  # fmt: skip
+
+ON_THE_WHOLE_WAY = [
+    Tooth(
+        "an error of a batch is swallowed",
+        [Patch(SINK, "self.failure = error\n                raise\n", "self.failure = error\n")],
+        ["tests/faults/test_link.py::test_merges_refused_for_a_while_are_not_lost"],
+        says="in the topic, not in the candle",
+    ),
+    Tooth(
+        "offsets moved in a transaction of their own",
+        [
+            Patch(SQL, "    PERFORM move_offsets(topic, reached_all);\n"),
+            Patch(
+                SQL,
+                "CREATE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\nLANGUAGE plpgsql AS",
+                "CREATE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
+                "LANGUAGE plpgsql SECURITY DEFINER AS",
+            ),
+            Patch(SCHEMA, '"merge_batch", ', '"merge_batch", "move_offsets", '),
+            Patch(
+                LEDGER,
+                '        return Merged(answer["status"],',
+                '        if answer["status"] == "merged":\n'
+                '            statement = "SELECT 0 FROM (SELECT move_offsets(?, ?::jsonb)) AS moved"\n'
+                "            self._call(statement, (self._topic, _offsets_text({**expected, **reached})))\n"
+                '        return Merged(answer["status"],',
+            ),
+        ],
+        ["tests/faults/test_link.py::test_commits_cut_at_any_byte_are_done_once"],
+        says="received says",
+    ),
+]  # fmt: skip
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The program and its tests, to be harmed."""
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def test_unharmed_the_named_tests_are_green(copy: Path) -> None:
+    """So that what is red below is red for the bug. Those of the whole way are run here as they are."""
+    done = run_tests(copy, [test for tooth in ON_THE_STORE for test in tooth.tests])
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("tooth", ON_THE_STORE, ids=lambda tooth: tooth.bug)
+def test_planted_in_the_store(copy: Path, tooth: Tooth) -> None:
+    must_bite(copy, tooth)
+
+
+@pytest.mark.parametrize("tooth", ON_THE_WHOLE_WAY, ids=lambda tooth: tooth.bug)
+def test_planted_in_the_engine(copy: Path, tooth: Tooth) -> None:
+    must_bite(copy, tooth)
+
+
+def must_bite(copy: Path, tooth: Tooth) -> None:
+    for patch in tooth.patches:
+        plant(copy, patch)
+    done = run_tests(copy, tooth.tests)
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    for test in tooth.tests:
+        assert f"FAILED {test}" in done.stdout, done.stdout
+    assert tooth.says in done.stdout, done.stdout
+
+
+def plant(copy: Path, patch: Patch) -> None:
+    file = copy / patch.file
+    text = file.read_text()
+    count = text.count(patch.text)
+    assert count == 1, f"in {patch.file} {count} times, and must be once: {patch.text}"
+    file.write_text(text.replace(patch.text, patch.planted))
+
+
+def run_tests(copy: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *dict.fromkeys(tests)]
+    variables = environment() | {"PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        command, cwd=copy, env=variables, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
+    )

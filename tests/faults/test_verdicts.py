@@ -1,0 +1,148 @@
+"""The judge judged: each way in which a table can be wrong has its verdict, and the stage where it arose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests import oracle
+from tests.faults.schedule import storm
+from tests.faults.verdicts import Outcome, Report, Stage, Stored, Trades, Verdict, compare, tables
+
+START_MS = 1_723_118_400_000
+KEY = ("BTCUSDT", "5s", datetime(2024, 8, 8, 12, 0, 5, tzinfo=UTC))
+"""The second of three candles: ids 5 to 9."""
+
+
+def market() -> Trades:
+    """A trade a second of one symbol."""
+    return {
+        ("BTCUSDT", number): {
+            "s": "BTCUSDT", "t": number, "p": f"{100 + number}.5", "q": "0.1", "T": START_MS + 1_000 * number,
+            "m": number % 2 == 0,
+        }
+        for number in range(15)
+    }  # fmt: skip
+
+
+def table_of(trades: Trades) -> dict[tuple[Any, ...], Stored]:
+    """As it is where nothing went wrong."""
+    candles = oracle.all_intervals(trades.values())
+    sizes = oracle.INTERVAL_SECONDS
+    return {
+        key: Stored(
+            candle,
+            frozenset(
+                number
+                for (_, number), one in trades.items()
+                if one["T"] // 1_000 // sizes[key[1]] * sizes[key[1]] == key[2].timestamp()
+            ),
+        )
+        for key, candle in candles.items()
+    }
+
+
+def without(trades: Trades, *numbers: int) -> Trades:
+    return {key: one for key, one in trades.items() if key[1] not in numbers}
+
+
+def verdict_on(key: tuple[Any, ...], verdicts: list[Verdict]) -> Verdict:
+    (found,) = [one for one in verdicts if one.key == key]
+    return found
+
+
+def test_a_right_table_is_ok_in_every_candle() -> None:
+    trades = market()
+    verdicts = compare(trades, trades, table_of(trades))
+    assert len(verdicts) == 3 + 5
+    assert {one.outcome for one in verdicts} == {Outcome.OK}
+
+
+def test_a_trade_missing_in_its_candle_was_lost_by_the_processor_if_the_topic_has_it() -> None:
+    trades = market()
+    table = table_of(without(trades, 6, 7))
+    found = verdict_on(KEY, compare(trades, trades, table))
+    assert found == Verdict(KEY, Outcome.MISSING, "2 trades, ids 6 to 7", Stage.PROCESSOR)
+    found = verdict_on(KEY, compare(trades, without(trades, 6, 7), table))
+    assert (found.outcome, found.stage) == (Outcome.MISSING, Stage.PRODUCER)
+
+
+def test_a_missing_candle_is_missing_and_one_of_nothing_is_extra() -> None:
+    trades = market()
+    table = table_of(trades)
+    found = verdict_on(KEY, compare(trades, trades, {key: one for key, one in table.items() if key != KEY}))
+    assert (found.outcome, found.stage) == (Outcome.MISSING, Stage.PROCESSOR)
+    few = without(trades, *range(5, 10))
+    assert verdict_on(KEY, compare(few, few, table)).outcome is Outcome.EXTRA
+
+
+@pytest.mark.parametrize(
+    ("harm", "outcome"),
+    [
+        (
+            lambda one: replace(one, candle=replace(one.candle, volume=one.candle.volume * 2)),
+            Outcome.DUPLICATE,
+        ),
+        (lambda one: replace(one, candle=replace(one.candle, trade_count=6)), Outcome.DUPLICATE),
+        (lambda one: replace(one, candle=replace(one.candle, close=one.candle.open)), Outcome.WRONG),
+        (lambda one: replace(one, candle=replace(one.candle, is_complete=False)), Outcome.WRONG),
+        (lambda one: replace(one, trade_ids=one.trade_ids | {99}), Outcome.EXTRA),
+    ],
+)
+def test_a_candle_with_the_right_trades_may_yet_be_wrong(
+    harm: Callable[[Stored], Stored], outcome: Outcome
+) -> None:
+    trades = market()
+    table = table_of(trades)
+    found = verdict_on(KEY, compare(trades, trades, table | {KEY: harm(table[KEY])}))
+    assert found.outcome is outcome
+
+
+def test_what_the_producer_lost_is_a_hole_that_must_show() -> None:
+    in_topic = without(market(), 7)
+    report = Report("a test", "a market")
+    table = table_of(in_topic)
+    report.judge(compare(in_topic, in_topic, table), in_topic, market())
+    assert report.is_exact
+    assert report.lost_by_producer == 1
+    assert table[KEY].candle.is_complete is False
+    silent = replace(table[KEY], candle=replace(table[KEY].candle, is_complete=True))
+    told = Report("a test", "a market")
+    told.judge(compare(in_topic, in_topic, table | {KEY: silent}), in_topic, market())
+    assert not told.is_exact
+    assert "is_complete True, not False" in told.words()
+
+
+def test_books_that_do_not_balance_are_told() -> None:
+    trades = market()
+    report = Report("a test", "a market", records=16)
+    report.judge(compare(trades, trades, table_of(trades)), trades, trades)
+    report.check_books({"received": 16, "merged": 15, "duplicate": 1})
+    assert report.is_exact
+    report.check_books({"received": 17, "merged": 16, "duplicate": 1, "rejected: not JSON": 1})
+    assert report.complaints == [
+        "received says 17, and it is 16", "merged says 16, and it is 15", "rejected: not JSON: 1"
+    ]  # fmt: skip
+    assert "NOT EXACT" in tables([report])
+
+
+def test_a_report_that_was_never_judged_is_not_exact() -> None:
+    report = Report("a test", "a market")
+    assert not report.is_exact
+    assert "not judged" in tables([report])
+
+
+def test_a_seed_makes_its_schedule_again_and_each_fault_before_any_comes_twice() -> None:
+    faults = [f"fault {number}" for number in range(7)]
+    for seed in Random(1).sample(range(10**9), 20):
+        schedule = storm(seed, 60, faults)
+        assert schedule == storm(seed, 60, faults)
+        assert {step.fault for step in schedule.steps[:7]} == set(faults)
+        assert sum(step.after for step in schedule.steps) >= 60
+        assert f"={seed}:" in str(schedule)
+    assert storm(1, 60, faults).steps != storm(2, 60, faults).steps
