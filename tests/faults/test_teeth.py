@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SQL = "candleflow/store/migrations/0001_candles.sql"
 LEDGER = "candleflow/engine/ledger.py"
 SINK = "candleflow/engine/sink.py"
+TRADES = "candleflow/engine/trades.py"
+INTAKE = "candleflow/services/intake.py"
 SCHEMA = "candleflow/store/schema.py"
 COPIED = ("candleflow", "tests", "pyproject.toml", "processor.py", "producer.py")
 RUN_SECONDS = 500
@@ -91,6 +93,31 @@ ON_THE_STORE = [
     ),
 ]  # fmt: skip
 
+ON_THE_EDGES = [
+    Tooth(
+        "prices are floats on their way",
+        [
+            Patch(
+                TRADES,
+                'field[2].cast(_PRICE_TYPE).alias("price")',
+                'field[2].cast("double").cast(_PRICE_TYPE).alias("price")',
+            )
+        ],
+        ["tests/property/test_candles.py::test_a_batch_of_the_largest_trades_overflows_nothing"],
+    ),
+    Tooth(
+        "holes in the stream are not seen",
+        [
+            Patch(
+                INTAKE,
+                "return trade.trade_id > self._next_ids.get(trade.symbol, trade.trade_id)",
+                "return False",
+            )
+        ],
+        ["tests/pipeline/test_gaps.py::test_connections_cut_again_and_again_leave_no_hole"],
+    ),
+]
+
 ON_THE_WHOLE_WAY = [
     Tooth(
         "an error of a batch is swallowed",
@@ -143,6 +170,11 @@ def test_unharmed_the_named_tests_are_green(copy: Path) -> None:
 
 @pytest.mark.parametrize("tooth", ON_THE_STORE, ids=lambda tooth: tooth.bug)
 def test_planted_in_the_store(copy: Path, tooth: Tooth) -> None:
+    must_bite(copy, tooth)
+
+
+@pytest.mark.parametrize("tooth", ON_THE_EDGES, ids=lambda tooth: tooth.bug)
+def test_planted_where_trades_come_in(copy: Path, tooth: Tooth) -> None:
     must_bite(copy, tooth)
 
 
