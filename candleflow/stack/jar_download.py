@@ -22,6 +22,7 @@ from candleflow.stack.jars import Jar
 
 _CONNECTIONS: Final = 8
 _ATTEMPTS: Final = 4
+_PAUSE_SECONDS: Final = 0.5
 _TIMEOUT: Final = httpx.Timeout(30, connect=15)
 _CHUNK_BYTES: Final = 1 << 16
 
@@ -61,7 +62,7 @@ def _fetch_one(
         try:
             _download(client, jar, folder, url, advance, stopping)
         except (httpx.HTTPError, _WrongBytesError) as error:
-            if attempt == _ATTEMPTS or stopping.wait(0.5 * 2**attempt) or _is_final(error):
+            if attempt == _ATTEMPTS or stopping.wait(_PAUSE_SECONDS * 2**attempt) or _is_final(error):
                 raise StackError(
                     f"{jar.name} could not be fetched from {url}: {error or type(error).__name__}; "
                     "CANDLEFLOW_MAVEN_URL names another repository"

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from candleflow.errors import StackError
-from candleflow.stack import jars
+from candleflow.stack import jar_download, jars
 from candleflow.stack.jars import Jar, fetch, locked
 
 CONTENT = {"org/a/1/a-1.jar": b"a" * 200_000, "org/b/2/b-2.jar": b"b" * 1_000}
@@ -69,7 +69,7 @@ def repository() -> Iterator[Repository]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting_between_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threading.Event, "wait", lambda self, timeout=None: self.is_set())
+    monkeypatch.setattr(jar_download, "_PAUSE_SECONDS", 0.0)
 
 
 def fetched(repository: Repository, folder: Path, console: Console | None = None) -> list[Path]:
