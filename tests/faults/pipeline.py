@@ -173,11 +173,11 @@ class Pipeline:
 
     # Going on, and the end ------------------------------------------------------------------------------
 
-    def wait_for_trades(self, count: int, seconds: float = FLOW_SECONDS) -> None:
+    def wait_for_trades(self, count: int) -> None:
         """Until so many more records are in the candles."""
-        awaited(lambda: self.received() >= 0, seconds, self.said)
+        awaited(lambda: self.received() >= 0, FLOW_SECONDS, self.said)
         reached = self.received() + count
-        awaited(lambda: self.received() >= reached, seconds, self.said)
+        awaited(lambda: self.received() >= reached, FLOW_SECONDS, self.said)
 
     def wait_for_records(self, count: int) -> None:
         """Until so many more records are in the topic."""

@@ -16,7 +16,7 @@ from tests.processes import START_SECONDS, Running, awaited, lasting
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-KILLS = 12
+KILLS = 10
 STALL_SECONDS = 10
 LOCK_SECONDS = 35
 """Longer than the processor's ``lock_timeout`` (30 s), its claim's patience (15) and its keepalives (25)."""
