@@ -221,7 +221,9 @@ async def test_what_kafka_python_gives_up_is_sent_again_by_a_new_producer(
         stop_running(own_broker)
         await publish(log, 100, 1_000)
         await until(lambda: log.retried > 0)
-        assert log.in_flight == 900, "not yet acknowledged, so in flight"
+        # A few may have been acknowledged before the broker stood still.
+        assert log.in_flight >= log.retried
+        assert log.published + log.in_flight == 1_000, "not yet acknowledged, so in flight"
         let_run(own_broker)
         assert await log.flush(DEADLINE_SECONDS) == 0
         assert log.published == 1_000
