@@ -16,15 +16,22 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition, errors
 from kafka.admin import KafkaAdminClient
 
-from candleflow.broker.topics import ATTEMPT_MS, REQUEST_MS, ensure_topics, words
+from candleflow.broker.topics import (
+    ATTEMPT_MS,
+    REQUEST_MS,
+    admin_client,
+    consumer_of_no_group,
+    ensure_topics,
+    words,
+)
 from candleflow.errors import BrokerError, HeldError, MarketError
 from candleflow.market.gap import GapEvent, GapEventKind
 from candleflow.market.symbol import is_symbol
@@ -107,14 +114,7 @@ def write_all(bootstrap: str, topic: str, events: Sequence[GapEvent]) -> None:
 def read_all(bootstrap: str, topic: str) -> list[GapEvent]:
     """Every event so far, in order. Raises BrokerError where Kafka or the topic is away."""
     try:
-        consumer = KafkaConsumer(
-            bootstrap_servers=bootstrap.split(","),
-            client_id="candleflow-gaps",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            bootstrap_timeout_ms=ATTEMPT_MS,
-            request_timeout_ms=REQUEST_MS,
-        )
+        consumer = consumer_of_no_group(bootstrap, "candleflow-gaps")
         try:
             if not consumer.partitions_for_topic(topic):
                 raise BrokerError(f"topic {topic} isn't there")
@@ -239,7 +239,7 @@ class GapLog:
             self._thread.join(within_seconds)
 
     def _other_holder(self) -> str | None:
-        with _admin(self._bootstrap) as admin:
+        with admin_client(self._bootstrap) as admin:
             members = self._members(admin)
         return str(members[0]["client_id"]) if members else None
 
@@ -321,7 +321,7 @@ class GapLog:
         Whoever had been removed from the group, as after a long time of standing still, and is back, gives
         way at once; so whoever came in the meantime has the partition again before it would give way too.
         """
-        with _admin(self._bootstrap) as admin:
+        with admin_client(self._bootstrap) as admin:
             for member in self._members(admin):
                 if member["client_id"] != self._holder:
                     raise HeldError(str(member["client_id"]))
@@ -351,17 +351,3 @@ def _who_holds(topic: str, holder: str) -> str:
         f"another producer publishes the trades that {topic} belongs to: {holder}; only one may. Stop it, or "
         "wait until it has ended"
     )
-
-
-@contextmanager
-def _admin(bootstrap: str) -> Iterator[KafkaAdminClient]:
-    admin = KafkaAdminClient(
-        bootstrap_servers=bootstrap.split(","),
-        client_id="candleflow-gaps",
-        bootstrap_timeout_ms=ATTEMPT_MS,
-        request_timeout_ms=REQUEST_MS,
-    )
-    try:
-        yield admin
-    finally:
-        admin.close()

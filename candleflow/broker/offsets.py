@@ -10,10 +10,11 @@ from typing import Final
 
 from kafka import KafkaConsumer, TopicPartition, errors
 
-from candleflow.broker.topics import ATTEMPT_MS, REQUEST_MS, words
+from candleflow.broker.topics import consumer_of_no_group, words
 from candleflow.errors import BrokerError, LedgerError
 
 _ASK_EVERY_SECONDS: Final = 1.0
+_CLIENT_ID: Final = "candleflow-offsets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Bounds:
 def bounds(bootstrap: str, topic: str) -> Bounds:
     """The topic's bounds now. Raises BrokerError where Kafka or the topic is away."""
     try:
-        consumer = _consumer(bootstrap)
+        consumer = consumer_of_no_group(bootstrap, _CLIENT_ID)
         try:
             partitions = _partitions(consumer, topic)
             begin = consumer.beginning_offsets(partitions)
@@ -98,7 +99,7 @@ class EndOffsets:
         consumer: KafkaConsumer | None = None
         while not self._stop.is_set():
             try:
-                consumer = consumer or _consumer(self._bootstrap)
+                consumer = consumer or consumer_of_no_group(self._bootstrap, _CLIENT_ID)
                 asked_at = time.time()
                 found = consumer.end_offsets(_partitions(consumer, self._topic))
                 self._latest = asked_at, _by_number(found)
@@ -111,16 +112,6 @@ class EndOffsets:
             self._stop.wait(_ASK_EVERY_SECONDS)
         if consumer is not None:
             consumer.close()
-
-
-def _consumer(bootstrap: str) -> KafkaConsumer:
-    return KafkaConsumer(
-        bootstrap_servers=bootstrap.split(","),
-        client_id="candleflow-offsets",
-        enable_auto_commit=False,
-        bootstrap_timeout_ms=ATTEMPT_MS,
-        request_timeout_ms=REQUEST_MS,
-    )
 
 
 def _partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from kafka import KafkaConsumer, TopicPartition, errors
 
-from candleflow.broker.topics import ATTEMPT_MS, REQUEST_MS, words
+from candleflow.broker.topics import consumer_of_no_group, words
 from candleflow.broker.trade_log import ORIGIN_HEADER
 from candleflow.errors import BrokerError
 
@@ -35,14 +35,7 @@ def last_trade_ids(bootstrap: str, topic: str, symbols: Collection[str]) -> dict
     Blocks. Raises BrokerError where Kafka or the topic is away.
     """
     try:
-        consumer = KafkaConsumer(
-            bootstrap_servers=bootstrap.split(","),
-            client_id="candleflow-tail",
-            enable_auto_commit=False,
-            bootstrap_timeout_ms=ATTEMPT_MS,
-            request_timeout_ms=REQUEST_MS,
-            metrics_enabled=False,
-        )
+        consumer = consumer_of_no_group(bootstrap, "candleflow-tail")
         try:
             return _read_backwards(consumer, topic, frozenset(symbols))
         finally:

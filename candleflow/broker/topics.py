@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from kafka import errors
+from kafka import KafkaConsumer, errors
 from kafka.admin import KafkaAdminClient
 
 from candleflow.errors import BrokerError
@@ -56,7 +56,7 @@ def ensure_topics(
     said_at: float | None = None
     while True:
         try:
-            with _admin(bootstrap) as admin:
+            with admin_client(bootstrap) as admin:
                 _make_missing(admin, names, partitions, replication, retention_hours)
         except (errors.KafkaError, OSError) as error:
             now = time.monotonic()
@@ -80,7 +80,7 @@ def topic_id(bootstrap: str, topic: str) -> str:
     A topic deleted and made anew has another. Raises BrokerError where Kafka or the topic is away.
     """
     try:
-        with _admin(bootstrap) as admin:
+        with admin_client(bootstrap) as admin:
             described = _described(admin, [topic])[topic]
     except (errors.KafkaError, OSError) as error:
         raise BrokerError(f"Kafka at {bootstrap} can't be asked for topic {topic}: {words(error)}") from error
@@ -101,7 +101,8 @@ def words(error: BaseException | type[BaseException]) -> str:
 
 
 @contextmanager
-def _admin(bootstrap: str) -> Iterator[KafkaAdminClient]:
+def admin_client(bootstrap: str) -> Iterator[KafkaAdminClient]:
+    """An admin client that gives up soon, closed at the end."""
     admin = KafkaAdminClient(
         bootstrap_servers=bootstrap.split(","),
         client_id="candleflow-topics",
@@ -112,6 +113,17 @@ def _admin(bootstrap: str) -> Iterator[KafkaAdminClient]:
         yield admin
     finally:
         admin.close()
+
+
+def consumer_of_no_group(bootstrap: str, client_id: str) -> KafkaConsumer:
+    """A consumer that commits nothing, gives up soon, and is the caller's to close."""
+    return KafkaConsumer(
+        bootstrap_servers=bootstrap.split(","),
+        client_id=client_id,
+        enable_auto_commit=False,
+        bootstrap_timeout_ms=ATTEMPT_MS,
+        request_timeout_ms=REQUEST_MS,
+    )
 
 
 def _make_missing(

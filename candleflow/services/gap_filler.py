@@ -17,7 +17,6 @@ from typing import Final
 from candleflow.broker.trade_log import Receipt, TradeLog
 from candleflow.errors import ExchangeError
 from candleflow.exchange.history import SOURCE, TradeHistory
-from candleflow.exchange.rest import MAX_LIMIT
 from candleflow.market.gap import JUMP, OVERLOAD, RECONNECT, RESTART, GapBook, GapEvent, GapEventKind
 from candleflow.market.trade import Trade
 from candleflow.market.trade_ids import TradeIds
@@ -79,12 +78,8 @@ class GapFiller:
         self._book = GapBook()
         self._forced.clear()
         self._oldest.clear()
-        self._take(events)
+        self.go_on(events)
         self._rests_until.clear()
-
-    def go_on(self, events: Sequence[GapEvent]) -> None:
-        """Events that came since."""
-        self._take(events)
 
     async def run(self) -> None:
         """Fill until cancelled."""
@@ -105,7 +100,8 @@ class GapFiller:
             else:
                 self._failures[symbol] = 0
 
-    def _take(self, events: Sequence[GapEvent]) -> None:
+    def go_on(self, events: Sequence[GapEvent]) -> None:
+        """Events that came since."""
         for event in events:
             self._book.apply(event)
             if event.kind is GapEventKind.SEEN:
@@ -141,7 +137,7 @@ class GapFiller:
             await self._note(GapEventKind.FILLED, symbol, begin, end, STREAM)
 
     async def _fill_page(self, symbol: str, lower: int, upper: int) -> None:
-        trades = await self._history.trades(symbol, lower, min(MAX_LIMIT, upper - lower))
+        trades = await self._history.trades(symbol, lower, upper - lower)
         if not trades:
             raise ExchangeError(f"no history of {symbol} from trade {lower} on yet")
         oldest = self._oldest[symbol]
@@ -152,8 +148,9 @@ class GapFiller:
             await self._note(GapEventKind.GIVEN_UP, symbol, lower, end, why)
             return
         reached = min(upper, trades[-1].trade_id + 1)
-        found = TradeIds(trade.trade_id for trade in trades if trade.trade_id < upper)
-        await self._publish([trade for trade in trades if trade.trade_id < upper])
+        in_gap = [trade for trade in trades if trade.trade_id < upper]
+        found = TradeIds(trade.trade_id for trade in in_gap)
+        await self._publish(in_gap)
         for begin, end in found.ranges:
             await self._note(GapEventKind.FILLED, symbol, begin, end, SOURCE)
         absent = TradeIds()
