@@ -1,6 +1,6 @@
 # Every command, and what it needs, in one place: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults check services status down bench install install-dev lock lock-jars clean
+.PHONY: help run test test-faults check types unit services status down bench install install-dev lock lock-jars clean
 
 python := .venv/bin/python
 
@@ -17,10 +17,16 @@ test: install-dev ## run the tests, against the real parts
 test-faults: install-dev ## run the slow ones: kills, lost connections, the longest recording
 	@$(python) -m pytest -m slow
 
+# The unit tests mostly wait, so the types are checked meanwhile.
 check: install-dev ## what is quick: lint, format, types, unit tests
 	@$(python) -m ruff check --quiet
 	@$(python) -m ruff format --quiet --check
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync types unit
+
+types:
 	@$(python) -m mypy --no-error-summary
+
+unit:
 	@$(python) -m pytest -q tests/unit
 
 services: install ## start only Kafka and PostgreSQL, in place of docker compose
