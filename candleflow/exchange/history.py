@@ -1,5 +1,7 @@
 """Past trades by their ids, over REST, with the exchange's limits kept: what fills a gap.
 
+Which requests tell them is ``past_trades``' business; here is whom to ask, and when.
+
 Binance allows 6,000 weight a minute and counts it by address, so others may use it too: above half of that
 this waits for the next minute. A page of 1,000 trades weighs 25, so that is 120,000 trades a minute.
 
@@ -12,19 +14,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import pairwise
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from candleflow.errors import ExchangeError, RateLimitError
-from candleflow.exchange.rest import MAX_LIMIT, ExchangeRest
-from candleflow.market.trade import Trade
+from candleflow.errors import ExchangeError, ExchangeRefusalError, RateLimitError
+from candleflow.exchange.past_trades import Page, full_page, is_absent, page_by_other_means
+from candleflow.exchange.rest import ExchangeRest
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-SOURCE: Final = "historicalTrades"
-"""The request that the trades come from, by Binance's name."""
 WEIGHT_SHARE: Final = 3_000
 _MINUTE_SECONDS: Final = 60.0
 _REQUEST_SECONDS: Final = 15.0
@@ -45,6 +44,7 @@ class TradeHistory:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._clients = [ExchangeRest(url, timeout_seconds=_REQUEST_SECONDS) for url in base_urls]
+        self._without_history: set[ExchangeRest] = set()
         self._weight_share = weight_share
         self._sleep = sleep
         self._now = now
@@ -61,21 +61,28 @@ class TradeHistory:
         for client in self._clients:
             await client.close()
 
-    async def trades(self, symbol: str, from_id: int, limit: int) -> list[Trade]:
+    async def page(self, symbol: str, from_id: int, limit: int) -> Page:
         """Up to ``limit`` trades, a thousand at most, from ``from_id`` on, in the order of their ids.
 
-        Ids that the exchange has no trade of are passed over. Raises ExchangeError where no address answers.
+        Raises ExchangeError where no address answers.
         """
-        rows = await self._ask(lambda rest: rest.historical_trades(symbol, from_id, min(limit, MAX_LIMIT)))
-        ids = [from_id - 1, *(trade.trade_id for trade in rows)]
-        if any(before >= after for before, after in pairwise(ids)):
-            raise ExchangeError(f"{SOURCE} of {symbol} from {from_id} on came out of order")
-        return rows
+        return await self._ask(lambda rest: self._page(rest, symbol, from_id, limit))
 
     async def first_id_since(self, symbol: str, time_us: int) -> int | None:
         """The id of the first trade at ``time_us`` or later, None where there is none. Raises as above."""
         rows = await self._ask(lambda rest: rest.agg_trades(symbol, start_time=time_us, limit=1))
         return rows[0].first_trade_id if rows else None
+
+    async def _page(self, rest: ExchangeRest, symbol: str, from_id: int, limit: int) -> Page:
+        if rest not in self._without_history:
+            try:
+                return await full_page(rest, symbol, from_id, limit)
+            except ExchangeRefusalError as error:
+                if not is_absent(error):
+                    raise
+                _log.info("%s; what other requests tell is used in place of it", error)
+                self._without_history.add(rest)
+        return await page_by_other_means(rest, symbol, from_id, limit)
 
     async def _ask(self, question: Callable[[ExchangeRest], Awaitable[_T]]) -> _T:
         problems = []

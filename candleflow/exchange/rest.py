@@ -142,6 +142,11 @@ class ExchangeRest:
         rows = await self._get("/api/v3/historicalTrades", symbol=symbol, fromId=from_id, limit=limit)
         return self._rows(rows, lambda row: _trade(symbol, row))
 
+    async def recent_trades(self, symbol: str, limit: int = MAX_LIMIT) -> list[Trade]:
+        """The latest ``limit`` trades, by id. Weight 25."""
+        rows = await self._get("/api/v3/trades", symbol=symbol, limit=limit)
+        return self._rows(rows, lambda row: _trade(symbol, row))
+
     async def agg_trades(
         self,
         symbol: str,

@@ -44,6 +44,7 @@ HOST: Final = "127.0.0.1"
 SERVER_HEADER: Final = "candleflow-simulator"
 """In every response's ``Server`` header: how a client knows that what it sees is no real market."""
 
+_HISTORICAL_TRADES: Final = "/api/v3/historicalTrades"
 _LOG: Final = logging.getLogger(__name__)
 _DAY_SECONDS: Final = 86_400.0
 _GOING_AWAY: Final = 1001  # RFC 6455 section 7.4.1
@@ -86,6 +87,8 @@ class Faults:
     """The next so many REST requests are answered with ``throttle_status`` and ``Retry-After``."""
     throttle_status: int = HTTPStatus.TOO_MANY_REQUESTS
     retry_after_seconds: int = 1
+    has_historical_trades: bool = True
+    """False as at the hosts for market data only: that REST request is answered with HTTP 404."""
 
 
 @dataclass(slots=True)
@@ -393,6 +396,8 @@ class Simulator:
         if self.faults.throttle_requests > 0:
             self.faults.throttle_requests -= 1
             return self._throttled(self.faults.throttle_status, self.faults.retry_after_seconds)
+        if not self.faults.has_historical_trades and request.path.startswith(_HISTORICAL_TRADES):
+            return _response(HTTPStatus.NOT_FOUND, b"")
         now = time.time_ns() // 1_000
         used = self._use_weight(simulator_rest.weight(request.path), now)
         if used > self._weight_limit:

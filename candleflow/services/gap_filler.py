@@ -16,7 +16,8 @@ from typing import Final
 
 from candleflow.broker.trade_log import Receipt, TradeLog
 from candleflow.errors import ExchangeError
-from candleflow.exchange.history import SOURCE, TradeHistory
+from candleflow.exchange.history import TradeHistory
+from candleflow.exchange.past_trades import Origin
 from candleflow.market.gap import JUMP, OVERLOAD, RECONNECT, RESTART, GapBook, GapEvent, GapEventKind
 from candleflow.market.trade import Trade
 from candleflow.market.trade_ids import TradeIds
@@ -29,6 +30,7 @@ GRACE_SECONDS: Final = 2.0
 STREAM: Final = "stream"
 """Where ids were had from that the stream brought after all."""
 NO_SUCH_TRADES: Final = "the exchange has no such trades"
+ONLY_SUMMED: Final = "the exchange tells only their sum"
 
 _OWN_REASONS: Final = frozenset((RESTART, RECONNECT, JUMP, OVERLOAD))
 _LOOK_EVERY_SECONDS: Final = 1.0
@@ -133,50 +135,58 @@ class GapFiller:
             await self._fill_page(symbol, lower, upper)
             return
         await self._intake.out_of_order.wait()
-        for begin, end in here:
-            await self._note(GapEventKind.FILLED, symbol, begin, end, STREAM)
+        await self._note(GapEventKind.FILLED, symbol, here, STREAM)
 
     async def _fill_page(self, symbol: str, lower: int, upper: int) -> None:
-        trades = await self._history.trades(symbol, lower, upper - lower)
-        if not trades:
+        page = await self._history.page(symbol, lower, upper - lower)
+        if page.end <= lower:
             raise ExchangeError(f"no history of {symbol} from trade {lower} on yet")
         oldest = self._oldest[symbol]
-        if trades[0].trade_time < oldest and not self._is_forced(symbol, lower):
+        if page.begins_at < oldest and not self._is_forced(symbol, lower):
             since = await self._history.first_id_since(symbol, oldest)
             end = upper if since is None else min(max(since, lower + 1), upper)
             why = f"older than {self._fill_us / 3_600_000_000:g} h"
-            await self._note(GapEventKind.GIVEN_UP, symbol, lower, end, why)
+            await self._note(GapEventKind.GIVEN_UP, symbol, [(lower, end)], why)
             return
-        reached = min(upper, trades[-1].trade_id + 1)
-        in_gap = [trade for trade in trades if trade.trade_id < upper]
+        in_gap = [trade for trade in page.trades if trade.trade_id < upper]
         found = TradeIds(trade.trade_id for trade in in_gap)
-        await self._publish(in_gap)
-        for begin, end in found.ranges:
-            await self._note(GapEventKind.FILLED, symbol, begin, end, SOURCE)
+        await self._publish(in_gap, page.origin)
+        await self._note(GapEventKind.FILLED, symbol, found.ranges, page.origin)
         absent = TradeIds()
-        absent.add_range(lower, reached)
+        absent.add_range(lower, min(upper, page.end))
         for begin, end in found.ranges:
             absent.remove_range(begin, end)
-        for begin, end in absent.ranges:
-            await self._note(GapEventKind.GIVEN_UP, symbol, begin, end, NO_SUCH_TRADES)
+        why = ONLY_SUMMED if page.origin is Origin.AGGREGATE else NO_SUCH_TRADES
+        await self._note(GapEventKind.GIVEN_UP, symbol, absent.ranges, why)
 
-    async def _publish(self, trades: Sequence[Trade]) -> None:
+    async def _publish(self, trades: Sequence[Trade], origin: Origin) -> None:
         """Hand the trades over, and wait until Kafka has them."""
         receipt = Receipt()
         for trade in trades:
             await self._trade_log.wait_for_room()
             is_forced = self._is_forced(trade.symbol, trade.trade_id)
-            self._intake.fill_in(trade, SOURCE, receipt, even_if_published=is_forced)
+            self._intake.fill_in(trade, origin, receipt, even_if_published=is_forced)
         await receipt.wait()
 
     def _is_forced(self, symbol: str, trade_id: int) -> bool:
         """Whether someone misses the trade who has read the topic, though it may have been published."""
         return trade_id in self._forced.get(symbol, ())
 
-    async def _note(self, kind: GapEventKind, symbol: str, lower: int, upper: int, why: str) -> None:
-        """Write what became of the ids ``[lower, upper)``, and wait until it was read back."""
-        event = GapEvent(kind, symbol, lower, upper - 1, self._now_us(), why)
-        _log.info("%s: trades %d to %d %s: %s", symbol, lower, upper - 1, kind, why)
+    async def _note(
+        self, kind: GapEventKind, symbol: str, ranges: Sequence[tuple[int, int]], why: str
+    ) -> None:
+        """Write what became of the ids ``[lower, upper)`` of each range, and wait until it was read back."""
+        if ranges:
+            trades = sum(upper - lower for lower, upper in ranges)
+            place = f"{ranges[0][0]} to {ranges[-1][1] - 1}"
+            _log.info(
+                "%s: %d trades %s, in %d ranges from %s: %s", symbol, trades, kind, len(ranges), place, why
+            )
+        now = self._now_us()
+        events = [GapEvent(kind, symbol, lower, upper - 1, now, why) for lower, upper in ranges]
+        await asyncio.gather(*map(self._note_one, events))
+
+    async def _note_one(self, event: GapEvent) -> None:
         self._read_back[event] = asyncio.Event()
         try:
             await self._write_event(event)

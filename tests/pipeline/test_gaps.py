@@ -255,6 +255,33 @@ async def test_what_is_older_than_the_setting_is_given_up_and_stays_open(
     assert missing(ids) == [(lower, upper)]
 
 
+async def test_where_only_sums_can_be_had_single_trades_come_and_the_rest_stays_open(
+    tmp_path: Path, kafka_bootstrap: str
+) -> None:
+    """A host for market data only: the latest thousand are told one by one, older ones added up."""
+    market = SeededMarket(1, RATE, ["BTCUSDT"])
+    async with Simulator(market, faults=Faults(has_historical_trades=False)) as simulator:
+        settings = settings_for(
+            tmp_path, kafka_bootstrap, simulator.ws_url, exchange_rest_url=simulator.rest_url
+        )
+        async with producing(settings) as producer:
+            await until(lambda: producer.counts()["published"] > 100)
+        stopped_at = time.monotonic()
+        await until(lambda: time.monotonic() - stopped_at > 6)
+        async with producing(settings) as producer:
+            await until(lambda: producer._intake.filled > 300)
+            await until(lambda: producer._filler._book.wanted_ranges() == {})
+    log = await events(kafka_bootstrap)
+    assert "aggTrades" in {one.why for one in log if one.kind is FILLED}
+    assert {one.why for one in log if one.kind is GIVEN_UP} == {"the exchange tells only their sum"}
+    (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
+    still_open = open_ranges(log)["BTCUSDT"]
+    assert missing(ids) == list(still_open)
+    for trade_id in (one for lower, upper in still_open for one in range(lower, upper)):
+        neighbours = {market.aggregate_of("BTCUSDT", trade_id + step) for step in (-1, 0, 1)}
+        assert len(neighbours) < 3, f"{trade_id} is an aggregate of its own"
+
+
 async def test_what_someone_else_misses_is_brought_again_though_it_was_published(
     tmp_path: Path, kafka_bootstrap: str
 ) -> None:

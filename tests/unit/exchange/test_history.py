@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
+
 import pytest
 
 from candleflow.errors import ExchangeError
 from candleflow.exchange.history import TradeHistory
+from candleflow.exchange.past_trades import Origin
 from candleflow.exchange.rest import ExchangeRest
 from candleflow.exchange.simulated_market import SeededMarket
 from candleflow.exchange.simulator import Faults, Simulator
@@ -25,6 +29,10 @@ class Sleeps:
         self.seconds.append(seconds)
 
 
+async def trades_of(history: TradeHistory, symbol: str, from_id: int, limit: int) -> Sequence[Trade]:
+    return (await history.page(symbol, from_id, limit)).trades
+
+
 async def latest_id(simulator: Simulator) -> int:
     async with ExchangeRest(simulator.rest_url) as rest:
         return (await rest.historical_trades("BTCUSDT", limit=1))[0].trade_id
@@ -33,18 +41,21 @@ async def latest_id(simulator: Simulator) -> int:
 async def test_trades_come_from_an_id_on_as_many_as_asked_for() -> None:
     async with Simulator(MARKET) as simulator, TradeHistory([simulator.rest_url]) as history:
         first = await latest_id(simulator) - 5_000
-        trades = await history.trades("BTCUSDT", first, 5_000)
+        trades = await trades_of(history, "BTCUSDT", first, 5_000)
         assert [trade.trade_id for trade in trades] == list(range(first, first + 1_000)), "a page at most"
-        assert [trade.trade_id for trade in await history.trades("BTCUSDT", first, 2)] == [first, first + 1]
+        assert [trade.trade_id for trade in await trades_of(history, "BTCUSDT", first, 2)] == [
+            first,
+            first + 1,
+        ]
 
 
 async def test_the_first_trade_since_a_time() -> None:
     async with Simulator(MARKET) as simulator, TradeHistory([simulator.rest_url]) as history:
         first = await latest_id(simulator) - 1_000
-        (trade,) = await history.trades("BTCUSDT", first, 1)
+        (trade,) = await trades_of(history, "BTCUSDT", first, 1)
         found = await history.first_id_since("BTCUSDT", trade.trade_time)
         assert found is not None
-        before, at = await history.trades("BTCUSDT", found - 1, 2)
+        before, at = await trades_of(history, "BTCUSDT", found - 1, 2)
         assert before.trade_time < trade.trade_time <= at.trade_time
         assert await history.first_id_since("BTCUSDT", trade.trade_time + 10**12) is None
 
@@ -56,9 +67,9 @@ async def test_half_of_the_allowed_weight_is_used_and_then_the_next_minute_waite
         TradeHistory([simulator.rest_url], weight_share=50, sleep=sleeps, now=lambda: 1_000_045.5) as history,
     ):
         first = await latest_id(simulator) - 100
-        await history.trades("BTCUSDT", first, 1)
+        await trades_of(history, "BTCUSDT", first, 1)
         assert sleeps.seconds == []
-        await history.trades("BTCUSDT", first, 1)
+        await trades_of(history, "BTCUSDT", first, 1)
         assert sleeps.seconds == [60 - 1_000_045.5 % 60]
 
 
@@ -69,7 +80,7 @@ async def test_a_limit_is_waited_out_as_long_as_the_exchange_says() -> None:
         Simulator(MARKET, faults=faults) as simulator,
         TradeHistory([simulator.rest_url], sleep=sleeps) as history,
     ):
-        assert await history.trades("BTCUSDT", 10**9, 1)
+        assert await trades_of(history, "BTCUSDT", 10**9, 1)
     assert sleeps.seconds == [7, 7]
 
 
@@ -77,13 +88,13 @@ async def test_the_second_address_answers_where_the_first_is_away() -> None:
     async with Simulator(MARKET) as simulator:
         away = f"http://127.0.0.1:{free_port()}"
         async with TradeHistory([away, simulator.rest_url]) as history:
-            assert await history.trades("BTCUSDT", 10**9, 1)
+            assert await trades_of(history, "BTCUSDT", 10**9, 1)
         async with TradeHistory([away]) as history:
             with pytest.raises(ExchangeError, match=away):
-                await history.trades("BTCUSDT", 10**9, 1)
+                await trades_of(history, "BTCUSDT", 10**9, 1)
         async with TradeHistory([]) as history:
             with pytest.raises(ExchangeError, match="no REST address"):
-                await history.trades("BTCUSDT", 10**9, 1)
+                await trades_of(history, "BTCUSDT", 10**9, 1)
 
 
 async def test_what_comes_out_of_order_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,10 +104,60 @@ async def test_what_comes_out_of_order_is_an_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ExchangeRest, "historical_trades", backwards)
     async with TradeHistory(["http://127.0.0.1:1"]) as history:
         with pytest.raises(ExchangeError, match="out of order"):
-            await history.trades("BTCUSDT", 10**9, 3)
+            await trades_of(history, "BTCUSDT", 10**9, 3)
 
 
 async def test_a_refusal_is_told() -> None:
     async with Simulator(MARKET) as simulator, TradeHistory([simulator.rest_url]) as history:
         with pytest.raises(ExchangeError, match="Illegal characters"):
-            await history.trades("btcusdt", 1, 1)
+            await trades_of(history, "btcusdt", 1, 1)
+
+
+@pytest.fixture
+async def past() -> AsyncIterator[tuple[TradeHistory, int]]:
+    """History of a host that has no ``historicalTrades``, and its latest trade id."""
+    async with Simulator(MARKET) as simulator:
+        last = await latest_id(simulator)
+        simulator.faults.has_historical_trades = False
+        async with TradeHistory([simulator.rest_url]) as history:
+            yield history, last
+
+
+async def test_the_latest_thousand_come_whole_without_historical_trades(
+    past: tuple[TradeHistory, int],
+) -> None:
+    history, last = past
+    page = await history.page("BTCUSDT", last - 500, 400)
+    assert page.origin is Origin.RECENT
+    assert page.end == last - 100
+    assert page.trades == in_milliseconds(MARKET.trades("BTCUSDT", (last - 500, last - 100)))
+
+
+@pytest.mark.parametrize("back", [1_001, 5_000, 300_000])
+async def test_older_ones_come_where_they_are_an_aggregate_of_their_own(
+    past: tuple[TradeHistory, int], back: int
+) -> None:
+    history, last = past
+    first = last - back
+    page = await history.page("BTCUSDT", first, 1_000)
+    assert page.origin is Origin.AGGREGATE
+    assert first < page.end <= first + 1_000
+    alone = [
+        trade
+        for trade in MARKET.trades("BTCUSDT", (first, page.end))
+        if len({MARKET.aggregate_of("BTCUSDT", trade.trade_id + step) for step in (-1, 0, 1)}) == 3
+    ]
+    assert page.trades == in_milliseconds(alone)
+    assert 0 < len(page.trades) < page.end - first
+    assert page.begins_at <= page.trades[0].trade_time
+
+
+async def test_what_is_to_come_is_on_no_page(past: tuple[TradeHistory, int]) -> None:
+    history, last = past
+    page = await history.page("BTCUSDT", last + 10**6, 10)
+    assert (page.trades, page.end) == ((), last + 10**6)
+
+
+def in_milliseconds(trades: Iterable[Trade]) -> list[Trade]:
+    """As REST tells them."""
+    return [replace(one, trade_time=one.trade_time // 1_000 * 1_000) for one in trades]
