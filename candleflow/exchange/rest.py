@@ -27,6 +27,8 @@ from candleflow.market.trade import Trade, check, to_microseconds
 
 MAX_LIMIT: Final = 1_000
 """Rows that one request may ask for."""
+TRADING: Final = "TRADING"
+"""The status of a symbol that is traded now."""
 
 _TIMEOUT_SECONDS: Final = 10.0
 _BANNED: Final = 418
@@ -125,13 +127,16 @@ class ExchangeRest:
         answer = await self._get("/api/v3/time")
         return self._checked(answer, lambda fields: _time(fields["serverTime"]))
 
-    async def symbols(self) -> tuple[str, ...]:
-        """The symbols that are traded now, in order; a large answer, of some megabytes at Binance."""
+    async def symbols(self) -> dict[str, str]:
+        """Every symbol that is listed, in order, with its status: ``TRADING``, or such as ``BREAK``.
+
+        A large answer, of some megabytes at Binance.
+        """
         answer = await self._get("/api/v3/exchangeInfo")
         return self._checked(
             answer,
-            lambda fields: tuple(
-                sorted(_text(one["symbol"]) for one in fields["symbols"] if one["status"] == "TRADING")
+            lambda fields: dict(
+                sorted((_text(one["symbol"]), _text(one["status"])) for one in fields["symbols"])
             ),
         )
 

@@ -28,7 +28,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from candleflow.broker.offsets import EndOffsets, bounds, starting_offsets
 from candleflow.broker.topics import ensure_topics, topic_id
 from candleflow.engine import trades
-from candleflow.engine.ledger import Claim, Ledger
+from candleflow.engine.ledger import Claim, Ledger, StoreAwayError
 from candleflow.engine.session import class_path_of, start_session, stop_session
 from candleflow.engine.sink import CandleSink, StoppedError, Work
 from candleflow.errors import (
@@ -66,6 +66,8 @@ STORE_SECONDS: Final = 60.0
 """PostgreSQL may be starting as well: it is waited for so long."""
 
 _PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
+_AWAY_PAUSE_SECONDS: Final = 5.0
+"""No pause is longer while Kafka or PostgreSQL is away: asking costs little, and candles wait for it."""
 _STEADY_SECONDS: Final = 60.0
 """A query that ran so long before it failed is started anew at once, as if it had been the first."""
 _SETTLED_BATCHES: Final = 10
@@ -203,6 +205,8 @@ class _Processor:
             except (CandleflowError, _QueryEndedError) as error:
                 failures = 1 if time.monotonic() - began_at > _STEADY_SECONDS else failures + 1
                 pause = _PAUSES_SECONDS[min(failures, len(_PAUSES_SECONDS)) - 1]
+                if isinstance(error, (StoreAwayError, BrokerError)):
+                    pause = min(pause, _AWAY_PAUSE_SECONDS)
                 self._restarts += 1
                 _log.warning("the query ended and starts anew in %.0f s: %s", pause, error)
                 self._pause(pause, f"to start anew: {error}")

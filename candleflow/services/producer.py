@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from candleflow.broker import gap_log
@@ -25,7 +25,7 @@ from candleflow.errors import CandleflowError, ExchangeError, SettingError
 from candleflow.exchange.clock import ExchangeClock
 from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.reconnect import Rotation
-from candleflow.exchange.rest import ExchangeRest
+from candleflow.exchange.rest import TRADING, ExchangeRest
 from candleflow.exchange.stream import Received, TradeStream
 from candleflow.market.gap import GapEvent, GapEventKind
 from candleflow.market.window import SECOND_US
@@ -255,6 +255,8 @@ class Producer:
                 problems.append(f"{url}: {error or 'no answer in time'}")
             else:
                 check_symbols(self._settings.symbols, listed)
+                if resting := halted(self._settings.symbols, listed):
+                    _log.warning("not traded now, and waited for: %s", ", ".join(resting))
                 return
         if problems:
             _log.warning(
@@ -268,7 +270,7 @@ class Producer:
             exchange_us = await rest.server_time()
             self._clock.correct(exchange_us, asked_at, self._clock.local())
 
-    async def _listed_symbols(self, url: str) -> Sequence[str]:
+    async def _listed_symbols(self, url: str) -> Mapping[str, str]:
         async with ExchangeRest(url) as rest:
             return await rest.symbols()
 
@@ -328,13 +330,12 @@ async def _first_failure(tasks: Sequence[asyncio.Task[None]]) -> None:
         task.result()
 
 
-def check_symbols(symbols: Sequence[str], listed: Sequence[str]) -> None:
+def check_symbols(symbols: Sequence[str], listed: Collection[str]) -> None:
     """Raise SettingError for the symbols that the exchange does not list, with the nearest that it does.
 
-    ``listed``: those traded now; none at all, as while the exchange is halted, says nothing of ours.
+    ``listed``: also those not traded now; none at all says nothing of ours.
     """
-    known = set(listed)
-    unknown = [symbol for symbol in symbols if symbol not in known]
+    unknown = [symbol for symbol in symbols if symbol not in listed]
     if not unknown or not listed:
         return
     hints = []
@@ -344,6 +345,11 @@ def check_symbols(symbols: Sequence[str], listed: Sequence[str]) -> None:
     raise SettingError(
         f"CANDLEFLOW_SYMBOLS={','.join(symbols)[:200]!r}: the exchange does not list {', '.join(hints)}"
     )
+
+
+def halted(symbols: Sequence[str], listed: Mapping[str, str]) -> list[str]:
+    """Those of the symbols that the exchange lists, by ``listed``'s status, but does not trade now."""
+    return [symbol for symbol in symbols if listed.get(symbol, TRADING) != TRADING]
 
 
 def _sentence(counts: dict[str, Any]) -> str:

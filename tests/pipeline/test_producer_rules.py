@@ -12,7 +12,7 @@ from candleflow import settings as settings_module
 from candleflow.errors import SettingError
 from candleflow.services.exchange_addresses import addresses
 from candleflow.services.intake import RANGES_LIMIT, PublishedIds
-from candleflow.services.producer import check_symbols
+from candleflow.services.producer import check_symbols, halted
 
 
 def test_auto_alternates_between_the_two_doors_of_one_market_only() -> None:
@@ -69,6 +69,13 @@ def test_an_unknown_symbol_is_named_with_the_nearest_ones() -> None:
 
 def test_an_exchange_that_lists_nothing_says_nothing_of_our_symbols() -> None:
     check_symbols(["BTCUSDT"], [])
+
+
+def test_a_halted_symbol_is_no_unknown_one() -> None:
+    listed = {"BTCUSDT": "TRADING", "LUNAUSDT": "BREAK", "ETHUSDT": "TRADING"}
+    check_symbols(["BTCUSDT", "LUNAUSDT"], listed)
+    assert halted(["BTCUSDT", "LUNAUSDT"], listed) == ["LUNAUSDT"]
+    assert halted(["BTCUSDT"], {}) == []
 
 
 def test_a_lower_id_that_was_never_published_is_new() -> None:

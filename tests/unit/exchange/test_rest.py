@@ -36,9 +36,9 @@ async def test_the_servers_time_is_now_in_microseconds(rest: ExchangeRest) -> No
     assert before <= await rest.server_time() // 1_000 <= time.time_ns() // 1_000_000
 
 
-async def test_symbols_that_trade_are_listed(rest: ExchangeRest) -> None:
+async def test_symbols_are_listed_with_their_status(rest: ExchangeRest) -> None:
     symbols = await rest.symbols()
-    assert {"BTCUSDT", "ETHUSDT"} <= set(symbols)
+    assert symbols["BTCUSDT"] == symbols["ETHUSDT"] == "TRADING"
     assert list(symbols) == sorted(symbols)
 
 
@@ -196,6 +196,8 @@ async def test_sound_rows_are_taken() -> None:
         assert [trade.trade_time for trade in await rest.historical_trades("BTCUSDT")] == [1723161255343000]
     async with answering(b"[" + AGGREGATE + b"]") as rest:
         assert [one.trade_count for one in await rest.agg_trades("BTCUSDT")] == [2]
+    async with answering(b'{"symbols":[{"symbol":"LUNAUSDT","status":"BREAK"}]}') as rest:
+        assert await rest.symbols() == {"LUNAUSDT": "BREAK"}
 
 
 @pytest.mark.parametrize(
