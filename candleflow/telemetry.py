@@ -16,6 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+_log = logging.getLogger(__name__)
+
+_SAY_EVERY_SECONDS: Final = 60.0
 _LINE: Final = "%(asctime)s %(levelname)-7s %(process_name)s: %(message)s"
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85, 0x2028, 0x2029)}
 
@@ -35,6 +38,9 @@ def set_up_logging(process_name: str, level: str = "INFO") -> None:
     """Log to stderr, one line a message, named after the process."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLineFormatter(_LINE, defaults={"process_name": process_name}))
+    if level != "DEBUG":
+        # py4j tells the root logger, with a traceback, of each connection to the JVM that it opens anew.
+        handler.addFilter(lambda record: record.name != "root" or record.levelno > logging.INFO)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     if level == "DEBUG":
         return
@@ -60,12 +66,17 @@ class Heartbeat:
 
 
 class HeartbeatFile:
-    """Writes the heartbeat of this process; cheap enough for once a second."""
+    """Writes the heartbeat of this process; cheap enough for once a second.
+
+    A heartbeat that can't be written, as on a full disk, is no reason to stop work: a line says so once a
+    minute.
+    """
 
     def __init__(self, run_dir: Path, name: str) -> None:
         self._path = run_dir / f"{name}.json"
         self._name = name
         self._started_at = time.time()
+        self._said_at = float("-inf")
         run_dir.mkdir(parents=True, exist_ok=True)
 
     def beat(self, state: str, message: str = "", counts: Mapping[str, int | float] | None = None) -> None:
@@ -73,8 +84,13 @@ class HeartbeatFile:
             self._name, os.getpid(), state, message, self._started_at, time.time(), dict(counts or {})
         )
         beside = self._path.with_suffix(f".{os.getpid()}.tmp")
-        beside.write_text(json.dumps(asdict(heartbeat)))
-        beside.replace(self._path)
+        try:
+            beside.write_text(json.dumps(asdict(heartbeat)))
+            beside.replace(self._path)
+        except OSError as error:
+            if time.monotonic() - self._said_at >= _SAY_EVERY_SECONDS:
+                self._said_at = time.monotonic()
+                _log.warning("the heartbeat can't be written: %s", error)
 
     def remove(self) -> None:
         """Remove the file, unless it is another process's: such as of the one that kept us from starting."""

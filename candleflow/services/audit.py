@@ -202,10 +202,7 @@ class Auditor:
     async def _beat(self) -> None:
         while True:
             state = "waiting" if self._message.startswith("waits") else "running"
-            try:
-                self._heartbeat.beat(state, self._message, self.counts())
-            except OSError as error:
-                _log.warning("the heartbeat can't be written: %s", error)
+            self._heartbeat.beat(state, self._message, self.counts())
             await asyncio.sleep(BEAT_SECONDS)
 
 

@@ -255,7 +255,10 @@ class _Session:
         return PartLine(keeping.part.name, beat.state, words)
 
     def _note(self, _: Keeping) -> None:
-        self._write_run()
+        try:
+            self._write_run()
+        except OSError as error:  # such as a full disk: no reason to stop what runs
+            self._display.say(f"what runs can't be noted for `status` and `down`: {error}")
         self._display.show([self._line(keeping) for keeping in self._supervisor.keepings])
 
     def _write_run(self) -> None:

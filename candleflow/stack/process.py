@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -34,6 +35,7 @@ _DIRECTLY: Final = build_opener(ProxyHandler({}))
 _POLL_SECONDS: Final = 0.02
 _RUN_SECONDS: Final = 120
 _TAIL_LENGTH: Final = 400
+_ROOM_BYTES: Final = 16 << 20  # PostgreSQL's log grows by files of this size, and it ends without the next
 
 # Looked up before any fork: a child must not have to import or to take the loader's lock.
 _LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -209,15 +211,20 @@ def trim_log(log: Path, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
 
 
 def tail(log: Path, lines: int = 2) -> str:
-    """The last lines of a log that say anything, on one line; of a traceback, its last line."""
+    """The last lines of a log that say anything, on one line; of a traceback, its last line.
+
+    Before them, where the log's disk is full, that it is: the log could not take those words.
+    """
     try:
         text = log.read_bytes()[-8_192:].decode("utf-8", errors="replace")
+        is_full = shutil.disk_usage(log.parent).free < _ROOM_BYTES
     except OSError:
         return ""
     said = [line.rstrip() for line in text.splitlines() if line.strip(" ^~|+-")]
     # A line that is set in belongs to the traceback above the one that says what it was.
     last = [line for line in said[-lines:] if not line.startswith((" ", "\t"))]
-    return " | ".join(last)[-_TAIL_LENGTH:]
+    words = [f"no space is left on the disk of {log.parent}"] if is_full else []
+    return " | ".join([*words, " | ".join(last)[-_TAIL_LENGTH:]])
 
 
 def free_port(host: str = LOOPBACK) -> int:

@@ -22,6 +22,19 @@ def test_a_heartbeat_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_heartbeat(tmp_path / "run", "producer") is None
 
 
+def test_a_heartbeat_that_cannot_be_written_ends_nothing_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = HeartbeatFile(tmp_path / "run", "producer")
+    (tmp_path / "run").rmdir()
+    file.beat("running")
+    file.beat("running")
+    assert [record.message[:30] for record in caplog.records] == ["the heartbeat can't be written"]
+    (tmp_path / "run").mkdir()
+    file.beat("running")
+    assert read_heartbeat(tmp_path / "run", "producer") is not None
+
+
 def test_a_broken_heartbeat_reads_as_none(tmp_path: Path) -> None:
     (tmp_path / "producer.json").write_text('{"name": "producer"')
     assert read_heartbeat(tmp_path, "producer") is None
