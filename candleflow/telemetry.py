@@ -90,7 +90,7 @@ class HeartbeatFile:
         except OSError as error:
             if time.monotonic() - self._said_at >= _SAY_EVERY_SECONDS:
                 self._said_at = time.monotonic()
-                _log.warning("the heartbeat can't be written: %s", error)
+                _log.warning("the heartbeat %s can't be written: %s", self._path, error)
 
     def remove(self) -> None:
         """Remove the file, unless it is another process's: such as of the one that kept us from starting."""

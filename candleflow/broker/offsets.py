@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
 from kafka import KafkaConsumer, TopicPartition, errors
+from kafka.admin import KafkaAdminClient
 
-from candleflow.broker.topics import consumer_of_no_group, words
+from candleflow.broker.topics import admin_client, consumer_of_no_group, id_of, words
 from candleflow.errors import BrokerError, LedgerError
 
 _ASK_EVERY_SECONDS: Final = 1.0
@@ -73,14 +75,24 @@ def _misfit(topic: str) -> str:
     return f"the topic {topic} does not fit the candles in PostgreSQL"
 
 
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """What Kafka last told of a topic; ``asked_at`` is before the question, in seconds since the epoch."""
+
+    asked_at: float
+    topic_id: str
+    end: Mapping[int, int]
+
+
 class EndOffsets:
-    """A topic's end offsets, asked for once a second by a thread of its own: Kafka may be slow to answer."""
+    """A topic's end offsets and its id, asked for once a second by a thread of its own: Kafka may be slow to
+    answer."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
         self._stop = threading.Event()
-        self._latest: tuple[float, Mapping[int, int]] | None = None
+        self._latest: Latest | None = None
         self._thread = threading.Thread(target=self._run, name="end-offsets", daemon=True)
 
     def start(self) -> None:
@@ -90,28 +102,30 @@ class EndOffsets:
         self._stop.set()
 
     @property
-    def latest(self) -> tuple[float, Mapping[int, int]] | None:
-        """When Kafka was last asked (seconds since the epoch, before asking) and what it answered; None
-        before its first answer and while it is away."""
+    def latest(self) -> Latest | None:
+        """None before Kafka's first answer, and while it or the topic is away."""
         return self._latest
 
     def _run(self) -> None:
-        consumer: KafkaConsumer | None = None
         while not self._stop.is_set():
             try:
-                consumer = consumer or consumer_of_no_group(self._bootstrap, _CLIENT_ID)
-                asked_at = time.time()
-                found = consumer.end_offsets(_partitions(consumer, self._topic))
-                self._latest = asked_at, _by_number(found)
+                with ExitStack() as clients:
+                    admin = clients.enter_context(admin_client(self._bootstrap))
+                    consumer = consumer_of_no_group(self._bootstrap, _CLIENT_ID)
+                    clients.callback(consumer.close)
+                    self._ask(admin, consumer)
             except (errors.KafkaError, OSError):
                 # Told by the query itself, which reads from the same Kafka; here the lag is unknown.
                 self._latest = None
-                if consumer is not None:
-                    consumer.close()
-                consumer = None
             self._stop.wait(_ASK_EVERY_SECONDS)
-        if consumer is not None:
-            consumer.close()
+
+    def _ask(self, admin: KafkaAdminClient, consumer: KafkaConsumer) -> None:
+        """Ask again and again, until stopped."""
+        while not self._stop.is_set():
+            asked_at = time.time()
+            found = consumer.end_offsets(_partitions(consumer, self._topic))
+            self._latest = Latest(asked_at, id_of(admin, self._topic), _by_number(found))
+            self._stop.wait(_ASK_EVERY_SECONDS)
 
 
 def _partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:

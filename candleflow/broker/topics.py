@@ -81,11 +81,16 @@ def topic_id(bootstrap: str, topic: str) -> str:
     """
     try:
         with admin_client(bootstrap) as admin:
-            described = _described(admin, [topic])[topic]
+            return id_of(admin, topic)
     except (errors.KafkaError, OSError) as error:
         raise BrokerError(f"Kafka at {bootstrap} can't be asked for topic {topic}: {words(error)}") from error
+
+
+def id_of(admin: KafkaAdminClient, topic: str) -> str:
+    """As ``topic_id``, by a client that is there. Raises Kafka's own error where the topic is away."""
+    described = _described(admin, [topic])[topic]
     if described["error_code"]:
-        raise BrokerError(f"topic {topic} at {bootstrap}: {words(errors.for_code(described['error_code']))}")
+        raise errors.for_code(described["error_code"])(topic)
     # org.apache.kafka.common.Uuid.toString: URL-safe Base64 without its padding.
     made = uuid.UUID(str(described["topic_id"]))
     return urlsafe_b64encode(made.bytes).rstrip(b"=").decode()

@@ -31,14 +31,19 @@ class StoreAwayError(StoreError):
     """PostgreSQL can't be reached or can't answer now; a transaction under way may or may not be in."""
 
 
-class SupersededError(HeldError):
-    """Another processor has the topic now: its candles must not be touched any more."""
+class SupersededError(StoreError):
+    """The offsets are not where this run left them: another processor took the topic, or the database was put
+    back to an earlier moment. Whoever claims the topic anew goes on from where they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What ``claim_topic`` gave: this run's id, and the offsets that the candles stand at, by partition."""
+    """What ``claim_topic`` gave: this run's id, and the offsets that the candles stand at, by partition.
 
+    ``topic_id``: which topic of the name they belong to.
+    """
+
+    topic_id: str
     run_id: str
     offsets: dict[int, int]
 
@@ -89,7 +94,8 @@ class Ledger:
         self._connect()
         answer = self._call("SELECT claim_topic(?, ?, ?)", (self._topic, topic_id, held_by))
         self._run_id = answer["run_id"]
-        return Claim(self._run_id, {int(number): offset for number, offset in answer["offsets"].items()})
+        offsets = {int(number): offset for number, offset in answer["offsets"].items()}
+        return Claim(topic_id, self._run_id, offsets)
 
     def merge(
         self,

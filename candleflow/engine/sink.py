@@ -52,7 +52,6 @@ class Work:
     """What a sink is set to do."""
 
     topic: str
-    topic_id: str
     held_by: str
     bootstrap: str
     rejected_topic: str
@@ -79,9 +78,12 @@ class CandleSink:
         self._stopping = stopping
         self._busy = threading.Lock()
         self._is_ended = False
-        self._checkpoint = Path()
         self._candle_fold = CandleFold(work.windows)
         self._reads_strictly = False
+        self.checkpoint = Path()
+        """The folder of the query's own, which is no truth."""
+        self.topic_id = ""
+        """Which topic of its name the offsets belong to."""
         self.offsets: dict[int, int] = {}
         """Where the candles stand: the next offset of each partition."""
         self.waits_for = ""
@@ -100,17 +102,18 @@ class CandleSink:
     def begin(self, claim: Claim, checkpoint: Path) -> None:
         """A query is about to start at ``claim``'s offsets, with a fresh ``checkpoint``."""
         self.offsets = dict(claim.offsets)
+        self.topic_id = claim.topic_id
         self.failure = None
         self._is_ended = False
         self._reads_strictly = False
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
 
     def __call__(self, batch: DataFrame, batch_id: int) -> None:
         """Merge one batch; raises whatever keeps it from being merged."""
         with self._taken():
             began_at = time.perf_counter()
             try:
-                self._merge(batch, planned_offsets(self._checkpoint, batch_id))
+                self._merge(batch, planned_offsets(self.checkpoint, batch_id))
             except BaseException as error:
                 self.failure = error
                 raise
@@ -253,7 +256,7 @@ class CandleSink:
         The lost session may live on for a moment in the server, and hold the topic against us.
         """
         try:
-            claim = self._ledger.claim(self._work.topic_id, self._work.held_by)
+            claim = self._ledger.claim(self.topic_id, self._work.held_by)
         except HeldError as error:
             self._ledger.close()
             raise StoreAwayError(f"{error}") from error
@@ -263,7 +266,8 @@ class CandleSink:
             return True
         self._ledger.close()
         raise SupersededError(
-            f"another processor has merged meanwhile: {self._work.topic}'s offsets stand at {claim.offsets}"
+            f"the offsets of the topic {self._work.topic} stand at {claim.offsets}, and were left at "
+            f"{self.offsets}: another processor has merged since, or an earlier database was put back"
         )
 
     def _count(self, answer: Merged, folded: Folded, received: int) -> None:

@@ -35,4 +35,5 @@ def run(settings: Settings) -> int:
     finally:
         connection.close()
     print(f"the topic {settings.topic} (id {found}) is adopted: the processor reads it from its beginning")
+    print("trades that were lost are holes in the candles: the auditor, part of `up`, has them filled")
     return 0

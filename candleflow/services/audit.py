@@ -37,6 +37,8 @@ HOLES_SECONDS: Final = 10.0
 KLINES_SECONDS: Final = 60.0
 SETTLE_US: Final = 30 * SECOND_US
 """Candles are looked at so long after their end: by then what was late by itself has come."""
+AGAIN_US: Final = 3_600 * SECOND_US
+"""What was fetched and is missing so long after is fetched again: an earlier database may be there now."""
 AGREEMENT_US: Final = 600 * SECOND_US
 """Klines are compared over so long a time: 600 of a second are one request."""
 
@@ -145,7 +147,8 @@ class Auditor:
         found = []
         for symbol in settings.symbols:
             held = self._reader.id_ranges(symbol, since, until)
-            holes = unknown_holes(held, [*missing.get(symbol, ()), *_audited(symbol, events)])
+            audited = _audited(symbol, events, now - AGAIN_US)
+            holes = unknown_holes(held, [*missing.get(symbol, ()), *audited])
             found += _seen(symbol, holes, now, AUDIT)
         if found:
             gap_log.write_all(settings.kafka_bootstrap, settings.gaps_topic, found)
@@ -206,12 +209,15 @@ class Auditor:
             await asyncio.sleep(BEAT_SECONDS)
 
 
-def _audited(symbol: str, events: Sequence[GapEvent]) -> list[tuple[int, int]]:
-    """What an audit has had fetched once. Where it is missing still, fetching it again would not help."""
+def _audited(symbol: str, events: Sequence[GapEvent], since: int) -> list[tuple[int, int]]:
+    """What an audit has had fetched since then: where it is missing still, doing so again would not help."""
     return [
         (event.first_trade_id, event.last_trade_id + 1)
         for event in events
-        if event.symbol == symbol and event.kind is GapEventKind.SEEN and event.why == AUDIT
+        if event.symbol == symbol
+        and event.kind is GapEventKind.SEEN
+        and event.why == AUDIT
+        and event.at >= since
     ]
 
 

@@ -15,7 +15,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from statistics import quantiles
@@ -46,6 +46,7 @@ from candleflow.stack import process
 from candleflow.stack.class_archive import ClassArchive, spark_archive
 from candleflow.stack.jars import ensure_jars
 from candleflow.stack.java import find_java
+from candleflow.stack.work_folder import work_folder
 from candleflow.store import credentials, schema
 from candleflow.store.credentials import Role
 from candleflow.telemetry import HeartbeatFile, set_up_logging
@@ -75,9 +76,6 @@ _SETTLE_SECONDS: Final = 30.0
 """After so many batches and seconds more, a start's work is over, and its classes are archived."""
 _SAY_EVERY_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.1
-
-_FATAL: Final = (LedgerError, HeldError, SettingError)
-"""What a new start of the query can't mend."""
 
 
 def run(settings: Settings) -> int:
@@ -113,11 +111,10 @@ class _Processor:
     def run(self) -> None:
         self._listen_for_signals()
         self._beat("starting", "")
-        work_dir = Path(tempfile.mkdtemp(prefix="candleflow-processor-"))
         try:
-            self._run_in(work_dir)
+            with work_folder(f"candleflow-{NAME}-") as work_dir:
+                self._run_in(work_dir)
         finally:
-            shutil.rmtree(work_dir, ignore_errors=True)
             self._heartbeat.remove()
 
     def _run_in(self, work_dir: Path) -> None:
@@ -176,7 +173,6 @@ class _Processor:
         ledger = Ledger(spark, writer.jdbc_url(), writer.jdbc_properties(), settings.topic, settings.windows)
         work = Work(
             topic=settings.topic,
-            topic_id=topic_id(settings.kafka_bootstrap, settings.topic),
             held_by=self._held_by,
             bootstrap=settings.kafka_bootstrap,
             rejected_topic=settings.rejected_topic,
@@ -186,20 +182,20 @@ class _Processor:
         self._sink = CandleSink(ledger, work, self._stop)
         self._end_offsets.start()
         try:
-            self._keep_processing(spark, ledger, work, self._sink, work_dir)
+            self._keep_processing(spark, ledger, self._sink, work_dir)
         finally:
             ledger.close()
 
-    def _keep_processing(
-        self, spark: SparkSession, ledger: Ledger, work: Work, sink: CandleSink, work_dir: Path
-    ) -> None:
+    def _keep_processing(self, spark: SparkSession, ledger: Ledger, sink: CandleSink, work_dir: Path) -> None:
         """Run one query after another, until stopped or until something that no new start can mend."""
+        sparks_own = list(work_dir.iterdir())
         failures = 0
         while not self._stop.is_set():
             began_at = time.monotonic()
             try:
-                claim = self._claim(ledger, work)
-                self._run_query(spark, sink, claim, Path(tempfile.mkdtemp(dir=work_dir)))
+                self._wait_for_kafka()  # which makes the topics, should they have been deleted meanwhile
+                claim = self._claim(ledger)
+                self._run_query(spark, sink, claim, _fresh_checkpoint(work_dir, sparks_own))
             except (*_FATAL, StoppedError):
                 raise
             except (CandleflowError, _QueryEndedError) as error:
@@ -211,17 +207,19 @@ class _Processor:
                 _log.warning("the query ended and starts anew in %.0f s: %s", pause, error)
                 self._pause(pause, f"to start anew: {error}")
 
-    def _claim(self, ledger: Ledger, work: Work) -> Claim:
-        """Become the topic's one processor; raises HeldError where another stays it."""
+    def _claim(self, ledger: Ledger) -> Claim:
+        """Become the one processor of the topic there is now; raises HeldError where another stays it."""
+        found = topic_id(self._settings.kafka_bootstrap, self._settings.topic)
 
         def claim() -> Claim:
-            return ledger.claim(work.topic_id, work.held_by)
+            return ledger.claim(found, self._held_by)
 
         return self._until(claim, (HeldError,), HOLDER_SECONDS, "for the topic")
 
     def _run_query(self, spark: SparkSession, sink: CandleSink, claim: Claim, checkpoint: Path) -> None:
         """Run a query from the claim's offsets until it is stopped; raises what ended it otherwise."""
         settings = self._settings
+        began_at = time.time()
         found = bounds(settings.kafka_bootstrap, settings.topic)
         offsets = starting_offsets(settings.topic, claim.offsets, found)
         sink.begin(claim, checkpoint)
@@ -242,16 +240,17 @@ class _Processor:
         behind = sum(found.end[number] - offset for number, offset in offsets.items())
         _log.info("reading %s, %d records behind", settings.topic, behind)
         try:
-            self._follow(query, sink)
+            self._follow(query, sink, began_at)
         finally:
             with sink.ended(FINISH_SECONDS):
                 _stop(query)
             shutil.rmtree(checkpoint, ignore_errors=True)
 
-    def _follow(self, query: StreamingQuery, sink: CandleSink) -> None:
+    def _follow(self, query: StreamingQuery, sink: CandleSink, began_at: float) -> None:
         while not self._stop.is_set():
             if not query.isActive:
                 raise _why(query, sink)
+            self._raise_if_made_anew(sink, began_at)
             self._close_quiet_candles(sink)
             if sink.waits_for:
                 self._beat("waiting", f"for {sink.waits_for}")
@@ -259,13 +258,19 @@ class _Processor:
                 self._beat("running", self._settings.topic)
             self._stop.wait(_POLL_SECONDS)
 
+    def _raise_if_made_anew(self, sink: CandleSink, since: float) -> None:
+        """A topic made anew that is longer than the old one was looks to Spark as if it went on."""
+        latest = self._end_offsets.latest
+        if latest is not None and latest.asked_at > since and latest.topic_id != sink.topic_id:
+            raise _QueryEndedError(f"the topic {self._settings.topic} was made anew")
+
     def _close_quiet_candles(self, sink: CandleSink) -> None:
         """Once a second, where all that the topic held a moment ago is merged."""
         latest = self._end_offsets.latest
-        if latest is None or latest[0] <= self._quiet_asked_at or latest[1] != sink.offsets:
+        if latest is None or latest.asked_at <= self._quiet_asked_at or latest.end != sink.offsets:
             return
-        self._quiet_asked_at = latest[0]
-        sink.close_quiet_candles(int((latest[0] - GRACE_SECONDS) * SECOND_US))
+        self._quiet_asked_at = latest.asked_at
+        sink.close_quiet_candles(int((latest.asked_at - GRACE_SECONDS) * SECOND_US))
 
     _quiet_asked_at = 0.0
 
@@ -339,10 +344,7 @@ class _Processor:
         if time.monotonic() - self._beaten_at < BEAT_SECONDS:
             return
         self._beaten_at = time.monotonic()
-        try:
-            self._heartbeat.beat(state, message, self._counts())
-        except OSError as error:  # such as a full disk: no reason to stop processing
-            _log.warning("the heartbeat can't be written: %s", error)
+        self._heartbeat.beat(state, message, self._counts())
 
     def _counts(self) -> Mapping[str, int | float]:
         sink = self._sink
@@ -355,7 +357,7 @@ class _Processor:
         latest = self._end_offsets.latest
         if latest is not None:
             counts["lag"] = sum(
-                max(0, end - sink.offsets.get(number, 0)) for number, end in latest[1].items()
+                max(0, end - sink.offsets.get(number, 0)) for number, end in latest.end.items()
             )
         milliseconds = [1_000 * seconds for seconds in list(sink.tally.batch_seconds)]
         if len(milliseconds) > 1:
@@ -366,6 +368,25 @@ class _Processor:
 
 class _QueryEndedError(CandleflowError):
     """The query ended by an error of Spark's, or by a defect."""
+
+
+class _FolderGoneError(StackError):
+    """What Spark keeps beside the checkpoint was taken away: its JVM makes that once only."""
+
+
+def _fresh_checkpoint(work_dir: Path, sparks_own: Sequence[Path]) -> Path:
+    """A new folder for a query's checkpoint. Raises StackError where it can't be made now."""
+    lost = [folder for folder in sparks_own if not folder.exists()]
+    if lost:
+        raise _FolderGoneError(f"{lost[0]} was taken away while the processor ran: it has to be started anew")
+    try:
+        return Path(tempfile.mkdtemp(dir=work_dir))
+    except OSError as error:
+        raise StackError(f"Spark's checkpoint can't be made in {work_dir}: {error}") from error
+
+
+_FATAL: Final = (LedgerError, HeldError, SettingError, _FolderGoneError)
+"""What a new start of the query can't mend."""
 
 
 def _why(query: StreamingQuery, sink: CandleSink) -> BaseException:
@@ -379,6 +400,8 @@ def _why(query: StreamingQuery, sink: CandleSink) -> BaseException:
     text = " ".join(str(said).split()) or "no reason given"
     if "data loss" in text.lower() or "failOnDataLoss" in text:
         text = f"records were gone before they were read: {text}"
+    elif "No space left on device" in text:
+        text = f"no space is left on the disk of {sink.checkpoint}: {text}"
     return _QueryEndedError(text[:500])
 
 

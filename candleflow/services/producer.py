@@ -47,6 +47,8 @@ GIVE_BACK_SECONDS: Final = 2.0
 REST_SECONDS: Final = 10.0
 BEAT_SECONDS: Final = 1.0
 RIGHT_SECONDS: Final = 0.2
+TOPICS_SECONDS: Final = 5.0
+"""So often it is looked after the topics while Kafka takes nothing."""
 CLOCK_SECONDS: Final = 600.0
 """So often the exchange is asked for the time: a machine's clock drifts some ms in that time."""
 
@@ -168,13 +170,16 @@ class Producer:
 
     async def _follow(self) -> None:
         self._trade_log.start()
-        beside = [self._keep_time(), self._filler.run()] if self._can_fill else [self._keep_time()]
-        tasks = [asyncio.create_task(work) for work in (self._stream.run(), self._watch_right(), *beside)]
+        works = [self._stream.run(), self._watch_right(), self._keep_topics(), self._keep_time()]
+        if self._can_fill:
+            works.append(self._filler.run())
+        tasks = [asyncio.create_task(work) for work in works]
         self._state = ("running", "")
         try:
             async with self._history:
                 await self._unless_stopped(_first_failure(tasks))
         finally:
+            self._stop.set()  # for what waits in threads
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -224,8 +229,18 @@ class Producer:
         self._intake.begin_after(last)
 
     async def _wait_for_kafka(self) -> None:
+        self._state = ("waiting", f"for Kafka at {self._settings.kafka_bootstrap}")
+        await self._ensure_topics()
+
+    async def _keep_topics(self) -> None:
+        """Make the topics anew where they went while we run: by whom and why, the processor asks."""
+        while True:
+            await asyncio.sleep(TOPICS_SECONDS)
+            if self._trade_log.is_stalled or not self._gap_log.is_held:
+                await self._ensure_topics()
+
+    async def _ensure_topics(self) -> None:
         settings = self._settings
-        self._state = ("waiting", f"for Kafka at {settings.kafka_bootstrap}")
         await asyncio.to_thread(
             ensure_topics,
             settings.kafka_bootstrap,
@@ -289,10 +304,7 @@ class Producer:
         due = time.monotonic()
         while True:
             self._lag_ms = round(max(0.0, time.monotonic() - due) * 1_000)
-            try:
-                self._heartbeat.beat(*self._words(), self._counts())
-            except OSError as error:  # such as a full disk: no reason to stop publishing
-                _log.warning("the heartbeat can't be written: %s", error)
+            self._heartbeat.beat(*self._words(), self._counts())
             due = time.monotonic() + BEAT_SECONDS
             await asyncio.sleep(BEAT_SECONDS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,7 +57,9 @@ class Display:
             self._live = None
 
     def say(self, sentence: str, style: str = "") -> None:
-        self._console.print(Text(sentence, style=style), soft_wrap=True)
+        # Where nobody can be told, as when the output goes to a file on a full disk, that ends nothing.
+        with suppress(OSError):
+            self._console.print(Text(sentence, style=style), soft_wrap=True)
 
     def show(self, parts: Sequence[PartLine]) -> None:
         if self._live is not None:

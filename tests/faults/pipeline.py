@@ -9,30 +9,37 @@ would be passed by after the first request.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
 import psycopg2
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
+from kafka.admin import KafkaAdminClient
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
 
+from candleflow.broker.offsets import bounds
+from candleflow.broker.topics import topic_id
+from candleflow.errors import BrokerError, StackError
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.postgres import SUPERUSER, PostgresServer
 from candleflow.stack.process import answers, free_port
 from candleflow.store import credentials
 from tests.broker import reading
 from tests.faults.commits import CommitWatch
+from tests.faults.disk import full
 from tests.faults.feeds import SYMBOLS, Feed
 from tests.faults.programs import Program, Server
 from tests.faults.proxy import LOOPBACK, Proxy
 from tests.faults.verdicts import Report, Stored, Trades, compare, read_candles
-from tests.processes import ROOT, awaited, environment
+from tests.processes import ROOT, awaited, environment, lasting
 
 DATABASE: Final = "candleflow"
 WRITER: Final = "candleflow_writer"
@@ -42,6 +49,11 @@ FLOW_SECONDS: Final = 180.0
 DRAIN_SECONDS: Final = 180.0
 """After the last fault: to flush what is in flight, and then to merge what is in the topic."""
 STOP_SECONDS: Final = 15.0
+AUDIT_SECONDS: Final = 240.0
+"""The auditor looks at what is half a minute old, where nothing was noted for half a minute."""
+ADOPT: Final = "adopt-topic"
+LOG_FILES: Final = 40
+"""Of 16 MB each: more than PostgreSQL keeps ready."""
 GRACE: Final = "10 seconds"
 """A candle that ended so long ago has been closed by a processor that has caught up."""
 
@@ -77,19 +89,30 @@ class Pipeline:
         self.store_link = Proxy(self._postgres.port, CommitWatch)
         self.kafka = Server("Kafka", self._kafka, report.faults)
         self.postgres = Server("PostgreSQL", self._postgres, report.faults)
-        simulator = (sys.executable, "-m", "candleflow", *feed.command, "--port", str(exchange_port))
+        simulator = _candleflow(*feed.command, "--port", str(exchange_port))
         self.exchange = Program("exchange", simulator, folder, report.faults)
         self.producer = Program("producer", (sys.executable, ROOT / "producer.py"), folder, report.faults)
         self.processor = Program("processor", (sys.executable, ROOT / "processor.py"), folder, report.faults)
-        self._programs = [self.exchange, self.producer, self.processor]
+        self.auditor = Program("audit", _candleflow("audit"), folder, report.faults)
+        self._programs = [self.exchange, self.producer, self.processor, self.auditor]
+        self.places = {
+            "PostgreSQL": self._postgres.folder,
+            "Kafka": self._kafka.folder,
+            "Spark": folder / "tmp",
+            "heartbeats": self._run_dir,
+        }
+        """The folder that each part writes to."""
         self._parts = ExitStack()
 
     def __enter__(self) -> Self:
         self._parts.enter_context(self.exchange_link)
         self._parts.enter_context(self.store_link)
+        for place in self.places.values():
+            place.mkdir(parents=True, exist_ok=True)
         self.exchange.variables = environment(data_dir=self._data)
         self.producer.variables = self._variables()
-        self.processor.variables = self._variables() | {"TMPDIR": str(self._folder)}
+        self.processor.variables = self._variables() | {"TMPDIR": str(self.places["Spark"])}
+        self.auditor.variables = self._variables()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,6 +137,19 @@ class Pipeline:
         self.kafka.wait_until_ready()
         awaited(lambda: answers(f"{self.rest_url}/api/v3/ping"), 30, self.exchange.said)
         self.producer.start()
+        self.wait_for_trades(1)
+
+    def start_programs_first(self, wait_seconds: float) -> None:
+        """Start the programs, and so much later each of what they need; returns when trades flow."""
+        for program in (self.producer, self.processor, self.auditor):
+            program.start()
+        for server in (self.kafka, self.postgres):
+            with lasting(wait_seconds):
+                pass
+            server.start()
+            server.wait_until_ready()
+        self._postgres.provide(DATABASE, DATABASE)
+        self.exchange.start()
         self.wait_for_trades(1)
 
     def add_rival(self) -> Program:
@@ -164,6 +200,106 @@ class Pipeline:
             yield
             cursor.execute(sql.SQL("GRANT EXECUTE ON FUNCTION merge_batch TO {}").format(writer))
 
+    # PostgreSQL's and Kafka's own state ------------------------------------------------------------------
+
+    def copy_database(self) -> Path:
+        """A copy of PostgreSQL's folder, taken while it is stopped; it runs again afterwards."""
+        copy = self._folder / "postgres.copy"
+        self._postgres.stop()
+        _copy_owned(self._postgres.folder, copy)
+        self.postgres.start()
+        self.postgres.wait_until_ready()
+        return copy
+
+    def put_back_database(self, copy: Path) -> None:
+        """PostgreSQL as it was when the copy was taken, and started."""
+        self.report.faults["earlier database put back"] += 1
+        self._postgres.stop()
+        shutil.rmtree(self._postgres.folder)
+        _copy_owned(copy, self._postgres.folder)
+        self.postgres.start()
+        self.postgres.wait_until_ready()
+
+    def need_more_of_the_log(self) -> None:
+        """Have PostgreSQL begin new files of its log, for which there may be no room."""
+        with suppress(psycopg2.Error):
+            for _ in range(LOG_FILES):
+                self.asked("SELECT pg_logical_emit_message(true, 'test', 'x'), pg_switch_wal()")
+
+    @contextmanager
+    def full_disk(self, part: str) -> Iterator[None]:
+        """The disk of one of ``places`` is full, which has to be a small one."""
+        self.report.faults[f"disk full: {part}"] += 1
+        with full(self.places[part]):
+            yield
+
+    def delete_topic(self) -> None:
+        """Whoever writes to it makes it anew."""
+        self.report.faults["topic deleted"] += 1
+        with closing(KafkaAdminClient(bootstrap_servers=self._kafka.bootstrap)) as admin:
+            admin.delete_topics([TOPIC])
+
+    def outgrow_topic(self) -> None:
+        """The topic is deleted, and made anew by the producer: it soon is longer than what was merged."""
+        bootstrap = self._kafka.bootstrap
+        merged: int = self.asked("SELECT sum(next_offset)::bigint FROM topic_offsets")[0][0]
+        old = topic_id(bootstrap, TOPIC)
+        self.delete_topic()
+
+        def is_longer() -> bool:
+            with suppress(BrokerError):
+                return topic_id(bootstrap, TOPIC) != old and sum(self._end_offsets().values()) > merged
+            return False
+
+        awaited(is_longer, FLOW_SECONDS, self.said)
+
+    def delete_records(self) -> None:
+        """As when the retention of all that is in the topic is over."""
+        self.report.faults["retention passed"] += 1
+        offsets = {TopicPartition(TOPIC, number): end for number, end in self._end_offsets().items()}
+        with closing(KafkaAdminClient(bootstrap_servers=self._kafka.bootstrap)) as admin:
+            admin.delete_records(offsets)
+
+    def delete_kafka_folder(self) -> None:
+        """Kafka is killed, and begins again with nothing."""
+        self.report.faults["Kafka's folder deleted"] += 1
+        self.kafka.kill()
+        shutil.rmtree(self._kafka.folder)
+        self.kafka.start()
+        self.kafka.wait_until_ready()
+
+    def wait_for_refusal(self, *words: str) -> None:
+        """Until the processor has ended with these words and the command that mends; the offsets stay."""
+        offsets = self.asked("SELECT partition, next_offset FROM topic_offsets")
+        awaited(lambda: not self.processor.is_up, FLOW_SECONDS, self.said)
+        last_line = self.processor.said().splitlines()[-1]
+        for one in (*words, f"python -m candleflow {ADOPT}"):
+            assert one in last_line, self.processor.said()
+        assert self.asked("SELECT partition, next_offset FROM topic_offsets") == offsets
+
+    def adopt_topic(self) -> None:
+        """What the refusal asks for; then the processor is started, as the supervisor would."""
+        done = subprocess.run(
+            _candleflow(ADOPT), env=self.processor.variables, cwd=ROOT, capture_output=True, text=True,
+            check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        self.processor.start()
+
+    def holes(self) -> dict[str, str]:
+        """The ids that the candles lack between their first and last, by symbol."""
+        return dict(
+            self.asked(
+                "SELECT symbol, (range_merge(ids)::int8multirange - ids)::text FROM ("
+                "    SELECT symbol, range_agg(trade_ids) AS ids FROM candles WHERE interval = '1d' GROUP BY 1"
+                ") of_symbol WHERE ids <> range_merge(ids)::int8multirange"
+            )
+        )
+
+    def wait_for_no_holes(self) -> None:
+        """Until the auditor has found every hole of the candles, and the producer filled it."""
+        awaited(lambda: not self.holes(), AUDIT_SECONDS, lambda: f"{self.holes()}\n{self.said()}")
+
     @contextmanager
     def harmed_link(self, fault: str) -> Iterator[Proxy]:
         """The processor's link to PostgreSQL, healed in the end."""
@@ -196,8 +332,14 @@ class Pipeline:
 
     def supervise(self) -> None:
         """Start again what ended of itself; what was killed stays down."""
-        for one in (self.producer, self.processor):
+        for one in (self.producer, self.processor, self.auditor):
             if one.process is not None:
+                one.start()
+
+    def supervise_servers(self) -> None:
+        """Start again the servers that ended of themselves; on a full disk that may do nothing."""
+        for one in (self.kafka, self.postgres):
+            with suppress(StackError):
                 one.start()
 
     def drain(self) -> Trades:
@@ -208,7 +350,7 @@ class Pipeline:
         assert status == 0, f"the producer ended with {status}: {self.producer.said()}"
         end = self._end_offsets()
         awaited(lambda: self._has_merged(end), DRAIN_SECONDS, self.said)
-        self.report.records = sum(end.values())
+        self.report.records = sum(end.values()) - sum(self._begin_offsets().values())
         records = reading.read(self._kafka.bootstrap, TOPIC, self.report.records)
         payloads = [json.loads(record.value) for record in records]
         return {(one["s"], one["t"]): one for one in payloads}
@@ -218,6 +360,18 @@ class Pipeline:
         counts = self.producer.running.running_counts()
         has_met = self._feed.file is not None or all(f"age_s:{symbol}" in counts for symbol in SYMBOLS)
         return has_met and counts.get("missing") == 0 and counts.get("in_flight", 10**6) < 1_000
+
+    def judge_where_topic_was_lost(self) -> None:
+        """As ``judge``, against all that the exchange had to give since the first candle."""
+        in_topic, stored = self.drain(), self.stored()
+        held: Trades = {(key[0], one): {} for key, candle in stored.items() for one in candle.trade_ids}
+        had = self._feed.whole(self.rest_url, held | in_topic)
+        known = {key: trade for key, trade in had.items() if key in held or key in in_topic}
+        report = self.report
+        report.judge(compare(had, in_topic, stored), known, had)
+        report.check_books(self.counts(), is_topic_whole=False)
+        report.ended = [*self.producer.ended, *self.processor.ended]
+        assert report.is_exact, report.words()
 
     def judge(self, *, whole: bool = False) -> None:
         """Drain, and hold each candle against the oracle's; fails with the verdicts.
@@ -269,15 +423,13 @@ class Pipeline:
         }
         return environment(**(defaults | settings))
 
-    def _end_offsets(self) -> dict[int, int]:
-        consumer = KafkaConsumer(bootstrap_servers=self._kafka.bootstrap)
-        try:
-            partitions = [TopicPartition(TOPIC, one) for one in consumer.partitions_for_topic(TOPIC) or ()]
-            return {place.partition: end for place, end in consumer.end_offsets(partitions).items()}
-        finally:
-            consumer.close()
+    def _begin_offsets(self) -> Mapping[int, int]:
+        return bounds(self._kafka.bootstrap, TOPIC).begin
 
-    def _has_merged(self, end: dict[int, int], database: str = DATABASE) -> bool:
+    def _end_offsets(self) -> Mapping[int, int]:
+        return bounds(self._kafka.bootstrap, TOPIC).end
+
+    def _has_merged(self, end: Mapping[int, int], database: str = DATABASE) -> bool:
         """Whether the candles stand at these offsets, and those that ended are closed."""
         with suppress(psycopg2.Error):
             offsets = dict(self.asked("SELECT partition, next_offset FROM topic_offsets", database=database))
@@ -288,3 +440,15 @@ class Pipeline:
             )
             return offsets == end and open_candles == 0
         return False
+
+
+def _candleflow(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "candleflow", *arguments)
+
+
+def _copy_owned(source: Path, target: Path) -> None:
+    """A folder with all in it, each file its owner's still: PostgreSQL doesn't run as root."""
+    shutil.copytree(source, target)
+    for one in (source, *source.rglob("*")):
+        state = one.stat()
+        os.chown(target / one.relative_to(source), state.st_uid, state.st_gid)

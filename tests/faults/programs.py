@@ -85,7 +85,11 @@ class Program:
         return process.returncode
 
     def said(self) -> str:
-        return self.log.read_text()[-4_000:] if self.log.exists() else "nothing"
+        return self.told()[-4_000:] or "nothing"
+
+    def told(self) -> str:
+        """All that it said since its first start."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
 @dataclass

@@ -91,6 +91,16 @@ ON_THE_STORE = [
         [Patch(SQL, "coalesce(c.first_trade_id = before.last_trade_id + 1, false)", "true")],
         ["tests/store/test_merge.py::test_a_late_last_trade_completes_the_newest_candle"],
     ),
+    Tooth(
+        "a topic made anew is taken for the old one",
+        [Patch(SQL, "IF known.topic_id <> claim_topic.topic_id AND", "IF false AND")],
+        ["tests/store/test_claim.py::test_a_topic_made_anew_is_refused_with_the_command_that_accepts_it"],
+    ),
+    Tooth(
+        "an adopted topic is read from where the old one was left",
+        [Patch(SQL, "    DELETE FROM topic_offsets o WHERE o.topic = adopt_topic.topic;\n")],
+        ["tests/store/test_claim.py::test_an_adopted_topic_begins_at_its_beginning_and_counts_nothing_twice"],
+    ),
 ]  # fmt: skip
 
 ON_THE_EDGES = [

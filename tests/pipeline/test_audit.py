@@ -21,7 +21,7 @@ from candleflow.exchange.simulator import Simulator
 from candleflow.market.gap import GapEvent, GapEventKind
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US
-from candleflow.services.audit import SETTLE_US, Auditor
+from candleflow.services.audit import AGAIN_US, SETTLE_US, Auditor
 from candleflow.settings import Settings
 from tests.broker.test_gap_log import write
 from tests.broker.topics import remove_topics
@@ -122,21 +122,25 @@ def topic_trades(bootstrap: str) -> list[Trade]:
     return [one for one in found if isinstance(one, Trade)]
 
 
-@pytest.mark.parametrize("why", ["jump", "audit"])
+@pytest.mark.parametrize(
+    ("why", "ago_us", "is_fetched_again"),
+    [("jump", 0, True), ("audit", 0, False), ("audit", AGAIN_US, True)],
+    ids=["jump", "audit", "audit an hour ago"],
+)
 async def test_a_hole_on_record_is_not_noted_again(
-    database: Database, kafka_bootstrap: str, why: str
+    database: Database, kafka_bootstrap: str, why: str, ago_us: int, is_fetched_again: bool
 ) -> None:
     async with on_stage(database, kafka_bootstrap) as scene:
         trades = scene.trades()
         scene.store(trades[:100] + trades[110:])
         first, last = trades[100].trade_id, trades[109].trade_id
-        seen = GapEvent(GapEventKind.SEEN, SYMBOL, first, last, scene.began_at, why)
+        seen = GapEvent(GapEventKind.SEEN, SYMBOL, first, last, scene.began_at - ago_us, why)
         write(kafka_bootstrap, "trades.gaps", encode(seen))
         assert await asyncio.to_thread(scene.holes_found) == []
-        # Filled, as someone says, and missing still: the audit has it fetched, but only once.
+        # Filled, as someone says, and missing still: the audit has it fetched, but only once in a while.
         filled = replace(seen, kind=GapEventKind.FILLED, why="historicalTrades")
         write(kafka_bootstrap, "trades.gaps", encode(filled))
-        again = [] if why == "audit" else [(first, last, "audit")]
+        again = [(first, last, "audit")] if is_fetched_again else []
         assert await asyncio.to_thread(scene.holes_found) == again
 
 

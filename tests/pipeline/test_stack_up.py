@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ import pytest
 
 from candleflow.broker.topics import topic_id
 from candleflow.stack.process import free_port, wait_for
+from tests.faults.disk import full, small_disk
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120
@@ -79,6 +80,16 @@ class Machine:
         assert self.running is not None
         supervisor = psutil.Process(self.running.pid)
         return [supervisor, *supervisor.children(recursive=True)]
+
+    def pids(self) -> dict[str, int]:
+        return {one["name"]: one["pid"] for one in self.status()["processes"]}
+
+    def have_come_back(self, killed: Mapping[str, int]) -> bool:
+        """Whether each of these runs again."""
+        now = {one["name"]: (one["pid"], one["state"]) for one in self.status().get("processes", [])}
+        return all(
+            now.get(name, (pid, ""))[0] != pid and now[name][1] == "running" for name, pid in killed.items()
+        )
 
     def end(self) -> None:
         if self.running is not None and self.running.poll() is None:
@@ -220,18 +231,30 @@ def test_after_a_kill_9_the_next_start_is_clean_and_has_everything(machine: Mach
 @pytest.mark.slow
 def test_a_server_that_is_killed_comes_back(machine: Machine) -> None:
     machine.start()
-    before = {one["name"]: one["pid"] for one in machine.status()["processes"]}
+    before = machine.pids()
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)
-
-    def all_are_back() -> bool:
-        now = {one["name"]: (one["pid"], one["state"]) for one in machine.status().get("processes", [])}
-        return all(
-            now.get(name, (pid, ""))[0] != pid and now[name][1] == "running" for name, pid in before.items()
-        )
-
-    assert wait_for(all_are_back, 60), machine.said
+    assert wait_for(lambda: machine.have_come_back(before), 60), machine.said
     assert rows(machine.status()["postgres_url"], "SELECT count(*) FROM candles") == [(0,)]
+
+
+@pytest.mark.slow
+def test_servers_come_back_when_a_full_disk_has_room_again(machine: Machine) -> None:
+    data = machine.folder / "data"
+    data.mkdir()
+    with small_disk(data, megabytes=400):
+        running = machine.start()
+        before = machine.pids()
+        with full(data):
+            for pid in before.values():
+                os.kill(pid, signal.SIGKILL)
+            for server in before:
+                words = f"no space is left on the disk of {data / server}"
+                assert wait_for(lambda said=words: said in machine.said, 60), machine.said  # type: ignore[misc]
+        assert wait_for(lambda: machine.have_come_back(before), 60), machine.said
+        assert rows(machine.status()["postgres_url"], "SELECT count(*) FROM candles") == [(0,)]
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(STOP_SECONDS) == 0, machine.said
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""A folder for what a process writes for itself: gone with it, and if it was killed, at the next start.
+
+The kernel frees the lock of a process that dies, so a folder whose lock is free is nobody's. The lock also
+keeps those who clear away what is old (systemd-tmpfiles) from a folder in use.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from candleflow.errors import StackError
+
+
+@contextmanager
+def work_folder(prefix: str) -> Iterator[Path]:
+    """A folder of this process's own among the system's temporary ones, removed at the end.
+
+    First it removes those of the same prefix and user that a killed process left. Raises StackError where it
+    can't be made.
+    """
+    try:
+        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+            with suppress(OSError):  # another's, or another process was quicker
+                _remove_unless_held(left)
+        folder, lock = _made(prefix)
+    except OSError as error:
+        raise StackError(f"no temporary folder can be made: {error}; TMPDIR names another place") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _made(prefix: str) -> tuple[Path, int]:
+    """A new folder and its lock's descriptor, which no child inherits."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix))
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():  # else another process took it for a dead one's before it was locked
+            return folder, lock
+        os.close(lock)
+
+
+def _remove_unless_held(folder: Path) -> None:
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(lock).st_uid == os.getuid():
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+    finally:
+        os.close(lock)

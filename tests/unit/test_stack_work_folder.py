@@ -1,0 +1,53 @@
+"""A process's temporary folder: gone with it, and after a kill -9 at the next start; never a living one's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from candleflow.errors import StackError
+from candleflow.stack.work_folder import work_folder
+
+PREFIX = "work-"
+HOLDER = """
+import sys
+from candleflow.stack.work_folder import work_folder
+with work_folder(sys.argv[1]) as folder:
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return tmp_path
+
+
+def test_a_killed_ones_folder_goes_at_the_next_start_and_a_living_ones_stays(place: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, PREFIX]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        held = Path(holder.stdout.readline().strip())
+        (held / "a file").touch()
+        (place / "work-is-a-file").touch()
+        with work_folder(PREFIX) as own:
+            assert held.exists()
+        assert not own.exists()
+        holder.kill()
+    assert held.exists()
+    with work_folder(PREFIX):
+        assert not held.exists()
+    assert list(place.iterdir()) == [place / "work-is-a-file"]
+
+
+def test_a_place_that_takes_no_folder_is_named_with_what_moves_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(place / "is not there"))
+    with pytest.raises(StackError, match=r"is not there.*TMPDIR"), work_folder(PREFIX):
+        pass
