@@ -188,7 +188,7 @@ class _Processor:
 
     def _keep_processing(self, spark: SparkSession, ledger: Ledger, sink: CandleSink, work_dir: Path) -> None:
         """Run one query after another, until stopped or until something that no new start can mend."""
-        sparks_own = list(work_dir.iterdir())
+        sparks_own = list(work_dir.glob("blockmgr-*"))
         failures = 0
         while not self._stop.is_set():
             began_at = time.monotonic()
@@ -371,7 +371,7 @@ class _QueryEndedError(CandleflowError):
 
 
 class _FolderGoneError(StackError):
-    """What Spark keeps beside the checkpoint was taken away: its JVM makes that once only."""
+    """The folder of Spark's shuffles, beside the checkpoint, was taken away: its JVM makes that once only."""
 
 
 def _fresh_checkpoint(work_dir: Path, sparks_own: Sequence[Path]) -> Path:

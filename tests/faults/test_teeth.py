@@ -136,6 +136,18 @@ ON_THE_WHOLE_WAY = [
         says="in the topic, not in the candle",
     ),
     Tooth(
+        "a new query starts from the topic's end",
+        [
+            Patch(
+                TRADES,
+                '_offsets_text(topic, offsets) if offsets else "earliest")\n        .option("maxOffsets',
+                '"latest")\n        .option("maxOffsets',
+            )
+        ],
+        ["tests/faults/test_link.py::test_merges_refused_for_a_while_are_not_lost"],
+        says="in the topic, not in the candle",
+    ),
+    Tooth(
         "offsets moved in a transaction of their own",
         [
             Patch(SQL, "    PERFORM move_offsets(topic, reached_all);\n"),

@@ -249,7 +249,7 @@ def test_servers_come_back_when_a_full_disk_has_room_again(machine: Machine) -> 
             for pid in before.values():
                 os.kill(pid, signal.SIGKILL)
             for server in before:
-                words = f"no space is left on the disk of {data / server}"
+                words = f"no space is left on the disk of {data}/simulated/{server}"
                 assert wait_for(lambda said=words: said in machine.said, 60), machine.said  # type: ignore[misc]
         assert wait_for(lambda: machine.have_come_back(before), 60), machine.said
         assert rows(machine.status()["postgres_url"], "SELECT count(*) FROM candles") == [(0,)]
