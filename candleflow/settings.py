@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     postgres_reader_password: SecretStr | None = Field(
         None, description="The page's role's password; made at random where it isn't given"
     )
+    postgres_auditor_password: SecretStr | None = Field(
+        None, description="The auditor's role's password; made at random where it isn't given"
+    )
 
     data_dir: Path = Field(Path(".data"), description="Where the local Kafka and PostgreSQL keep their data")
     cache_dir: Path = Field(
@@ -331,6 +334,11 @@ class PostgresAddress:
     def reader(self) -> str:
         """The role that the page reads as."""
         return f"{self.owner}_reader"
+
+    @property
+    def auditor(self) -> str:
+        """The role that the auditor reads as, and replaces candles as."""
+        return f"{self.owner}_auditor"
 
     def __repr__(self) -> str:
         return f"postgresql://{self.owner}@{self.host}:{self.port}/{self.database}"

@@ -68,6 +68,10 @@ class Database:
         """A connection as the page's role."""
         return self._connect(Role.READER)
 
+    def auditor(self) -> Connection:
+        """A connection as the auditor's role."""
+        return self._connect(Role.AUDITOR)
+
     def superuser(self) -> Connection:
         return self._opened(psycopg2.connect(self.server.url()))
 
@@ -96,7 +100,7 @@ class Database:
             cursor.execute(
                 sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(self.name))
             )
-            for role in (f"{self.name}_writer", f"{self.name}_reader", self.name):
+            for role in (*(f"{self.name}_{role}" for role in ("writer", "reader", "auditor")), self.name):
                 cursor.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
 
 

@@ -1,9 +1,9 @@
 """Where PostgreSQL is and as whom: addresses with passwords that no repr shows.
 
 A password comes from the settings, else from ``<data_dir>/run/credentials.json``, a JSON object of role names
-and passwords that only its owner may read. The processor's and the page's are made at random and kept there
-the first time they are asked for; the owner's default is the one that docker-compose.yml documents, as that
-server listens on the loopback only.
+and passwords that only its owner may read. The processor's, the page's and the auditor's are made at random
+and kept there the first time they are asked for; the owner's default is the one that docker-compose.yml
+documents, as that server listens on the loopback only.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ _JDBC_PARAMETERS: Final = {
 
 
 class Role(StrEnum):
-    """Who asks: the schema's owner, the processor (may call its functions), the page (may read)."""
+    """Who asks: the schema's owner, the processor (may call its functions), the page (may read), the auditor
+    (may read, and call its own functions)."""
 
     OWNER = "owner"
     WRITER = "writer"
     READER = "reader"
+    AUDITOR = "auditor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,12 @@ class Dsn:
 def role_name(settings: Settings, role: Role) -> str:
     """What PostgreSQL calls the role."""
     address = settings.postgres
-    return {Role.OWNER: address.owner, Role.WRITER: address.writer, Role.READER: address.reader}[role]
+    return {
+        Role.OWNER: address.owner,
+        Role.WRITER: address.writer,
+        Role.READER: address.reader,
+        Role.AUDITOR: address.auditor,
+    }[role]
 
 
 def dsn(settings: Settings, role: Role) -> Dsn:
@@ -144,7 +151,7 @@ def jdbc_properties(settings: Settings) -> dict[str, str]:
 
 
 def password(settings: Settings, role: Role) -> str:
-    """The role's password; the processor's or the page's is made and kept if there is none yet.
+    """The role's password; any but the owner's is made and kept if there is none yet.
 
     Raises StoreError if the file of credentials can't be read or written.
     """
@@ -181,6 +188,7 @@ def _given(settings: Settings, role: Role) -> str | None:
     secret = {
         Role.WRITER: settings.postgres_writer_password,
         Role.READER: settings.postgres_reader_password,
+        Role.AUDITOR: settings.postgres_auditor_password,
     }[role]
     return secret.get_secret_value() if secret is not None else None
 

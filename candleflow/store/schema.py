@@ -1,9 +1,10 @@
 """The schema, its versions and its roles, brought up to date at each start.
 
 Files of ``migrations/`` run once each, in the order of their numbers, each version with its own row in
-``schema_version``; a file that has been released is never changed again. There are three roles: the owner of
+``schema_version``; a file that has been released is never changed again. There are four roles: the owner of
 everything, whom only this module and the owner's commands connect as; the writer, who may call the
-processor's functions and nothing else; the reader, who may select what the page shows.
+processor's functions and nothing else; the reader, who may select what the page shows; the auditor, who may
+select the same, and call the functions that mend what it finds.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ MINIMUM_VERSION: Final = 15
 
 READABLE_TABLES: Final = ("candles", "symbols", "record_counts", "topics")
 WRITER_FUNCTIONS: Final = ("claim_topic", "merge_batch", "close_quiet_candles", "current_schema_version")
+AUDITOR_FUNCTIONS: Final = ("current_schema_version",)
 
 _LOCK: Final = 7_310_580_216  # any number, always the same: whoever applies the schema holds it
 _LOCK_SECONDS: Final = 30
@@ -58,8 +60,17 @@ _ROLE_SETTINGS: Final[dict[Role, dict[str, str]]] = {
         "idle_in_transaction_session_timeout": "10s",
         "client_connection_check_interval": "1s",
     },
+    Role.AUDITOR: {
+        "timezone": "UTC",
+        "lock_timeout": "30s",
+        "statement_timeout": "60s",
+        "idle_in_transaction_session_timeout": "10s",
+        "client_connection_check_interval": "1s",
+    },
 }
-_CONNECTION_LIMIT: Final = {Role.WRITER: 10, Role.READER: 30}
+_CONNECTION_LIMIT: Final = {Role.WRITER: 10, Role.READER: 30, Role.AUDITOR: 10}
+_ROLES: Final = tuple(_ROLE_SETTINGS)
+"""All but the owner."""
 
 
 def versions() -> list[tuple[int, str, Path]]:
@@ -90,7 +101,7 @@ def apply(settings: Settings) -> None:
     with closing(connection):
         _check_server(connection)
         _in_transaction(connection, partial(_bring_up_to_date, settings))
-        for role in (Role.WRITER, Role.READER):
+        for role in _ROLES:
             dsn = credentials.dsn(settings, role)
             if not _can_log_in(dsn):
                 _in_transaction(connection, partial(_set_password, dsn))
@@ -176,14 +187,14 @@ def _is_lost_race(error: psycopg2.Error) -> bool:
 
 
 def _bring_up_to_date(settings: Settings, cursor: Cursor) -> None:
-    missing = [role for role in (Role.WRITER, Role.READER) if not _exists(settings, role, cursor)]
+    missing = [role for role in _ROLES if not _exists(settings, role, cursor)]
     pending = _pending(cursor)
     for version, name, file in pending:
         cursor.execute(file.read_text(encoding="utf-8"))
         cursor.execute("INSERT INTO schema_version (version, name) VALUES (%s, %s)", (version, name))
     for role in missing:
         cursor.execute(sql.SQL("CREATE ROLE {}").format(_identifier(settings, role)))
-    if missing or pending:
+    if missing or pending or not _may_all_connect(settings, cursor):
         _configure_roles(settings, cursor)
         _grant(settings, cursor)
     for role in missing:
@@ -211,6 +222,15 @@ def _exists(settings: Settings, role: Role, cursor: Cursor) -> bool:
     return cursor.fetchone() is not None
 
 
+def _may_all_connect(settings: Settings, cursor: Cursor) -> bool:
+    """False where a role was made for another database of this server since this one got its grants."""
+    cursor.execute(
+        "SELECT bool_and(has_database_privilege(name, current_database(), 'CONNECT')) FROM unnest(%s) name",
+        ([credentials.role_name(settings, role) for role in _ROLES],),
+    )
+    return cursor.fetchone() == (True,)
+
+
 def _configure_roles(settings: Settings, cursor: Cursor) -> None:
     for role, role_settings in _ROLE_SETTINGS.items():
         name = _identifier(settings, role)
@@ -227,24 +247,29 @@ def _configure_roles(settings: Settings, cursor: Cursor) -> None:
 
 def _grant(settings: Settings, cursor: Cursor) -> None:
     """Everything revoked that PostgreSQL gives to anybody, then to each role what it needs."""
-    writer, reader = _identifier(settings, Role.WRITER), _identifier(settings, Role.READER)
+    writer, reader, auditor = (
+        _identifier(settings, role) for role in (Role.WRITER, Role.READER, Role.AUDITOR)
+    )
     names: dict[str, sql.Composable] = {
         "database": sql.Identifier(settings.postgres.database),
         "writer": writer,
         "reader": reader,
-        "both": sql.SQL(", ").join((writer, reader)),
+        "auditor": auditor,
+        "all": sql.SQL(", ").join((writer, reader, auditor)),
         "tables": sql.SQL(", ").join(map(sql.Identifier, READABLE_TABLES)),
-        "functions": sql.SQL(", ").join(map(sql.Identifier, WRITER_FUNCTIONS)),
+        "writers": sql.SQL(", ").join(map(sql.Identifier, WRITER_FUNCTIONS)),
+        "auditors": sql.SQL(", ").join(map(sql.Identifier, AUDITOR_FUNCTIONS)),
     }
     for statement in (
         "REVOKE ALL ON DATABASE {database} FROM PUBLIC",
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
-        "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, {both}",
-        "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC, {both}",
-        "GRANT CONNECT ON DATABASE {database} TO {both}",
-        "GRANT USAGE ON SCHEMA public TO {both}",
-        "GRANT EXECUTE ON FUNCTION {functions} TO {writer}",
-        "GRANT SELECT ON {tables} TO {reader}",
+        "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, {all}",
+        "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC, {all}",
+        "GRANT CONNECT ON DATABASE {database} TO {all}",
+        "GRANT USAGE ON SCHEMA public TO {all}",
+        "GRANT EXECUTE ON FUNCTION {writers} TO {writer}",
+        "GRANT EXECUTE ON FUNCTION {auditors} TO {auditor}",
+        "GRANT SELECT ON {tables} TO {reader}, {auditor}",
     ):
         cursor.execute(sql.SQL(statement).format(**names))
 

@@ -64,6 +64,18 @@ def test_all_who_ask_at_once_get_the_same_password(tmp_path: Path) -> None:
     assert len(set(answers)) == 2
 
 
+def test_a_file_made_before_there_was_an_auditor_gets_its_password(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    before = {
+        f"candleflow_{role}": credentials.password(settings, role) for role in (Role.READER, Role.WRITER)
+    }
+    auditor = credentials.password(settings, Role.AUDITOR)
+    assert kept_in(tmp_path) == {**before, "candleflow_auditor": auditor}
+    assert credentials.password(settings, Role.AUDITOR) == auditor
+    given = settings_in(tmp_path, postgres_auditor_password="given")
+    assert credentials.password(given, Role.AUDITOR) == "given"
+
+
 def test_passwords_of_others_in_the_file_stay(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "credentials.json").write_text('{"postgres": "theirs"}')

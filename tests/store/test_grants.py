@@ -1,4 +1,7 @@
-"""What the processor's and the page's roles may not do, by trying it; what they may, the other tests do."""
+"""What the processor's, the page's and the auditor's roles may not do, by trying it.
+
+What they may, the other tests do.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +58,7 @@ READERS_NOT = [
     "SELECT close_quiet_candles(NULL, '', 0)",
     "SELECT version FROM schema_version",
 ]
+AUDITORS_NOT = READERS_NOT
 WRITERS_NOT = [f"SELECT * FROM {table}" for table in TABLES]  # noqa: S608 - names of tables
 
 
@@ -80,6 +84,11 @@ def test_the_processor_may_not(filled: Database, statement: str) -> None:
     _refused(filled.writer(), statement)
 
 
+@pytest.mark.parametrize("statement", NOBODYS_BUSINESS + AUDITORS_NOT)
+def test_the_auditor_may_not(filled: Database, statement: str) -> None:
+    _refused(filled.auditor(), statement)
+
+
 def _refused(connection: Any, statement: str) -> None:
     """Refused by grants, not only by a setting that a client may change."""
     cursor = connection.cursor()
@@ -102,7 +111,16 @@ def test_the_page_reads_what_it_shows_and_by_default_nothing_but_reads(filled: D
         assert cursor.fetchone() == (value,)
 
 
-def test_the_processors_functions_look_nowhere_but_in_our_schema(filled: Database) -> None:
+def test_the_auditor_reads_what_the_page_reads(filled: Database) -> None:
+    cursor = filled.auditor().cursor()
+    for table in READABLE_TABLES:
+        cursor.execute(f"SELECT count(*) > 0 FROM {table}")  # noqa: S608 - names of tables
+        assert cursor.fetchone() == (True,)
+    cursor.execute("SELECT current_schema_version()")
+    assert cursor.fetchone() == (schema.versions()[-1][0],)
+
+
+def test_functions_with_the_owners_rights_look_nowhere_but_in_our_schema(filled: Database) -> None:
     """A caller's search path, with a table of the same name in front, changes nothing."""
     cursor = filled.owner().cursor()
     cursor.execute(
@@ -110,7 +128,7 @@ def test_the_processors_functions_look_nowhere_but_in_our_schema(filled: Databas
         " WHERE pronamespace = 'public'::regnamespace AND prosecdef"
     )
     functions = dict(cursor.fetchall())
-    assert set(functions) == set(schema.WRITER_FUNCTIONS)
+    assert set(functions) == {*schema.WRITER_FUNCTIONS, *schema.AUDITOR_FUNCTIONS}
     assert all("search_path=pg_catalog, public, pg_temp" in config for config in functions.values())
 
 

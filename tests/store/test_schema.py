@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -79,6 +80,24 @@ def test_two_databases_of_one_owner_are_made_at_once(empty_database: Database) -
 def _with_database(database: Database, name: str) -> Settings:
     url = database.settings.postgres_url.get_secret_value()
     return database.settings_with(postgres_url=url.rpartition("/")[0] + f"/{name}")
+
+
+def test_a_database_made_before_there_was_an_auditor_gets_the_role(database: Database) -> None:
+    """Then so does another of the same server, where the role is known but was granted nothing."""
+    name = credentials.role_name(database.settings, Role.AUDITOR)
+    superuser = psycopg2.connect(database.server.url(database=database.name))
+    superuser.autocommit = True
+    database.opened.append(superuser)
+    drop = sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name))
+    superuser.cursor().execute(sql.SQL("{}; DROP ROLE {}").format(drop, sql.Identifier(name)))
+    passwords = database.settings.run_dir / credentials.FILE_NAME
+    kept = json.loads(passwords.read_text())
+    del kept[name]
+    passwords.write_text(json.dumps(kept))
+    for _ in range(2):
+        schema.apply(database.settings)
+        database.auditor().cursor().execute("SELECT count(*) FROM candles")
+        superuser.cursor().execute(drop)
 
 
 def test_an_owner_who_is_superuser_serves_as_well(empty_database: Database) -> None:
