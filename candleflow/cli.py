@@ -132,12 +132,12 @@ COMMANDS: Final[dict[str, Command]] = {
         _add_latency,
     ),
     "audit": Command(
-        "look for holes and differences in the candles, and have them filled (part of up)",
+        "look for holes and wrong candles, and have them filled and folded anew (part of up)",
         lambda settings, _: service("audit").run(settings),
     ),
     "repair": Command(
-        "have every hole in a symbol's candles filled, however old",
-        lambda settings, arguments: service("audit").repair(_running(settings), arguments),
+        "fold a symbol's wrong candles anew from the topic, and have every hole filled, however old",
+        lambda settings, arguments: service("repair").run(_running(settings), arguments),
         _add_repair,
     ),
     "gaps": Command(

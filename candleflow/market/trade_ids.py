@@ -6,8 +6,15 @@ Spot trade ids are consecutive per symbol, so a set is nearly always a single ra
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from typing import Final, Self
+
+from candleflow.errors import MarketError
+
+_RANGE: Final = re.compile(r"\[([0-9]+),([0-9]+)\)")
+_TEXT: Final = re.compile(r"\{(?:%s(?:,%s)*)?\}" % ((r"\[[0-9]+,[0-9]+\)",) * 2))
 
 
 class TradeIds:
@@ -20,6 +27,16 @@ class TradeIds:
         self._uppers: list[int] = []
         for trade_id in ids:
             self.add(trade_id)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The set that a text such as ``{[5,9),[12,13)}`` is; raises MarketError for anything else."""
+        if _TEXT.fullmatch(text) is None:
+            raise MarketError(f"no set of trade ids: {text[:200]!r}")
+        ids = cls()
+        for lower, upper in _RANGE.findall(text):
+            ids.add_range(int(lower), int(upper))
+        return ids
 
     def add(self, trade_id: int) -> bool:
         """Add one id; whether it was new."""
@@ -73,6 +90,15 @@ class TradeIds:
     @property
     def ranges(self) -> tuple[tuple[int, int], ...]:
         return tuple(zip(self._lowers, self._uppers, strict=True))
+
+    def has_all(self, ids: TradeIds) -> bool:
+        """Whether every one of ``ids`` is in."""
+        return all(self.has_range(lower, upper) for lower, upper in ids.ranges)
+
+    def has_range(self, lower: int, upper: int) -> bool:
+        """Whether every id of ``[lower, upper)`` is in."""
+        at = bisect_right(self._lowers, lower)
+        return lower >= upper or (at > 0 and upper <= self._uppers[at - 1])
 
     def __contains__(self, trade_id: int) -> bool:
         at = bisect_right(self._lowers, trade_id)

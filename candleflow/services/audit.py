@@ -1,16 +1,17 @@
 """The auditor's process: looks at the candles as they are in PostgreSQL, however they came to be so.
 
 It finds holes in the trade ids that nobody has on record, and has the producer fill them by writing them to
-the topic of gaps; and it holds the latest candles against the exchange's own klines, field by field. It
-changes no candle. ``repair`` looks for holes once, in any stretch of time, those that were given up included.
+the topic of gaps; it holds the latest candles against the exchange's own klines, field by field; and it folds
+anew from the topic what does not fit together, or differs from the klines (``services.mending``).
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
+import queue
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,28 +20,35 @@ from typing import Final
 from candleflow.broker import gap_log
 from candleflow.errors import BrokerError, CandleflowError, ExchangeError, StoreError
 from candleflow.exchange.rest import ExchangeRest
-from candleflow.market.gap import AUDIT, REPAIR, GapEvent, GapEventKind, book_of
-from candleflow.market.window import SECOND_US
+from candleflow.market.gap import AUDIT, GapEvent, GapEventKind, book_of
+from candleflow.market.window import SECOND_US, floor_time
 from candleflow.services.exchange_addresses import addresses
-from candleflow.services.verify import asked_for
+from candleflow.services.mending import Mender, StoppedError
+from candleflow.services.verify_report import written
 from candleflow.settings import Settings
+from candleflow.store.mending import CandleMending
 from candleflow.store.reader import CandleReader
 from candleflow.telemetry import HeartbeatFile, set_up_logging
 from candleflow.watch.continuity import Ranges, unknown_holes
 from candleflow.watch.klines import DIFFERING, Basis, Comparison, Verdict, bases, compare
+from candleflow.watch.soundness import Attempts, Suspect, doubts
 
 _log = logging.getLogger(__name__)
 
 NAME: Final = "audit"
 BEAT_SECONDS: Final = 1.0
-HOLES_SECONDS: Final = 10.0
+LOOK_SECONDS: Final = 10.0
 KLINES_SECONDS: Final = 60.0
 SETTLE_US: Final = 30 * SECOND_US
 """Candles are looked at so long after their end: by then what was late by itself has come."""
 AGAIN_US: Final = 3_600 * SECOND_US
 """What was fetched and is missing so long after is fetched again: an earlier database may be there now."""
 AGREEMENT_US: Final = 600 * SECOND_US
-"""Klines are compared over so long a time: 600 of a second are one request."""
+"""So long a time is looked over, but for holes: 600 klines of a second are one request."""
+LONGEST_ROLL_UP: Final = "1h"
+"""Longer roll-ups are held against their candles by ``repair`` alone: a day's are 17,280."""
+RECORDS_LIMIT: Final = 1_000_000
+"""So many records are read for one stretch at most, which takes half a minute."""
 
 _REST_SECONDS: Final = 10.0
 
@@ -56,28 +64,6 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def repair(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Have every hole of a symbol's candles within the times filled; 0. Raises as what it asks does."""
-    now = time.time_ns() // 1_000
-    asked = asked_for(settings, arguments, now)
-    reader = CandleReader.from_settings(settings)
-    try:
-        held = reader.id_ranges(asked.symbol, asked.since, min(asked.until, now - SETTLE_US))
-    finally:
-        reader.close()
-    holes = unknown_holes(held, ())
-    events = _seen(asked.symbol, holes, now, REPAIR)
-    if events:
-        gap_log.write_all(settings.kafka_bootstrap, settings.gaps_topic, events)
-    for event in events:
-        print(f"{event.symbol}: trades {event.first_trade_id} to {event.last_trade_id} are to be fetched")
-    print(
-        f"{sum(event.trade_count for event in events):,} trades missing in {len(events):,} holes"
-        + ("; the producer fills them, `gaps` tells how far it is" if events else "")
-    )
-    return 0
-
-
 class Auditor:
     """One run. ``counts`` tells what was found so far."""
 
@@ -85,6 +71,14 @@ class Auditor:
         self._settings = settings
         self._urls = addresses(settings).rest
         self._reader = CandleReader.from_settings(settings)
+        self._store = CandleMending.from_settings(settings)
+        self._gives_up = threading.Event()
+        self._mender = Mender(
+            settings, self._store, say=_log.info, gives_up=self._gives_up.is_set, records_limit=RECORDS_LIMIT
+        )
+        self._attempts = Attempts()
+        self._doubts: queue.SimpleQueue[tuple[str, Suspect]] = queue.SimpleQueue()
+        self._repaired = 0
         self._heartbeat = HeartbeatFile(settings.run_dir, NAME)
         self._stop = asyncio.Event()
         self._message = ""
@@ -94,40 +88,84 @@ class Auditor:
 
     def stop(self) -> None:
         """``run`` then returns within a second or two."""
+        self._gives_up.set()
         self._stop.set()
 
     def counts(self) -> Mapping[str, int]:
-        """Holes found so far, and how the last ten minutes' candles agree with the exchange's klines."""
+        """Holes found so far, candles ever put right, and how the last ten minutes' agree with the klines."""
         total: Counter[Verdict] = sum(self._agreement.values(), Counter())
-        return {"holes": self._holes_found, **{str(verdict): total[verdict] for verdict in Verdict}}
+        return {
+            "holes": self._holes_found,
+            "repaired": self._repaired,
+            **{str(verdict): total[verdict] for verdict in Verdict},
+        }
 
     async def run(self) -> None:
         """Audit until SIGTERM, SIGINT or ``stop``."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        tasks = [asyncio.create_task(work) for work in (self._find_holes(), self._compare(), self._beat())]
+        tasks = [asyncio.create_task(work) for work in (self._look(), self._compare(), self._beat())]
         stopped = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._gives_up.set()
             for task in (*tasks, stopped):
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
             self._heartbeat.remove()
             self._reader.close()
+            self._store.close()
         for one in ended:
             if isinstance(one, Exception):
                 raise one
 
-    async def _find_holes(self) -> None:
-        while True:
-            try:
-                await asyncio.to_thread(self.find_holes, time.time_ns() // 1_000)
-                self._message = ", ".join(self._settings.symbols[:10])
-            except (StoreError, BrokerError) as error:
-                self._message = f"waits: {error}"
-            await asyncio.sleep(HOLES_SECONDS)
+    async def _look(self) -> None:
+        """Mend first: a lost candle would be a hole, though the topic has its trades."""
+        while not self._gives_up.is_set():
+            message = ", ".join(self._settings.symbols[:10])
+            for work in (self.mend, self.find_holes):
+                try:
+                    await asyncio.to_thread(work, time.time_ns() // 1_000)
+                except (StoreError, BrokerError) as error:
+                    message = f"waits: {error}"
+                except StoppedError:
+                    return
+            self._message = message
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def mend(self, now: int) -> None:
+        """Fold anew what can't be right of the latest candles, or was doubted. ``now`` in microseconds.
+
+        Raises StoreError and BrokerError while PostgreSQL or Kafka is away, StoppedError after ``stop``.
+        """
+        slide = self._settings.windows.slide_us
+        until = floor_time(now - SETTLE_US, slide)
+        since = max(0, until - AGREEMENT_US)
+        found = {
+            symbol: self._mender.suspects(symbol, since, until, LONGEST_ROLL_UP)
+            for symbol in self._settings.symbols
+        }
+        while not self._doubts.empty():
+            symbol, doubt = self._doubts.get()
+            found[symbol].append(doubt)
+        for symbol, some in found.items():
+            due = [one for one in some if one.until <= until and self._attempts.is_due(symbol, one, now)]
+            for stretch, mended in self._mender.mend(symbol, some, due.__contains__):
+                for one in due:
+                    if stretch.since <= one.since and one.until <= stretch.until:
+                        self._attempts.note(symbol, one, now, is_settled=not mended.left)
+                _log.warning(
+                    "%s, %s to %s: %s: folded anew, %d candles put right%s",
+                    symbol,
+                    written(stretch.since),
+                    written(stretch.until),
+                    stretch.reason,
+                    mended.candles,
+                    f"; left as it is: {mended.left}" if mended.left else "",
+                )
+        self._repaired = self._store.repaired(self._settings.symbols)
 
     def find_holes(self, now: int) -> list[GapEvent]:
         """Put on record what is missing and isn't on record; that. ``now`` in microseconds.
@@ -149,7 +187,7 @@ class Auditor:
             held = self._reader.id_ranges(symbol, since, until)
             audited = _audited(symbol, events, now - AGAIN_US)
             holes = unknown_holes(held, [*missing.get(symbol, ()), *audited])
-            found += _seen(symbol, holes, now, AUDIT)
+            found += seen(symbol, holes, now, AUDIT)
         if found:
             gap_log.write_all(settings.kafka_bootstrap, settings.gaps_topic, found)
             self._holes_found += len(found)
@@ -190,6 +228,8 @@ class Auditor:
                     ours, theirs, basis, since=since, until=until, now=now, begins_at=begins_at
                 )
                 agreement.update(comparison.counts)
+                for doubt in doubts(comparison, basis):
+                    self._doubts.put((symbol, doubt))
                 self._tell(symbol, basis, comparison)
         self._agreement[symbol] = agreement
 
@@ -221,5 +261,6 @@ def _audited(symbol: str, events: Sequence[GapEvent], since: int) -> list[tuple[
     ]
 
 
-def _seen(symbol: str, holes: Ranges, now: int, why: str) -> list[GapEvent]:
+def seen(symbol: str, holes: Ranges, now: int, why: str) -> list[GapEvent]:
+    """The events that order what is missing, ``now`` in microseconds."""
     return [GapEvent(GapEventKind.SEEN, symbol, lower, upper - 1, now, why) for lower, upper in holes]

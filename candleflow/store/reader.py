@@ -104,7 +104,7 @@ class CandleReader:
     """
 
     def __init__(self, dsn: Dsn, windows: Windows, *, connections: int = CONNECTIONS) -> None:
-        self._pool = _Pool(dsn, connections)
+        self._pool = Pool(dsn, connections)
         self._windows = windows
 
     @classmethod
@@ -331,7 +331,7 @@ _SYMBOLS: Final = f"""
 _COUNTS: Final = "SELECT outcome, sum(records) FROM record_counts GROUP BY outcome ORDER BY outcome"
 
 
-class _Pool:
+class Pool:
     """A few connections, each used by one thread at a time, made when needed and dropped when they fail."""
 
     def __init__(self, dsn: Dsn, size: int) -> None:
@@ -340,19 +340,22 @@ class _Pool:
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
 
-    def rows(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        """All rows of a query. Raises StoreError."""
+    def rows(
+        self, query: str, arguments: Mapping[str, Any], *, within_seconds: float | None = None
+    ) -> Sequence[tuple[Any, ...]]:
+        """All rows of a query, within QUERY_SECONDS or as long as is said. Raises StoreError."""
+        seconds = QUERY_SECONDS if within_seconds is None else within_seconds
         with self._place():
             kept = self._take_idle()
             if kept is not None:
                 try:
-                    return self._ask(kept, query, arguments)
+                    return self._ask(kept, query, arguments, seconds)
                 except psycopg2.Error as error:
                     if error.pgcode not in _SERVER_IS_GOING:
                         raise _store_error(self._dsn, error) from error
                     self.drop_idle()  # PostgreSQL was away: what it left behind is dead
             try:
-                return self._ask(self._connect(), query, arguments)
+                return self._ask(self._connect(), query, arguments, seconds)
             except psycopg2.Error as error:
                 raise _store_error(self._dsn, error) from error
 
@@ -382,13 +385,13 @@ class _Pool:
         return connection
 
     def _ask(
-        self, connection: Connection, query: str, arguments: Mapping[str, Any]
+        self, connection: Connection, query: str, arguments: Mapping[str, Any], seconds: float
     ) -> Sequence[tuple[Any, ...]]:
         """Query, and keep the connection if all went well; close it if not, its state being unknown."""
         try:
             cursor = connection.cursor()
             cursor.execute(query, arguments)
-            _finish(connection, QUERY_SECONDS)
+            _finish(connection, seconds)
             rows = cursor.fetchall()
         except BaseException:
             connection.close()

@@ -33,7 +33,13 @@ MINIMUM_VERSION: Final = 15
 
 READABLE_TABLES: Final = ("candles", "symbols", "record_counts", "topics")
 WRITER_FUNCTIONS: Final = ("claim_topic", "merge_batch", "close_quiet_candles", "current_schema_version")
-AUDITOR_FUNCTIONS: Final = ("current_schema_version",)
+AUDITOR_FUNCTIONS: Final = (
+    "current_schema_version",
+    "finest_books",
+    "merged_offsets",
+    "replace_candles",
+    "stray_roll_ups",
+)
 
 _LOCK: Final = 7_310_580_216  # any number, always the same: whoever applies the schema holds it
 _LOCK_SECONDS: Final = 30

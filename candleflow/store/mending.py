@@ -1,0 +1,187 @@
+"""What the auditor asks of PostgreSQL, and has changed there, as the role of its own.
+
+All of it by the functions of ``migrations/0002_mending.sql``. Times are microseconds since the epoch, UTC.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, Self
+
+from candleflow.market.book import Book, StrayRollUp
+from candleflow.market.candle import Candle
+from candleflow.market.trade import DECIMAL_PLACES
+from candleflow.market.trade_ids import TradeIds
+from candleflow.market.window import Windows
+from candleflow.settings import Settings
+from candleflow.store import credentials
+from candleflow.store.credentials import Dsn, Role
+from candleflow.store.reader import Pool
+
+ANSWER_SECONDS: Final = 70.0
+"""Above the role's statement_timeout: a day's candles take a second or two, on a busy machine some more."""
+
+_CONNECTIONS: Final = 2
+_PLACES: Final[dict[str, int]] = {
+    **dict.fromkeys(("open", "high", "low", "close", "volume", "taker_buy_volume"), DECIMAL_PLACES),
+    **dict.fromkeys(("quote_volume", "taker_buy_quote_volume"), 2 * DECIMAL_PLACES),
+}
+"""Decimal places, as the processor writes them."""
+
+
+class Replaced(StrEnum):
+    """How a replacement ended."""
+
+    REPLACED = "replaced"
+    CHANGED = "changed"
+    """The candles were others by then: nothing was done."""
+    OVERLAP = "overlap"
+    """Ids of the new candles are in candles elsewhere: nothing was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``candles`` were put right, finest ones and roll-ups; ``kept`` have trades that their fold lacks, and
+    stay. ``overlap``: the ids that are elsewhere."""
+
+    status: Replaced
+    candles: int = 0
+    kept: int = 0
+    overlap: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Which topic is in the candles, by Kafka's id, and how far: the next offset of each partition."""
+
+    topic_id: str
+    offsets: Mapping[int, int]
+
+
+class CandleMending:
+    """Safe to share among threads. Each method raises StoreError while PostgreSQL can't answer."""
+
+    def __init__(self, dsn: Dsn, windows: Windows) -> None:
+        self._pool = Pool(dsn, _CONNECTIONS)
+        self._windows = json.dumps(
+            {"interval": windows.interval, "size_us": windows.size_us, "slide_us": windows.slide_us}
+        )
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """For these settings' database; opens nothing yet."""
+        return cls(credentials.dsn(settings, Role.AUDITOR), settings.windows)
+
+    def books(self, symbol: str, since: int, until: int) -> list[Book]:
+        """Of the finest candles that open in [since, until), oldest first."""
+        rows = self._rows(
+            "SELECT * FROM finest_books(%(symbol)s, %(since)s, %(until)s, %(windows)s)",
+            {"symbol": symbol, "since": since, "until": until, "windows": self._windows},
+        )
+        return [_book(*row) for row in rows]
+
+    def stray_roll_ups(self, symbol: str, since: int, until: int, longest_us: int) -> list[StrayRollUp]:
+        """The roll-ups of up to ``longest_us`` over [since, until) that aren't the fold of their candles."""
+        rows = self._rows(
+            "SELECT * FROM stray_roll_ups(%(symbol)s, %(since)s, %(until)s, %(longest)s, %(windows)s)",
+            {
+                "symbol": symbol,
+                "since": since,
+                "until": until,
+                "longest": longest_us,
+                "windows": self._windows,
+            },
+        )
+        return [
+            StrayRollUp(name, open_time, end_time, _ids(stored), _ids(folded), prices_agree, state)
+            for name, open_time, end_time, stored, folded, prices_agree, state in rows
+        ]
+
+    def merged(self, topic: str) -> Merged | None:
+        """How far the topic is in the candles; None where it was never read."""
+        ((found,),) = self._rows("SELECT merged_offsets(%(topic)s)", {"topic": topic})
+        if found is None:
+            return None
+        return Merged(found["topic_id"], {int(number): at for number, at in found["offsets"].items()})
+
+    def replace(
+        self,
+        symbol: str,
+        since: int,
+        until: int,
+        seen: Mapping[int, TradeIds],
+        candles: Sequence[Candle],
+        doubtful: Sequence[tuple[int, int]] = (),
+    ) -> Answer:
+        """Put ``candles`` in the place of all finest ones that open in [since, until), and fold the roll-ups.
+
+        ``seen``: the ids that were stored there, by open time, when the caller began. An empty stretch folds
+        the roll-ups that hold ``since``. No roll-up is folded that overlaps a ``doubtful`` stretch: it may be
+        all that shows what is right there.
+        """
+        ((found,),) = self._rows(
+            "SELECT replace_candles(%(symbol)s, %(since)s, %(until)s, %(seen)s, %(partials)s,"
+            " %(doubtful)s, %(windows)s)",
+            {
+                "symbol": symbol,
+                "since": since,
+                "until": until,
+                "seen": json.dumps({str(at): str(ids) for at, ids in seen.items()}),
+                "partials": json.dumps([_partial(candle) for candle in candles]),
+                "doubtful": json.dumps(list(doubtful)),
+                "windows": self._windows,
+            },
+        )
+        return Answer(
+            Replaced(found["status"]), found.get("candles", 0), found.get("kept", 0), found.get("ids", "")
+        )
+
+    def repaired(self, symbols: Sequence[str]) -> int:
+        """How many candles of the symbols were ever put right."""
+        ((found,),) = self._rows(
+            "SELECT coalesce(sum(repaired), 0) FROM symbols WHERE symbol = ANY(%(symbols)s)",
+            {"symbols": list(symbols)},
+        )
+        return int(found)
+
+    def _rows(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        return self._pool.rows(query, arguments, within_seconds=ANSWER_SECONDS)
+
+    def close(self) -> None:
+        """Close the idle connections; it may still be used."""
+        self._pool.drop_idle()
+
+
+def _book(
+    open_time: int,
+    end_time: int,
+    trade_count: int,
+    first_trade_id: int,
+    last_trade_id: int,
+    ids: str,
+    is_judged: bool,  # noqa: FBT001 - a row's column
+    state: str,
+) -> Book:
+    return Book(
+        open_time, end_time, trade_count, first_trade_id, last_trade_id, TradeIds.parse(ids), is_judged, state
+    )
+
+
+def _ids(text: str | None) -> TradeIds | None:
+    return None if text is None else TradeIds.parse(text)
+
+
+def _partial(candle: Candle) -> dict[str, Any]:
+    """One candle in the terms of ``merge_batch``: decimals and the set of ids as text."""
+    return {
+        "symbol": candle.symbol,
+        "open_time": candle.open_time,
+        "trade_count": candle.trade_count,
+        "first_trade_id": candle.first_trade_id,
+        "last_trade_id": candle.last_trade_id,
+        "trade_ids": str(candle.trade_ids),
+        **{name: f"{getattr(candle, name):.{places}f}" for name, places in _PLACES.items()},
+    }

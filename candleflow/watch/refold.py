@@ -1,0 +1,93 @@
+"""A stretch of one symbol's finest candles folded anew from its trades. No I/O, and no clock of its own.
+
+What is folded takes the place of what is stored only where it has all the trades that are stored: a topic
+that no longer has them all proves nothing. Times are microseconds since the epoch, UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from candleflow.market.book import Book
+from candleflow.market.candle import Candle, CandleFold
+from candleflow.market.trade import Trade
+from candleflow.market.trade_ids import TradeIds
+from candleflow.market.window import Windows
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """What takes the place of all finest candles that open in [since, until).
+
+    ``seen``: the ids of those that were there, by open time.
+    """
+
+    since: int
+    until: int
+    seen: Mapping[int, TradeIds]
+    candles: Sequence[Candle]
+
+
+class Refold:
+    """The windows of ``symbol`` that open in [since, until), while their trades are read in any order.
+
+    ``books``: the candles stored there. Trades of other times are welcome: they show where ids belong, and
+    that none is missing.
+    """
+
+    def __init__(self, symbol: str, windows: Windows, since: int, until: int, books: Iterable[Book]) -> None:
+        self._symbol = symbol
+        self._windows = windows
+        self._since = since
+        self._until = until
+        self._books = {book.open_time: book for book in books}
+        self._folds: dict[int, CandleFold] = {}
+        self._ids = TradeIds()
+        self._before, self._after = -1, -1
+
+    def add(self, trade: Trade) -> None:
+        """Take one trade in; one of another symbol, or a second time, changes nothing."""
+        if trade.symbol != self._symbol or not self._ids.add(trade.trade_id):
+            return
+        if trade.trade_time < self._since:
+            self._before = max(self._before, trade.trade_id)
+        elif trade.trade_time >= self._until + self._windows.size_us - self._windows.slide_us:
+            self._after = trade.trade_id if self._after < 0 else min(self._after, trade.trade_id)
+        for open_time in self._windows.open_times(trade.trade_time):
+            if self._since <= open_time < self._until:
+                if open_time not in self._folds:
+                    self._folds[open_time] = CandleFold(self._symbol, self._windows.interval, open_time)
+                self._folds[open_time].add(trade)
+
+    def is_whole(self) -> bool:
+        """Whether nothing more can be missing: all that is stored came, and every id between the last trade
+        before the stretch and the first one after it."""
+        return (
+            0 <= self._before < self._after
+            and self._ids.has_range(self._before, self._after)
+            and not self.lacking()
+        )
+
+    def lacking(self) -> list[Book]:
+        """The stored candles some of whose trades did not come, in the order of time."""
+        return [book for _, book in sorted(self._books.items()) if not self._ids.has_all(book.ids)]
+
+    def missing_ids(self) -> TradeIds:
+        """Those of the stored candles' ids that did not come."""
+        missing = TradeIds()
+        for book in self.lacking():
+            for lower, upper in book.ids.ranges:
+                missing.add_range(lower, upper)
+        for lower, upper in self._ids.ranges:
+            missing.remove_range(lower, upper)
+        return missing
+
+    def replacement(self) -> Replacement:
+        """What may take the place of the stretch, unless something is ``lacking``."""
+        return Replacement(
+            self._since,
+            self._until,
+            {at: book.ids for at, book in sorted(self._books.items())},
+            [fold.candle() for _, fold in sorted(self._folds.items())],
+        )
