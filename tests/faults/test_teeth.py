@@ -20,6 +20,7 @@ from tests.processes import ROOT, environment
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SQL = "candleflow/store/migrations/0001_candles.sql"
+MENDING = "candleflow/store/migrations/0002_mending.sql"
 LEDGER = "candleflow/engine/ledger.py"
 SINK = "candleflow/engine/sink.py"
 TRADES = "candleflow/engine/trades.py"
@@ -49,6 +50,16 @@ class Tooth:
 
 
 ON_THE_STORE = [
+    Tooth(
+        "a candle folded anew leaves its roll-ups as they were",
+        [Patch(MENDING, "changed + put_candles(whole) + dropped", "changed + dropped")],
+        ["tests/store/test_mending.py::test_the_roll_ups_alone_are_folded_anew_where_the_stretch_is_empty"],
+    ),
+    Tooth(
+        "what was merged while the topic was read is written over",
+        [Patch(MENDING, "IF seen <> (SELECT", "IF false AND seen <> (SELECT")],
+        ["tests/store/test_mending.py::test_candles_that_have_changed_since_they_were_read_are_not_touched"],
+    ),
     Tooth(
         "no compare-and-set of the offsets",
         [Patch(SQL, "IF stored <@ expected THEN", "IF true THEN")],

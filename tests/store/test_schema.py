@@ -18,8 +18,9 @@ from candleflow.settings import Settings
 from candleflow.stack.process import free_port
 from candleflow.store import credentials, schema
 from candleflow.store.credentials import Role
+from candleflow.store.mending import CandleMending
 from tests.store.processor import Processor
-from tests.store.trades import FIVE_SECONDS, run_of
+from tests.store.trades import BEGINS_AT, FIVE_SECONDS, run_of
 from tests.store_fixtures import Database
 
 
@@ -131,6 +132,24 @@ def test_a_migration_that_fails_leaves_the_version_before(
     (folder / "9999_bad.sql").unlink()
     schema.apply(database.settings)
     assert [version for version, _ in version_rows(database)][-1] == 9998
+
+
+def test_a_database_of_the_first_version_keeps_its_candles(
+    empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        (tmp_path / "migrations").mkdir()
+        shutil.copy(schema.versions()[0][2], tmp_path / "migrations")
+        before.setattr(schema, "MIGRATIONS", tmp_path / "migrations")
+        before.setattr(schema, "AUDITOR_FUNCTIONS", ("current_schema_version",))
+        schema.apply(empty_database.settings)
+        processor = Processor(empty_database.writer(), FIVE_SECONDS)
+        processor.merge(run_of(1, 12))
+    schema.apply(empty_database.settings)
+    with closing(CandleMending.from_settings(empty_database.settings)) as mending:
+        assert [len(book.ids) for book in mending.books("BTCUSDT", BEGINS_AT, 2 * BEGINS_AT)] == [4, 5, 3]
+        assert mending.repaired(["BTCUSDT"]) == 0
+    processor.merge(run_of(13, 14))
 
 
 def test_new_passwords_are_given_to_the_roles(database: Database) -> None:

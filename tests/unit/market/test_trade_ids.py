@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from candleflow.errors import MarketError
 from candleflow.market.trade_ids import TradeIds
 
 IDS = st.lists(st.integers(0, 60), max_size=80)
@@ -55,3 +57,23 @@ def test_forgetting_drops_only_what_lies_below(ids: list[int], bound: int) -> No
 def test_its_text_is_postgresqls_multirange() -> None:
     assert str(TradeIds([1, 2, 3, 9, 7])) == "{[1,4),[7,8),[9,10)}"
     assert str(TradeIds()) == "{}"
+
+
+@given(IDS, st.integers(0, 60), st.integers(0, 60))
+def test_a_range_is_in_where_every_id_of_it_is(ids: list[int], lower: int, upper: int) -> None:
+    held = TradeIds(ids)
+    assert held.has_range(lower, upper) is set(range(lower, upper)).issubset(ids)
+    assert held.has_all(TradeIds(range(lower, upper))) is held.has_range(lower, upper)
+
+
+@given(IDS)
+def test_its_text_is_read_back(ids: list[int]) -> None:
+    assert TradeIds.parse(str(TradeIds(ids))) == TradeIds(ids)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "{[1,2]}", "{[1,2)[3,4)}", "{(1,2)}", "[1,2)", "{[-1,2)}", "{[1,2),}"]
+)
+def test_another_text_is_none(text: str) -> None:
+    with pytest.raises(MarketError, match="no set of trade ids"):
+        TradeIds.parse(text)

@@ -1,0 +1,144 @@
+"""Whatever is harmed in the stored candles, folding anew what looks wrong gives the same table as before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from candleflow.market.candle import CandleKey
+from candleflow.market.trade import Trade
+from candleflow.market.trade_ids import TradeIds
+from candleflow.market.window import SECOND_US, Windows, floor_time
+from candleflow.store import schema
+from candleflow.store.mending import CandleMending
+from tests.property.test_merge_model import MIDNIGHT, WINDOWS, Row, Store, deliveries
+from tests.store.mender import ListMender
+from tests.store.processor import Processor
+from tests.store_fixtures import Database
+
+SPAN_US = 7_200 * SECOND_US
+PRICES = {
+    "open": "CASE WHEN open = high THEN low ELSE high END",
+    "high": "high + 1",
+    "low": "low / 2",
+    "close": "CASE WHEN close = low THEN high ELSE low END",
+}
+FIELDS = PRICES | {
+    "volume": "volume * 2",
+    "quote_volume": "quote_volume + 0.0000000000000001",
+    "taker_buy_volume": "volume - taker_buy_volume",
+    "taker_buy_quote_volume": "quote_volume - taker_buy_quote_volume",
+    "trade_count": "CASE WHEN trade_count = 1 THEN last_trade_id - first_trade_id + 1 ELSE 1 END",
+    "end_time": "end_time + interval '1 second'",
+    "is_complete": "NOT is_complete",
+}
+SUMS = "volume = volume * 2, quote_volume = quote_volume * 2, taker_buy_volume = taker_buy_volume * 2"
+OF_ONE = "WHERE symbol = %s AND interval = %s AND open_time = to_timestamp(%s::numeric / 1000000)"
+
+Harm = Callable[[Any, CandleKey, Row], None]
+
+
+def delete(owner: Any, key: CandleKey, _: Row) -> None:
+    owner.execute(f"DELETE FROM candles {OF_ONE}", key)  # noqa: S608 - constants of this module
+
+
+def double(owner: Any, key: CandleKey, _: Row) -> None:
+    owner.execute(f"UPDATE candles SET {SUMS} {OF_ONE}", key)  # noqa: S608
+
+
+def forget_an_id(owner: Any, key: CandleKey, row: Row) -> None:
+    """Its first trade, of the ids and the count, but not of the amounts."""
+    ids = TradeIds()
+    for lower, upper in row.candle.trade_ids.ranges:
+        ids.add_range(lower, upper)
+    ids.remove_range(row.candle.first_trade_id, row.candle.first_trade_id + 1)
+    if ids:
+        owner.execute(
+            f"UPDATE candles SET trade_ids = %s, first_trade_id = %s, trade_count = %s {OF_ONE}",  # noqa: S608
+            (str(ids), ids.ranges[0][0], len(ids), *key),
+        )
+
+
+def change(field: str) -> Harm:
+    def harm(owner: Any, key: CandleKey, _: Row) -> None:
+        owner.execute(f"UPDATE candles SET {field} = {FIELDS[field]} {OF_ONE}", key)  # noqa: S608
+
+    return harm
+
+
+HARMS: list[Harm] = [delete, delete, double, forget_an_id, *map(change, FIELDS.keys() - PRICES.keys())]
+PRICE_HARMS: list[Harm] = [change(field) for field in PRICES]
+
+
+def do_harm(
+    store: Store, before: dict[CandleKey, Row], windows: Windows, data: st.DataObject
+) -> set[CandleKey]:
+    """Harm some candles; which ones. Only where another candle is witness to it.
+
+    Of sliding windows, those that make no roll-up have none but the klines; nor have the prices of one finest
+    candle of several in a minute.
+    """
+    witnessed = [key for key in before if key[1] != windows.interval or key[2] % windows.size_us == 0]
+    of_minute = Counter(_minute(key) for key in witnessed if key[1] == windows.interval)
+    kinds = data.draw(st.sampled_from([HARMS, PRICE_HARMS]))
+    if kinds is PRICE_HARMS:
+        witnessed = [key for key in witnessed if key[1] != windows.interval or of_minute[_minute(key)] == 1]
+    if not witnessed:
+        return set()
+    harmed = data.draw(st.sets(st.sampled_from(witnessed), max_size=1 if kinds is PRICE_HARMS else 3))
+    for key in sorted(harmed):
+        data.draw(st.sampled_from(kinds))(store.owner, key, before[key])
+    return harmed
+
+
+def _minute(key: CandleKey) -> tuple[str, int]:
+    return key[0], floor_time(key[2], 60 * SECOND_US)
+
+
+@pytest.fixture(scope="module")
+def database(make_database: Callable[[], Database]) -> Iterator[Database]:
+    made = make_database()
+    schema.apply(made.settings)
+    yield made
+    made.drop()
+
+
+@pytest.fixture(scope="module")
+def store(database: Database) -> Store:
+    return Store(database.writer(), database.owner().cursor())
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(batches=deliveries(), windows=st.sampled_from(WINDOWS), data=st.data())
+def test_harm_of_any_kind_is_mended(
+    database: Database, store: Store, batches: list[list[Trade]], windows: Windows, data: st.DataObject
+) -> None:
+    store.empty()
+    processor = Processor(store.writer, windows)
+    for batch in batches:
+        processor.merge(batch)
+    processor.close_quiet(MIDNIGHT + 20 * SPAN_US)
+    before = store.rows()
+    harmed = do_harm(store, before, windows, data)
+    trades = [trade for batch in batches for trade in batch]
+    own = database.settings_with(
+        window_seconds=windows.size_us // SECOND_US, slide_seconds=windows.slide_us // SECOND_US
+    )
+    with closing(CandleMending.from_settings(own)) as mending:
+        mender = ListMender(own, mending, trades)
+        for symbol in ("BTCUSDT", "ETHUSDT"):
+            mender.repair(symbol, MIDNIGHT - SPAN_US, MIDNIGHT + SPAN_US)
+            assert mender.suspects(symbol, MIDNIGHT - SPAN_US, MIDNIGHT + SPAN_US) == []
+    processor.close_quiet(MIDNIGHT + 20 * SPAN_US)
+    after = store.rows()
+    assert {key: replace(row, revision=0) for key, row in after.items()} == {
+        key: replace(row, revision=0) for key, row in before.items()
+    }
+    assert [key for key in before.keys() - harmed if after[key].revision != before[key].revision] == []

@@ -1,0 +1,31 @@
+"""A mender whose topic is a list of trades, all of them merged: what it does beside reading Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from candleflow.market.trade import Trade
+from candleflow.services.mending import Mended, Mender
+from candleflow.settings import Settings
+from candleflow.store.mending import CandleMending, Merged
+from candleflow.watch.refold import Refold
+from candleflow.watch.soundness import Suspect
+
+
+class ListMender(Mender):
+    def __init__(self, settings: Settings, store: CandleMending, topic: Sequence[Trade]) -> None:
+        super().__init__(settings, store, say=print)
+        self.topic = topic
+
+    def repair(self, symbol: str, since: int, until: int) -> list[Mended]:
+        """As ``repair`` does."""
+        found = self.suspects(symbol, since, until)
+        return [mended for _, mended in self.mend(symbol, found)]
+
+    def _merged(self) -> Merged:
+        return Merged("a list", {})
+
+    def _read(self, refold: Refold, symbol: str, suspect: Suspect, merged: Merged) -> bool:
+        for trade in self.topic:
+            refold.add(trade)
+        return True
