@@ -22,13 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
+from pyspark.sql import DataFrame
 
 from candleflow.engine import trades
-from candleflow.engine.candles import CandleFold, without_ids, without_repeats
+from candleflow.engine.folding import BatchFold
 from candleflow.engine.ledger import Claim, Ledger, Merged, StoreAwayError, SupersededError
-from candleflow.engine.partials import Folded, read_fold
+from candleflow.engine.partials import Folded
 from candleflow.engine.rejected import publish_rejected
 from candleflow.errors import BrokerError, CandleflowError, HeldError
 from candleflow.market.window import Windows
@@ -38,7 +37,6 @@ _log = logging.getLogger(__name__)
 PATIENCE_SECONDS: Final = 60.0
 """While PostgreSQL is away a batch waits for it so long; then the query ends, and is started anew."""
 _PAUSES_SECONDS: Final = (0.2, 0.5, 1.0, 2.0)
-_OVERLAPS_LIMIT: Final = 5
 _POLL_SECONDS: Final = 0.1
 _BATCHES_REMEMBERED: Final = 1_000
 
@@ -78,7 +76,7 @@ class CandleSink:
         self._stopping = stopping
         self._busy = threading.Lock()
         self._is_ended = False
-        self._candle_fold = CandleFold(work.windows)
+        self._fold = BatchFold(work.windows)
         self._reads_strictly = False
         self.checkpoint = Path()
         """The folder of the query's own, which is no truth."""
@@ -97,7 +95,7 @@ class CandleSink:
 
         All that goes row by row: Spark analyzes a query's columns once, and a batch's anew for each.
         """
-        return self._candle_fold.place(trades.read_quickly(records, self._work.max_future_us))
+        return self._fold.place(trades.read_quickly(records, self._work.max_future_us))
 
     def begin(self, claim: Claim, checkpoint: Path) -> None:
         """A query is about to start at ``claim``'s offsets, with a fresh ``checkpoint``."""
@@ -169,12 +167,17 @@ class CandleSink:
         received = folded.sound + sum(folded.rejected.values())
         if folded.rejected:
             publish_rejected(judged, self._work.bootstrap, self._work.rejected_topic)
-        if folded.has_repeats:
-            folded = self._fold_without(judged, folded, [])
-        merged = self._merge_without_overlap(judged, folded, received, reached)
+        answer = Merged("")
+
+        def merge(folded: Folded) -> Mapping[str, str] | None:
+            nonlocal answer
+            answer = self._until_merged(reached, folded.partials, _counts(folded, received))
+            return answer.overlap
+
+        folded = self._fold.merge_once(judged, folded, merge)
         self.offsets = {**self.offsets, **reached}
-        if merged is not None:
-            self._count(*merged, received)
+        if answer.status != "already_merged":
+            self._count(answer, folded, received)
 
     def _read(self, batch: DataFrame) -> tuple[DataFrame, Folded]:
         """The batch judged and folded: as ``rows`` read it in the query, if that could read every record."""
@@ -185,7 +188,7 @@ class CandleSink:
                 return batch, folded
             quick_sound = folded.sound
         judged = trades.judge(batch.select(*trades.KAFKA_COLUMNS), self._work.max_future_us)
-        placed = self._candle_fold.place(judged)
+        placed = self._fold.place(judged)
         folded = self._fold(placed)
         if folded.sound > 2 * quick_sound and not self._reads_strictly:
             _log.warning(
@@ -193,36 +196,6 @@ class CandleSink:
             )
             self._reads_strictly = True
         return placed, folded
-
-    def _fold(self, placed: DataFrame) -> Folded:
-        return read_fold(self._candle_fold(placed).collect(), self._work.windows)
-
-    def _merge_without_overlap(
-        self, judged: DataFrame, folded: Folded, received: int, reached: dict[int, int]
-    ) -> tuple[Merged, Folded] | None:
-        """Merge, leaving out what PostgreSQL says is in already; None where the whole batch is."""
-        overlaps: list[Mapping[str, str]] = []
-        while len(overlaps) <= _OVERLAPS_LIMIT:
-            answer = self._until_merged(reached, folded.partials, _counts(folded, received))
-            if answer.status == "already_merged":
-                return None
-            if answer.overlap is None:
-                return answer, folded
-            overlaps.append(answer.overlap)
-            folded = self._fold_without(judged, folded, overlaps)
-        raise CandleflowError(
-            f"a batch that ends at {reached} overlaps the candles again and again: {overlaps[-1]}"
-        )
-
-    def _fold_without(
-        self, judged: DataFrame, folded: Folded, overlaps: Sequence[Mapping[str, str]]
-    ) -> Folded:
-        """The batch once more, each trade once and without the ids that are in the candles already."""
-        rest = without_repeats(judged)
-        for overlap in overlaps:
-            rest = without_ids(rest, _ids(judged.sparkSession, overlap))
-        once = self._fold(rest)
-        return Folded(once.partials, folded.sound, once.trades, folded.rejected)
 
     def _until_merged(
         self, reached: dict[int, int], partials: Sequence[str], counts: Mapping[str, Any]
@@ -306,20 +279,3 @@ def planned_offsets(checkpoint: Path, batch_id: int) -> dict[int, int]:
     if version != "v1":
         raise BrokerError(f"Spark's log of offsets is of an unknown version: {version}")
     return found
-
-
-def _ids(spark: SparkSession, overlap: Mapping[str, str]) -> DataFrame:
-    """The ids of multiranges by symbol, such as ``{"BTCUSDT": "{[5,9)}"}``, as rows.
-
-    They are unfolded in the JVM from one text: rows given from Python would need a Python worker.
-    """
-    ranges = F.explode(F.expr("regexp_extract_all(ids, '\\\\[([0-9]+),([0-9]+)\\\\)', 0)"))
-    bounds = F.split(F.substring("one", 2, 60), "[,)]")
-    lower, upper = bounds[0].cast("bigint"), bounds[1].cast("bigint")
-    by_symbol = F.explode(F.from_json(F.lit(json.dumps(dict(overlap))), "map<string,string>"))
-    return (
-        spark.range(1)
-        .select(by_symbol.alias("symbol", "ids"))
-        .select("symbol", ranges.alias("one"))
-        .select("symbol", F.explode(F.sequence(lower, upper - 1)).alias("trade_id"))
-    )

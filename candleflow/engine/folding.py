@@ -1,0 +1,84 @@
+"""A batch of trades folded, and folded again without what the candles have already.
+
+For a stream's batches and an archive's alike: whoever merges learns which ids are in candles already, and
+then merges the rest of the batch, each trade once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
+
+from candleflow.engine.candles import CandleFold, without_ids, without_repeats
+from candleflow.engine.partials import Folded, read_fold
+from candleflow.errors import CandleflowError
+from candleflow.market.window import Windows
+
+_OVERLAPS_LIMIT: Final = 5
+
+Merge = Callable[[Folded], Mapping[str, str] | None]
+"""Merges a batch, all of it or nothing. None where it was done, else the ids of it that are in candles
+already, by symbol, as an int8multirange's text."""
+
+
+class BatchFold:
+    """Folds batches into partial candles for one choice of windows."""
+
+    def __init__(self, windows: Windows) -> None:
+        self._windows = windows
+        self._candle_fold = CandleFold(windows)
+
+    def place(self, judged: DataFrame) -> DataFrame:
+        """As ``CandleFold.place``."""
+        return self._candle_fold.place(judged)
+
+    def __call__(self, placed: DataFrame) -> Folded:
+        """One job, whose few rows come to the driver."""
+        return read_fold(self._candle_fold(placed).collect(), self._windows)
+
+    def merge_once(self, placed: DataFrame, folded: Folded, merge: Merge) -> Folded:
+        """Merge ``folded``, which ``placed`` gave, each trade once; what was merged in the end.
+
+        Raises CandleflowError where it overlaps the candles however often it is folded again.
+        """
+        if folded.has_repeats:
+            folded = self._fold_without(placed, folded, [])
+        overlaps: list[Mapping[str, str]] = []
+        while len(overlaps) <= _OVERLAPS_LIMIT:
+            overlap = merge(folded)
+            if overlap is None:
+                return folded
+            overlaps.append(overlap)
+            folded = self._fold_without(placed, folded, overlaps)
+        raise CandleflowError(f"a batch overlaps the candles again and again: {overlaps[-1]}")
+
+    def _fold_without(
+        self, placed: DataFrame, folded: Folded, overlaps: Sequence[Mapping[str, str]]
+    ) -> Folded:
+        """The batch once more, each trade once and without the ids that are in the candles already."""
+        rest = without_repeats(placed)
+        for overlap in overlaps:
+            rest = without_ids(rest, _ids(placed.sparkSession, overlap))
+        once = self(rest)
+        return Folded(once.partials, folded.sound, once.trades, folded.rejected)
+
+
+def _ids(spark: SparkSession, overlap: Mapping[str, str]) -> DataFrame:
+    """The ids of multiranges by symbol, such as ``{"BTCUSDT": "{[5,9)}"}``, as rows.
+
+    They are unfolded in the JVM from one text: rows given from Python would need a Python worker.
+    """
+    ranges = F.explode(F.expr("regexp_extract_all(ids, '\\\\[([0-9]+),([0-9]+)\\\\)', 0)"))
+    bounds = F.split(F.substring("one", 2, 60), "[,)]")
+    lower, upper = bounds[0].cast("bigint"), bounds[1].cast("bigint")
+    by_symbol = F.explode(F.from_json(F.lit(json.dumps(dict(overlap))), "map<string,string>"))
+    return (
+        spark.range(1)
+        .select(by_symbol.alias("symbol", "ids"))
+        .select("symbol", ranges.alias("one"))
+        .select("symbol", F.explode(F.sequence(lower, upper - 1)).alias("trade_id"))
+    )
