@@ -265,12 +265,15 @@ class _Processor:
             raise _QueryEndedError(f"the topic {self._settings.topic} was made anew")
 
     def _close_quiet_candles(self, sink: CandleSink) -> None:
-        """Once a second, where all that the topic held a moment ago is merged."""
+        """Once a second, where all that the topic held a moment ago is merged, between two batches."""
         latest = self._end_offsets.latest
-        if latest is None or latest.asked_at <= self._quiet_asked_at or latest.end != sink.offsets:
+        if latest is None or latest.asked_at <= self._quiet_asked_at:
             return
-        self._quiet_asked_at = latest.asked_at
-        sink.close_quiet_candles(int((latest.asked_at - GRACE_SECONDS) * SECOND_US))
+        # Trades that came since are no reason to wait: in a busy topic there are always some.
+        if any(sink.offsets.get(number, 0) < end for number, end in latest.end.items()):
+            return
+        if sink.close_quiet_candles(int((latest.asked_at - GRACE_SECONDS) * SECOND_US)) or sink.waits_for:
+            self._quiet_asked_at = latest.asked_at
 
     _quiet_asked_at = 0.0
 

@@ -1,0 +1,78 @@
+"""When the processor says that it has read all there is, and closes what is over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from candleflow import settings
+from candleflow.services.processor import GRACE_SECONDS, _Processor
+
+
+@dataclass
+class Sink:
+    """A sink at ``offsets``, busy with a batch for the next ``busy`` attempts."""
+
+    offsets: dict[int, int]
+    busy: int = 0
+    waits_for: str = ""
+    closed: list[int] = field(default_factory=list)
+
+    def close_quiet_candles(self, until: int) -> bool:
+        self.busy -= 1
+        if self.busy >= 0:
+            return False
+        self.closed.append(until)
+        return True
+
+
+@dataclass
+class Ends:
+    latest: tuple[float, dict[int, int]] | None
+
+
+@pytest.fixture
+def processor(tmp_path: Path) -> _Processor:
+    return _Processor(settings.load(data_dir=tmp_path))
+
+
+def ask(processor: _Processor, sink: Any, times: int) -> None:
+    for _ in range(times):
+        processor._close_quiet_candles(sink)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "has_read_all"),
+    [
+        ({0: 10, 1: 5}, True),
+        ({0: 12, 1: 5}, True),  # it has read what came since, too
+        ({0: 9, 1: 6}, False),
+        ({0: 10}, False),
+    ],
+)
+def test_it_has_read_all_when_it_is_where_the_topic_ended_or_further(
+    processor: _Processor, offsets: dict[int, int], has_read_all: bool
+) -> None:
+    sink = Sink(offsets)
+    processor._end_offsets = Ends((1_000.0, {0: 10, 1: 5}))  # type: ignore[assignment]
+    ask(processor, sink, 3)
+    assert sink.closed == ([int((1_000 - GRACE_SECONDS) * 1e6)] if has_read_all else [])
+
+
+def test_where_a_batch_is_under_way_it_tries_again(processor: _Processor) -> None:
+    sink = Sink({0: 10}, busy=2)
+    processor._end_offsets = Ends((1_000.0, {0: 10}))  # type: ignore[assignment]
+    ask(processor, sink, 2)
+    assert sink.closed == []
+    ask(processor, sink, 5)
+    assert len(sink.closed) == 1
+
+
+def test_while_postgresql_is_away_it_is_asked_once_a_second(processor: _Processor) -> None:
+    sink = Sink({0: 10}, busy=100, waits_for="PostgreSQL")
+    processor._end_offsets = Ends((1_000.0, {0: 10}))  # type: ignore[assignment]
+    ask(processor, sink, 5)
+    assert sink.busy == 99
