@@ -101,6 +101,12 @@ class Settings(BaseSettings):
         le=168,
         description="Missing trades are fetched from the exchange's history as far back as this; 0: none are",
     )
+    history_hours: float = Field(
+        6,
+        ge=0,
+        le=168,
+        description="Candles before the first trade come from the exchange's klines, as far back; 0: none do",
+    )
     max_in_flight: int = Field(
         50_000, ge=100, le=10_000_000, description="Trades that may wait for Kafka's acknowledgement"
     )

@@ -1,4 +1,4 @@
-"""Past trades by their ids, over REST, with the exchange's limits kept: what fills a gap.
+"""Past trades by their ids, and klines, over REST, with the exchange's limits kept.
 
 Which requests tell them is ``past_trades``' business; here is whom to ask, and when.
 
@@ -19,13 +19,14 @@ from typing import Final, Self, TypeVar
 
 from candleflow.errors import ExchangeError, ExchangeRefusalError, RateLimitError
 from candleflow.exchange.past_trades import Page, full_page, is_absent, page_by_other_means
-from candleflow.exchange.rest import ExchangeRest
+from candleflow.exchange.rest import ExchangeRest, Kline
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 WEIGHT_SHARE: Final = 3_000
 _MINUTE_SECONDS: Final = 60.0
+_ID_ATTEMPTS: Final = 3
 _REQUEST_SECONDS: Final = 15.0
 
 
@@ -73,6 +74,43 @@ class TradeHistory:
         rows = await self._ask(lambda rest: rest.agg_trades(symbol, start_time=time_us, limit=1))
         return rows[0].first_trade_id if rows else None
 
+    async def id_at(self, symbol: str, time_us: int) -> int | None:
+        """The id of the first trade at ``time_us`` or later; while there is none, the id that it will have.
+
+        None where the symbol has never been traded. Raises as above.
+        """
+        for _ in range(_ID_ATTEMPTS):
+            found = await self.first_id_since(symbol, time_us)
+            if found is not None:
+                return found
+            latest = await self._ask(lambda rest: rest.agg_trades(symbol, limit=1))
+            if not latest:
+                return None
+            if latest[0].trade_time < time_us:
+                return latest[0].last_trade_id + 1
+            # The first one came in between.
+        raise ExchangeError(
+            f"{symbol} has trades since {time_us}, and the exchange doesn't give the first one"
+        )
+
+    async def klines(self, symbol: str, interval: str, since: int, until: int) -> list[Kline]:
+        """The klines that open in [since, until), microseconds, oldest first; a thousand at most.
+
+        Raises as above.
+        """
+        return await self._ask(
+            lambda rest: rest.klines(symbol, interval, start_time=since, end_time=until - 1)
+        )
+
+    async def first_kline_time(self, symbol: str, interval: str, since: int) -> int | None:
+        """When the first kline that opens at ``since`` or later opens, None where there is none."""
+        rows = await self._ask(lambda rest: rest.klines(symbol, interval, start_time=since, limit=1))
+        return rows[0].open_time if rows else None
+
+    async def server_time(self) -> int:
+        """The exchange's clock, in microseconds. Raises as above."""
+        return await self._ask(lambda rest: rest.server_time())
+
     async def _page(self, rest: ExchangeRest, symbol: str, from_id: int, limit: int) -> Page:
         if rest not in self._without_history:
             try:
@@ -102,5 +140,5 @@ class TradeHistory:
             try:
                 return await question(client)
             except RateLimitError as error:
-                _log.warning("filling gaps waits %.0f s: %s", error.wait_seconds, error)
+                _log.warning("the exchange has us wait %.0f s: %s", error.wait_seconds, error)
                 await self._sleep(error.wait_seconds)

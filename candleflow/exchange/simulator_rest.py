@@ -25,8 +25,8 @@ from candleflow.market.window import SECOND_US
 
 DEFAULT_LIMIT: Final = 500
 MAX_LIMIT: Final = 1_000
-MAX_FOLDED_TRADES: Final = 2_000_000
-"""Klines of more trades than this are refused: some 40 s of work, a day at 20 trades a second."""
+MAX_FOLDED_TRADES: Final = 1_000_000
+"""Klines of more trades than this are refused: they are some 10 s of work, and nobody waits much longer."""
 
 INTERVALS_US: Final[dict[str, int]] = {
     f"{count}{unit}": count * seconds * SECOND_US

@@ -23,6 +23,7 @@ from candleflow.exchange.rest import ExchangeRest
 from candleflow.market.gap import AUDIT, GapEvent, GapEventKind, book_of
 from candleflow.market.window import SECOND_US, floor_time
 from candleflow.services.exchange_addresses import addresses
+from candleflow.services.history import HistoryLoader
 from candleflow.services.mending import Mender, StoppedError
 from candleflow.services.verify_report import written
 from candleflow.settings import Settings
@@ -80,6 +81,7 @@ class Auditor:
         self._doubts: queue.SimpleQueue[tuple[str, Suspect]] = queue.SimpleQueue()
         self._repaired = 0
         self._heartbeat = HeartbeatFile(settings.run_dir, NAME)
+        self._history = HistoryLoader(settings, self._urls, self._reader)
         self._stop = asyncio.Event()
         self._message = ""
         self._holes_found = 0
@@ -105,7 +107,8 @@ class Auditor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        tasks = [asyncio.create_task(work) for work in (self._look(), self._compare(), self._beat())]
+        works = (self._look(), self._compare(), self._load_history(), self._beat())
+        tasks = [asyncio.create_task(work) for work in works]
         stopped = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -120,6 +123,10 @@ class Auditor:
         for one in ended:
             if isinstance(one, Exception):
                 raise one
+
+    async def _load_history(self) -> None:
+        await self._history.run()
+        await self._stop.wait()
 
     async def _look(self) -> None:
         """Mend first: a lost candle would be a hole, though the topic has its trades."""
@@ -245,7 +252,8 @@ class Auditor:
     async def _beat(self) -> None:
         while True:
             state = "waiting" if self._message.startswith("waits") else "running"
-            self._heartbeat.beat(state, self._message, self.counts())
+            message = "; ".join(filter(None, (self._message, self._history.state)))
+            self._heartbeat.beat(state, message, self.counts())
             await asyncio.sleep(BEAT_SECONDS)
 
 

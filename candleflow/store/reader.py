@@ -314,7 +314,9 @@ _FOLDED_CANDLES: Final = f"""
             OR opens + make_interval(secs => %(bucket_seconds)s)
                 <= (SELECT newest_open_time FROM symbols WHERE symbol = %(symbol)s),
         bool_and(is_complete) AND sum(trade_count) = max(last_trade_id) - min(first_trade_id) + 1,
-        sum(revision)::integer, min(source), {_MICROSECONDS.format("max(updated_at)")}
+        sum(revision)::integer,
+        CASE WHEN min(source) = max(source) THEN min(source) ELSE 'mixed' END,
+        {_MICROSECONDS.format("max(updated_at)")}
     FROM part GROUP BY opens ORDER BY opens DESC LIMIT %(limit)s
 """  # noqa: S608 - constants of this module
 

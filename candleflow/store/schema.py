@@ -36,6 +36,7 @@ WRITER_FUNCTIONS: Final = ("claim_topic", "merge_batch", "close_quiet_candles", 
 AUDITOR_FUNCTIONS: Final = (
     "current_schema_version",
     "finest_books",
+    "load_history",
     "merged_offsets",
     "replace_candles",
     "stray_roll_ups",

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SQL = "candleflow/store/migrations/0001_candles.sql"
 MENDING = "candleflow/store/migrations/0002_mending.sql"
+HISTORY = "candleflow/store/migrations/0003_history.sql"
 LEDGER = "candleflow/engine/ledger.py"
 SINK = "candleflow/engine/sink.py"
 TRADES = "candleflow/engine/trades.py"
@@ -75,12 +76,12 @@ ON_THE_STORE = [
         "open and close by arrival",
         [
             Patch(
-                SQL,
+                HISTORY,
                 "CASE WHEN excluded.first_trade_id < c.first_trade_id THEN excluded.open ELSE c.open END",
                 "c.open",
             ),
             Patch(
-                SQL,
+                HISTORY,
                 "CASE WHEN excluded.last_trade_id > c.last_trade_id THEN excluded.close ELSE c.close END",
                 "excluded.close",
             ),

@@ -1,10 +1,13 @@
 """Klines made of random trades by plain integers equal our own fold of them; and one trade less shows.
 
+And the other way: candles of such klines are those of the trades, their ids included.
+
 The naive klines know no function of ours: prices and quantities are whole numbers of 10^-8.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from decimal import Decimal
 from typing import NamedTuple
@@ -14,9 +17,11 @@ from hypothesis import strategies as st
 
 from candleflow.exchange.rest import Kline
 from candleflow.market.candle import Candle, fold
+from candleflow.market.partial import encode
 from candleflow.market.trade import EXACT, Trade
 from candleflow.market.window import SECOND_US, WINDOW_SECONDS, Windows
 from candleflow.store.reader import StoredCandle
+from candleflow.watch.history import Stretch, partials
 from candleflow.watch.klines import Basis, Comparison, Verdict, bases, compare
 
 T0 = 1_723_161_600 * SECOND_US
@@ -143,3 +148,43 @@ def test_one_trade_less_shows_in_each_window_that_had_it_and_nowhere_else(
         found = Counter(one.verdict for one in comparison.findings)
         allowed = {Verdict.INCOMPLETE, Verdict.MISSING} | ({Verdict.DIFFERENT} if ends else set())
         assert set(found) <= allowed
+
+
+def amounts(partial: str) -> dict[str, object]:
+    """A partial candle's fields, decimals as numbers; but for the last trade's time, known to the second."""
+    fields = json.loads(partial)
+    time = fields.pop("last_trade_time")
+    found = {
+        name: Decimal(value) if isinstance(value, str) and name not in ("symbol", "trade_ids") else value
+        for name, value in fields.items()
+    }
+    return found | {"second": time // SECOND_US}
+
+
+@settings(max_examples=150, deadline=None)
+@given(market=markets(), windows=finest(), at=st.integers(0, MINUTES * 60))
+def test_candles_of_klines_are_those_of_the_trades(market: list[Dealt], windows: Windows, at: int) -> None:
+    klines = naive_klines(market, "1s", 1)
+    first, end = market[0].trade_id, market[-1].trade_id + 1
+    middle = T0 + at * SECOND_US
+    middle_id = next((one.trade_id for one in market if T0 + one.at >= middle), end)
+    for stretch in (Stretch(T0, middle, first, middle_id), Stretch(middle, UNTIL, middle_id, end)):
+        members = [one for one in market if stretch.first_id <= one.trade_id < stretch.end_id]
+        times = {one.trade_id: T0 + one.at for one in members}
+        expected = fold([one.trade() for one in members], windows)
+        assert stretch.is_proved_by(klines)
+        found = [amounts(one) for one in partials(stretch, klines, windows)]
+        assert sorted(found, key=lambda one: str(one["open_time"])) == sorted(
+            (amounts(encode(candle, times[candle.last_trade_id])) for candle in expected.values()),
+            key=lambda one: str(one["open_time"]),
+        )
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), market=markets())
+def test_a_stretch_is_not_proved_by_other_klines_than_its_own(
+    data: st.DataObject, market: list[Dealt]
+) -> None:
+    lost = data.draw(st.sampled_from(market))
+    klines = naive_klines([one for one in market if one is not lost], "1s", 1)
+    assert not Stretch(T0, UNTIL, market[0].trade_id, market[-1].trade_id + 1).is_proved_by(klines)

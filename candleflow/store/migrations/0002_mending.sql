@@ -107,7 +107,7 @@ BEGIN
                 min(t.first_trade_id) AS first_trade_id,
                 max(t.last_trade_id) AS last_trade_id,
                 range_agg(t.trade_ids) AS trade_ids,
-                min(t.source) AS source,
+                CASE WHEN min(t.source) = max(t.source) THEN min(t.source) ELSE 'mixed' END AS source,
                 sum(t.revision)::integer AS revision  -- no roll-up's own: it tells one state from another
             FROM tiles t
                 JOIN roll_ups() r ON r.size_us % finest_us = 0 AND r.name <> finest AND r.size_us <= longest_us
@@ -128,8 +128,8 @@ END
 $$;
 
 -- The folded roll-ups without those that lack ids which are in no finest candle within a day either: a finest
--- candle may be lost, and its trades must not be lost to its roll-ups too. Of klines the ids are all there
--- is, so nothing explains that they became fewer.
+-- candle may be lost, and its trades must not be lost to its roll-ups too. Of what did not come by
+-- the topic the ids are all there is, so nothing explains that they became fewer.
 CREATE FUNCTION without_losses(folded candles[], finest text, size interval) RETURNS candles[]
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -138,7 +138,7 @@ BEGIN
         FROM unnest(folded) f LEFT JOIN candles c USING (symbol, interval, open_time)
         WHERE CASE
             WHEN c.trade_ids IS NULL OR c.trade_ids <@ f.trade_ids THEN true
-            WHEN c.source = 'kline' THEN false
+            WHEN c.source <> 'trades' THEN false
             ELSE c.trade_ids - f.trade_ids <@ tiled_ids(f.symbol, finest, size,
                 f.open_time - interval '1 day', f.end_time + interval '1 day') END
     );
@@ -214,8 +214,9 @@ BEGIN
 END
 $$;
 
--- Deletes candles that have no trade any more; how many. No klines, as their ids are all there is; and no
--- roll-up with ids that are in no finest candle, as in without_losses.
+-- Deletes candles that have no trade any more; how many. None with trades that did not come by the
+-- topic, as their ids are all there is; and no roll-up with ids that are in no finest candle, as in
+-- without_losses.
 CREATE FUNCTION drop_candles(empty candles[], finest text, size interval) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -224,7 +225,7 @@ BEGIN
     DELETE FROM candles c USING unnest(empty) e
     WHERE (c.symbol, c.interval, c.open_time) = (e.symbol, e.interval, e.open_time)
         AND CASE
-            WHEN c.source = 'kline' THEN false
+            WHEN c.source <> 'trades' THEN false
             WHEN c.interval = finest THEN true
             ELSE c.trade_ids <@ tiled_ids(c.symbol, finest, size,
                 c.open_time - interval '1 day', c.end_time + interval '1 day') END;
@@ -362,7 +363,7 @@ BEGIN
 
     SELECT coalesce(array_agg(f ORDER BY f.open_time), '{}') INTO whole
     FROM unnest(fresh) f LEFT JOIN candles c USING (symbol, interval, open_time)
-    WHERE (c.source = 'kline' AND NOT c.trade_ids <@ f.trade_ids) IS NOT TRUE;
+    WHERE (c.source <> 'trades' AND NOT c.trade_ids <@ f.trade_ids) IS NOT TRUE;
     SELECT coalesce(array_agg(c ORDER BY c.open_time), '{}') INTO empty
     FROM unnest(stored) c WHERE c.open_time NOT IN (SELECT f.open_time FROM unnest(fresh) f);
     kept := cardinality(fresh) - cardinality(whole) + cardinality(empty);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 
@@ -58,6 +59,26 @@ async def test_the_first_trade_since_a_time() -> None:
         before, at = await trades_of(history, "BTCUSDT", found - 1, 2)
         assert before.trade_time < trade.trade_time <= at.trade_time
         assert await history.first_id_since("BTCUSDT", trade.trade_time + 10**12) is None
+
+
+async def test_the_id_at_a_time_is_known_before_its_trade_has_come() -> None:
+    now = time.time_ns() // 1_000
+    async with Simulator(MARKET) as simulator, TradeHistory([simulator.rest_url]) as history:
+        ago = now - 10**7
+        assert await history.id_at("BTCUSDT", ago) == MARKET.id_at("BTCUSDT", ago)
+        ahead = await history.id_at("BTCUSDT", now + 10**9)
+        assert ahead is not None
+        assert MARKET.id_at("BTCUSDT", now) <= ahead <= await latest_id(simulator) + 1
+
+
+async def test_klines_are_those_that_open_within_the_times() -> None:
+    since = time.time_ns() // 10**9 * 10**6 - 10**9
+    async with Simulator(MARKET) as simulator, TradeHistory([simulator.rest_url]) as history:
+        klines = await history.klines("BTCUSDT", "1s", since, since + 900 * 10**6)
+        assert [one.open_time for one in klines] == list(range(since, since + 900 * 10**6, 10**6))
+        assert await history.first_kline_time("BTCUSDT", "1s", since) == since
+        assert await history.first_kline_time("BTCUSDT", "1s", since + 10**12) is None
+        assert abs(await history.server_time() - time.time_ns() // 1_000) < 10**7
 
 
 async def test_half_of_the_allowed_weight_is_used_and_then_the_next_minute_waited_for() -> None:

@@ -1,0 +1,366 @@
+"""History at first sight: a real PostgreSQL, the simulator's REST, and then the whole way on all parts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg2
+import pytest
+
+from candleflow.exchange.history import TradeHistory
+from candleflow.exchange.rest import ExchangeRest, Kline
+from candleflow.exchange.simulated_market import SeededMarket
+from candleflow.exchange.simulator import Simulator
+from candleflow.market.candle import Candle, fold
+from candleflow.market.trade import Trade
+from candleflow.market.window import SECOND_US, Windows, floor_time, roll_up_windows
+from candleflow.services import history as history_module
+from candleflow.services.history import HistoryLoader, _Lacking
+from candleflow.settings import Settings
+from candleflow.stack.process import free_port
+from candleflow.store.reader import CandleReader, StoredCandle
+from candleflow.telemetry import read_heartbeat
+from candleflow.watch.continuity import unknown_holes
+from candleflow.watch.history import CHUNK_US
+from tests.pipeline.producing import until
+from tests.pipeline.test_recording import Run, free_ports
+from tests.processes import awaited, environment, started
+from tests.store.processor import Processor
+from tests.store.trades import FIVE_SECONDS
+from tests.store_fixtures import Database
+
+SYMBOL: Final = "BTCUSDT"
+RATE: Final = 2
+HOURS: Final = 0.25
+"""From the whole hour on before a quarter of an hour ago: up to an hour and a quarter."""
+SLIDING: Final = Windows.of_seconds(5, 1)
+EITHER: Final = pytest.mark.parametrize(
+    "windows",
+    [
+        pytest.param(FIVE_SECONDS, id="tumbling"),
+        pytest.param(SLIDING, id="sliding", marks=pytest.mark.slow),
+    ],
+)
+
+
+@dataclass
+class Scene:
+    """A database, a processor that has read all there is, and the simulated exchange."""
+
+    settings: Settings
+    market: SeededMarket
+    processor: Processor
+    reader: CandleReader
+    now: int
+
+    @property
+    def since(self) -> int:
+        return floor_time(self.now - int(HOURS * 3_600 * SECOND_US), 3_600 * SECOND_US)
+
+    def trades(self, since: int, until: int) -> list[Trade]:
+        """Those of the exchange; times as the stream sends them."""
+        ids = self.market.id_at(SYMBOL, since), self.market.id_at(SYMBOL, until)
+        return [
+            replace(one, trade_time=one.trade_time // 1_000 * 1_000)
+            for one in self.market.trades(SYMBOL, ids)
+        ]
+
+    def loader(self) -> HistoryLoader:
+        return HistoryLoader(self.settings, [self.settings.exchange_rest_url or ""], self.reader)
+
+    async def load(self) -> None:
+        """One run of the loader, as the auditor starts it."""
+        reads = asyncio.create_task(self._read_all())
+        try:
+            async with asyncio.timeout(60):
+                await self.loader().run()
+        finally:
+            reads.cancel()
+
+    async def _read_all(self) -> None:
+        while True:  # the processor says once a second that it has read all there is
+            self.processor.close_quiet(0)
+            await asyncio.sleep(0.1)
+
+    def stored(self, interval: str) -> list[StoredCandle]:
+        return self.reader.within(SYMBOL, interval, 0, self.now + 3_600 * SECOND_US)
+
+    def holes(self) -> tuple[tuple[int, int], ...]:
+        held = self.reader.id_ranges(SYMBOL, 0, self.now + 3_600 * SECOND_US)
+        return unknown_holes(held, ())
+
+    def bounds(self) -> tuple[int, int]:
+        """The first and the last id that the candles have."""
+        held = self.reader.id_ranges(SYMBOL, 0, self.now + 3_600 * SECOND_US)
+        return held[0][0], held[-1][1] - 1
+
+
+@asynccontextmanager
+async def on_stage(
+    database: Database, windows: Windows = FIVE_SECONDS, market: SeededMarket | None = None
+) -> AsyncIterator[Scene]:
+    market = market or SeededMarket(1, RATE, [SYMBOL])
+    async with Simulator(market) as simulator:
+        settings = database.settings_with(
+            exchange_ws_url=simulator.ws_url,
+            exchange_rest_url=simulator.rest_url,
+            symbols=SYMBOL,
+            history_hours=HOURS,
+            window_seconds=windows.size_us // SECOND_US,
+            slide_seconds=windows.slide_us // SECOND_US,
+        )
+        with closing(CandleReader.from_settings(settings)) as reader:
+            processor = Processor(database.writer(), windows)
+            yield Scene(settings, market, processor, reader, time.time_ns() // 1_000)
+
+
+def fields(candle: Candle | StoredCandle) -> tuple[Any, ...]:
+    names = set(Candle.__dataclass_fields__) - {"trade_ids"}
+    return tuple(getattr(candle, name) for name in sorted(names))
+
+
+def assert_all_right(scene: Scene, windows: Windows) -> None:
+    """Every stored candle is the fold of the exchange's trades, and all but the first are proved complete."""
+    first, last = scene.bounds()
+    trades = [
+        replace(one, trade_time=one.trade_time // 1_000 * 1_000)
+        for one in scene.market.trades(SYMBOL, (first, last + 1))
+    ]
+    for name, each in (
+        (windows.interval, windows),
+        ("1m", roll_up_windows("1m")),
+        ("1h", roll_up_windows("1h")),
+    ):
+        expected = {key: replace(one, interval=name) for key, one in fold(trades, each).items()}
+        stored = scene.stored(name)
+        assert sorted(map(fields, expected.values())) == sorted(map(fields, stored))
+        unproved = [one.open_time for one in stored if not one.is_complete]
+        first_end = stored[0].open_time + each.size_us
+        assert all(at < first_end for at in unproved), "only what has none before it can't be proved"
+
+
+@pytest.mark.parametrize("windows", [FIVE_SECONDS, SLIDING], ids=["tumbling", "sliding"])
+async def test_an_empty_store_gets_the_last_hours_all_complete(database: Database, windows: Windows) -> None:
+    async with on_stage(database, windows) as scene:
+        await scene.load()
+        stored = scene.stored(windows.interval)
+        assert stored[0].open_time + windows.size_us - windows.slide_us == scene.since
+        assert stored[-1].open_time > scene.now - 30 * SECOND_US
+        assert {one.source for one in stored} == {"kline"}
+        assert [one.revision for one in stored] == [0] * len(stored)
+        assert all(one.is_closed for one in stored[: -windows.size_us // windows.slide_us])
+        assert_all_right(scene, windows)
+        assert scene.holes() == ()
+        # And again: nothing lacks, nothing changes.
+        await scene.load()
+        assert scene.stored(windows.interval) == stored
+
+
+@EITHER
+async def test_beside_live_candles_only_the_trades_of_the_seam_are_missing(
+    database: Database, windows: Windows
+) -> None:
+    async with on_stage(database, windows) as scene:
+        trades = scene.trades(scene.now - 62 * SECOND_US, scene.now)
+        seconds = [one.trade_time // SECOND_US for one in trades]
+        # The first that comes live has one before it in its second.
+        at = next(at for at in range(1, len(trades)) if seconds[at] == seconds[at - 1])
+        live = trades[at:]
+        scene.processor.merge(live)
+        await scene.load()
+        ((lower, upper),) = scene.holes()
+        assert upper == live[0].trade_id
+        missing = scene.trades(scene.since, scene.now)
+        missing = [one for one in missing if lower <= one.trade_id < upper]
+        pane = floor_time(live[0].trade_time, windows.slide_us)
+        assert all(floor_time(one.trade_time, windows.slide_us) == pane for one in missing)
+        sources = {one.open_time: one.source for one in scene.stored("1m")}
+        assert sources[floor_time(live[0].trade_time, 60 * SECOND_US)] == "mixed"
+        scene.processor.merge(missing)
+        assert scene.holes() == ()
+        assert_all_right(scene, windows)
+
+
+async def test_candles_that_reach_back_far_enough_are_left_alone(database: Database) -> None:
+    async with on_stage(database) as scene:
+        ago = scene.now - int(HOURS * 3_600 * SECOND_US) - 60 * SECOND_US
+        scene.processor.merge(scene.trades(ago, ago + 120 * SECOND_US))
+        before = scene.stored("5s")
+        await scene.load()
+        assert scene.stored("5s") == before
+
+
+@EITHER
+async def test_a_load_that_was_cut_short_goes_on_at_the_next_start(
+    database: Database, windows: Windows
+) -> None:
+    async with on_stage(database, windows) as scene:
+        first = asyncio.create_task(scene.load())
+        await until(lambda: bool(scene.stored(windows.interval)))
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert scene.stored(windows.interval)[0].open_time > scene.since
+        await scene.load()
+        assert scene.stored(windows.interval)[0].open_time < scene.since + 60 * SECOND_US
+        assert scene.holes() == ()
+        assert_all_right(scene, windows)
+
+
+async def test_trades_that_come_while_klines_are_loaded_are_not_loaded_twice(database: Database) -> None:
+    async with on_stage(database) as scene:
+        end = floor_time(scene.now - 10 * SECOND_US, 5 * SECOND_US)
+        since = end - CHUNK_US
+        scene.processor.merge(scene.trades(end - 100 * SECOND_US, scene.now))
+        async with TradeHistory([scene.settings.exchange_rest_url or ""]) as history:
+            end_id = await history.id_at(SYMBOL, end)
+            assert end_id is not None
+            lacking = _Lacking(SYMBOL, since, end, end_id)
+            loader = scene.loader()
+            while lacking.until > lacking.since:
+                await loader._load_chunk(history, lacking)
+        assert scene.holes() == ()
+        assert_all_right(scene, FIVE_SECONDS)
+
+
+async def test_a_minute_that_the_klines_do_not_account_for_is_left_to_its_trades(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with on_stage(database) as scene:
+        minute = floor_time(scene.now - 400 * SECOND_US, 60 * SECOND_US)
+        members = scene.trades(minute, minute + 60 * SECOND_US)
+        lost = floor_time(members[len(members) // 2].trade_time, SECOND_US)
+        ask = ExchangeRest.klines
+
+        async def without_one(rest: ExchangeRest, *what: Any, **times: Any) -> list[Kline]:
+            return [one for one in await ask(rest, *what, **times) if one.open_time != lost]
+
+        monkeypatch.setattr(ExchangeRest, "klines", without_one)
+        await scene.load()
+        assert scene.holes() == ((members[0].trade_id, members[-1].trade_id + 1),)
+        assert "don't account for trades" in caplog.text
+        scene.processor.merge(members)
+        assert_all_right(scene, FIVE_SECONDS)
+
+
+class Listed(SeededMarket):
+    """A market whose symbols were listed at ``listed_at``."""
+
+    listed_at = 0
+
+    def id_range(self, symbol: str, now: int) -> tuple[int, int]:
+        return self.id_at(symbol, self.listed_at), self.id_at(symbol, now)
+
+
+async def test_a_young_listing_has_what_there_is_and_is_asked_for_no_more(database: Database) -> None:
+    market = Listed(1, RATE, [SYMBOL])
+    market.listed_at = time.time_ns() // 1_000 - 200 * SECOND_US
+    async with on_stage(database, market=market) as scene:
+        await scene.load()
+        first = scene.trades(market.listed_at, scene.now)[0]
+        assert scene.bounds()[0] == first.trade_id
+        async with TradeHistory([scene.settings.exchange_rest_url or ""]) as history:
+            assert await scene.loader()._lacking(history, SYMBOL) is None
+
+
+@pytest.mark.slow
+async def test_an_exchange_that_is_away_is_asked_again_later(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_module, "_PAUSES_SECONDS", (0.2,))
+    async with on_stage(database) as scene:
+        port = free_port()
+        loader = HistoryLoader(scene.settings, [f"http://127.0.0.1:{port}"], scene.reader)
+        reads = asyncio.create_task(scene._read_all())
+        loading = asyncio.create_task(loader.run())
+        try:
+            await until(lambda: "can't be reached" in loader.state, 30)
+            async with Simulator(scene.market, port=port):
+                await asyncio.wait_for(loading, 60)
+        finally:
+            loading.cancel()
+            reads.cancel()
+        assert loader.state == ""
+        assert_all_right(scene, FIVE_SECONDS)
+
+
+async def test_without_hours_nothing_is_asked(database: Database) -> None:
+    async with on_stage(database) as scene:
+        settings = scene.settings.model_copy(update={"history_hours": 0.0})
+        await asyncio.wait_for(HistoryLoader(settings, ["http://127.0.0.1:1"], scene.reader).run(), 5)
+        assert scene.stored("5s") == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_first_start_shows_the_last_hours_whole_and_right(tmp_path: Path) -> None:
+    """All real parts: klines, live trades, and the trades between them, which the auditor has brought."""
+    names = ("simulator_port", "kafka", "postgres", "dashboard_port")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    variables = environment(
+        exchange="simulator",
+        symbols=SYMBOL,
+        simulator_rate=RATE,
+        simulator_port=ports["simulator_port"],
+        kafka_bootstrap=f"127.0.0.1:{ports['kafka']}",
+        postgres_url=f"postgresql://candleflow@127.0.0.1:{ports['postgres']}/candleflow",
+        dashboard_port=ports["dashboard_port"],
+        data_dir=tmp_path / "data",
+        history_hours=HOURS,
+        spark_memory="500m",
+    )
+    ours = [sys.executable, "-m", "candleflow"]
+    began = time.time_ns() // 1_000
+    with started([*ours, "up"], variables, tmp_path / "up.log") as process:
+        run = Run(process, variables, tmp_path / "up.log")
+        url = str(awaited(lambda: run.status().get("postgres_url"), 120, run.said))
+        since = floor_time(began - int(HOURS * 3_600 * SECOND_US), 3_600 * SECOND_US)
+
+        def is_whole() -> bool:
+            """From the klines to the live trades: then there is one hole at most, between them."""
+            stored = rows(url, "SELECT source, is_complete, open_time FROM candles WHERE interval = '5s'")
+            found = {source for source, _, _ in stored}
+            begins_at = min((at.timestamp() for *_, at in stored), default=math.inf)
+            incomplete = [at for _, is_complete, at in stored if not is_complete]
+            return (
+                "trades" in found
+                and begins_at * SECOND_US < since + 60 * SECOND_US
+                and len(incomplete) == 1  # the first of all
+            )
+
+        awaited(is_whole, 300, run.said)
+        verified = subprocess.run(
+            [*ours, "verify", "--from", iso(since), "--json"],
+            env=variables, capture_output=True, text=True, timeout=100, check=False,
+        )  # fmt: skip
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+        counts = json.loads(verified.stdout)["intervals"]
+        assert counts["5s"]["equal"] > 0.9 * (began - since) / (5 * SECOND_US)
+        assert counts["5s"]["incomplete"] <= 1
+        heartbeat = read_heartbeat(tmp_path / "data" / "run", "audit")
+        assert heartbeat is not None
+        assert heartbeat.counts["different"] == 0
+        assert "history" not in heartbeat.message
+
+
+def iso(time_us: int) -> str:
+    return f"{datetime.fromtimestamp(time_us / SECOND_US, UTC):%Y-%m-%dT%H:%M:%S}"
+
+
+def rows(url: str, query: str) -> list[tuple[Any, ...]]:
+    try:
+        with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall()
+    except psycopg2.Error:
+        return []  # not yet
