@@ -64,6 +64,10 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     service("verify").add_arguments(parser)
 
 
+def _add_backfill(parser: argparse.ArgumentParser) -> None:
+    service("backfill").add_arguments(parser)
+
+
 def _add_repair(parser: argparse.ArgumentParser) -> None:
     service("verify").add_times(parser)
 
@@ -139,6 +143,11 @@ COMMANDS: Final[dict[str, Command]] = {
         "fold a symbol's wrong candles anew from the topic, and have every hole filled, however old",
         lambda settings, arguments: service("repair").run(_running(settings), arguments),
         _add_repair,
+    ),
+    "backfill": Command(
+        "load a day's trades from the exchange's public archive, or a file of it",
+        lambda settings, arguments: service("backfill").run(_running(settings), arguments),
+        _add_backfill,
     ),
     "gaps": Command(
         "which trades were missing, why, and what became of them",

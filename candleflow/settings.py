@@ -107,6 +107,11 @@ class Settings(BaseSettings):
         le=168,
         description="Candles before the first trade come from the exchange's klines, as far back; 0: none do",
     )
+    archive_url: str = Field(
+        "https://data.binance.vision",
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="The exchange's public archive, which `backfill` brings a day's trades from",
+    )
     max_in_flight: int = Field(
         50_000, ge=100, le=10_000_000, description="Trades that may wait for Kafka's acknowledgement"
     )

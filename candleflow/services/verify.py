@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_times(parser: argparse.ArgumentParser) -> None:
     """A symbol, and a stretch of time."""
-    parser.add_argument("--symbol", type=_symbol, help="the first of CANDLEFLOW_SYMBOLS if not given")
+    parser.add_argument("--symbol", type=symbol_argument, help="the first of CANDLEFLOW_SYMBOLS if not given")
     parser.add_argument(
         "--from",
         dest="since",
@@ -199,7 +199,8 @@ def pages(opens: range, basis: Basis) -> Iterator[range]:
         yield opens[start : start + windows]
 
 
-def _symbol(text: str) -> str:
+def symbol_argument(text: str) -> str:
+    """A symbol's name, in any letters, as argparse takes it."""
     symbol = text.strip().upper()
     if not is_symbol(symbol):
         raise argparse.ArgumentTypeError(f"{text!r}: must be a name such as BTCUSDT")

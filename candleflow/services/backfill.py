@@ -1,0 +1,264 @@
+"""``backfill``: a day's trades from the exchange's public archive, or a local file of one, into candles.
+
+The file's lines go through the same Spark transform as Kafka's records, an hour at a time, each one
+transaction; beside a running processor too. Trades that the candles have already are left out, so a second
+run changes nothing, and one that was cut short goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Final
+
+from pyspark.sql import SparkSession
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from candleflow.engine import archive as lines
+from candleflow.engine.folding import BatchFold
+from candleflow.engine.partials import Folded
+from candleflow.engine.session import start_session, stop_session
+from candleflow.errors import SettingError, StackError
+from candleflow.exchange import archive
+from candleflow.market.window import SECOND_US, Windows
+from candleflow.services.verify import symbol_argument
+from candleflow.settings import Settings, Venue
+from candleflow.stack.class_archive import spark_archive
+from candleflow.stack.jars import ensure_jars
+from candleflow.stack.java import find_java
+from candleflow.store import schema
+from candleflow.store.history import HistoryStore, Source
+
+LOAD_SECONDS: Final = 60.0
+"""An hour's candles take less than a second; but they may stand behind a long batch of the processor's."""
+
+_WIDTH: Final = 120
+"""Characters of a line where no terminal says how many it has."""
+_DAY_US: Final = 86_400 * SECOND_US
+_EPOCH: Final = date(1970, 1, 1)
+_FIRST_DAY: Final = date(2017, 7, 14)
+"""Binance's first day; before it no archive has anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """One day, UTC, of a symbol's trades."""
+
+    symbol: str
+    date: date
+
+    @property
+    def since(self) -> int:
+        """Its first microsecond since the epoch."""
+        return (self.date - _EPOCH).days * _DAY_US
+
+    @property
+    def until(self) -> int:
+        return self.since + _DAY_US
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What a run did so far."""
+
+    trades: int = 0
+    """Sound lines, repeated ones once more."""
+    merged: int = 0
+    """Of them, those that the candles had not."""
+    candles: int = 0
+    """Of the finest windows, those that got trades."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Other lines, by reason."""
+    example: tuple[str, str] | None = None
+    """The first of those, and its reason."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``backfill``."""
+    parser.add_argument("--symbol", type=symbol_argument, help="the first of CANDLEFLOW_SYMBOLS if not given")
+    parser.add_argument(
+        "--date", type=_date, required=True, metavar="DAY", help="which day, UTC, such as 2024-08-08"
+    )
+    parser.add_argument(
+        "--file", type=Path, help="that day's archive as a local file, .zip or .csv; nothing is fetched then"
+    )
+
+
+def run(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Load and print a table; 0, or 1 where lines had to be refused.
+
+    Raises SettingError for another venue than the archive's, ExchangeError where the archive can't be had or
+    isn't sound, StoreError while PostgreSQL is away, StackError without Java or its jars.
+    """
+    if settings.venue is not Venue.MAIN:
+        raise SettingError(
+            f"CANDLEFLOW_EXCHANGE={str(settings.exchange)!r}: the archive has the trades of Binance's main "
+            "market, whose ids must not get among this one's; accepted: auto, binance, binance-vision"
+        )
+    day = Day(arguments.symbol or settings.symbols[0], arguments.date)
+    if arguments.file is not None:
+        _check_file(arguments.file, day)
+    began_at = time.monotonic()
+    loaded = Loaded()
+    try:
+        with _work_dir(settings) as work_dir:
+            _run_in(work_dir, settings, day, arguments.file, loaded)
+    except KeyboardInterrupt:
+        print("stopped before the end: what was loaded stays, and a new run goes on", file=sys.stderr)
+        return 1
+    _print(day, loaded, time.monotonic() - began_at)
+    return int(bool(loaded.refused))
+
+
+def _run_in(work_dir: Path, settings: Settings, day: Day, given: Path | None, loaded: Loaded) -> None:
+    console = Console(stderr=True)
+    schema.apply(settings)  # before anything is fetched: it tells whether PostgreSQL is there
+    file = _file(settings, day, given, work_dir, console)
+    store = HistoryStore.from_settings(settings, seconds=LOAD_SECONDS)
+    with _spark(settings, work_dir) as spark, _counting(console, day) as progress:
+        loader = Loader(spark, store, settings.windows, day, loaded)
+        try:
+            for part in archive.parts(file, work_dir):
+                loader.load(part)
+                progress.update(progress.task_ids[0], completed=loaded.trades)
+        finally:
+            store.close()
+
+
+class Loader:
+    """Loads one day's lines, part by part, and counts in ``loaded``."""
+
+    def __init__(
+        self, spark: SparkSession, store: HistoryStore, windows: Windows, day: Day, loaded: Loaded
+    ) -> None:
+        self._spark = spark
+        self._store = store
+        self._fold = BatchFold(windows)
+        self._day = day
+        self._loaded = loaded
+        self._closes_until = min(day.until, time.time_ns() // 1_000)
+
+    def load(self, part: Path) -> None:
+        """Load a file of lines in one transaction. Raises StoreError, and then nothing of it was counted."""
+        day, loaded = self._day, self._loaded
+        found = lines.read_lines(self._spark, part)
+        records = lines.records(found, day.symbol)
+        placed, folded = lines.read(records, day.since, day.until, self._fold)
+        merged = self._fold.merge_once(placed, folded, self._merge)
+        loaded.trades += folded.sound
+        loaded.merged += merged.trades
+        loaded.candles += len(merged.partials)
+        if folded.rejected and loaded.example is None:
+            loaded.example = lines.first_refused(placed, found)
+        loaded.refused.update(folded.rejected)
+
+    def _merge(self, folded: Folded) -> Mapping[str, str] | None:
+        if not folded.partials:
+            return None
+        return self._store.load(folded.partials, Source.ARCHIVE, self._closes_until)
+
+
+def _check_file(file: Path, day: Day) -> None:
+    """The lines don't say whose they are: where the archive's own name does, it must be the one asked for."""
+    named = re.match(r"(.+)-trades-([0-9-]{10})\.", file.name)
+    if named is not None and named.groups() != (day.symbol, day.date.isoformat()):
+        raise SettingError(
+            f"--file {file.name} is of {named[1]} on {named[2]}, not {day.symbol} on {day.date}"
+        )
+    if not file.is_file():
+        raise SettingError(f"--file {file}: there is no such file")
+
+
+def _file(settings: Settings, day: Day, given: Path | None, work_dir: Path, console: Console) -> Path:
+    """The day's archive, checked as far as there is something to check it by."""
+    if given is not None:
+        if archive.check(given):
+            console.print(f"{given.name} is what its checksum says", highlight=False)
+        return given
+    url = archive.address(settings.archive_url, day.symbol, day.date)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console.print(f"Fetching {url}", highlight=False, soft_wrap=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(url.rpartition("/")[2], total=None)
+        return archive.fetch(
+            url, work_dir, lambda size, total: progress.update(task, advance=size, total=total)
+        )
+
+
+@contextmanager
+def _work_dir(settings: Settings) -> Iterator[Path]:
+    """A folder in the data folder, as the archive may be larger than what /tmp holds; removed at the end."""
+    try:
+        settings.data_path.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix="backfill-", dir=settings.data_path)
+    except OSError as error:
+        raise StackError(
+            f"{settings.data_path} can't be written to: {error}; CANDLEFLOW_DATA_DIR moves it"
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+@contextmanager
+def _spark(settings: Settings, work_dir: Path) -> Iterator[SparkSession]:
+    java_home = find_java(settings.cache_path)
+    jars = ensure_jars("spark", settings.cache_path)
+    class_archive = spark_archive(settings.cache_path, java_home, jars)
+    spark = start_session(
+        java_home=java_home,
+        jars=jars,
+        master=settings.spark_master,
+        memory=settings.spark_memory,
+        work_dir=work_dir,
+        name="candleflow-backfill",
+        java_options=class_archive.java_options(work_dir / "classes.txt"),
+    )
+    try:
+        yield spark
+    finally:
+        stop_session(spark)
+
+
+@contextmanager
+def _counting(console: Console, day: Day) -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} trades"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        progress.add_task(f"{day.symbol} {day.date}", total=None)
+        yield progress
+
+
+def _print(day: Day, loaded: Loaded, seconds: float) -> None:
+    table = Table("symbol", "day", box=None)
+    for name in ("trades", "loaded", "there already", "refused lines", "candles", "seconds"):
+        table.add_column(name, justify="right")
+    already = loaded.trades - loaded.merged
+    numbers = (loaded.trades, loaded.merged, already, loaded.refused.total(), loaded.candles)
+    table.add_row(day.symbol, day.date.isoformat(), *(f"{number:,}" for number in numbers), f"{seconds:.1f}")
+    console = Console()
+    (console if console.is_terminal else Console(width=_WIDTH)).print(table)
+    for reason, count in loaded.refused.most_common():
+        print(f"{count:,} lines refused: {reason}", file=sys.stderr)
+    if loaded.example is not None:
+        line, reason = loaded.example
+        print(f"the first of them: {line[:200]!r}: {reason}", file=sys.stderr)
+
+
+def _date(text: str) -> date:
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no day such as 2024-08-08") from None
+    if not _FIRST_DAY <= day <= datetime.now(UTC).date():
+        raise argparse.ArgumentTypeError(f"{text}: must be from {_FIRST_DAY} to today")
+    return day

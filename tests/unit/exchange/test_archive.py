@@ -1,0 +1,168 @@
+"""The archive's files: brought, checked, and cut into parts, whatever is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import zipfile
+from collections.abc import Iterator
+from datetime import date
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from candleflow.errors import ExchangeError
+from candleflow.exchange import archive
+
+HOUR_MS = 3_600_000
+T0_MS = 1_723_075_200_000
+"""2024-08-08."""
+NAME = "BTCUSDT-trades-2024-08-08.zip"
+
+
+def line(trade_id: int, time: int) -> bytes:
+    return b"%d,61837.63000000,0.02000000,1236.75260000,%d,True,True\n" % (trade_id, time)
+
+
+def zipped(file: Path, *contents: bytes) -> Path:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
+        for number, content in enumerate(contents):
+            out.writestr(f"{number}.csv", content)
+    return file
+
+
+def found_parts(file: Path, folder: Path) -> list[bytes]:
+    found = []
+    for part in archive.parts(file, folder):
+        found.append(part.read_bytes())
+        assert len(list(folder.glob("part-*"))) == 1, "one part at a time is on the disk"
+    assert list(folder.glob("part-*")) == []
+    return found
+
+
+@pytest.mark.parametrize("unit", [1, 1_000], ids=["milliseconds", "microseconds"])
+@pytest.mark.parametrize("is_zipped", [True, False])
+def test_a_part_is_an_hour_at_most(tmp_path: Path, unit: int, *, is_zipped: bool) -> None:
+    lines = [line(number, (T0_MS + number * HOUR_MS // 4) * unit) for number in range(10)]
+    file = tmp_path / "a.zip"
+    if is_zipped:
+        zipped(file, b"".join(lines))
+    else:
+        file.write_bytes(b"".join(lines))
+    (tmp_path / "work").mkdir()
+    assert found_parts(file, tmp_path / "work") == [
+        b"".join(lines[:4]), b"".join(lines[4:8]), b"".join(lines[8:])
+    ]  # fmt: skip
+
+
+def test_a_part_has_a_bounded_number_of_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "PART_LINES", 3)
+    lines = [line(number, T0_MS) for number in range(7)]
+    (tmp_path / "a.csv").write_bytes(b"".join(lines))
+    assert [one.count(b"\n") for one in found_parts(tmp_path / "a.csv", tmp_path)] == [3, 3, 1]
+
+
+def test_a_header_and_empty_lines_are_left_out_and_nonsense_is_not(tmp_path: Path) -> None:
+    content = b"id,price,qty,quote_qty,time,is_buyer_maker,is_best_match\r\n" + line(1, T0_MS) + b"\nhi\n"
+    (tmp_path / "a.csv").write_bytes(content)
+    assert found_parts(tmp_path / "a.csv", tmp_path) == [line(1, T0_MS) + b"hi\n"]
+    (tmp_path / "empty.csv").write_bytes(b"")
+    assert found_parts(tmp_path / "empty.csv", tmp_path) == []
+
+
+def test_what_is_no_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = zipped(tmp_path / "two.zip", line(1, T0_MS), line(2, T0_MS))
+    with pytest.raises(ExchangeError, match="has 2 files"):
+        found_parts(two, tmp_path)
+    long = tmp_path / "long.csv"
+    long.write_bytes(b"1" * 10_000)
+    with pytest.raises(ExchangeError, match="longer than 4096 bytes"):
+        found_parts(long, tmp_path)
+    with pytest.raises(ExchangeError, match="can't be read"):
+        found_parts(tmp_path / "absent.csv", tmp_path)
+    whole = zipped(tmp_path / "whole.zip", b"".join(line(number, T0_MS) for number in range(20_000)))
+    content = bytearray(whole.read_bytes())
+    content[len(content) // 2] ^= 1
+    whole.write_bytes(content)
+    with pytest.raises(ExchangeError, match="can't be read"):
+        found_parts(whole, tmp_path)
+    monkeypatch.setattr(archive, "_SIZE_LIMIT_BYTES", 1_000_000)
+    bomb = zipped(tmp_path / "bomb.zip", b"1,\n" * 1_000_000)
+    assert bomb.stat().st_size < 10_000
+    with pytest.raises(ExchangeError, match="would unpack to 3,000,000 bytes"):
+        found_parts(bomb, tmp_path)
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder, and the address that it is served at."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def checksum(file: Path, digest: str = "") -> None:
+    digest = digest or hashlib.sha256(file.read_bytes()).hexdigest()
+    file.with_name(f"{file.name}.CHECKSUM").write_text(f"{digest}  {file.name}\n")
+
+
+def test_a_file_comes_whole_and_its_progress_is_told(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, url = served
+    file = zipped(folder / NAME, line(1, T0_MS) * 50_000)
+    checksum(file)
+    told: list[tuple[int, int | None]] = []
+    found = archive.fetch(f"{url}/{NAME}", tmp_path, lambda size, total: told.append((size, total)))
+    assert found.read_bytes() == file.read_bytes()
+    assert sum(size for size, _ in told) == file.stat().st_size
+    assert {total for _, total in told} == {file.stat().st_size}
+
+
+@pytest.mark.parametrize(
+    ("digest", "says"),
+    [("0" * 64, "is not what its checksum says"), ("nonsense", "can't be read"), (None, "there is no")],
+)
+def test_without_its_checksum_nothing_is_kept(
+    served: tuple[Path, str], tmp_path: Path, digest: str | None, says: str
+) -> None:
+    folder, url = served
+    file = zipped(folder / NAME, line(1, T0_MS))
+    if digest is not None:
+        checksum(file, digest)
+    with pytest.raises(ExchangeError, match=says):
+        archive.fetch(f"{url}/{NAME}", tmp_path, lambda *_: None)
+    assert not (tmp_path / NAME).exists()
+
+
+def test_a_checksum_of_another_file_is_none(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, url = served
+    file = zipped(folder / NAME, line(1, T0_MS))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    file.with_name(f"{NAME}.CHECKSUM").write_text(f"{digest}  ETHUSDT-trades-2024-08-08.zip\n")
+    with pytest.raises(ExchangeError, match="can't be read"):
+        archive.fetch(f"{url}/{NAME}", tmp_path, lambda *_: None)
+
+
+def test_a_local_file_is_checked_where_its_checksum_lies_beside_it(tmp_path: Path) -> None:
+    file = zipped(tmp_path / NAME, line(1, T0_MS))
+    assert archive.check(file) is False
+    checksum(file)
+    assert archive.check(file) is True
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(ExchangeError, match="is not what"):
+        archive.check(file)
+
+
+def test_where_the_archive_has_a_day() -> None:
+    assert archive.address("https://data.binance.vision/", "BTCUSDT", date(2024, 8, 8)) == (
+        "https://data.binance.vision/data/spot/daily/trades/BTCUSDT/BTCUSDT-trades-2024-08-08.zip"
+    )
