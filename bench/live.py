@@ -147,7 +147,8 @@ def main() -> int:
                 report_start(what, folder / "start.log")
                 report_memory(process)
                 await_archives(folder / "start.log")
-        loaded = env | {"CANDLEFLOW_SIMULATOR_RATE": str(arguments.rate)}
+        # Without the history before it: the simulator would fold klines from millions of trades for that.
+        loaded = env | {"CANDLEFLOW_SIMULATOR_RATE": str(arguments.rate), "CANDLEFLOW_HISTORY_HOURS": "0"}
         with running(loaded, folder / "load.log") as process:
             seconds_until(
                 lambda: (behind := lag()) is not None and behind < arguments.rate,
