@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,14 +12,20 @@ CANDLE_LIMIT: Final = 2_000
 """Candles drawn at most: more are narrower than a pixel on most screens, and a refresh outgrows 200 KB."""
 
 BUCKETS: Final[dict[str, int]] = {
-    "5 s": 5, "15 s": 15, "30 s": 30, "1 m": 60, "5 m": 300, "15 m": 900, "1 h": 3_600, "1 d": 86_400,
+    "5 s": 5, "15 s": 15, "30 s": 30, "1 m": 60, "5 m": 300, "15 m": 900, "1 h": 3_600, "4 h": 14_400,
+    "1 d": 86_400,
 }  # fmt: skip
+AUTO: Final = "Auto"
+"""In place of a candle's length: that which suits the look-back."""
 LOOK_BACKS: Final[dict[str, int | None]] = {
-    "5 m": 300, "10 m": 600, "30 m": 1_800, "1 h": 3_600, "6 h": 21_600, "24 h": 86_400, "7 d": 604_800,
-    "All": None,
+    "5 m": 300, "30 m": 1_800, "1 h": 3_600, "6 h": 21_600, "24 h": 86_400, "7 d": 604_800,
+    "30 d": 2_592_000, "1 y": 31_536_000, "All": None,
 }  # fmt: skip
 DEFAULT_LOOK_BACK: Final = "30 m"
-REFRESHES: Final[dict[str, int | None]] = {"1 s": 1, "2 s": 2, "5 s": 5, "Paused": None}
+REFRESHES: Final[dict[str, int | None]] = {"1 s": 1, "5 s": 5, "Paused": None}
+
+_PROPOSED_CANDLES: Final = 400
+"""So many, or as few below as there is a length for: each is then some pixels wide on a desktop's screen."""
 
 
 def buckets(windows: Windows) -> dict[str, int]:
@@ -30,6 +37,12 @@ def buckets(windows: Windows) -> dict[str, int]:
     base = f"{size // 60} m" if size % 60 == 0 else f"{size} s"
     wider = {label: seconds for label, seconds in BUCKETS.items() if seconds > size and seconds % size == 0}
     return {base: size, **wider}
+
+
+def proposed(span_seconds: float, offered: Iterable[int]) -> int:
+    """The shortest of the candles on offer of which no more than 400 fill the span; or else the longest."""
+    lengths = sorted(offered)
+    return next((one for one in lengths if span_seconds <= one * _PROPOSED_CANDLES), lengths[-1])
 
 
 @dataclass(frozen=True, slots=True)

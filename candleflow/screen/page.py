@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Final
@@ -15,23 +16,27 @@ from typing import Final
 import streamlit as st
 
 from candleflow.errors import StoreError
-from candleflow.market.window import Windows
+from candleflow.market.window import SECOND_US, Windows
 from candleflow.screen import chart, words
 from candleflow.screen.choice import (
+    AUTO,
     DEFAULT_LOOK_BACK,
     LOOK_BACKS,
     REFRESHES,
     Choice,
     buckets,
+    proposed,
 )
 from candleflow.screen.figure import figure
+from candleflow.screen.looks import PERIOD_LIMITS, PERIODS, Kind, Looks, Overlay, Pane
 from candleflow.screen.source import CandleSource
 from candleflow.screen.view import Nothing, View, look
 
 _LOG: Final = logging.getLogger(__name__)
-_STYLE: Final = Path(__file__).parent / "assets" / "page.css"
+_STYLES: Final = [Path(__file__).parent / "assets" / name for name in ("page.css", "chart.css")]
 _ICON: Final = str(Path(__file__).parent / "assets" / "icon.svg")  # a named icon would be fetched from Google
 _LAST_VIEW: Final = "last_view"
+_LOCAL: Final = "Local"
 _AWAY_SINCE: Final = "away_since"
 
 Clock = Callable[[], int]
@@ -41,7 +46,8 @@ def configure(*, is_simulated: bool) -> None:
     """The browser's title, and the page's style. Comes before anything else on the page."""
     title = "SIMULATED - Candleflow" if is_simulated else "Candleflow"
     st.set_page_config(page_title=title, page_icon=_ICON, layout="wide", initial_sidebar_state="collapsed")
-    st.html(_STYLE)
+    for style in _STYLES:
+        st.html(style)
 
 
 def show(
@@ -51,14 +57,14 @@ def show(
     if is_simulated:
         st.html('<div class="cf-simulated"><b>SIMULATED</b> Made-up trades. No market, no real prices.</div>')
     offered = _offered_symbols(source, symbols)
-    choice, refresh_seconds = _controls(offered, buckets(windows))
+    wish, drawing, refresh_seconds = _controls(offered, buckets(windows), is_simulated=is_simulated)
 
     # streamlit-autorefresh in the fragment keeps the same pace (a refresh each 1.00 s, p95 1.13-1.14 s; here
     # 1.15-1.24 s), but its ticks pass through a frame of their own: 5 requests and 94 KB more to load, and
     # 112-127 ms from a tick to the data in place of 79-82 (Chromium 156, 361 candles, twice 45 s each).
     @st.fragment(run_every=refresh_seconds)
     def live() -> None:
-        _show_candles(source, choice, clock(), is_paused=refresh_seconds is None)
+        _show_candles(source, wish, drawing, clock(), is_paused=refresh_seconds is None)
         if _offered_symbols(source, symbols) != offered:
             st.rerun(scope="app")
 
@@ -75,14 +81,74 @@ def escape_markdown(text: str) -> str:
     return "".join(f"\\{letter}" if letter in r"\`*_{}[]()<>#+-.!|~$:" else letter for letter in text)
 
 
-def _controls(symbols: Sequence[str], bucket_labels: dict[str, int]) -> tuple[Choice, int | None]:
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What the viewer has chosen to see; ``bucket_seconds`` is None where the look-back is to decide."""
+
+    symbol: str
+    bucket_seconds: int | None
+    look_back_seconds: int | None
+    offered: tuple[int, ...]
+
+    def choice(self, source: CandleSource, now: int) -> Choice:
+        return Choice(self.symbol, self.bucket_seconds or self._proposed(source, now), self.look_back_seconds)
+
+    def _proposed(self, source: CandleSource, now: int) -> int:
+        if self.look_back_seconds is not None:
+            return proposed(self.look_back_seconds, self.offered)
+        first = source.first_open_time(self.symbol)
+        return proposed(0 if first is None else (now - first) / SECOND_US, self.offered)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """How it is to be drawn."""
+
+    looks: Looks
+    is_local: bool
+    is_simulated: bool
+
+
+def _controls(
+    symbols: Sequence[str], bucket_labels: dict[str, int], *, is_simulated: bool
+) -> tuple[_Wish, _Drawing, int | None]:
     """The row of controls. Each is bound to the address, so that a reload or a shared link shows the same."""
     with st.container(horizontal=True, key="controls", vertical_alignment="bottom", gap="medium"):
         symbol = st.selectbox("Symbol", symbols, key="symbol", bind="query-params", width=150)
-        bucket = _segments("Candle", list(bucket_labels), next(iter(bucket_labels)), "candle")
+        bucket = _segments("Candle", [AUTO, *bucket_labels], AUTO, "candle")
         look_back = _segments("Look-back", list(LOOK_BACKS), DEFAULT_LOOK_BACK, "look_back")
+        looks, is_local = _drawing_controls()
         refresh = _segments("Refresh", list(REFRESHES), next(iter(REFRESHES)), "refresh")
-    return Choice(symbol, bucket_labels[bucket], LOOK_BACKS[look_back]), REFRESHES[refresh]
+    wish = _Wish(symbol, bucket_labels.get(bucket), LOOK_BACKS[look_back], tuple(bucket_labels.values()))
+    return wish, _Drawing(looks, is_local, is_simulated), REFRESHES[refresh]
+
+
+def _drawing_controls() -> tuple[Looks, bool]:
+    with st.popover("Chart", key="drawing"):
+        kind = _segments("Prices", list(Kind), Kind.CANDLES, "prices")
+        overlays = _several("Overlays", list(Overlay), "overlays")
+        panes = _several("Below", list(Pane), "below")
+        periods = [(name, _period(name)) for name in PERIODS if name in (*overlays, *panes)]
+        is_log = st.toggle("Logarithmic scale", key="log", bind="query-params")
+        zone = _segments("Times", ["UTC", _LOCAL], "UTC", "times")
+    looks = Looks(
+        Kind(kind), tuple(map(Overlay, overlays)), tuple(map(Pane, panes)), tuple(periods), is_log=is_log
+    )
+    return looks, zone == _LOCAL
+
+
+def _period(name: str) -> int:
+    lowest, highest = PERIOD_LIMITS
+    key = name.lower()
+    found = st.number_input(f"{name}: candles", lowest, highest, PERIODS[name], key=key, bind="query-params")
+    return PERIODS[name] if found is None else int(found)
+
+
+def _several(label: str, options: list[str], key: str) -> list[str]:
+    chosen: list[str] = st.pills(
+        label, options, selection_mode="multi", default=[], key=key, bind="query-params"
+    )
+    return [one for one in options if one in chosen]  # always in the same order
 
 
 def _segments(label: str, options: list[str], default: str, key: str) -> str:
@@ -102,46 +168,49 @@ def _offered_symbols(source: CandleSource, followed: Sequence[str]) -> list[str]
     return list(dict.fromkeys([*followed, *stored]))
 
 
-def _show_candles(source: CandleSource, choice: Choice, now: int, *, is_paused: bool) -> None:
+def _show_candles(source: CandleSource, wish: _Wish, drawing: _Drawing, now: int, *, is_paused: bool) -> None:
     try:
-        view = look(source, choice, now)
+        view = look(source, wish.choice(source, now), now, drawing.looks.warm_up)
     except StoreError as error:
-        _show_last_view(choice, now, error)
+        _show_last_view(wish, drawing, now, error)
         return
-    st.session_state[_LAST_VIEW] = view
+    st.session_state[_LAST_VIEW] = (wish, view)
     st.session_state[_AWAY_SINCE] = None
     if isinstance(view, Nothing):
         _say(view)
     else:
         paused = [f"Paused at {words.utc(now)}."] if is_paused else []
-        _draw(view, now, [*paused, *view.notices], is_stale=False)
+        _draw(view, drawing, now, [*paused, *view.notices], is_stale=False)
 
 
-def _show_last_view(choice: Choice, now: int, error: StoreError) -> None:
+def _show_last_view(wish: _Wish, drawing: _Drawing, now: int, error: StoreError) -> None:
     """While the store is away: what was last read, greyed, and since when. The next refresh tries again."""
     if st.session_state.get(_AWAY_SINCE) is None:
         st.session_state[_AWAY_SINCE] = now
         _LOG.warning("the page can't read candles: %s", error)
     since = words.utc(st.session_state[_AWAY_SINCE])
-    last = st.session_state.get(_LAST_VIEW)
-    if isinstance(last, View) and last.choice == choice:
+    last_wish, last = st.session_state.get(_LAST_VIEW, (None, None))
+    if isinstance(last, View) and last_wish == wish:
         notice = f"PostgreSQL has been away since {since}. This is what was last read; it goes on by itself."
-        _draw(last, now, [notice], is_stale=True)
+        _draw(last, drawing, now, [notice], is_stale=True)
     else:
         _say(
             Nothing("PostgreSQL is away", f"Since {since}. Candles show here by themselves once it is back.")
         )
 
 
-def _draw(view: View, now: int, notices: Sequence[str], *, is_stale: bool) -> None:
+def _draw(view: View, drawing: _Drawing, now: int, notices: Sequence[str], *, is_stale: bool) -> None:
     decimal_places = words.places(view.candles)
     st.html(_header(view, now, notices, decimal_places, is_stale=is_stale))
-    choice = view.choice
+    choice, looks = view.choice, drawing.looks
+    price = words.price(view.candles[-1].close, decimal_places)
     chart.draw(
-        figure(view.candles, choice.bucket_seconds, view.period, decimal_places),
-        view=f"{choice.symbol}/{choice.bucket_seconds}/{choice.look_back_seconds}",
+        figure(view.candles, choice.bucket_seconds, view.period, decimal_places, looks, view.before),
+        view=f"{choice.symbol}/{choice.bucket_seconds}/{choice.look_back_seconds}/{looks.is_log}",
+        title=f"{price} {choice.symbol}" + (" SIMULATED" if drawing.is_simulated else ""),
         price_places=decimal_places,
         is_stale=is_stale,
+        is_local=drawing.is_local,
     )
 
 
@@ -176,6 +245,7 @@ def _over(choice: Choice) -> str:
 
 
 def _say(nothing: Nothing) -> None:
+    chart.forget()
     st.html(
         f'<div class="cf-nothing" role="status"><h2>{escape(nothing.title)}</h2>'
         f"<p>{escape(nothing.advice)}</p></div>"

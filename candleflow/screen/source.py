@@ -26,6 +26,10 @@ class ShownCandle(Protocol):
     @property
     def volume(self) -> Decimal: ...
     @property
+    def quote_volume(self) -> Decimal: ...
+    @property
+    def taker_buy_volume(self) -> Decimal: ...
+    @property
     def trade_count(self) -> int: ...
     @property
     def first_trade_id(self) -> int: ...
@@ -33,6 +37,8 @@ class ShownCandle(Protocol):
     def last_trade_id(self) -> int: ...
     @property
     def is_complete(self) -> bool: ...
+    @property
+    def revision(self) -> int: ...
 
 
 class SymbolState(Protocol):
@@ -45,12 +51,16 @@ class SymbolState(Protocol):
 
 
 class CandleSource(Protocol):
-    """Reads candles. Both raise StoreError while the store is away."""
+    """Reads candles. All raise StoreError while the store is away."""
 
     def candles(
         self, symbol: str, bucket_seconds: int, since: int | None, limit: int
     ) -> Sequence[ShownCandle]:
         """The newest ``limit`` candles that open at ``since`` or later, oldest first."""
+        ...
+
+    def first_open_time(self, symbol: str) -> int | None:
+        """When the symbol's first candle opened; None where it has none."""
         ...
 
     def symbols(self) -> Sequence[SymbolState]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from candleflow.market.window import SECOND_US
 from candleflow.screen import words
 from candleflow.screen.choice import CANDLE_LIMIT, Choice, Period, period
 from candleflow.screen.source import CandleSource, ShownCandle, SymbolState
@@ -18,6 +19,8 @@ class View:
     symbol: SymbolState
     period: Period
     candles: Sequence[ShownCandle]
+    before: Sequence[ShownCandle]
+    """Those before the first that is shown, as far as they were asked for."""
     notices: tuple[str, ...]
 
 
@@ -29,15 +32,20 @@ class Nothing:
     advice: str
 
 
-def look(source: CandleSource, choice: Choice, now: int) -> View | Nothing:
-    """Read what ``choice`` asks for. ``now`` is in microseconds. Raises StoreError as ``source`` does."""
+def look(source: CandleSource, choice: Choice, now: int, warm_up: int = 0) -> View | Nothing:
+    """Read what ``choice`` asks for, and ``warm_up`` candles before it. ``now`` is in microseconds.
+
+    Raises StoreError as ``source`` does.
+    """
     states = {state.symbol: state for state in source.symbols()}
     state = states.get(choice.symbol)
     if state is None:
         return _without_a_trade(choice.symbol, sorted(states))
     shown = period(choice, state.last_trade_time, now)
     # One more than is drawn: that it exists is how we know that the look-back was narrowed.
-    candles = source.candles(choice.symbol, choice.bucket_seconds, shown.since, CANDLE_LIMIT + 1)
+    since = None if shown.since is None else shown.since - warm_up * choice.bucket_seconds * SECOND_US
+    found = source.candles(choice.symbol, choice.bucket_seconds, since, CANDLE_LIMIT + 1 + warm_up)
+    candles = [one for one in found if shown.since is None or one.open_time >= shown.since]
     if not candles:
         return Nothing(
             f"No candles of {choice.symbol} in this look-back", "Choose a longer one to see its last trades."
@@ -49,7 +57,9 @@ def look(source: CandleSource, choice: Choice, now: int) -> View | Nothing:
         notices.append(
             f"Only the newest {CANDLE_LIMIT:,} candles of this look-back are shown. Wider ones reach further."
         )
-    return View(choice, state, shown, candles[-CANDLE_LIMIT:], tuple(notices))
+    drawn = candles[-CANDLE_LIMIT:]
+    before = found[: len(found) - len(drawn)][-warm_up:] if warm_up else []
+    return View(choice, state, shown, drawn, before, tuple(notices))
 
 
 def _without_a_trade(symbol: str, others: Sequence[str]) -> Nothing:

@@ -31,6 +31,9 @@ SCRIPT: Final = Path(__file__).parents[2] / "dashboard.py"
 _SHARED_SECONDS: Final = 0.5
 """How long viewers share an answer: however many they are, the store is asked twice a second at most."""
 
+_FIRST_SECONDS: Final = 30
+"""A symbol's first candle changes only when history is loaded before it."""
+
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -75,6 +78,9 @@ class SharedSource:
     ) -> Sequence[ShownCandle]:
         return _candles(symbol, bucket_seconds, since, limit)
 
+    def first_open_time(self, symbol: str) -> int | None:
+        return _first_open_time(symbol)
+
     def symbols(self) -> Sequence[SymbolState]:
         return _symbols()
 
@@ -97,6 +103,11 @@ def _reader() -> CandleReader:
 @st.cache_resource(ttl=_SHARED_SECONDS, max_entries=100, show_spinner=False)
 def _candles(symbol: str, bucket_seconds: int, since: int | None, limit: int) -> Sequence[ShownCandle]:
     return _reader().candles(symbol, bucket_seconds, since, limit)
+
+
+@st.cache_resource(ttl=_FIRST_SECONDS, max_entries=100, show_spinner=False)
+def _first_open_time(symbol: str) -> int | None:
+    return _reader().first_open_time(symbol, _settings().windows.interval)
 
 
 @st.cache_resource(ttl=_SHARED_SECONDS, max_entries=1, show_spinner=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ def chromium() -> Iterator[webdriver.Chrome]:
     options.binary_location = CHROMIUM or ""
     for flag in _FLAGS:
         options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(CHROMEDRIVER or ""))
     try:
         yield driver
@@ -163,6 +164,29 @@ class Page:
     def problems(self) -> list[str]:
         """What the browser's console has of errors since it was last asked."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
+
+    def received_bytes(self) -> list[int]:
+        """The size of each message that the server has sent over the WebSocket since this was last asked."""
+        messages = [json.loads(one["message"])["message"] for one in self.driver.get_log("performance")]  # type: ignore[no-untyped-call]
+        frames = [
+            one["params"]["response"] for one in messages if one["method"] == "Network.webSocketFrameReceived"
+        ]
+        # What isn't text (opcode 1) is told as base64.
+        return [len(one["payloadData"]) * (4 if one["opcode"] == 1 else 3) // 4 for one in frames]
+
+    def point_at_chart(self, x: float) -> None:
+        """Put the pointer on the price panel, at this part of its width."""
+        panel = self._panel()
+        offset = int((x - 0.5) * panel.size["width"])
+        ActionChains(self.driver).move_to_element_with_offset(panel, offset, 0).perform()
+
+    def press(self, label: str) -> None:
+        """Press the button that says ``label``."""
+        self.wait(lambda: self._labelled(label), f"the button {label}").click()
+
+    def _labelled(self, label: str) -> WebElement | None:
+        buttons = self.driver.find_elements(By.TAG_NAME, "button")
+        return next((one for one in buttons if one.text.split("\n")[0] == label), None)
 
     def _panel(self) -> WebElement:
         return self.driver.find_element(By.CSS_SELECTOR, ".cf-plot .nsewdrag[data-subplot='xy']")

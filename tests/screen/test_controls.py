@@ -86,11 +86,11 @@ def test_what_is_chosen_is_in_the_address_and_outlives_a_reload(page: Page) -> N
     page.open()
     page.wait_for_candles()
     page.choose("Candle", "1 m")
-    page.choose("Look-back", "10 m")
+    page.choose("Look-back", "1 h")
     page.wait(lambda: "look_back=" in page.driver.current_url, "the address")
     page.driver.refresh()
     page.wait(lambda: steps(page.times()) == {60_000}, "candles of a minute")
-    assert (page.chosen("Candle"), page.chosen("Look-back")) == ("1 m", "10 m")
+    assert (page.chosen("Candle"), page.chosen("Look-back")) == ("1 m", "1 h")
 
 
 def test_an_address_with_nonsense_shows_the_defaults(page: Page) -> None:

@@ -1,5 +1,7 @@
-// Draws the figure that Python sends. Plotly.react keeps the plot's node, and a constant uirevision the viewer's
+// Draws the figure that Python sends, whole or as what differs from one sent before. Plotly.react keeps the plot's node, and a constant uirevision the viewer's
 // zoom; st.plotly_chart keeps neither when its data change. No text of the figure ever becomes HTML here.
+
+const { apply } = await import(import.meta.url.replace("/chart.js", "/patch.js"));
 
 const WHEEL_MS = 250; // Plotly makes a wheel's zoom its own 50 ms after the last turn
 const CLOSE_MS = 2000;
@@ -30,12 +32,43 @@ function loadPlotly(path) {
   return plotlyLoading;
 }
 
+function made(parent, name, className, text = "") {
+  const element = document.createElement(name);
+  element.className = className;
+  element.textContent = text;
+  parent.append(element);
+  return element;
+}
+
+// A time as one that Plotly, which knows UTC only, shows as the clock here does.
+const asLocal = (time) => time - new Date(time).getTimezoneOffset() * 60_000;
+
+function inLocalTime({ data, layout, facts }) {
+  const placed = (one) => (one.xref === "paper" ? one : {
+    ...one,
+    ...Object.fromEntries(["x", "x0", "x1"].filter((key) => key in one).map((key) => [key, asLocal(one[key])])),
+  });
+  return {
+    data: data.map((trace) => ({ ...trace, x: trace.x.map(asLocal) })),
+    layout: {
+      ...layout,
+      xaxis: { ...layout.xaxis, range: layout.xaxis.range.map(asLocal) },
+      shapes: layout.shapes.map(placed),
+      annotations: layout.annotations.map(placed),
+    },
+    facts,
+  };
+}
+
 class Chart {
   constructor(parent) {
     this.frame = parent.querySelector(".cf-chart");
-    this.plot = parent.querySelector(".cf-plot");
-    this.readout = parent.querySelector(".cf-readout");
-    this.button = parent.querySelector(".cf-live");
+    this.readout = made(this.frame, "div", "cf-readout");
+    this.plot = made(this.frame, "div", "cf-plot");
+    this.upright = made(this.frame, "div", "cf-upright");
+    this.level = made(this.frame, "div", "cf-level");
+    this.button = made(this.frame, "button", "cf-live", "Back to live");
+    this.button.type = "button";
     this.button.onclick = () => this.followLive();
     this.home = 0; // raised to leave the viewer's zoom behind
     this.hoveredTime = null;
@@ -49,6 +82,10 @@ class Chart {
       setTimeout(() => this.draw(), 0); // after Plotly's own handler has set the new range
     };
     this.plot.addEventListener("pointerdown", this.onDown, true);
+    this.plot.addEventListener("pointermove", (event) => {
+      this.pointerY = event.clientY - this.plot.getBoundingClientRect().top;
+      this.point();
+    });
     this.plot.addEventListener("wheel", () => {
       this.onDown();
       clearTimeout(this.wheelEnd);
@@ -65,9 +102,17 @@ class Chart {
     this.resizes.observe(this.plot);
   }
 
-  show(sent) {
-    if (this.sent?.view !== sent.view) this.setMode(LIVE); // another symbol, candle or look-back
-    this.sent = sent;
+  show(sent, lost) {
+    if (sent.figure) this.base = { id: sent.base, figure: sent.figure };
+    if (this.base?.id !== sent.base) { // as after a refresh that never came
+      lost(sent.base);
+      return;
+    }
+    const figure = apply(this.base.figure, sent.patch);
+    const view = `${sent.view}/${sent.is_local}`;
+    if (this.sent?.view !== view) this.setMode(LIVE); // another symbol, candle, look-back or time zone
+    this.sent = { ...sent, view, figure: sent.is_local ? inLocalTime(figure) : figure };
+    document.title = sent.title;
     this.frame.classList.toggle("cf-stale", sent.is_stale);
     this.fit();
     loadPlotly(sent.plotly).then(() => this.draw(), (error) => { this.readout.textContent = error.message; });
@@ -95,6 +140,7 @@ class Chart {
     const isFirst = !this.plot.data;
     this.follow(window.Plotly.react(this.plot, data, whole, CONFIG));
     if (isFirst) this.listen();
+    this.point();
     this.updates = (this.updates ?? 0) + 1;
     this.frame.dataset.updates = this.updates;
     this.read();
@@ -111,11 +157,38 @@ class Chart {
     });
     this.plot.on("plotly_doubleclick", () => this.followLive());
     this.plot.on("plotly_hover", (event) => {
-      const point = event.points.find((one) => one.curveNumber < 2);
-      this.hoveredTime = point ? this.sent.figure.data[0].x[point.pointNumber] : null;
+      const times = this.sent.figure.data[1].x;
+      const point = event.points.find((one) => times.includes(one.data.x[one.pointNumber]));
+      this.hoveredTime = point ? point.data.x[point.pointNumber] : null;
+      this.point();
       this.read();
     });
-    this.plot.on("plotly_unhover", () => { this.hoveredTime = null; this.read(); });
+    this.plot.on("plotly_unhover", () => {
+      this.hoveredTime = null;
+      this.point();
+      this.read();
+    });
+  }
+
+  point() {
+    // The crosshair is ours: Plotly takes its own away with each drawing, until the pointer moves again.
+    const full = this.plot._fullLayout;
+    const isShown = this.hoveredTime !== null && full !== undefined;
+    this.upright.hidden = this.level.hidden = !isShown;
+    if (!isShown) return;
+    const { xaxis, yaxis, _size: size } = full;
+    this.upright.style.left = `${xaxis._offset + xaxis.l2p(this.hoveredTime)}px`;
+    this.upright.style.top = `${size.t}px`;
+    this.upright.style.height = `${size.h}px`;
+    const withinPrices = this.pointerY - yaxis._offset;
+    this.level.hidden = withinPrices < 0 || withinPrices > yaxis._length;
+    this.level.style.top = `${this.pointerY}px`;
+    this.level.style.left = `${size.l}px`;
+    this.level.style.width = `${size.w}px`;
+    const { places } = this.sent;
+    const price = yaxis.type === "log" ? 10 ** yaxis.p2l(withinPrices) : yaxis.p2l(withinPrices);
+    this.level.dataset.price =
+      price.toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places });
   }
 
   setMode(mode) {
@@ -130,18 +203,24 @@ class Chart {
   }
 
   read() {
-    const { places, figure: { data: [prices, volumes] } } = this.sent;
+    const { places, figure: { data: [prices, volumes], facts } } = this.sent;
     const hovered = this.hoveredTime === null ? -1 : volumes.x.indexOf(this.hoveredTime);
     const at = hovered < 0 ? volumes.x.length - 1 : hovered;
     const number = (value, digits) =>
       value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: Math.max(digits, 5) });
     const time = new Date(volumes.x[at]).toISOString().slice(0, 19).replace("T", " ");
+    const share = volumes.y[at] > 0 ? Math.round((100 * facts.taker_buy_volume[at]) / volumes.y[at]) : 0;
     const cells = [
       ["", time], ["O", number(prices.open[at], places)], ["H", number(prices.high[at], places)],
       ["L", number(prices.low[at], places)], ["C", number(prices.close[at], places)], ["V", number(volumes.y[at], 0)],
+      ["quote", number(facts.quote_volume[at], 2)], ["taker buys", `${share} %`],
+      ["trades", number(facts.trade_count[at], 0)], ["ids", `${facts.first_trade_id[at]}-${facts.last_trade_id[at]}`],
+      ["", facts.is_complete[at] ? "complete" : "incomplete"],
+      ...(facts.revision[at] ? [["", `changed ${facts.revision[at]} times since it closed`]] : []),
     ];
-    this.readout.replaceChildren(...cells.map(([label, value]) => {
+    this.readout.replaceChildren(...cells.map(([label, value], place) => {
       const cell = document.createElement("span");
+      cell.className = place > 5 ? "cf-more" : "";
       const name = document.createElement("b");
       name.textContent = label;
       cell.append(name, value);
@@ -174,13 +253,13 @@ class Chart {
   }
 }
 
-export default function render({ data, parentElement }) {
+export default function render({ data, parentElement, setTriggerValue }) {
   let chart = charts.get(parentElement);
   if (!chart) {
     chart = new Chart(parentElement);
     charts.set(parentElement, chart);
   }
-  chart.show(JSON.parse(new TextDecoder().decode(data)));
+  chart.show(JSON.parse(new TextDecoder().decode(data)), (base) => setTriggerValue("lost", base));
   return () => setTimeout(() => {
     // Later, and only if it has gone for good: Streamlit may take a chart off the page and put it back.
     if (chart.frame.isConnected) return;

@@ -21,10 +21,13 @@ class ExampleCandle:
     low: Decimal = Decimal("99.00")
     close: Decimal = Decimal("101.00")
     volume: Decimal = Decimal("1.5")
+    quote_volume: Decimal = Decimal("151.5")
+    taker_buy_volume: Decimal = Decimal("0.6")
     trade_count: int = 10
     first_trade_id: int = 0
     last_trade_id: int = 9
     is_complete: bool = True
+    revision: int = 0
 
 
 def candle(place: int, **fields: object) -> ExampleCandle:
@@ -60,6 +63,9 @@ class ExampleSource:
         if self.is_away:
             raise StoreError("PostgreSQL is away")
         return self.states
+
+    def first_open_time(self, symbol: str) -> int | None:
+        return min((one.open_time for one in self.stored), default=None)
 
     def candles(
         self, symbol: str, bucket_seconds: int, since: int | None, limit: int

@@ -8,7 +8,8 @@ import pytest
 
 from candleflow.market.window import SECOND_US
 from candleflow.screen.choice import Period
-from candleflow.screen.figure import FALLING, INCOMPLETE, RISING, figure
+from candleflow.screen.colours import FALLING, INCOMPLETE, LINES, REPAIRED, RISING
+from candleflow.screen.figure import figure
 from tests.unit.screen.examples import NOON, ExampleCandle, candle, candles
 
 NOON_MS = NOON // 1_000
@@ -50,9 +51,11 @@ def test_volume_is_coloured_by_direction() -> None:
 
 
 def test_incomplete_candles_and_only_those_are_marked() -> None:
-    band, cross = drawn([candle(0), candle(1, is_complete=False), candle(2)])["data"][2:]
-    assert band["x"] == cross["x"] == [NOON_MS + 5_000]
-    assert band["width"] == 5_000
+    hatching, cross, repaired = drawn([candle(0), candle(1, is_complete=False), candle(2)])["data"][2:]
+    assert hatching["x"] == cross["x"] == [NOON_MS + 5_000]
+    assert hatching["width"] == 5_000
+    assert hatching["marker"]["pattern"]["shape"] == "/"
+    assert repaired["x"] == []
 
 
 def test_a_lone_candle_is_as_wide_as_its_bucket_and_not_as_the_page() -> None:
@@ -77,7 +80,7 @@ def test_the_last_price_is_written_on_the_axis_in_its_direction(close: str, text
     assert layout["annotations"][0]["bgcolor"] == layout["shapes"][0]["line"]["color"] == colour
 
 
-@pytest.mark.parametrize("colour", [RISING, FALLING, INCOMPLETE])
+@pytest.mark.parametrize("colour", [RISING, FALLING, INCOMPLETE, REPAIRED, *LINES.values()])
 @pytest.mark.parametrize("ground", ["#ffffff", "#0f131a"])
 def test_the_colours_stand_out_on_both_grounds(colour: str, ground: str) -> None:
     assert contrast(colour, ground) >= 3

@@ -1,0 +1,25 @@
+// Applies what screen/patch.py finds to differ between two figures; its docstring has the form of a patch.
+
+export function apply(before, patch) {
+  if (patch === null || patch === undefined) return before;
+  switch (patch[0]) {
+    case "set":
+      return patch[1];
+    case "keys": {
+      const after = { ...before };
+      for (const key of patch[2]) delete after[key];
+      for (const [key, one] of Object.entries(patch[1])) after[key] = apply(before[key], one);
+      return after;
+    }
+    case "items":
+      return before.map((one, at) => apply(one, patch[1][at]));
+    case "points": {
+      const [, dropped, length, runs] = patch;
+      const points = before.slice(dropped, dropped + length);
+      for (const [at, values] of runs) values.forEach((value, step) => { points[at + step] = value; });
+      return points;
+    }
+    default:
+      throw new Error(`no patch: ${patch[0]}`);
+  }
+}

@@ -1,0 +1,25 @@
+"""The colours of what is drawn.
+
+Blue and orange stay apart in all three kinds of colour blindness, where red and green do not (Okabe and Ito,
+"Color Universal Design", 2008). All have a contrast of 3:1 or more on white and on the dark ground.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from candleflow.screen.looks import Overlay
+
+RISING: Final = "#1a85d6"
+FALLING: Final = "#d9650a"
+INCOMPLETE: Final = "#c95cb0"
+INCOMPLETE_GROUND: Final = "rgba(201,92,176,0.1)"
+REPAIRED: Final = "#8a8f98"
+PLAIN: Final = "#8a8f98"
+"""Of bars that have no direction."""
+LINES: Final = {
+    Overlay.SMA: "#b8860b",
+    Overlay.EMA: "#0f9b7a",
+    Overlay.VWAP: "#8b7cf0",
+    Overlay.BOLLINGER: "#7d8aa0",
+}

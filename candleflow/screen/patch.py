@@ -1,0 +1,111 @@
+"""What differs between two figures, so that a refresh sends that and no more. JSON in, JSON out, and pure.
+
+A patch is None where nothing differs, or a list whose first element says what kind it is:
+
+- ``["set", value]``: the value instead of what was there;
+- ``["keys", {key: patch, ...}, [gone, ...]]``: of an object, what differs by key, and the keys that are gone;
+- ``["items", {index: patch, ...}]``: of a list of objects as long as before, what differs by index;
+- ``["points", dropped, length, [[at, [value, ...]], ...]]``: of a list of plain values, how many go at its
+  front, how long it is then, and the stretches of new values, by where they begin.
+
+``assets/patch.js`` applies it, as ``apply`` does here; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+Json: TypeAlias = Any
+Patch: TypeAlias = list[Any]
+
+_NEARBY: Final = 2
+"""Stretches so many equal values apart are sent as one: that is shorter than to say where the next begins."""
+
+
+def difference(before: Json, after: Json) -> Patch | None:
+    """The patch that makes ``before`` into ``after``."""
+    return _difference(before, after, 0)
+
+
+def apply(before: Json, patch: Patch | None) -> Json:
+    """What ``patch`` makes of ``before``, which stays as it is."""
+    if patch is None:
+        return before
+    match patch:
+        case ["set", value]:
+            return value
+        case ["keys", changed, gone]:
+            kept = {key: value for key, value in before.items() if key not in gone}
+            return kept | {key: apply(before.get(key), one) for key, one in changed.items()}
+        case ["items", changed]:
+            return [apply(one, changed.get(str(at))) for at, one in enumerate(before)]
+        case ["points", dropped, length, runs]:
+            points = [*before[dropped : dropped + length]]
+            points += [None] * (length - len(points))
+            for at, values in runs:
+                points[at : at + len(values)] = values
+            return points
+    raise ValueError(f"no patch: {patch!r:.100}")
+
+
+def _difference(before: Json, after: Json, shift: int) -> Patch | None:
+    """``shift``: by how many points the lists of the object around have moved on."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return _of_objects(before, after, shift)
+    if isinstance(before, list) and isinstance(after, list):
+        if _is_plain(before) and _is_plain(after):
+            return min((_of_points(before, after, one) for one in {0, shift}), key=_weight)
+        if not _is_plain(before) and not _is_plain(after) and len(before) == len(after):
+            return _of_items(before, after)
+    return None if _is_same(before, after) else ["set", after]
+
+
+def _of_objects(before: Mapping[str, Json], after: Mapping[str, Json], shift: int) -> Patch | None:
+    if isinstance(before.get("x"), list) and isinstance(after.get("x"), list):
+        shift = _shift(before["x"], after["x"])
+    changed = {}
+    for key, value in after.items():
+        patch = ["set", value] if key not in before else _difference(before[key], value, shift)
+        if patch is not None:
+            changed[key] = patch
+    gone = [key for key in before if key not in after]
+    return ["keys", changed, gone] if changed or gone else None
+
+
+def _of_items(before: Sequence[Json], after: Sequence[Json]) -> Patch | None:
+    patches = {str(at): _difference(*pair, 0) for at, pair in enumerate(zip(before, after, strict=True))}
+    changed = {at: patch for at, patch in patches.items() if patch is not None}
+    return ["items", changed] if changed else None
+
+
+def _of_points(before: Sequence[Json], after: Sequence[Json], dropped: int) -> Patch | None:
+    runs: list[list[Any]] = []
+    for at, value in enumerate(after):
+        was = at + dropped
+        if was < len(before) and _is_same(before[was], value):
+            continue
+        if runs and at - (runs[-1][0] + len(runs[-1][1])) <= _NEARBY:
+            begin, values = runs[-1]
+            values += after[begin + len(values) : at + 1]
+        else:
+            runs.append([at, [value]])
+    return ["points", dropped, len(after), runs] if runs or dropped or len(before) != len(after) else None
+
+
+def _weight(patch: Patch | None) -> int:
+    return 0 if patch is None else 1 + sum(2 + len(values) for _, values in patch[3])
+
+
+def _is_same(one: Json, other: Json) -> bool:
+    """In Python true is 1 and 1 is 1.0; in JSON they aren't."""
+    return type(one) is type(other) and bool(one == other)
+
+
+def _shift(before: Sequence[Json], after: Sequence[Json]) -> int:
+    """How many points have gone at the front, where the first that is there now was there before."""
+    return before.index(after[0]) if after and after[0] in before else 0
+
+
+def _is_plain(values: Sequence[Json]) -> bool:
+    return not any(isinstance(one, (dict, list)) for one in values)

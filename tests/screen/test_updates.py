@@ -1,0 +1,131 @@
+"""What a refresh sends and what it leaves alone, in a real browser."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from statistics import median
+
+import pytest
+
+from candleflow.store.reader import CandleReader
+from tests.screen.browser import Page
+from tests.screen.conftest import LIVE, Running
+
+REFRESHES = 12
+REFRESH_BYTES = 5_000
+_DRAWN = """
+const [prices, volumes] = document.querySelector('.cf-plot').data;
+return volumes.x.map((time, at) => [time, prices.open[at], prices.close[at], volumes.y[at]]);
+"""
+
+
+@pytest.fixture
+def live(page: Page) -> Page:
+    """The page, with candles drawn and the whole figure received."""
+    page.open()
+    page.wait_for_candles()
+    page.wait_for_updates(2)
+    return page
+
+
+def test_a_refresh_sends_only_what_changed(live: Page) -> None:
+    live.received_bytes()
+    before = live.updates()
+    live.wait_for_updates(REFRESHES, seconds=60)
+    sizes = live.received_bytes()
+    per_refresh = sum(sizes) / (live.updates() - before)
+    print(f"bytes a refresh: {per_refresh:.0f}, the largest message {max(sizes)}, of {median(sizes):.0f}")
+    assert per_refresh < REFRESH_BYTES
+
+
+def test_what_is_drawn_after_many_refreshes_is_what_is_stored(live: Page, running: Running) -> None:
+    live.wait_for_updates(REFRESHES, seconds=60)
+    drawn = live.script(_DRAWN)
+    with closing(CandleReader.from_settings(running.settings)) as reader:
+        stored = reader.candles(LIVE, 5, drawn[0][0] * 1_000, 2 * len(drawn))
+    expected = [
+        [one.open_time // 1_000, float(one.open), float(one.close), float(one.volume)] for one in stored
+    ]
+    settled = len(drawn) - 2  # the last grows, and the one before may have just done so
+    assert drawn[:settled] == expected[:settled]
+
+
+def test_a_browser_that_lost_the_figure_gets_it_whole(live: Page) -> None:
+    """As where a message never came: its base is one that the browser does not know."""
+    live.script(
+        "const parse = JSON.parse;"
+        "JSON.parse = (text) => {"
+        "  const found = parse(text);"
+        "  if (found?.patch === undefined) return found;"
+        "  [found.base, JSON.parse, window.hasLost] = ['lost', parse, true];"
+        "  return found;"
+        "}"
+    )
+    live.wait(lambda: live.script("return window.hasLost"), "a patch that can't be applied")
+    live.wait_for_updates(2)
+
+
+def test_a_change_of_overlays_and_panes_leaves_the_zoom(live: Page) -> None:
+    live.drag_over_chart((0.55, 0.25), (0.8, 0.75))
+    live.wait(lambda: live.mode() == "free", "the chart is zoomed")
+    live.wait_for_updates(1)
+    zoomed = live.ranges()
+    live.press("Chart")
+    for label, trace in (("SMA", "SMA 20"), ("Bollinger", "Bollinger 20"), ("RSI", "RSI"), ("MACD", "MACD")):
+        live.press(label)
+        live.wait(lambda: trace in _names(live), f"the line {trace}")  # noqa: B023
+        assert live.ranges() == zoomed
+    live.wait_for_updates(2)
+    assert live.ranges() == zoomed
+    assert "below=RSI" in live.driver.current_url
+
+
+@pytest.mark.parametrize("kind", ["Bars", "Line", "Heikin-Ashi"])
+def test_prices_are_drawn_in_other_ways(page: Page, kind: str) -> None:
+    page.open(f"prices={kind}")
+    page.wait(lambda: page.updates() >= 1, "the chart drawn")
+    shown = page.script(
+        "return document.querySelector('.cf-plot').data.filter((one) => one.visible !== false)"
+        ".map((one) => one.uid)"
+    )
+    assert ("price" in shown) == (kind == "Bars")
+    assert ("heikin-ashi" in shown) == (kind == "Heikin-Ashi")
+    assert ("close" in shown) == (kind == "Line")
+
+
+def test_the_crosshair_and_its_figures_stay_through_updates(live: Page) -> None:
+    live.point_at_chart(0.5)
+    live.wait(lambda: _crosshair(live), "the crosshair")
+    time = live.script("return document.querySelector('.cf-readout').innerText")
+    live.wait_for_updates(3)
+    assert _crosshair(live)
+    assert live.script("return document.querySelector('.cf-readout').innerText") == time
+    assert "taker buys" in time
+    assert "complete" in time
+
+
+def test_times_are_the_viewers_own_if_they_like(page: Page) -> None:
+    page.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Kathmandu"})
+    try:
+        page.open("times=Local")
+        page.wait_for_candles()
+        shown = page.times()[-1]
+        page.open()
+        page.wait_for_candles()
+        ahead = (shown - page.times()[-1]) / 60_000
+        assert 344 < ahead <= 345, "Nepal is 5 h 45 min ahead"
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})
+
+
+def test_the_title_is_the_price(live: Page) -> None:
+    live.wait(lambda: live.driver.title.endswith(LIVE), "the title")
+    assert live.driver.title.split(" ")[0].replace(",", "").replace(".", "").isdigit()
+
+
+def _names(page: Page) -> list[str]:
+    return list(page.script("return document.querySelector('.cf-plot').data.map((one) => one.name)"))
+
+
+def _crosshair(page: Page) -> bool:
+    return bool(page.script("return document.querySelector('.cf-upright:not([hidden])') !== null"))
