@@ -22,7 +22,7 @@ _PANEL_GAP: Final = 0.03
 _VOLUME_HEIGHT: Final = 0.2
 _PANE_HEIGHT: Final = 0.15
 _ANY_DISTANCE: Final = 10_000
-"""In pixels, wider than any screen: with -1, its own word for that, Plotly.js 4.1 tells of no point at all."""
+"""In pixels, wider than any screen: with -1, its word for that, Plotly.js 4.1 tells of no point at all."""
 _MOST_GAPS: Final = 50
 """Shaded at most: where there are more, the look-back is no place to tell them apart."""
 

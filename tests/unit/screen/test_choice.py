@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from candleflow.market.window import SECOND_US, Windows
-from candleflow.screen.choice import BUCKETS, Choice, buckets, period
+from candleflow.screen.choice import BUCKETS, Choice, buckets, period, proposed
 from tests.unit.screen.examples import NOON
 
 
@@ -46,3 +46,19 @@ def test_viewers_of_the_same_candle_ask_the_same_of_the_store() -> None:
     choice = Choice("BTCUSDT", 5, 300)
     times = [NOON + offset for offset in (0, 1, 2_500_000, 4_999_999)]
     assert {period(choice, NOON, now).since for now in times} == {NOON - 300 * SECOND_US}
+
+
+@pytest.mark.parametrize(
+    ("span", "seconds"),
+    [
+        (0, 5),
+        (1_800, 5),
+        (2_001, 15),
+        (86_400, 300),
+        (604_800, 3_600),
+        (31_536_000, 86_400),
+        (10**10, 86_400),
+    ],
+)
+def test_the_candle_that_is_proposed_draws_no_more_than_four_hundred(span: int, seconds: int) -> None:
+    assert proposed(span, BUCKETS.values()) == seconds

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -9,14 +11,20 @@ import pytest
 from candleflow.market.window import SECOND_US
 from candleflow.screen.choice import Period
 from candleflow.screen.colours import FALLING, INCOMPLETE, LINES, REPAIRED, RISING
-from candleflow.screen.figure import figure
+from candleflow.screen.figure import PLAIN_LOOKS, figure
+from candleflow.screen.looks import Kind, Looks, Overlay, Pane
 from tests.unit.screen.examples import NOON, ExampleCandle, candle, candles
 
 NOON_MS = NOON // 1_000
 
 
-def drawn(shown: list[ExampleCandle], until: int = NOON) -> dict[str, Any]:
-    return figure(shown, 5, Period(None, until, is_past=False), 2)
+def drawn(
+    shown: list[ExampleCandle],
+    until: int = NOON,
+    looks: Looks = PLAIN_LOOKS,
+    before: Sequence[ExampleCandle] = (),
+) -> dict[str, Any]:
+    return figure(shown, 5, Period(None, until, is_past=False), 2, looks, before)
 
 
 def contrast(colour: str, ground: str) -> float:
@@ -84,3 +92,56 @@ def test_the_last_price_is_written_on_the_axis_in_its_direction(close: str, text
 @pytest.mark.parametrize("ground", ["#ffffff", "#0f131a"])
 def test_the_colours_stand_out_on_both_grounds(colour: str, ground: str) -> None:
     assert contrast(colour, ground) >= 3
+
+
+def test_a_gap_of_whole_candles_is_shaded_with_what_it_lacks() -> None:
+    layout = drawn([candle(0), candle(1), candle(5), candle(6)])["layout"]
+    (shaded,) = [one for one in layout["shapes"] if one["type"] == "rect"]
+    assert (shaded["x0"], shaded["x1"]) == (NOON_MS + 7_500, NOON_MS + 22_500)
+    assert "30 missing" in [one["text"] for one in layout["annotations"]]
+
+
+def test_a_quiet_stretch_is_no_gap() -> None:
+    layout = drawn([candle(0), candle(3, first_trade_id=10, last_trade_id=19)])["layout"]
+    assert [one["type"] for one in layout["shapes"]] == ["line"]
+
+
+def test_a_candle_that_changed_after_it_closed_is_marked() -> None:
+    marks = {trace["name"]: trace for trace in drawn([candle(0), candle(1, revision=2)])["data"]}
+    assert marks["repaired"]["x"] == [NOON_MS + 5_000]
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_the_candles_own_prices_are_there_whatever_is_drawn(kind: Kind) -> None:
+    found = drawn(candles(3), looks=Looks(kind))
+    assert found["data"][0]["close"][:3] == [101.0] * 3
+    assert found["data"][0]["visible"] is (kind in (Kind.CANDLES, Kind.BARS))
+
+
+def test_lines_and_panes_are_there_as_chosen_each_on_an_axis_of_its_own() -> None:
+    looks = Looks(overlays=tuple(Overlay), panes=tuple(Pane), periods=(("SMA", 5), ("RSI", 3)))
+    found = drawn(candles(60), looks=looks)
+    names = [trace["name"] for trace in found["data"]]
+    assert {"SMA 5", "EMA 50", "VWAP 20", "Bollinger 20", "RSI", "MACD", "Taker buys", "Trades"} <= set(names)
+    axes = {trace["name"]: trace["yaxis"] for trace in found["data"] if "yaxis" in trace}
+    assert [axes[name] for name in ("SMA 5", "RSI", "MACD", "Taker buys", "Trades")] == [
+        "y", "y4", "y5", "y6", "y7",
+    ]  # fmt: skip
+    domains = [found["layout"][f"yaxis{number}"]["domain"] for number in ("", 2, 4, 5, 6, 7)]
+    assert all(0 <= low < high <= 1 for low, high in domains)
+    assert all(lower[1] < upper[0] for upper, lower in pairwise(domains)), "one below the other"
+
+
+def test_lines_begin_with_the_first_candle_where_there_are_enough_before() -> None:
+    looks = Looks(overlays=(Overlay.SMA,))
+    shown = candles(60)
+    line = drawn(shown[30:], looks=looks, before=shown[:30])["data"][-1]
+    assert line["y"] == [101.0] * 30
+    assert drawn(shown[30:], looks=looks)["data"][-1]["y"][:19] == [None] * 19
+
+
+def test_on_a_logarithmic_scale_the_price_tag_is_where_its_price_is() -> None:
+    layout = drawn(candles(1), looks=Looks(is_log=True))["layout"]
+    assert layout["yaxis"]["type"] == "log"
+    assert layout["annotations"][0]["y"] == pytest.approx(2.0043, abs=1e-4)
+    assert layout["shapes"][0]["y0"] == 101.0

@@ -71,3 +71,15 @@ def test_a_look_back_without_candles_says_so() -> None:
     nothing = look(source, CHOICE, NOON)
     assert isinstance(nothing, Nothing)
     assert nothing.title == "No candles of BTCUSDT in this look-back"
+
+
+def test_candles_before_the_first_are_asked_for_and_kept_apart() -> None:
+    source = ExampleSource([ExampleSymbol("BTCUSDT", NOON + 499 * SECOND_US)], candles(100))
+    now = NOON + 500 * SECOND_US
+    view = look(source, Choice("BTCUSDT", 5, 100), now, warm_up=30)
+    assert isinstance(view, View)
+    assert view.candles[0].open_time == now - 100 * SECOND_US
+    assert [one.open_time for one in view.before] == [
+        now - (100 + 5 * back) * SECOND_US for back in range(30, 0, -1)
+    ]
+    assert source.asked[-1][3] == CANDLE_LIMIT + 31
