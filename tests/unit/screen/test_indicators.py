@@ -8,7 +8,7 @@ from statistics import fmean, pstdev
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candleflow.screen import indicators
@@ -72,6 +72,7 @@ def test_relative_strength_is_wilders() -> None:
     assert values(indicators.rsi(pd.Series(CLOSES), PERIOD)) == expected([None, *wanted])
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(1, 1e6), min_size=1, max_size=60))
 def test_relative_strength_is_between_nought_and_a_hundred(closes: list[float]) -> None:
     found = indicators.rsi(pd.Series(closes), 5).dropna()
