@@ -65,7 +65,7 @@ def test_old_trades_are_shown_up_to_the_last_and_said_to_be_old(page: Page) -> N
 
 
 def test_too_many_candles_are_narrowed_with_a_sentence(page: Page) -> None:
-    page.open(f"symbol={LONG}&look_back=6+h")
+    page.open(f"symbol={LONG}&candle=5+s&look_back=6+h")
     page.wait_for_text("Only the newest 2,000 candles of this look-back are shown.")
     page.wait(lambda: len(page.times()) == 2_000, "two thousand candles")
 
@@ -96,7 +96,11 @@ def test_what_is_chosen_is_in_the_address_and_outlives_a_reload(page: Page) -> N
 def test_an_address_with_nonsense_shows_the_defaults(page: Page) -> None:
     page.open("symbol=%3Cscript%3Ealert(1)%3C/script%3E&candle=1'%3B--&look_back=%00&refresh=-1")
     page.wait_for_candles()
-    assert (page.chosen("Candle"), page.chosen("Look-back"), page.chosen("Refresh")) == ("5 s", "30 m", "1 s")
+    assert (page.chosen("Candle"), page.chosen("Look-back"), page.chosen("Refresh")) == (
+        "Auto",
+        "30 m",
+        "1 s",
+    )
     assert "alert(1)" not in page.text()
 
 

@@ -124,7 +124,7 @@ def test_the_title_is_the_price(live: Page) -> None:
 
 
 def _names(page: Page) -> list[str]:
-    return list(page.script("return document.querySelector('.cf-plot').data.map((one) => one.name)"))
+    return list(page.script("return (document.querySelector('.cf-plot')?.data ?? []).map((one) => one.name)"))
 
 
 def _crosshair(page: Page) -> bool:
