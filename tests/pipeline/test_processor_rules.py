@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from candleflow import settings
+from candleflow.broker.offsets import Latest
 from candleflow.services.processor import GRACE_SECONDS, _Processor
 
 
@@ -31,7 +32,7 @@ class Sink:
 
 @dataclass
 class Ends:
-    latest: tuple[float, dict[int, int]] | None
+    latest: Latest | None
 
 
 @pytest.fixture
@@ -57,14 +58,14 @@ def test_it_has_read_all_when_it_is_where_the_topic_ended_or_further(
     processor: _Processor, offsets: dict[int, int], has_read_all: bool
 ) -> None:
     sink = Sink(offsets)
-    processor._end_offsets = Ends((1_000.0, {0: 10, 1: 5}))  # type: ignore[assignment]
+    processor._end_offsets = Ends(Latest(1_000.0, "", {0: 10, 1: 5}))  # type: ignore[assignment]
     ask(processor, sink, 3)
     assert sink.closed == ([int((1_000 - GRACE_SECONDS) * 1e6)] if has_read_all else [])
 
 
 def test_where_a_batch_is_under_way_it_tries_again(processor: _Processor) -> None:
     sink = Sink({0: 10}, busy=2)
-    processor._end_offsets = Ends((1_000.0, {0: 10}))  # type: ignore[assignment]
+    processor._end_offsets = Ends(Latest(1_000.0, "", {0: 10}))  # type: ignore[assignment]
     ask(processor, sink, 2)
     assert sink.closed == []
     ask(processor, sink, 5)
@@ -73,6 +74,6 @@ def test_where_a_batch_is_under_way_it_tries_again(processor: _Processor) -> Non
 
 def test_while_postgresql_is_away_it_is_asked_once_a_second(processor: _Processor) -> None:
     sink = Sink({0: 10}, busy=100, waits_for="PostgreSQL")
-    processor._end_offsets = Ends((1_000.0, {0: 10}))  # type: ignore[assignment]
+    processor._end_offsets = Ends(Latest(1_000.0, "", {0: 10}))  # type: ignore[assignment]
     ask(processor, sink, 5)
     assert sink.busy == 99
