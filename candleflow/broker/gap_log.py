@@ -51,7 +51,16 @@ _WRITE_MS: Final = 10_000
 _PAUSE_SECONDS: Final = 0.5
 _UNASSIGNED_SECONDS: Final = 4.0
 _CHECK_SECONDS: Final = 3.0
+_READ_ATTEMPTS: Final = 3
 _LONGEST_EVENT_BYTES: Final = 4_096
+
+
+class StuckError(errors.KafkaError):  # type: ignore[misc]  # kafka-python has no types
+    """A consumer of kafka-python's that brings nothing any more, though there is something.
+
+    Seen after a restart of the broker: it had been given its partition, no heartbeat of it was heard, the
+    broker removed it, and every poll of it returned at once, for ever.
+    """
 
 
 def encode(event: GapEvent) -> bytes:
@@ -131,9 +140,10 @@ def _read_until_now(consumer: KafkaConsumer, partition: TopicPartition) -> tuple
     """All events of an assigned partition, and the offset up to which it was read.
 
     Read is what has come, whatever kafka-python 3.0.12 says of its position: once, while the group was being
-    formed anew on a busy machine, records that lay in the topic never came.
+    formed anew on a busy machine, records that lay in the topic never came. Raises StuckError where they stay
+    away again and again: only another consumer helps then.
     """
-    while True:
+    for _ in range(_READ_ATTEMPTS):
         events: list[GapEvent] = []
         consumer.seek_to_beginning(partition)
         next_offset = consumer.beginning_offsets([partition])[partition]
@@ -149,6 +159,7 @@ def _read_until_now(consumer: KafkaConsumer, partition: TopicPartition) -> tuple
                 break
         else:
             return events, next_offset
+    raise StuckError(f"records up to offset {end} are there, and don't come")
 
 
 def _offset_after(polled: Mapping[TopicPartition, Sequence[Any]]) -> int:
@@ -258,6 +269,11 @@ class GapLog:
             except HeldError as error:
                 self._failure = HeldError(_who_holds(self._topic, str(error)))
                 break
+            except StuckError as error:
+                _log.warning("the topic %s is read by another consumer: %s", self._topic, error)
+                self._holds.clear()
+                _close(consumer)
+                consumer = None
             except (errors.KafkaError, OSError) as error:
                 _log.info("the topic %s can't be read now: %s", self._topic, words(error))
                 self._stop.wait(_PAUSE_SECONDS)
@@ -265,9 +281,7 @@ class GapLog:
                 self._failure = error
                 break
         self._holds.clear()
-        if consumer is not None:
-            with suppress(errors.KafkaError, OSError):
-                consumer.close()
+        _close(consumer)
 
     def _joined(self) -> KafkaConsumer:
         consumer = KafkaConsumer(
@@ -325,6 +339,12 @@ class GapLog:
             for member in self._members(admin):
                 if member["client_id"] != self._holder:
                     raise HeldError(str(member["client_id"]))
+
+
+def _close(consumer: KafkaConsumer | None) -> None:
+    if consumer is not None:
+        with suppress(errors.KafkaError, OSError):
+            consumer.close()
 
 
 class _Holding(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types

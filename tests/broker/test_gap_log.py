@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer
 
 from candleflow.broker import gap_log
 from candleflow.broker.gap_log import GapLog, decode, encode
@@ -114,6 +114,29 @@ def test_after_the_first_has_ended_the_second_holds_it(kafka_bootstrap: str, gap
     with holding(kafka_bootstrap, gaps, "there") as second:
         assert wait_for(lambda: second.log.is_held, 20)
     assert time.monotonic() - began_at < gap_log.SESSION_MS / 1_000, "the first had taken its leave"
+
+
+def test_a_consumer_that_brings_nothing_any_more_is_replaced(
+    kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one did for ever after a broker's restart, and the producer waited for the right to publish."""
+    write(kafka_bootstrap, gaps, encode(SEEN))
+    join, made = GapLog._joined, []
+
+    def joined(log: GapLog) -> KafkaConsumer:
+        consumer = join(log)
+        made.append(consumer)
+        if len(made) == 1:
+            poll = consumer.poll
+            consumer.poll = lambda **of: poll(**of) and {}
+        return consumer
+
+    monkeypatch.setattr(GapLog, "_joined", joined)
+    monkeypatch.setattr(gap_log, "_CHECK_SECONDS", 0.3)
+    with holding(kafka_bootstrap, gaps, "here") as reader:
+        assert wait_for(lambda: reader.events == [SEEN] and reader.log.is_held, 20)
+    assert len(made) == 2
+    assert "is read by another consumer" in caplog.text
 
 
 def test_two_that_begin_at_once_do_not_both_hold_it(kafka_bootstrap: str, gaps: str) -> None:
