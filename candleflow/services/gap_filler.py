@@ -107,9 +107,11 @@ class GapFiller:
         for event in events:
             self._book.apply(event)
             if event.kind is GapEventKind.SEEN:
-                self._rests_until[event.symbol] = time.monotonic() + GRACE_SECONDS
-                # Counted from when a symbol's filling began: else it would have to race the limit.
-                self._oldest.setdefault(event.symbol, self._now_us() - self._fill_us)
+                # Both counted from a symbol's first gap: else one gap after another would put off the filling
+                # for ever, and it would have to race the limit.
+                if event.symbol not in self._oldest:
+                    self._rests_until[event.symbol] = time.monotonic() + GRACE_SECONDS
+                    self._oldest[event.symbol] = self._now_us() - self._fill_us
                 if event.why not in _OWN_REASONS:
                     ids = self._forced.setdefault(event.symbol, TradeIds())
                     ids.add_range(event.first_trade_id, event.last_trade_id + 1)
