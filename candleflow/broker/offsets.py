@@ -77,7 +77,7 @@ def _misfit(topic: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """What Kafka last told of a topic; ``asked_at`` is before the question, in seconds since the epoch."""
+    """What Kafka last told of a topic; ``asked_at`` is before the question, by ``time.monotonic``."""
 
     asked_at: float
     topic_id: str
@@ -122,7 +122,7 @@ class EndOffsets:
     def _ask(self, admin: KafkaAdminClient, consumer: KafkaConsumer) -> None:
         """Ask again and again, until stopped."""
         while not self._stop.is_set():
-            asked_at = time.time()
+            asked_at = time.monotonic()
             found = consumer.end_offsets(_partitions(consumer, self._topic))
             self._latest = Latest(asked_at, id_of(admin, self._topic), _by_number(found))
             self._stop.wait(_ASK_EVERY_SECONDS)

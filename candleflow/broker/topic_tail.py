@@ -2,23 +2,27 @@
 
 The topic is read backwards from its ends, in steps that grow, until each symbol has been met. Trades that
 did not come from the stream (those have ``ORIGIN_HEADER``) are passed over: they are older than what was
-published beside them.
+published beside them. So is a record that is no sound trade, whatever it says: an id from it would hide all
+that is missing up to there.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Collection, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Final, TypeAlias
 
 from kafka import KafkaConsumer, TopicPartition, errors
 
 from candleflow.broker.topics import consumer_of_no_group, words
 from candleflow.broker.trade_log import ORIGIN_HEADER
 from candleflow.errors import BrokerError
+from candleflow.market.trade import Trade
 
 _log = logging.getLogger(__name__)
+
+ReadTrade: TypeAlias = Callable[[bytes, int], Trade | None]
+"""The trade in a record, written at that time (microseconds since the epoch); None where it is none."""
 
 RECORDS_LIMIT: Final = 400_000
 """So many records of a partition are looked at, which takes some ten seconds, for a symbol that is hardly
@@ -27,9 +31,12 @@ traded; what is not met by then counts as never published."""
 _FIRST_STEP: Final = 1_000
 _GROWTH: Final = 4
 _POLL_MS: Final = 500
+_MS_US: Final = 1_000
 
 
-def last_trade_ids(bootstrap: str, topic: str, symbols: Collection[str]) -> dict[str, int]:
+def last_trade_ids(
+    bootstrap: str, topic: str, symbols: Collection[str], read_trade: ReadTrade
+) -> dict[str, int]:
     """The greatest trade id of each symbol near the topic's end; a symbol that isn't there is left out.
 
     Blocks. Raises BrokerError where Kafka or the topic is away.
@@ -37,14 +44,16 @@ def last_trade_ids(bootstrap: str, topic: str, symbols: Collection[str]) -> dict
     try:
         consumer = consumer_of_no_group(bootstrap, "candleflow-tail")
         try:
-            return _read_backwards(consumer, topic, frozenset(symbols))
+            return _read_backwards(consumer, topic, frozenset(symbols), read_trade)
         finally:
             consumer.close()
     except (errors.KafkaError, OSError) as error:
         raise BrokerError(f"Kafka at {bootstrap} can't be asked for topic {topic}: {words(error)}") from error
 
 
-def _read_backwards(consumer: KafkaConsumer, topic: str, symbols: frozenset[str]) -> dict[str, int]:
+def _read_backwards(
+    consumer: KafkaConsumer, topic: str, symbols: frozenset[str], read_trade: ReadTrade
+) -> dict[str, int]:
     numbers = consumer.partitions_for_topic(topic)
     if not numbers:
         raise errors.UnknownTopicOrPartitionError(f"topic {topic} isn't there")
@@ -55,9 +64,10 @@ def _read_backwards(consumer: KafkaConsumer, topic: str, symbols: frozenset[str]
             break
         consumer.assign([partition])
         for lower, upper in _steps(consumer, partition):
-            for symbol, trade_id in _trades(consumer, partition, lower, upper):
-                if symbol in symbols and trade_id > found.get(symbol, -1):
-                    found[symbol] = trade_id
+            for record in _records(consumer, partition, lower, upper):
+                trade = read_trade(record.value, record.timestamp * _MS_US)
+                if trade is not None and trade.symbol in symbols:
+                    found[trade.symbol] = max(trade.trade_id, found.get(trade.symbol, -1))
             if symbols <= found.keys():
                 break
     return found
@@ -76,23 +86,11 @@ def _steps(consumer: KafkaConsumer, partition: TopicPartition) -> Iterator[tuple
         _log.warning("%s: only the last %d records were looked at", partition.topic, end - upper)
 
 
-def _trades(
-    consumer: KafkaConsumer, partition: TopicPartition, lower: int, upper: int
-) -> Iterator[tuple[str, int]]:
+def _records(consumer: KafkaConsumer, partition: TopicPartition, lower: int, upper: int) -> Iterator[Any]:
+    """Those of these offsets that the stream may have brought."""
     consumer.seek(partition, lower)
     while consumer.position(partition) < upper:
         for record in consumer.poll(timeout_ms=_POLL_MS).get(partition, ()):
-            if record.offset < upper and (trade := _trade(record)) is not None:
-                yield trade
-
-
-def _trade(record: Any) -> tuple[str, int] | None:
-    """Symbol and trade id of a record that the stream brought; None for any other one."""
-    if any(name == ORIGIN_HEADER for name, _ in record.headers):
-        return None
-    try:
-        fields = json.loads(record.value)
-        symbol, trade_id = fields["s"], fields["t"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None  # the processor refuses it, and says so
-    return (symbol, trade_id) if isinstance(symbol, str) and type(trade_id) is int else None
+            is_filled_in = any(name == ORIGIN_HEADER for name, _ in record.headers)
+            if record.offset < upper and record.value is not None and not is_filled_in:
+                yield record

@@ -167,6 +167,9 @@ def _topic(partitions: int, replication: int, retention_hours: int) -> dict[str,
             "cleanup.policy": "delete",
             "retention.ms": str(retention_hours * _HOUR_MS),
             "message.timestamp.type": "CreateTime",
+            # By default, an hour, a broker whose clock has a wrong time zone would refuse every record. The
+            # year 2286 is refused still.
+            "message.timestamp.after.max.ms": str(24 * _HOUR_MS),
             # acks=all waits for the copies in sync only: from three copies on, two must have a record
             # before it counts as acknowledged, so that the loss of one server loses none.
             "min.insync.replicas": str(max(1, replication - 1)),

@@ -38,6 +38,7 @@ class CandleFold:
 
     def place(self, trades: DataFrame) -> DataFrame:
         """``trades``, as ``trades.judge`` made them, with what the fold needs beside; pure columns.
+        Of Kafka's columns the fold needs ``timestamp``.
 
         They are apart from the fold as Spark analyzes a streaming query once, and what is done with a batch
         anew for each.
@@ -49,7 +50,8 @@ class CandleFold:
 
         Of trades: ``symbol``, the pane's ``open_time`` and ``last_trade_time`` (microseconds); ``block``, and
         ``bits``, one for each id that is there, the lowest id's the lowest; ``records``, which are more than
-        the bits where a trade came twice; ``open``, ``high``, ``low``, ``close``; and ``SUMS``.
+        the bits where a trade came twice; ``written_at``, when the last of them was (microseconds); ``open``,
+        ``high``, ``low``, ``close``; and ``SUMS``.
 
         Of a refusal: the reason in ``refusal``, and its number in ``records``.
         """
@@ -87,6 +89,7 @@ def _sums() -> list[Column]:
     added = dict(zip(SUMS, ("quantity", "notional_whole", "notional_fraction"), strict=True))
     return [
         F.count(F.lit(1)).alias("records"),
+        F.max(F.unix_micros("timestamp")).alias("written_at"),
         F.bit_or("bit").alias("bits"),
         F.min_by("price", "trade_id").alias("open"),
         F.max("price").alias("high"),

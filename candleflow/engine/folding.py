@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from pyspark.sql import DataFrame, SparkSession
@@ -64,7 +65,7 @@ class BatchFold:
         for overlap in overlaps:
             rest = without_ids(rest, _ids(placed.sparkSession, overlap))
         once = self(rest)
-        return Folded(once.partials, folded.sound, once.trades, folded.rejected)
+        return replace(folded, partials=once.partials, trades=once.trades)
 
 
 def _ids(spark: SparkSession, overlap: Mapping[str, str]) -> DataFrame:

@@ -37,6 +37,8 @@ class Folded:
     """Different trades."""
     rejected: Mapping[str, int]
     """Refused records by reason."""
+    written_at: int
+    """When the last of the trades was written to the topic, microseconds since the epoch; 0 without any."""
 
     @property
     def has_repeats(self) -> bool:
@@ -49,18 +51,20 @@ def read_fold(rows: Iterable[Row], windows: Windows) -> Folded:
     rejected: dict[str, int] = {}
     seen: dict[tuple[str, int], int] = defaultdict(int)
     candles: dict[tuple[str, int], list[Row]] = defaultdict(list)
-    sound = 0
+    sound = written_at = 0
     for row in rows:
         if row[REFUSAL] is not None:
             rejected[row[REFUSAL]] = row["records"]
             continue
         sound += row["records"]
+        written_at = max(written_at, row["written_at"])
         seen[row["symbol"], row["block"]] |= row["bits"] & _ALL_BITS
         for back in range(0, windows.size_us, windows.slide_us):
             candles[row["symbol"], row["open_time"] - back].append(row)
     # Sliding windows over the first seconds of 1970 open before it, where the store has no candles.
     partials = [json.dumps(_partial(*key, rows)) for key, rows in candles.items() if key[1] >= 0]
-    return Folded(partials, sound, sum(bits.bit_count() for bits in seen.values()), rejected)
+    trades = sum(bits.bit_count() for bits in seen.values())
+    return Folded(partials, sound, trades, rejected, written_at)
 
 
 def _partial(symbol: str, open_time: int, rows: Sequence[Row]) -> dict[str, Any]:

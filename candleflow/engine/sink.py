@@ -28,6 +28,7 @@ from candleflow.engine import trades
 from candleflow.engine.folding import BatchFold
 from candleflow.engine.ledger import Claim, Ledger, Merged, StoreAwayError, SupersededError
 from candleflow.engine.partials import Folded
+from candleflow.engine.record_clock import RecordClock
 from candleflow.engine.rejected import publish_rejected
 from candleflow.errors import BrokerError, CandleflowError, HeldError
 from candleflow.market.window import Windows
@@ -78,6 +79,8 @@ class CandleSink:
         self._is_ended = False
         self._fold = BatchFold(work.windows)
         self._reads_strictly = False
+        self._ends: Mapping[int, int] = {}
+        self.record_clock = RecordClock()
         self.checkpoint = Path()
         """The folder of the query's own, which is no truth."""
         self.topic_id = ""
@@ -97,10 +100,13 @@ class CandleSink:
         """
         return self._fold.place(trades.read_quickly(records, self._work.max_future_us))
 
-    def begin(self, claim: Claim, checkpoint: Path) -> None:
-        """A query is about to start at ``claim``'s offsets, with a fresh ``checkpoint``."""
+    def begin(self, claim: Claim, checkpoint: Path, ends: Mapping[int, int]) -> None:
+        """A query is about to start at ``claim``'s offsets, with a fresh ``checkpoint``; the topic ends at
+        ``ends`` now.
+        """
         self.offsets = dict(claim.offsets)
         self.topic_id = claim.topic_id
+        self._ends = ends
         self.failure = None
         self._is_ended = False
         self._reads_strictly = False
@@ -165,6 +171,8 @@ class CandleSink:
         # One partition needs no exchange.
         judged, folded = self._read(batch.coalesce(1) if planned <= trades.RECORDS_PER_TASK else batch)
         received = folded.sound + sum(folded.rejected.values())
+        if folded.sound and any(end > self._ends.get(number, 0) for number, end in reached.items()):
+            self.record_clock.note(folded.written_at)  # what was there before may be of any age
         if folded.rejected:
             publish_rejected(judged, self._work.bootstrap, self._work.rejected_topic)
         answer = Merged("")

@@ -71,6 +71,9 @@ _AWAY_PAUSE_SECONDS: Final = 5.0
 """No pause is longer while Kafka or PostgreSQL is away: asking costs little, and candles wait for it."""
 _STEADY_SECONDS: Final = 60.0
 """A query that ran so long before it failed is started anew at once, as if it had been the first."""
+_SET_BACK_SECONDS: Final = 2.0
+"""Spark begins its next batch at a time of the machine's clock (ProcessingTimeExecutor): where that is set
+back, it waits until the clock is there again."""
 _SETTLED_BATCHES: Final = 10
 _SETTLE_SECONDS: Final = 30.0
 """After so many batches and seconds more, a start's work is over, and its classes are archived."""
@@ -219,10 +222,10 @@ class _Processor:
     def _run_query(self, spark: SparkSession, sink: CandleSink, claim: Claim, checkpoint: Path) -> None:
         """Run a query from the claim's offsets until it is stopped; raises what ended it otherwise."""
         settings = self._settings
-        began_at = time.time()
+        began_at = time.monotonic()
         found = bounds(settings.kafka_bootstrap, settings.topic)
         offsets = starting_offsets(settings.topic, claim.offsets, found)
-        sink.begin(claim, checkpoint)
+        sink.begin(claim, checkpoint, found.end)
         records = trades.read_stream(
             spark,
             settings.kafka_bootstrap,
@@ -247,9 +250,16 @@ class _Processor:
             shutil.rmtree(checkpoint, ignore_errors=True)
 
     def _follow(self, query: StreamingQuery, sink: CandleSink, began_at: float) -> None:
+        wall_ahead = _wall_ahead()
         while not self._stop.is_set():
             if not query.isActive:
                 raise _why(query, sink)
+            before, wall_ahead = wall_ahead, _wall_ahead()
+            set_back = before - wall_ahead
+            if set_back > _SET_BACK_SECONDS:
+                raise _QueryEndedError(
+                    f"this machine's clock was set back by {set_back:.0f} s, and Spark waits for the old time"
+                )
             self._raise_if_made_anew(sink, began_at)
             self._close_quiet_candles(sink)
             if sink.waits_for:
@@ -272,7 +282,8 @@ class _Processor:
         # Trades that came since are no reason to wait: in a busy topic there are always some.
         if any(sink.offsets.get(number, 0) < end for number, end in latest.end.items()):
             return
-        if sink.close_quiet_candles(int((latest.asked_at - GRACE_SECONDS) * SECOND_US)) or sink.waits_for:
+        closes_until = sink.record_clock.at(latest.asked_at - GRACE_SECONDS)
+        if closes_until is not None and (sink.close_quiet_candles(closes_until) or sink.waits_for):
             self._quiet_asked_at = latest.asked_at
 
     _quiet_asked_at = 0.0
@@ -370,7 +381,12 @@ class _Processor:
 
 
 class _QueryEndedError(CandleflowError):
-    """The query ended by an error of Spark's, or by a defect."""
+    """The query ended by an error of Spark's, or by a defect; or it has to."""
+
+
+def _wall_ahead() -> float:
+    """How far this machine's clock is ahead of a steady one: that changes when it is set."""
+    return time.time() - time.monotonic()
 
 
 class _FolderGoneError(StackError):

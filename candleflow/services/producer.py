@@ -24,10 +24,12 @@ from candleflow.broker.trade_log import TradeLog
 from candleflow.errors import CandleflowError, ExchangeError, SettingError
 from candleflow.exchange.clock import ExchangeClock
 from candleflow.exchange.history import TradeHistory
+from candleflow.exchange.messages import decode_payload
 from candleflow.exchange.reconnect import Rotation
 from candleflow.exchange.rest import TRADING, ExchangeRest
 from candleflow.exchange.stream import Received, TradeStream
 from candleflow.market.gap import GapEvent, GapEventKind
+from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US
 from candleflow.services.exchange_addresses import addresses
 from candleflow.services.gap_filler import GapFiller
@@ -84,7 +86,8 @@ class Producer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._addresses = addresses(settings)
-        self._clock = ExchangeClock()
+        retention_us = int(settings.kafka_retention_hours * 3_600 * SECOND_US)
+        self._clock = ExchangeClock(trusted_lag_us=retention_us // 2)
         self._stop = asyncio.Event()
         self._state = ("starting", "")
         self._heartbeat = HeartbeatFile(settings.run_dir, NAME)
@@ -224,9 +227,14 @@ class Producer:
         self._state = ("waiting", "for the right to publish")
         await asyncio.to_thread(self._gap_log.acquire, HOLDER_SECONDS, self._stop.is_set)
         last = await asyncio.to_thread(
-            last_trade_ids, settings.kafka_bootstrap, settings.topic, settings.symbols
+            last_trade_ids, settings.kafka_bootstrap, settings.topic, settings.symbols, self._read_trade
         )
         self._intake.begin_after(last)
+
+    def _read_trade(self, record: bytes, written_us: int) -> Trade | None:
+        """As the processor reads it."""
+        verdict = decode_payload(record, written_us, int(self._settings.max_future_seconds * SECOND_US))
+        return verdict if isinstance(verdict, Trade) else None
 
     async def _wait_for_kafka(self) -> None:
         self._state = ("waiting", f"for Kafka at {self._settings.kafka_bootstrap}")
@@ -281,9 +289,9 @@ class Producer:
 
     async def _set_clock(self, url: str) -> None:
         async with ExchangeRest(url) as rest:
-            asked_at = self._clock.local()
+            asked_at = self._clock.steady()
             exchange_us = await rest.server_time()
-            self._clock.correct(exchange_us, asked_at, self._clock.local())
+            self._clock.correct(exchange_us, asked_at, self._clock.steady())
 
     async def _listed_symbols(self, url: str) -> Mapping[str, str]:
         async with ExchangeRest(url) as rest:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import time
+from decimal import Decimal
 
 import pytest
 from kafka import KafkaProducer
@@ -11,6 +12,11 @@ from candleflow.broker import topic_tail
 from candleflow.broker.topic_tail import last_trade_ids
 from candleflow.broker.topics import ensure_topics
 from candleflow.errors import BrokerError
+from candleflow.exchange.messages import decode_payload
+from candleflow.market.payload import encode
+from candleflow.market.trade import Trade
+
+MAX_FUTURE_US = 60_000_000
 
 
 class Topic:
@@ -22,14 +28,24 @@ class Topic:
 
     def add(self, symbol: str, trade_id: int, *, origin: bytes | None = None) -> None:
         headers = [] if origin is None else [("origin", origin)]
-        self.add_raw(symbol, json.dumps({"s": symbol, "t": trade_id}).encode(), headers)
+        self.add_raw(symbol, encode(trade(symbol, trade_id)), headers)
 
     def add_raw(self, key: str, value: bytes | None, headers: list[tuple[str, bytes]]) -> None:
         self.producer.send(self.name, value, key.encode(), headers)
 
     def last(self, *symbols: str) -> dict[str, int]:
         self.producer.flush(10)
-        return last_trade_ids(self.bootstrap, self.name, symbols)
+        return last_trade_ids(self.bootstrap, self.name, symbols, read_trade)
+
+
+def read_trade(record: bytes, written_us: int) -> Trade | None:
+    verdict = decode_payload(record, written_us, MAX_FUTURE_US)
+    return verdict if isinstance(verdict, Trade) else None
+
+
+def trade(symbol: str, trade_id: int, ahead_us: int = 0) -> Trade:
+    now = time.time_ns() // 1_000
+    return Trade(symbol, trade_id, Decimal("100.5"), Decimal(1), now + ahead_us, buyer_is_maker=True)
 
 
 @pytest.mark.parametrize("partitions", [1, 3])
@@ -60,10 +76,12 @@ def test_what_was_filled_in_later_is_not_the_last(kafka_bootstrap: str, topic: s
     assert records.last("BTCUSDT") == {"BTCUSDT": 100}
 
 
-def test_records_that_are_no_trades_are_passed_over(kafka_bootstrap: str, topic: str) -> None:
+def test_records_that_are_no_sound_trades_are_passed_over(kafka_bootstrap: str, topic: str) -> None:
+    """Whatever id they name: a start from there would take all that is missing before it for published."""
     records = Topic(kafka_bootstrap, topic, 1)
     records.add("BTCUSDT", 5)
-    for value in (b"{", b"\xff", b"[]", b"null", None, b'{"s":"BTCUSDT"}', b'{"s":"BTCUSDT","t":"9"}'):
+    forged = [encode(trade("BTCUSDT", 10**15, ahead_us=2 * MAX_FUTURE_US)), b'{"s":"BTCUSDT","t":9}']
+    for value in (b"{", b"\xff", b"[]", b"null", None, *forged):
         records.add_raw("BTCUSDT", value, [])
     assert records.last("BTCUSDT") == {"BTCUSDT": 5}
 
@@ -82,4 +100,4 @@ def test_it_looks_back_so_far_and_says_so(
 
 def test_a_topic_that_is_not_there_is_named(kafka_bootstrap: str, topic: str) -> None:
     with pytest.raises(BrokerError, match=topic):
-        last_trade_ids(kafka_bootstrap, topic, ["BTCUSDT"])
+        last_trade_ids(kafka_bootstrap, topic, ["BTCUSDT"], read_trade)

@@ -13,6 +13,13 @@ from candleflow.broker.offsets import Latest
 from candleflow.services.processor import GRACE_SECONDS, _Processor
 
 
+class RecordClock:
+    """Records that bear the time of the steady clock."""
+
+    def at(self, moment: float) -> int:
+        return round(moment * 1e6)
+
+
 @dataclass
 class Sink:
     """A sink at ``offsets``, busy with a batch for the next ``busy`` attempts."""
@@ -20,6 +27,7 @@ class Sink:
     offsets: dict[int, int]
     busy: int = 0
     waits_for: str = ""
+    record_clock: RecordClock = field(default_factory=RecordClock)
     closed: list[int] = field(default_factory=list)
 
     def close_quiet_candles(self, until: int) -> bool:

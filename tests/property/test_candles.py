@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -106,7 +107,7 @@ def spark_fold(spark: SparkSession, values: list[bytes], windows: Windows, *, is
     if folded.has_repeats:
         once = read_fold(candle_fold(without_repeats(placed)).collect(), windows)
         assert not once.rejected
-        folded = Folded(once.partials, folded.sound, once.trades, folded.rejected)
+        folded = replace(folded, partials=once.partials, trades=once.trades)
     placed.unpersist()
     return folded
 
@@ -195,7 +196,7 @@ def test_a_batch_of_the_largest_trades_overflows_nothing(spark: SparkSession) ->
     copies, windows = 1_000_000, Windows.of_seconds(5)
     read = read_quickly(records_of(spark, values), A_MINUTE_US)
     many = read.crossJoin(spark.range(copies, numPartitions=2).withColumnRenamed("id", "copy"))
-    rest = [name for name in (REFUSAL, *TRADE_COLUMNS) if name != "trade_id"]
+    rest = [name for name in ("timestamp", REFUSAL, *TRADE_COLUMNS) if name != "trade_id"]
     many = many.select(*rest, (F.col("trade_id") + F.col("copy")).alias("trade_id"))
     candle_fold = CandleFold(windows)
     folded = read_fold(candle_fold(candle_fold.place(many)).collect(), windows)

@@ -152,27 +152,47 @@ def test_streams_are_shared_out_evenly_to_few_connections(count: int, most: int,
 
 
 def test_the_clock_is_ours_until_the_exchange_tells_its_own() -> None:
-    clock = ExchangeClock(lambda: 1_000_000_000_000_000)
+    clock = ExchangeClock(lambda: 1_000_000_000_000_000, lambda: 5)
     assert clock.now_us() == 1_000_000_000_000_000
     assert clock.record_ms() == 1_000_000_000_000
 
 
 def test_the_exchanges_time_is_taken_at_the_middle_of_the_question(caplog: pytest.LogCaptureFixture) -> None:
-    clock = ExchangeClock(lambda: 5_000_000)
+    clock = ExchangeClock(lambda: 5_500_001, lambda: 5_000_000)
     clock.correct(5_500_000, asked_at=4_900_000, answered_at=5_100_000)
     assert clock.now_us() == 5_500_000
     assert not caplog.records
 
 
 def test_a_clock_a_second_off_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    clock = ExchangeClock(lambda: 0)
-    clock.correct(90_000_000, 0, 0)
+    clock = ExchangeClock(lambda: 0, lambda: 7)
+    clock.correct(90_000_000, 7, 7)
     assert "90.0 s behind the exchange's" in caplog.text
 
 
-def test_records_bear_our_own_time_where_the_exchanges_is_years_away() -> None:
-    ours = 1_795_348_800_000_000
-    clock = ExchangeClock(lambda: ours)
-    clock.correct(ours - 60 * 86_400_000_000, ours, ours)
-    assert clock.record_ms() == ours // 1_000
-    assert clock.now_us() == ours - 60 * 86_400_000_000
+HOUR_US = 3_600_000_000
+OURS = 1_795_348_800_000_000
+
+
+@pytest.mark.parametrize("step", [-HOUR_US, HOUR_US])
+def test_setting_our_clock_changes_nothing_once_the_exchange_has_spoken(step: int) -> None:
+    ours = [OURS]
+    clock = ExchangeClock(lambda: ours[0], lambda: 0, trusted_lag_us=2 * HOUR_US)
+    clock.correct(OURS, 0, 0)
+    ours[0] += step
+    assert clock.now_us() == OURS
+    assert clock.record_ms() == OURS // 1_000
+
+
+def test_records_bear_our_own_time_where_the_exchanges_is_years_behind() -> None:
+    clock = ExchangeClock(lambda: OURS, lambda: 0)
+    clock.correct(OURS - 60 * 24 * HOUR_US, 0, 0)
+    assert clock.record_ms() == OURS // 1_000
+    assert clock.now_us() == OURS - 60 * 24 * HOUR_US
+
+
+def test_records_bear_the_exchanges_time_however_far_behind_our_clock_is() -> None:
+    """By ours, every trade would be in the future of its record, and refused for it."""
+    clock = ExchangeClock(lambda: OURS, lambda: 0)
+    clock.correct(OURS + 10 * HOUR_US, 0, 0)
+    assert clock.record_ms() == (OURS + 10 * HOUR_US) // 1_000
