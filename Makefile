@@ -1,6 +1,6 @@
 # Every command, and what it needs, in one place: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults check types unit services status down bench install install-dev lock lock-jars clean
+.PHONY: help run test test-faults soak check types unit services status down bench install install-dev lock lock-jars clean
 
 python := .venv/bin/python
 
@@ -15,7 +15,11 @@ test: install-dev ## run the tests, against the real parts
 	@$(python) -m pytest -m "not slow"
 
 test-faults: install-dev ## run the slow ones: kills, lost connections, the longest recording
+	@deploy/faketime
 	@$(python) -m pytest -m slow
+
+soak: install-dev ## the whole way for an hour: nothing grows, every candle is right (MINUTES=60)
+	@$(python) -m tests.faults.soak --minutes $(or $(MINUTES),60)
 
 # The unit tests mostly wait, so the types are checked meanwhile.
 check: install-dev ## what is quick: lint, format, types, unit tests

@@ -65,8 +65,7 @@ def candles(
     by_id = {(trade["s"], trade["t"]): trade for trade in trades}
     windows: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for trade in by_id.values():
-        millis = trade["T"] if trade["T"] < 10**14 else trade["T"] // 1000
-        windows[trade["s"], millis // 1000 // seconds * seconds].append(trade)
+        windows[trade["s"], millis(trade) // 1000 // seconds * seconds].append(trade)
     found: dict[tuple[Any, ...], OracleCandle] = {}
     last_id_of: dict[str, int] = {}
     for (symbol, start), members in sorted(windows.items()):
@@ -93,6 +92,12 @@ def candles(
         )
         last_id_of[symbol] = last
     return found
+
+
+def millis(trade: dict[str, Any]) -> int:
+    """When it was traded; the exchange tells milliseconds or microseconds."""
+    time: int = trade["T"]
+    return time if time < 10**14 else time // 1000
 
 
 def all_intervals(trades: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], OracleCandle]:

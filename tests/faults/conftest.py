@@ -13,7 +13,8 @@ from tests.faults.pipeline import Pipeline
 from tests.faults.schedule import SEED_VARIABLE, chance, chosen_seed
 from tests.faults.verdicts import Report, tables
 
-MakePipeline = Callable[[Feed], Pipeline]
+MakePipeline = Callable[..., Pipeline]
+"""``make(feed, **settings)``."""
 _REPORTS: pytest.StashKey[list[Report]] = pytest.StashKey()
 
 
@@ -30,12 +31,12 @@ def make_pipeline(
     made: list[Pipeline] = []
     reports = request.config.stash.setdefault(_REPORTS, [])
 
-    def make(feed: Feed) -> Pipeline:
+    def make(feed: Feed, **settings: object) -> Pipeline:
         folder = tmp_path / f"pipeline-{len(made)}"
         folder.mkdir()
         report = Report(request.node.name.removeprefix("test_").replace("_", " "), feed.words)
         reports.append(report)
-        made.append(Pipeline(report, folder, java_home, kafka_jars, feed).__enter__())
+        made.append(Pipeline(report, folder, java_home, kafka_jars, feed, **settings).__enter__())
         return made[-1]
 
     yield make

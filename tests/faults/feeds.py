@@ -23,6 +23,7 @@ class Feed:
     command: Sequence[str]
     words: str
     file: Path | None = None
+    module: str = "candleflow"
 
     def whole(self, rest_url: str, in_topic: Trades) -> Trades:
         """Every trade from the first to the last that is in the topic, those that are not in it as well."""
@@ -44,6 +45,13 @@ def seeded(rate: float, seed: int = 1) -> Feed:
     """A made-up market, for ever."""
     command = ("simulate", "--rate", str(rate), "--seed", str(seed), "--symbols", ",".join(SYMBOLS))
     return Feed(command, f"made up, {rate:g} trades/s")
+
+
+def unruly(orders: Path, rate: float, seed: int = 1) -> Feed:
+    """A made-up market, on an exchange that makes the faults which the file asks for."""
+    market = ("--rate", str(rate), "--seed", str(seed), "--symbols", ",".join(SYMBOLS))
+    command = (*market, "--orders", str(orders))
+    return Feed(command, f"made up, {rate:g} trades/s", module="tests.faults.unruly_exchange")
 
 
 def recorded(speed: float, otherwise: Feed) -> Feed:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
@@ -33,7 +34,9 @@ from candleflow.stack.postgres import SUPERUSER, PostgresServer
 from candleflow.stack.process import answers, free_port
 from candleflow.store import credentials
 from tests.broker import reading
+from tests.faults import direct
 from tests.faults.commits import CommitWatch
+from tests.faults.direct import Record, Refused
 from tests.faults.disk import full
 from tests.faults.feeds import SYMBOLS, Feed
 from tests.faults.programs import Program, Server
@@ -44,6 +47,7 @@ from tests.processes import ROOT, awaited, environment, lasting
 DATABASE: Final = "candleflow"
 WRITER: Final = "candleflow_writer"
 TOPIC: Final = "trades"
+REJECTED_TOPIC: Final = "trades.rejected"
 FLOW_SECONDS: Final = 180.0
 """After a start, and after a fault is over, trades must be in the candles again within so long."""
 DRAIN_SECONDS: Final = 180.0
@@ -68,14 +72,41 @@ _ROWS: Final = """
 a candle is closed is a matter of the clock where it has only just ended."""
 
 
+_SLOW: Final = """
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
+    AS $$ BEGIN PERFORM pg_catalog.pg_sleep(TG_ARGV[0]::float8); RETURN NULL; END $$;
+    CREATE TRIGGER slow BEFORE UPDATE ON topic_offsets FOR EACH STATEMENT EXECUTE FUNCTION slow(%s)
+"""
+_PROGRESS: Final = """
+    SELECT coalesce(max(records) FILTER (WHERE outcome = 'received'), 0),
+        coalesce(max(records) FILTER (WHERE outcome = 'merged'), 0),
+        (SELECT coalesce(sum(trade_count), 0) FROM candles WHERE interval = '5s'),
+        (SELECT coalesce(sum(trade_count), 0) FROM candles WHERE interval = '1m'),
+        (SELECT coalesce(sum(trade_count), 0) FROM candles WHERE interval = '1d')
+    FROM record_counts
+"""
+"""One statement sees one moment."""
+
+
 class Pipeline:
-    """All of it, in a folder of its own; a context manager. Begun by ``start``, ended by ``judge``."""
+    """All of it, in a folder of its own; a context manager. Begun by ``start``, ended by ``judge``.
+
+    ``settings`` are the producer's and the processor's (``kafka_partitions=4``).
+    """
 
     def __init__(
-        self, report: Report, folder: Path, java_home: Path, kafka_jars: list[Path], feed: Feed
+        self,
+        report: Report,
+        folder: Path,
+        java_home: Path,
+        kafka_jars: list[Path],
+        feed: Feed,
+        **settings: object,
     ) -> None:
         self.report = report
-        self._folder = folder
+        self._settings = settings
+        self._put: dict[tuple[int, int], Record] = {}
+        self.folder = folder
         self._feed = feed
         self._data = folder / "data"
         self._run_dir = self._data / "run"
@@ -89,7 +120,7 @@ class Pipeline:
         self.store_link = Proxy(self._postgres.port, CommitWatch)
         self.kafka = Server("Kafka", self._kafka, report.faults)
         self.postgres = Server("PostgreSQL", self._postgres, report.faults)
-        simulator = _candleflow(*feed.command, "--port", str(exchange_port))
+        simulator = (sys.executable, "-m", feed.module, *feed.command, "--port", str(exchange_port))
         self.exchange = Program("exchange", simulator, folder, report.faults)
         self.producer = Program("producer", (sys.executable, ROOT / "producer.py"), folder, report.faults)
         self.processor = Program("processor", (sys.executable, ROOT / "processor.py"), folder, report.faults)
@@ -136,7 +167,9 @@ class Pipeline:
         self.processor.start()  # it waits for Kafka while its JVM comes up
         self.kafka.wait_until_ready()
         awaited(lambda: answers(f"{self.rest_url}/api/v3/ping"), 30, self.exchange.said)
-        self.producer.start()
+        for program in self._programs:
+            if program is not self.auditor:  # few faults need one
+                program.start()
         self.wait_for_trades(1)
 
     def start_programs_first(self, wait_seconds: float) -> None:
@@ -154,10 +187,26 @@ class Pipeline:
 
     def add_rival(self) -> Program:
         """Start a second processor, on the same topic and database."""
-        rival = Program("rival", self.processor.command, self._folder, Counter(), self.processor.variables)
-        self._programs.append(rival)
+        rival = self.add("rival", self.processor.command)
         rival.start()
         return rival
+
+    def add(self, name: str, command: Sequence[str | Path]) -> Program:
+        """A program more, with the processor's settings; ``start`` starts it last, unless that is done."""
+        made = Program(name, command, self.folder, Counter(), self.processor.variables)
+        self._programs.append(made)
+        return made
+
+    def pids(self) -> dict[str, int]:
+        """Of all that runs, by name."""
+        servers = {one.name: one.server.process for one in (self.kafka, self.postgres)}
+        found = {one.name: one.process for one in self._programs} | servers
+        return {name: process.pid for name, process in found.items() if process is not None}
+
+    def put(self, records: Sequence[Record]) -> None:
+        """Write records into Kafka past the producer."""
+        places = direct.put(self._kafka.bootstrap, TOPIC, records)
+        self._put |= dict(zip(places, records, strict=True))
 
     # PostgreSQL, asked past the link --------------------------------------------------------------------
 
@@ -172,18 +221,34 @@ class Pipeline:
             cursor.execute(question, values)
             return cursor.fetchall()
 
+    def execute(self, statement: str) -> None:
+        with closing(self.superuser()) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+
     def counts(self) -> dict[str, int]:
         return dict(self.asked("SELECT outcome, records FROM record_counts"))
 
     def received(self) -> int:
-        """How many records are in the candles; less than none while PostgreSQL can't be asked."""
+        """How many records are in the candles; less than none while PostgreSQL can't be asked.
+
+        Fails where part of a batch shows: trades that are in the counts and not in each interval's candles.
+        """
         with suppress(psycopg2.Error):
-            return self.counts().get("received", 0)
+            ((received, merged, *in_candles),) = self.asked(_PROGRESS)
+            assert in_candles == [merged] * len(in_candles), f"merged {merged}, in candles {in_candles}"
+            return int(received)
         return -1
 
     def stored(self) -> dict[tuple[Any, ...], Stored]:
         with closing(self.superuser()) as connection:
             return read_candles(connection)
+
+    def kill_backend(self) -> None:
+        """kill -9 of the processor's backend: PostgreSQL then ends every session, and recovers."""
+        found = self.asked("SELECT pid FROM pg_stat_activity WHERE usename = %s LIMIT 1", WRITER)
+        for (pid,) in found:
+            self.report.faults["kill -9 a backend of PostgreSQL"] += 1
+            os.kill(pid, signal.SIGKILL)
 
     def end_sessions(self) -> None:
         """End the processor's sessions, as an administrator may."""
@@ -204,7 +269,7 @@ class Pipeline:
 
     def copy_database(self) -> Path:
         """A copy of PostgreSQL's folder, taken while it is stopped; it runs again afterwards."""
-        copy = self._folder / "postgres.copy"
+        copy = self.folder / "postgres.copy"
         self._postgres.stop()
         _copy_owned(self._postgres.folder, copy)
         self.postgres.start()
@@ -299,6 +364,15 @@ class Pipeline:
         awaited(lambda: not self.holes(), AUDIT_SECONDS, lambda: f"{self.holes()}\n{self.said()}")
 
     @contextmanager
+    def slow_merges(self, seconds: float) -> Iterator[None]:
+        """Each merge takes so much longer."""
+        self.report.faults["merges slow"] += 1
+        with closing(self.superuser()) as connection, connection.cursor() as cursor:
+            cursor.execute(_SLOW, (seconds,))
+            yield
+            cursor.execute("DROP FUNCTION slow CASCADE")
+
+    @contextmanager
     def harmed_link(self, fault: str) -> Iterator[Proxy]:
         """The processor's link to PostgreSQL, healed in the end."""
         self.report.faults[f"link {fault}"] += 1
@@ -312,6 +386,10 @@ class Pipeline:
         awaited(lambda: self.received() >= 0, FLOW_SECONDS, self.said)
         reached = self.received() + count
         awaited(lambda: self.received() >= reached, FLOW_SECONDS, self.said)
+
+    def lag(self) -> int:
+        """How many records of the topic are in no candle yet."""
+        return sum(self._end_offsets().values()) - max(0, self.received())
 
     def wait_for_records(self, count: int) -> None:
         """Until so many more records are in the topic."""
@@ -344,14 +422,21 @@ class Pipeline:
         """Heal, end the flow, and wait until all that is in the topic is in the candles: its trades."""
         self.heal()
         awaited(self._has_filled, DRAIN_SECONDS, self.said)
-        status = self.producer.terminate(STOP_SECONDS)
-        assert status == 0, f"the producer ended with {status}: {self.producer.said()}"
+        self.stop_producer()
         end = self._end_offsets()
         awaited(lambda: self._has_merged(end), DRAIN_SECONDS, self.said)
         self.report.records = sum(end.values()) - sum(self._begin_offsets().values())
         records = reading.read(self._kafka.bootstrap, TOPIC, self.report.records)
-        payloads = [json.loads(record.value) for record in records]
-        return {(one["s"], one["t"]): one for one in payloads}
+        refused = {place for place, one in self._put.items() if one.refusal is not None}
+        sound = (record for record in records if (record.partition, record.offset) not in refused)
+        return by_id(json.loads(record.value) for record in sound)
+
+    def stop_producer(self) -> None:
+        """SIGTERM, once it publishes: it ends in time, with nothing in flight, and its books balance."""
+        awaited(lambda: self.producer.running.running_counts().get("published"), FLOW_SECONDS, self.said)
+        status = self.producer.terminate(STOP_SECONDS)
+        assert status == 0, f"the producer ended with {status}: {self.producer.said()}"
+        self.report.check_producer(self.producer.said())
 
     def _has_filled(self) -> bool:
         """Whether the producer has met each symbol since it began, and nothing is missing or piled up."""
@@ -378,12 +463,27 @@ class Pipeline:
         ``whole`` against all that the exchange had to give: then such a trade is a fault.
         """
         in_topic = self.drain()
-        had = self._feed.whole(self.rest_url, in_topic)
+        put = by_id(json.loads(one.value or b"") for one in self._put.values() if one.refusal is None)
+        had = self._feed.whole(self.rest_url, in_topic) | put
         report = self.report
         report.judge(compare(had if whole else in_topic, in_topic, self.stored()), in_topic, had)
-        report.check_books(self.counts())
+        expected = self._refused()
+        report.check_books(self.counts(), Counter(one.reason for one in expected))
+        report.check_refused(expected, self._put_aside())
         report.ended = [*self.producer.ended, *self.processor.ended]
         assert report.is_exact, report.words()
+
+    def _refused(self) -> list[Refused]:
+        """What must be in the topic of refused records."""
+        return [
+            one.refused_as(f"{TOPIC}/{partition}/{offset}")
+            for (partition, offset), one in self._put.items()
+            if one.refusal is not None
+        ]
+
+    def _put_aside(self) -> list[Refused]:
+        """What is in it: a batch's are there before the batch is merged."""
+        return [Refused.of(one) for one in reading.read(self._kafka.bootstrap, REJECTED_TOPIC, 0)]
 
     def differs_from_twin(self) -> list[str]:
         """What differs from the table of a processor that meets no fault, byte for byte.
@@ -392,12 +492,12 @@ class Pipeline:
         """
         name = f"{DATABASE}_twin"
         self._postgres.provide(DATABASE, name)
-        data = self._folder / "twin"
+        data = self.folder / "twin"
         (data / "run").mkdir(parents=True)
         shutil.copy(self._run_dir / credentials.FILE_NAME, data / "run")
         url = f"postgresql://{DATABASE}@{LOOPBACK}:{self._postgres.port}/{name}"
-        variables = self._variables(data_dir=data, postgres_url=url) | {"TMPDIR": str(self._folder)}
-        twin = Program("twin", self.processor.command, self._folder, Counter(), variables)
+        variables = self._variables(data_dir=data, postgres_url=url) | {"TMPDIR": str(self.folder)}
+        twin = Program("twin", self.processor.command, self.folder, Counter(), variables)
         self._programs.append(twin)
         twin.start()
         awaited(lambda: self._has_merged(self._end_offsets(), name), DRAIN_SECONDS, twin.said)
@@ -418,8 +518,9 @@ class Pipeline:
             "postgres_url": f"postgresql://{DATABASE}@{LOOPBACK}:{self.store_link.port}/{DATABASE}",
             "data_dir": self._data,
             "spark_memory": "500m",
+            "history_hours": 0,  # the oracle knows only what came live
         }
-        return environment(**(defaults | settings))
+        return environment(**(defaults | self._settings | settings))
 
     def _begin_offsets(self) -> Mapping[int, int]:
         return bounds(self._kafka.bootstrap, TOPIC).begin
@@ -450,3 +551,7 @@ def _copy_owned(source: Path, target: Path) -> None:
     for one in (source, *source.rglob("*")):
         state = one.stat()
         os.chown(target / one.relative_to(source), state.st_uid, state.st_gid)
+
+
+def by_id(payloads: Iterable[dict[str, Any]]) -> Trades:
+    return {(one["s"], one["t"]): one for one in payloads}

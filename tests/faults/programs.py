@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 from collections import Counter
@@ -10,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 import psutil
 
+from candleflow.stack import postgres
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.process import spawn, stop
@@ -80,6 +83,7 @@ class Program:
     def terminate(self, within_seconds: float) -> int:
         """SIGTERM; the exit status, which is that of SIGKILL where the time was too short."""
         assert self.process is not None, f"{self.name} was not started"
+        self.faults[f"SIGTERM {self.name}"] += 1
         process, self.process = self.process, None
         stop(process, signal.SIGTERM, within_seconds)
         return process.returncode
@@ -99,6 +103,8 @@ class Server:
     name: str
     server: KafkaServer | PostgresServer
     faults: Counter[str]
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Beside those that it has anyway."""
 
     @property
     def is_up(self) -> bool:
@@ -107,7 +113,11 @@ class Server:
     def start(self) -> None:
         """Start it, unless it runs; it is ready some seconds later."""
         if not self.is_up:
-            self.server.start()
+            # PostgreSQL gets nothing of this process's own.
+            given = {**postgres._environment(), **self.variables}
+            for_postgres = patch.object(postgres, "_environment", lambda: given)
+            with patch.dict(os.environ, self.variables), for_postgres:
+                self.server.start()
 
     def wait_until_ready(self) -> None:
         self.server.wait_until_ready(READY_SECONDS)
@@ -118,6 +128,18 @@ class Server:
             self.faults[f"kill -9 {self.name}"] += 1
             self.resume()  # else its other processes, standing still, would not see it
             self.server.kill()
+
+    def stop(self) -> None:
+        """As an administrator stops it."""
+        if self.is_up:
+            self.faults[f"clean stop of {self.name}"] += 1
+            self.server.stop()
+
+    def quit(self) -> None:
+        """PostgreSQL's immediate shutdown (``pg_ctl stop -m immediate``): it recovers at its next start."""
+        if self.is_up and self.server.process is not None:
+            self.faults[f"immediate stop of {self.name}"] += 1
+            stop(self.server.process, signal.SIGQUIT, READY_SECONDS)
 
     def pause(self) -> None:
         """SIGSTOP, to all of PostgreSQL's processes."""

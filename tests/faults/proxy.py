@@ -39,11 +39,14 @@ class Direction(StrEnum):
 
 @dataclass(slots=True)
 class _Cut:
-    """So many bytes more in a direction, then a cut; counted from where the watch says, if it is to."""
+    """So many bytes more in a direction, then a cut, or a stall of the link; counted from where the watch
+    says, if it is to.
+    """
 
     after: int
     direction: Direction
     is_watched: bool
+    only_stalls: bool
 
 
 @dataclass(eq=False, slots=True)
@@ -54,7 +57,8 @@ class _Connection:
     server: asyncio.StreamWriter
     watch: Watch | None
     left: dict[Direction, int] = field(default_factory=dict)
-    """Bytes until this connection is cut."""
+    """Bytes until this connection is cut, or the link stalled."""
+    only_stalls: bool = False
     ended: set[Direction] = field(default_factory=set)
     """Directions whose receiver was told of the end; what comes later is dropped."""
 
@@ -83,7 +87,7 @@ class Proxy:
     def __init__(self, server_port: int, make_watch: Callable[[], Watch] | None = None) -> None:
         self.port = 0
         self.cuts = 0
-        """How many connections ``cut_after`` has cut."""
+        """How often ``cut_after`` has cut, or stalled."""
         self._server_port = server_port
         self._make_watch = make_watch
         self._loop = asyncio.new_event_loop()
@@ -139,14 +143,20 @@ class Proxy:
         self._run(lambda: self._end_streams(direction))
 
     def cut_after(
-        self, count: int, direction: Direction = Direction.TO_SERVER, *, when_watched: bool = False
+        self,
+        count: int,
+        direction: Direction = Direction.TO_SERVER,
+        *,
+        when_watched: bool = False,
+        only_stalls: bool = False,
     ) -> None:
         """Reset a connection when so many bytes more have gone in this direction, once.
 
         Of those open it is the one that gets there first. With ``when_watched`` the count begins where the
-        connection's watch says that what it waits for begins.
+        connection's watch says that what it waits for begins. With ``only_stalls`` the link is stalled there
+        instead, as by ``stall``.
         """
-        self._run(lambda: self._plan_cut(_Cut(count, direction, when_watched)))
+        self._run(lambda: self._plan_cut(_Cut(count, direction, when_watched, only_stalls)))
 
     def heal(self) -> None:
         """Undo all faults. What was held back goes on its way; what was cut stays cut."""
@@ -194,7 +204,12 @@ class Proxy:
         for connection in self._connections:
             connection.left.clear()
             if cut is not None and not cut.is_watched:
-                connection.left[cut.direction] = cut.after
+                self._count_down(connection, cut, cut.after)
+
+    @staticmethod
+    def _count_down(connection: _Connection, cut: _Cut, count: int) -> None:
+        connection.left[cut.direction] = count
+        connection.only_stalls = cut.only_stalls
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -216,7 +231,7 @@ class Proxy:
             return
         connection = _Connection(client, server, self._make_watch() if self._make_watch else None)
         if self._cut is not None and not self._cut.is_watched:
-            connection.left[self._cut.direction] = self._cut.after
+            self._count_down(connection, self._cut, self._cut.after)
         self._connections.add(connection)
         try:
             await asyncio.gather(
@@ -264,8 +279,12 @@ class Proxy:
             await _drained(writer)
             self.cuts += 1
             self._plan_cut(None)
-            raise ConnectionAbortedError("cut as planned")
-        if left is not None:
+            if not connection.only_stalls:
+                raise ConnectionAbortedError("cut as planned")
+            self._flowing.clear()
+            await self._flowing.wait()
+            chunk = chunk[left:]
+        elif left is not None:
             connection.left[direction] = left - len(chunk)
         await self._paced(writer, chunk)
 
@@ -275,7 +294,7 @@ class Proxy:
             return
         self._cut = None
         before = begins if cut.direction is Direction.TO_SERVER else 0
-        connection.left[cut.direction] = before + cut.after
+        self._count_down(connection, cut, before + cut.after)
 
     async def _paced(self, writer: asyncio.StreamWriter, chunk: bytes) -> None:
         while chunk:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from random import Random
 
 import pytest
@@ -20,6 +20,8 @@ KILLS = 10
 STALL_SECONDS = 10
 LOCK_SECONDS = 35
 """Longer than the processor's ``lock_timeout`` (30 s), its claim's patience (15) and its keepalives (25)."""
+STILL_SECONDS = 40
+"""Longer than a connection to the exchange may be silent (30 s), and than the producer's right lasts (6)."""
 SOCKET_SECONDS = 65
 """Longer than the processor waits for an answer of PostgreSQL's (``socketTimeout``, 60 s)."""
 
@@ -111,6 +113,22 @@ def tells(processor: Running, words: str) -> bool:
     """Whether its last heartbeat says so: the two write to one file in turn."""
     beat = processor.heartbeat()
     return beat is not None and beat.pid == processor.process.pid and words in beat.message
+
+
+def test_each_standing_still_in_turn_and_then_all_at_once(make_pipeline: MakePipeline) -> None:
+    """PostgreSQL and the processor stand still by themselves in the test above, and for longer."""
+    pipeline = make_pipeline(seeded(rate=200))
+    pipeline.start()
+    parts: list[Program | Server] = [pipeline.exchange, pipeline.producer, pipeline.kafka]
+    for one in parts:
+        with standing_still(one, STILL_SECONDS):
+            pass
+        pipeline.wait_for_trades(200)
+    with ExitStack() as stack:
+        for one in (*parts, pipeline.processor, pipeline.postgres):
+            stack.enter_context(standing_still(one, STILL_SECONDS))
+    pipeline.wait_for_trades(200)
+    pipeline.judge(whole=True)
 
 
 @contextmanager

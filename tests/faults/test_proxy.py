@@ -216,6 +216,18 @@ def test_a_cut_may_wait_for_what_it_watches(echo: Echo) -> None:
         assert wait_for(lambda: bytes(echo.seen) == b"then COM", SECONDS)
 
 
+def test_a_cut_may_only_stall_and_what_is_held_back_comes_once_healed(
+    proxy: Proxy, echo: Echo, client: socket.socket
+) -> None:
+    echo.seen.clear()
+    proxy.cut_after(4, only_stalls=True)
+    client.sendall(b"0123456")
+    assert wait_for(lambda: proxy.cuts == 1, SECONDS)
+    assert bytes(echo.seen) == b"0123"
+    proxy.heal()
+    assert received(client, 7) == b"0123456"
+
+
 def test_a_slow_link_brings_so_many_bytes_a_second(proxy: Proxy, client: socket.socket) -> None:
     proxy.slow(20_000)
     began_at = time.monotonic()

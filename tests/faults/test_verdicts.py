@@ -126,9 +126,40 @@ def test_books_that_do_not_balance_are_told() -> None:
     assert report.is_exact
     report.check_books({"received": 17, "merged": 16, "duplicate": 1, "rejected: not JSON": 1})
     assert report.complaints == [
-        "received says 17, and it is 16", "merged says 16, and it is 15", "rejected: not JSON: 1"
-    ]  # fmt: skip
+        "received says 17, and it is 16",
+        "merged says 16, and it is 15",
+        "rejected: not JSON says 1, and it is 0",
+    ]
     assert "NOT EXACT" in tables([report])
+
+
+def test_refused_records_are_looked_for_one_by_one() -> None:
+    trades = market()
+    report = Report("a test", "a market", records=18)
+    report.judge(compare(trades, trades, table_of(trades)), trades, trades)
+    counts = {"received": 18, "merged": 15, "duplicate": 1, "rejected: not JSON": 2}
+    report.check_books(counts, {"not JSON": 2})
+    report.check_refused(["one", "two"], ["two", "one"])
+    assert report.is_exact
+    report.check_refused(["one", "two"], ["two", "two"])
+    assert report.complaints == ["not put aside: one", "put aside, and should not be: two"]
+
+
+@pytest.mark.parametrize(
+    ("said", "is_exact"),
+    [
+        ("stopped: received 1,005, published 1,000, duplicate 3, rejected 2, in_flight 0", True),
+        ("stopped: received 9, published 8, duplicate 0, rejected 0, in_flight 0", False),
+        ("stopped: received 9, published 8, duplicate 0, rejected 0, in_flight 1", False),
+        ("killed", False),
+    ],
+)
+def test_the_producers_books_must_balance(said: str, is_exact: bool) -> None:
+    trades = market()
+    report = Report("a test", "a market")
+    report.judge(compare(trades, trades, table_of(trades)), trades, trades)
+    report.check_producer(f"began\n{said}\n")
+    assert report.is_exact is is_exact
 
 
 def test_a_report_that_was_never_judged_is_not_exact() -> None:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from fractions import Fraction
 from io import StringIO
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from rich.console import Console
@@ -28,6 +29,9 @@ Trades: TypeAlias = dict[tuple[str, int], dict[str, Any]]
 Key: TypeAlias = tuple[Any, ...]
 """Symbol, interval and open time."""
 
+NONE: Final[Mapping[str, int]] = MappingProxyType({})
+KILLS: Final = ("kill -9", "immediate stop")
+"""Faults whose names begin so gave a process no time to see to anything."""
 _WIDTH: Final = 150
 _SHOWN: Final = 40
 _VOLUMES: Final = ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume", "trade_count")
@@ -108,7 +112,7 @@ def _members(trades: Trades) -> dict[Key, frozenset[int]]:
     found: dict[Key, set[int]] = defaultdict(set)
     for (symbol, trade_id), trade in trades.items():
         for interval, seconds in INTERVAL_SECONDS.items():
-            start = trade["T"] // 1_000 // seconds * seconds
+            start = oracle.millis(trade) // 1_000 // seconds * seconds
             found[symbol, interval, datetime.fromtimestamp(start, UTC)].add(trade_id)
     return {key: frozenset(ids) for key, ids in found.items()}
 
@@ -177,17 +181,42 @@ class Report:
                 f"{holes} ids are missing in the topic, {self.lost_by_producer} of the exchange's trades are"
             )
 
-    def check_books(self, counts: Mapping[str, int], *, is_topic_whole: bool = True) -> None:
+    def check_books(
+        self, counts: Mapping[str, int], refused: Mapping[str, int] = NONE, *, is_topic_whole: bool = True
+    ) -> None:
         """The counts in PostgreSQL against the topic: every record once, and each trade merged once.
 
-        Where the topic was lost and what is left was read again, only against one another.
+        ``refused``: how many records must be, by the reason. Where the topic was lost and what is left was
+        read again, only against one another.
         """
-        records = self.records if is_topic_whole else counts["merged"] + counts.get("duplicate", 0)
-        due = {"received": records, "merged": self.trades, "duplicate": records - self.trades}
+        refusals = sum(refused.values())
+        merged = counts["merged"] + counts.get("duplicate", 0) + refusals
+        records = self.records if is_topic_whole else merged
+        due = {"received": records, "merged": self.trades, "duplicate": records - self.trades - refusals}
+        due |= {f"rejected: {reason}": count for reason, count in refused.items()}
+        due |= {name: 0 for name in counts if name.startswith("rejected") and name not in due}
         for name, count in due.items():
             if counts.get(name, 0) != count:
                 self.complaints.append(f"{name} says {counts.get(name, 0)}, and it is {count}")
-        self.complaints += [f"{name}: {count}" for name, count in counts.items() if "rejected" in name]
+
+    def check_refused(self, expected: Iterable[object], found: Iterable[object]) -> None:
+        """Each refused record is put aside once, as it must be, and nothing else is."""
+        due, aside = Counter(expected), Counter(found)
+        self.complaints += [f"not put aside: {one}" for one in due - aside]
+        self.complaints += [f"put aside, and should not be: {one}" for one in aside - due]
+
+    def check_producer(self, said: str) -> None:
+        """The counts that the producer says last: received = published + duplicate + rejected."""
+        told = re.findall(r"stopped: (received .*)", said)
+        if not told:
+            self.complaints.append("the producer did not say what it did")
+            return
+        counts = {
+            name: int(count.replace(",", "")) for name, count in re.findall(r"(\w+) ([\d,]*\d)", told[-1])
+        }
+        done = sum(counts[name] for name in ("published", "duplicate", "rejected"))
+        if counts["in_flight"] or counts["received"] != done:
+            self.complaints.append(f"the producer's books do not balance: {told[-1]}")
 
     def words(self) -> str:
         """What is wrong, and how to see it again."""
@@ -199,9 +228,7 @@ class Report:
                 symbol, interval, f"{open_time:%F %T}", one.outcome, one.stage or "", one.words[:200]
             )
         more = f"... and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        return "\n".join(
-            one for one in (self.plan, _drawn(table), more, *self.complaints, *self.ended) if one
-        )
+        return "\n".join(one for one in (self.plan, drawn(table), more, *self.complaints, *self.ended) if one)
 
 
 def tables(reports: Iterable[Report]) -> str:
@@ -217,14 +244,17 @@ def tables(reports: Iterable[Report]) -> str:
             f"{one.lost_by_producer}", judgement,
         )  # fmt: skip
         done.update(one.faults)
-    sums = Table("done", "times", title=f"{done.total()} faults in {len(reports)} tests")
+    sums = Table("done", "times")
     for fault, count in sorted((+done).items()):
         sums.add_row(fault, str(count))
     note = "holes: trades lost before Kafka, each marked in the table as an incomplete candle"
-    return f"{_drawn(table)}\n{note}\n{_drawn(sums)}"
+    kills = sum(count for fault, count in done.items() if fault.startswith(KILLS))
+    total = f"{done.total()} faults in {len(reports)} tests; {kills} of them are kills"
+    return f"{drawn(table)}\n{note}\n{total}\n{drawn(sums)}"
 
 
-def _drawn(table: Table) -> str:
+def drawn(table: Table) -> str:
+    """The table as text."""
     text = StringIO()
     Console(file=text, width=_WIDTH).print(table)
     return text.getvalue()

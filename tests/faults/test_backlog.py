@@ -1,0 +1,84 @@
+"""A backlog: whatever waits for the processor becomes exact candles, however uneven it is."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.faults.conftest import MakePipeline
+from tests.faults.direct import skewed_backlog
+from tests.faults.feeds import seeded
+from tests.faults.pipeline import FLOW_SECONDS, Pipeline
+from tests.faults.usage import usage_of
+from tests.processes import awaited, lasting
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+PARTITIONS = 4
+RECORDS_PER_BATCH = 1_000
+TIMES_BUSIER = 50
+BUSY_TRADES = 50_000
+BACKLOG_SECONDS = 600
+STOP_SECONDS = 15
+SLEEP_SECONDS = 2
+SLOW_SECONDS = 30
+LEAST_LAG = 10_000
+"""At 1,000 trades a second, where 15 batches of 1,000 at most are merged."""
+PRODUCER_MB = 30
+PROCESSOR_MB = 300
+"""Its JVM takes more and more of the heap that it may have, 500 MB, whatever it does."""
+CALM = ("AAAUSDT", "BBBUSDT", "CCCUSDT", "DDDUSDT", "EEEUSDT")
+
+
+def test_a_backlog_of_which_one_symbol_has_nearly_all(make_pipeline: MakePipeline) -> None:
+    """In batches that a partition of calm symbols ends with long before the busy one's.
+
+    No candle is closed before its time by another symbol's: none has a revision, and no trade is too late.
+    """
+    pipeline = make_pipeline(
+        seeded(rate=50), kafka_partitions=PARTITIONS, max_offsets_per_trigger=RECORDS_PER_BATCH
+    )
+    pipeline.start()
+    assert pipeline.processor.terminate(STOP_SECONDS) == 0
+    now_ms = int(time.time() * 1_000)
+    backlog = list(
+        skewed_backlog(
+            "BUSYUSDT",
+            CALM,
+            times=TIMES_BUSIER,
+            count=BUSY_TRADES,
+            span_ms=(now_ms - BACKLOG_SECONDS * 1_000, now_ms),
+            partitions=PARTITIONS,
+        )
+    )
+    pipeline.put(backlog)
+    pipeline.report.faults["skewed backlog"] += 1
+    pipeline.processor.start()
+    pipeline.wait_for_trades(len(backlog))
+    pipeline.judge(whole=True)
+    revised = pipeline.asked(
+        "SELECT symbol, interval, open_time, revision FROM candles WHERE revision > 0 AND symbol = ANY(%s)",
+        ["BUSYUSDT", *CALM],
+    )
+    assert revised == []
+
+
+def test_a_slow_store_makes_a_backlog_and_nothing_else(make_pipeline: MakePipeline) -> None:
+    """What waits is in Kafka: neither the processor's memory grows by it nor the producer's."""
+    pipeline = make_pipeline(seeded(rate=1_000), max_offsets_per_trigger=RECORDS_PER_BATCH)
+    pipeline.start()
+    awaited(lambda: pipeline.lag() < RECORDS_PER_BATCH, FLOW_SECONDS, pipeline.said)
+    before = memory_mb(pipeline)
+    with pipeline.slow_merges(SLEEP_SECONDS), lasting(SLOW_SECONDS):
+        pass
+    after, lag = memory_mb(pipeline), pipeline.lag()
+    assert lag > LEAST_LAG
+    assert after["producer"] < before["producer"] + PRODUCER_MB
+    assert after["processor"] < before["processor"] + PROCESSOR_MB
+    awaited(lambda: pipeline.lag() < RECORDS_PER_BATCH, FLOW_SECONDS, pipeline.said)
+    pipeline.judge(whole=True)
+
+
+def memory_mb(pipeline: Pipeline) -> dict[str, float]:
+    return {name: usage_of(pid).memory_mb for name, pid in pipeline.pids().items()}

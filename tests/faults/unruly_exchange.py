@@ -1,0 +1,107 @@
+"""The simulated exchange with the faults that a file asks for, whenever it asks for others.
+
+    python -m tests.faults.unruly_exchange --port 9443 --rate 200 --seed 1 --symbols BTCUSDT --orders FILE
+
+``FILE`` is JSON (``Orders.write``). Its history is whole throughout: what goes wrong does so on the stream,
+and where history is asked for too often.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from candleflow.exchange.simulated_market import SeededMarket
+from candleflow.exchange.simulator import Faults, Simulator, Timing
+from candleflow.exchange.simulator_source import Event
+
+_POLL_SECONDS = 0.05
+_NOTICE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """Where a test asks for faults."""
+
+    file: Path
+
+    def write(self, **orders: Any) -> None:
+        """Fields of ``Faults``, and beside them: ``lifetime_seconds`` of connections that open from now on,
+        ``omit_every`` so many ids one, ``delay_every`` so many messages one behind the next ones, and
+        ``shut_down``, a number: every other one than before announces that the server goes down.
+        """
+        beside = self.file.with_suffix(".tmp")
+        beside.write_text(json.dumps(orders))
+        beside.replace(self.file)
+
+
+class _Every:
+    """The ids of which one in so many is in."""
+
+    def __init__(self, one_in: int) -> None:
+        self._one_in = one_in
+
+    def __contains__(self, trade_id: object) -> bool:
+        return isinstance(trade_id, int) and trade_id % self._one_in == 0
+
+
+class UnrulyExchange(Simulator):
+    """Also sends some trades later than those that came after them."""
+
+    delay_every = 0
+    _delayed: tuple[Event, ...] = ()
+
+    def publish(self, events: Sequence[Event]) -> None:
+        late = [one for one in events if self.delay_every and one.trade_id % self.delay_every == 0]
+        in_time = [one for one in events if one not in late]
+        super().publish([*in_time, *self._delayed])
+        self._delayed = tuple(late)
+
+
+async def _obey(simulator: UnrulyExchange, timing: Timing, file: Path, symbols: Sequence[str]) -> None:
+    """Do what the file says, each time that it says something else."""
+    said, shut_down = "", 0
+    ending: set[asyncio.Task[None]] = set()
+    while True:
+        text = file.read_text() if file.exists() else "{}"
+        if text != said:
+            said, orders = text, json.loads(text)
+            timing.lifetime_seconds = orders.pop("lifetime_seconds", Timing().lifetime_seconds)
+            simulator.delay_every = orders.pop("delay_every", 0)
+            omitted = orders.pop("omit_every", 0)
+            wanted = orders.pop("shut_down", shut_down)
+            faults = Faults(**orders)
+            if omitted:
+                faults.omit_ids = dict.fromkeys(symbols, _Every(omitted))
+            simulator.faults = faults
+            if wanted != shut_down:
+                ending.add(asyncio.create_task(simulator.shut_down_clients(_NOTICE_SECONDS)))
+            shut_down = wanted
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    symbols = arguments.symbols.split(",")
+    timing = Timing()
+    market = SeededMarket(arguments.seed, arguments.rate, symbols)
+    async with UnrulyExchange(market, port=arguments.port, timing=timing) as simulator:
+        await _obey(simulator, timing, arguments.orders, symbols)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--rate", type=float, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--symbols", required=True)
+    parser.add_argument("--orders", type=Path, required=True)
+    asyncio.run(_serve(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
