@@ -30,6 +30,7 @@ stop_session(spark)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where a class came from is asked of a Linux JVM's log")
+@pytest.mark.slow
 def test_a_session_takes_its_classes_from_the_archive(
     spark: SparkSession, java_home: Path, spark_jars: list[Path], tmp_path: Path
 ) -> None:

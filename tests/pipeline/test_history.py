@@ -155,7 +155,8 @@ async def test_an_empty_store_gets_the_last_hours_all_complete(database: Databas
     async with on_stage(database, windows) as scene:
         await scene.load()
         stored = scene.stored(windows.interval)
-        assert stored[0].open_time + windows.size_us - windows.slide_us == scene.since
+        first = scene.trades(scene.since, scene.now)[0].trade_time
+        assert stored[0].open_time + windows.size_us - windows.slide_us == floor_time(first, windows.slide_us)
         assert stored[-1].open_time > scene.now - 30 * SECOND_US
         assert {one.source for one in stored} == {"kline"}
         assert [one.revision for one in stored] == [0] * len(stored)

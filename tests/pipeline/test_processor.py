@@ -222,6 +222,7 @@ def scene(kafka: KafkaServer, database: Database, tmp_path: Path, spark_jars: li
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_trades_become_exact_candles_and_a_stop_leaves_nothing(scene: Scene) -> None:
     trades = market(3_000)
     with scene.processor(TZ="Asia/Kathmandu") as processor:

@@ -92,6 +92,7 @@ async def test_each_recorded_trade_reaches_the_topic_once_in_order_and_unchanged
 
 
 @pytest.mark.skipif(not oracle.ALL_STREAMS.exists(), reason=oracle.ABSENT)
+@pytest.mark.slow
 async def test_at_full_speed_other_streams_are_passed_over_and_every_trade_is_published(
     tmp_path: Path, kafka_bootstrap: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

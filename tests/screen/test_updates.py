@@ -11,7 +11,7 @@ from candleflow.store.reader import CandleReader
 from tests.screen.browser import Page
 from tests.screen.conftest import LIVE, Running
 
-REFRESHES = 12
+REFRESHES = 6
 REFRESH_BYTES = 5_000
 _DRAWN = """
 const [prices, volumes] = document.querySelector('.cf-plot').data;

@@ -13,6 +13,7 @@ const CONFIG = {
   scrollZoom: true,
   showTips: false,
 };
+const PAGE_TITLE = document.title;
 const charts = new WeakMap(); // parent element -> chart
 let plotlyLoading = null;
 
@@ -235,6 +236,7 @@ class Chart {
     window.removeEventListener("pointerup", this.onUp);
     window.removeEventListener("pointercancel", this.onUp);
     this.isClosed = true;
+    if (!document.querySelector(".cf-chart")) document.title = PAGE_TITLE; // no price is shown any more
     this.purge();
   }
 
