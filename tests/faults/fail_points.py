@@ -25,8 +25,8 @@ def kill_at_commit(pipeline: Pipeline, count: int, direction: Direction) -> None
 
 def kill_at_log(pipeline: Pipeline, log: str) -> None:
     """When Spark begins to write one of its own logs, ``offsets`` before a batch and ``commits`` after it."""
-    before = _files(pipeline.folder, log)
-    assert wait_for(lambda: bool(_files(pipeline.folder, log) - before), FLOW_SECONDS), pipeline.said()
+    before = _files(pipeline.places["Spark"], log)
+    assert wait_for(lambda: bool(_files(pipeline.places["Spark"], log) - before), FLOW_SECONDS), pipeline.said()
     pipeline.processor.kill(with_children=True)
 
 

@@ -114,7 +114,7 @@ def sampled(pipeline: Pipeline) -> Sample:
             f"{name}: threads": usage.threads,
         }
     folder = pipeline.folder
-    found["checkpoint MB"] = size_mb(*folder.glob("candleflow-processor-*"))
+    found["checkpoint MB"] = size_mb(*pipeline.places["Spark"].glob("candleflow-processor-*"))
     found["logs MB"] = size_mb(*folder.glob("*.log"), folder / "kafka" / "logs")
     found["Kafka's data MB"] = size_mb(folder / "kafka" / "data")
     found["PostgreSQL's data MB"] = size_mb(folder / "postgres")
