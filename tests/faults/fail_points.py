@@ -25,14 +25,14 @@ def kill_at_commit(pipeline: Pipeline, count: int, direction: Direction) -> None
 
 def kill_at_log(pipeline: Pipeline, log: str) -> None:
     """When Spark begins to write one of its own logs, ``offsets`` before a batch and ``commits`` after it."""
-    before = _files(pipeline.places["Spark"], log)
-    assert wait_for(lambda: bool(_files(pipeline.places["Spark"], log) - before), FLOW_SECONDS), pipeline.said()
+    before = _files(pipeline, log)
+    assert wait_for(lambda: bool(_files(pipeline, log) - before), FLOW_SECONDS), pipeline.said()
     pipeline.processor.kill(with_children=True)
 
 
-def _files(folder: Path, log: str) -> set[Path]:
+def _files(pipeline: Pipeline, log: str) -> set[Path]:
     """Those half written too."""
-    return set(folder.glob(f"candleflow-processor-*/*/{log}/*"))
+    return set(pipeline.places["Spark"].glob(f"candleflow-processor-*/*/{log}/*"))
 
 
 FAIL_POINTS: Final[Mapping[str, Callable[[Pipeline], None]]] = {
