@@ -283,14 +283,20 @@ class _Session:
 
 def told_settings(settings: Settings) -> dict[str, str | int]:
     """What another terminal, whose environment may differ, needs to find what runs here; no secret."""
-    address = settings.postgres
-    host = f"[{address.host}]" if ":" in address.host else address.host
+    postgres = settings.postgres
+    host = f"[{postgres.host}]" if ":" in postgres.host else postgres.host
     base = urlsplit(settings.postgres_url.get_secret_value()).path  # the venue adds to the database's name
+    addresses = {
+        "exchange_ws_url": settings.exchange_ws_url,
+        "exchange_rest_url": settings.exchange_rest_url,
+    }
     return {
         "exchange": str(settings.exchange),
+        **{name: address for name, address in addresses.items() if address is not None},
+        "simulator_port": settings.simulator_port,
         "symbols": ",".join(settings.symbols),
         "kafka_bootstrap": settings.kafka_bootstrap,
-        "postgres_url": f"postgresql://{address.owner}@{host}:{address.port}{base}",
+        "postgres_url": f"postgresql://{postgres.owner}@{host}:{postgres.port}{base}",
         "dashboard_port": settings.dashboard_port,
         "window_seconds": settings.window_seconds,
         "slide_seconds": settings.slide_seconds or settings.window_seconds,

@@ -249,7 +249,7 @@ def tables(reports: Iterable[Report]) -> str:
         sums.add_row(fault, str(count))
     note = "holes: trades lost before Kafka, each marked in the table as an incomplete candle"
     kills = sum(count for fault, count in done.items() if fault.startswith(KILLS))
-    total = f"{done.total()} faults in {len(reports)} tests; {kills} of them are kills"
+    total = f"{done.total()} faults, {kills} of them kills"
     return f"{drawn(table)}\n{note}\n{total}\n{drawn(sums)}"
 
 

@@ -1,0 +1,38 @@
+"""What another terminal learns of a run: enough to find all of it, and no secret."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from candleflow import settings
+from candleflow.services.exchange_addresses import addresses
+from candleflow.services.up import told_settings
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"exchange": "simulator", "simulator_port": 19_443, "symbols": "BTCUSDT,ETHUSDT"},
+        {"exchange_ws_url": "ws://127.0.0.1:1234", "exchange_rest_url": "http://127.0.0.1:1235"},
+        {"exchange": "binance-us", "kafka_bootstrap": "127.0.0.1:19092", "dashboard_port": 18_501},
+        {"window_seconds": 10, "slide_seconds": 2, "postgres_url": "postgresql://me@[::1]:15432/mine"},
+    ],
+)
+def test_a_terminal_with_no_settings_finds_what_runs(tmp_path: Path, chosen: dict[str, Any]) -> None:
+    running = settings.load(data_dir=tmp_path, **chosen)
+    found = settings.load(data_dir=tmp_path, **json.loads(json.dumps(told_settings(running))))
+    assert addresses(found) == addresses(running)
+    assert found.symbols == running.symbols
+    assert found.kafka_bootstrap == running.kafka_bootstrap
+    assert str(found.postgres) == str(running.postgres)
+    assert found.dashboard_port == running.dashboard_port
+    assert found.windows == running.windows
+
+
+def test_no_secret_is_told(tmp_path: Path) -> None:
+    running = settings.load(data_dir=tmp_path, postgres_url="postgresql://me:hidden@127.0.0.1:5432/mine")
+    assert "hidden" not in str(told_settings(running))
