@@ -14,9 +14,9 @@ test: install-dev ## run the tests, against the real parts
 	@deploy/browser
 	@$(python) -m pytest -m "not slow"
 
-test-faults: install-dev ## run the slow ones: kills, lost connections, the longest recording
+test-faults: install-dev ## run the slow ones: kills, lost connections, full disks, wrong clocks (QUICK=1: most of them)
 	@deploy/faketime
-	@$(python) -m pytest -m slow
+	@$(python) -m pytest -m "slow$(if $(QUICK), and not long)"
 
 soak: install-dev ## the whole way for an hour: nothing grows, every candle is right (MINUTES=60)
 	@$(python) -m tests.faults.soak --minutes $(or $(MINUTES),60)

@@ -64,6 +64,7 @@ def test_a_backlog_of_which_one_symbol_has_nearly_all(make_pipeline: MakePipelin
     assert revised == []
 
 
+@pytest.mark.long
 def test_a_slow_store_makes_a_backlog_and_nothing_else(make_pipeline: MakePipeline) -> None:
     """What waits is in Kafka: neither the processor's memory grows by it nor the producer's."""
     pipeline = make_pipeline(seeded(rate=1_000), max_offsets_per_trigger=RECORDS_PER_BATCH)

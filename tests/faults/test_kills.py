@@ -73,6 +73,7 @@ def test_everything_killed_at_once_and_started_in_any_order(
     pipeline.judge(whole=True)
 
 
+@pytest.mark.long
 def test_standing_still_for_longer_than_any_timeout_disturbs_nobody(make_pipeline: MakePipeline) -> None:
     """SIGSTOP: of PostgreSQL in one pipeline, and meanwhile of the processor in another."""
     first, second = make_pipeline(seeded(rate=200)), make_pipeline(seeded(rate=200))
@@ -115,6 +116,7 @@ def tells(processor: Running, words: str) -> bool:
     return beat is not None and beat.pid == processor.process.pid and words in beat.message
 
 
+@pytest.mark.long
 def test_each_standing_still_in_turn_and_then_all_at_once(make_pipeline: MakePipeline) -> None:
     """PostgreSQL and the processor stand still by themselves in the test above, and for longer."""
     pipeline = make_pipeline(seeded(rate=200))

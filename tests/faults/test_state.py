@@ -116,6 +116,7 @@ def test_an_earlier_database_is_brought_up_to_date(make_pipeline: MakePipeline) 
     pipeline.judge_where_topic_was_lost()
 
 
+@pytest.mark.long
 def test_a_topic_that_lost_records_is_refused_until_it_is_adopted(make_pipeline: MakePipeline) -> None:
     """The topic deleted, its retention passed, and Kafka's whole folder: what was lost is fetched again."""
     pipeline = make_pipeline(seeded(rate=100))
