@@ -1,6 +1,6 @@
 # Every command, and what it needs, in one place: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults soak check types unit services status down bench install install-dev lock lock-jars clean
+.PHONY: help run test test-faults soak check types unit-exchange unit-others services status down bench install install-dev lock lock-jars clean
 
 python := .venv/bin/python
 
@@ -21,17 +21,20 @@ test-faults: install-dev ## run the slow ones: kills, lost connections, full dis
 soak: install-dev ## the whole way for an hour: nothing grows, every candle is right (MINUTES=60)
 	@$(python) -m tests.faults.soak --minutes $(or $(MINUTES),60)
 
-# The unit tests mostly wait, so the types are checked meanwhile.
+# The unit tests mostly wait, those of the exchange above all: so they run side by side, and the types with them.
 check: install-dev ## what is quick: lint, format, types, unit tests
 	@$(python) -m ruff check --quiet
 	@$(python) -m ruff format --quiet --check
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync types unit
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync types unit-exchange unit-others
 
 types:
 	@$(python) -m mypy --no-error-summary
 
-unit:
-	@$(python) -m pytest -q tests/unit
+unit-exchange:
+	@$(python) -m pytest -q tests/unit/exchange
+
+unit-others:
+	@$(python) -m pytest -q tests/unit --ignore tests/unit/exchange
 
 services: install ## start only Kafka and PostgreSQL, in place of docker compose
 	@$(python) -m candleflow services
