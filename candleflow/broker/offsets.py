@@ -32,7 +32,7 @@ def bounds(bootstrap: str, topic: str) -> Bounds:
     try:
         consumer = consumer_of_no_group(bootstrap, _CLIENT_ID)
         try:
-            partitions = _partitions(consumer, topic)
+            partitions = partitions_of(consumer, topic)
             begin = consumer.beginning_offsets(partitions)
             end = consumer.end_offsets(partitions)
         finally:
@@ -123,12 +123,13 @@ class EndOffsets:
         """Ask again and again, until stopped."""
         while not self._stop.is_set():
             asked_at = time.monotonic()
-            found = consumer.end_offsets(_partitions(consumer, self._topic))
+            found = consumer.end_offsets(partitions_of(consumer, self._topic))
             self._latest = Latest(asked_at, id_of(admin, self._topic), _by_number(found))
             self._stop.wait(_ASK_EVERY_SECONDS)
 
 
-def _partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
+def partitions_of(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
+    """The topic's, in order. Raises Kafka's own error where it isn't there."""
     numbers = consumer.partitions_for_topic(topic)
     if not numbers:
         raise errors.UnknownTopicOrPartitionError(f"topic {topic} isn't there")

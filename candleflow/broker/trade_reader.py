@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 
 from kafka import TopicPartition, errors
 
+from candleflow.broker.offsets import partitions_of
 from candleflow.broker.topics import consumer_of_no_group, words
 from candleflow.errors import BrokerError
 
@@ -48,7 +49,7 @@ class TradeReader:
     def offsets_at(self, at: int) -> dict[int, int]:
         """In each partition the first record of that time (microseconds) or later; its end if it has none."""
         try:
-            partitions = self._partitions()
+            partitions = partitions_of(self._consumer, self._topic)
             found = self._consumer.offsets_for_times(dict.fromkeys(partitions, max(0, at // 1_000)))
             ends = self._consumer.end_offsets(partitions)
         except (errors.KafkaError, OSError) as error:
@@ -66,7 +67,7 @@ class TradeReader:
 
     def _records(self, begin: Mapping[int, int], end: Mapping[int, int]) -> Iterator[list[TopicRecord]]:
         consumer = self._consumer
-        beginnings = consumer.beginning_offsets(self._partitions())
+        beginnings = consumer.beginning_offsets(partitions_of(consumer, self._topic))
         nexts = {
             one: max(begin.get(one.partition, 0), offset)
             for one, offset in beginnings.items()
@@ -90,12 +91,6 @@ class TradeReader:
                 if consumer.position(one) >= end[one.partition]:
                     del nexts[one]
                     consumer.pause(one)
-
-    def _partitions(self) -> list[TopicPartition]:
-        numbers = self._consumer.partitions_for_topic(self._topic)
-        if not numbers:
-            raise errors.UnknownTopicOrPartitionError(f"topic {self._topic} isn't there")
-        return [TopicPartition(self._topic, number) for number in sorted(numbers)]
 
     def _error(self, error: BaseException) -> BrokerError:
         return BrokerError(

@@ -19,6 +19,7 @@ from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.sql import SparkSession
 
 from candleflow.errors import CandleflowError, HeldError, LedgerError, StoreError
+from candleflow.market.partial import encode_windows
 from candleflow.market.window import Windows
 
 _log = logging.getLogger(__name__)
@@ -75,9 +76,7 @@ class Ledger:
         self._url = url
         self._properties = dict(properties)
         self._topic = topic
-        self._windows = json.dumps(
-            {"interval": windows.interval, "size_us": windows.size_us, "slide_us": windows.slide_us}
-        )
+        self._windows = encode_windows(windows)
         self._connection: Any = None
         self._run_id = ""
 

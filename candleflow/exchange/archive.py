@@ -18,11 +18,11 @@ from datetime import date
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Final
-from urllib.parse import urlsplit
 
 import httpx
 
 from candleflow.errors import ExchangeError
+from candleflow.exchange.rest import takes_proxies
 from candleflow.market.trade import to_microseconds
 from candleflow.market.window import SECOND_US
 
@@ -37,7 +37,6 @@ _CHUNK_BYTES: Final = 1 << 18
 _TIMEOUT: Final = httpx.Timeout(60, connect=15)
 _CHECKSUM: Final = re.compile(r"([0-9a-fA-F]{64})(?:\s+\*?(\S+))?\s*")
 _CHECKSUM_LIMIT_BYTES: Final = 4_096
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 Advance = Callable[[int, int | None], None]
 """Told of each so many bytes that have come, and of how many there are in all, where that is known."""
@@ -54,10 +53,8 @@ def fetch(url: str, folder: Path, advance: Advance) -> Path:
     Raises ExchangeError where either can't be had or they don't fit: then nothing is left in ``folder``.
     """
     file = folder / url.rpartition("/")[2]
-    # A proxy from the environment may be the way to the archive, never to this machine.
-    trust_env = urlsplit(url).hostname not in _LOOPBACK
     try:
-        with httpx.Client(timeout=_TIMEOUT, follow_redirects=True, trust_env=trust_env) as client:
+        with httpx.Client(timeout=_TIMEOUT, follow_redirects=True, trust_env=takes_proxies(url)) as client:
             expected = _checksum(_text(client, f"{url}.CHECKSUM"), file.name)
             found = _download(client, url, file, advance)
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -80,6 +80,11 @@ class Kline:
     taker_buy_quote_volume: Decimal
 
 
+def takes_proxies(url: str) -> bool:
+    """Whether a proxy from the environment may be the way there; it never is to this machine."""
+    return urlsplit(url).hostname not in _LOOPBACK
+
+
 class ExchangeRest:
     """A client of one exchange's REST; an async context manager. ``base_url`` such as https://api.binance.com.
 
@@ -95,8 +100,7 @@ class ExchangeRest:
             base_url=base_url,
             timeout=timeout_seconds,
             headers={"Accept": "application/json"},
-            # A proxy from the environment may be the way to the exchange, never to this machine.
-            trust_env=urlsplit(base_url).hostname not in _LOOPBACK,
+            trust_env=takes_proxies(base_url),
         )
 
     async def __aenter__(self) -> Self:

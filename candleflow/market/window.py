@@ -14,6 +14,7 @@ from typing import Final
 from candleflow.errors import MarketError
 
 SECOND_US: Final = 1_000_000
+DAY_US: Final = 86_400 * SECOND_US
 
 ROLL_UPS: Final[dict[str, int]] = {"1m": 60, "5m": 300, "15m": 900, "1h": 3_600, "1d": 86_400}
 """The stored roll-ups: interval name to seconds, the finest first. Each divides the next."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import pandas as pd
@@ -84,9 +85,14 @@ class Reckoned:
         times: list[int],
         price_places: int,
     ) -> None:
-        self.all = indicators.table([*before, *candles])
+        self._candles = [*before, *candles]
         self.times = times
         self.price_places = price_places + 1
+
+    @cached_property
+    def all(self) -> pd.DataFrame:
+        """The candles' table, made only where something is reckoned from it."""
+        return indicators.table(self._candles)
 
     def points(self, values: pd.Series, places: int | None = None) -> list[float | None]:
         digits = self.price_places if places is None else places
@@ -128,8 +134,8 @@ def other_prices(reckoned: Reckoned, bucket_ms: int, kind: Kind) -> Iterator[Jso
 
 
 def overlays(reckoned: Reckoned, looks: Looks) -> Iterator[Json]:
-    closes = reckoned.all["close"]
     for overlay in looks.overlays:
+        closes = reckoned.all["close"]
         period, colour = looks.period(overlay), LINES[overlay]
         name = f"{overlay} {period}"
         if overlay is Overlay.SMA:

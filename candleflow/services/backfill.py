@@ -31,7 +31,7 @@ from candleflow.engine.partials import Folded
 from candleflow.engine.session import start_session, stop_session
 from candleflow.errors import SettingError, StackError
 from candleflow.exchange import archive
-from candleflow.market.window import SECOND_US, Windows
+from candleflow.market.window import DAY_US, Windows
 from candleflow.services.verify import symbol_argument
 from candleflow.settings import Settings, Venue
 from candleflow.stack.class_archive import spark_archive
@@ -45,7 +45,6 @@ LOAD_SECONDS: Final = 60.0
 
 _WIDTH: Final = 120
 """Characters of a line where no terminal says how many it has."""
-_DAY_US: Final = 86_400 * SECOND_US
 _EPOCH: Final = date(1970, 1, 1)
 _FIRST_DAY: Final = date(2017, 7, 14)
 """Binance's first day; before it no archive has anything."""
@@ -61,11 +60,11 @@ class Day:
     @property
     def since(self) -> int:
         """Its first microsecond since the epoch."""
-        return (self.date - _EPOCH).days * _DAY_US
+        return (self.date - _EPOCH).days * DAY_US
 
     @property
     def until(self) -> int:
-        return self.since + _DAY_US
+        return self.since + DAY_US
 
 
 @dataclass(slots=True)

@@ -178,12 +178,11 @@ class GapFiller:
         self, kind: GapEventKind, symbol: str, ranges: Sequence[tuple[int, int]], why: str
     ) -> None:
         """Write what became of the ids ``[lower, upper)`` of each range, and wait until it was read back."""
-        if ranges:
-            trades = sum(upper - lower for lower, upper in ranges)
-            place = f"{ranges[0][0]} to {ranges[-1][1] - 1}"
-            _log.info(
-                "%s: %d trades %s, in %d ranges from %s: %s", symbol, trades, kind, len(ranges), place, why
-            )
+        if not ranges:
+            return
+        trades = sum(upper - lower for lower, upper in ranges)
+        place = f"{ranges[0][0]} to {ranges[-1][1] - 1}"
+        _log.info("%s: %d trades %s, in %d ranges from %s: %s", symbol, trades, kind, len(ranges), place, why)
         now = self._now_us()
         events = [GapEvent(kind, symbol, lower, upper - 1, now, why) for lower, upper in ranges]
         await asyncio.gather(*map(self._note_one, events))

@@ -10,11 +10,10 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
-from typing import Final
 
 from candleflow.broker import gap_log
 from candleflow.market.gap import REPAIR
-from candleflow.market.window import SECOND_US, floor_time
+from candleflow.market.window import DAY_US, floor_time
 from candleflow.services.audit import SETTLE_US, seen
 from candleflow.services.mending import Mender
 from candleflow.services.verify import asked_for
@@ -23,8 +22,6 @@ from candleflow.settings import Settings
 from candleflow.store.mending import CandleMending
 from candleflow.store.reader import CandleReader
 from candleflow.watch.continuity import unknown_holes
-
-_DAY_US: Final = 86_400 * SECOND_US
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -62,7 +59,7 @@ def _days(settings: Settings, asked: Asked) -> Iterator[tuple[int, int]]:
     slide = settings.windows.slide_us
     since, end = floor_time(max(asked.since, 0), slide), floor_time(asked.until, slide)
     while since < end:
-        until = min(floor_time(since, _DAY_US) + _DAY_US, end)
+        until = min(floor_time(since, DAY_US) + DAY_US, end)
         yield since, until
         since = until
 

@@ -6,11 +6,11 @@ batches, and bounded in time like all that the auditor asks.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final, Self
 
+from candleflow.market.partial import encode_windows
 from candleflow.market.window import Windows
 from candleflow.settings import Settings
 from candleflow.store import credentials
@@ -35,9 +35,7 @@ class HistoryStore:
         """``seconds``: how long a call may take, the processor's batch that it may stand behind included."""
         self._pool = Pool(dsn, 1)
         self._seconds = seconds
-        self._windows = json.dumps(
-            {"interval": windows.interval, "size_us": windows.size_us, "slide_us": windows.slide_us}
-        )
+        self._windows = encode_windows(windows)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, seconds: float = QUERY_SECONDS) -> Self:

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 from candleflow.market.book import Book, StrayRollUp
 from candleflow.market.candle import Candle
+from candleflow.market.partial import encode_windows, fields
 from candleflow.market.trade import DECIMAL_PLACES
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
@@ -66,9 +67,7 @@ class CandleMending:
 
     def __init__(self, dsn: Dsn, windows: Windows) -> None:
         self._pool = Pool(dsn, _CONNECTIONS)
-        self._windows = json.dumps(
-            {"interval": windows.interval, "size_us": windows.size_us, "slide_us": windows.slide_us}
-        )
+        self._windows = encode_windows(windows)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -175,13 +174,5 @@ def _ids(text: str | None) -> TradeIds | None:
 
 
 def _partial(candle: Candle) -> dict[str, Any]:
-    """One candle in the terms of ``merge_batch``: decimals and the set of ids as text."""
-    return {
-        "symbol": candle.symbol,
-        "open_time": candle.open_time,
-        "trade_count": candle.trade_count,
-        "first_trade_id": candle.first_trade_id,
-        "last_trade_id": candle.last_trade_id,
-        "trade_ids": str(candle.trade_ids),
-        **{name: f"{getattr(candle, name):.{places}f}" for name, places in _PLACES.items()},
-    }
+    """One candle in the terms of ``merge_batch``, its decimals with all their places."""
+    return fields(candle) | {name: f"{getattr(candle, name):.{places}f}" for name, places in _PLACES.items()}

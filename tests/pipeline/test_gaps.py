@@ -11,7 +11,8 @@ import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from candleflow.market.gap import GapEvent, GapEventKind, book_of
 from candleflow.market.trade_ids import TradeIds
 from candleflow.services import intake
 from candleflow.services.producer import Producer
+from candleflow.settings import Settings
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.process import free_port
 from tests.broker.test_gap_log import write
@@ -227,6 +229,19 @@ async def test_history_away_leaves_the_gap_open_until_it_is_back(
     assert not missing(ids)
 
 
+@asynccontextmanager
+async def producing_after_a_pause(settings: Settings) -> AsyncIterator[Producer]:
+    """A producer that has filled what it can of the six seconds in which none ran."""
+    async with producing(settings) as producer:
+        await until(lambda: producer.counts()["published"] > 100)
+    stopped_at = time.monotonic()
+    await until(lambda: time.monotonic() - stopped_at > 6)
+    async with producing(settings) as producer:
+        await until(lambda: producer._intake.filled > 300)
+        await until(lambda: producer._filler._book.wanted_ranges() == {})
+        yield producer
+
+
 async def test_what_is_older_than_the_setting_is_given_up_and_stays_open(
     tmp_path: Path, kafka_bootstrap: str
 ) -> None:
@@ -238,13 +253,7 @@ async def test_what_is_older_than_the_setting_is_given_up_and_stays_open(
             exchange_rest_url=simulator.rest_url,
             fill_hours=4 / 3_600,
         )
-        async with producing(settings) as producer:
-            await until(lambda: producer.counts()["published"] > 100)
-        stopped_at = time.monotonic()
-        await until(lambda: time.monotonic() - stopped_at > 6)
-        async with producing(settings) as producer:
-            await until(lambda: producer._intake.filled > 300)
-            await until(lambda: producer._filler._book.wanted_ranges() == {})
+        async with producing_after_a_pause(settings) as producer:
             assert producer._counts()["missing"] > 100
     log = await events(kafka_bootstrap)
     (given_up,) = [one for one in log if one.kind is GIVEN_UP]
@@ -264,13 +273,8 @@ async def test_where_only_sums_can_be_had_single_trades_come_and_the_rest_stays_
         settings = settings_for(
             tmp_path, kafka_bootstrap, simulator.ws_url, exchange_rest_url=simulator.rest_url
         )
-        async with producing(settings) as producer:
-            await until(lambda: producer.counts()["published"] > 100)
-        stopped_at = time.monotonic()
-        await until(lambda: time.monotonic() - stopped_at > 6)
-        async with producing(settings) as producer:
-            await until(lambda: producer._intake.filled > 300)
-            await until(lambda: producer._filler._book.wanted_ranges() == {})
+        async with producing_after_a_pause(settings):
+            pass
     log = await events(kafka_bootstrap)
     assert "aggTrades" in {one.why for one in log if one.kind is FILLED}
     assert {one.why for one in log if one.kind is GIVEN_UP} == {"the exchange tells only their sum"}

@@ -16,9 +16,10 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from candleflow.market.candle import Candle, CandleKey, fold
 from candleflow.market.trade import Trade, refusal
+from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import ROLL_UPS, SECOND_US, Windows, floor_time, roll_up_windows
 from candleflow.store import schema
-from tests.store.processor import Processor, parse_ids
+from tests.store.processor import Processor
 from tests.store_fixtures import Database
 
 MIDNIGHT = 1_699_920_000 * SECOND_US
@@ -207,7 +208,7 @@ class Store:
         self.owner.execute(_STORED)
         rows: dict[CandleKey, Row] = {}
         for *fields, ids, is_closed, is_complete, revision, source, end_time in self.owner.fetchall():
-            candle = Candle(*(*fields, parse_ids(ids)))
+            candle = Candle(*(*fields, TradeIds.parse(ids)))
             rows[candle.key] = Row(candle, end_time, is_closed, is_complete, revision, source)
         return rows
 

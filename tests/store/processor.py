@@ -9,6 +9,7 @@ from typing import Any
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
 
 from candleflow.market.candle import Candle, fold
+from candleflow.market.partial import fields
 from candleflow.market.trade import Trade
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
@@ -18,18 +19,7 @@ MERGE = "SELECT merge_batch(%s, %s, %s, %s, %s, %s, %s)"
 
 def partial_of(candle: Candle, last_trade_time: int) -> dict[str, Any]:
     """One partial candle as the sink writes it."""
-    decimals = ("open", "high", "low", "close")
-    volumes = ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
-    return {
-        "symbol": candle.symbol,
-        "open_time": candle.open_time,
-        "last_trade_time": last_trade_time,
-        **{name: format(getattr(candle, name), "f") for name in (*decimals, *volumes)},
-        "trade_count": candle.trade_count,
-        "first_trade_id": candle.first_trade_id,
-        "last_trade_id": candle.last_trade_id,
-        "trade_ids": str(candle.trade_ids),
-    }
+    return fields(candle) | {"last_trade_time": last_trade_time}
 
 
 def partials_of(trades: Iterable[Trade], windows: Windows) -> list[dict[str, Any]]:
@@ -39,16 +29,6 @@ def partials_of(trades: Iterable[Trade], windows: Windows) -> list[dict[str, Any
         partial_of(candle, times[candle.symbol, candle.last_trade_id])
         for candle in fold(trades, windows).values()
     ]
-
-
-def parse_ids(text: str) -> TradeIds:
-    """A multirange's text, as a set."""
-    ids = TradeIds()
-    for one in text.strip("{}").replace("),", ")|").split("|"):
-        if one:
-            lower, upper = one.strip("[)").split(",")
-            ids.add_range(int(lower), int(upper))
-    return ids
 
 
 class Processor:
@@ -102,7 +82,7 @@ class Processor:
             answer = self.send(self.offsets, reached, partials, counts)
             if answer["status"] != "overlap":
                 break
-            known = {symbol: parse_ids(ids) for symbol, ids in answer["ids"].items()}
+            known = {symbol: TradeIds.parse(ids) for symbol, ids in answer["ids"].items()}
             left = {
                 key: one for key, one in fresh.items() if key[0] not in known or key[1] not in known[key[0]]
             }
