@@ -80,6 +80,7 @@ def _configuration(
         "-XX:Tier4CompileThreshold=60000",
         "-XX:Tier4BackEdgeThreshold=200000",
         f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}",
+        f"-Djava.io.tmpdir={work_dir}",  # a killed JVM leaves folders and libraries there
         # Stopping a query during a batch matches the error's text against a regular expression that
         # overflows a common stack: with 16 MB none of 37 stops did.
         "-Xss16m",

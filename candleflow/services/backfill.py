@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -29,7 +28,7 @@ from candleflow.engine import archive as lines
 from candleflow.engine.folding import BatchFold
 from candleflow.engine.partials import Folded
 from candleflow.engine.session import start_session, stop_session
-from candleflow.errors import SettingError, StackError
+from candleflow.errors import SettingError
 from candleflow.exchange import archive
 from candleflow.market.window import DAY_US, Windows
 from candleflow.services.verify import symbol_argument
@@ -37,6 +36,7 @@ from candleflow.settings import Settings, Venue
 from candleflow.stack.class_archive import spark_archive
 from candleflow.stack.jars import ensure_jars
 from candleflow.stack.java import find_java
+from candleflow.stack.work_folder import work_folder
 from candleflow.store import schema
 from candleflow.store.history import HistoryStore, Source
 
@@ -111,7 +111,8 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     began_at = time.monotonic()
     loaded = Loaded()
     try:
-        with _work_dir(settings) as work_dir:
+        # In the data folder, as the archive may be larger than what /tmp holds.
+        with work_folder("backfill-", settings.data_path) as work_dir:
             _run_in(work_dir, settings, day, arguments.file, loaded)
     except KeyboardInterrupt:
         print("stopped before the end: what was loaded stays, and a new run goes on", file=sys.stderr)
@@ -193,20 +194,6 @@ def _file(settings: Settings, day: Day, given: Path | None, work_dir: Path, cons
         return archive.fetch(
             url, work_dir, lambda size, total: progress.update(task, advance=size, total=total)
         )
-
-
-@contextmanager
-def _work_dir(settings: Settings) -> Iterator[Path]:
-    """A folder in the data folder, as the archive may be larger than what /tmp holds; removed at the end."""
-    try:
-        settings.data_path.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix="backfill-", dir=settings.data_path)
-    except OSError as error:
-        raise StackError(
-            f"{settings.data_path} can't be written to: {error}; CANDLEFLOW_DATA_DIR moves it"
-        ) from error
-    with folder as name:
-        yield Path(name)
 
 
 @contextmanager

@@ -18,19 +18,23 @@ from candleflow.errors import StackError
 
 
 @contextmanager
-def work_folder(prefix: str) -> Iterator[Path]:
-    """A folder of this process's own among the system's temporary ones, removed at the end.
+def work_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """A folder of this process's own in ``parent``, or among the system's temporary ones; removed at the end.
 
     First it removes those of the same prefix and user that a killed process left. Raises StackError where it
     can't be made.
     """
     try:
-        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        if parent is not None:
+            parent.mkdir(parents=True, exist_ok=True)
+        within = parent or Path(tempfile.gettempdir())
+        for left in within.glob(f"{prefix}*"):
             with suppress(OSError):  # another's, or another process was quicker
                 _remove_unless_held(left)
-        folder, lock = _made(prefix)
+        folder, lock = _made(prefix, within)
     except OSError as error:
-        raise StackError(f"no temporary folder can be made: {error}; TMPDIR names another place") from error
+        setting = "CANDLEFLOW_DATA_DIR" if parent else "TMPDIR"
+        raise StackError(f"no work folder can be made: {error}; {setting} names another place") from error
     try:
         yield folder
     finally:
@@ -38,10 +42,10 @@ def work_folder(prefix: str) -> Iterator[Path]:
         os.close(lock)
 
 
-def _made(prefix: str) -> tuple[Path, int]:
+def _made(prefix: str, within: Path) -> tuple[Path, int]:
     """A new folder and its lock's descriptor, which no child inherits."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=prefix))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=within))
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.exists():  # else another process took it for a dead one's before it was locked

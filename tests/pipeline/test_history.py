@@ -173,10 +173,12 @@ async def test_beside_live_candles_only_the_trades_of_the_seam_are_missing(
     database: Database, windows: Windows
 ) -> None:
     async with on_stage(database, windows) as scene:
-        trades = scene.trades(scene.now - 62 * SECOND_US, scene.now)
+        trades = scene.trades(scene.now - 75 * SECOND_US, scene.now)
         seconds = [one.trade_time // SECOND_US for one in trades]
-        # The first that comes live has one before it in its second.
-        at = next(at for at in range(1, len(trades)) if seconds[at] == seconds[at - 1])
+        # The first that comes live has one before it in its second, and its minute has windows before it.
+        at = next(
+            at for at in range(1, len(trades)) if seconds[at] == seconds[at - 1] and seconds[at] % 60 >= 5
+        )
         live = trades[at:]
         scene.processor.merge(live)
         await scene.load()

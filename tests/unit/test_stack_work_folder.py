@@ -51,3 +51,9 @@ def test_a_place_that_takes_no_folder_is_named_with_what_moves_it(
     monkeypatch.setattr("tempfile.tempdir", str(place / "is not there"))
     with pytest.raises(StackError, match=r"is not there.*TMPDIR"), work_folder(PREFIX):
         pass
+    (place / "a file").touch()
+    with (
+        pytest.raises(StackError, match=r"a file.*CANDLEFLOW_DATA_DIR"),
+        work_folder(PREFIX, place / "a file"),
+    ):
+        pass
