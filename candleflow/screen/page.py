@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ import streamlit as st
 
 from candleflow.errors import StoreError
 from candleflow.market.window import SECOND_US, Windows
-from candleflow.screen import chart, words
+from candleflow.screen import chart, grid, market_strip, symbols, words
 from candleflow.screen.choice import (
     AUTO,
     DEFAULT_LOOK_BACK,
@@ -33,7 +33,9 @@ from candleflow.screen.source import CandleSource
 from candleflow.screen.view import Nothing, View, look
 
 _LOG: Final = logging.getLogger(__name__)
-_STYLES: Final = [Path(__file__).parent / "assets" / name for name in ("page.css", "chart.css")]
+_STYLES: Final = [
+    Path(__file__).parent / "assets" / name for name in ("page.css", "chart.css", "strip.css", "grid.css")
+]
 _ICON: Final = str(Path(__file__).parent / "assets" / "icon.svg")  # a named icon would be fetched from Google
 _LAST_VIEW: Final = "last_view"
 _LOCAL: Final = "Local"
@@ -51,24 +53,33 @@ def configure(*, is_simulated: bool) -> None:
 
 
 def show(
-    source: CandleSource, symbols: Sequence[str], windows: Windows, clock: Clock, *, is_simulated: bool
+    source: CandleSource, followed: Sequence[str], windows: Windows, clock: Clock, *, is_simulated: bool
 ) -> None:
-    """Show the page. ``symbols`` are those followed; ``clock`` gives microseconds since the epoch."""
+    """Show the page. ``followed`` are the settings' symbols; ``clock`` gives microseconds since the epoch."""
     if is_simulated:
         st.html('<div class="cf-simulated"><b>SIMULATED</b> Made-up trades. No market, no real prices.</div>')
-    offered = _offered_symbols(source, symbols)
+    offered = _offered_symbols(source, followed)
     wish, drawing, refresh_seconds = _controls(offered, buckets(windows), is_simulated=is_simulated)
+    market_strip.show(source, followed, wish.symbol, clock, refresh_seconds)
 
     # streamlit-autorefresh in the fragment keeps the same pace (a refresh each 1.00 s, p95 1.13-1.14 s; here
     # 1.15-1.24 s), but its ticks pass through a frame of their own: 5 requests and 94 KB more to load, and
     # 112-127 ms from a tick to the data in place of 79-82 (Chromium 156, 361 candles, twice 45 s each).
     @st.fragment(run_every=refresh_seconds)
-    def live() -> None:
-        _show_candles(source, wish, drawing, clock(), is_paused=refresh_seconds is None)
-        if _offered_symbols(source, symbols) != offered:
+    def live(wish: _Wish, drawing: _Drawing) -> None:
+        _show_candles(
+            source,
+            wish,
+            drawing,
+            clock(),
+            is_followed=wish.symbol in followed,
+            is_paused=refresh_seconds is None,
+        )
+        if _offered_symbols(source, followed) != offered:
             st.rerun(scope="app")
 
-    live()
+    for slot, symbol in grid.cells(offered, wish.symbol):
+        live(replace(wish, symbol=symbol), replace(drawing, slot=slot))
 
 
 def complain(sentence: str) -> None:
@@ -107,14 +118,16 @@ class _Drawing:
     looks: Looks
     is_local: bool
     is_simulated: bool
+    slot: int = 1
+    """The chart's place on the page, from 1."""
 
 
 def _controls(
-    symbols: Sequence[str], bucket_labels: dict[str, int], *, is_simulated: bool
+    offered: Sequence[str], bucket_labels: dict[str, int], *, is_simulated: bool
 ) -> tuple[_Wish, _Drawing, int | None]:
     """The row of controls. Each is bound to the address, so that a reload or a shared link shows the same."""
     with st.container(horizontal=True, key="controls", vertical_alignment="bottom", gap="medium"):
-        symbol = st.selectbox("Symbol", symbols, key="symbol", bind="query-params", width=150)
+        symbol = symbols.pick(offered)
         bucket = _segments("Candle", [AUTO, *bucket_labels], AUTO, "candle")
         look_back = _segments("Look-back", list(LOOK_BACKS), DEFAULT_LOOK_BACK, "look_back")
         looks, is_local = _drawing_controls()
@@ -125,6 +138,7 @@ def _controls(
 
 def _drawing_controls() -> tuple[Looks, bool]:
     with st.popover("Chart", key="drawing"):
+        grid.count_control()
         kind = _segments("Prices", list(Kind), Kind.CANDLES, "prices")
         overlays = _several("Overlays", list(Overlay), "overlays")
         panes = _several("Below", list(Pane), "below")
@@ -168,16 +182,19 @@ def _offered_symbols(source: CandleSource, followed: Sequence[str]) -> list[str]
     return list(dict.fromkeys([*followed, *stored]))
 
 
-def _show_candles(source: CandleSource, wish: _Wish, drawing: _Drawing, now: int, *, is_paused: bool) -> None:
+def _show_candles(
+    source: CandleSource, wish: _Wish, drawing: _Drawing, now: int, *, is_followed: bool, is_paused: bool
+) -> None:
     try:
-        view = look(source, wish.choice(source, now), now, drawing.looks.warm_up)
+        choice = wish.choice(source, now)
+        view = look(source, choice, now, drawing.looks.warm_up, is_followed=is_followed)
     except StoreError as error:
         _show_last_view(wish, drawing, now, error)
         return
-    st.session_state[_LAST_VIEW] = (wish, view)
+    st.session_state[f"{_LAST_VIEW}{drawing.slot}"] = (wish, view)
     st.session_state[_AWAY_SINCE] = None
     if isinstance(view, Nothing):
-        _say(view)
+        _say(view, drawing.slot)
     else:
         paused = [f"Paused at {words.utc(now)}."] if is_paused else []
         _draw(view, drawing, now, [*paused, *view.notices], is_stale=False)
@@ -189,14 +206,13 @@ def _show_last_view(wish: _Wish, drawing: _Drawing, now: int, error: StoreError)
         st.session_state[_AWAY_SINCE] = now
         _LOG.warning("the page can't read candles: %s", error)
     since = words.utc(st.session_state[_AWAY_SINCE])
-    last_wish, last = st.session_state.get(_LAST_VIEW, (None, None))
+    last_wish, last = st.session_state.get(f"{_LAST_VIEW}{drawing.slot}", (None, None))
     if isinstance(last, View) and last_wish == wish:
         notice = f"PostgreSQL has been away since {since}. This is what was last read; it goes on by itself."
         _draw(last, drawing, now, [notice], is_stale=True)
     else:
-        _say(
-            Nothing("PostgreSQL is away", f"Since {since}. Candles show here by themselves once it is back.")
-        )
+        advice = f"Since {since}. Candles show here by themselves once it is back."
+        _say(Nothing("PostgreSQL is away", advice), drawing.slot)
 
 
 def _draw(view: View, drawing: _Drawing, now: int, notices: Sequence[str], *, is_stale: bool) -> None:
@@ -206,6 +222,7 @@ def _draw(view: View, drawing: _Drawing, now: int, notices: Sequence[str], *, is
     price = words.price(view.candles[-1].close, decimal_places)
     chart.draw(
         figure(view.candles, choice.bucket_seconds, view.period, decimal_places, looks, view.before),
+        slot=drawing.slot,
         view=f"{choice.symbol}/{choice.bucket_seconds}/{choice.look_back_seconds}/{looks.is_log}",
         title=f"{price} {choice.symbol}" + (" SIMULATED" if drawing.is_simulated else ""),
         price_places=decimal_places,
@@ -244,8 +261,8 @@ def _over(choice: Choice) -> str:
     return "in all" if choice.look_back_seconds is None else f"in {words.span(choice.look_back_seconds)}"
 
 
-def _say(nothing: Nothing) -> None:
-    chart.forget()
+def _say(nothing: Nothing, slot: int) -> None:
+    chart.forget(slot)
     st.html(
         f'<div class="cf-nothing" role="status"><h2>{escape(nothing.title)}</h2>'
         f"<p>{escape(nothing.advice)}</p></div>"

@@ -5,7 +5,8 @@ Times are microseconds since the epoch, UTC; prices and volumes are exact decima
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
 
@@ -48,6 +49,25 @@ class SymbolState(Protocol):
     def symbol(self) -> str: ...
     @property
     def last_trade_time(self) -> int: ...
+    @property
+    def last_price(self) -> Decimal: ...
+    @property
+    def day_change(self) -> Decimal | None:
+        """The last price against that of 24 h before the last trade: 0.01 is one percent up."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sparkline:
+    """A symbol's last day in small.
+
+    ``heights``: a letter for each quarter of an hour, 0 at the lowest price and z at the highest; ``since``:
+    when the first of them began; ``places``: decimal places that show every price of them in full.
+    """
+
+    since: int
+    places: int
+    heights: str
 
 
 class CandleSource(Protocol):
@@ -65,4 +85,8 @@ class CandleSource(Protocol):
 
     def symbols(self) -> Sequence[SymbolState]:
         """Every symbol that has had a trade."""
+        ...
+
+    def sparklines(self) -> Mapping[str, Sparkline]:
+        """The last day of every symbol that has candles, by its name; half a minute old at most."""
         ...

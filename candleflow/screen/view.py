@@ -32,15 +32,19 @@ class Nothing:
     advice: str
 
 
-def look(source: CandleSource, choice: Choice, now: int, warm_up: int = 0) -> View | Nothing:
+def look(
+    source: CandleSource, choice: Choice, now: int, warm_up: int = 0, *, is_followed: bool = True
+) -> View | Nothing:
     """Read what ``choice`` asks for, and ``warm_up`` candles before it. ``now`` is in microseconds.
+
+    ``is_followed``: whether its symbol is one of the settings', and so brings new trades.
 
     Raises StoreError as ``source`` does.
     """
     states = {state.symbol: state for state in source.symbols()}
     state = states.get(choice.symbol)
     if state is None:
-        return _without_a_trade(choice.symbol, sorted(states))
+        return _without_a_trade(choice.symbol, sorted(states), is_followed=is_followed)
     shown = period(choice, state.last_trade_time, now)
     # One more than is drawn: that it exists is how we know that the look-back was narrowed.
     since = None if shown.since is None else shown.since - warm_up * choice.bucket_seconds * SECOND_US
@@ -51,6 +55,8 @@ def look(source: CandleSource, choice: Choice, now: int, warm_up: int = 0) -> Vi
             f"No candles of {choice.symbol} in this look-back", "Choose a longer one to see its last trades."
         )
     notices = []
+    if not is_followed:
+        notices.append(f"{choice.symbol} is not among CANDLEFLOW_SYMBOLS: shown is what was stored of it.")
     if shown.is_past:
         notices.append(_of_the_past(choice, state, now))
     if len(candles) > CANDLE_LIMIT:
@@ -62,17 +68,26 @@ def look(source: CandleSource, choice: Choice, now: int, warm_up: int = 0) -> Vi
     return View(choice, state, shown, drawn, before, tuple(notices))
 
 
-def _without_a_trade(symbol: str, others: Sequence[str]) -> Nothing:
+def _without_a_trade(symbol: str, others: Sequence[str], *, is_followed: bool) -> Nothing:
+    if not is_followed:
+        return Nothing(
+            f"{symbol} is not followed",
+            f"CANDLEFLOW_SYMBOLS doesn't name it, and no trade of it is stored.{_listed(others)}",
+        )
     if not others:
         return Nothing(
             "Waiting for the first trade",
             "Once the producer and the processor run, candles show here by themselves.",
         )
-    listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
     return Nothing(
-        f"No trade of {symbol} yet",
-        f"It shows here by itself as soon as one is stored. There are trades of {listed}.",
+        f"No trade of {symbol} yet", f"It shows here by itself as soon as one is stored.{_listed(others)}"
     )
+
+
+def _listed(symbols: Sequence[str]) -> str:
+    if not symbols:
+        return ""
+    return f" There are trades of {', '.join(symbols[:5])}{', ...' if len(symbols) > 5 else ''}."
 
 
 def _of_the_past(choice: Choice, state: SymbolState, now: int) -> str:

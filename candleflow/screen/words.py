@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import pairwise
@@ -45,7 +45,11 @@ def age(time: int, now: int) -> str:
 
 def places(candles: Sequence[ShownCandle]) -> int:
     """Decimal places that show every price of the candles in full, 2 at least; trailing zeros don't count."""
-    prices = {price for one in candles for price in (one.open, one.high, one.low, one.close)}
+    return price_places({price for one in candles for price in (one.open, one.high, one.low, one.close)})
+
+
+def price_places(prices: Iterable[Decimal]) -> int:
+    """Decimal places that show each of the prices in full, 2 at least; trailing zeros don't count."""
     exponents = [price.normalize().as_tuple().exponent for price in prices]
     return max([2, *(-exponent for exponent in exponents if isinstance(exponent, int))])
 

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,8 @@ import streamlit as st
 from candleflow import settings as settings_module
 from candleflow.errors import SettingError, StackError
 from candleflow.screen import page as screen
-from candleflow.screen.source import ShownCandle, SymbolState
+from candleflow.screen.source import ShownCandle, Sparkline, SymbolState
+from candleflow.screen.sparkline import sparkline
 from candleflow.settings import Settings
 from candleflow.store.reader import CandleReader
 from candleflow.telemetry import set_up_logging
@@ -33,6 +34,9 @@ _SHARED_SECONDS: Final = 0.5
 
 _FIRST_SECONDS: Final = 30
 """A symbol's first candle changes only when history is loaded before it."""
+
+_SPARKLINES_SECONDS: Final = 30
+"""A line of a day, 72 pixels wide, is no other within half a minute."""
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -84,6 +88,9 @@ class SharedSource:
     def symbols(self) -> Sequence[SymbolState]:
         return _symbols()
 
+    def sparklines(self) -> Mapping[str, Sparkline]:
+        return _sparklines()
+
 
 @st.cache_resource(show_spinner=False)
 def _settings() -> Settings:
@@ -113,6 +120,11 @@ def _first_open_time(symbol: str) -> int | None:
 @st.cache_resource(ttl=_SHARED_SECONDS, max_entries=1, show_spinner=False)
 def _symbols() -> Sequence[SymbolState]:
     return _reader().symbols()
+
+
+@st.cache_resource(ttl=_SPARKLINES_SECONDS, max_entries=1, show_spinner=False)
+def _sparklines() -> Mapping[str, Sparkline]:
+    return {one.symbol: sparkline(one.open_times, one.first_open, one.closes) for one in _reader().days()}
 
 
 def _check_port(port: int) -> None:

@@ -89,6 +89,16 @@ class SymbolState:
 
 
 @dataclass(frozen=True, slots=True)
+class DayOfSymbol:
+    """The 15-minute candles of the 24 h that end with a symbol's last trade, oldest first, never none."""
+
+    symbol: str
+    open_times: tuple[int, ...]
+    closes: tuple[Decimal, ...]
+    first_open: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class _Stored:
     """A stored interval that a bucket is read from, ``parts`` to the bucket."""
 
@@ -177,6 +187,13 @@ class CandleReader:
     def symbols(self) -> list[SymbolState]:
         """Every symbol that has had a trade, by name."""
         return [SymbolState(*row) for row in self._pool.rows(_SYMBOLS, {})]
+
+    def days(self) -> list[DayOfSymbol]:
+        """The last day of every symbol that has candles, by name: at most 96 rows of each, by the index."""
+        return [
+            DayOfSymbol(symbol, tuple(open_times), tuple(closes), first_open)
+            for symbol, open_times, closes, first_open in self._pool.rows(_DAYS, {})
+        ]
 
     def counts(self) -> dict[str, int]:
         """Records by outcome: ``received``, ``merged``, ``duplicate``, ``late``, ``rejected: not JSON``."""
@@ -328,6 +345,19 @@ _SYMBOLS: Final = f"""
             AND c.open_time >= s.last_trade_time - interval '24 hours'
          ORDER BY c.open_time LIMIT 1)
     FROM symbols s ORDER BY s.symbol
+"""  # noqa: S608 - constants of this module
+
+# The limit is no more than the day has, and lets the planner do nothing but walk the index from its end: of a
+# day that begins with each symbol's own last trade it would expect a third of all candles.
+_DAYS: Final = f"""
+    SELECT s.symbol, array_agg({_MICROSECONDS.format("c.open_time")} ORDER BY c.open_time),
+        array_agg(c.close ORDER BY c.open_time), (array_agg(c.open ORDER BY c.open_time))[1]
+    FROM symbols s CROSS JOIN LATERAL (
+        SELECT open_time, open, close FROM candles
+        WHERE symbol = s.symbol AND interval = '15m' AND open_time > s.last_trade_time - interval '24 hours'
+        ORDER BY open_time DESC LIMIT 96
+    ) c
+    GROUP BY s.symbol ORDER BY s.symbol
 """  # noqa: S608 - constants of this module
 
 _COUNTS: Final = "SELECT outcome, sum(records) FROM record_counts GROUP BY outcome ORDER BY outcome"

@@ -123,9 +123,9 @@ class Page:
             )
         )
 
-    def drag_over_chart(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """Drag the mouse over the price panel between two places, as parts of its width and height."""
-        panel = self._panel()
+    def drag_over_chart(self, start: tuple[float, float], end: tuple[float, float], *, at: int = 0) -> None:
+        """Drag the mouse over a chart's price panel between two places, as parts of its width and height."""
+        panel = self._panel(at)
         width, height = panel.size["width"], panel.size["height"]
         offsets = [(int((x - 0.5) * width), int((y - 0.5) * height)) for x, y in (start, end)]
         actions = ActionChains(self.driver)
@@ -153,8 +153,8 @@ class Page:
             )
         )
 
-    def choose_symbol(self, symbol: str) -> None:
-        self.driver.find_element(By.CSS_SELECTOR, ".st-key-symbol [role=group] button").click()
+    def choose_symbol(self, symbol: str, *, key: str = "symbol") -> None:
+        self.driver.find_element(By.CSS_SELECTOR, f".st-key-{key} [role=group] button").click()
         self.wait(lambda: self._option(symbol), f"the option {symbol}").click()
 
     def save(self, picture: Path) -> None:
@@ -180,6 +180,10 @@ class Page:
         offset = int((x - 0.5) * panel.size["width"])
         ActionChains(self.driver).move_to_element_with_offset(panel, offset, 0).perform()
 
+    def press_key(self, key: str) -> None:
+        """Press a key (one of selenium's ``Keys``) on whatever has the focus."""
+        ActionChains(self.driver).send_keys(key).perform()
+
     def press(self, label: str) -> None:
         """Press the button that says ``label``."""
         self.wait(lambda: self._labelled(label), f"the button {label}").click()
@@ -188,8 +192,8 @@ class Page:
         buttons = self.driver.find_elements(By.TAG_NAME, "button")
         return next((one for one in buttons if one.text.split("\n")[0] == label), None)
 
-    def _panel(self) -> WebElement:
-        return self.driver.find_element(By.CSS_SELECTOR, ".cf-plot .nsewdrag[data-subplot='xy']")
+    def _panel(self, at: int = 0) -> WebElement:
+        return self.driver.find_elements(By.CSS_SELECTOR, ".cf-plot .nsewdrag[data-subplot='xy']")[at]
 
     def _button(self, group: str, option: str) -> WebElement | None:
         found = self.driver.find_elements(

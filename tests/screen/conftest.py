@@ -26,7 +26,7 @@ OLD, LONG_AGO = "OLDUSDT", 1_723_118_400_000_000
 LONG = "LONGUSDT"
 """2,100 candles, up to now."""
 HOLED = "HOLEUSDT"
-"""Two stretches of trades, with seven missing between them."""
+"""Two stretches of trades, with seven missing between them. Followed too."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def driver() -> Iterator[webdriver.Chrome]:
 @pytest.fixture(scope="session")
 def running(make_database: Callable[[], Database]) -> Iterator[Running]:
     """The page over 40 minutes of BTCUSDT that goes on growing."""
-    settings = make_database().settings_with(symbols=f"{LIVE},{QUIET}")
+    settings = make_database().settings_with(symbols=f"{LIVE},{QUIET},{HOLED}")
     schema.apply(settings)
     with live_feed(settings, LIVE, history_seconds=2_400) as feed:
         _send_histories(feed)

@@ -172,6 +172,45 @@ def test_symbols_have_their_last_trade_and_their_price_of_a_day_before(database:
     assert (ether.symbol, ether.day_change) == ("ETHUSDT", Decimal(0))
 
 
+def test_a_day_is_the_quarters_of_an_hour_up_to_each_symbols_last_trade(database: Database) -> None:
+    quarter, day = 900, 86_400
+    processor = Processor(database.writer(), FIVE_SECONDS)
+    processor.merge(
+        [trade(1, 0, price="1"), trade(2, quarter, price="50"), trade(3, quarter + 9, price="51")]
+    )
+    processor.merge([trade(4, 3 * quarter, price="52"), trade(5, day + quarter - 1, price="60")])
+    processor.merge([trade(1, 5, "ETHUSDT", price="7")])
+    bitcoin, ether = CandleReader.from_settings(database.settings).days()
+    times = [(one - BEGINS_AT) // SECOND_US for one in bitcoin.open_times]
+    assert (bitcoin.symbol, times) == ("BTCUSDT", [quarter, 3 * quarter, day])
+    assert (bitcoin.first_open, [*bitcoin.closes]) == (Decimal(50), [Decimal(51), Decimal(52), Decimal(60)])
+    assert (ether.symbol, ether.open_times, [*ether.closes]) == ("ETHUSDT", (BEGINS_AT,), [Decimal(7)])
+
+
+def test_days_read_few_rows_by_the_index(database: Database) -> None:
+    """Of 1,000 quarters of an hour of each of 40 symbols: the newest 96, and no more."""
+    cursor = database.owner().cursor()
+    cursor.execute(
+        "INSERT INTO candles (symbol, interval, open_time, end_time, open, high, low, close, volume,"
+        " quote_volume, taker_buy_volume, taker_buy_quote_volume, trade_count, first_trade_id, last_trade_id,"
+        " trade_ids, updated_at) SELECT 'S' || s, '15m', opens, opens + interval '15 min', 1, 1, 1, 1, 1, 1,"
+        " 0, 0, 1, n, n, int8multirange(int8range(n, n + 1)), opens FROM generate_series(1, 1000) n,"
+        " generate_series(1, 40) s,"
+        " LATERAL (SELECT timestamptz '2026-01-01 00:00Z' + n * interval '15 min' AS opens)"
+    )
+    cursor.execute(
+        "INSERT INTO symbols SELECT symbol, 1, 1, max(open_time), max(open_time), now()"
+        " FROM candles GROUP BY symbol"
+    )
+    for _ in range(2):  # before the tables were ever analysed, and after
+        cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + reader._DAYS)
+        plan = (cursor.fetchone() or ([{}],))[0][0]
+        (scan,) = [node for node in _nodes(plan["Plan"]) if node.get("Relation Name") == "candles"]
+        assert scan["Node Type"] == "Index Scan"
+        assert (scan["Actual Loops"], scan["Actual Rows"]) == (40, 96)
+        cursor.execute("ANALYZE")
+
+
 def test_counts_are_by_outcome(database: Database) -> None:
     processor = Processor(database.writer(), FIVE_SECONDS)
     candle_reader = CandleReader.from_settings(database.settings)

@@ -1,10 +1,11 @@
 // Draws the figure that Python sends, whole or as what differs from one sent before. Plotly.react keeps the plot's node, and a constant uirevision the viewer's
 // zoom; st.plotly_chart keeps neither when its data change. No text of the figure ever becomes HTML here.
 
-const { apply } = await import(import.meta.url.replace("/chart.js", "/patch.js"));
+const { received } = await import(import.meta.url.replace("/chart.js", "/patch.js"));
 
 const WHEEL_MS = 250; // Plotly makes a wheel's zoom its own 50 ms after the last turn
 const CLOSE_MS = 2000;
+const ROW_GAP = 8; // between the rows of a grid of charts: page.css has it too
 const LIVE = "following", FREE = "free";
 const CONFIG = {
   displayModeBar: false,
@@ -104,26 +105,28 @@ class Chart {
   }
 
   show(sent, lost) {
-    if (sent.figure) this.base = { id: sent.base, figure: sent.figure };
-    if (this.base?.id !== sent.base) { // as after a refresh that never came
-      lost(sent.base);
-      return;
-    }
-    const figure = apply(this.base.figure, sent.patch);
+    const figure = received(this, sent, lost);
+    if (figure === undefined) return;
     const view = `${sent.view}/${sent.is_local}`;
     if (this.sent?.view !== view) this.setMode(LIVE); // another symbol, candle, look-back or time zone
     this.sent = { ...sent, view, figure: sent.is_local ? inLocalTime(figure) : figure };
-    document.title = sent.title;
+    if (sent.title) document.title = sent.title; // of several charts only the first has one
+    this.frame.classList.toggle("cf-titled", Boolean(sent.title));
     this.frame.classList.toggle("cf-stale", sent.is_stale);
     this.fit();
     loadPlotly(sent.plotly).then(() => this.draw(), (error) => { this.readout.textContent = error.message; });
   }
 
   fit() {
-    // Down to the foot of the window, wherever the lines above it end; the style sheet has the least height.
+    // Its cell has an equal share of what is left of the window; the style sheet has the least height.
+    const cell = this.frame.closest('[class*="st-key-cell"]');
+    if (!cell) return; // taken off the page
+    const grid = cell.closest(".st-key-grid");
+    const rows = getComputedStyle(grid).gridTemplateRows.split(" ").length; // "none" is one too
     const scrolled = this.frame.closest('[data-testid="stMain"]')?.scrollTop ?? 0;
-    const top = this.frame.getBoundingClientRect().top + scrolled;
-    this.frame.style.height = `${Math.floor(window.innerHeight - top - 6)}px`;
+    const top = (element) => element.getBoundingClientRect().top;
+    const room = window.innerHeight - top(grid) - scrolled - 6 - (rows - 1) * ROW_GAP;
+    this.frame.style.height = `${Math.floor(room / rows - (top(this.frame) - top(cell)))}px`;
   }
 
   draw() {
@@ -236,7 +239,7 @@ class Chart {
     window.removeEventListener("pointerup", this.onUp);
     window.removeEventListener("pointercancel", this.onUp);
     this.isClosed = true;
-    if (!document.querySelector(".cf-chart")) document.title = PAGE_TITLE; // no price is shown any more
+    if (!document.querySelector(".cf-titled")) document.title = PAGE_TITLE; // no price is shown any more
     this.purge();
   }
 

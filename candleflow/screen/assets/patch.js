@@ -1,4 +1,13 @@
-// Applies what screen/patch.py finds to differ between two figures; its docstring has the form of a patch.
+// Applies what screen/patch.py finds to differ between two values; its docstring has the form of a patch.
+
+// The value that screen/component.py has sent to `holder`, whole or as what differs from one sent before. Undefined
+// where that one never came, as after a refresh that was lost: then it is asked for.
+export function received(holder, sent, lost) {
+  if (sent.whole !== undefined) holder.base = { id: sent.base, whole: sent.whole };
+  if (holder.base?.id === sent.base) return apply(holder.base.whole, sent.patch);
+  lost(sent.base);
+  return undefined;
+}
 
 export function apply(before, patch) {
   if (patch === null || patch === undefined) return before;

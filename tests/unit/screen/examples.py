@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 from candleflow.errors import StoreError
 from candleflow.market.window import SECOND_US
+from candleflow.screen.source import Sparkline
 
 NOON = 1_723_118_400 * SECOND_US
 """2024-08-08 12:00:00 UTC."""
@@ -48,6 +49,8 @@ def candles(count: int) -> list[ExampleCandle]:
 class ExampleSymbol:
     symbol: str
     last_trade_time: int
+    last_price: Decimal = Decimal("101.00")
+    day_change: Decimal | None = None
 
 
 @dataclass
@@ -63,6 +66,9 @@ class ExampleSource:
         if self.is_away:
             raise StoreError("PostgreSQL is away")
         return self.states
+
+    def sparklines(self) -> Mapping[str, Sparkline]:
+        return {}
 
     def first_open_time(self, symbol: str) -> int | None:
         return min((one.open_time for one in self.stored), default=None)

@@ -31,6 +31,16 @@ def test_a_symbol_without_a_trade_names_those_that_have_some() -> None:
     assert "There are trades of BNBUSDT, ETHUSDT." in nothing.advice
 
 
+def test_a_symbol_that_is_not_followed_is_said_not_to_be() -> None:
+    nothing = look(ExampleSource([ExampleSymbol("ETHUSDT", NOON)]), CHOICE, NOON, is_followed=False)
+    assert isinstance(nothing, Nothing)
+    assert nothing.title == "BTCUSDT is not followed"
+    assert "CANDLEFLOW_SYMBOLS" in nothing.advice
+    view = look(source_of(60), CHOICE, NOON + 5 * MINUTE, is_followed=False)
+    assert isinstance(view, View)
+    assert view.notices == ("BTCUSDT is not among CANDLEFLOW_SYMBOLS: shown is what was stored of it.",)
+
+
 def test_a_store_that_is_away_is_the_callers_to_tell() -> None:
     with pytest.raises(StoreError):
         look(ExampleSource(is_away=True), CHOICE, NOON)
