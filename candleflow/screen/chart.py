@@ -42,6 +42,7 @@ def draw(
     the browser's own zone.
     """
     about = {
+        "slot": slot,
         "view": view,
         "title": title if slot == 1 else None,
         "places": price_places,

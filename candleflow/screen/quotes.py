@@ -8,11 +8,10 @@ from typing import Any, Final
 from candleflow.market.window import SECOND_US
 from candleflow.screen import words
 from candleflow.screen.source import Sparkline, SymbolState
-from candleflow.screen.sparkline import SLOT_SECONDS
 
 STALE_SECONDS: Final = 300
 """A last trade older than so is said to be old: a small market is quiet for minutes at any time."""
-_DAY_SECONDS: Final = 86_400
+_MINUTE: Final = 60
 
 Json = dict[str, Any]
 
@@ -43,14 +42,9 @@ def _quote(
     price_places = words.price_places([state.last_price])
     price = words.price(state.last_price, max(price_places, line.places if line else 0))
     change = None if state.day_change is None else round(10_000 * state.day_change)
+    # What it is since is known to the minute, and may so be a minute short of a day.
+    since = None if state.day_opens_at is None else (state.last_trade_time - state.day_opens_at) // SECOND_US
     is_old = now - state.last_trade_time > STALE_SECONDS * SECOND_US
     age = words.age(state.last_trade_time, now) if is_old else ""
-    return price, change, _span(state, line), age, line.heights if line else ""
-
-
-def _span(state: SymbolState, line: Sparkline | None) -> str:
-    """What the change is over: a day, or as much of it as there is."""
-    if line is None:
-        return ""
-    known = (state.last_trade_time - line.since) // SECOND_US
-    return words.span(_DAY_SECONDS if known > _DAY_SECONDS - 2 * SLOT_SECONDS else known)
+    span = "" if since is None else words.span(since + _MINUTE)
+    return price, change, span, age, line.heights if line else ""

@@ -56,16 +56,20 @@ class SymbolState(Protocol):
         """The last price against that of 24 h before the last trade: 0.01 is one percent up."""
         ...
 
+    @property
+    def day_opens_at(self) -> int | None:
+        """What the change is since: less than 24 h before, where the first candle is younger."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Sparkline:
     """A symbol's last day in small.
 
-    ``heights``: a letter for each quarter of an hour, 0 at the lowest price and z at the highest; ``since``:
-    when the first of them began; ``places``: decimal places that show every price of them in full.
+    ``heights``: a letter for each quarter of an hour, 0 at the lowest price and z at the highest;
+    ``places``: decimal places that show every price of them in full.
     """
 
-    since: int
     places: int
     heights: str
 

@@ -25,7 +25,7 @@ def sparkline(open_times: Sequence[int], first_open: Decimal, closes: Sequence[D
     for before, at, close in zip(open_times, open_times[1:], closes[1:], strict=False):
         prices += [prices[-1]] * ((at - before) // slot_us - 1)
         prices.append(close)
-    return Sparkline(open_times[0], words.price_places(prices), _heights(prices))
+    return Sparkline(words.price_places(prices), _heights(prices))
 
 
 def _heights(prices: Sequence[Decimal]) -> str:

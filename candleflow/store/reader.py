@@ -81,6 +81,8 @@ class SymbolState:
     updated_at: int
     day_open: Decimal | None
     """The first price of the 24 h that end with the last trade, to the minute."""
+    day_opens_at: int | None
+    """When that minute began: less than 24 h before, where the first candle is younger."""
 
     @property
     def day_change(self) -> Decimal | None:
@@ -339,12 +341,14 @@ _FOLDED_CANDLES: Final = f"""
 
 _SYMBOLS: Final = f"""
     SELECT s.symbol, s.last_trade_id, s.last_price, {_MICROSECONDS.format("s.last_trade_time")},
-        {_MICROSECONDS.format("s.updated_at")},
-        (SELECT c.open FROM candles c
-         WHERE c.symbol = s.symbol AND c.interval = '1m'
+        {_MICROSECONDS.format("s.updated_at")}, day.open, {_MICROSECONDS.format("day.open_time")}
+    FROM symbols s LEFT JOIN LATERAL (
+        SELECT c.open, c.open_time FROM candles c
+        WHERE c.symbol = s.symbol AND c.interval = '1m'
             AND c.open_time >= s.last_trade_time - interval '24 hours'
-         ORDER BY c.open_time LIMIT 1)
-    FROM symbols s ORDER BY s.symbol
+        ORDER BY c.open_time LIMIT 1
+    ) day ON true
+    ORDER BY s.symbol
 """  # noqa: S608 - constants of this module
 
 # The limit is no more than the day has, and lets the planner do nothing but walk the index from its end: of a

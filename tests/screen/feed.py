@@ -63,14 +63,19 @@ class Feed:
     def send(self, symbol: str, times: Iterable[int], *, quantity: str = "0.25") -> None:
         """Trades at these times (microseconds), at the price of ``wave``."""
         with self._lock:
-            self._merge(symbol, [self._trade(symbol, at, Decimal(quantity)) for at in times])
+            self._merge([self._trade(symbol, at, Decimal(quantity)) for at in times])
+
+    def send_one_of_each(self, symbols: Iterable[str], at: int) -> None:
+        """A trade of each of the symbols at one time (microseconds), all in one batch."""
+        with self._lock:
+            self._merge([self._trade(symbol, at, Decimal("0.25")) for symbol in symbols])
 
     def _trade(self, symbol: str, at: int, quantity: Decimal) -> Trade:
         trade_id = self._next_id[symbol]
         self._next_id[symbol] += 1
         return Trade(symbol, trade_id, wave(at), quantity * (1 + trade_id % 7), at, bool(trade_id % 2))
 
-    def _merge(self, symbol: str, trades: list[Trade]) -> None:
+    def _merge(self, trades: list[Trade]) -> None:
         partials = list(_partials(trades, self._windows))
         reached = {"0": self._offsets.get("0", 0) + len(trades)}
         windows = {
@@ -80,7 +85,7 @@ class Feed:
         }
         documents = (self._offsets, reached, partials, {"received": len(trades)}, windows)
         (result,) = self._call(_MERGE, (self._run_id, TOPIC, *map(json.dumps, documents)))
-        assert result["status"] == "merged", (symbol, result)
+        assert result["status"] == "merged", result
         self._offsets = reached
 
     def _call(self, statement: str, values: tuple[Any, ...]) -> tuple[Any, ...]:

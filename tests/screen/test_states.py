@@ -50,11 +50,12 @@ def test_while_postgresql_is_away_the_last_chart_stays_greyed_and_then_goes_on(
 ) -> None:
     database = Database(own_postgres, "candles_away", tmp_path, "secret")
     database.make()
-    schema.apply(database.settings)
-    with page_server(database.settings) as server:
-        with live_feed(database.settings, "BTCUSDT", history_seconds=300):
+    settings = database.settings_with(symbols="BTCUSDT,ETHUSDT")
+    schema.apply(settings)
+    with page_server(settings) as server:
+        with live_feed(settings, "BTCUSDT", history_seconds=300):
             page = Page(driver, server.url)
-            page.open()
+            page.open("charts=2&symbol2=BTCUSDT")
             page.wait_for_candles()
         for connection in database.opened:
             connection.close()
@@ -64,7 +65,8 @@ def test_while_postgresql_is_away_the_last_chart_stays_greyed_and_then_goes_on(
         own_postgres.stop()
         page.wait_for_text("PostgreSQL has been away since")
         assert len(page.times()) >= len(drawn)
-        assert page.script("return document.querySelector('.cf-chart').classList.contains('cf-stale')")
+        grey = "return document.querySelectorAll('.cf-chart.cf-stale, .cf-strip.cf-away').length"
+        page.wait(lambda: page.script(grey) == 3, "both charts and the strip greyed")
 
         own_postgres.start()
         own_postgres.wait_until_ready()
@@ -73,7 +75,7 @@ def test_while_postgresql_is_away_the_last_chart_stays_greyed_and_then_goes_on(
             feed.skip_ids("BTCUSDT", 1_000_000)
             feed.send("BTCUSDT", [now_us()])
         page.wait_for_text("trades missing")  # as this feed knows nothing of the ids of the one before
-        assert not page.script("return document.querySelector('.cf-chart').classList.contains('cf-stale')")
+        page.wait(lambda: page.script(grey) == 0, "nothing greyed any more")
         assert page.script("return document.querySelector('.cf-plot').dataset.mark") == "the same"
 
 

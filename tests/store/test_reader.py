@@ -169,6 +169,7 @@ def test_symbols_have_their_last_trade_and_their_price_of_a_day_before(database:
     assert (bitcoin.symbol, bitcoin.last_trade_id, bitcoin.last_price) == ("BTCUSDT", 3, Decimal(60))
     assert bitcoin.last_trade_time == BEGINS_AT + (day + 60) * SECOND_US
     assert (bitcoin.day_open, bitcoin.day_change) == (Decimal(50), Decimal("0.2"))
+    assert bitcoin.day_opens_at == BEGINS_AT + 3_600 * SECOND_US
     assert (ether.symbol, ether.day_change) == ("ETHUSDT", Decimal(0))
 
 

@@ -16,6 +16,7 @@ const CONFIG = {
 };
 const PAGE_TITLE = document.title;
 const charts = new WeakMap(); // parent element -> chart
+const slots = new Map(); // place on the page -> the chart last drawn there
 let plotlyLoading = null;
 
 function loadPlotly(path) {
@@ -258,13 +259,23 @@ class Chart {
   }
 }
 
+// Streamlit takes an element off the page and makes it anew where a run of the whole page ends as a refresh begins:
+// the chart that was there goes on, with the viewer's zoom.
+function takenOff(slot) {
+  const chart = slots.get(slot);
+  return chart && !chart.isClosed && !chart.frame.isConnected ? chart : undefined;
+}
+
 export default function render({ data, parentElement, setTriggerValue }) {
+  const sent = JSON.parse(new TextDecoder().decode(data));
   let chart = charts.get(parentElement);
   if (!chart) {
-    chart = new Chart(parentElement);
+    chart = takenOff(sent.slot) ?? new Chart(parentElement);
+    parentElement.querySelector(".cf-chart").replaceWith(chart.frame);
     charts.set(parentElement, chart);
+    slots.set(sent.slot, chart);
   }
-  chart.show(JSON.parse(new TextDecoder().decode(data)), (base) => setTriggerValue("lost", base));
+  chart.show(sent, (base) => setTriggerValue("lost", base));
   return () => setTimeout(() => {
     // Later, and only if it has gone for good: Streamlit may take a chart off the page and put it back.
     if (chart.frame.isConnected) return;

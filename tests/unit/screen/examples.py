@@ -51,6 +51,7 @@ class ExampleSymbol:
     last_trade_time: int
     last_price: Decimal = Decimal("101.00")
     day_change: Decimal | None = None
+    day_opens_at: int | None = None
 
 
 @dataclass

@@ -8,18 +8,23 @@ from candleflow.screen.sparkline import SLOT_SECONDS, sparkline
 from tests.unit.screen.examples import NOON, ExampleSymbol
 
 SLOT = SLOT_SECONDS * SECOND_US
-DAY = 96 * SLOT
+DAY_SECONDS = 86_400
 
 
-def state(symbol: str, price: str, change: str | None, seconds_ago: int = 0) -> ExampleSymbol:
-    changed = None if change is None else Decimal(change)
-    return ExampleSymbol(symbol, NOON - seconds_ago * SECOND_US, Decimal(price), changed)
+def state(
+    symbol: str, price: str, change: str | None, *, seconds_ago: int = 0, over: int = DAY_SECONDS - 30
+) -> ExampleSymbol:
+    """A symbol whose last trade was so many seconds before noon, and its change over the seconds before."""
+    last = NOON - seconds_ago * SECOND_US
+    if change is None:
+        return ExampleSymbol(symbol, last, Decimal(price))
+    return ExampleSymbol(symbol, last, Decimal(price), Decimal(change), last - over * SECOND_US)
 
 
 def test_a_line_goes_from_the_first_open_over_every_close() -> None:
     closes = [Decimal(price) for price in ("110", "90", "125")]
     line = sparkline([NOON, NOON + SLOT, NOON + 2 * SLOT], Decimal(100), closes)
-    assert (line.since, line.heights) == (NOON, "ak0z")
+    assert line.heights == "ak0z"
 
 
 def test_a_quarter_of_an_hour_without_a_candle_keeps_the_price_before_it() -> None:
@@ -43,25 +48,28 @@ def test_the_symbols_come_in_the_order_of_the_settings_and_others_do_not() -> No
         state("BUSDT", "61234.5", "-0.5"),
         state("OLDUSDT", "1", None),
     ]
-    line = sparkline([NOON - DAY + SLOT], Decimal(1), [Decimal(2)])
+    line = sparkline([NOON], Decimal(1), [Decimal(2)])
     shown = quotes(["BUSDT", "CUSDT", "AUSDT"], states, {"BUSDT": line}, NOON)
     assert shown == {
         "symbols": ["BUSDT", "CUSDT", "AUSDT"],
         "prices": ["61,234.50", "", "1.50"],
         "changes": [-5000, None, 123],
-        "spans": ["1 day", "", ""],
+        "spans": ["1 day", "", "1 day"],
         "ages": ["", "", ""],
         "heights": ["0z", "", ""],
     }
 
 
 def test_a_change_over_less_than_a_day_says_over_how_much() -> None:
-    line = sparkline([NOON - 6 * 3_600 * SECOND_US], Decimal(1), [Decimal(2)])
-    assert quotes(["AUSDT"], [state("AUSDT", "2", "1")], {"AUSDT": line}, NOON)["spans"] == ["6 hours"]
+    young = state("AUSDT", "2", "1", over=6 * 3_600)
+    assert quotes(["AUSDT"], [young], {}, NOON)["spans"] == ["6 hours"]
 
 
 def test_only_an_old_last_trade_has_an_age() -> None:
-    states = [state("AUSDT", "1", None, STALE_SECONDS), state("BUSDT", "1", None, STALE_SECONDS + 1)]
+    states = [
+        state("AUSDT", "1", None, seconds_ago=STALE_SECONDS),
+        state("BUSDT", "1", None, seconds_ago=STALE_SECONDS + 1),
+    ]
     assert quotes(["AUSDT", "BUSDT"], states, {}, NOON)["ages"] == ["", "5 minutes ago"]
 
 
