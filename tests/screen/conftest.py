@@ -22,7 +22,7 @@ LIVE = "BTCUSDT"
 QUIET = "ETHUSDT"
 """Followed, but without a trade until a test sends one."""
 OLD, LONG_AGO = "OLDUSDT", 1_723_118_400_000_000
-"""Ten minutes of trades, up to 2024-08-08 12:00:00 UTC."""
+"""Ten minutes of trades, up to 2024-08-08 12:00:00 UTC. Followed too."""
 LONG = "LONGUSDT"
 """2,100 candles, up to now."""
 HOLED = "HOLEUSDT"
@@ -49,7 +49,7 @@ def driver() -> Iterator[webdriver.Chrome]:
 @pytest.fixture(scope="session")
 def running(make_database: Callable[[], Database]) -> Iterator[Running]:
     """The page over 40 minutes of BTCUSDT that goes on growing."""
-    settings = make_database().settings_with(symbols=f"{LIVE},{QUIET},{HOLED}")
+    settings = make_database().settings_with(symbols=f"{LIVE},{QUIET},{HOLED},{OLD}")
     schema.apply(settings)
     with live_feed(settings, LIVE, history_seconds=2_400) as feed:
         _send_histories(feed)

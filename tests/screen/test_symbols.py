@@ -37,6 +37,8 @@ return [...document.querySelectorAll('.cf-cell')].map((one) => ({
   points: (one.querySelector('polyline').getAttribute('points') ?? '').split(' ').length,
   isCurrent: one.getAttribute('aria-current') === 'true',
   title: one.title,
+  age: one.querySelector('.cf-cell-age').textContent,
+  isQuiet: one.classList.contains('cf-quiet'),
   mark: one.dataset.mark,
 }))
 """
@@ -70,7 +72,7 @@ def test_the_strip_shows_each_symbol_followed_in_the_order_of_the_settings(page:
     page.open()
     page.wait(lambda: current(page) == LIVE, "the first symbol marked")
     shown = cells(page)
-    assert [one["symbol"] for one in shown] == [LIVE, QUIET, HOLED]
+    assert [one["symbol"] for one in shown] == [LIVE, QUIET, HOLED, OLD]
     live = shown[0]
     assert live["price"].replace(",", "").replace(".", "").isdigit()
     assert live["change"][0] in "▲▼"
@@ -122,20 +124,20 @@ def test_the_strip_is_for_the_keyboard_too(page: Page) -> None:
     page.script("document.querySelector('.cf-cell[tabindex=\"0\"]').focus()")
     assert page.script(focused) == LIVE
     page.press_key(Keys.END)
-    assert page.script(focused) == HOLED
+    assert page.script(focused) == OLD
+    page.press_key(Keys.ARROW_LEFT)
     page.press_key(Keys.ENTER)
     page.wait(lambda: header(page) == HOLED, "the symbol under the focus")
 
 
-def test_a_symbol_whose_trades_are_old_is_said_to_be_in_the_strip(page: Page, running: Running) -> None:
+def test_a_symbol_whose_trades_are_old_is_said_to_be_in_the_strip(page: Page) -> None:
     page.open()
     page.wait(lambda: current(page) == LIVE, "the strip")
-    quiet = cells(page)[1]
-    if quiet["price"] == "no trade yet":  # as long as no other test has sent one
-        assert quiet["title"] == f"{QUIET}: no trade yet"
-    assert (
-        page.script("return document.querySelectorAll('.cf-cell')[0].classList.contains('cf-quiet')") is False
-    )
+    live, *_, old = cells(page)
+    assert (live["isQuiet"], old["isQuiet"]) == (False, True)
+    assert re.search(r", last trade \d+ days ago$", old["title"])
+    assert re.fullmatch(r"\d+ days ago", old["age"])
+    assert old["change"].endswith(" %"), "that of its last day"
 
 
 def test_a_symbol_of_the_address_that_is_not_followed_is_said_to_be_and_shows_once_it_has_trades(
