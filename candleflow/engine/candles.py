@@ -17,7 +17,7 @@ from typing import Final
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
 
-from candleflow.engine.trades import REFUSAL
+from candleflow.engine.trades import IS_LIVE, REFUSAL
 from candleflow.market.window import Windows
 
 BLOCK_SIZE: Final = 64
@@ -38,17 +38,19 @@ class CandleFold:
 
     def place(self, trades: DataFrame) -> DataFrame:
         """``trades``, as ``trades.judge`` made them, with what the fold needs beside; pure columns.
-        Of Kafka's columns the fold needs ``timestamp``.
+        Of Kafka's columns the fold needs ``timestamp``; without ``IS_LIVE`` no trade counts as live.
 
         They are apart from the fold as Spark analyzes a streaming query once, and what is done with a batch
         anew for each.
         """
-        return trades.select("*", *self._places)
+        told = [] if IS_LIVE in trades.columns else [F.lit(col=False).alias(IS_LIVE)]
+        return trades.select("*", *told, *self._places)
 
     def __call__(self, placed: DataFrame) -> DataFrame:
         """One row for each symbol, pane and block, and one for each reason of refusal.
 
-        Of trades: ``symbol``, the pane's ``open_time`` and ``last_trade_time`` (microseconds); ``block``, and
+        Of trades: ``symbol``, the pane's ``open_time`` and ``last_trade_time`` (microseconds); the time of
+        the first that is live in ``first_live_time``, null where none is; ``block``, and
         ``bits``, one for each id that is there, the lowest id's the lowest; ``records``, which are more than
         the bits where a trade came twice; ``written_at``, when the last of them was (microseconds); ``open``,
         ``high``, ``low``, ``close``; and ``SUMS``.
@@ -96,6 +98,7 @@ def _sums() -> list[Column]:
         F.min("price").alias("low"),
         F.max_by("price", "trade_id").alias("close"),
         F.max_by("trade_time", "trade_id").alias("last_trade_time"),
+        F.min(F.when(F.col(IS_LIVE), F.col("trade_time"))).alias("first_live_time"),
         *(F.sum(column).alias(name) for name, column in added.items()),
         *(F.sum(F.when(F.col("is_taker_buy"), F.col(column))).alias(f"taker_buy_{name}")
           for name, column in added.items()),

@@ -65,7 +65,7 @@ class BatchFold:
         for overlap in overlaps:
             rest = without_ids(rest, _ids(placed.sparkSession, overlap))
         once = self(rest)
-        return replace(folded, partials=once.partials, trades=once.trades)
+        return replace(folded, partials=once.partials, trades=once.trades, live=once.live)
 
 
 def _ids(spark: SparkSession, overlap: Mapping[str, str]) -> DataFrame:

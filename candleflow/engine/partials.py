@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 from pyspark.sql import Row
 
 from candleflow.engine.candles import BLOCK_SIZE, SUMS
+from candleflow.engine.recent_latency import LiveTrades
 from candleflow.engine.trades import REFUSAL
 from candleflow.market.trade import EXACT
 from candleflow.market.trade_ids import TradeIds
@@ -39,6 +40,8 @@ class Folded:
     """Refused records by reason."""
     written_at: int
     """When the last of the trades was written to the topic, microseconds since the epoch; 0 without any."""
+    live: Sequence[LiveTrades]
+    """Those that the stream brought, as opposed to what was fetched later."""
 
     @property
     def has_repeats(self) -> bool:
@@ -51,6 +54,7 @@ def read_fold(rows: Iterable[Row], windows: Windows) -> Folded:
     rejected: dict[str, int] = {}
     seen: dict[tuple[str, int], int] = defaultdict(int)
     candles: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    live: list[LiveTrades] = []
     sound = written_at = 0
     for row in rows:
         if row[REFUSAL] is not None:
@@ -58,13 +62,16 @@ def read_fold(rows: Iterable[Row], windows: Windows) -> Folded:
             continue
         sound += row["records"]
         written_at = max(written_at, row["written_at"])
-        seen[row["symbol"], row["block"]] |= row["bits"] & _ALL_BITS
+        bits = row["bits"] & _ALL_BITS
+        seen[row["symbol"], row["block"]] |= bits
+        if row["first_live_time"] is not None:
+            live.append(LiveTrades(row["first_live_time"], row["last_trade_time"], bits.bit_count()))
         for back in range(0, windows.size_us, windows.slide_us):
             candles[row["symbol"], row["open_time"] - back].append(row)
     # Sliding windows over the first seconds of 1970 open before it, where the store has no candles.
     partials = [json.dumps(_partial(*key, rows)) for key, rows in candles.items() if key[1] >= 0]
     trades = sum(bits.bit_count() for bits in seen.values())
-    return Folded(partials, sound, trades, rejected, written_at)
+    return Folded(partials, sound, trades, rejected, written_at, live)
 
 
 def _partial(symbol: str, open_time: int, rows: Sequence[Row]) -> dict[str, Any]:

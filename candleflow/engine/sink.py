@@ -28,10 +28,11 @@ from candleflow.engine import trades
 from candleflow.engine.folding import BatchFold
 from candleflow.engine.ledger import Claim, Ledger, Merged, StoreAwayError, SupersededError
 from candleflow.engine.partials import Folded
+from candleflow.engine.recent_latency import RecentLatency
 from candleflow.engine.record_clock import RecordClock
 from candleflow.engine.rejected import publish_rejected
 from candleflow.errors import BrokerError, CandleflowError, HeldError
-from candleflow.market.window import Windows
+from candleflow.market.window import SECOND_US, Windows
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Tally:
     """By outcome: ``received``, ``merged``, ``duplicate``, ``rejected``, ``late``."""
     batches: int = 0
     batch_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_BATCHES_REMEMBERED))
+    latency: RecentLatency = field(default_factory=RecentLatency)
 
 
 class CandleSink:
@@ -183,8 +185,10 @@ class CandleSink:
             return answer.overlap
 
         folded = self._fold.merge_once(judged, folded, merge)
+        merged_at = time.time()
         self.offsets = {**self.offsets, **reached}
         if answer.status != "already_merged":
+            self.tally.latency.note(folded.live, folded.trades, round(merged_at * SECOND_US))
             self._count(answer, folded, received)
 
     def _read(self, batch: DataFrame) -> tuple[DataFrame, Folded]:

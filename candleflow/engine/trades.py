@@ -57,8 +57,12 @@ TRADE_COLUMNS: Final = (
 """The columns of a sound trade, none of them null: ``trade_time`` in microseconds, ``price`` decimal(19,8),
 ``quantity`` decimal(20,8), and their product ``notional`` decimal(38,16)."""
 
-KAFKA_COLUMNS: Final = ("topic", "partition", "offset", "timestamp", "value")
-"""The columns of a record that stay beside the verdict on it."""
+IS_LIVE: Final = "is_live"
+"""Whether the producer had a record from the stream: what it fetched later bears the header ``origin``."""
+
+KAFKA_COLUMNS: Final = ("topic", "partition", "offset", "timestamp", "value", IS_LIVE)
+"""The columns of a record that stay beside the verdict on it; ``IS_LIVE`` where it came by the stream of
+Kafka's records."""
 
 REFUSAL: Final = "refusal"
 """The column with the reason of a refused record, null for a sound trade."""
@@ -72,6 +76,8 @@ RECORDS_PER_TASK: Final = 50_000
 # Java's "$" also matches before a final line break; "\z" is the end and nothing else.
 _WHOLE: Final = r"\A(?:%s)\z"
 _CUT_FIELDS: Final = "$2 $3 $4 $5 $6 $7"  # s t p q T m, of the canonical pattern's groups
+_ORIGIN_HEADER: Final = "origin"
+"""As the producer writes it: the one header of a trade, if there is any."""
 _PRICE_TYPE: Final = f"decimal(19,{DECIMAL_PLACES})"
 _QUANTITY_TYPE: Final = f"decimal(20,{DECIMAL_PLACES})"
 
@@ -91,7 +97,9 @@ def read_stream(
         .option("maxOffsetsPerTrigger", records_per_batch)
         .option("maxRecordsPerPartition", RECORDS_PER_TASK)
         .option("failOnDataLoss", "true")
+        .option("includeHeaders", "true")
         .load()
+        .withColumn(IS_LIVE, ~F.coalesce(F.get("headers", F.lit(0))["key"] == _ORIGIN_HEADER, _false()))
     )
 
 

@@ -74,6 +74,8 @@ _STEADY_SECONDS: Final = 60.0
 _SET_BACK_SECONDS: Final = 2.0
 """Spark begins its next batch at a time of the machine's clock (ProcessingTimeExecutor): where that is set
 back, it waits until the clock is there again."""
+_END_KNOWN_SECONDS: Final = 5.0
+"""Kafka is asked once a second where the topic ends: an answer older than so tells no lag any more."""
 _SETTLED_BATCHES: Final = 10
 _SETTLE_SECONDS: Final = 30.0
 """After so many batches and seconds more, a start's work is over, and its classes are archived."""
@@ -368,8 +370,9 @@ class _Processor:
             name: sink.tally.records[name] for name in ("received", "merged", "duplicate", "rejected", "late")
         }
         counts |= {"batches": sink.tally.batches, "restarts": self._restarts}
+        counts |= sink.tally.latency.counts()
         latest = self._end_offsets.latest
-        if latest is not None:
+        if latest is not None and time.monotonic() - latest.asked_at < _END_KNOWN_SECONDS:
             counts["lag"] = sum(
                 max(0, end - sink.offsets.get(number, 0)) for number, end in latest.end.items()
             )
