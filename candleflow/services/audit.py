@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from candleflow.broker import gap_log
@@ -52,6 +53,8 @@ RECORDS_LIMIT: Final = 1_000_000
 """So many records are read for one stretch at most, which takes half a minute."""
 
 _REST_SECONDS: Final = 10.0
+_SYMBOLS_LIMIT: Final = 100
+"""The heartbeat tells the agreement of so many symbols at most."""
 
 
 def run(settings: Settings) -> int:
@@ -63,6 +66,14 @@ def run(settings: Settings) -> int:
         _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
         return error.exit_status
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Agreement:
+    """How a symbol's candles agreed with the klines, and when, by ``time.monotonic``."""
+
+    verdicts: Counter[Verdict]
+    compared_at: float
 
 
 class Auditor:
@@ -85,7 +96,7 @@ class Auditor:
         self._stop = asyncio.Event()
         self._message = ""
         self._holes_found = 0
-        self._agreement: dict[str, Counter[Verdict]] = {}
+        self._agreement: dict[str, _Agreement] = {}
         self._told: set[tuple[str, str, int]] = set()
 
     def stop(self) -> None:
@@ -93,14 +104,21 @@ class Auditor:
         self._gives_up.set()
         self._stop.set()
 
-    def counts(self) -> Mapping[str, int]:
-        """Holes found so far, candles ever put right, and how the last ten minutes' agree with the klines."""
-        total: Counter[Verdict] = sum(self._agreement.values(), Counter())
-        return {
+    def counts(self) -> Mapping[str, int | float]:
+        """Holes found so far, candles ever put right, and how the last ten minutes' agree with the klines:
+        in all, and by symbol (``equal:BTCUSDT``), with how long ago they were compared."""
+        agreement = dict(self._agreement)
+        total: Counter[Verdict] = sum((one.verdicts for one in agreement.values()), Counter())
+        told = {
             "holes": self._holes_found,
             "repaired": self._repaired,
             **{str(verdict): total[verdict] for verdict in Verdict},
         }
+        by_symbol: dict[str, int | float] = {}
+        for symbol, one in list(agreement.items())[:_SYMBOLS_LIMIT]:
+            by_symbol |= {f"{verdict}:{symbol}": count for verdict, count in one.verdicts.items() if count}
+            by_symbol[f"compared_age_s:{symbol}"] = round(time.monotonic() - one.compared_at, 1)
+        return told | by_symbol
 
     async def run(self) -> None:
         """Audit until SIGTERM, SIGINT or ``stop``."""
@@ -238,7 +256,7 @@ class Auditor:
                 for doubt in doubts(comparison, basis):
                     self._doubts.put((symbol, doubt))
                 self._tell(symbol, basis, comparison)
-        self._agreement[symbol] = agreement
+        self._agreement[symbol] = _Agreement(agreement, time.monotonic())
 
     def _tell(self, symbol: str, basis: Basis, comparison: Comparison) -> None:
         """Log each window that differs, once."""
