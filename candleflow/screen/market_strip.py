@@ -1,6 +1,6 @@
 """The strip of all followed symbols: price, change and last day of each; one click switches the first chart.
 
-A component of our own; ``assets/strip.js`` changes its buttons in place.
+A component of our own; ``assets/market_strip.js`` changes its buttons in place.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ of 12 KB is due."""
 _STRIP: Final = LiveComponent(
     "candleflow_strip",
     html='<div class="cf-strip" role="group" aria-label="Symbols followed"></div>',
-    script="strip.js",
+    script="market_strip.js",
     patch_bytes=_PATCH_BYTES,
 )
 

@@ -29,12 +29,14 @@ from candleflow.screen.choice import (
 )
 from candleflow.screen.figure import figure
 from candleflow.screen.looks import PERIOD_LIMITS, PERIODS, Kind, Looks, Overlay, Pane
-from candleflow.screen.source import CandleSource
+from candleflow.screen.source import CandleSource, PageSource
+from candleflow.screen.trust_strip import TrustStrip
 from candleflow.screen.view import Nothing, View, look
 
 _LOG: Final = logging.getLogger(__name__)
 _STYLES: Final = [
-    Path(__file__).parent / "assets" / name for name in ("page.css", "chart.css", "strip.css", "grid.css")
+    Path(__file__).parent / "assets" / name
+    for name in ("page.css", "chart.css", "market_strip.css", "trust_strip.css", "grid.css")
 ]
 _ICON: Final = str(Path(__file__).parent / "assets" / "icon.svg")  # a named icon would be fetched from Google
 _LAST_VIEW: Final = "last_view"
@@ -53,7 +55,7 @@ def configure(*, is_simulated: bool) -> None:
 
 
 def show(
-    source: CandleSource, followed: Sequence[str], windows: Windows, clock: Clock, *, is_simulated: bool
+    source: PageSource, followed: Sequence[str], windows: Windows, clock: Clock, *, is_simulated: bool
 ) -> None:
     """Show the page. ``followed`` are the settings' symbols; ``clock`` gives microseconds since the epoch."""
     if is_simulated:
@@ -67,14 +69,8 @@ def show(
     # 112-127 ms from a tick to the data in place of 79-82 (Chromium 156, 361 candles, twice 45 s each).
     @st.fragment(run_every=refresh_seconds)
     def live(wish: _Wish, drawing: _Drawing) -> None:
-        _show_candles(
-            source,
-            wish,
-            drawing,
-            clock(),
-            is_followed=wish.symbol in followed,
-            is_paused=refresh_seconds is None,
-        )
+        strip = TrustStrip(source, wish.symbol, wish.symbol in followed, refresh_seconds, drawing.slot)
+        _show_candles(source, wish, drawing, clock(), strip)
         if _offered_symbols(source, followed) != offered:
             st.rerun(scope="app")
 
@@ -182,25 +178,23 @@ def _offered_symbols(source: CandleSource, followed: Sequence[str]) -> list[str]
     return list(dict.fromkeys([*followed, *stored]))
 
 
-def _show_candles(
-    source: CandleSource, wish: _Wish, drawing: _Drawing, now: int, *, is_followed: bool, is_paused: bool
-) -> None:
+def _show_candles(source: CandleSource, wish: _Wish, drawing: _Drawing, now: int, strip: TrustStrip) -> None:
     try:
         choice = wish.choice(source, now)
-        view = look(source, choice, now, drawing.looks.warm_up, is_followed=is_followed)
+        view = look(source, choice, now, drawing.looks.warm_up, is_followed=strip.is_followed)
     except StoreError as error:
-        _show_last_view(wish, drawing, now, error)
+        _show_last_view(wish, drawing, now, strip, error)
         return
     st.session_state[f"{_LAST_VIEW}{drawing.slot}"] = (wish, view)
     st.session_state[_AWAY_SINCE] = None
     if isinstance(view, Nothing):
-        _say(view, drawing.slot)
+        _say(view, now, strip)
     else:
-        paused = [f"Paused at {words.utc(now)}."] if is_paused else []
-        _draw(view, drawing, now, [*paused, *view.notices], is_stale=False)
+        paused = [f"Paused at {words.utc(now)}."] if strip.refresh_seconds is None else []
+        _draw(view, drawing, now, [*paused, *view.notices], strip, is_stale=False)
 
 
-def _show_last_view(wish: _Wish, drawing: _Drawing, now: int, error: StoreError) -> None:
+def _show_last_view(wish: _Wish, drawing: _Drawing, now: int, strip: TrustStrip, error: StoreError) -> None:
     """While the store is away: what was last read, greyed, and since when. The next refresh tries again."""
     if st.session_state.get(_AWAY_SINCE) is None:
         st.session_state[_AWAY_SINCE] = now
@@ -209,15 +203,18 @@ def _show_last_view(wish: _Wish, drawing: _Drawing, now: int, error: StoreError)
     last_wish, last = st.session_state.get(f"{_LAST_VIEW}{drawing.slot}", (None, None))
     if isinstance(last, View) and last_wish == wish:
         notice = f"PostgreSQL has been away since {since}. This is what was last read; it goes on by itself."
-        _draw(last, drawing, now, [notice], is_stale=True)
+        _draw(last, drawing, now, [notice], strip, is_stale=True)
     else:
         advice = f"Since {since}. Candles show here by themselves once it is back."
-        _say(Nothing("PostgreSQL is away", advice), drawing.slot)
+        _say(Nothing("PostgreSQL is away", advice), now, strip, is_away=True)
 
 
-def _draw(view: View, drawing: _Drawing, now: int, notices: Sequence[str], *, is_stale: bool) -> None:
+def _draw(
+    view: View, drawing: _Drawing, now: int, notices: Sequence[str], strip: TrustStrip, *, is_stale: bool
+) -> None:
     decimal_places = words.places(view.candles)
-    st.html(_header(view, now, notices, decimal_places, is_stale=is_stale))
+    st.html(_header(view, notices, decimal_places, is_stale=is_stale))
+    strip.draw(None if is_stale else view, now)
     choice, looks = view.choice, drawing.looks
     price = words.price(view.candles[-1].close, decimal_places)
     chart.draw(
@@ -231,12 +228,11 @@ def _draw(view: View, drawing: _Drawing, now: int, notices: Sequence[str], *, is
     )
 
 
-def _header(view: View, now: int, notices: Sequence[str], decimal_places: int, *, is_stale: bool) -> str:
-    """One element, whatever it has to say: the chart below keeps its place on the page."""
+def _header(view: View, notices: Sequence[str], decimal_places: int, *, is_stale: bool) -> str:
+    """One element, whatever it has to say: the strip and the chart below keep their places on the page."""
     state, choice = view.symbol, view.choice
     change, sign = words.change(view.candles, decimal_places)
     direction = ("flat", "rising", "falling")[sign]
-    is_whole = all(one.is_complete for one in view.candles)
     kind = "away" if is_stale else "plain"
     lines = "".join(
         f'<p class="cf-notice cf-{kind}" role="status">{escape(notice)}</p>' for notice in notices
@@ -247,13 +243,6 @@ def _header(view: View, now: int, notices: Sequence[str], decimal_places: int, *
   <span class="cf-price">{escape(words.price(view.candles[-1].close, decimal_places))}</span>
   <span><span class="cf-change cf-{direction}">{escape(change)}</span>
     <span class="cf-over">{escape(_over(choice))}</span></span>
-  <span class="cf-facts">
-    <span class="cf-age">Last trade {escape(words.utc(state.last_trade_time))},
-      <b>{escape(words.age(state.last_trade_time, now))}</b></span>
-    <span class="cf-completeness cf-{"whole" if is_whole else "broken"}">{
-        escape(words.completeness(view.candles))
-    }</span>
-  </span>
 </div>{lines}"""
 
 
@@ -261,8 +250,11 @@ def _over(choice: Choice) -> str:
     return "in all" if choice.look_back_seconds is None else f"in {words.span(choice.look_back_seconds)}"
 
 
-def _say(nothing: Nothing, slot: int) -> None:
-    chart.forget(slot)
+def _say(nothing: Nothing, now: int, strip: TrustStrip, *, is_away: bool = False) -> None:
+    """In the places of the header and of the chart, with the strip between them."""
+    chart.forget(strip.slot)
+    st.html(f'<div class="cf-header"><span class="cf-symbol">{escape(strip.symbol)}</span></div>')
+    strip.draw(None if is_away else nothing, now)
     st.html(
         f'<div class="cf-nothing" role="status"><h2>{escape(nothing.title)}</h2>'
         f"<p>{escape(nothing.advice)}</p></div>"

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
 
+from candleflow.telemetry import Heartbeat
+
 
 class ShownCandle(Protocol):
     """One candle, of any bucket, as far as the page shows it."""
@@ -74,6 +76,37 @@ class Sparkline:
     heights: str
 
 
+class OpenGap(Protocol):
+    """Trade ids that no candle has, both named included."""
+
+    @property
+    def first_trade_id(self) -> int: ...
+    @property
+    def last_trade_id(self) -> int: ...
+    @property
+    def after(self) -> int:
+        """When the candle of the last trade before it opened."""
+        ...
+
+    @property
+    def before(self) -> int:
+        """When the candle of the first trade after it ended or will end."""
+        ...
+
+
+class OpenGaps(Protocol):
+    """The holes in the trade ids of a stretch of candles."""
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def trades(self) -> int: ...
+    @property
+    def newest(self) -> Sequence[OpenGap]:
+        """Some of them, the newest first."""
+        ...
+
+
 class CandleSource(Protocol):
     """Reads candles. All raise StoreError while the store is away."""
 
@@ -94,3 +127,19 @@ class CandleSource(Protocol):
     def sparklines(self) -> Mapping[str, Sparkline]:
         """The last day of every symbol that has candles, by its name; half a minute old at most."""
         ...
+
+
+class TrustSource(Protocol):
+    """Tells how far what is shown can be trusted."""
+
+    def heartbeats(self) -> Mapping[str, Heartbeat | None]:
+        """What each process that should run last said of itself; None where it has said nothing here."""
+        ...
+
+    def open_gaps(self, symbol: str, bucket_seconds: int, since: int, limit: int) -> OpenGaps:
+        """The holes in what ``CandleSource.candles`` gives for the same. Raises StoreError as it does."""
+        ...
+
+
+class PageSource(CandleSource, TrustSource, Protocol):
+    """All that the page asks for."""

@@ -12,8 +12,6 @@ from candleflow.market.window import SECOND_US
 from candleflow.screen.source import ShownCandle
 
 MINUS: Final = "\N{MINUS SIGN}"
-CROSS: Final = "\N{MULTIPLICATION SIGN}"
-"""What the chart marks an incomplete candle with."""
 _UNITS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
@@ -66,24 +64,6 @@ def change(candles: Sequence[ShownCandle], decimal_places: int) -> tuple[str, in
     sign = (difference > 0) - (difference < 0)
     mark = ("", "+", MINUS)[sign]
     return f"{mark}{abs(difference):,.{decimal_places}f} ({mark}{abs(percent):.2f} %)", sign
-
-
-def completeness(candles: Sequence[ShownCandle]) -> str:
-    """How many of the candles are proved complete, and how many trades they lack, in a sentence."""
-    total, incomplete = len(candles), sum(not one.is_complete for one in candles)
-    counted = "1 candle" if total == 1 else f"{total:,} candles"
-    if not incomplete:
-        return f"{counted}, complete" if total == 1 else f"{counted}, all complete"
-    return (
-        f"{counted}: {total - incomplete:,} complete, {incomplete:,} incomplete ({CROSS}), {_lack(candles)}"
-    )
-
-
-def _lack(candles: Sequence[ShownCandle]) -> str:
-    missing = missing_trades(candles)
-    if not missing:  # then only the first can be incomplete: nothing shown tells what came before it
-        return "as nothing before it is known"
-    return "1 trade missing" if missing == 1 else f"{missing:,} trades missing"
 
 
 def missing_trades(candles: Sequence[ShownCandle]) -> int:

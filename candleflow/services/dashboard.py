@@ -20,11 +20,11 @@ import streamlit as st
 from candleflow import settings as settings_module
 from candleflow.errors import SettingError, StackError
 from candleflow.screen import page as screen
-from candleflow.screen.source import ShownCandle, Sparkline, SymbolState
+from candleflow.screen.source import OpenGaps, ShownCandle, Sparkline, SymbolState
 from candleflow.screen.sparkline import sparkline
 from candleflow.settings import Settings
 from candleflow.store.reader import CandleReader
-from candleflow.telemetry import set_up_logging
+from candleflow.telemetry import Heartbeat, read_heartbeat, set_up_logging
 
 SCRIPT: Final = Path(__file__).parents[2] / "dashboard.py"
 """Its neighbour ``.streamlit/config.toml`` goes with it, whatever folder the command is run in."""
@@ -37,6 +37,11 @@ _FIRST_SECONDS: Final = 30
 
 _SPARKLINES_SECONDS: Final = 30
 """A line of a day, 72 pixels wide, is no other within half a minute."""
+
+_PROCESSES: Final = ("producer", "processor", "audit")
+"""Those that tell of themselves by a heartbeat, and that a page without any of them has no news from."""
+
+_GAPS_LISTED: Final = 5
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -75,7 +80,7 @@ def command(port: int) -> list[str]:
 
 
 class SharedSource:
-    """A CandleSource for the page: one reader for all viewers, and answers shared for half a second."""
+    """A PageSource: one reader for all viewers, and answers shared for half a second."""
 
     def candles(
         self, symbol: str, bucket_seconds: int, since: int | None, limit: int
@@ -90,6 +95,12 @@ class SharedSource:
 
     def sparklines(self) -> Mapping[str, Sparkline]:
         return _sparklines()
+
+    def heartbeats(self) -> Mapping[str, Heartbeat | None]:
+        return _heartbeats()
+
+    def open_gaps(self, symbol: str, bucket_seconds: int, since: int, limit: int) -> OpenGaps:
+        return _open_gaps(symbol, bucket_seconds, since, limit)
 
 
 @st.cache_resource(show_spinner=False)
@@ -125,6 +136,18 @@ def _symbols() -> Sequence[SymbolState]:
 @st.cache_resource(ttl=_SPARKLINES_SECONDS, max_entries=1, show_spinner=False)
 def _sparklines() -> Mapping[str, Sparkline]:
     return {one.symbol: sparkline(one.open_times, one.first_open, one.closes) for one in _reader().days()}
+
+
+@st.cache_resource(ttl=_SHARED_SECONDS, max_entries=1, show_spinner=False)
+def _heartbeats() -> Mapping[str, Heartbeat | None]:
+    settings = _settings()
+    names = ("simulator", *_PROCESSES) if settings.is_simulated else _PROCESSES
+    return {name: read_heartbeat(settings.run_dir, name) for name in names}
+
+
+@st.cache_resource(ttl=_SHARED_SECONDS, max_entries=100, show_spinner=False)
+def _open_gaps(symbol: str, bucket_seconds: int, since: int, limit: int) -> OpenGaps:
+    return _reader().open_gaps(symbol, bucket_seconds, since, limit, _GAPS_LISTED)
 
 
 def _check_port(port: int) -> None:

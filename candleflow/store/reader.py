@@ -101,6 +101,28 @@ class DayOfSymbol:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenGap:
+    """Trade ids that no candle has, both named included."""
+
+    first_trade_id: int
+    last_trade_id: int
+    after: int
+    """When the candle of the last trade before it opened."""
+    before: int
+    """When the candle of the first trade after it ended or will end."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGaps:
+    """The holes in the trade ids of a stretch of candles."""
+
+    count: int
+    trades: int
+    newest: tuple[OpenGap, ...]
+    """The newest first."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Stored:
     """A stored interval that a bucket is read from, ``parts`` to the bucket."""
 
@@ -143,6 +165,19 @@ class CandleReader:
         rows = self._pool.rows(*self._question(symbol, bucket_seconds, since, limit))
         candles = [StoredCandle(symbol, name, *row) for row in reversed(rows)]
         return with_quiet(candles, bucket_seconds * SECOND_US, limit)
+
+    def open_gaps(
+        self, symbol: str, bucket_seconds: int, since: int | None, limit: int, newest: int
+    ) -> OpenGaps:
+        """The holes between the first and the last trade id of what ``candles`` gives, ``newest`` of them
+        one by one. Raises MarketError as it does.
+        """
+        parts, arguments = self._parts(symbol, bucket_seconds, since, limit)
+        rows = self._pool.rows(_OPEN_GAPS.format(parts=parts), arguments | {"newest": newest})
+        if not rows:
+            return OpenGaps(0, 0, ())
+        count, trades = rows[0][:2]
+        return OpenGaps(int(count), int(trades), tuple(OpenGap(*map(int, row[2:])) for row in rows))
 
     def within(self, symbol: str, interval: str, since: int, until: int) -> list[StoredCandle]:
         """The candles of a stored interval that open in [since, until), and the first after; oldest first.
@@ -209,11 +244,18 @@ class CandleReader:
         self, symbol: str, bucket_seconds: int, since: int | None, limit: int
     ) -> tuple[str, dict[str, Any]]:
         """The query for a bucket's candles, and its arguments."""
+        parts, arguments = self._parts(symbol, bucket_seconds, since, limit)
+        is_stored = self._stored_for(bucket_seconds).parts == 1
+        return (_STORED_CANDLES if is_stored else _FOLDED_CANDLES).format(parts=parts), arguments
+
+    def _parts(
+        self, symbol: str, bucket_seconds: int, since: int | None, limit: int
+    ) -> tuple[str, dict[str, Any]]:
+        """The query for the stored candles that a bucket's are made of, and its arguments."""
         stored = self._stored_for(bucket_seconds)
         opens_from = None if since is None else -(-since // (bucket_seconds * SECOND_US)) * bucket_seconds
         tiles = stored.interval != self._windows.interval or self._windows.is_tumbling
-        parts = _PARTS.format(condition="" if tiles else _TILES_TIME)
-        return (_STORED_CANDLES if stored.parts == 1 else _FOLDED_CANDLES).format(parts=parts), {
+        return _PARTS.format(condition="" if tiles else _TILES_TIME), {
             "symbol": symbol,
             "interval": stored.interval,
             "seconds": stored.seconds,
@@ -295,6 +337,23 @@ _COLUMNS: Final = f"""
         is_complete, revision, source, {_MICROSECONDS.format("updated_at")}
 """
 _STORED_CANDLES: Final = f"SELECT {_COLUMNS} FROM ({{parts}}) part"  # noqa: S608 - constants of this module
+
+# A hole is what lies between one range of ids and the next.
+_OPEN_GAPS: Final = f"""
+    WITH part AS MATERIALIZED ({{parts}}),
+    range AS (SELECT unnest(range_agg(trade_ids)) AS ids FROM part),
+    hole AS (
+        SELECT upper(ids) AS first_id, lead(lower(ids)) OVER (ORDER BY ids) AS held_again FROM range
+    ),
+    newest AS (
+        SELECT count(*) OVER () AS holes, sum(held_again - first_id) OVER () AS trades, first_id, held_again
+        FROM hole WHERE held_again IS NOT NULL ORDER BY first_id DESC LIMIT %(newest)s
+    )
+    SELECT holes, trades, first_id, held_again - 1,
+        (SELECT {_MICROSECONDS.format("max(open_time)")} FROM part WHERE trade_ids @> first_id - 1),
+        (SELECT {_MICROSECONDS.format("min(end_time)")} FROM part WHERE trade_ids @> held_again)
+    FROM newest ORDER BY first_id DESC
+"""  # noqa: S608 - constants of this module
 
 _OF_INTERVAL: Final = "FROM candles WHERE symbol = %(symbol)s AND interval = %(interval)s"
 _WITHIN: Final = f"""

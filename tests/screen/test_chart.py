@@ -49,16 +49,13 @@ def test_every_candle_of_the_look_back_is_drawn(page: Page) -> None:
     assert page.script("return document.querySelector('.cf-plot').data[1].y.every((volume) => volume > 0)")
 
 
-def test_the_header_tells_price_change_age_and_completeness(page: Page) -> None:
+def test_the_header_tells_price_and_change(page: Page) -> None:
     page.open()
     page.wait_for_candles()
     header = page.script("return document.querySelector('.cf-header').innerText")
     assert LIVE in header
-    assert "Last trade 20" in header
-    assert "UTC" in header
     assert page.script("return /^[\\d,]+\\.\\d\\d$/.test(document.querySelector('.cf-price').innerText)")
     assert page.script("return /%\\)$/.test(document.querySelector('.cf-change').innerText)")
-    assert "candles, all complete" in header
 
 
 def test_a_zoom_by_mouse_stays_through_thirty_updates_on_the_same_node(page: Page) -> None:
@@ -119,7 +116,6 @@ def test_an_update_does_not_cut_a_drag_short(page: Page) -> None:
         "drag.dispatchEvent(new PointerEvent('pointerdown', {bubbles: true}));"
         "return document.querySelector('.cf-chart').dataset.updates"
     )
-    page.wait(lambda: page.script("return document.querySelector('.cf-age b').innerText"), "the header")
     header = page.script("return document.querySelector('.cf-price').innerText")
     page.wait(
         lambda: page.script("return document.querySelector('.cf-price').innerText") != header, "a new price"
@@ -129,11 +125,10 @@ def test_an_update_does_not_cut_a_drag_short(page: Page) -> None:
     page.wait_for_updates(1)
 
 
-def test_incomplete_candles_are_marked_and_counted(page: Page) -> None:
+def test_incomplete_candles_are_marked(page: Page) -> None:
     page.open(f"symbol={HOLED}")
     page.wait_for_candles()
-    page.wait_for_text("2 incomplete")
-    assert "7 trades missing" in page.text()
+    page.wait_for_text("7 trades missing")
     marked = page.script("return document.querySelector('.cf-plot').data[2].x")
     assert len(marked) == 2  # the first ever, with nothing known before it, and the one after the gap
     assert set(marked) < set(page.times())

@@ -6,7 +6,7 @@ import pytest
 
 from candleflow.market.window import SECOND_US
 from candleflow.screen import words
-from tests.unit.screen.examples import NOON, candle, candles
+from tests.unit.screen.examples import NOON, candle
 
 
 def test_times_are_told_in_utc() -> None:
@@ -67,21 +67,8 @@ def test_the_change_goes_from_the_first_open_to_the_last_close(
     assert words.change(shown, 2) == told
 
 
-def test_completeness_is_told_in_numbers() -> None:
-    assert words.completeness(candles(1)) == "1 candle, complete"
-    assert words.completeness(candles(1_200)) == "1,200 candles, all complete"
-
-
 def test_missing_trades_are_counted_inside_candles_and_between_them() -> None:
     holed = candle(1, trade_count=7, is_complete=False)
     after_a_gap = candle(4, is_complete=False)  # candles 2 and 3, of ten trades each, never came
     shown = [candle(0), holed, after_a_gap]
     assert words.missing_trades(shown) == 23
-    assert (
-        words.completeness(shown) == f"3 candles: 1 complete, 2 incomplete ({words.CROSS}), 23 trades missing"
-    )
-
-
-def test_the_first_candle_ever_is_said_to_have_nothing_known_before_it() -> None:
-    shown = [candle(0, is_complete=False), candle(1)]
-    assert words.completeness(shown).endswith(f"1 incomplete ({words.CROSS}), as nothing before it is known")

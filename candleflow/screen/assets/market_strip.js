@@ -1,6 +1,6 @@
 // The strip of symbols: a button each, made once and then changed in place. Text is only ever set as text.
 
-const { received } = await import(import.meta.url.replace("/strip.js", "/patch.js"));
+const { received } = await import(import.meta.url.replace("/market_strip.js", "/patch.js"));
 
 const SVG = "http://www.w3.org/2000/svg";
 const LETTERS = 36; // a sparkline's heights are digits of this base
