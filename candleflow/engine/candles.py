@@ -49,11 +49,11 @@ class CandleFold:
     def __call__(self, placed: DataFrame) -> DataFrame:
         """One row for each symbol, pane and block, and one for each reason of refusal.
 
-        Of trades: ``symbol``, the pane's ``open_time`` and ``last_trade_time`` (microseconds); the time of
-        the first that is live in ``first_live_time``, null where none is; ``block``, and
-        ``bits``, one for each id that is there, the lowest id's the lowest; ``records``, which are more than
-        the bits where a trade came twice; ``written_at``, when the last of them was (microseconds); ``open``,
-        ``high``, ``low``, ``close``; and ``SUMS``.
+        Of trades: ``symbol``, the pane's ``open_time`` and ``last_trade_time`` (microseconds); ``live``, how
+        many came live, and ``first_live_time``, that of the first of them; ``block``, and ``bits``, one for
+        each id that is there, the lowest id's the lowest; ``records``, which are more than the bits where a
+        trade came twice; ``written_at``, when the last of them was (microseconds); ``open``, ``high``,
+        ``low``, ``close``; and ``SUMS``.
 
         Of a refusal: the reason in ``refusal``, and its number in ``records``.
         """
@@ -98,6 +98,7 @@ def _sums() -> list[Column]:
         F.min("price").alias("low"),
         F.max_by("price", "trade_id").alias("close"),
         F.max_by("trade_time", "trade_id").alias("last_trade_time"),
+        F.count_if(IS_LIVE).alias("live"),
         F.min(F.when(F.col(IS_LIVE), F.col("trade_time"))).alias("first_live_time"),
         *(F.sum(column).alias(name) for name, column in added.items()),
         *(F.sum(F.when(F.col("is_taker_buy"), F.col(column))).alias(f"taker_buy_{name}")

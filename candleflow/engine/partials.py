@@ -41,7 +41,7 @@ class Folded:
     written_at: int
     """When the last of the trades was written to the topic, microseconds since the epoch; 0 without any."""
     live: Sequence[LiveTrades]
-    """Those that the stream brought, as opposed to what was fetched later."""
+    """Those that the stream brought, as opposed to what was fetched later; repeated ones counted again."""
 
     @property
     def has_repeats(self) -> bool:
@@ -62,10 +62,9 @@ def read_fold(rows: Iterable[Row], windows: Windows) -> Folded:
             continue
         sound += row["records"]
         written_at = max(written_at, row["written_at"])
-        bits = row["bits"] & _ALL_BITS
-        seen[row["symbol"], row["block"]] |= bits
-        if row["first_live_time"] is not None:
-            live.append(LiveTrades(row["first_live_time"], row["last_trade_time"], bits.bit_count()))
+        seen[row["symbol"], row["block"]] |= row["bits"] & _ALL_BITS
+        if row["live"]:
+            live.append(LiveTrades(row["first_live_time"], row["last_trade_time"], row["live"]))
         for back in range(0, windows.size_us, windows.slide_us):
             candles[row["symbol"], row["open_time"] - back].append(row)
     # Sliding windows over the first seconds of 1970 open before it, where the store has no candles.

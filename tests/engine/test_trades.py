@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 
 from candleflow.engine.trades import (
+    IS_LIVE,
     KAFKA_COLUMNS,
     NO_VALUE,
     REFUSAL,
@@ -226,7 +227,7 @@ def test_a_refused_record_keeps_nothing_but_its_place(spark: SparkSession) -> No
     row = judge(records_of(spark, [text(p="9" * 40)]), MAX_FUTURE_US).first()
     assert row is not None
     kept = {name for name, value in row.asDict().items() if value is not None}
-    assert kept == {*KAFKA_COLUMNS, REFUSAL}
+    assert kept == {*KAFKA_COLUMNS, REFUSAL} - {IS_LIVE}  # which only the stream tells
 
 
 def test_the_future_is_judged_by_the_records_own_time(spark: SparkSession) -> None:

@@ -27,9 +27,11 @@ from kafka.admin import KafkaAdminClient
 from pyspark.sql import SparkSession
 
 from candleflow.broker.offsets import bounds
+from candleflow.broker.trade_log import ORIGIN_HEADER
 from candleflow.engine.candles import CandleFold, without_repeats
 from candleflow.engine.partials import read_fold
 from candleflow.engine.trades import judge, read_range
+from candleflow.exchange.past_trades import Origin
 from candleflow.settings import Settings
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.process import wait_for
@@ -78,15 +80,22 @@ class Scene:
         with processes.started(command, variables, log, self.folder) as process:
             yield Running("processor", process, settings.run_dir, log)
 
-    def publish(self, values: Sequence[bytes | None], *, in_transaction: bool = False) -> None:
-        """Write records as they are, and wait for their acknowledgement."""
+    def publish(
+        self, values: Sequence[bytes | None], *, in_transaction: bool = False, origin: str | None = None
+    ) -> None:
+        """Write records as they are, and wait for their acknowledgement. ``origin``: whence they were had, if
+        not from the stream."""
+        headers = [] if origin is None else [(ORIGIN_HEADER, origin.encode())]
         transaction = {"transactional_id": uuid.uuid4().hex} if in_transaction else {}
         producer = KafkaProducer(bootstrap_servers=self.bootstrap, linger_ms=5, **transaction)
         try:
             if in_transaction:  # its end is a record of Kafka's own, which takes an offset
                 producer.init_transactions()
                 producer.begin_transaction()
-            sent = [producer.send(self.topic, key=b"BTCUSDT", value=value, partition=0) for value in values]
+            sent = [
+                producer.send(self.topic, key=b"BTCUSDT", value=value, partition=0, headers=headers)
+                for value in values
+            ]
             for one in sent:
                 one.get(30)
             if in_transaction:
@@ -227,8 +236,11 @@ def test_trades_become_exact_candles_and_a_stop_leaves_nothing(scene: Scene) -> 
     trades = market(3_000)
     with scene.processor(TZ="Asia/Kathmandu") as processor:
         processor.wait_until_it_reads()
-        scene.publish([text(one) for one in trades])
+        scene.publish([text(one) for one in trades[:2_900]])
+        scene.publish([text(one) for one in trades[2_900:]], origin=Origin.HISTORICAL)
         scene.wait_until_received(len(trades), processor)
+        counts = {"merged": 3_000, "latency_trades": 2_900}  # what was fetched later was missing, not slow
+        processor.wait_for(lambda: counts.items() <= processor.running_counts().items())
         assert oracle.differences(oracle.all_intervals(trades), scene.candles()) == []
         processor.wait_for(scene.is_all_closed)  # by the clock: nothing came after them
         counts = {"merged": 3_000, "received": 3_000, "lag": 0}

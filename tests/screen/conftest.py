@@ -12,6 +12,8 @@ from selenium import webdriver
 
 from candleflow.market.window import SECOND_US
 from candleflow.settings import Settings
+from candleflow.stack.postgres import PostgresServer
+from candleflow.stack.process import free_port
 from candleflow.store import schema
 from tests.screen.browser import MISSING, Page, chromium
 from tests.screen.feed import Feed, live_feed, now_us
@@ -73,6 +75,20 @@ def page(driver: webdriver.Chrome, running: Running) -> Iterator[Page]:
     shown.problems()
     yield shown
     assert shown.problems() == []
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
+    """A server that the test may stop."""
+    server = PostgresServer(
+        tmp_path / "postgres", free_port(), credentials=tmp_path / "superuser.json", fsync=False
+    )
+    server.start()
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from streamlit.testing.v1 import AppTest
 from candleflow.services.dashboard import SCRIPT
 from candleflow.settings import Settings
 from candleflow.stack.postgres import PostgresServer
-from candleflow.stack.process import free_port
 from candleflow.store import schema
 from tests.screen.browser import Page
 from tests.screen.feed import Feed, live_feed, now_us
@@ -28,20 +27,6 @@ from tests.store_fixtures import Database
 def _nothing_cached() -> None:
     """AppTest runs the page in this process, whose caches outlive a test."""
     st.cache_resource.clear()
-
-
-@pytest.fixture
-def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
-    """A server that the test may stop."""
-    server = PostgresServer(
-        tmp_path / "postgres", free_port(), credentials=tmp_path / "superuser.json", fsync=False
-    )
-    server.start()
-    try:
-        server.wait_until_ready()
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.mark.slow

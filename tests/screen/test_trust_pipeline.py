@@ -1,0 +1,65 @@
+"""The trust strip over everything that `up` runs: what it tells is what an observer from outside finds."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from selenium import webdriver
+
+from candleflow.stack.process import free_port
+from tests.pipeline.test_stack_up import Machine, machine_in
+from tests.screen.browser import Page
+from tests.screen.test_trust import NAMES, value, wait_for_states
+
+AGREE_MS = 30.0
+"""The observer polls each 10 ms, and its polls cost the processor some of two cores."""
+AUDIT_SECONDS = 240
+"""The auditor compares what is half a minute old, once a minute."""
+
+
+@pytest.fixture
+def machine(
+    tmp_path: Path, kafka_jars: list[Path], spark_jars: list[Path], java_home: Path
+) -> Iterator[Machine]:
+    assert kafka_jars
+    assert spark_jars
+    tmp_path.chmod(0o700)
+    one = machine_in(
+        tmp_path,
+        CANDLEFLOW_DASHBOARD_PORT=str(free_port()),
+        CANDLEFLOW_SIMULATOR_PORT=str(free_port()),
+        CANDLEFLOW_SIMULATOR_RATE="200",
+        CANDLEFLOW_HISTORY_HOURS="0",
+    )
+    yield one
+    one.end()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_strip_tells_what_everything_running_is_like(machine: Machine, driver: webdriver.Chrome) -> None:
+    machine.start("up")
+    page = Page(driver, machine.status()["dashboard_url"])
+    page.open("look_back=5+m")
+    wait_for_states(page, dict.fromkeys(("age", "latency", "lag", "processes"), "good"), AUDIT_SECONDS)
+    wait_for_states(page, {"klines": "good"}, AUDIT_SECONDS)
+
+    told = machine.run("latency", "--seconds", "60").stdout
+    observed = {name: float(found) for name, found in re.findall(r"(p50|p99) (\d+)", told)}
+    (processor,) = [one for one in machine.status()["processes"] if one["name"] == "processor"]
+    own = {name: processor["counts"][f"latency_ms_{name}"] for name in observed}
+    print(f"trade to row over the same minute, ms: observed {observed}, the processor's own {own}")
+    assert own["p50"] == pytest.approx(observed["p50"], abs=AGREE_MS)
+
+    producer = psutil.Process(machine.pids()["producer"])
+    producer.send_signal(signal.SIGSTOP)
+    wait_for_states(page, {"processes": "bad"}, 15)
+    assert value(page, "processes") == "producer silent"
+    page.wait(lambda: "seconds ago" in value(page, "age"), "the last trade grows old")
+    producer.send_signal(signal.SIGCONT)
+    wait_for_states(page, {name: "good" for name in NAMES if name != "complete"}, 60)
