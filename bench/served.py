@@ -1,0 +1,66 @@
+"""The page over a real PostgreSQL into which trades go on arriving, for what is measured of the page."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from candleflow.settings import Settings
+from candleflow.stack.postgres import PostgresServer
+from candleflow.stack.process import free_port
+from candleflow.store import schema
+from tests.screen.feed import Feed, live_feed
+from tests.screen.server import PageServer, page_server
+from tests.screen.statements import StatementCount
+from tests.store_fixtures import Database
+
+SYMBOL = "BTCUSDT"
+
+
+@dataclass(frozen=True)
+class Served:
+    """The page over a database that goes on growing."""
+
+    settings: Settings
+    page: PageServer
+    feed: Feed
+    statements: StatementCount
+
+
+@contextmanager
+def served(history_seconds: int = 2_400) -> Iterator[Served]:
+    """All of it in a temporary folder, on free ports, until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="candleflow-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        server = PostgresServer(folder / "postgres", free_port(), credentials=folder / "superuser.json")
+        server.start()
+        try:
+            server.wait_until_ready()
+            database = Database(server, "candles_bench", folder, "secret")
+            database.make()
+            settings = database.settings_with(symbols=SYMBOL)
+            schema.apply(settings)
+            statements = StatementCount(server, settings)
+            with (
+                live_feed(settings, SYMBOL, history_seconds=history_seconds) as feed,
+                page_server(settings) as page,
+            ):
+                yield Served(settings, page, feed, statements)
+            for connection in database.opened:
+                connection.close()
+        finally:
+            server.stop()
+
+
+def processor_seconds(process: psutil.Process) -> float:
+    return sum(process.cpu_times()[:2])
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * part))] if values else float("nan")

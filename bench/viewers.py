@@ -1,0 +1,90 @@
+"""Many open pages at once: what a refresh takes, and what it costs the page's server and PostgreSQL.
+
+    python -m bench.viewers                  one page, then fifty of the same view, 30 s each
+    python -m bench.viewers --pages 20 --tabs 0 --seconds 10
+
+A PostgreSQL, a live feed of four trades a second and the page's server, each real. The pages are sessions
+over WebSockets of their own (tests/screen/sessions.py); real Chromium's, ``--tabs`` of them, are measured
+after them. PostgreSQL itself counts the statements of the page's role. Processor time is that of the page's
+server: it says the same on a busy machine, where times from tick to data don't.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from contextlib import ExitStack
+
+from bench.served import Served, percentile, processor_seconds, served
+from tests.screen.browser import MISSING, Page, chromium
+from tests.screen.sessions import Sessions
+
+
+async def measure(served_page: Served, count: int, seconds: float, query: str) -> None:
+    process = served_page.page.process
+    async with Sessions(served_page.page.port, count, query) as sessions:
+        await sessions.look_on(5)
+        asked, used, began = served_page.statements.count(), processor_seconds(process), time.monotonic()
+        await sessions.look_on(seconds)
+        lasted = time.monotonic() - began
+        used, asked = processor_seconds(process) - used, served_page.statements.count() - asked
+        taken, refreshes = sessions.refresh_seconds, sessions.refreshes
+        print(
+            f"{count:>5} {refreshes / lasted:>12.1f} {percentile(taken, 0.5) * 1_000:>8.0f}"
+            f" {percentile(taken, 0.95) * 1_000:>7.0f} {asked / lasted:>13.2f} {used / lasted:>10.0%}"
+            f" {used / max(refreshes, 1) * 1_000:>13.1f} {sessions.received_bytes / max(refreshes, 1):>10.0f}"
+            f" {process.memory_full_info().pss / 1e6:>9.0f}",
+            flush=True,
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pages", type=int, default=50, help="how many pages look on at once (50)")
+    parser.add_argument("--seconds", type=float, default=30, help="for how long (30)")
+    parser.add_argument("--tabs", type=int, default=2, help="how many real tabs beside them (2)")
+    parser.add_argument("--query", default="", help="what the pages' address says, such as look_back=6+h")
+    arguments = parser.parse_args()
+    with served() as found, ExitStack() as tabs:
+        print(
+            "pages  refreshes/s   p50 ms  p95 ms  statements/s  processor  ms a refresh  B/refresh  MB (PSS)"
+        )
+        for count in dict.fromkeys((1, arguments.pages)):
+            asyncio.run(measure(found, count, arguments.seconds, arguments.query))
+        if arguments.tabs and not MISSING:
+            _measure_tabs(found, arguments.tabs, arguments.seconds, arguments.query, tabs)
+    return 0
+
+
+def _measure_tabs(found: Served, count: int, seconds: float, query: str, exits: ExitStack) -> None:
+    """Real tabs alone, each in a window of its own, which is what counts as seen."""
+    pages = [Page(exits.enter_context(chromium()), found.page.url) for _ in range(count)]
+    for page in pages:
+        page.open(query)
+        page.wait_for_candles()
+        page.wait_for_updates(3)
+        page.received_bytes()
+    process, used, updates = (
+        found.page.process,
+        processor_seconds(found.page.process),
+        [p.updates() for p in pages],
+    )
+    asked, began = found.statements.count(), time.monotonic()
+    pages[0].wait(lambda: time.monotonic() - began > seconds, "the time is up", 2 * seconds)
+    lasted, used = time.monotonic() - began, processor_seconds(process) - used
+    refreshes = sum(page.updates() - before for page, before in zip(pages, updates, strict=True))
+    received = sum(sum(page.received_bytes()) for page in pages)
+    print(
+        f"{count} tabs of Chromium: {refreshes / lasted:.1f} refreshes/s,"
+        f" {(found.statements.count() - asked) / lasted:.2f} statements/s,"
+        f" {used / max(refreshes, 1) * 1_000:.1f} ms of processor time and"
+        f" {received / max(refreshes, 1):.0f} B a refresh"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Viewers without a browser: each a real session of the page's server, over its own WebSocket.
+
+They say what Streamlit's page says (protobuf, as the streamlit package has it) and keep its pace: the server
+names an interval and a fragment, and the page asks for that fragment at that interval. Fifty of them weigh
+less than one Chromium.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+_ENDED_WELL = (ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY)
+_MOST_BYTES = 50_000_000
+_START_SECONDS = 60
+
+
+@dataclass
+class Session:
+    """One viewer, and what its refreshes were like since ``forget`` was last called."""
+
+    connection: ClientConnection
+    query: str = ""
+    seconds: list[float] = field(default_factory=list)
+    """Of each refresh, from its tick until the chart's data were there."""
+    refreshes: int = 0
+    received_bytes: int = 0
+    interval: float | None = None
+    _fragment: str = ""
+    _asked_at: float | None = None
+    _is_open: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def live(self) -> None:
+        """Open the page and look at it until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._receive())
+            await self._ask()
+            async with asyncio.timeout(_START_SECONDS):
+                await self._is_open.wait()
+            assert self.interval, "the page asked for no refreshes"
+            tick = time.monotonic()
+            while True:
+                tick += self.interval
+                await asyncio.sleep(tick - time.monotonic())
+                # A browser ticks on too where an answer is late; the server then answers both at once.
+                self._asked_at = self._asked_at or time.perf_counter()
+                await self._ask(self._fragment)
+
+    async def wait_until_open(self) -> None:
+        """Until the whole page has come once."""
+        await self._is_open.wait()
+
+    def forget(self) -> None:
+        self.seconds.clear()
+        self.refreshes = self.received_bytes = 0
+
+    async def _ask(self, fragment: str = "") -> None:
+        message = BackMsg()
+        message.rerun_script.query_string = self.query
+        message.rerun_script.fragment_id = fragment
+        message.rerun_script.is_auto_rerun = bool(fragment)
+        await self.connection.send(message.SerializeToString())
+
+    async def _receive(self) -> None:
+        async for payload in self.connection:
+            assert isinstance(payload, bytes)
+            self.received_bytes += len(payload)
+            self._take(ForwardMsg.FromString(payload))
+
+    def _take(self, message: ForwardMsg) -> None:
+        match message.WhichOneof("type"):
+            case "auto_rerun":
+                self.interval, self._fragment = message.auto_rerun.interval, message.auto_rerun.fragment_id
+            case "delta" if message.delta.new_element.WhichOneof("type") == "bidi_component":
+                if self._asked_at is not None:
+                    self.seconds.append(time.perf_counter() - self._asked_at)
+                    self._asked_at = None
+            case "script_finished":
+                assert message.script_finished in _ENDED_WELL, message
+                self.refreshes += self._is_open.is_set()
+                self._is_open.set()
+
+
+class Sessions:
+    """So many viewers of the same view, for as long as the ``async with`` lasts."""
+
+    def __init__(self, port: int, count: int, query: str = "") -> None:
+        self._address = f"ws://127.0.0.1:{port}/_stcore/stream"
+        self._count = count
+        self._query = query
+        self._exits = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.all: list[Session] = []
+
+    async def __aenter__(self) -> Sessions:
+        for _ in range(self._count):  # one after another: people don't all come in the same instant
+            connection = await self._exits.enter_async_context(
+                connect(self._address, subprotocols=[Subprotocol("streamlit")], max_size=_MOST_BYTES)
+            )
+            session = Session(connection, self._query)
+            task = asyncio.create_task(session.live())
+            await _first([task, asyncio.create_task(session.wait_until_open())])
+            self._tasks.append(task)
+            self.all.append(session)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._exits.aclose()
+
+    async def look_on(self, seconds: float) -> None:
+        """Let them look on for so long; raises what one of them failed with."""
+        for session in self.all:
+            session.forget()
+        await _first(self._tasks, seconds)
+
+    @property
+    def refresh_seconds(self) -> list[float]:
+        return [one for session in self.all for one in session.seconds]
+
+    @property
+    def refreshes(self) -> int:
+        return sum(session.refreshes for session in self.all)
+
+    @property
+    def received_bytes(self) -> int:
+        return sum(session.received_bytes for session in self.all)
+
+
+async def _first(tasks: Sequence[asyncio.Task[Any]], seconds: float | None = None) -> None:
+    """Until one ends or the time is up; raises what it ended with."""
+    ended, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in ended:
+        task.result()

@@ -1,0 +1,37 @@
+"""How many statements the page's role has had PostgreSQL carry out, as PostgreSQL logs them."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Protocol
+
+import psycopg2
+from psycopg2 import sql
+
+from candleflow.settings import Settings
+from candleflow.store import credentials
+from candleflow.store.credentials import Role
+
+
+class LoggingServer(Protocol):
+    @property
+    def log(self) -> Path: ...
+    def url(self) -> str: ...
+
+
+class StatementCount:
+    """Counts from now on; connections that are open already aren't counted."""
+
+    def __init__(self, server: LoggingServer, settings: Settings) -> None:
+        self._log = server.log
+        self._begin = server.log.stat().st_size
+        role = sql.Identifier(credentials.dsn(settings, Role.READER).user)
+        with closing(psycopg2.connect(server.url())) as connection, connection.cursor() as cursor:
+            connection.autocommit = True
+            cursor.execute(sql.SQL("ALTER ROLE {} SET log_statement = 'all'").format(role))
+
+    def count(self) -> int:
+        with self._log.open("rb") as log:
+            log.seek(self._begin)
+            return log.read().count(b"LOG:  statement:")
