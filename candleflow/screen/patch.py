@@ -13,12 +13,15 @@ A patch is None where nothing differs, or a list whose first element says what k
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from operator import is_
 from typing import Any, Final, TypeAlias
 
 Json: TypeAlias = Any
 Patch: TypeAlias = list[Any]
 
+_BLOCK: Final = 64
+"""So many points are compared at once: nearly all are as they were, and Python's loop takes 20 times as long."""
 _NEARBY: Final = 2
 """Stretches so many equal values apart are sent as one: that is shorter than to say where the next begins."""
 
@@ -55,7 +58,7 @@ def _difference(before: Json, after: Json, shift: int) -> Patch | None:
         return _of_objects(before, after, shift)
     if isinstance(before, list) and isinstance(after, list):
         if _is_plain(before) and _is_plain(after):
-            return min((_of_points(before, after, one) for one in {0, shift}), key=_weight)
+            return _of_points(before, after, shift)
         if not _is_plain(before) and not _is_plain(after) and len(before) == len(after):
             return _of_items(before, after)
     return None if _is_same(before, after) else ["set", after]
@@ -79,22 +82,48 @@ def _of_items(before: Sequence[Json], after: Sequence[Json]) -> Patch | None:
     return ["items", changed] if changed else None
 
 
-def _of_points(before: Sequence[Json], after: Sequence[Json], dropped: int) -> Patch | None:
-    runs: list[list[Any]] = []
-    for at, value in enumerate(after):
-        was = at + dropped
-        if was < len(before) and _is_same(before[was], value):
-            continue
-        if runs and at - (runs[-1][0] + len(runs[-1][1])) <= _NEARBY:
-            begin, values = runs[-1]
-            values += after[begin + len(values) : at + 1]
-        else:
-            runs.append([at, [value]])
+def _of_points(before: Sequence[Json], after: Sequence[Json], shift: int) -> Patch | None:
+    """As the lists around have moved on, or as if nothing had, whichever says less."""
+    dropped, runs = shift, _runs(before, after, shift, len(after))
+    if shift:
+        lighter = _runs(before, after, 0, len(after) if runs is None else _weight(runs))
+        dropped, runs = (dropped, runs) if lighter is None else (0, lighter)
+    if runs is None:
+        dropped, runs = 0, [[0, [*after]]]
     return ["points", dropped, len(after), runs] if runs or dropped or len(before) != len(after) else None
 
 
-def _weight(patch: Patch | None) -> int:
-    return 0 if patch is None else 1 + sum(2 + len(values) for _, values in patch[3])
+def _runs(before: Sequence[Json], after: Sequence[Json], dropped: int, most: int) -> list[list[Any]] | None:
+    """The stretches of ``after`` that differ from ``before`` without its first; None where they weigh ``most``."""
+    runs: list[list[Any]] = []
+    weight = 0
+    for at in _differing(before[dropped : dropped + len(after)], after):
+        if runs and at - (runs[-1][0] + len(runs[-1][1])) <= _NEARBY:
+            begin, values = runs[-1]
+            weight -= len(values)
+            values += after[begin + len(values) : at + 1]
+            weight += len(values)
+        else:
+            runs.append([at, [after[at]]])
+            weight += 3
+        if weight >= most:
+            return None
+    return runs
+
+
+def _differing(before: Sequence[Json], after: Sequence[Json]) -> Iterator[int]:
+    """Where values are new."""
+    for begin in range(0, len(after), _BLOCK):
+        old, new = before[begin : begin + _BLOCK], after[begin : begin + _BLOCK]
+        if old == new and all(map(is_, map(type, old), map(type, new))):
+            continue
+        for at, value in enumerate(new):
+            if at >= len(old) or not _is_same(old[at], value):
+                yield begin + at
+
+
+def _weight(runs: Sequence[Sequence[Any]]) -> int:
+    return sum(2 + len(values) for _, values in runs)
 
 
 def _is_same(one: Json, other: Json) -> bool:
@@ -108,4 +137,4 @@ def _shift(before: Sequence[Json], after: Sequence[Json]) -> int:
 
 
 def _is_plain(values: Sequence[Json]) -> bool:
-    return not any(isinstance(one, (dict, list)) for one in values)
+    return {dict, list}.isdisjoint(map(type, values))

@@ -43,13 +43,16 @@ def age(time: int, now: int) -> str:
 
 def places(candles: Sequence[ShownCandle]) -> int:
     """Decimal places that show every price of the candles in full, 2 at least; trailing zeros don't count."""
-    return price_places({price for one in candles for price in (one.open, one.high, one.low, one.close)})
+    return price_places(price for one in candles for price in (one.open, one.high, one.low, one.close))
 
 
 def price_places(prices: Iterable[Decimal]) -> int:
     """Decimal places that show each of the prices in full, 2 at least; trailing zeros don't count."""
-    exponents = [price.normalize().as_tuple().exponent for price in prices]
-    return max([2, *(-exponent for exponent in exponents if isinstance(exponent, int))])
+    shown = 2
+    for price in prices:
+        while round(price, shown) != price:
+            shown += 1
+    return shown
 
 
 def price(value: Decimal, decimal_places: int) -> str:

@@ -14,10 +14,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ
@@ -40,9 +40,10 @@ _SERVER_IS_GOING: Final = frozenset({None, "57P01", "57P02", "57P03"})
 """No code at all (the connection broke), or PostgreSQL's own: shutdown, crash, can't connect now."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredCandle:
+class StoredCandle(NamedTuple):
     """One candle of a bucket; prices in the quote asset, volumes in the base asset, exact.
+
+    A tuple, as 2,000 of them are made in 0.6 ms of processor time; as many frozen dataclasses took 8.
 
     Folded from several: closed when the symbol has had a trade at the bucket's end or later, or its last part
     is closed; complete when each part is; ``revision`` is the sum of the parts' revisions, ``updated_at`` the
@@ -296,8 +297,7 @@ def with_quiet(candles: Sequence[StoredCandle], size_us: int, limit: int) -> lis
 
 def _quiet(before: StoredCandle, after: StoredCandle, open_time: int) -> StoredCandle:
     nothing = Decimal(0)
-    return replace(
-        before,
+    return before._replace(
         open_time=open_time,
         open=before.close,
         high=before.close,

@@ -34,6 +34,7 @@ class Session:
     """Of each refresh, from its tick until the chart's data were there."""
     refreshes: int = 0
     received_bytes: int = 0
+    cut_short: int = 0
     interval: float | None = None
     _fragment: str = ""
     _asked_at: float | None = None
@@ -85,6 +86,9 @@ class Session:
                     self.seconds.append(time.perf_counter() - self._asked_at)
                     self._asked_at = None
             case "script_finished":
+                if message.script_finished == ForwardMsg.FINISHED_EARLY_FOR_RERUN:
+                    self.cut_short += 1  # another run follows at once
+                    return
                 assert message.script_finished in _ENDED_WELL, message
                 self.refreshes += self._is_open.is_set()
                 self._is_open.set()
