@@ -42,6 +42,7 @@ def show(
 
     @st.fragment(run_every=refresh_seconds)
     def live() -> None:
+        source.refresh()
         _draw(source, followed, current, clock())
         if symbols.is_switching():
             st.rerun(scope="app")

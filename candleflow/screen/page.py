@@ -55,27 +55,37 @@ def configure(*, is_simulated: bool) -> None:
 
 
 def show(
-    source: PageSource, followed: Sequence[str], windows: Windows, clock: Clock, *, is_simulated: bool
+    new_source: Callable[[], PageSource],
+    followed: Sequence[str],
+    windows: Windows,
+    clock: Clock,
+    *,
+    is_simulated: bool,
 ) -> None:
-    """Show the page. ``followed`` are the settings' symbols; ``clock`` gives microseconds since the epoch."""
+    """Show the page. ``followed`` are the settings' symbols; ``clock`` gives microseconds since the epoch.
+
+    ``new_source`` makes a source for one part of the page, as each is refreshed by itself.
+    """
+    source = new_source()
     if is_simulated:
         st.html('<div class="cf-simulated"><b>SIMULATED</b> Made-up trades. No market, no real prices.</div>')
     offered = _offered_symbols(source, followed)
     wish, drawing, refresh_seconds = _controls(offered, buckets(windows), is_simulated=is_simulated)
-    market_strip.show(source, followed, wish.symbol, clock, refresh_seconds)
+    market_strip.show(new_source(), followed, wish.symbol, clock, refresh_seconds)
 
     # streamlit-autorefresh in the fragment keeps the same pace (a refresh each 1.00 s, p95 1.13-1.14 s; here
     # 1.15-1.24 s), but its ticks pass through a frame of their own: 5 requests and 94 KB more to load, and
     # 112-127 ms from a tick to the data in place of 79-82 (Chromium 156, 361 candles, twice 45 s each).
     @st.fragment(run_every=refresh_seconds)
-    def live(wish: _Wish, drawing: _Drawing) -> None:
+    def live(source: PageSource, wish: _Wish, drawing: _Drawing) -> None:
+        source.refresh()
         strip = TrustStrip(source, wish.symbol, wish.symbol in followed, refresh_seconds, drawing.slot)
         _show_candles(source, wish, drawing, clock(), strip)
         if _offered_symbols(source, followed) != offered:
             st.rerun(scope="app")
 
     for slot, symbol in grid.cells(offered, wish.symbol):
-        live(replace(wish, symbol=symbol), replace(drawing, slot=slot))
+        live(new_source(), replace(wish, symbol=symbol), replace(drawing, slot=slot))
 
 
 def complain(sentence: str) -> None:

@@ -108,7 +108,11 @@ class OpenGaps(Protocol):
 
 
 class CandleSource(Protocol):
-    """Reads candles. All raise StoreError while the store is away."""
+    """Reads candles. All but ``refresh`` raise StoreError while the store is away."""
+
+    def refresh(self) -> None:
+        """From here on, what was answered before is too old."""
+        ...
 
     def candles(
         self, symbol: str, bucket_seconds: int, since: int | None, limit: int

@@ -19,18 +19,17 @@ import streamlit as st
 
 from candleflow import settings as settings_module
 from candleflow.errors import SettingError, StackError
+from candleflow.market.window import SECOND_US
 from candleflow.screen import page as screen
 from candleflow.screen.source import OpenGaps, ShownCandle, Sparkline, SymbolState
 from candleflow.screen.sparkline import sparkline
+from candleflow.services.shared_answers import SharedAnswers, Viewer
 from candleflow.settings import Settings
 from candleflow.store.reader import CandleReader
 from candleflow.telemetry import Heartbeat, read_heartbeat, set_up_logging
 
 SCRIPT: Final = Path(__file__).parents[2] / "dashboard.py"
 """Its neighbour ``.streamlit/config.toml`` goes with it, whatever folder the command is run in."""
-
-_SHARED_SECONDS: Final = 0.5
-"""How long viewers share an answer: however many they are, the store is asked twice a second at most."""
 
 _FIRST_SECONDS: Final = 30
 """A symbol's first candle changes only when history is loaded before it."""
@@ -57,10 +56,10 @@ def page() -> None:
         return
     screen.configure(is_simulated=settings.is_simulated)
     screen.show(
-        SharedSource(),
+        SharedSource,
         settings.symbols,
         settings.windows,
-        lambda: time.time_ns() // 1_000,
+        _now,
         is_simulated=settings.is_simulated,
     )
 
@@ -80,27 +79,59 @@ def command(port: int) -> list[str]:
 
 
 class SharedSource:
-    """A PageSource: one reader for all viewers, and answers shared for half a second."""
+    """A PageSource for one part of one viewer's page: all share one reader, and its answers.
+
+    The answers themselves are shared, not copies: their rows are frozen, and st.cache_data would take 11 ms a
+    refresh to pickle 361 of them and back.
+    """
+
+    def __init__(self) -> None:
+        self._viewer = Viewer(_answers())
+
+    def refresh(self) -> None:
+        self._viewer.refresh()
 
     def candles(
         self, symbol: str, bucket_seconds: int, since: int | None, limit: int
     ) -> Sequence[ShownCandle]:
-        return _candles(symbol, bucket_seconds, since, limit)
+        return self._viewer.ask(
+            ("candles", symbol, bucket_seconds, _candles_back(since, bucket_seconds), limit),
+            lambda: _reader().candles(symbol, bucket_seconds, since, limit),
+        )
+
+    def open_gaps(self, symbol: str, bucket_seconds: int, since: int, limit: int) -> OpenGaps:
+        return self._viewer.ask(
+            ("gaps", symbol, bucket_seconds, _candles_back(since, bucket_seconds), limit),
+            lambda: _reader().open_gaps(symbol, bucket_seconds, since, limit, _GAPS_LISTED),
+        )
 
     def first_open_time(self, symbol: str) -> int | None:
         return _first_open_time(symbol)
 
     def symbols(self) -> Sequence[SymbolState]:
-        return _symbols()
+        return self._viewer.ask("symbols", _reader().symbols)
 
     def sparklines(self) -> Mapping[str, Sparkline]:
         return _sparklines()
 
     def heartbeats(self) -> Mapping[str, Heartbeat | None]:
-        return _heartbeats()
+        return self._viewer.ask("heartbeats", _heartbeats)
 
-    def open_gaps(self, symbol: str, bucket_seconds: int, since: int, limit: int) -> OpenGaps:
-        return _open_gaps(symbol, bucket_seconds, since, limit)
+
+def _candles_back(since: int | None, bucket_seconds: int) -> int | None:
+    """How many candles ago a look-back begins.
+
+    It begins later with each candle, but as many candles back: so that an answer is shared across that moment
+    too. One from before it begins a candle earlier, and the page leaves that out.
+    """
+    if since is None:
+        return None
+    return _now() // SECOND_US // bucket_seconds - since // SECOND_US // bucket_seconds
+
+
+def _now() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1_000
 
 
 @st.cache_resource(show_spinner=False)
@@ -116,11 +147,9 @@ def _reader() -> CandleReader:
     return CandleReader.from_settings(_settings())
 
 
-# The answers themselves are shared, not copies: their rows are frozen, and st.cache_data would take 11 ms a
-# refresh to pickle 361 of them and back.
-@st.cache_resource(ttl=_SHARED_SECONDS, max_entries=100, show_spinner=False)
-def _candles(symbol: str, bucket_seconds: int, since: int | None, limit: int) -> Sequence[ShownCandle]:
-    return _reader().candles(symbol, bucket_seconds, since, limit)
+@st.cache_resource(show_spinner=False)
+def _answers() -> SharedAnswers:
+    return SharedAnswers()
 
 
 @st.cache_resource(ttl=_FIRST_SECONDS, max_entries=100, show_spinner=False)
@@ -128,26 +157,15 @@ def _first_open_time(symbol: str) -> int | None:
     return _reader().first_open_time(symbol, _settings().windows.interval)
 
 
-@st.cache_resource(ttl=_SHARED_SECONDS, max_entries=1, show_spinner=False)
-def _symbols() -> Sequence[SymbolState]:
-    return _reader().symbols()
-
-
 @st.cache_resource(ttl=_SPARKLINES_SECONDS, max_entries=1, show_spinner=False)
 def _sparklines() -> Mapping[str, Sparkline]:
     return {one.symbol: sparkline(one.open_times, one.first_open, one.closes) for one in _reader().days()}
 
 
-@st.cache_resource(ttl=_SHARED_SECONDS, max_entries=1, show_spinner=False)
 def _heartbeats() -> Mapping[str, Heartbeat | None]:
     settings = _settings()
     names = ("simulator", *_PROCESSES) if settings.is_simulated else _PROCESSES
     return {name: read_heartbeat(settings.run_dir, name) for name in names}
-
-
-@st.cache_resource(ttl=_SHARED_SECONDS, max_entries=100, show_spinner=False)
-def _open_gaps(symbol: str, bucket_seconds: int, since: int, limit: int) -> OpenGaps:
-    return _reader().open_gaps(symbol, bucket_seconds, since, limit, _GAPS_LISTED)
 
 
 def _check_port(port: int) -> None:

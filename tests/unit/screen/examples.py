@@ -63,6 +63,9 @@ class ExampleSource:
     is_away: bool = False
     asked: list[tuple[str, int, int | None, int]] = field(default_factory=list)
 
+    def refresh(self) -> None:
+        """Every answer of this one is new."""
+
     def symbols(self) -> Sequence[ExampleSymbol]:
         if self.is_away:
             raise StoreError("PostgreSQL is away")
