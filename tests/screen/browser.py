@@ -14,6 +14,7 @@ from selenium.common.exceptions import StaleElementReferenceException, TimeoutEx
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -123,14 +124,24 @@ class Page:
             )
         )
 
-    def drag_over_chart(self, start: tuple[float, float], end: tuple[float, float], *, at: int = 0) -> None:
-        """Drag the mouse over a chart's price panel between two places, as parts of its width and height."""
+    def drag_over_chart(
+        self, start: tuple[float, float], end: tuple[float, float], *, at: int = 0, is_pan: bool = False
+    ) -> None:
+        """Drag the mouse over a chart's price panel between two places, as parts of its width and height.
+
+        Into a part of the chart, or, with the shift key held, to move the chart along.
+        """
         panel = self._panel(at)
         width, height = panel.size["width"], panel.size["height"]
         offsets = [(int((x - 0.5) * width), int((y - 0.5) * height)) for x, y in (start, end)]
         actions = ActionChains(self.driver)
+        if is_pan:
+            actions.key_down(Keys.SHIFT)
         actions.move_to_element_with_offset(panel, *offsets[0]).click_and_hold()
-        actions.move_to_element_with_offset(panel, *offsets[1]).release().perform()
+        actions.move_to_element_with_offset(panel, *offsets[1]).release()
+        if is_pan:
+            actions.key_up(Keys.SHIFT)
+        actions.perform()
 
     def turn_wheel_over_chart(self, pixels: int) -> None:
         """Turn the wheel in the middle of the price panel; away from the viewer if negative."""

@@ -60,20 +60,23 @@ class Feed:
         with self._lock:
             self._next_id[symbol] += count
 
-    def send(self, symbol: str, times: Iterable[int], *, quantity: str = "0.25") -> None:
-        """Trades at these times (microseconds), at the price of ``wave``."""
+    def send(
+        self, symbol: str, times: Iterable[int], *, quantity: str = "0.25", price: Decimal | None = None
+    ) -> None:
+        """Trades at these times (microseconds), at the price of ``wave`` or another; committed on return."""
         with self._lock:
-            self._merge([self._trade(symbol, at, Decimal(quantity)) for at in times])
+            self._merge([self._trade(symbol, at, Decimal(quantity), price) for at in times])
 
     def send_one_of_each(self, symbols: Iterable[str], at: int) -> None:
         """A trade of each of the symbols at one time (microseconds), all in one batch."""
         with self._lock:
             self._merge([self._trade(symbol, at, Decimal("0.25")) for symbol in symbols])
 
-    def _trade(self, symbol: str, at: int, quantity: Decimal) -> Trade:
+    def _trade(self, symbol: str, at: int, quantity: Decimal, price: Decimal | None = None) -> Trade:
         trade_id = self._next_id[symbol]
         self._next_id[symbol] += 1
-        return Trade(symbol, trade_id, wave(at), quantity * (1 + trade_id % 7), at, bool(trade_id % 2))
+        quantity *= 1 + trade_id % 7
+        return Trade(symbol, trade_id, price or wave(at), quantity, at, bool(trade_id % 2))
 
     def _merge(self, trades: list[Trade]) -> None:
         partials = list(_partials(trades, self._windows))

@@ -18,7 +18,7 @@ LOOKS = (
 )
 
 # Marks the chart's nodes, then counts every one that leaves the page.
-_WATCH = """
+WATCH = """
 const plot = document.querySelector('.cf-plot');
 plot.dataset.mark = 'the same';
 plot.querySelector('.main-svg').dataset.mark = 'the same';
@@ -33,7 +33,7 @@ new MutationObserver((changes) => {
   }
 }).observe(document.body, {childList: true, subtree: true});
 """
-_WATCHED = """
+WATCHED = """
 return [document.querySelector('.cf-plot').dataset.mark,
         document.querySelector('.cf-plot .main-svg').dataset.mark, window.removedCharts, window.addedCharts]
 """
@@ -68,12 +68,12 @@ def test_a_zoom_by_mouse_stays_through_thirty_updates_on_the_same_node(page: Pag
     zoomed = page.ranges()
     assert before[0][0] < zoomed[0][0] < zoomed[0][1] < before[0][1]
     newest = page.times()[-1]
-    page.script(_WATCH)
+    page.script(WATCH)
 
     page.wait_for_updates(30, seconds=60)
 
     assert page.ranges() == zoomed
-    assert page.script(_WATCHED) == ["the same", "the same", 0, 0]
+    assert page.script(WATCHED) == ["the same", "the same", 0, 0]
     assert page.times()[-1] >= newest + 25_000  # data did arrive
     page.driver.find_element("css selector", ".cf-live").click()
     page.wait(lambda: page.mode() == "following", "back to live")
