@@ -17,7 +17,7 @@ import streamlit as st
 
 from candleflow.errors import StoreError
 from candleflow.market.window import SECOND_US, Windows
-from candleflow.screen import chart, grid, market_strip, symbols, words
+from candleflow.screen import chart, download_menu, grid, market_strip, symbols, words
 from candleflow.screen.choice import (
     AUTO,
     DEFAULT_LOOK_BACK,
@@ -36,7 +36,7 @@ from candleflow.screen.view import Nothing, View, look
 _LOG: Final = logging.getLogger(__name__)
 _STYLES: Final = [
     Path(__file__).parent / "assets" / name
-    for name in ("page.css", "chart.css", "market_strip.css", "trust_strip.css", "grid.css")
+    for name in ("page.css", "chart.css", "keys.css", "market_strip.css", "trust_strip.css", "grid.css")
 ]
 _ICON: Final = str(Path(__file__).parent / "assets" / "icon.svg")  # a named icon would be fetched from Google
 _LAST_VIEW: Final = "last_view"
@@ -136,7 +136,9 @@ def _controls(
         symbol = symbols.pick(offered)
         bucket = _segments("Candle", [AUTO, *bucket_labels], AUTO, "candle")
         look_back = _segments("Look-back", list(LOOK_BACKS), DEFAULT_LOOK_BACK, "look_back")
-        looks, is_local = _drawing_controls()
+        with st.container(horizontal=True, width="content", key="menus", gap="small"):
+            looks, is_local = _drawing_controls()
+            download_menu.menu(_drawn, is_simulated=is_simulated)
         refresh = _segments("Refresh", list(REFRESHES), next(iter(REFRESHES)), "refresh")
     wish = _Wish(symbol, bucket_labels.get(bucket), LOOK_BACKS[look_back], tuple(bucket_labels.values()))
     return wish, _Drawing(looks, is_local, is_simulated), REFRESHES[refresh]
@@ -176,6 +178,12 @@ def _segments(label: str, options: list[str], default: str, key: str) -> str:
         label, options, default=default, required=True, key=key, bind="query-params", wrap=False
     )
     return chosen
+
+
+def _drawn() -> list[View]:
+    """What the charts show, in their order."""
+    lasts = [st.session_state.get(f"{_LAST_VIEW}{slot}", (None, None))[1] for slot in grid.slots()]
+    return [one for one in lasts if isinstance(one, View)]
 
 
 def _offered_symbols(source: CandleSource, followed: Sequence[str]) -> list[str]:

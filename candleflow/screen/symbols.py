@@ -10,7 +10,7 @@ import streamlit as st
 from candleflow.market.symbol import is_symbol
 
 _SWITCH_TO: Final = "switch_to"
-_WIDTH: Final = 150
+_WIDTH: Final = 140
 
 
 def pick(

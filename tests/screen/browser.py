@@ -199,6 +199,27 @@ class Page:
         """Press the button that says ``label``."""
         self.wait(lambda: self._labelled(label), f"the button {label}").click()
 
+    def open_download_menu(self) -> None:
+        self.driver.find_element(By.CSS_SELECTOR, ".st-key-download button").click()
+        self.wait(lambda: self._labelled("CSV"), "the menu's files")
+
+    def hit(self, *keys: str) -> None:
+        """Strike these keys, wherever the focus is."""
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def mark_chart(self) -> None:
+        """Remember the chart's own nodes, for ``is_same_chart``."""
+        self.script("for (const node of document.querySelectorAll('.cf-plot, .cf-plot .main-svg'))"
+                    " node.dataset.mark = 'the same';")  # fmt: skip
+
+    def is_same_chart(self) -> bool:
+        return bool(
+            self.script(
+                "return ['.cf-plot', '.cf-plot .main-svg'].every("
+                "(one) => document.querySelector(one)?.dataset.mark === 'the same')"
+            )
+        )
+
     def _labelled(self, label: str) -> WebElement | None:
         buttons = self.driver.find_elements(By.TAG_NAME, "button")
         return next((one for one in buttons if one.text.split("\n")[0] == label), None)

@@ -2,6 +2,7 @@
 // zoom; st.plotly_chart keeps neither when its data change. No text of the figure ever becomes HTML here.
 
 const { received } = await import(import.meta.url.replace("/chart.js", "/patch.js"));
+const { attach, describe } = await import(import.meta.url.replace("/chart.js", "/keys.js"));
 
 const WHEEL_MS = 250; // Plotly makes a wheel's zoom its own 50 ms after the last turn
 const CLOSE_MS = 2000;
@@ -103,6 +104,7 @@ class Chart {
       if (isShown && this.plot.data) this.follow(window.Plotly.Plots.resize(this.plot));
     });
     this.resizes.observe(this.plot);
+    this.detach = attach(this);
   }
 
   show(sent, lost) {
@@ -136,19 +138,33 @@ class Chart {
     const { data, layout } = this.sent.figure;
     const revision = `${this.sent.view}#${this.home}`;
     if (this.drawn?.revision === revision && this.hasViewersRange()) this.setMode(FREE);
-    // A copy, as Plotly writes the viewer's zoom into the layout it is given.
+    // Copies, as Plotly writes the viewer's zoom into the layout it is given, and what is hidden into the traces:
+    // handed the same trace again, it would take that for ours, and show the next one.
+    const traces = data.map((trace) => ({ ...trace }));
     const whole = { ...structuredClone(layout), uirevision: revision };
     whole.dragmode = window.matchMedia("(pointer: coarse)").matches ? "pan" : "zoom";
     // Plotly keeps the viewer's range only as long as the one we send stays the same, so the live edge waits.
-    if (this.frame.dataset.mode === FREE) whole.xaxis.range = this.drawn.range;
-    this.drawn = { revision, range: [...whole.xaxis.range] };
+    if (this.frame.dataset.mode === FREE) {
+      whole.xaxis.range = this.drawn.range;
+      if (this.drawn.prices) whole.yaxis.range = this.drawn.prices;
+    }
+    this.drawn = { revision, range: [...whole.xaxis.range], prices: whole.yaxis.range?.slice() };
     const isFirst = !this.plot.data;
-    this.follow(window.Plotly.react(this.plot, data, whole, CONFIG));
+    this.follow(window.Plotly.react(this.plot, traces, whole, CONFIG));
     if (isFirst) this.listen();
     this.point();
     this.updates = (this.updates ?? 0) + 1;
     this.frame.dataset.updates = this.updates;
     this.read();
+    describe(this);
+  }
+
+  moveTo(times, prices) {
+    // Sent as the figure's own ranges. Plotly takes these, as they are others than those that a drag began from.
+    if (this.isHeld || !this.drawn) return;
+    Object.assign(this.drawn, { range: times, prices });
+    this.setMode(FREE);
+    this.draw();
   }
 
   hasViewersRange() {
@@ -182,7 +198,9 @@ class Chart {
     this.upright.hidden = this.level.hidden = !isShown;
     if (!isShown) return;
     const { xaxis, yaxis, _size: size } = full;
-    this.upright.style.left = `${xaxis._offset + xaxis.l2p(this.hoveredTime)}px`;
+    const across = xaxis.l2p(this.hoveredTime);
+    this.upright.hidden = across < 0 || across > xaxis._length; // moved out of sight by a key
+    this.upright.style.left = `${xaxis._offset + across}px`;
     this.upright.style.top = `${size.t}px`;
     this.upright.style.height = `${size.h}px`;
     const withinPrices = this.pointerY - yaxis._offset;
@@ -236,6 +254,7 @@ class Chart {
 
   close() {
     this.resizes.disconnect();
+    this.detach();
     window.removeEventListener("resize", this.onResize);
     window.removeEventListener("pointerup", this.onUp);
     window.removeEventListener("pointercancel", this.onUp);

@@ -24,11 +24,14 @@ class ExampleCandle:
     volume: Decimal = Decimal("1.5")
     quote_volume: Decimal = Decimal("151.5")
     taker_buy_volume: Decimal = Decimal("0.6")
+    taker_buy_quote_volume: Decimal = Decimal("60.6")
     trade_count: int = 10
     first_trade_id: int = 0
     last_trade_id: int = 9
+    is_closed: bool = True
     is_complete: bool = True
     revision: int = 0
+    source: str = "trades"
 
 
 def candle(place: int, **fields: object) -> ExampleCandle:
