@@ -44,7 +44,7 @@ def draw(
     about = {
         "slot": slot,
         "view": view,
-        "title": title if slot == 1 else None,
+        "title": title,
         "places": price_places,
         "is_stale": is_stale,
         "is_local": is_local,

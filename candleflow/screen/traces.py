@@ -23,6 +23,11 @@ _PANE_PLACES: Final = 2
 Json = dict[str, Any]
 
 
+def _uid(name: str) -> str:
+    """Plotly makes a style sheet's selector of it when the trace goes, and fails where it has a space."""
+    return name.replace(" ", "-")
+
+
 def prices(candles: Sequence[ShownCandle], times: list[int], bucket_ms: int, kind: Kind) -> Json:
     """The candles' own prices; there, though not to be seen, where the viewer wants another kind."""
     # Plotly makes candles as wide as the least distance of two. A last place without a candle sets that
@@ -105,7 +110,7 @@ class Reckoned:
         return {
             "type": "scatter",
             "mode": "lines",
-            "uid": name,
+            "uid": _uid(name),
             "name": name,
             "x": self.times,
             "y": self.points(values, places),
@@ -176,7 +181,7 @@ def panes(reckoned: Reckoned, bucket_ms: int, looks: Looks) -> Iterator[Json]:
 def _bars(name: str, times: list[int], values: list[float | None], bucket_ms: int, axis: str) -> Json:
     return {
         "type": "bar",
-        "uid": name,
+        "uid": _uid(name),
         "name": name,
         "x": times,
         "y": values,
@@ -216,7 +221,7 @@ def marks(candles: Sequence[ShownCandle], times: list[int], bucket_ms: int) -> l
 def _points(name: str, times: list[int], height: float, colour: str, symbol: str) -> Json:
     return {
         "type": "scatter",
-        "uid": name,
+        "uid": _uid(name),
         "name": name,
         "mode": "markers",
         "x": times,

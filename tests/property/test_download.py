@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow.parquet as pq
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candleflow.screen.download import Stretch, as_csv, as_parquet
@@ -59,6 +59,7 @@ def _moment(time: int) -> datetime:
     return EPOCH + timedelta(microseconds=time)
 
 
+@settings(deadline=None)  # Arrow starts its threads at the first
 @given(stretches)
 def test_the_parquet_read_back_is_what_is_stored(stretch: Stretch) -> None:
     assert pq.read_table(io.BytesIO(as_parquet(stretch))).to_pylist() == expected(stretch)

@@ -199,6 +199,20 @@ class Page:
         """Press the button that says ``label``."""
         self.wait(lambda: self._labelled(label), f"the button {label}").click()
 
+    def symbols(self) -> list[str]:
+        """Those that the picker offers now."""
+        opener = self.driver.find_element(By.CSS_SELECTOR, ".st-key-symbol [role=group] button")
+        opener.click()
+        shown = self.script(
+            "return [...document.querySelectorAll('[role=option]')].map((one) => one.innerText)"
+        )
+        opener.click()
+        return list(shown)
+
+    def is_cut_off(self) -> bool:
+        """Whether the page has no connection to its server, and says so."""
+        return "onnect" in self.text()
+
     def open_download_menu(self) -> None:
         self.driver.find_element(By.CSS_SELECTOR, ".st-key-download button").click()
         self.wait(lambda: self._labelled("CSV"), "the menu's files")

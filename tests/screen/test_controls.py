@@ -40,7 +40,7 @@ def test_another_symbol_shows_its_own_candles(page: Page, running: Running) -> N
     running.feed.send("SOLUSDT", range(end - 30_000_000, end, 500_000))
     page.open()
     page.wait_for_candles()
-    page.wait(lambda: "SOLUSDT" in _options(page), "a symbol that the store has just met")
+    page.wait(lambda: "SOLUSDT" in page.symbols(), "a symbol that the store has just met")
     page.choose_symbol("SOLUSDT")
     page.wait(lambda: 0 < len(page.times()) < 10, "its few candles")
     assert page.script("return document.querySelector('.cf-symbol').innerText") == "SOLUSDT"
@@ -102,11 +102,3 @@ def test_an_address_with_nonsense_shows_the_defaults(page: Page) -> None:
         "1 s",
     )
     assert "alert(1)" not in page.text()
-
-
-def _options(page: Page) -> list[str]:
-    opener = page.driver.find_element("css selector", ".st-key-symbol [role=group] button")
-    opener.click()
-    shown = page.script("return [...document.querySelectorAll('[role=option]')].map((one) => one.innerText)")
-    opener.click()
-    return list(shown)

@@ -75,6 +75,9 @@ def test_a_change_of_overlays_and_panes_leaves_the_zoom(live: Page) -> None:
         live.press(label)
         live.wait(lambda: trace in _names(live), f"the line {trace}")  # noqa: B023
         assert live.ranges() == zoomed
+    for label, trace in (("SMA", "SMA 20"), ("MACD", "MACD signal")):
+        live.press(label)
+        live.wait(lambda: trace not in _names(live), f"no line {trace}")  # noqa: B023
     live.wait_for_updates(2)
     assert live.ranges() == zoomed
     assert "below=RSI" in live.driver.current_url

@@ -6,6 +6,7 @@ const { attach, describe } = await import(import.meta.url.replace("/chart.js", "
 
 const WHEEL_MS = 250; // Plotly makes a wheel's zoom its own 50 ms after the last turn
 const CLOSE_MS = 2000;
+const KEEP_MS = 15_000; // a chart that is off the page
 const ROW_GAP = 8; // between the rows of a grid of charts: page.css has it too
 const LIVE = "following", FREE = "free";
 const CONFIG = {
@@ -16,8 +17,7 @@ const CONFIG = {
   showTips: false,
 };
 const PAGE_TITLE = document.title;
-const charts = new WeakMap(); // parent element -> chart
-const slots = new Map(); // place on the page -> the chart last drawn there
+const charts = new Map(); // parent element -> chart
 let plotlyLoading = null;
 
 function loadPlotly(path) {
@@ -113,8 +113,8 @@ class Chart {
     const view = `${sent.view}/${sent.is_local}`;
     if (this.sent?.view !== view) this.setMode(LIVE); // another symbol, candle, look-back or time zone
     this.sent = { ...sent, view, figure: sent.is_local ? inLocalTime(figure) : figure };
-    if (sent.title) document.title = sent.title; // of several charts only the first has one
-    this.frame.classList.toggle("cf-titled", Boolean(sent.title));
+    if (sent.slot === 1) document.title = sent.title;
+    this.frame.classList.toggle("cf-titled", sent.slot === 1);
     this.frame.classList.toggle("cf-stale", sent.is_stale);
     this.fit();
     loadPlotly(sent.plotly).then(() => this.draw(), (error) => { this.readout.textContent = error.message; });
@@ -253,13 +253,13 @@ class Chart {
   }
 
   close() {
+    if (this.isClosed) return;
     this.resizes.disconnect();
     this.detach();
     window.removeEventListener("resize", this.onResize);
     window.removeEventListener("pointerup", this.onUp);
     window.removeEventListener("pointercancel", this.onUp);
     this.isClosed = true;
-    if (!document.querySelector(".cf-titled")) document.title = PAGE_TITLE; // no price is shown any more
     this.purge();
   }
 
@@ -278,27 +278,38 @@ class Chart {
   }
 }
 
-// Streamlit takes an element off the page and makes it anew where a run of the whole page ends as a refresh begins:
-// the chart that was there goes on, with the viewer's zoom.
-function takenOff(slot) {
-  const chart = slots.get(slot);
-  return chart && !chart.isClosed && !chart.frame.isConnected ? chart : undefined;
+// Streamlit takes an element off the page and puts up an empty one after a lost connection, and where a run of the
+// whole page ends as a refresh begins: the chart that was there takes its place, with the viewer's zoom, what is
+// hidden and the crosshair.
+function adopted(parentElement, slot) {
+  for (const [before, chart] of charts) {
+    if (chart.frame.isConnected || chart.sent?.slot !== slot) continue;
+    charts.delete(before);
+    parentElement.querySelector(".cf-chart").replaceWith(chart.frame);
+    return chart;
+  }
+  return new Chart(parentElement);
+}
+
+function closeIfGone(parentElement, chart) {
+  if (chart.frame.isConnected) return;
+  if (charts.get(parentElement) === chart) charts.delete(parentElement);
+  chart.close();
 }
 
 export default function render({ data, parentElement, setTriggerValue }) {
   const sent = JSON.parse(new TextDecoder().decode(data));
   let chart = charts.get(parentElement);
-  if (!chart) {
-    chart = takenOff(sent.slot) ?? new Chart(parentElement);
-    parentElement.querySelector(".cf-chart").replaceWith(chart.frame);
+  if (!chart || !parentElement.contains(chart.frame)) {
+    chart = adopted(parentElement, sent.slot);
     charts.set(parentElement, chart);
-    slots.set(sent.slot, chart);
   }
   chart.show(sent, (base) => setTriggerValue("lost", base));
-  return () => setTimeout(() => {
+  return () => {
     // Later, and only if it has gone for good: Streamlit may take a chart off the page and put it back.
-    if (chart.frame.isConnected) return;
-    charts.delete(parentElement);
-    chart.close();
-  }, CLOSE_MS);
+    setTimeout(() => {
+      if (!document.querySelector(".cf-titled")) document.title = PAGE_TITLE; // no price is shown any more
+    }, CLOSE_MS);
+    setTimeout(() => closeIfGone(parentElement, chart), KEEP_MS);
+  };
 }

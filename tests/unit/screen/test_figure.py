@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from itertools import pairwise
@@ -130,6 +131,13 @@ def test_lines_and_panes_are_there_as_chosen_each_on_an_axis_of_its_own() -> Non
     domains = [found["layout"][f"yaxis{number}"]["domain"] for number in ("", 2, 4, 5, 6, 7)]
     assert all(0 <= low < high <= 1 for low, high in domains)
     assert all(lower[1] < upper[0] for upper, lower in pairwise(domains)), "one below the other"
+
+
+def test_a_trace_is_known_by_a_name_that_a_style_sheet_can_tell() -> None:
+    shown = drawn(candles(40), looks=Looks(overlays=tuple(Overlay), panes=tuple(Pane)))
+    uids = [trace["uid"] for trace in shown["data"]]
+    assert len(set(uids)) == len(uids)
+    assert all(re.fullmatch(r"[A-Za-z][\w-]*", uid) for uid in uids)
 
 
 def test_lines_begin_with_the_first_candle_where_there_are_enough_before() -> None:
