@@ -211,7 +211,8 @@ class Page:
 
     def is_cut_off(self) -> bool:
         """Whether the page has no connection to its server, and says so."""
-        return "onnect" in self.text()
+        said = self.script("return getComputedStyle(document.querySelector('.cf-chart'), '::after').content")
+        return "No connection" in said
 
     def open_download_menu(self) -> None:
         self.driver.find_element(By.CSS_SELECTOR, ".st-key-download button").click()

@@ -32,6 +32,8 @@ MOVING_LOOKS = "look_back=5+m&candle=5+s"
 HISTORY_CANDLES = 350
 """So many of 5 s fill a look-back of half an hour, nearly."""
 START_SECONDS = 300
+HISTORY_SECONDS = 900
+"""The exchange's history is loaded within minutes; on a busy machine that is long."""
 
 _COLOURS = 96  # of a palette: the picture has few, and so it is a quarter as large
 _FRAMES_A_SECOND = 6
@@ -108,7 +110,7 @@ def take(url: str, folder: Path, *, is_dark: bool = True) -> None:
 
 def _take_still(page: Page, out: Path, *, is_dark: bool) -> None:
     page.open(STILL_LOOKS, size=DESKTOP, is_dark=is_dark)
-    page.wait(lambda: len(page.times()) >= HISTORY_CANDLES, "half an hour of candles", START_SECONDS)
+    page.wait(lambda: len(page.times()) >= HISTORY_CANDLES, "half an hour of candles", HISTORY_SECONDS)
     page.point_at_chart(0.7)
     page.wait_for_updates(2)
     page.save(out)
