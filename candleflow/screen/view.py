@@ -93,6 +93,6 @@ def _listed(symbols: Sequence[str]) -> str:
 def _of_the_past(choice: Choice, state: SymbolState, now: int) -> str:
     assert choice.look_back_seconds is not None  # noqa: S101 - "all" has no past
     return (
-        f"The last trade was {words.age(state.last_trade_time, now)}. "
+        f"The last trade was {words.age(state.last_trade_time, now)}, at {words.utc(state.last_trade_time)}. "
         f"Shown are the {words.span(choice.look_back_seconds)} up to it."
     )
