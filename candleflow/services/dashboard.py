@@ -38,7 +38,7 @@ _SPARKLINES_SECONDS: Final = 30
 """A line of a day, 72 pixels wide, is no other within half a minute."""
 
 _PROCESSES: Final = ("producer", "processor", "audit")
-"""Those that tell of themselves by a heartbeat, and that a page without any of them has no news from."""
+"""Those that should run, wherever the page does, and that tell of themselves by a heartbeat."""
 
 _GAPS_LISTED: Final = 5
 

@@ -55,7 +55,9 @@ def test_fresh_candles_need_no_notice() -> None:
 def test_trades_older_than_the_look_back_are_shown_up_to_the_last_and_said_to_be_old() -> None:
     view = look(source_of(600), CHOICE, NOON + 3 * 86_400 * SECOND_US)
     assert isinstance(view, View)
-    assert view.notices == ("The last trade was 2 days ago. Shown are the 5 minutes up to it.",)
+    assert view.notices == (
+        "The last trade was 2 days ago, at 2024-08-08 12:49:56 UTC. Shown are the 5 minutes up to it.",
+    )
     assert view.candles[-1].open_time == NOON + 599 * 5 * SECOND_US
     assert len(view.candles) == 61  # the one that holds the trade five minutes before the last, and 60 since
 
