@@ -176,6 +176,8 @@ async def test_the_latest_candles_are_held_against_the_klines(
         await run_until(auditor, lambda: auditor.counts()["equal"] > 50)
         sound = auditor.counts()
         assert sound["different"] == sound["extra"] == 0
+        assert sum(sound[f"equal:{symbol}"] for symbol in scene.settings.symbols) == sound["equal"]
+        assert all(0 <= sound[f"compared_age_s:{symbol}"] < 60 for symbol in scene.settings.symbols)
         assert "is different" not in caplog.text
         with database.owner().cursor() as cursor:
             cursor.execute(

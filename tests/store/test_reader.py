@@ -246,6 +246,31 @@ def test_twenty_viewers_share_a_few_connections(filled: tuple[CandleReader, list
     assert len(candle_reader._pool._idle) <= reader.CONNECTIONS
 
 
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_open_gaps_are_the_holes_in_the_ids_of_the_candles(
+    filled: tuple[CandleReader, list[Trade]], bucket: int
+) -> None:
+    candle_reader, trades = filled
+    times = {one.trade_id: one.trade_time for one in trades}
+    found = candle_reader.open_gaps("BTCUSDT", bucket, None, 10_000, newest=5)
+    assert (found.count, found.trades, len(found.newest)) == (1, 1, 1)
+    (gap,) = found.newest
+    assert (gap.first_trade_id, gap.last_trade_id) == (200, 200)
+    assert times[199] - bucket * SECOND_US < gap.after <= times[199]
+    assert times[201] < gap.before <= times[201] + bucket * SECOND_US
+    assert candle_reader.open_gaps("ETHUSDT", bucket, None, 10_000, newest=5).count == 0
+    assert candle_reader.open_gaps("BTCUSDT", bucket, times[399] + 1, 10_000, newest=5).count == 0
+
+
+def test_of_many_gaps_the_newest_are_told_one_by_one(database: Database) -> None:
+    trades = [one for one in run_of(1, 90) if one.trade_id % 10]
+    Processor(database.writer(), FIVE_SECONDS).merge(trades)
+    with closing(CandleReader.from_settings(database.settings)) as candle_reader:
+        found = candle_reader.open_gaps("BTCUSDT", 5, BEGINS_AT + 15 * SECOND_US, 100, newest=2)
+    assert (found.count, found.trades) == (7, 7)
+    assert [gap.first_trade_id for gap in found.newest] == [80, 70]
+
+
 @pytest.mark.parametrize("windows", [FIVE_SECONDS, Windows.of_seconds(5, 1)], ids=["tumbling", "sliding"])
 def test_a_long_look_back_reads_few_rows_by_the_index(database: Database, windows: Windows) -> None:
     """Of 100,000 candles, for the newest 500 buckets of 15 s: their parts, and no more."""
