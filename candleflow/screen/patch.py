@@ -100,9 +100,9 @@ def _runs(before: Sequence[Json], after: Sequence[Json], dropped: int, most: int
     for at in _differing(before[dropped : dropped + len(after)], after):
         if runs and at - (runs[-1][0] + len(runs[-1][1])) <= _NEARBY:
             begin, values = runs[-1]
-            weight -= len(values)
-            values += after[begin + len(values) : at + 1]
-            weight += len(values)
+            further = after[begin + len(values) : at + 1]
+            values += further
+            weight += len(further)
         else:
             runs.append([at, [after[at]]])
             weight += 3

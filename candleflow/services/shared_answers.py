@@ -26,7 +26,7 @@ Clock = Callable[[], float]
 
 @dataclass(slots=True)
 class _Answer:
-    """What the store said, or why it could not; ``asked_at`` is -inf before it was ever asked."""
+    """What the store said, or why it could not; ``asked_at`` is -inf until it has done either."""
 
     asked_at: float = float("-inf")
     value: Any = None
@@ -50,11 +50,12 @@ class SharedAnswers:
         answer = self._place(question)
         with answer.lock:
             if answer.asked_at <= moment:
-                answer.asked_at = self.clock()
+                asked_at = self.clock()
                 try:
                     answer.value, answer.error = ask(), None
                 except StoreError as error:
                     answer.value, answer.error = None, error
+                answer.asked_at = asked_at
             if answer.error is not None:
                 raise StoreError(str(answer.error)) from answer.error
             value: T = answer.value

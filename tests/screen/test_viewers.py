@@ -35,6 +35,7 @@ def watched(
         yield server, statements
 
 
+@pytest.mark.slow
 def test_many_pages_ask_postgresql_no_more_often_than_one(
     watched: tuple[PageServer, StatementCount],
 ) -> None:

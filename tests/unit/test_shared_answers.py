@@ -110,6 +110,16 @@ def test_a_failure_is_shared_too_and_asked_after_again(store: Store) -> None:
     assert [tick(viewer, store.ask) for viewer in viewers] == [2] * 5
 
 
+def test_an_error_of_our_own_is_no_answer(store: Store) -> None:
+    def broken() -> int:
+        raise ZeroDivisionError
+
+    viewer = Viewer(store.answers)
+    with pytest.raises(ZeroDivisionError):
+        tick(viewer, broken)
+    assert Viewer(store.answers).ask("candles", store.ask) == 1
+
+
 def test_what_nobody_asks_for_any_more_is_let_go(store: Store) -> None:
     viewer = Viewer(store.answers)
     for question in range(1_000):
