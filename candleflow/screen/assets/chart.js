@@ -7,7 +7,7 @@ const { attach, describe } = await import(import.meta.url.replace("/chart.js", "
 const WHEEL_MS = 250; // Plotly makes a wheel's zoom its own 50 ms after the last turn
 const CLOSE_MS = 2000;
 const KEEP_MS = 15_000; // a chart that is off the page
-const ROW_GAP = 8; // between the rows of a grid of charts: page.css has it too
+const ROW_GAP = 8; // between the rows of a grid of charts: grid.css has it too
 const LIVE = "following", FREE = "free";
 const CONFIG = {
   displayModeBar: false,
