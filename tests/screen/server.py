@@ -7,7 +7,6 @@ import signal
 import subprocess
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,9 +32,9 @@ class PageServer:
 
 
 @contextmanager
-def page_server(settings: Settings, port: int | None = None, **environment: str) -> Iterator[PageServer]:
+def page_server(settings: Settings, **environment: str) -> Iterator[PageServer]:
     """Serve the page for as long as the block lasts; at its end SIGTERM must end it with status 0."""
-    port = port or free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "page.log"
         with log.open("wb") as output:
@@ -79,7 +78,7 @@ def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -
         try:
             with urllib.request.urlopen(f"{url}/_stcore/health", timeout=2):  # noqa: S310 - our own address
                 return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
+        except OSError:  # no connection yet, or no answer in time
             time.sleep(0.05)
     raise AssertionError(f"the page's server wasn't ready in {READY_SECONDS} s:\n{log.read_text()}")
 
