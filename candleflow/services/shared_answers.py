@@ -17,6 +17,8 @@ from candleflow.errors import StoreError
 
 _FIRST_SECONDS: Final = 1.0
 """How old an answer may be that a viewer is given at first."""
+_SOONEST_SECONDS: Final = 0.75
+"""Nothing is asked again sooner: where the machine is busy, refreshes that were held up come at once."""
 _KEPT_SECONDS: Final = 10.0
 """No answer is older; the slowest refresh comes each 5 s."""
 
@@ -81,18 +83,21 @@ class Viewer:
 
     def __init__(self, answers: SharedAnswers) -> None:
         self._answers = answers
-        self._newest = self._seen = answers.clock() - _FIRST_SECONDS
+        self._given: dict[Hashable, float] = {}
+        self._seen: dict[Hashable, float] = {}
 
     def refresh(self) -> None:
         """From here on, what was given before is too old."""
-        self._seen = max(self._newest, self._answers.clock() - _KEPT_SECONDS)
+        self._seen = dict(self._given)
 
     def ask(self, question: Hashable, ask: Callable[[], T]) -> T:
         """The answer, maybe another viewer's. Raises StoreError."""
+        now = self._answers.clock()
+        seen = max(self._seen.get(question, now - _FIRST_SECONDS), now - _KEPT_SECONDS)
         try:
-            asked_at, value = self._answers.newer_than(self._seen, question, ask)
+            asked_at, answer = self._answers.newer_than(min(seen, now - _SOONEST_SECONDS), question, ask)
         except StoreError:
-            self._newest = max(self._newest, self._answers.clock())
+            self._given[question] = self._answers.clock()
             raise
-        self._newest = max(self._newest, asked_at)
-        return value
+        self._given[question] = asked_at
+        return answer

@@ -76,6 +76,29 @@ def store_time(answer: int) -> float:
     return 1_000 + answer - 1
 
 
+def test_refreshes_that_were_held_up_and_come_at_once_are_given_the_same(store: Store) -> None:
+    viewer = Viewer(store.answers)
+    for _ in range(10):
+        store.now += 0.1
+        tick(viewer, store.ask)
+    assert store.asked == 2
+
+
+def test_an_answer_to_one_question_makes_none_to_another_too_old(store: Store) -> None:
+    slow, other = Viewer(store.answers), Viewer(store.answers)
+    other.ask("symbols", store.ask)
+    slow.ask("symbols", store.ask)
+    store.now += 1
+    other.refresh()
+    other.ask("symbols", store.ask)
+    store.now += 1
+    slow.ask("candles", store.ask)  # in the refresh that began 2 s ago
+    asked = store.asked
+    slow.refresh()
+    slow.ask("symbols", store.ask)  # the other's, which is new to it
+    assert store.asked == asked
+
+
 def test_who_comes_new_is_given_what_is_a_second_old_and_nothing_older(store: Store) -> None:
     assert tick(Viewer(store.answers), store.ask) == 1
     store.now += 0.9
