@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,9 +33,9 @@ class PageServer:
 
 
 @contextmanager
-def page_server(settings: Settings, **environment: str) -> Iterator[PageServer]:
+def page_server(settings: Settings, port: int | None = None, **environment: str) -> Iterator[PageServer]:
     """Serve the page for as long as the block lasts; at its end SIGTERM must end it with status 0."""
-    port = free_port()
+    port = port or free_port()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "page.log"
         with log.open("wb") as output:
