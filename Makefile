@@ -1,6 +1,6 @@
 # Every command, and what it needs, in one place: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults soak check types unit-exchange unit-others services status down bench bench-page pictures install install-dev lock lock-jars clean
+.PHONY: help run test test-faults soak check types unit-exchange unit-others services status down bench bench-page bench-peers pictures install install-dev lock lock-jars clean
 
 python := .venv/bin/python
 
@@ -54,6 +54,9 @@ bench-page: install-dev ## the page: a year of candles, 50 viewers, the browser'
 	@$(python) -m bench.viewers
 	@$(python) -m bench.browser --minutes $(if $(QUICK),3,30)
 
+bench-peers: install ## how quickly a backlog becomes candles, beside what else one would use (QUICK=1: 5 min)
+	@$(python) -m bench.catch_up $(if $(QUICK),--quick)
+
 pictures: install-dev ## the README's pictures, of the running system on the simulator
 	@deploy/browser
 	@$(python) -m tests.screen.picture
@@ -72,10 +75,11 @@ lock: install ## lock the requirements anew
 	@echo 'uv==$(shell .venv/bin/uv --version | cut -d " " -f 2)' | $(compile) - --output-file deploy/uv.lock
 	@$(compile) requirements.txt --output-file requirements.lock
 	@$(compile) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock
+	@for peer in bench/peers/requirements/*.txt; do $(compile) $$peer --output-file $${peer%.txt}.lock; done
 
 lock-jars: install ## lock the jars anew (needs mvn)
 	@$(python) deploy/lock_jars.py
 
 clean: down ## remove .venv and caches; the data folder stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find candleflow tests bench -name __pycache__ -prune -exec rm -rf {} +

@@ -28,8 +28,8 @@ from pathlib import Path
 import psutil
 import psycopg2
 
+from candleflow import settings as settings_module
 from candleflow.errors import CandleflowError
-from candleflow.settings import Settings
 from candleflow.stack.class_archive import kafka_archive, spark_archive
 from candleflow.stack.jars import ensure_jars
 from candleflow.stack.java import find_java
@@ -80,7 +80,7 @@ def running(env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]
 
 def lag() -> float | None:
     """How many records the processor is behind; None before its first batch."""
-    beat = read_heartbeat(Settings().run_dir, "processor")
+    beat = read_heartbeat(settings_module.load().run_dir, "processor")
     return beat.counts.get("lag") if beat is not None and beat.counts.get("batches") else None
 
 
@@ -97,7 +97,7 @@ def seconds_until(
 
 def has_candle_since(moment: datetime) -> bool:
     try:
-        connection = psycopg2.connect(credentials.reader_url(Settings()))
+        connection = psycopg2.connect(credentials.reader_url(settings_module.load()))
     except (psycopg2.OperationalError, CandleflowError):
         return False  # not yet
     try:
@@ -167,7 +167,7 @@ def main() -> int:
 
 def report_start(what: str, log: Path) -> None:
     began, started_at = time.monotonic(), datetime.now(UTC)
-    page_url = f"http://127.0.0.1:{Settings().dashboard_port}/_stcore/health"
+    page_url = f"http://127.0.0.1:{settings_module.load().dashboard_port}/_stcore/health"
     row = seconds_until(lambda: has_candle_since(started_at), began, 240, log)
     page = seconds_until(lambda: answers(page_url), began, 240, log)
     print(f"{what}: first candle in PostgreSQL after {row:.1f} s, and the page answering by {page:.1f} s")
@@ -175,7 +175,7 @@ def report_start(what: str, log: Path) -> None:
 
 def await_archives(log: Path) -> None:
     """A start without archives of classes makes them for the next one."""
-    cache = Settings().cache_path
+    cache = settings_module.load().cache_path
     java_home = find_java(cache)
     for archive in (
         kafka_archive(cache, java_home, ensure_jars("kafka", cache)),

@@ -1,0 +1,310 @@
+"""How quickly a backlog becomes candles: ours and what else one would use, side by side on one topic.
+
+    python -m bench.catch_up            8 million trades, three rounds: about 50 minutes
+    python -m bench.catch_up --quick    1 million, one round: about 5 minutes; status 1 where a ratio fell
+    python -m bench.catch_up --only candleflow spark --trades 200000 --rounds 1
+
+It starts a Kafka and a PostgreSQL on free ports in a temporary folder, fills a topic of Binance's trade JSON,
+and has each contestant (``bench/contestants.py``) make 5-second candles of it in a database of its own, one
+after the other, in turn from the first to the last and back. A run's time goes from when the contestant is
+about to read to when its table holds the last trade of every symbol. Then every candle is compared with
+``bench/oracle.py``'s: a figure counts only where all are right. Peers are installed in ``.venv-peers``.
+
+A full run writes ``bench/RESULTS.md`` and ``bench/results.svg``. Nothing else of weight should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import psutil
+from psycopg2.extensions import parse_dsn
+
+from bench import servers, table, topic
+from bench.contestants import CONTESTANTS, GOALS, OURS, QUICK_FLOORS, ROOT, Contestant, install, version
+from bench.oracle import Expected, Fold
+from bench.race import Place, RaceError, Run, race
+from candleflow import settings as settings_module
+from candleflow.broker.topics import ensure_topics
+from candleflow.settings import Exchange
+from candleflow.stack.jars import ensure_jars
+from candleflow.stack.java import find_java
+from candleflow.stack.kafka import KafkaServer
+from candleflow.stack.postgres import PostgresServer
+
+_log = logging.getLogger("bench")
+
+TRADES: Final = 8_000_000
+SLOW_TRADES: Final = 2_000_000
+"""What the slow contestants read: one and a half minutes of Spark's, three of Quix Streams'."""
+ROUNDS: Final = 3
+QUICK_TRADES: Final = 1_000_000
+QUICK_SLOW_TRADES: Final = 250_000
+OWNER: Final = "candleflow"
+RETENTION_HOURS: Final = 168
+_RESULTS: Final = Path(__file__).with_name("RESULTS.md")
+_PLOT: Final = Path(__file__).with_name("results.svg")
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """A topic, how many trades are in it, and what their candles are."""
+
+    topic: str
+    trades: int
+    expected: Expected
+
+
+@dataclass
+class Entry:
+    """A contestant that takes part, and how it fared so far."""
+
+    contestant: Contestant
+    version: str
+    runs: dict[int, Run] = field(default_factory=dict)
+    failure: str = ""
+
+    def result(self) -> table.Result:
+        return table.Result(self.contestant, self.version, self.runs, self.failure)
+
+
+def main() -> int:
+    arguments = _arguments()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    chosen = [one for one in CONTESTANTS if not arguments.only or one.name in arguments.only]
+    entries = [_enter(one) for one in chosen]
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="candleflow-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # PostgreSQL runs as another user where we are root
+        with servers.kafka(folder) as kafka, servers.postgres(folder) as postgres:
+            courses = _lay_courses(kafka.bootstrap, arguments, [one.contestant for one in entries])
+            _run_rounds(entries, courses, arguments.rounds, kafka, postgres, folder)
+    results = [one.result() for one in entries]
+    text = _report(results, arguments, time.monotonic() - began)
+    sys.stdout.write(f"\n{text}")
+    if arguments.write:
+        _RESULTS.write_text(text)
+        _PLOT.write_text(table.svg(results))
+    return _status(results, is_quick=arguments.quick)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="1 million trades, one round, held to the floors"
+    )
+    parser.add_argument("--trades", type=_count, help="in the topic (8_000_000)")
+    parser.add_argument("--slow-trades", type=_count, help="in the slow contestants' topic (2_000_000)")
+    parser.add_argument("--rounds", type=_count, help="how often each runs (3)")
+    parser.add_argument(
+        "--partitions", type=_count, default=1, help="of the topics (1, as the settings have it)"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", choices=[one.name for one in CONTESTANTS]
+    )
+    parser.add_argument(
+        "--write", action=argparse.BooleanOptionalAction, help="RESULTS.md and the plot (a full run does)"
+    )
+    arguments = parser.parse_args()
+    is_full = not (arguments.quick or arguments.only or arguments.trades)
+    arguments.write = is_full if arguments.write is None else arguments.write
+    arguments.trades = arguments.trades or (QUICK_TRADES if arguments.quick else TRADES)
+    slow_trades = arguments.slow_trades or (QUICK_SLOW_TRADES if arguments.quick else SLOW_TRADES)
+    arguments.slow_trades = min(arguments.trades, slow_trades)
+    arguments.rounds = arguments.rounds or (1 if arguments.quick else ROUNDS)
+    return arguments
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def _enter(contestant: Contestant) -> Entry:
+    """Install it; one that can't be had takes part with the reason."""
+    try:
+        if contestant.lock is not None:
+            _log.info("%s: its packages", contestant.title)
+            install(contestant.lock)
+        return Entry(contestant, version(contestant))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = " ".join(str(getattr(error, "stderr", None) or error).split())[-300:]
+        _log.warning("%s can't be installed: %s", contestant.title, said)
+        return Entry(contestant, contestant.package, failure=f"can't be installed here: {said}")
+
+
+def _lay_courses(
+    bootstrap: str, arguments: argparse.Namespace, contestants: Sequence[Contestant]
+) -> dict[bool, Course]:
+    """The topics, by whether they are for the slow."""
+    filler = next(one for one in CONTESTANTS if one.lock == "loop")
+    install("loop")  # which has the Kafka client that fills the topics
+    # The long one is named as our processor's settings name it.
+    wanted = {False: ("trades", arguments.trades), True: ("trades.short", arguments.slow_trades)}
+    courses = {}
+    for is_slow in sorted({one.is_slow for one in contestants}):
+        name, trades = wanted[is_slow]
+        ensure_topics(bootstrap, [name], arguments.partitions, 1, RETENTION_HOURS)
+        began, fold = time.monotonic(), Fold()
+        topic.fill(filler.python, bootstrap, name, trades, fold.add)
+        courses[is_slow] = Course(name, trades, fold.candles())
+        candles, seconds = len(courses[is_slow].expected), time.monotonic() - began
+        _log.info("topic %s: %s trades, %s candles, in %.0f s", name, f"{trades:,}", f"{candles:,}", seconds)
+    return courses
+
+
+def _run_rounds(
+    entries: Sequence[Entry],
+    courses: dict[bool, Course],
+    rounds: int,
+    kafka: KafkaServer,
+    postgres: PostgresServer,
+    folder: Path,
+) -> None:
+    for number in range(1, rounds + 1):
+        for entry in entries if number % 2 else reversed(entries):
+            if entry.failure:
+                continue
+            one, course = entry.contestant, courses[entry.contestant.is_slow]
+            place = _place(one, course, number, kafka, postgres, folder)
+            try:
+                run = entry.runs[number] = race(one, place, course.trades, course.expected)
+            except RaceError as error:
+                entry.failure = f"in round {number} it {error}"
+                _log.warning("%s %s", one.title, error)
+                continue
+            _log.info(
+                "round %d, %s: start %.1f s, then %.1f s: %s trades/s; %s",
+                *(number, one.title, run.start_seconds, run.seconds, f"{run.rate:,.0f}", run.verdict.words()),
+            )
+
+
+def _place(
+    one: Contestant,
+    course: Course,
+    number: int,
+    kafka: KafkaServer,
+    postgres: PostgresServer,
+    folder: Path,
+) -> Place:
+    """A database, a consumer group and a folder that no other run has."""
+    name = f"{one.name}_{number}".replace("-", "_")
+    postgres.provide(OWNER, name)
+    database = parse_dsn(postgres.url(OWNER, name))
+    own = folder / name
+    own.mkdir()
+    cache = settings_module.load().cache_path
+    if one is OURS:
+        variables = servers.environment(
+            exchange=Exchange.BINANCE,  # its topic is `trades`; the processor never asks the exchange
+            symbols=",".join(topic.SYMBOLS),
+            kafka_bootstrap=kafka.bootstrap,
+            postgres_url=f"postgresql://{OWNER}@{postgres.host}:{postgres.port}/{name}",
+            data_dir=folder,
+            cache_dir=cache,
+        )
+    else:
+        variables = servers.environment() | {
+            "KAFKA_BOOTSTRAP": kafka.bootstrap,
+            "KAFKA_TOPIC": course.topic,
+            "KAFKA_GROUP": name,
+            "PGHOST": database["host"],
+            "PGPORT": database["port"],
+            "PGDATABASE": name,
+            "PGUSER": database["user"],
+            "PGPASSWORD": database["password"],
+            "JAVA_HOME": str(find_java(cache)),
+            "SPARK_JARS": ",".join(path.as_uri() for path in ensure_jars("spark", cache)),
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "TZ": "UTC",
+        }
+    return Place(kafka.bootstrap, course.topic, database, own, variables)
+
+
+_HEAD: Final = """# Catch-up, side by side
+
+`python -m bench.catch_up{arguments}` at {commit}, {day}, {minutes:.0f} min. {machine}.
+
+{trades:,} trades of {symbols} symbols in one topic of {partitions} partition(s), from Kafka to rows in
+PostgreSQL, everything on this machine; the slow contestants read the first {slow_trades:,} of them. Median of
+{rounds} round(s), run in turn; a ratio is taken within a round, the least and the greatest are in brackets.
+*After warm-up* leaves out the first quarter of the trades; a contestant that writes only in the end has no
+such rate, and its whole one is taken. Every candle of every run was compared with the oracle's: a contestant
+whose candles are not all right has no figure. *Fields* are those of a candle beside its symbol and time;
+*exact* are those whose every value is the exact decimal or whole number, which doubles aren't.
+
+![Trades a second](results.svg)
+"""
+
+
+def _report(results: Sequence[table.Result], arguments: argparse.Namespace, seconds: float) -> str:
+    head = _HEAD.format(
+        arguments="".join(f" {one}" for one in sys.argv[1:]),
+        commit=_commit(),
+        day=f"{datetime.now(UTC):%Y-%m-%d}",
+        minutes=seconds / 60,
+        machine=_machine(),
+        trades=arguments.trades,
+        symbols=len(topic.SYMBOLS),
+        partitions=arguments.partitions,
+        slow_trades=arguments.slow_trades,
+        rounds=arguments.rounds,
+    )
+    parts = [head, table.markdown(results), "## How each does it", table.notes(results)]
+    return "\n\n".join([*parts, "## Every run", table.rounds(results)]) + "\n"
+
+
+def _machine() -> str:
+    memory = psutil.virtual_memory().total / 2**30
+    return (
+        f"{platform.platform()}, {_processor_name()}, {os.cpu_count()} cores, {memory:.0f} GiB, "
+        f"Python {platform.python_version()}"
+    )
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next(
+        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
+    )
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "an unknown commit"
+
+
+def _status(results: Sequence[table.Result], *, is_quick: bool) -> int:
+    if any(one.contestant is OURS and not one.counts for one in results):
+        _log.error("our own candles are not right, or there are none")
+        return 1
+    fell = table.below(results, QUICK_FLOORS if is_quick else GOALS, steady=not is_quick)
+    for line in fell:
+        _log.warning("%s", line)
+    return 1 if fell and is_quick else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

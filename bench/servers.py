@@ -1,0 +1,50 @@
+"""What the measurements have in common: real servers in a temporary folder, and our programs' environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from candleflow import settings as settings_module
+from candleflow.settings import PREFIX
+from candleflow.stack.jars import ensure_jars
+from candleflow.stack.java import find_java
+from candleflow.stack.kafka import KafkaServer
+from candleflow.stack.postgres import PostgresServer
+from candleflow.stack.process import free_port
+from candleflow.store import credentials
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """This process's own, where these settings (``kafka_bootstrap=...``) stand in place of any of ours."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return others | {f"{PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
+
+
+@contextmanager
+def kafka(folder: Path) -> Iterator[KafkaServer]:
+    """A broker that is ready, on a free port; stopped in the end."""
+    cache = settings_module.load().cache_path
+    server = KafkaServer(folder / "kafka", free_port(), find_java(cache), ensure_jars("kafka", cache))
+    server.start()
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[PostgresServer]:
+    """A PostgreSQL that is ready, on a free port, its passwords where our programs with the data folder
+    ``folder`` look for them; stopped in the end."""
+    passwords = folder / "run" / credentials.FILE_NAME
+    server = PostgresServer(folder / "postgres", free_port(), credentials=passwords)
+    server.start()
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
