@@ -40,10 +40,12 @@ class Contestant:
     """Its requirements' name below ``peers/requirements``; None: it runs on the project's own."""
     arguments: tuple[str, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
-    ready: str = "ready"
+    ready: str = "about to read"
     """What it says once its start is over, just before it reads the first record."""
     condition: str = "true"
     """Which rows of its table ``candles`` are the candles of five seconds."""
+    keeps_milliseconds: bool = False
+    """Its column ``open_time`` is a number of milliseconds, not a timestamp (which is UTC without a zone)."""
     is_slow: bool = False
     """It reads the short topic, as the long one would take it a quarter of an hour."""
 
@@ -75,6 +77,7 @@ CONTESTANTS: Final = (
         "BSL 1.1",
         "kafka.read of JSON, windowby, each window once it has closed; its own postgres.write",
         lock="pathway",
+        keeps_milliseconds=True,
     ),
     Contestant(
         "pathway-2",
@@ -84,6 +87,7 @@ CONTESTANTS: Final = (
         "BSL 1.1",
         "the same with PATHWAY_THREADS=2",
         lock="pathway",
+        keeps_milliseconds=True,
         variables=(("PATHWAY_THREADS", "2"),),
     ),
     Contestant(
@@ -103,6 +107,7 @@ CONTESTANTS: Final = (
         "Apache 2.0",
         "tumbling_window of built-in aggregations, closed windows; its own PostgreSQLSink",
         lock="quixstreams",
+        keeps_milliseconds=True,
         is_slow=True,
     ),
     Contestant(
@@ -122,6 +127,7 @@ CONTESTANTS: Final = (
         "Apache 2.0",
         "confluent-kafka, orjson, a dict of floats, an upsert a second",
         lock="loop",
+        keeps_milliseconds=True,
     ),
     Contestant(
         "loop-exact",
@@ -132,6 +138,7 @@ CONTESTANTS: Final = (
         "the same with decimals, and with all fields but is_complete",
         fields=_EXACT,
         lock="loop",
+        keeps_milliseconds=True,
         arguments=("--exact",),
     ),
 )

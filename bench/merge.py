@@ -20,11 +20,10 @@ from typing import Any, Final
 
 import psutil
 
+from bench import servers
 from candleflow.errors import StoreError
 from candleflow.market.window import SECOND_US, Windows
 from candleflow.settings import Settings, load
-from candleflow.stack.postgres import PostgresServer
-from candleflow.stack.process import free_port
 from candleflow.store import credentials, schema
 from candleflow.store.credentials import Role
 
@@ -108,28 +107,21 @@ def measure(settings: Settings) -> None:
 
 def main() -> None:
     stored = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    with tempfile.TemporaryDirectory() as folder:
-        passwords = Path(folder) / "run" / credentials.FILE_NAME
-        server = PostgresServer(Path(folder) / "postgres", free_port(), credentials=passwords)
-        server.start()
-        try:
-            server.wait_until_ready()
-            settings = load(
-                postgres_url=f"postgresql://candleflow@127.0.0.1:{server.port}/candleflow",
-                data_dir=Path(folder),
-            )
-            server.provide(settings.postgres.owner, settings.postgres.database)
-            schema.apply(settings)
-            print("stored candles: none")
-            measure(settings)
-            with closing(credentials.dsn(settings, Role.OWNER).connect()) as owner, owner.cursor() as cursor:
-                cursor.execute("TRUNCATE candles, symbols")
-                cursor.execute(_FILL, (stored,))
-                owner.commit()
-            print(f"stored candles: {stored:,}")
-            measure(settings)
-        finally:
-            server.stop()
+    with tempfile.TemporaryDirectory() as folder, servers.postgres(Path(folder)) as server:
+        settings = load(
+            postgres_url=f"postgresql://candleflow@127.0.0.1:{server.port}/candleflow",
+            data_dir=Path(folder),
+        )
+        server.provide(settings.postgres.owner, settings.postgres.database)
+        schema.apply(settings)
+        print("stored candles: none")
+        measure(settings)
+        with closing(credentials.dsn(settings, Role.OWNER).connect()) as owner, owner.cursor() as cursor:
+            cursor.execute("TRUNCATE candles, symbols")
+            cursor.execute(_FILL, (stored,))
+            owner.commit()
+        print(f"stored candles: {stored:,}")
+        measure(settings)
 
 
 if __name__ == "__main__":

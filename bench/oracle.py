@@ -75,7 +75,7 @@ class Fold:
             amounts = (Decimal(units).scaleb(-scale) for units, scale in zip(c, places, strict=False))
             count, first, last = c[8:]
             is_complete = count == last - first + 1 and last_id_of.get(symbol) == first - 1
-            values = (*amounts, count, first, last, is_complete)
+            values: tuple[Number, ...] = (*amounts, count, first, last, is_complete)
             found[symbol, at(open_time)] = dict(zip(FIELDS, values, strict=True))
             last_id_of[symbol] = last
         return found

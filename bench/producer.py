@@ -11,7 +11,6 @@ producer takes, the rate printed is what it takes; ``us of processor time`` tell
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import subprocess
 import sys
@@ -23,10 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from candleflow import settings as settings_module
-from candleflow.stack.jars import ensure_jars
-from candleflow.stack.java import find_java
-from candleflow.stack.kafka import KafkaServer
+from bench import servers
 from candleflow.stack.process import free_port
 from candleflow.telemetry import Heartbeat, read_heartbeat
 
@@ -68,30 +64,20 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20_000, help="trades a second offered (20000)")
     parser.add_argument("--seconds", type=float, default=20, help="how long to measure (20)")
     arguments = parser.parse_args()
-    cache = settings_module.load().cache_path
-    with tempfile.TemporaryDirectory() as folder:
-        kafka = KafkaServer(
-            Path(folder) / "kafka", free_port(), find_java(cache), ensure_jars("kafka", cache), "384m"
-        )
-        kafka.start()
-        try:
-            kafka.wait_until_ready()
-            measure(Path(folder), kafka.bootstrap, arguments.rate, arguments.seconds)
-        finally:
-            kafka.stop()
+    with tempfile.TemporaryDirectory() as folder, servers.kafka(Path(folder)) as kafka:
+        measure(Path(folder), kafka.bootstrap, arguments.rate, arguments.seconds)
 
 
 def measure(folder: Path, bootstrap: str, rate: float, seconds: float) -> None:
     port = free_port()
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("CANDLEFLOW_")},
-        "CANDLEFLOW_EXCHANGE": "simulator",
-        "CANDLEFLOW_SIMULATOR_PORT": str(port),
-        "CANDLEFLOW_SYMBOLS": "BTCUSDT,ETHUSDT",
-        "CANDLEFLOW_KAFKA_BOOTSTRAP": bootstrap,
-        "CANDLEFLOW_DATA_DIR": str(folder / "data"),
-        "CANDLEFLOW_LOG_LEVEL": "WARNING",
-    }
+    environment = servers.environment(
+        exchange="simulator",
+        simulator_port=port,
+        symbols="BTCUSDT,ETHUSDT",
+        kafka_bootstrap=bootstrap,
+        data_dir=folder / "data",
+        log_level="WARNING",
+    )
     run_dir = folder / "data" / "run"
     simulator = ["-m", "candleflow", "simulate", "--rate", str(rate), "--port", str(port)]
     with started(simulator, environment), started(["producer.py"], environment) as producer:

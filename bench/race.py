@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,13 +22,15 @@ from bench.contestants import Contestant
 from bench.oracle import Expected, Key, Number, Verdict, at, compare
 from candleflow.stack.process import spawn, stop, tail
 
-START_SECONDS: Final = 300.0
+PATIENCE_SECONDS: Final = 600.0
+"""A contestant may take so long to start: on a machine that is busy otherwise, a JVM does take minutes."""
 SLOWEST_RATE: Final = 4_000.0
-"""Trades a second: who is slower is given up."""
+"""Trades a second: to read them it may take as long again, and the time that this rate takes."""
 SETTLED: Final = 0.25
 """The steady rate is taken from when so much of the topic was in the table: what warms up has by then."""
 _STOP_SECONDS: Final = 15.0
-_POLL_SECONDS: Final = 0.1
+_POLL_SECONDS: Final = 0.2
+_READY_POLL_SECONDS: Final = 0.05
 _WATCH_SECONDS: Final = 0.5
 
 
@@ -93,10 +95,12 @@ def race(contestant: Contestant, place: Place, trades: int, expected: Expected) 
         with _Watch(process.pid) as watch, contextlib.closing(_connect(place)) as connection:
             ready = _await_ready(process, contestant, log, began)
             processor_before = watch.processor_seconds()
-            progress = _Progress(connection, contestant)
-            reached = _await_trades(process, progress, log, ready, trades)
+            candles = _Table(connection, contestant, expected)
+            reached = _await_trades(process, candles, log, ready, trades)
             processor_seconds = watch.processor_seconds() - processor_before
-            verdict = compare(expected, _rows(connection, contestant, expected), contestant.fields)
+            verdict = compare(expected, candles.rows(), contestant.fields)
+    except psycopg2.Error as error:
+        raise RaceError(f"has no such table as it should: {' '.join(str(error).split())}") from error
     finally:
         stop(process, signal.SIGTERM, _STOP_SECONDS)
     shutil.rmtree(place.folder / "state", ignore_errors=True)
@@ -125,23 +129,23 @@ def steady_rate(reached: list[tuple[float, int]], trades: int) -> float | None:
 
 def _await_ready(process: subprocess.Popen[bytes], contestant: Contestant, log: Path, began: float) -> float:
     while contestant.ready.encode() not in log.read_bytes():
-        _raise_if_over(process, log, began + START_SECONDS, "was not ready")
-        time.sleep(_POLL_SECONDS / 2)
+        _raise_if_over(process, log, began + PATIENCE_SECONDS, "was not ready")
+        time.sleep(_READY_POLL_SECONDS)
     return time.monotonic()
 
 
 def _await_trades(
-    process: subprocess.Popen[bytes], progress: _Progress, log: Path, ready: float, trades: int
+    process: subprocess.Popen[bytes], candles: _Table, log: Path, ready: float, trades: int
 ) -> list[tuple[float, int]]:
     """How many trades the table held, each time that changed, until it held them all."""
-    deadline = ready + 60 + trades / SLOWEST_RATE
+    deadline = ready + PATIENCE_SECONDS + trades / SLOWEST_RATE
     reached = [(ready, 0)]
     while reached[-1][1] < trades:
         _raise_if_over(process, log, deadline, f"had {reached[-1][1]:,} of {trades:,} trades in its table")
         time.sleep(_POLL_SECONDS)
-        number = progress.trades()
+        number = candles.trades()
         if number > reached[-1][1]:
-            reached.append((time.monotonic(), min(number, trades)))
+            reached.append((time.monotonic(), number))
     return reached
 
 
@@ -155,51 +159,50 @@ def _raise_if_over(process: subprocess.Popen[bytes], log: Path, deadline: float,
 def _connect(place: Place) -> Any:
     connection = psycopg2.connect(**place.database)
     connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("SET timezone TO 'UTC'")
     return connection
 
 
-class _Progress:
-    """Asks a contestant's table how far it is: a sum over some thousand rows at most."""
+class _Table:
+    """A contestant's table, without the rows of the closing trades."""
 
-    def __init__(self, connection: Any, contestant: Contestant) -> None:
+    def __init__(self, connection: Any, contestant: Contestant, expected: Expected) -> None:
         self._connection = connection
-        self._question = sql.SQL("SELECT coalesce(sum(trade_count), 0) FROM candles WHERE {}").format(
-            sql.SQL(contestant.condition)
-        )
+        self._contestant = contestant
+        latest = max(open_time for _, open_time in expected)
+        self._until = milliseconds(latest) if contestant.keeps_milliseconds else latest
 
     def trades(self) -> int:
+        """How many are in it: a sum over some thousand rows at most."""
+        try:
+            ((number,),) = self._ask(sql.SQL("coalesce(sum(trade_count), 0)"))
+        except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn):
+            return 0  # it makes its table with its first rows
+        return int(number)
+
+    def rows(self) -> Iterator[tuple[Key, dict[str, Number | None]]]:
+        fields = self._contestant.fields
+        names = map(sql.Identifier, ("symbol", "open_time", *fields))
+        for symbol, open_time, *values in self._ask(sql.SQL(", ").join(names)):
+            yield (symbol, _moment(open_time)), dict(zip(fields, values, strict=True))
+
+    def _ask(self, what: sql.Composable) -> list[tuple[Any, ...]]:
+        question = sql.SQL("SELECT {} FROM candles WHERE {} AND open_time <= %s")
         with self._connection.cursor() as cursor:
-            try:
-                cursor.execute(self._question)
-            except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn):
-                return 0  # it makes its table with its first rows
-            (number,) = cursor.fetchone()
-            return int(number)
+            cursor.execute(question.format(what, sql.SQL(self._contestant.condition)), (self._until,))
+            found: list[tuple[Any, ...]] = cursor.fetchall()
+            return found
 
 
-def _rows(
-    connection: Any, contestant: Contestant, expected: Expected
-) -> Iterator[tuple[Key, dict[str, Number | None]]]:
-    """The contestant's candles, without those of the closing trades."""
-    until = max(open_time for _, open_time in expected)
-    columns = sql.SQL(", ").join(map(sql.Identifier, contestant.fields))
-    with connection.cursor() as cursor:
-        cursor.execute("SET timezone TO 'UTC'")
-        cursor.execute(
-            sql.SQL("SELECT symbol, open_time, {} FROM candles WHERE {}").format(
-                columns, sql.SQL(contestant.condition)
-            )
-        )
-        for symbol, open_time, *values in cursor:
-            key = symbol, _moment(open_time)
-            if key[1] <= until:
-                yield key, dict(zip(contestant.fields, values, strict=True))
+def milliseconds(moment: datetime) -> int:
+    """Since the epoch."""
+    return (moment - at(0)) // timedelta(milliseconds=1)
 
 
 def _moment(value: datetime | int) -> datetime:
-    """Contestants keep times as timestamps, with a zone or in UTC without, or as milliseconds."""
     if isinstance(value, datetime):
-        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
     return at(value * 1_000)
 
 

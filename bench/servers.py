@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from candleflow import settings as settings_module
 from candleflow.settings import PREFIX
@@ -15,6 +16,9 @@ from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.process import free_port
 from candleflow.store import credentials
+
+READY_SECONDS: Final = 240.0
+"""On a machine that is busy otherwise; no figure depends on it."""
 
 
 def environment(**settings: object) -> dict[str, str]:
@@ -30,7 +34,7 @@ def kafka(folder: Path) -> Iterator[KafkaServer]:
     server = KafkaServer(folder / "kafka", free_port(), find_java(cache), ensure_jars("kafka", cache))
     server.start()
     try:
-        server.wait_until_ready()
+        server.wait_until_ready(READY_SECONDS)
         yield server
     finally:
         server.stop()
@@ -44,7 +48,7 @@ def postgres(folder: Path) -> Iterator[PostgresServer]:
     server = PostgresServer(folder / "postgres", free_port(), credentials=passwords)
     server.start()
     try:
-        server.wait_until_ready()
+        server.wait_until_ready(READY_SECONDS)
         yield server
     finally:
         server.stop()

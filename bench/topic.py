@@ -83,7 +83,7 @@ def fill(python: Path, bootstrap: str, topic: str, count: int, also: Callable[[T
     ``python`` is one that has confluent-kafka: kafka-python would take seven minutes for eight million.
     Raises CalledProcessError where Kafka did not take them all.
     """
-    command = [python, _FILL, bootstrap, topic]
+    command: list[str | Path] = [python, _FILL, bootstrap, topic]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as filling, _open(filling) as lines:
         last_of: dict[str, TopicTrade] = {}
         source = trades(count)

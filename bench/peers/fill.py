@@ -26,6 +26,7 @@ def main() -> int:
             "bootstrap.servers": bootstrap,
             "enable.idempotence": True,  # records stay in the order of their ids, each there once
             "linger.ms": 20,
+            "log_level": 3,  # not that it waits for the broker
             "queue.buffering.max.messages": 1_000_000,
             "on_delivery": note,
         }

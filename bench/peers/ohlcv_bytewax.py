@@ -119,7 +119,7 @@ def main() -> None:
     with psycopg2.connect("") as connection, connection.cursor() as cursor:
         cursor.execute(CREATE)
     flow = dataflow()
-    print("ready", flush=True)
+    print("about to read", flush=True)
     cli_main(flow)
 
 

@@ -124,7 +124,7 @@ def main() -> None:
         }
     )
     consumer.subscribe([os.environ["KAFKA_TOPIC"]])
-    print("ready", flush=True)
+    print("about to read", flush=True)
     candles: dict[Key, list[Any]] = {}
     changed: set[Key] = set()
     written_at = time.monotonic()

@@ -71,7 +71,7 @@ def main() -> None:
         output_table_type="snapshot",
         primary_key=[candles.symbol, candles.open_time],
     )
-    print("ready", flush=True)
+    print("about to read", flush=True)
     pw.run(monitoring_level=pw.MonitoringLevel.NONE)
 
 

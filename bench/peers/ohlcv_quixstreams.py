@@ -71,7 +71,7 @@ def main() -> None:
         .apply(row, metadata=True)
     )
     candles.sink(sink)
-    print("ready", flush=True)
+    print("about to read", flush=True)
     app.run()
 
 

@@ -90,7 +90,7 @@ def main() -> None:
         .option("checkpointLocation", "checkpoint")
         .start()
     )
-    print("ready", flush=True)
+    print("about to read", flush=True)
     query.awaitTermination()
 
 
