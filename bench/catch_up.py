@@ -209,7 +209,7 @@ def _place(
     """A database, a consumer group and a folder that no other run has."""
     name = f"{one.name}_{number}".replace("-", "_")
     postgres.provide(OWNER, name)
-    database = parse_dsn(postgres.url(OWNER, name))
+    url = postgres.url(OWNER, name)
     own = folder / name
     own.mkdir()
     cache = settings_module.load().cache_path
@@ -227,17 +227,17 @@ def _place(
             "KAFKA_BOOTSTRAP": kafka.bootstrap,
             "KAFKA_TOPIC": course.topic,
             "KAFKA_GROUP": name,
-            "PGHOST": database["host"],
-            "PGPORT": database["port"],
+            "PGHOST": postgres.host,
+            "PGPORT": str(postgres.port),
             "PGDATABASE": name,
-            "PGUSER": database["user"],
-            "PGPASSWORD": database["password"],
+            "PGUSER": OWNER,
+            "PGPASSWORD": parse_dsn(url)["password"],
             "JAVA_HOME": str(find_java(cache)),
             "SPARK_JARS": ",".join(path.as_uri() for path in ensure_jars("spark", cache)),
             "SPARK_LOCAL_IP": "127.0.0.1",
             "TZ": "UTC",
         }
-    return Place(kafka.bootstrap, course.topic, database, own, variables)
+    return Place(url, own, variables)
 
 
 _HEAD: Final = """# Catch-up, side by side

@@ -161,10 +161,11 @@ def install(name: str) -> None:
     if installed.exists() and installed.read_bytes() == lock.read_bytes():
         return
     python = venv / "bin" / "python"
-    for command in (
+    commands: tuple[list[str | Path], ...] = (
         [_UV, "venv", "--quiet", "--clear", "--python", OWN_PYTHON, venv],
         [_UV, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", lock],
-    ):
+    )
+    for command in commands:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_INSTALL_SECONDS)
     installed.write_bytes(lock.read_bytes())
 

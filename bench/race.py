@@ -68,11 +68,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a run takes place: its topic, its database as libpq's parameters, and a folder of its own."""
+    """Where a run takes place: a database and a folder that no other run has."""
 
-    bootstrap: str
-    topic: str
-    database: Mapping[str, str]
+    url: str
+    """The database's, with its password: a secret."""
     folder: Path
     variables: Mapping[str, str]
     """The environment of its program."""
@@ -157,7 +156,7 @@ def _raise_if_over(process: subprocess.Popen[bytes], log: Path, deadline: float,
 
 
 def _connect(place: Place) -> Any:
-    connection = psycopg2.connect(**place.database)
+    connection = psycopg2.connect(place.url)
     connection.autocommit = True
     with connection.cursor() as cursor:
         cursor.execute("SET timezone TO 'UTC'")

@@ -7,7 +7,7 @@ import pytest
 
 from bench import table
 from bench.contestants import CONTESTANTS, GOALS, OURS, PEERS, QUICK_FLOORS, Contestant
-from bench.oracle import Verdict
+from bench.oracle import Judgement, Verdict
 from bench.race import Run, steady_rate
 from bench.table import Ratio, Result
 
@@ -16,7 +16,7 @@ SPARK = next(one for one in CONTESTANTS if one.name == "spark")
 
 
 def run(contestant: Contestant, seconds: float, *, steady: float | None = None, missing: int = 0) -> Run:
-    fields = {name: Counter({"exact": 10}) for name in contestant.fields}
+    fields = {name: Counter[Judgement]({"exact": 10}) for name in contestant.fields}
     return Run(
         contestant=contestant.name,
         trades=1_000_000,
@@ -29,7 +29,7 @@ def run(contestant: Contestant, seconds: float, *, steady: float | None = None, 
     )
 
 
-def result(contestant: Contestant, *seconds: float, **more: float) -> Result:
+def result(contestant: Contestant, *seconds: float) -> Result:
     runs = {number: run(contestant, one) for number, one in enumerate(seconds, 1)}
     return Result(contestant, "it 1.0", runs)
 
