@@ -7,8 +7,8 @@ import pytest
 
 from bench import table
 from bench.contestants import CONTESTANTS, GOALS, OURS, PEERS, QUICK_FLOORS, Contestant
-from bench.oracle import Judgement, Verdict
-from bench.race import Run, steady_rate
+from bench.oracle import Judgement, Verdict, at
+from bench.race import Run, milliseconds, steady_rate
 from bench.table import Ratio, Result
 
 LOOP = next(one for one in CONTESTANTS if one.name == "loop")
@@ -98,6 +98,10 @@ def test_the_steady_rate_leaves_out_the_first_quarter() -> None:
     reached = [(100.0, 0), (110.0, 200), (112.0, 300), (114.0, 700), (116.0, 1_000)]
     assert steady_rate(reached, 1_000) == 700 / 4
     assert steady_rate([(100.0, 0), (110.0, 950), (111.0, 1_000)], 1_000) is None
+
+
+def test_a_moment_in_milliseconds_is_whole() -> None:
+    assert milliseconds(at(1_723_161_605_000_000)) == 1_723_161_605_000
 
 
 def test_every_contestant_has_its_program_and_its_lock() -> None:
