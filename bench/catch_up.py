@@ -19,6 +19,7 @@ import argparse
 import logging
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,7 @@ class Entry:
 
 def main() -> int:
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     chosen = [one for one in CONTESTANTS if not arguments.only or one.name in arguments.only]
