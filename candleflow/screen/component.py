@@ -23,14 +23,11 @@ from streamlit.components.v2.types import ComponentRenderer
 from candleflow.screen import patch
 
 ASSETS: Final = Path(__file__).parent / "assets"
-_LOADER: Final = """
-const loading = import(new URL("%s", document.baseURI));
-export default function (component) {
-  let end;
-  loading.then((script) => { end = script.default(component); });
-  return () => end?.();
-}
-"""
+# Short, as it is sent each time. Given as text, it can't import by a relative address, and makes a whole one.
+_LOADER: Final = (
+    'const s=import(new URL("%s",document.baseURI));\n'  # without a line's end it would be taken for a path
+    "export default c=>{let end;s.then(m=>{end=m.default(c)});return()=>end?.()}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +104,7 @@ def _encoded(value: Any) -> bytes:
 @cache
 def _script_path(script: str) -> str:
     """Where the page finds our script; the address changes when any of our scripts does."""
-    served = declare_component("candleflow_scripts", path=ASSETS)
+    served = declare_component("scripts", path=ASSETS)
     scripts = sorted(ASSETS.glob("*.js"))
-    version = hashlib.sha256(b"".join(one.read_bytes() for one in scripts)).hexdigest()[:12]
+    version = hashlib.sha256(b"".join(one.read_bytes() for one in scripts)).hexdigest()[:8]
     return f"component/{served.name}/{script}?{version}"

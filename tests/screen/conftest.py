@@ -72,6 +72,7 @@ def _send_histories(feed: Feed) -> None:
 def page(driver: webdriver.Chrome, running: Running) -> Iterator[Page]:
     """The shared page. At the test's end its console must have no error."""
     shown = Page(driver, running.server.url)
+    driver.get("about:blank")  # what a failed test left open goes on complaining
     shown.problems()
     yield shown
     assert shown.problems() == []

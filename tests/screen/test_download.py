@@ -74,14 +74,18 @@ def test_a_download_leaves_chart_zoom_and_updates_alone(page: Page, downloads: P
 
 
 def test_the_menu_fits_a_phone_and_says_where_there_is_nothing(page: Page, pictures: Path) -> None:
-    page.open("symbol=NOTRADEUSDT", size=PHONE)
-    page.wait_for_candles()  # a symbol that isn't offered shows the first
+    page.open(size=PHONE)
+    page.wait_for_candles()
     page.open_download_menu()
     box: dict[str, Any] = page.script(
         "return document.querySelector('[data-testid=stPopoverBody]').getBoundingClientRect().toJSON()"
     )
     assert 0 <= box["left"] < box["right"] <= PHONE[0]
     page.save(pictures / "download-phone.png")
+    page.open("symbol=NOTRADEUSDT", size=PHONE)
+    page.wait_for_text("NOTRADEUSDT is not followed")
+    page.press("Data")
+    page.wait_for_text("No candles are shown.")
 
 
 def test_a_refresh_makes_no_file(page: Page) -> None:

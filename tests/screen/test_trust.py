@@ -147,11 +147,11 @@ def test_without_heartbeats_what_only_processes_can_tell_is_grey(page: Page, run
 
 def test_the_strip_is_that_of_the_symbol_shown(page: Page, processes: Processes) -> None:
     page.open(f"symbol={HOLED}")
-    wait_for_states(page, {"complete": "bad", "klines": "unknown", "age": "unknown"})
+    wait_for_states(page, {"complete": "bad", "klines": "unknown"})
     processes.counts["audit"][f"compared_age_s:{HOLED}"] = 3.0
     page.wait(lambda: value(page, "klines") == "2 differ", "how many differ")
     page.open(f"symbol={OLD}")
-    wait_for_states(page, {"age": "unknown"})
+    wait_for_states(page, {"age": "bad"})
     page.wait(lambda: value(page, "age").endswith("days ago"), "the age")
 
 

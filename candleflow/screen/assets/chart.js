@@ -291,6 +291,15 @@ function adopted(parentElement, slot) {
   return new Chart(parentElement);
 }
 
+// Streamlit's dialog about a lost connection, which the style sheet leaves unseen, makes all of the page inert: that
+// would take the pointer from the chart, and its crosshair with it.
+const CUT_OFF =
+  '[data-testid="stApp"]:is([data-test-connection-state="PINGING_SERVER"], [data-test-connection-state="CONNECTING"])';
+new MutationObserver((changes) => {
+  if (!document.querySelector(CUT_OFF)) return;
+  for (const { target } of changes) target.inert = false;
+}).observe(document.body, { attributes: true, attributeFilter: ["inert"], subtree: true });
+
 function closeIfGone(parentElement, chart) {
   if (chart.frame.isConnected) return;
   if (charts.get(parentElement) === chart) charts.delete(parentElement);
