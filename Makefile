@@ -13,7 +13,7 @@ run: install ## start everything on this machine, until Ctrl-C
 # Two files at once, each with servers of its own, as the tests mostly wait: for real servers and browsers to start.
 test: install-dev ## run the tests, against the real parts
 	@deploy/browser
-	@$(python) -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@$(python) -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 test-faults: install-dev ## run the slow ones: kills, lost connections, full disks, wrong clocks (QUICK=1: most of them)
 	@deploy/faketime

@@ -223,7 +223,7 @@ def test_a_cut_may_only_stall_and_what_is_held_back_comes_once_healed(
     proxy.cut_after(4, only_stalls=True)
     client.sendall(b"0123456")
     assert wait_for(lambda: proxy.cuts == 1, SECONDS)
-    assert bytes(echo.seen) == b"0123"
+    assert wait_for(lambda: bytes(echo.seen) == b"0123", SECONDS)
     proxy.heal()
     assert received(client, 7) == b"0123456"
 

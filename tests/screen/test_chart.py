@@ -58,7 +58,7 @@ def test_the_header_tells_price_and_change(page: Page) -> None:
     assert page.script("return /%\\)$/.test(document.querySelector('.cf-change').innerText)")
 
 
-def test_a_zoom_by_mouse_stays_through_thirty_updates_on_the_same_node(page: Page) -> None:
+def test_a_zoom_by_mouse_stays_through_updates_on_the_same_node(page: Page) -> None:
     page.open()
     page.wait_for_candles()
     before = page.ranges()
@@ -70,11 +70,11 @@ def test_a_zoom_by_mouse_stays_through_thirty_updates_on_the_same_node(page: Pag
     newest = page.times()[-1]
     page.script(WATCH)
 
-    page.wait_for_updates(30, seconds=60)
+    page.wait_for_updates(10)
 
     assert page.ranges() == zoomed
     assert page.script(WATCHED) == ["the same", "the same", 0, 0]
-    assert page.times()[-1] >= newest + 25_000  # data did arrive
+    assert page.times()[-1] >= newest + 5_000  # data did arrive
     page.driver.find_element("css selector", ".cf-live").click()
     page.wait(lambda: page.mode() == "following", "back to live")
     page.wait(lambda: page.ranges()[0][1] > before[0][1], "the newest candle in sight")

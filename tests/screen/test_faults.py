@@ -77,6 +77,7 @@ def test_an_hour_without_a_trade_is_told_and_the_next_one_shows(
     page.wait(lambda: page.times()[-1] * 1_000 > ended + HOUR_US - 10 * SECOND_US, "the new candle")
 
 
+@pytest.mark.slow
 def test_a_lost_connection_leaves_zoom_hidden_lines_and_crosshair(
     page: Page, running: Running, pictures: Path
 ) -> None:
@@ -142,6 +143,7 @@ def _assert_as_it_was(page: Page, zoomed: list[list[float]], told: str) -> None:
     assert page.script("return document.querySelector('.cf-upright:not([hidden])') !== null")
 
 
+@pytest.mark.slow
 def test_a_restart_with_other_symbols_leaves_the_chart_and_its_old_link(
     page: Page, running: Running, pictures: Path
 ) -> None:

@@ -70,7 +70,8 @@ def test_the_price_axis_fits_what_is_in_sight_and_a_mouse_may_take_over(live: Pa
     (begin, end), (lowest, highest) = live.ranges()
     seen = live.script(
         "const [prices] = document.querySelector('.cf-plot').data;"
-        "const isIn = (_, at) => prices.x[at] >= arguments[0] && prices.x[at] <= arguments[1];"
+        "const isIn = (price, at) =>"  # the last has no price: it is room at the live edge
+        " price !== null && prices.x[at] >= arguments[0] && prices.x[at] <= arguments[1];"
         "return [prices.low, prices.high].map((one) => one.filter(isIn))",
         begin,
         end,
