@@ -225,23 +225,44 @@ class Auditor:
                 )
         return found
 
+    async def compare(self) -> None:
+        """Hold each symbol's latest candles against the exchange's klines."""
+        reached = await self._reached()
+        for symbol in self._settings.symbols:
+            if symbol not in reached:
+                self._agreement.pop(symbol, None)
+                continue
+            try:
+                async with asyncio.timeout(_REST_SECONDS):
+                    await self._compare_one(symbol, reached[symbol])
+            except (ExchangeError, StoreError, TimeoutError) as error:
+                _log.info("%s isn't compared with the exchange's klines now: %s", symbol, error)
+                self._agreement.pop(symbol, None)  # unknown is better than old
+
     async def _compare(self) -> None:
         while self._urls:
-            for symbol in self._settings.symbols:
-                try:
-                    async with asyncio.timeout(_REST_SECONDS):
-                        await self._compare_one(symbol)
-                except (ExchangeError, StoreError, TimeoutError) as error:
-                    _log.info("%s isn't compared with the exchange's klines now: %s", symbol, error)
-                    self._agreement.pop(symbol, None)  # unknown is better than old
+            await self.compare()
             await asyncio.sleep(KLINES_SECONDS)
         await self._stop.wait()
 
-    async def _compare_one(self, symbol: str) -> None:
+    async def _reached(self) -> Mapping[str, int]:
+        """By symbol, the time of its newest trade; empty while PostgreSQL is away."""
+        try:
+            states = await asyncio.to_thread(self._reader.symbols)
+        except StoreError as error:
+            _log.info("nothing is compared with the exchange's klines now: %s", error)
+            return {}
+        return {one.symbol: one.last_trade_time for one in states}
+
+    async def _compare_one(self, symbol: str, reached: int) -> None:
+        """Compare the windows of the ten minutes before ``reached``, the time of our newest trade.
+
+        Trades come in order; what comes later is late, not wrong: on two busy cores one took 46 s to its row.
+        """
         agreement: Counter[Verdict] = Counter()
         async with ExchangeRest(self._urls[0]) as rest:
             now = await rest.server_time()
-            until = now - SETTLE_US
+            until = min(now - SETTLE_US, reached)
             since = until - AGREEMENT_US
             for basis in bases(self._settings.windows):
                 begins_at = await asyncio.to_thread(self._reader.first_open_time, symbol, basis.interval)

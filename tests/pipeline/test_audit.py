@@ -182,13 +182,28 @@ async def test_the_latest_candles_are_held_against_the_klines(
         with database.owner().cursor() as cursor:
             cursor.execute(
                 "UPDATE candles SET quote_volume = quote_volume + 0.00000001 WHERE interval = '5s' AND"
-                " open_time = (SELECT max(open_time) FROM candles WHERE interval = '5s' AND is_closed)"
+                " open_time = (SELECT max(open_time) - interval '5 s' FROM candles WHERE interval = '5s')"
             )
             assert cursor.rowcount == 1
         other = Auditor(scene.settings)
         await run_until(other, lambda: other.counts()["different"] == 1)
         assert caplog.text.count("is different") == 1
         assert "quote_volume" in caplog.text
+
+
+async def test_what_is_only_late_does_not_differ_from_the_klines(
+    database: Database, kafka_bootstrap: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The exchange went on, our trades end in the middle of a window: the clock closes it, wrongly."""
+    async with on_stage(database, kafka_bootstrap) as scene:
+        trades = scene.trades()
+        middle = next(at for at, one in enumerate(trades) if at > 2_500 and one.trade_time % 5_000_000 > 3e6)
+        scene.store(trades[:middle])
+        auditor = Auditor(scene.settings)
+        await run_until(auditor, lambda: auditor.counts()["equal"] > 20)
+        found = auditor.counts()
+        assert found["different"] == found["missing"] == found["extra"] == 0
+        assert "is missing" not in caplog.text
 
 
 async def test_repair_has_all_holes_of_the_time_fetched_again(

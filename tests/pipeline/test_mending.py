@@ -158,11 +158,11 @@ async def test_a_price_that_only_the_exchange_shows_to_be_wrong_is_mended_once(
         stage.ask(OTHER_OPEN, -510)
         assert not stage.is_again(right)
         auditor = Auditor(stage.settings)
-        await auditor._compare_one(SYMBOL)
+        await auditor.compare()
         assert auditor.counts()["different"] == 1
         await asyncio.to_thread(auditor.mend, time.time_ns() // 1_000)
         assert stage.is_again(right)
-        await auditor._compare_one(SYMBOL)
+        await auditor.compare()
         assert auditor.counts()["different"] == 0
 
 
@@ -175,7 +175,7 @@ async def test_what_differs_from_the_exchange_though_it_is_the_fold_is_told_and_
         before = stage.ask(EVERYTHING)
         auditor = Auditor(stage.settings)
         for _ in range(3):
-            await auditor._compare_one(SYMBOL)
+            await auditor.compare()
             await asyncio.to_thread(auditor.mend, time.time_ns() // 1_000)
         assert auditor.counts()["different"] == 2
         assert stage.ask(EVERYTHING) == before
