@@ -1,6 +1,6 @@
 """The candle rules of ``market/candle.py`` as Spark columns: trades into rows that add up to candles.
 
-A row stands for a block of 64 trade ids of one symbol, as far as they are in one pane: the stretch of a slide
+A row stands for a block of 256 trade ids of a symbol, as far as they are in one pane: the stretch of a slide
 that a tumbling window is, or that sliding windows share. Rows of any batches add up in any order
 (``engine/partials.py``), as open and close go by trade id and all the rest are extremes and exact sums; so a
 trade is read and folded once, however many windows it is in. The ids themselves go along, one bit each:
@@ -12,7 +12,8 @@ fills 38 digits by itself, whole part and fraction are summed apart.
 
 from __future__ import annotations
 
-from typing import Final
+from decimal import Decimal
+from typing import Final, NamedTuple
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
@@ -20,13 +21,60 @@ from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark
 from candleflow.engine.trades import IS_LIVE, REFUSAL
 from candleflow.market.window import Windows
 
-BLOCK_SIZE: Final = 64
-"""Trade ids to a block: as many as a long has bits."""
-
-SUMS: Final = ("volume", "quote_volume_whole", "quote_volume_fraction")
-"""The columns that are sums, each also as ``taker_buy_...``, which is null where no taker bought."""
+_WORD_SIZE: Final = 64
+_WORDS: Final = 4
+BLOCK_SIZE: Final = _WORDS * _WORD_SIZE
+"""Trade ids to a block, a bit for each. A block is a row for the driver, while all the rest waits."""
 
 _KEYS: Final = (REFUSAL, "symbol", "open_time", "block")
+_ADDED: Final = {
+    "volume": "quantity", "quote_volume_whole": "notional_whole", "quote_volume_fraction": "notional_fraction"
+}  # fmt: skip
+
+
+class Block(NamedTuple):
+    """A row of the fold: the trades of a block, as far as they are in one pane; or a reason of refusal."""
+
+    refusal: str | None
+    """The reason; then only ``records`` counts of all the rest."""
+    symbol: str
+    open_time: int
+    """The pane's, in microseconds."""
+    block: int
+    """The ids' quotient by ``BLOCK_SIZE``."""
+    records: int
+    """More than the ids where a trade came twice."""
+    written_at: int
+    """When the last of the records was written to the topic, microseconds since the epoch."""
+    bits_0: int | None
+    """A bit for each id that is there, the lowest id's the lowest; null where there is none of these 64."""
+    bits_1: int | None
+    bits_2: int | None
+    bits_3: int | None
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    last_trade_time: int
+    live: int
+    """How many came live."""
+    first_live_time: int | None
+    volume: Decimal
+    quote_volume_whole: Decimal
+    quote_volume_fraction: Decimal
+    taker_buy_volume: Decimal | None
+    """Null, as the next two, where no taker bought."""
+    taker_buy_quote_volume_whole: Decimal | None
+    taker_buy_quote_volume_fraction: Decimal | None
+
+    @property
+    def bits(self) -> int:
+        """Of all the block's ids."""
+        words = (self.bits_0, self.bits_1, self.bits_2, self.bits_3)
+        return sum(((word or 0) & _ALL_BITS) << at * _WORD_SIZE for at, word in enumerate(words))
+
+
+_ALL_BITS: Final = (1 << _WORD_SIZE) - 1
 
 
 class CandleFold:
@@ -47,16 +95,7 @@ class CandleFold:
         return trades.select("*", *told, *self._places)
 
     def __call__(self, placed: DataFrame) -> DataFrame:
-        """One row for each symbol, pane and block, and one for each reason of refusal.
-
-        Of trades: ``symbol``, the pane's ``open_time`` and ``last_trade_time`` (microseconds); ``live``, how
-        many came live, and ``first_live_time``, that of the first of them; ``block``, and ``bits``, one for
-        each id that is there, the lowest id's the lowest; ``records``, which are more than the bits where a
-        trade came twice; ``written_at``, when the last of them was (microseconds); ``open``, ``high``,
-        ``low``, ``close``; and ``SUMS``.
-
-        Of a refusal: the reason in ``refusal``, and its number in ``records``.
-        """
+        """A ``Block`` for each symbol, pane and block, and one for each reason of refusal."""
         return placed.groupBy(*_KEYS).agg(*self._sums)
 
 
@@ -77,10 +116,11 @@ def without_ids(trades: DataFrame, ids: DataFrame) -> DataFrame:
 
 def _places(pane_us: int) -> list[Column]:
     time, trade_id, whole = F.col("trade_time"), F.col("trade_id"), F.floor("notional")
-    within = trade_id.bitwiseAND(BLOCK_SIZE - 1).cast("int")
+    within = trade_id.bitwiseAND(_WORD_SIZE - 1).cast("int")
     return [
         (time - time % pane_us).alias("open_time"),
         F.shiftright(trade_id, BLOCK_SIZE.bit_length() - 1).alias("block"),
+        F.shiftright(trade_id, _WORD_SIZE.bit_length() - 1).bitwiseAND(_WORDS - 1).alias("word"),
         F.call_function("shiftleft", F.lit(1).cast("bigint"), within).alias("bit"),
         whole.alias("notional_whole"),
         (F.col("notional") - whole).cast("decimal(16,16)").alias("notional_fraction"),
@@ -88,19 +128,19 @@ def _places(pane_us: int) -> list[Column]:
 
 
 def _sums() -> list[Column]:
-    added = dict(zip(SUMS, ("quantity", "notional_whole", "notional_fraction"), strict=True))
-    return [
-        F.count(F.lit(1)).alias("records"),
-        F.max(F.unix_micros("timestamp")).alias("written_at"),
-        F.bit_or("bit").alias("bits"),
-        F.min_by("price", "trade_id").alias("open"),
-        F.max("price").alias("high"),
-        F.min("price").alias("low"),
-        F.max_by("price", "trade_id").alias("close"),
-        F.max_by("trade_time", "trade_id").alias("last_trade_time"),
-        F.count_if(IS_LIVE).alias("live"),
-        F.min(F.when(F.col(IS_LIVE), F.col("trade_time"))).alias("first_live_time"),
-        *(F.sum(column).alias(name) for name, column in added.items()),
-        *(F.sum(F.when(F.col("is_taker_buy"), F.col(column))).alias(f"taker_buy_{name}")
-          for name, column in added.items()),
-    ]  # fmt: skip
+    made = {
+        "records": F.count(F.lit(1)),
+        "written_at": F.max(F.unix_micros("timestamp")),
+        **{f"bits_{at}": F.bit_or(F.when(F.col("word") == at, F.col("bit"))) for at in range(_WORDS)},
+        "open": F.min_by("price", "trade_id"),
+        "high": F.max("price"),
+        "low": F.min("price"),
+        "close": F.max_by("price", "trade_id"),
+        "last_trade_time": F.max_by("trade_time", "trade_id"),
+        "live": F.count_if(IS_LIVE),
+        "first_live_time": F.min(F.when(F.col(IS_LIVE), F.col("trade_time"))),
+        **{name: F.sum(column) for name, column in _ADDED.items()},
+        **{f"taker_buy_{name}": F.sum(F.when(F.col("is_taker_buy"), F.col(column)))
+           for name, column in _ADDED.items()},
+    }  # fmt: skip
+    return [made[name].alias(name) for name in Block._fields[len(_KEYS) :]]

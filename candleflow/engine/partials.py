@@ -10,16 +10,12 @@ from decimal import Decimal
 from functools import reduce
 from typing import Any, Final, TypeAlias
 
-from pyspark.sql import Row
-
-from candleflow.engine.candles import BLOCK_SIZE, SUMS
+from candleflow.engine.candles import BLOCK_SIZE, Block
 from candleflow.engine.recent_latency import LiveTrades
-from candleflow.engine.trades import REFUSAL
 from candleflow.market.trade import EXACT
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
 
-_ALL_BITS: Final = (1 << BLOCK_SIZE) - 1
 _ZERO: Final = Decimal(0)
 
 _Ids: TypeAlias = tuple[int, int]
@@ -49,47 +45,53 @@ class Folded:
         return self.sound != self.trades
 
 
-def read_fold(rows: Iterable[Row], windows: Windows) -> Folded:
+def read_fold(rows: Iterable[tuple[Any, ...]], windows: Windows) -> Folded:
     """The rows of a ``CandleFold`` for ``windows``, collected, as one batch."""
     rejected: dict[str, int] = {}
     seen: dict[tuple[str, int], int] = defaultdict(int)
-    candles: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    candles: dict[tuple[str, int], list[Block]] = defaultdict(list)
     live: list[LiveTrades] = []
     sound = written_at = 0
-    for row in rows:
-        if row[REFUSAL] is not None:
-            rejected[row[REFUSAL]] = row["records"]
+    for one in map(Block._make, rows):  # a Row of Spark's looks its fields up by name, in a list
+        if one.refusal is not None:
+            rejected[one.refusal] = one.records
             continue
-        sound += row["records"]
-        written_at = max(written_at, row["written_at"])
-        seen[row["symbol"], row["block"]] |= row["bits"] & _ALL_BITS
-        if row["live"]:
-            live.append(LiveTrades(row["first_live_time"], row["last_trade_time"], row["live"]))
+        sound += one.records
+        written_at = max(written_at, one.written_at)
+        seen[one.symbol, one.block] |= one.bits
+        if one.first_live_time is not None:
+            live.append(LiveTrades(one.first_live_time, one.last_trade_time, one.live))
         for back in range(0, windows.size_us, windows.slide_us):
-            candles[row["symbol"], row["open_time"] - back].append(row)
+            candles[one.symbol, one.open_time - back].append(one)
     # Sliding windows over the first seconds of 1970 open before it, where the store has no candles.
-    partials = [json.dumps(_partial(*key, rows)) for key, rows in candles.items() if key[1] >= 0]
+    partials = [json.dumps(_partial(*key, found)) for key, found in candles.items() if key[1] >= 0]
     trades = sum(bits.bit_count() for bits in seen.values())
     return Folded(partials, sound, trades, rejected, written_at, live)
 
 
-def _partial(symbol: str, open_time: int, rows: Sequence[Row]) -> dict[str, Any]:
+def _partial(symbol: str, open_time: int, blocks: Sequence[Block]) -> dict[str, Any]:
     """One candle in the terms of ``merge_batch``: decimals and the set of ids as text."""
-    ids = [(row["block"], row["bits"] & _ALL_BITS) for row in rows]
-    first = min(range(len(rows)), key=lambda at: _first_id(ids[at]))
-    last = max(range(len(rows)), key=lambda at: _last_id(ids[at]))
+    ids = [(one.block, one.bits) for one in blocks]
+    first = min(range(len(blocks)), key=lambda at: _first_id(ids[at]))
+    last = max(range(len(blocks)), key=lambda at: _last_id(ids[at]))
     decimals = {
-        "open": rows[first]["open"],
-        "high": max(row["high"] for row in rows),
-        "low": min(row["low"] for row in rows),
-        "close": rows[last]["close"],
-        **_volumes(rows, ""),
-        **_volumes(rows, "taker_buy_"),
-    }
+        "open": blocks[first].open,
+        "high": max(one.high for one in blocks),
+        "low": min(one.low for one in blocks),
+        "close": blocks[last].close,
+        "volume": _sum(one.volume for one in blocks),
+        "quote_volume": _sum(part for one in blocks
+                             for part in (one.quote_volume_whole, one.quote_volume_fraction)),
+        "taker_buy_volume": _sum(one.taker_buy_volume for one in blocks),
+        "taker_buy_quote_volume": _sum(
+            part for one in blocks
+            for part in (one.taker_buy_quote_volume_whole, one.taker_buy_quote_volume_fraction)
+        ),
+    }  # fmt: skip
     return {
         "symbol": symbol,
         "open_time": open_time,
-        "last_trade_time": rows[last]["last_trade_time"],
+        "last_trade_time": blocks[last].last_trade_time,
         "trade_count": sum(bits.bit_count() for _, bits in ids),
         "first_trade_id": _first_id(ids[first]),
         "last_trade_id": _last_id(ids[last]),
@@ -98,11 +100,8 @@ def _partial(symbol: str, open_time: int, rows: Sequence[Row]) -> dict[str, Any]
     }
 
 
-def _volumes(rows: Sequence[Row], prefix: str) -> dict[str, Decimal]:
-    volume, whole, fraction = (
-        reduce(EXACT.add, (row[f"{prefix}{name}"] or _ZERO for row in rows), _ZERO) for name in SUMS
-    )
-    return {f"{prefix}volume": volume, f"{prefix}quote_volume": EXACT.add(whole, fraction)}
+def _sum(amounts: Iterable[Decimal | None]) -> Decimal:
+    return reduce(EXACT.add, (one for one in amounts if one is not None), _ZERO)
 
 
 def _trade_ids(ids: Iterable[_Ids]) -> TradeIds:

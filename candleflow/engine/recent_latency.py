@@ -26,7 +26,7 @@ are long, to 0.005 ms where they are short, and of either sign. Years are no mor
 
 
 class LiveTrades(NamedTuple):
-    """Trades of 64 neighbouring ids at most: the times of the first and the last, in microseconds."""
+    """Trades of 256 neighbouring ids at most: the times of the first and the last, in microseconds."""
 
     first_time: int
     last_time: int

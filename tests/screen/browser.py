@@ -104,6 +104,10 @@ class Page:
         )
         return list(found)
 
+    def newest(self) -> int:
+        """The open time of the last candle drawn; 0 while there is none, as in the midst of a redrawing."""
+        return max(self.times(), default=0)
+
     def updates(self) -> int:
         return int(self.script("return document.querySelector('.cf-chart')?.dataset.updates ?? 0"))
 

@@ -67,14 +67,14 @@ def test_a_zoom_by_mouse_stays_through_updates_on_the_same_node(page: Page) -> N
     page.wait_for_updates(1)
     zoomed = page.ranges()
     assert before[0][0] < zoomed[0][0] < zoomed[0][1] < before[0][1]
-    newest = page.times()[-1]
+    newest = page.newest()
     page.script(WATCH)
 
     page.wait_for_updates(10)
 
     assert page.ranges() == zoomed
     assert page.script(WATCHED) == ["the same", "the same", 0, 0]
-    assert page.times()[-1] >= newest + 5_000  # data did arrive
+    assert page.newest() >= newest + 5_000  # data did arrive
     page.driver.find_element("css selector", ".cf-live").click()
     page.wait(lambda: page.mode() == "following", "back to live")
     page.wait(lambda: page.ranges()[0][1] > before[0][1], "the newest candle in sight")
@@ -98,13 +98,13 @@ def test_before_any_zoom_the_chart_follows_the_newest_candle(page: Page) -> None
     page.open()
     page.wait_for_candles()
     first = page.ranges()[0]
-    newest = page.times()[-1]
-    page.wait(lambda: page.times()[-1] >= newest + 10_000, "two more candles")
+    newest = page.newest()
+    page.wait(lambda: page.newest() >= newest + 10_000, "two more candles")
     page.wait_for_updates(1)
     start, end = page.ranges()[0]
     assert page.mode() == "following"
     assert (start > first[0], end > first[1]) == (True, True)
-    assert start < page.times()[-1] < end
+    assert start < page.newest() < end
 
 
 def test_an_update_does_not_cut_a_drag_short(page: Page) -> None:

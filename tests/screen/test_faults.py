@@ -50,8 +50,8 @@ def test_a_wrong_clock_in_the_browser_changes_nothing(page: Page, pictures: Path
     page.wait_for_candles()
     days_off = page.script("return Date.now()") / 86_400_000 - now_us() / 86_400_000_000
     assert abs(days_off) == pytest.approx(400, abs=1)
-    newest = page.times()[-1]
-    page.wait(lambda: page.times()[-1] > newest, "the chart goes on")
+    newest = page.newest()
+    page.wait(lambda: page.newest() > newest, "the chart goes on")
     begin, end = page.ranges()[0]
     assert begin < newest < end
     age = page.script("return document.querySelector('[data-name=age] .cf-value').innerText")
@@ -74,7 +74,7 @@ def test_an_hour_without_a_trade_is_told_and_the_next_one_shows(
     page.save(pictures / "an-hour-without-a-trade.png")
     running.feed.send("STILLUSDT", [now_us()])
     page.wait(lambda: "The last trade was" not in page.text(), "the sentence goes")
-    page.wait(lambda: page.times()[-1] * 1_000 > ended + HOUR_US - 10 * SECOND_US, "the new candle")
+    page.wait(lambda: page.newest() * 1_000 > ended + HOUR_US - 10 * SECOND_US, "the new candle")
 
 
 @pytest.mark.slow
@@ -99,8 +99,8 @@ def test_a_lost_connection_leaves_zoom_hidden_lines_and_crosshair(
         _assert_as_it_was(through, zoomed, told)
         assert not through.is_cut_off()
         through.hit(Keys.END)
-        newest = through.times()[-1]
-        through.wait(lambda: through.times()[-1] > newest, "new candles")
+        newest = through.newest()
+        through.wait(lambda: through.newest() > newest, "new candles")
         _leave(through)
 
 
