@@ -237,7 +237,7 @@ async def producing_after_a_pause(settings: Settings) -> AsyncIterator[Producer]
     stopped_at = time.monotonic()
     await until(lambda: time.monotonic() - stopped_at > 6)
     async with producing(settings) as producer:
-        await until(lambda: producer._intake.filled > 300)
+        await until(lambda: producer._intake.filled > 0)
         await until(lambda: producer._filler._book.wanted_ranges() == {})
         yield producer
 

@@ -175,9 +175,12 @@ async def test_beside_live_candles_only_the_trades_of_the_seam_are_missing(
     async with on_stage(database, windows) as scene:
         trades = scene.trades(scene.now - 75 * SECOND_US, scene.now)
         seconds = [one.trade_time // SECOND_US for one in trades]
-        # The first that comes live has one before it in its second, and its minute has windows before it.
+        # The first that comes live has one before it in its second, and an earlier window in its minute.
         at = next(
-            at for at in range(1, len(trades)) if seconds[at] == seconds[at - 1] and seconds[at] % 60 >= 5
+            at
+            for at, second in enumerate(seconds)
+            if second in seconds[:at]
+            and any(second // 60 == one // 60 and one // 5 < second // 5 for one in seconds[:at])
         )
         live = trades[at:]
         scene.processor.merge(live)
@@ -267,10 +270,11 @@ class Listed(SeededMarket):
 
 async def test_a_young_listing_has_what_there_is_and_is_asked_for_no_more(database: Database) -> None:
     market = Listed(1, RATE, [SYMBOL])
-    market.listed_at = time.time_ns() // 1_000 - 200 * SECOND_US
+    ago = market.id_at(SYMBOL, time.time_ns() // 1_000 - 200 * SECOND_US)
+    (first,) = market.trades(SYMBOL, (ago, ago + 1))
+    market.listed_at = first.trade_time  # a listing begins with its first trade
     async with on_stage(database, market=market) as scene:
         await scene.load()
-        first = scene.trades(market.listed_at, scene.now)[0]
         assert scene.bounds()[0] == first.trade_id
         async with TradeHistory([scene.settings.exchange_rest_url or ""]) as history:
             assert await scene.loader()._lacking(history, SYMBOL) is None
