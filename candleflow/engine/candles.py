@@ -6,19 +6,17 @@ that a tumbling window is, or that sliding windows share. Rows of any batches ad
 trade is read and folded once, however many windows it is in. The ids themselves go along, one bit each:
 which of them are there is what completeness and repetition are told by.
 
-Sums are decimals that can't overflow: Spark's sum has ten digits more than what it adds. Of a product, which
-fills 38 digits by itself, whole part and fraction are summed apart.
+Sums are 64-bit integers that can't overflow, several to an amount (``trades.ADDED_COLUMNS``).
 """
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Final, NamedTuple
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
 
-from candleflow.engine.trades import IS_LIVE, REFUSAL
+from candleflow.engine.trades import ADDED_COLUMNS, IS_LIVE, REFUSAL
 from candleflow.market.window import Windows
 
 _WORD_SIZE: Final = 64
@@ -27,9 +25,8 @@ BLOCK_SIZE: Final = _WORDS * _WORD_SIZE
 """Trade ids to a block, a bit for each. A block is a row for the driver, while all the rest waits."""
 
 _KEYS: Final = (REFUSAL, "symbol", "open_time", "block")
-_ADDED: Final = {
-    "volume": "quantity", "quote_volume_whole": "notional_whole", "quote_volume_fraction": "notional_fraction"
-}  # fmt: skip
+_ADDED: Final = tuple(name for columns in ADDED_COLUMNS.values() for name in columns)
+_TAKER: Final = "taker_buy_"
 
 
 class Block(NamedTuple):
@@ -51,21 +48,29 @@ class Block(NamedTuple):
     bits_1: int | None
     bits_2: int | None
     bits_3: int | None
-    open: Decimal
-    high: Decimal
-    low: Decimal
-    close: Decimal
+    open: int
+    """The prices are ``trades.PRICE_ZERO`` and steps of 10^-8 from it."""
+    high: int
+    low: int
+    close: int
     last_trade_time: int
     live: int
     """How many came live."""
     first_live_time: int | None
-    volume: Decimal
-    quote_volume_whole: Decimal
-    quote_volume_fraction: Decimal
-    taker_buy_volume: Decimal | None
-    """Null, as the next two, where no taker bought."""
-    taker_buy_quote_volume_whole: Decimal | None
-    taker_buy_quote_volume_fraction: Decimal | None
+    quantity_whole: int
+    """These are sums of ``trades.ADDED_COLUMNS``, in the same units."""
+    quantity_fraction: int
+    notional_high: int
+    notional_whole: int
+    notional_fraction: int
+    notional_rest: int
+    taker_buy_quantity_whole: int | None
+    """Null, as the next five, where no taker bought."""
+    taker_buy_quantity_fraction: int | None
+    taker_buy_notional_high: int | None
+    taker_buy_notional_whole: int | None
+    taker_buy_notional_fraction: int | None
+    taker_buy_notional_rest: int | None
 
     @property
     def bits(self) -> int:
@@ -115,15 +120,13 @@ def without_ids(trades: DataFrame, ids: DataFrame) -> DataFrame:
 
 
 def _places(pane_us: int) -> list[Column]:
-    time, trade_id, whole = F.col("trade_time"), F.col("trade_id"), F.floor("notional")
+    time, trade_id = F.col("trade_time"), F.col("trade_id")
     within = trade_id.bitwiseAND(_WORD_SIZE - 1).cast("int")
     return [
         (time - time % pane_us).alias("open_time"),
         F.shiftright(trade_id, BLOCK_SIZE.bit_length() - 1).alias("block"),
         F.shiftright(trade_id, _WORD_SIZE.bit_length() - 1).bitwiseAND(_WORDS - 1).alias("word"),
         F.call_function("shiftleft", F.lit(1).cast("bigint"), within).alias("bit"),
-        whole.alias("notional_whole"),
-        (F.col("notional") - whole).cast("decimal(16,16)").alias("notional_fraction"),
     ]
 
 
@@ -139,8 +142,7 @@ def _sums() -> list[Column]:
         "last_trade_time": F.max_by("trade_time", "trade_id"),
         "live": F.count_if(IS_LIVE),
         "first_live_time": F.min(F.when(F.col(IS_LIVE), F.col("trade_time"))),
-        **{name: F.sum(column) for name, column in _ADDED.items()},
-        **{f"taker_buy_{name}": F.sum(F.when(F.col("is_taker_buy"), F.col(column)))
-           for name, column in _ADDED.items()},
+        **{name: F.sum(name) for name in _ADDED},
+        **{f"{_TAKER}{name}": F.sum(F.when(F.col("is_taker_buy"), F.col(name))) for name in _ADDED},
     }  # fmt: skip
     return [made[name].alias(name) for name in Block._fields[len(_KEYS) :]]

@@ -7,16 +7,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import reduce
-from typing import Any, Final, TypeAlias
+from operator import attrgetter
+from typing import Any, TypeAlias
 
 from candleflow.engine.candles import BLOCK_SIZE, Block
 from candleflow.engine.recent_latency import LiveTrades
-from candleflow.market.trade import EXACT
+from candleflow.engine.trades import ADDED_COLUMNS, PRICE_ZERO
+from candleflow.market.trade import DECIMAL_PLACES, EXACT
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
-
-_ZERO: Final = Decimal(0)
 
 _Ids: TypeAlias = tuple[int, int]
 """A block and the bits of those of its ids that are there, none of them negative."""
@@ -75,18 +74,12 @@ def _partial(symbol: str, open_time: int, blocks: Sequence[Block]) -> dict[str, 
     first = min(range(len(blocks)), key=lambda at: _first_id(ids[at]))
     last = max(range(len(blocks)), key=lambda at: _last_id(ids[at]))
     decimals = {
-        "open": blocks[first].open,
-        "high": max(one.high for one in blocks),
-        "low": min(one.low for one in blocks),
-        "close": blocks[last].close,
-        "volume": _sum(one.volume for one in blocks),
-        "quote_volume": _sum(part for one in blocks
-                             for part in (one.quote_volume_whole, one.quote_volume_fraction)),
-        "taker_buy_volume": _sum(one.taker_buy_volume for one in blocks),
-        "taker_buy_quote_volume": _sum(
-            part for one in blocks
-            for part in (one.taker_buy_quote_volume_whole, one.taker_buy_quote_volume_fraction)
-        ),
+        "open": _price(blocks[first].open),
+        "high": _price(max(one.high for one in blocks)),
+        "low": _price(min(one.low for one in blocks)),
+        "close": _price(blocks[last].close),
+        **{f"{taker}{name}": _sum(blocks, taker, columns)
+           for taker in ("", "taker_buy_") for name, columns in ADDED_COLUMNS.items()},
     }  # fmt: skip
     return {
         "symbol": symbol,
@@ -100,8 +93,18 @@ def _partial(symbol: str, open_time: int, blocks: Sequence[Block]) -> dict[str, 
     }
 
 
-def _sum(amounts: Iterable[Decimal | None]) -> Decimal:
-    return reduce(EXACT.add, (one for one in amounts if one is not None), _ZERO)
+def _price(steps: int) -> Decimal:
+    return Decimal(steps - PRICE_ZERO).scaleb(-DECIMAL_PLACES, EXACT)
+
+
+def _sum(blocks: Sequence[Block], prefix: str, columns: Mapping[str, int]) -> Decimal:
+    """What the blocks' sums of these columns, each counting in its power of ten, are together."""
+    least = min(columns.values())
+    total = 0
+    for name, power in columns.items():
+        read = attrgetter(f"{prefix}{name}")
+        total += sum(read(one) or 0 for one in blocks) * 10 ** (power - least)
+    return Decimal(total).scaleb(least, EXACT)
 
 
 def _trade_ids(ids: Iterable[_Ids]) -> TradeIds:

@@ -8,14 +8,14 @@ value, whatever follows; and they refuse what JSON allows, numbers of more than 
 halves of surrogate pairs. Its plan is so large that a small batch is over before it is made: so a batch is
 judged only if one of its records was left unread.
 
-Amounts are exact decimals and are never a double.
+Amounts are 64-bit integers, several to an amount where one can't hold it, and are never a double. Spark's
+decimals are as exact, but each is an object of Java's: with them a trade took twice the time.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Final
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -23,6 +23,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark
 
 from candleflow.market.payload import (
     CANONICAL_PATTERN,
+    CUT_PATTERN,
     DECIMAL_PATTERN,
     FUTURE,
     NOT_A_TRADE,
@@ -50,12 +51,26 @@ from candleflow.market.trade import (
 NO_VALUE: Final = "no value"
 """The refusal of a tombstone: a record of Kafka's without a value, which no payload can be."""
 
+PRICE_ZERO: Final = -9 * 10**18
+"""The column ``price`` of a price of nothing: prices up to 10^11 have 10^19 steps of 10^-8, which fit 64 bits
+only with a sign, and in their order."""
+
+ADDED_COLUMNS: Final[Mapping[str, Mapping[str, int]]] = {
+    "volume": {"quantity_whole": 0, "quantity_fraction": -8},
+    "quote_volume": {
+        "notional_high": 10, "notional_whole": 0, "notional_fraction": -8, "notional_rest": -16,
+    },
+}  # fmt: skip
+"""What a candle adds up, each as the columns that hold its digits, and the power of ten each counts in.
+
+Each column is below 10^12, so that the sum of the 5,000,000 records that a batch may have fits 64 bits."""
+
 TRADE_COLUMNS: Final = (
     "symbol", "trade_id", "trade_time", "is_taker_buy",
-    "price", "quantity", "notional",
+    "price", *(name for columns in ADDED_COLUMNS.values() for name in columns),
 )  # fmt: skip
-"""The columns of a sound trade, none of them null: ``trade_time`` in microseconds, ``price`` decimal(19,8),
-``quantity`` decimal(20,8), and their product ``notional`` decimal(38,16)."""
+"""The columns of a sound trade, none of them null: ``trade_time`` in microseconds, ``price`` in steps of
+10^-8 from ``PRICE_ZERO`` on, quantity and notional (their product) as ``ADDED_COLUMNS`` has them."""
 
 IS_LIVE: Final = "is_live"
 """Whether the producer had a record from the stream: what it fetched later bears the header ``origin``."""
@@ -75,11 +90,9 @@ RECORDS_PER_TASK: Final = 50_000
 
 # Java's "$" also matches before a final line break; "\z" is the end and nothing else.
 _WHOLE: Final = r"\A(?:%s)\z"
-_CUT_FIELDS: Final = "$2 $3 $4 $5 $6 $7"  # s t p q T m, of the canonical pattern's groups
 _ORIGIN_HEADER: Final = "origin"
 """As the producer writes it: the one header of a trade, if there is any."""
-_PRICE_TYPE: Final = f"decimal(19,{DECIMAL_PLACES})"
-_QUANTITY_TYPE: Final = f"decimal(20,{DECIMAL_PLACES})"
+_STEPS: Final = 10**DECIMAL_PLACES
 
 
 def read_stream(
@@ -124,21 +137,25 @@ def read_quickly(records: DataFrame, max_future_us: int) -> DataFrame:
     tell; pure columns, one row each. Arguments as for ``judge``.
     """
     kept = [name for name in KAFKA_COLUMNS if name in records.columns]
-    read, is_cut = _cut(records, kept)
+    read, is_cut = _cut(records, kept, CUT_PATTERN, "$2 $3 $4 $5 $6 $7 $8 $9")
     read = read.select(*kept, F.split(F.when(is_cut, F.col("cut")), " ").alias("field"))
-    field = F.col("field")
+    symbol, trade_id, *amounts, time, is_maker = (F.col("field")[at] for at in range(8))
+    price_whole, price_places, quantity_whole, quantity_places = amounts
     read = read.select(
         *kept,
-        field[0].alias("symbol"),
-        field[1].cast("bigint").alias("trade_id"),
-        F.rpad(field[4], 16, "0").cast("bigint").alias("trade_time"),
-        (field[5] == "false").alias("is_taker_buy"),
-        field[2].cast(_PRICE_TYPE).alias("price"),
-        field[3].cast(_QUANTITY_TYPE).alias("quantity"),
+        symbol.alias("symbol"),
+        trade_id.cast("bigint").alias("trade_id"),
+        F.rpad(time, 16, "0").cast("bigint").alias("trade_time"),
+        (is_maker == "false").alias("is_taker_buy"),
+        price_whole.cast("bigint").alias("price_whole"),
+        _steps(price_places).alias("price_fraction"),
+        quantity_whole.cast("bigint").alias("quantity_whole"),
+        _steps(quantity_places).alias("quantity_fraction"),
     )
-    read = _with_notional(read)
-    # Where a product is too large it is null, and so is the condition.
-    is_sound = (F.col("notional") > 0) & (F.col("notional") < _limit(NOTIONAL_LIMIT))
+    read = _with_amounts(read, [*kept, *_OTHERS])
+    # Where the notional is out of its range its highest digits are null, and so is the condition.
+    is_sound = (F.col("price") > PRICE_ZERO) & F.col("notional_high").isNotNull()
+    is_sound &= (F.col("quantity_whole") > 0) | (F.col("quantity_fraction") > 0)
     is_sound &= F.col("trade_time") <= F.unix_micros("timestamp") + max_future_us
     return read.select(*kept, F.when(~F.coalesce(is_sound, _false()), UNREAD).alias(REFUSAL), *TRADE_COLUMNS)
 
@@ -151,7 +168,7 @@ def judge(records: DataFrame, max_future_us: int) -> DataFrame:
     record's time and not by the clock, so that a replay judges as the first reading did.
     """
     kept = [name for name in KAFKA_COLUMNS if name in records.columns]
-    read, is_cut = _cut(records, kept)
+    read, is_cut = _cut(records, kept, CANONICAL_PATTERN, "$2 $3 $4 $5 $6 $7")  # s t p q T m
     # A branch of a CASE is evaluated only for the rows that need it; and a lambda is interpreted, not
     # compiled. Written out, the strict way would make the generated method longer than the 8,000 bytes that
     # the JVM compiles: ten times as slow (measured).
@@ -161,14 +178,14 @@ def judge(records: DataFrame, max_future_us: int) -> DataFrame:
     return _check_ranges(_with_fields(read, kept), kept, max_future_us)
 
 
-def _cut(records: DataFrame, kept: Sequence[str]) -> tuple[DataFrame, Column]:
-    """``records`` with ``cut``, and whether it is the fields "s t p q T m" of a record in Binance's layout.
+def _cut(records: DataFrame, kept: Sequence[str], layout: str, fields: str) -> tuple[DataFrame, Column]:
+    """``records`` with ``cut``, and whether it is the ``fields``, groups of a record in Binance's ``layout``.
 
     A record that does not match is left as it is, so one pass both recognizes and cuts: but for bytes that
     are no UTF-8, which the replacement would not leave alone.
     """
     read = records.select(*kept, F.col("value").cast("string").alias("text"))
-    cut = F.regexp_replace("text", _WHOLE % CANONICAL_PATTERN, _CUT_FIELDS)
+    cut = F.regexp_replace("text", _WHOLE % layout, fields)
     is_cut = (F.col("cut") != F.col("text")) & F.is_valid_utf8("text")
     return read.select("*", cut.alias("cut")), is_cut
 
@@ -256,13 +273,21 @@ def _is_of_type(found: Column, text: Column, json_type: str) -> Column:
 # The ranges, for both ways ----------------------------------------------------------------------------
 
 
+_OTHERS: Final = ("symbol", "trade_id", "trade_time", "is_taker_buy")
+"""The columns of a trade that are no amounts."""
+_MILLION: Final = 10**6
+_AMOUNTS: Final[Mapping[str, int]] = {"price": int(PRICE_LIMIT), "quantity": int(QUANTITY_LIMIT)}
+"""What a record has of amounts, and below what each must be."""
+
+
 def _with_fields(read: DataFrame, kept: Sequence[str]) -> DataFrame:
     """The verdict's fields, each of its type: null where the record is refused or a number too large."""
     field = F.split(F.when(~F.col("verdict").startswith(" "), F.col("verdict")), " ")
     read = read.select(*kept, "verdict", field.alias("field"))
     field = F.col("field")
     time = field[4].try_cast("bigint").alias("time")
-    points = [F.split(field[at], r"\.").alias(f"{name}_points") for at, name, _ in _AMOUNTS]
+    texts = {"price": field[2], "quantity": field[3]}
+    points = [F.split(text, r"\.").alias(f"{name}_points") for name, text in texts.items()]
     read = read.select(*kept, "verdict", "field", time, *points)
     is_millis = F.col("time").between(0, MICROSECONDS_FROM - 1)
     read = read.select(
@@ -272,26 +297,30 @@ def _with_fields(read: DataFrame, kept: Sequence[str]) -> DataFrame:
         field[1].try_cast("bigint").alias("trade_id"),
         (F.col("time") * F.when(is_millis, 1_000).otherwise(1)).alias("trade_time"),
         (field[5] == "false").alias("is_taker_buy"),
-        *(part for at, name, type_ in _AMOUNTS for part in _amount(field[at], name, type_)),
+        *(part for name, text in texts.items() for part in _amount(text, name)),
     )
-    return _with_notional(read)
+    texts_of = [f"{name}_{part}" for name in texts for part in ("text", "places", "out_of_range")]
+    return _with_amounts(read, [*kept, "verdict", *_OTHERS, *texts_of])
 
 
-_AMOUNTS: Final = ((2, "price", _PRICE_TYPE), (3, "quantity", _QUANTITY_TYPE))
-
-
-def _amount(text: Column, name: str, type_: str) -> list[Column]:
-    """An amount, its whole part (null where that is no 64-bit integer) and the digits of its fraction.
-
-    The amount itself is rounded to eight places, which is no loss where it has no more.
+def _amount(text: Column, name: str) -> list[Column]:
+    """An amount's text, its whole part (null where that is no 64-bit integer, or beyond the limit), the
+    digits of its fraction, and those as steps of 10^-8, which is no loss where there are no more.
     """
     points = F.col(f"{name}_points")
+    whole, places = points[0].try_cast("bigint"), F.get(points, F.lit(1))
     return [
-        text.try_cast(type_).alias(name),
         text.alias(f"{name}_text"),
-        points[0].try_cast("bigint").alias(f"{name}_whole"),
-        F.get(points, F.lit(1)).alias(f"{name}_places"),
+        whole.alias(f"{name}_whole"),
+        _fails(whole < _AMOUNTS[name]).alias(f"{name}_out_of_range"),
+        places.alias(f"{name}_places"),
+        _steps(F.coalesce(places, F.lit(""))).alias(f"{name}_fraction"),
     ]
+
+
+def _steps(places: Column) -> Column:
+    """The digits after a point, in steps of 10^-8."""
+    return F.rpad(places, DECIMAL_PLACES, "0").cast("bigint")
 
 
 def _check_ranges(read: DataFrame, kept: Sequence[str], max_future_us: int) -> DataFrame:
@@ -300,10 +329,9 @@ def _check_ranges(read: DataFrame, kept: Sequence[str], max_future_us: int) -> D
     refusal = refusal.when(_fails(F.col("trade_id").between(0, TRADE_ID_LIMIT - 1)), "trade id out of range")
     is_time = F.col("trade_time").between(0, TIME_LIMIT_US - 1)
     refusal = refusal.when(_fails(is_time), "trade time out of range")
-    for name, limit in (("price", PRICE_LIMIT), ("quantity", QUANTITY_LIMIT)):
-        refusal = _check_amount(refusal, name, int(limit))
-    is_notional = F.col("notional") < _limit(NOTIONAL_LIMIT)
-    refusal = refusal.when(_fails(is_notional), "notional out of range")
+    for name in _AMOUNTS:
+        refusal = _check_amount(refusal, name)
+    refusal = refusal.when(F.col("notional_high").isNull(), "notional out of range")
     refusal = refusal.when(F.col("trade_time") > F.unix_micros("timestamp") + max_future_us, FUTURE)
     judged = read.select(*kept, refusal.alias(REFUSAL), *TRADE_COLUMNS)
     # Nothing of a refused record goes on: its numbers could leave the range of every sum to come.
@@ -311,23 +339,81 @@ def _check_ranges(read: DataFrame, kept: Sequence[str], max_future_us: int) -> D
     return judged.select(*kept, REFUSAL, *sound)
 
 
-def _check_amount(refusal: Column, name: str, limit: int) -> Column:
+def _check_amount(refusal: Column, name: str) -> Column:
     # Whatever was no plain decimal is "NaN" here, and has no such digit either.
     is_positive = F.col(f"{name}_text").rlike("[1-9]")
     has_more_places = F.length(f"{name}_places") > DECIMAL_PLACES
     return (
         refusal.when(_fails(is_positive), f"{name} not a finite positive decimal")
-        .when(_fails(F.col(f"{name}_whole") < limit), f"{name} out of range")
+        .when(F.col(f"{name}_out_of_range"), f"{name} out of range")
         .when(has_more_places, f"{name} has more than {DECIMAL_PLACES} decimal places")
     )
 
 
-def _with_notional(read: DataFrame) -> DataFrame:
-    return read.select("*", F.try_multiply("price", "quantity").alias("notional"))
+def _with_amounts(read: DataFrame, kept: Sequence[str]) -> DataFrame:
+    """``kept`` columns, ``price``, quantity and notional: null where price or quantity, each given as
+    ``_whole`` and ``_fraction``, is null or beyond its limit, and ``notional_high`` where their product is.
+
+    The product's digits are gathered in millions, ones, hundredths, steps of 10^-8 and a rest in 10^-16, and
+    then each carries to the next: nothing on the way reaches 2^63 = 9.2 * 10^18.
+    """
+    read = read.select(
+        *kept,
+        *(
+            F.when(F.col(f"{name}_whole").between(0, limit - 1), F.col(f"{name}_{part}")).alias(
+                f"{name}_{part}"
+            )
+            for name, limit in _AMOUNTS.items()
+            for part in ("whole", "fraction")
+        ),
+    )
+    price = (F.col("price_whole") + PRICE_ZERO // _STEPS) * _STEPS + F.col("price_fraction")
+    kept = [*kept, "price", "quantity_whole", "quantity_fraction"]
+    read = read.select(
+        "*",
+        price.alias("price"),
+        _div("price_whole", _MILLION).alias("price_millions"),
+        (F.col("price_whole") % _MILLION).alias("price_ones"),
+        _div("quantity_whole", _MILLION).alias("quantity_millions"),
+        (F.col("quantity_whole") % _MILLION).alias("quantity_ones"),
+    )
+    read = read.select(
+        *kept,
+        _product("price_whole", "quantity_millions").alias("millions"),
+        _product("price_whole", "quantity_ones").alias("ones"),
+        (
+            _product("price_millions", "quantity_fraction") + _product("price_fraction", "quantity_millions")
+        ).alias("hundredths"),
+        (_product("price_ones", "quantity_fraction") + _product("price_fraction", "quantity_ones")).alias(
+            "steps"
+        ),
+        _product("price_fraction", "quantity_fraction").alias("rest"),
+    )
+    for lower, size, higher in (
+        ("rest", _STEPS, "steps"),
+        ("steps", _MILLION, "hundredths"),
+        ("hundredths", 100, "ones"),
+        ("ones", _MILLION, "millions"),
+    ):
+        carried = {higher: F.col(higher) + _div(lower, size), lower: F.col(lower) % size}
+        read = read.withColumns(carried)
+    is_in_range = F.col("millions") < int(NOTIONAL_LIMIT) // _MILLION
+    return read.select(
+        *kept,
+        F.when(is_in_range, _div("millions", 10_000)).alias("notional_high"),
+        (F.col("millions") % 10_000 * _MILLION + F.col("ones")).alias("notional_whole"),
+        (F.col("hundredths") * _MILLION + F.col("steps")).alias("notional_fraction"),
+        F.col("rest").alias("notional_rest"),
+    )
 
 
-def _limit(limit: Decimal) -> Column:
-    return F.lit(limit).cast("decimal(38,16)")
+def _product(one: str, other: str) -> Column:
+    return F.col(one) * F.col(other)
+
+
+def _div(name: str, by: int) -> Column:
+    """The whole quotient: the operator ``/`` makes doubles of integers."""
+    return F.call_function("div", F.col(name), F.lit(by).cast("bigint"))
 
 
 def _fails(condition: Column) -> Column:

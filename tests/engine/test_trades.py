@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -13,9 +15,11 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 
 from candleflow.engine.trades import (
+    ADDED_COLUMNS,
     IS_LIVE,
     KAFKA_COLUMNS,
     NO_VALUE,
+    PRICE_ZERO,
     REFUSAL,
     TRADE_COLUMNS,
     UNREAD,
@@ -69,10 +73,20 @@ def fields_of(trade: Trade) -> tuple[Any, ...]:
         trade.trade_id,
         trade.trade_time,
         not trade.buyer_is_maker,
-        trade.price,
-        trade.quantity,
-        trade.notional,
+        PRICE_ZERO + int(trade.price.scaleb(8)),
+        *digits(trade.quantity, ADDED_COLUMNS["volume"]),
+        *digits(trade.notional, ADDED_COLUMNS["quote_volume"]),
     )
+
+
+def digits(amount: Decimal, columns: Mapping[str, int]) -> list[int]:
+    """An amount as the columns have it: each all that the ones before it left, in its own power of ten."""
+    left, found = Fraction(amount), []
+    for power in columns.values():
+        found.append(int(left / Fraction(10) ** power))
+        left -= found[-1] * Fraction(10) ** power
+    assert left == 0
+    return found
 
 
 def verdicts(
