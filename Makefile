@@ -74,6 +74,7 @@ compile := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 lock: install ## lock the requirements anew
 	@echo 'uv==$(shell .venv/bin/uv --version | cut -d " " -f 2)' | $(compile) - --output-file deploy/uv.lock
 	@$(compile) requirements.txt --output-file requirements.lock
+	@$(compile) requirements-confluent.txt --output-file requirements-confluent.lock
 	@$(compile) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock
 	@for peer in bench/peers/requirements/*.txt; do $(compile) $$peer --output-file $${peer%.txt}.lock; done
 
