@@ -1,11 +1,11 @@
 # Every command, and what it needs, in one place: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults soak check types unit-exchange unit-others services status down bench bench-page bench-peers pictures install install-dev lock lock-jars clean
+.PHONY: help run test test-faults soak check types unit-exchange unit-others services status down bench bench-page bench-peers bench-producer pictures install install-dev lock lock-jars clean
 
 python := .venv/bin/python
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: install ## start everything on this machine, until Ctrl-C
 	@$(python) -m candleflow up
@@ -57,6 +57,9 @@ bench-page: install-dev ## the page: a year of candles, 50 viewers, the browser'
 bench-peers: install ## how quickly a backlog becomes candles, beside what else one would use (QUICK=1: 5 min)
 	@$(python) -m bench.catch_up $(if $(QUICK),--quick)
 
+bench-producer: install-dev ## the producer with each client of Kafka's, beside that client alone (TRADES=300000)
+	@$(python) -m bench.producer --trades $(or $(TRADES),300000)
+
 pictures: install-dev ## the README's pictures, of the running system on the simulator
 	@deploy/browser
 	@$(python) -m tests.screen.picture
@@ -74,6 +77,7 @@ compile := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 lock: install ## lock the requirements anew
 	@echo 'uv==$(shell .venv/bin/uv --version | cut -d " " -f 2)' | $(compile) - --output-file deploy/uv.lock
 	@$(compile) requirements.txt --output-file requirements.lock
+	@$(compile) requirements-confluent.txt --output-file requirements-confluent.lock
 	@$(compile) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock
 	@for peer in bench/peers/requirements/*.txt; do $(compile) $$peer --output-file $${peer%.txt}.lock; done
 

@@ -1,40 +1,84 @@
-"""The producer in figures: trades a second from the WebSocket to Kafka's acknowledgement.
+"""The producer in figures: trades a second from the WebSocket to Kafka's acknowledgement, with each client.
 
-    python -m bench.producer                    20,000 trades a second offered, for 20 s
-    python -m bench.producer --rate 2000        at another rate
+    python -m bench.producer                       300,000 trades, with both clients
+    python -m bench.producer --trades 1000000      more of them
+    python -m bench.producer --rate 2000           the simulator's 2,000 trades a second instead
 
-It starts a Kafka, the simulator and the producer in processes of their own, on free ports and in a temporary
-folder, reads the producer's heartbeat, prints a line, and stops everything. Where more is offered than the
-producer takes, the rate printed is what it takes; ``us of processor time`` tells the same on a busy machine.
+It starts a Kafka, an exchange that plays frames made beforehand (``bench.frames``) and the producer in
+processes of their own, on free ports and in a temporary folder, and reads the producer's heartbeat. Beside
+the producer stand, in one process each, with the same payloads and no WebSocket: the client alone, which is
+its ceiling, and awaiting each record's acknowledgement before the next one is sent, as cryptofeed does.
+Of the parts that no client changes, reading the WebSocket and reading it with decoding, the ceilings are
+told too. The ratios are of one run; ``us each`` is the processor's time, which a busy machine changes least.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import multiprocessing
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import psutil
+from confluent_kafka import Producer as LibrdkafkaProducer
+from kafka import KafkaProducer
+from websockets.asyncio.client import connect
 
 from bench import servers
+from bench.frames import SYMBOLS, payloads
+from candleflow.broker import confluent_publisher, kafka_python_publisher
+from candleflow.broker.topics import admin_client, ensure_topics
+from candleflow.exchange.messages import TradeMessage, decode
+from candleflow.settings import KafkaClient
 from candleflow.stack.process import free_port
 from candleflow.telemetry import Heartbeat, read_heartbeat
 
-ROOT = Path(__file__).resolve().parents[1]
-WARM_UP_SECONDS = 5.0
-START_SECONDS = 60.0
+ROOT: Final = Path(__file__).resolve().parents[1]
+WARM_UP_SECONDS: Final = 5.0
+START_SECONDS: Final = 120.0
+POLL_SECONDS: Final = 0.01
+AWAITED_TRADES: Final = 1_000
+IN_FLIGHT: Final = 50_000
+"""The producer's own bound."""
+_FAR_FUTURE_US: Final = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What so many trades took. Seconds are the wall's, but for ``processor_seconds``."""
+
+    trades: float
+    seconds: float
+    processor_seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.trades / self.seconds
+
+    @property
+    def us_each(self) -> float:
+        return self.processor_seconds / self.trades * 1e6
 
 
 @contextmanager
-def started(arguments: list[str], environment: dict[str, str]) -> Iterator[psutil.Process]:
-    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment)
+def started(
+    arguments: list[str], environment: dict[str, str], ready: bytes = b""
+) -> Iterator[psutil.Process]:
+    """A program of ours, once it has said ``ready``; stopped in the end."""
+    out = subprocess.PIPE if ready else None
+    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, stdout=out)
     try:
+        if process.stdout is not None and process.stdout.readline().strip() != ready:
+            sys.exit(f"{' '.join(arguments)} did not start: see its lines above")
         yield psutil.Process(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -52,35 +96,184 @@ def wait_for_trades(run_dir: Path) -> None:
 
 
 def next_beat(run_dir: Path, after: float) -> Heartbeat:
-    while True:
+    """The first heartbeat that is later than ``after``."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
         beat = read_heartbeat(run_dir, "producer")
         if beat is not None and beat.beaten_at > after:
             return beat
-        time.sleep(0.02)
+        time.sleep(POLL_SECONDS)
+    sys.exit("the producer's heart stands still: see its lines above")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rate", type=float, default=20_000, help="trades a second offered (20000)")
-    parser.add_argument("--seconds", type=float, default=20, help="how long to measure (20)")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, servers.kafka(Path(folder)) as kafka:
-        measure(Path(folder), kafka.bootstrap, arguments.rate, arguments.seconds)
-
-
-def measure(folder: Path, bootstrap: str, rate: float, seconds: float) -> None:
-    port = free_port()
-    environment = servers.environment(
-        exchange="simulator",
-        simulator_port=port,
-        symbols="BTCUSDT,ETHUSDT",
+def environment(bootstrap: str, folder: Path, client: KafkaClient, **more: object) -> dict[str, str]:
+    return servers.environment(
+        symbols=",".join(SYMBOLS),
         kafka_bootstrap=bootstrap,
-        data_dir=folder / "data",
+        kafka_client=client,
+        data_dir=folder / client,
+        max_in_flight=IN_FLIGHT,
         log_level="WARNING",
+        **more,
     )
-    run_dir = folder / "data" / "run"
+
+
+def flat_out(folder: Path, bootstrap: str, client: KafkaClient, trades: int) -> Figure:
+    """The producer with more than it can take, from its first heartbeat with trades to its last without the
+    end: both are in the midst of the work."""
+    port = free_port()
+    run_dir = folder / client / "run"
+    variables = environment(bootstrap, folder, client, exchange_ws_url=f"ws://127.0.0.1:{port}")
+    frames = ["-m", "bench.frames", str(port), str(trades)]
+    with (
+        started(frames, variables, ready=b"ready"),
+        started(["producer.py"], variables) as producer,
+    ):
+        wait_for_trades(run_dir)
+        first, processor_before = next_beat(run_dir, 0.0), sum(producer.cpu_times()[:2])
+        last, processor_after = first, processor_before
+        while (beat := next_beat(run_dir, last.beaten_at)).counts["published"] < trades:
+            last, processor_after = beat, sum(producer.cpu_times()[:2])
+    with admin_client(bootstrap) as admin:  # else the next one would find these trades published
+        admin.delete_topics(["trades", "trades.rejected", "trades.gaps"])
+    if last is first:
+        sys.exit("too few trades for a figure: more, by --trades")
+    return Figure(
+        last.counts["published"] - first.counts["published"],
+        last.beaten_at - first.beaten_at,
+        processor_after - processor_before,
+    )
+
+
+def alone(measure: Callable[..., Figure], *arguments: object) -> Figure:
+    """What ``measure`` finds in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, arguments)
+
+
+@contextmanager
+def _measured(trades: int, found: list[Figure]) -> Iterator[None]:
+    began, processor_before = time.perf_counter(), time.process_time()
+    yield
+    found.append(Figure(trades, time.perf_counter() - began, time.process_time() - processor_before))
+
+
+def kafka_python_ceiling(bootstrap: str, topic: str, trades: int) -> Figure:
+    """kafka-python as our producer has it set, ``send`` in a loop, no future looked at but the last one."""
+    producer: KafkaProducer = kafka_python_publisher._connect(bootstrap)  # noqa: SLF001 - the same settings
+    records = [(symbol.encode(), text.encode()) for symbol, text in payloads(trades)]
+    producer.send(topic, b"warm", b"up").get(30)
+    found: list[Figure] = []
+    with _measured(trades, found):
+        for key, value in records:
+            sent = producer.send(topic, value, key)
+        sent.get(300)
+    producer.close(timeout=5)
+    return found[0]
+
+
+def confluent_ceiling(bootstrap: str, topic: str, trades: int) -> Figure:
+    """librdkafka as our producer has it set, ``produce`` in a loop, no outcome asked for."""
+    producer: LibrdkafkaProducer = confluent_publisher._connect(bootstrap, lambda _: None)  # noqa: SLF001
+    records = [(symbol.encode(), text.encode()) for symbol, text in payloads(trades)]
+    producer.produce(topic, b"warm", b"up")
+    producer.flush(30)
+    found: list[Figure] = []
+    with _measured(trades, found):
+        for key, value in records:
+            producer.produce(topic, value, key)
+        producer.flush(300)
+    return found[0]
+
+
+def kafka_python_awaited(bootstrap: str, topic: str, trades: int) -> Figure:
+    """Each record acknowledged before the next is sent; without a linger, which would only be waited for."""
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=0)
+    records = [(symbol.encode(), text.encode()) for symbol, text in payloads(trades)]
+    producer.send(topic, b"warm", b"up").get(30)
+    found: list[Figure] = []
+    with _measured(trades, found):
+        for key, value in records:
+            producer.send(topic, value, key).get(30)
+    producer.close(timeout=5)
+    return found[0]
+
+
+def confluent_awaited(bootstrap: str, topic: str, trades: int) -> Figure:
+    """The same with librdkafka."""
+    producer = LibrdkafkaProducer(
+        {"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 0}
+    )
+    records = [(symbol.encode(), text.encode()) for symbol, text in payloads(trades)]
+    producer.produce(topic, b"warm", b"up")
+    producer.flush(30)
+    found: list[Figure] = []
+    with _measured(trades, found):
+        for key, value in records:
+            producer.produce(topic, value, key)
+            producer.flush(30)
+    return found[0]
+
+
+def reading(url: str, trades: int, decoding: bool) -> Figure:  # noqa: FBT001 - a pool hands it over
+    """The WebSocket read by ``websockets`` as the stream reads it, and decoded or not; no Kafka."""
+    return asyncio.run(_read(url, trades, decoding=decoding))
+
+
+async def _read(url: str, trades: int, *, decoding: bool) -> Figure:
+    found: list[Figure] = []
+    symbols = frozenset(SYMBOLS)
+    async with connect(url, compression=None, ping_interval=None, max_queue=(256, 64)) as socket:
+        with _measured(trades, found):
+            for _ in range(trades):
+                frame = await socket.recv(decode=False)
+                if decoding and not isinstance(decode(frame, symbols, _FAR_FUTURE_US, 0), TradeMessage):
+                    raise AssertionError(f"no trade: {frame!r}")
+    return found[0]
+
+
+def read_ceiling(trades: int, *, decoding: bool) -> Figure:
+    port = free_port()
+    with started(["-m", "bench.frames", str(port), str(trades)], servers.environment(), ready=b"ready"):
+        return alone(reading, f"ws://127.0.0.1:{port}", trades, decoding)
+
+
+def rows(folder: Path, bootstrap: str, trades: int) -> Iterator[tuple[str, Figure]]:
+    """Each line's name and figure, as they are measured."""
+    ensure_topics(bootstrap, ["ceiling"], 1, 1, 1)
+    ceilings = {KafkaClient.KAFKA_PYTHON: kafka_python_ceiling, KafkaClient.CONFLUENT: confluent_ceiling}
+    awaited = {KafkaClient.KAFKA_PYTHON: kafka_python_awaited, KafkaClient.CONFLUENT: confluent_awaited}
+    yield "reading the WebSocket alone", read_ceiling(trades, decoding=False)
+    yield "reading and decoding it", read_ceiling(trades, decoding=True)
+    for client in KafkaClient:
+        yield f"{client}: the producer", flat_out(folder, bootstrap, client, trades)
+        yield f"{client}: its own ceiling", alone(ceilings[client], bootstrap, "ceiling", trades)
+        yield f"{client}: each send awaited", alone(awaited[client], bootstrap, "ceiling", AWAITED_TRADES)
+
+
+def compare(folder: Path, bootstrap: str, trades: int) -> None:
+    """Print the table and the ratios."""
+    found: dict[str, Figure] = {}
+    print(f"{'':36} {'trades/s':>10} {'us each':>8}", flush=True)
+    for name, figure in rows(folder, bootstrap, trades):
+        found[name] = figure
+        print(f"{name:36} {figure.rate:>10,.0f} {figure.us_each:>8.1f}", flush=True)
+    for client in KafkaClient:
+        rate = found[f"{client}: the producer"].rate
+        print(
+            f"the producer with {client}: {rate / found[f'{client}: its own ceiling'].rate:.2f} of that "
+            f"client's ceiling, {rate / found['reading and decoding it'].rate:.2f} of that of reading and "
+            f"decoding, {rate / found[f'{client}: each send awaited'].rate:.1f} times each send awaited"
+        )
+
+
+def at_rate(folder: Path, bootstrap: str, client: KafkaClient, rate: float, seconds: float) -> None:
+    """Print what the producer takes at the simulator's rate."""
+    port = free_port()
+    variables = environment(bootstrap, folder, client, exchange="simulator", simulator_port=port)
+    run_dir = folder / client / "run"
     simulator = ["-m", "candleflow", "simulate", "--rate", str(rate), "--port", str(port)]
-    with started(simulator, environment), started(["producer.py"], environment) as producer:
+    with started(simulator, variables), started(["producer.py"], variables) as producer:
         wait_for_trades(run_dir)
         time.sleep(WARM_UP_SECONDS)
         first, processor_before = next_beat(run_dir, 0.0), sum(producer.cpu_times()[:2])
@@ -90,11 +283,28 @@ def measure(folder: Path, bootstrap: str, rate: float, seconds: float) -> None:
     wall = last.beaten_at - first.beaten_at
     published = last.counts["published"] - first.counts["published"]
     print(
-        f"offered {rate:,.0f}/s: {published / wall:,.0f} trades/s acknowledged over {wall:.0f} s, "
+        f"{client}, offered {rate:,.0f}/s: {published / wall:,.0f} trades/s acknowledged over {wall:.0f} s, "
         f"{processor_seconds / published * 1e6:.0f} us of processor time each, "
         f"{last.counts['in_flight']:,} in flight at the end, loop lag {last.counts['loop_lag_ms']} ms, "
-        f"{resident_mb:.0f} MB resident"
+        f"{resident_mb:.0f} MB resident",
+        flush=True,
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--trades", type=int, default=300_000, help="how many, flat out (300000)")
+    parser.add_argument(
+        "--rate", type=float, help="trades a second offered by the simulator, in place of that"
+    )
+    parser.add_argument("--seconds", type=float, default=20, help="how long to measure at that rate (20)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, servers.kafka(Path(name)) as kafka:
+        if arguments.rate is None:
+            compare(Path(name), kafka.bootstrap, arguments.trades)
+            return
+        for client in KafkaClient:
+            at_rate(Path(name), kafka.bootstrap, client, arguments.rate, arguments.seconds)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 import re
 from enum import StrEnum
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import unquote, urlsplit
@@ -26,6 +27,7 @@ from candleflow.market.window import WINDOW_SECONDS, Windows
 
 PREFIX: Final = "CANDLEFLOW_"
 ENV_FILE: Final = ".env"
+INSTALL_CONFLUENT: Final = "`.venv/bin/python -m pip install -r requirements-confluent.lock`"
 
 
 class Exchange(StrEnum):
@@ -36,6 +38,13 @@ class Exchange(StrEnum):
     BINANCE_VISION = "binance-vision"
     BINANCE_US = "binance-us"
     SIMULATOR = "simulator"
+
+
+class KafkaClient(StrEnum):
+    """What the producer writes to Kafka with, as ``CANDLEFLOW_KAFKA_CLIENT`` names it."""
+
+    KAFKA_PYTHON = "kafka-python"
+    CONFLUENT = "confluent"
 
 
 class Venue(StrEnum):
@@ -117,6 +126,10 @@ class Settings(BaseSettings):
     )
 
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka's host:port, several by commas")
+    kafka_client: KafkaClient = Field(
+        KafkaClient.KAFKA_PYTHON,
+        description="What the producer writes to Kafka with; confluent is quicker, and must be installed",
+    )
     kafka_partitions: int = Field(1, ge=1, le=1_024, description="Partitions of the topic, when it is made")
     kafka_replication: int = Field(1, ge=1, le=9, description="Copies of each record, when the topic is made")
     kafka_retention_hours: int = Field(
@@ -221,6 +234,13 @@ class Settings(BaseSettings):
             if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
                 raise ValueError("must be host:port, several separated by commas, ports 1 to 65535")
         return ",".join(servers)
+
+    @field_validator("kafka_client")
+    @classmethod
+    def _check_kafka_client(cls, value: KafkaClient) -> KafkaClient:
+        if value is KafkaClient.CONFLUENT and find_spec("confluent_kafka") is None:
+            raise ValueError(f"confluent-kafka isn't installed here; {INSTALL_CONFLUENT} installs it")
+        return value
 
     @field_validator("postgres_url")
     @classmethod

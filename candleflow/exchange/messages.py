@@ -19,7 +19,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from candleflow.market.payload import (
     CANONICAL_PATTERN,
@@ -37,14 +37,13 @@ from candleflow.market.payload import (
     wrong_type,
 )
 from candleflow.market.symbol import is_symbol
-from candleflow.market.trade import Trade, refusal, to_microseconds
+from candleflow.market.trade import EXACT, NOTIONAL_LIMIT, Trade, refusal, to_microseconds
 
 TRADE_SUFFIX: Final = "@trade"
 """What the name of a stream of trades ends in: ``btcusdt@trade``."""
 
 
-@dataclass(frozen=True, slots=True)
-class TradeMessage:
+class TradeMessage(NamedTuple):
     """A sound trade, and its payload as the exchange sent it: of a combined frame, the text of ``data``."""
 
     trade: Trade
@@ -113,10 +112,10 @@ def decode(frame: str | bytes, symbols: Collection[str], now: int, max_future_us
             found, fields_from = _RAW.fullmatch(text), 0
         if found is not None:
             trade = _cut(found, fields_from)
-            reason = _refusal(trade, symbols, now, max_future_us)
-            if reason is None:
+            if _is_sound(trade, symbols, now + max_future_us):
                 return TradeMessage(trade, found[fields_from].encode())
-            return Rejected(reason, text.encode())
+            reason = _refusal(trade, symbols, now, max_future_us)
+            return Rejected(reason or NOT_A_TRADE, text.encode())
     return decode_fully(text, symbols, now, max_future_us)
 
 
@@ -155,6 +154,19 @@ def _cut(found: re.Match[str], fields_from: int) -> Trade:
         Decimal(quantity),
         to_microseconds(int(time)),
         is_maker == "true",
+    )
+
+
+def _is_sound(trade: Trade, symbols: Collection[str], latest: int) -> bool:
+    """Whether ``_refusal`` has nothing against a trade of the canonical layout.
+
+    The layout's pattern holds each number within its limits already, but for zero.
+    """
+    return (
+        trade.symbol in symbols
+        and bool(trade.price and trade.quantity)
+        and trade.trade_time <= latest
+        and EXACT.multiply(trade.price, trade.quantity) < NOTIONAL_LIMIT
     )
 
 

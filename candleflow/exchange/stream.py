@@ -354,6 +354,8 @@ class _Connection:
 
     async def _take(self, message: Message) -> None:
         match message:
+            case TradeMessage():  # first, as nearly every message is one
+                await self._hand_over(message)
             case ServerShutdown():
                 self._end_is_announced = True
                 self._is_doomed.set()

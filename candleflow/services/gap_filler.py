@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
-from candleflow.broker.trade_log import Receipt, TradeLog
+from candleflow.broker.publisher import Receipt
+from candleflow.broker.trade_log import TradeLog
 from candleflow.errors import ExchangeError
 from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.past_trades import Origin

@@ -17,7 +17,8 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
-from candleflow.broker.trade_log import Receipt, TradeLog
+from candleflow.broker.publisher import Receipt
+from candleflow.broker.trade_log import TradeLog
 from candleflow.exchange.messages import Rejected, TradeMessage
 from candleflow.exchange.stream import Received, TooLong
 from candleflow.market.gap import JUMP, OVERLOAD, RECONNECT, RESTART
