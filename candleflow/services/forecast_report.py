@@ -26,6 +26,7 @@ from candleflow.exchange.messages import TradeMessage, decode
 from candleflow.market.candle import fold
 from candleflow.market.trade import TIME_LIMIT_US, Trade, refusal, to_microseconds
 from candleflow.market.window import SECOND_US, Windows
+from candleflow.services import forecast_words as words
 from candleflow.services.verify import add_times, asked_for
 from candleflow.services.verify_report import Asked, written
 from candleflow.settings import Settings
@@ -202,7 +203,7 @@ def print_report(stretch: Stretch, found: Evaluation, *, is_simulated: bool) -> 
         console.print("nothing to forecast: too few complete candles in a row", style="bold")
         return
     console.print(_table(found.raced))
-    for line in words(found.raced):
+    for line in words.sentences(found.raced):
         console.print(line, style="bold", highlight=False, soft_wrap=True)
 
 
@@ -220,22 +221,7 @@ def _about(stretch: Stretch, found: Evaluation) -> Iterator[str]:
 def _table(scores: Scores) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("", "forecast", "last price"):
-        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
-    table.add_row("forecasts scored", f"{scores.count:,}")
-    table.add_row("mean absolute error", f"{scores.mae:.6g}", f"{scores.mae_last:.6g}")
-    table.add_row("root mean square error", f"{scores.rmse:.6g}", f"{scores.rmse_last:.6g}")
-    table.add_row("skill, with its 95 % interval", f"{scores.skill:.2%}")
-    table.add_row("", f"{scores.skill_lower:.2%} to {scores.skill_upper:.2%}")
-    table.add_row("closes within the 80 % interval", f"{scores.coverage.value:.1%}")
-    if scores.hits is not None:
-        hits = scores.hits
-        table.add_row("direction right", f"{hits.value:.1%} of {hits.count:,}", "50 % (a coin)")
-        table.add_row("", f"{hits.lower:.1%} to {hits.upper:.1%}")
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for line in words.table(scores):
+        table.add_row(*line)
     return table
-
-
-def words(scores: Scores) -> Iterator[str]:
-    """The scores in sentences."""
-    yield f"Forecast: {scores.verdict}"
-    yield f"Interval: coverage {scores.coverage.value:.1%}, {scores.coverage_verdict}"
-    yield f"Direction: {scores.hits_verdict}"

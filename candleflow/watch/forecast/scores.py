@@ -78,9 +78,14 @@ class Scores:
         return f"better than the last price by {self.skill:.1%} ({between})"
 
     @property
+    def is_covered(self) -> bool:
+        """Whether the interval held as many closes as it is made for, but for chance."""
+        return self.coverage.lower <= COVERAGE <= self.coverage.upper
+
+    @property
     def coverage_verdict(self) -> str:
         """How the interval's coverage stands to the 80 % that it is made for."""
-        if self.coverage.lower <= COVERAGE <= self.coverage.upper:
+        if self.is_covered:
             return f"as it should be ({COVERAGE:.0%})"
         return f"{'below' if self.coverage.value < COVERAGE else 'above'} the {COVERAGE:.0%} it is made for"
 

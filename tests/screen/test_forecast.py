@@ -1,0 +1,117 @@
+"""Forecasts on the page, in a real browser, by the real forecaster's process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+
+from candleflow.settings import Settings
+from candleflow.store import schema
+from candleflow.telemetry import read_heartbeat
+from tests.screen.browser import DESKTOP, Page
+from tests.screen.feed import live_feed
+from tests.screen.server import page_environment, page_server
+from tests.store_fixtures import Database
+
+REFRESHES = 8
+REFRESH_BYTES = 5_000
+START_SECONDS = 60
+
+# Of each candle that is stored already, as if its open had been forecast: as good as the last price, exactly.
+_PAST = """
+INSERT INTO forecasts SELECT symbol, interval, open_time, open_time - interval '1 s', 'last close', 1, open,
+    open - 4, open + 4, open, close, now() FROM candles WHERE interval = '5s' AND is_closed
+"""
+_TRACE = "return (document.querySelector('.cf-plot')?.data ?? []).find((one) => one.uid === arguments[0])?.x"
+_ITEM = "return document.querySelector('.cf-item[data-name=forecast] .cf-value')?.innerText"
+
+
+@contextmanager
+def forecasting(settings: Settings, log: Path) -> Iterator[None]:
+    """The forecaster's process, which ends well by SIGTERM."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "candleflow", "forecaster"],
+            cwd=log.parent, env=page_environment(settings), stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            beat = read_heartbeat(settings.run_dir, "forecaster")
+            if beat is not None and beat.counts.get("forecasts"):
+                break
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, f"no forecast in {START_SECONDS} s: {beat} {log.read_text()}"
+            time.sleep(0.1)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(10)
+    assert status == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture
+def page(driver: webdriver.Chrome, make_database: Callable[[], Database], tmp_path: Path) -> Iterator[Page]:
+    database = make_database()
+    settings = database.settings
+    schema.apply(settings)
+    with live_feed(settings, "BTCUSDT", history_seconds=1_500):
+        database.owner().cursor().execute(_PAST)
+        with forecasting(settings, tmp_path / "forecaster.log"), page_server(settings) as server:
+            shown = Page(driver, server.url)
+            driver.get("about:blank")
+            shown.problems()
+            yield shown
+            assert shown.problems() == []
+            driver.get("about:blank")
+
+
+def test_the_next_close_is_forecast_beyond_the_last_candle_and_its_worth_is_told(
+    page: Page, pictures: Path
+) -> None:
+    page.open("look_back=5+m&candle=5+s", size=DESKTOP)
+    page.wait_for_candles()
+    page.wait(lambda: page.script(_TRACE, "forecast"), "a forecast ahead")
+    (at,) = page.wait(lambda: page.script(_TRACE, "forecast"), "a forecast ahead")
+    assert 0 < at - page.newest() <= 10_000
+    page.wait(lambda: page.script(_ITEM) == "no better than the last price", "the truth in words")
+    page.save(pictures / "forecast.png")
+    page.script("document.querySelector('.cf-item[data-name=forecast]').click()")
+    page.wait_for_text("Direction: it named no direction")
+    page.wait_for_text("skill")
+    page.save(pictures / "forecast-record.png")
+
+    assert page.script(_TRACE, "past-forecast") is None
+    page.press("Chart")
+    page.press("Past forecasts")
+    drawn = page.wait(lambda: page.script(_TRACE, "past-forecast"), "past forecasts")
+    assert len(drawn) > 50
+    assert max(drawn) <= page.newest()
+    page.wait(lambda: "forecasts=true" in page.driver.current_url, "the address")
+    page.hit("Escape") if os.environ.get("CANDLEFLOW_TEST_PICTURES") else None
+    page.save(pictures / "forecast-past.png")
+
+
+def test_a_refresh_with_forecasts_is_small_and_other_candles_have_none(page: Page) -> None:
+    page.open("candle=5+s&forecasts=true")
+    page.wait_for_candles()
+    page.wait_for_updates(2)
+    page.received_bytes()
+    before = page.updates()
+    page.wait_for_updates(REFRESHES, seconds=60)
+    per_refresh = sum(page.received_bytes()) / (page.updates() - before)
+    print(f"bytes a refresh with past forecasts: {per_refresh:.0f}")
+    assert per_refresh < REFRESH_BYTES
+    page.open("candle=15+s&forecasts=true")
+    page.wait_for_candles()
+    assert page.script(_TRACE, "forecast") is None
