@@ -93,7 +93,8 @@ def test_the_next_close_is_forecast_beyond_the_last_candle_and_its_worth_is_told
 
     assert page.script(_TRACE, "past-forecast") is None
     page.press("Chart")
-    page.press("Past forecasts")
+    page.wait(lambda: page.script("return document.querySelector('.st-key-forecasts label')"), "the toggle")
+    page.script("document.querySelector('.st-key-forecasts label').click()")
     drawn = page.wait(lambda: page.script(_TRACE, "past-forecast"), "past forecasts")
     assert len(drawn) > 50
     assert max(drawn) <= page.newest()

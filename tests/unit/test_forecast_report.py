@@ -90,4 +90,4 @@ def test_the_recording_has_too_little_for_any_skill(symbol: str, capsys: pytest.
     said = evaluated(capsys, TRADES_ONLY, "--symbol", symbol)
     assert "129 candles" in said
     assert f"Forecast: {NO_SKILL}" in said
-    assert "as it should be (80%)" in said
+    assert "as it should be (80 %)" in said

@@ -17,6 +17,8 @@ from candleflow.watch.forecast.race import AHEAD, COVERAGE
 
 FEWEST: Final = 100
 """Of fewer scored forecasts nothing is said about skill."""
+FEWEST_DIRECTIONS: Final = 50
+"""Of fewer nothing is said about the direction: five of five are right for one coin in 32."""
 NO_SKILL: Final = "no better than the last price"
 
 _Z: Final = 1.96
@@ -74,8 +76,8 @@ class Scores:
             return f"too few to tell: {self.count} scored, {FEWEST} are needed; until then {NO_SKILL}"
         if not self.has_skill:
             return NO_SKILL
-        between = f"{self.skill_lower:.1%} to {self.skill_upper:.1%}"
-        return f"better than the last price by {self.skill:.1%} ({between})"
+        between = f"{percent(self.skill_lower)} to {percent(self.skill_upper)}"
+        return f"better than the last price by {percent(self.skill)} ({between})"
 
     @property
     def is_covered(self) -> bool:
@@ -86,15 +88,23 @@ class Scores:
     def coverage_verdict(self) -> str:
         """How the interval's coverage stands to the 80 % that it is made for."""
         if self.is_covered:
-            return f"as it should be ({COVERAGE:.0%})"
-        return f"{'below' if self.coverage.value < COVERAGE else 'above'} the {COVERAGE:.0%} it is made for"
+            return f"as it should be ({percent(COVERAGE, 0)})"
+        side = "below" if self.coverage.value < COVERAGE else "above"
+        return f"{side} the {percent(COVERAGE, 0)} it is made for"
 
     @property
     def hits_verdict(self) -> str:
         """The direction against a coin."""
         if self.hits is None:
             return "it named no direction"
+        if self.hits.count < FEWEST_DIRECTIONS:
+            return f"too few to tell: {self.hits.count}, {FEWEST_DIRECTIONS} are needed"
         return "better than a coin" if self.hits.lower > 0.5 else "no better than a coin"
+
+
+def percent(share: float, places: int = 1) -> str:
+    """A share in percent: ``2.1 %``."""
+    return f"{100 * share:.{places}f} %"
 
 
 def scores(found: Sequence[Scored], size_us: int) -> Scores | None:

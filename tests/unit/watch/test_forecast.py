@@ -145,3 +145,12 @@ def test_wilsons_interval() -> None:
     """Of 8 in 10: 0.490 to 0.943, as published tables have it."""
     found = wilson(8, 10)
     assert (round(found.lower, 3), round(found.upper, 3)) == (0.490, 0.943)
+
+
+def test_of_few_directions_nothing_is_told() -> None:
+    """Five right out of five are no proof."""
+    found = scores([Scored(at * SIZE_US, 2.0, 1.9, 2.1, 1.0, 2.0) for at in range(10)], SIZE_US)
+    assert found is not None
+    assert found.hits is not None
+    assert found.hits.value == 1
+    assert found.hits_verdict.startswith("too few to tell: 5")
