@@ -14,6 +14,7 @@ from candleflow.screen.choice import Period
 from candleflow.screen.colours import FALLING, FORECAST, INCOMPLETE, LINES, REPAIRED, RISING
 from candleflow.screen.figure import PLAIN_LOOKS, figure
 from candleflow.screen.looks import Kind, Looks, Overlay, Pane
+from candleflow.screen.patch import difference
 from tests.made_forecasts import MadeForecast
 from tests.unit.screen.examples import NOON, ExampleCandle, candle, candles
 
@@ -202,3 +203,14 @@ def test_past_forecasts_are_drawn_on_demand_with_their_intervals() -> None:
 def test_a_figure_with_forecasts_is_plain_json() -> None:
     found = drawn(candles(3), looks=Looks(past_forecasts=True), forecasts=[forecast(2), forecast(3)])
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_a_new_forecast_is_a_small_part_of_a_refresh() -> None:
+    """The chart before and after, with 300 past forecasts: only what is new is sent."""
+    shown, looks = candles(301), Looks(past_forecasts=True)
+    made = [forecast(at, 100 + at % 7 / 10) for at in range(303)]
+    plain = difference(drawn(shown[:300]), drawn(shown[1:]))
+    before = drawn(shown[:300], looks=looks, forecasts=made[:301])
+    after = drawn(shown[1:], looks=looks, forecasts=made[1:302])
+    more = len(json.dumps(difference(before, after))) - len(json.dumps(plain))
+    assert more < 700
