@@ -1,6 +1,6 @@
 # Every command, and what it needs, in one place: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults soak check types unit-exchange unit-others services status down bench bench-page bench-peers bench-producer pictures install install-dev lock lock-jars clean
+.PHONY: help run test test-faults soak check types unit-exchange unit-others services status down bench bench-page bench-forecast bench-peers bench-producer pictures install install-dev lock lock-jars clean
 
 python := .venv/bin/python
 
@@ -53,6 +53,9 @@ bench-page: install-dev ## the page: a year of candles, 50 viewers, the browser'
 	@$(python) -m bench.year
 	@$(python) -m bench.viewers
 	@$(python) -m bench.browser --minutes $(if $(QUICK),3,30)
+
+bench-forecast: install-dev ## what the forecasts of 500 symbols cost
+	@$(python) -m bench.forecast
 
 bench-peers: install ## how quickly a backlog becomes candles, beside what else one would use (QUICK=1: 5 min)
 	@$(python) -m bench.catch_up $(if $(QUICK),--quick)

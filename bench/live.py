@@ -123,7 +123,16 @@ def memory_mb(process: psutil.Process) -> dict[str, float]:
 
 def _part_name(process: psutil.Process) -> str:
     line = " ".join(process.cmdline())
-    names = ("kafka.Kafka", "postgres", "producer", "processor", "dashboard", "simulate", "audit")
+    names = (
+        "kafka.Kafka",
+        "postgres",
+        "producer",
+        "processor",
+        "dashboard",
+        "simulate",
+        "audit",
+        "forecaster",
+    )
     return next((name for name in names if name in line), line[:40])
 
 

@@ -68,6 +68,10 @@ def _add_backfill(parser: argparse.ArgumentParser) -> None:
     service("backfill").add_arguments(parser)
 
 
+def _add_forecast(parser: argparse.ArgumentParser) -> None:
+    service("forecast_report").add_arguments(parser)
+
+
 def _add_repair(parser: argparse.ArgumentParser) -> None:
     service("verify").add_times(parser)
 
@@ -158,6 +162,15 @@ COMMANDS: Final[dict[str, Command]] = {
         "stored candles against the exchange's own klines, field by field",
         lambda settings, arguments: service("verify").run(_running(settings), arguments),
         _add_verify,
+    ),
+    "forecaster": Command(
+        "forecasts of the next close, scored as candles close (as forecaster.py; part of up)",
+        lambda settings, _: service("forecaster").run(settings),
+    ),
+    "forecast": Command(
+        "evaluate: what forecasts were worth, over stored candles or a file of trades",
+        lambda settings, arguments: service("forecast_report").run(_running(settings), arguments),
+        _add_forecast,
     ),
     "adopt-topic": Command(
         "accept a topic that was made anew: its offsets begin at its beginning",

@@ -152,6 +152,9 @@ class Settings(BaseSettings):
     postgres_auditor_password: SecretStr | None = Field(
         None, description="The auditor's role's password; made at random where it isn't given"
     )
+    postgres_forecaster_password: SecretStr | None = Field(
+        None, description="The forecaster's role's password; made at random where it isn't given"
+    )
 
     data_dir: Path = Field(Path(".data"), description="Where the local Kafka and PostgreSQL keep their data")
     cache_dir: Path = Field(
@@ -168,6 +171,9 @@ class Settings(BaseSettings):
     window_seconds: int = Field(5, description="Length of the finest candles")
     slide_seconds: int | None = Field(
         None, description="A new window each so many seconds; the window's length (tumbling) if not given"
+    )
+    forecast_days: float = Field(
+        7, gt=0, le=366, description="Forecasts of the next close are kept for so many days"
     )
     trigger_milliseconds: int = Field(
         20, ge=0, le=60_000, description="Spark begins a batch at most this often; 0: as soon as it can"
@@ -370,6 +376,11 @@ class PostgresAddress:
     def auditor(self) -> str:
         """The role that the auditor reads as, and replaces candles as."""
         return f"{self.owner}_auditor"
+
+    @property
+    def forecaster(self) -> str:
+        """The role that the forecaster reads as, and keeps forecasts as."""
+        return f"{self.owner}_forecaster"
 
     def __repr__(self) -> str:
         return f"postgresql://{self.owner}@{self.host}:{self.port}/{self.database}"

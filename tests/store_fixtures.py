@@ -72,6 +72,10 @@ class Database:
         """A connection as the auditor's role."""
         return self._connect(Role.AUDITOR)
 
+    def forecaster(self) -> Connection:
+        """A connection as the forecaster's role."""
+        return self._connect(Role.FORECASTER)
+
     def superuser(self) -> Connection:
         return self._opened(psycopg2.connect(self.server.url()))
 
@@ -100,7 +104,10 @@ class Database:
             cursor.execute(
                 sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(self.name))
             )
-            for role in (*(f"{self.name}_{role}" for role in ("writer", "reader", "auditor")), self.name):
+            for role in (
+                *(f"{self.name}_{role}" for role in ("writer", "reader", "auditor", "forecaster")),
+                self.name,
+            ):
                 cursor.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
 
 

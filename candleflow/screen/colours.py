@@ -15,6 +15,8 @@ FALLING: Final = "#d9650a"
 INCOMPLETE: Final = "#c95cb0"
 INCOMPLETE_GROUND: Final = "rgba(201,92,176,0.1)"
 REPAIRED: Final = "#8a8f98"
+FORECAST: Final = "#9b59d0"
+FORECAST_GROUND: Final = "rgba(155,89,208,0.12)"
 PLAIN: Final = "#8a8f98"
 """Of bars that have no direction."""
 LINES: Final = {

@@ -8,7 +8,7 @@ from typing import Any, Final
 from candleflow.screen import layout, traces
 from candleflow.screen.choice import Period
 from candleflow.screen.looks import Looks
-from candleflow.screen.source import ShownCandle
+from candleflow.screen.source import ShownCandle, ShownForecast
 
 Json = dict[str, Any]
 
@@ -22,15 +22,23 @@ def figure(
     price_places: int,
     looks: Looks = PLAIN_LOOKS,
     before: Sequence[ShownCandle] = (),
+    forecasts: Sequence[ShownForecast] | None = None,
 ) -> Json:
     """Prices, volume below, panes below that; ``{"data": [...], "layout": {...}, "facts": {...}}``.
 
-    ``before``: candles before the first that is drawn, which its lines are reckoned from. ``data`` begins
-    with the candles' own prices, drawn or not, and the volumes; ``facts`` has what else the crosshair tells.
+    ``before``: candles before the first that is drawn, which its lines are reckoned from. ``forecasts``: of
+    the candles drawn and of the next; None where there are none to be had. ``data`` begins with the candles'
+    own prices, drawn or not, and the volumes; ``facts`` has what else the crosshair tells.
     Times are in milliseconds, Plotly's own unit; a candle stands at its open time, as on any trading chart.
     """
     times = [one.open_time // 1_000 for one in candles]
     bucket_ms = bucket_seconds * 1_000
+    shown = layout.time_range(candles, bucket_seconds, period)
+    ahead = []
+    if forecasts is not None:
+        shown[1] = max(shown[1], times[-1] + 2 * bucket_ms)  # with room for the next one, there or not
+        last, with_past = candles[-1].open_time, looks.past_forecasts
+        ahead = list(traces.forecasts(forecasts, last, price_places, with_past=with_past))
     reckoned = traces.Reckoned(candles, before, times, price_places)
     return {
         "data": [
@@ -40,8 +48,9 @@ def figure(
             *traces.other_prices(reckoned, bucket_ms, looks.kind),
             *traces.overlays(reckoned, looks),
             *traces.panes(reckoned, bucket_ms, looks),
+            *ahead,
         ],
-        "layout": layout.axes(layout.time_range(candles, bucket_seconds, period), price_places, looks)
+        "layout": layout.axes(shown, price_places, looks)
         | layout.notes(candles, bucket_ms, price_places, looks),
         "facts": {"x": times, **_facts(candles)},
     }

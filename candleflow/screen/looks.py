@@ -53,6 +53,7 @@ class Looks:
     panes: tuple[Pane, ...] = ()
     periods: tuple[tuple[str, int], ...] = ()
     is_log: bool = False
+    past_forecasts: bool = False
 
     def period(self, name: str) -> int:
         return dict(self.periods).get(name, PERIODS[name])

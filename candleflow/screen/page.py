@@ -29,7 +29,7 @@ from candleflow.screen.choice import (
 )
 from candleflow.screen.figure import figure
 from candleflow.screen.looks import PERIOD_LIMITS, PERIODS, Kind, Looks, Overlay, Pane
-from candleflow.screen.source import CandleSource, PageSource
+from candleflow.screen.source import CandleSource, ForecastSource, PageSource, ShownForecast
 from candleflow.screen.trust_strip import TrustStrip
 from candleflow.screen.view import Nothing, View, look
 
@@ -124,6 +124,8 @@ class _Drawing:
     looks: Looks
     is_local: bool
     is_simulated: bool
+    finest_seconds: int
+    """The length of the candles that forecasts are of."""
     slot: int = 1
     """The chart's place on the page, from 1."""
 
@@ -140,8 +142,9 @@ def _controls(
             looks, is_local = _drawing_controls()
             download_menu.menu(_drawn, is_simulated=is_simulated)
         refresh = _segments("Refresh", list(REFRESHES), next(iter(REFRESHES)), "refresh")
-    wish = _Wish(symbol, bucket_labels.get(bucket), LOOK_BACKS[look_back], tuple(bucket_labels.values()))
-    return wish, _Drawing(looks, is_local, is_simulated), REFRESHES[refresh]
+    lengths = tuple(bucket_labels.values())
+    wish = _Wish(symbol, bucket_labels.get(bucket), LOOK_BACKS[look_back], lengths)
+    return wish, _Drawing(looks, is_local, is_simulated, lengths[0]), REFRESHES[refresh]
 
 
 def _drawing_controls() -> tuple[Looks, bool]:
@@ -152,9 +155,15 @@ def _drawing_controls() -> tuple[Looks, bool]:
         panes = _several("Below", list(Pane), "below")
         periods = [(name, _period(name)) for name in PERIODS if name in (*overlays, *panes)]
         is_log = st.toggle("Logarithmic scale", key="log", bind="query-params")
+        past_forecasts = st.toggle("Past forecasts", key="forecasts", bind="query-params")
         zone = _segments("Times", ["UTC", _LOCAL], "UTC", "times")
     looks = Looks(
-        Kind(kind), tuple(map(Overlay, overlays)), tuple(map(Pane, panes)), tuple(periods), is_log=is_log
+        Kind(kind),
+        tuple(map(Overlay, overlays)),
+        tuple(map(Pane, panes)),
+        tuple(periods),
+        is_log=is_log,
+        past_forecasts=past_forecasts,
     )
     return looks, zone == _LOCAL
 
@@ -196,10 +205,11 @@ def _offered_symbols(source: CandleSource, followed: Sequence[str]) -> list[str]
     return list(dict.fromkeys([*followed, *stored]))
 
 
-def _show_candles(source: CandleSource, wish: _Wish, drawing: _Drawing, now: int, strip: TrustStrip) -> None:
+def _show_candles(source: PageSource, wish: _Wish, drawing: _Drawing, now: int, strip: TrustStrip) -> None:
     try:
         choice = wish.choice(source, now)
         view = look(source, choice, now, drawing.looks.warm_up, is_followed=strip.is_followed)
+        forecasts = _forecasts(source, view, drawing)
     except StoreError as error:
         _show_last_view(wish, drawing, now, strip, error)
         return
@@ -209,7 +219,19 @@ def _show_candles(source: CandleSource, wish: _Wish, drawing: _Drawing, now: int
         _say(view, now, strip)
     else:
         paused = [f"Paused at {words.utc(now)}."] if strip.refresh_seconds is None else []
-        _draw(view, drawing, now, [*paused, *view.notices], strip, is_stale=False)
+        _draw(view, drawing, now, [*paused, *view.notices], strip, is_stale=False, forecasts=forecasts)
+
+
+def _forecasts(
+    source: ForecastSource, view: View | Nothing, drawing: _Drawing
+) -> Sequence[ShownForecast] | None:
+    """Those to be drawn: of the finest candles, up to now."""
+    if isinstance(view, Nothing) or view.period.is_past:
+        return None
+    if view.choice.bucket_seconds != drawing.finest_seconds:
+        return None
+    drawn = view.candles[0 if drawing.looks.past_forecasts else -1]
+    return source.forecasts(view.choice.symbol, drawn.open_time)
 
 
 def _show_last_view(wish: _Wish, drawing: _Drawing, now: int, strip: TrustStrip, error: StoreError) -> None:
@@ -228,7 +250,14 @@ def _show_last_view(wish: _Wish, drawing: _Drawing, now: int, strip: TrustStrip,
 
 
 def _draw(
-    view: View, drawing: _Drawing, now: int, notices: Sequence[str], strip: TrustStrip, *, is_stale: bool
+    view: View,
+    drawing: _Drawing,
+    now: int,
+    notices: Sequence[str],
+    strip: TrustStrip,
+    *,
+    is_stale: bool,
+    forecasts: Sequence[ShownForecast] | None = None,
 ) -> None:
     decimal_places = words.places(view.candles)
     st.html(_header(view, notices, decimal_places, is_stale=is_stale))
@@ -236,7 +265,9 @@ def _draw(
     choice, looks = view.choice, drawing.looks
     price = words.price(view.candles[-1].close, decimal_places)
     chart.draw(
-        figure(view.candles, choice.bucket_seconds, view.period, decimal_places, looks, view.before),
+        figure(
+            view.candles, choice.bucket_seconds, view.period, decimal_places, looks, view.before, forecasts
+        ),
         slot=drawing.slot,
         view=f"{choice.symbol}/{choice.bucket_seconds}/{choice.look_back_seconds}/{looks.is_log}",
         title=f"{price} {choice.symbol}" + (" SIMULATED" if drawing.is_simulated else ""),

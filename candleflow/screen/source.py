@@ -113,6 +113,34 @@ class OpenGaps(Protocol):
         ...
 
 
+class ShownForecast(Protocol):
+    """The forecast of one finest candle's close, made before that candle opened."""
+
+    @property
+    def open_time(self) -> int: ...
+    @property
+    def forecast(self) -> float: ...
+    @property
+    def lower(self) -> float: ...
+    @property
+    def upper(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrackRecord:
+    """What a symbol's latest forecasts were worth.
+
+    ``verdict``: in words, such as that they were no better than the last price; ``rows``: the figures.
+    """
+
+    has_skill: bool
+    is_covered: bool
+    """Whether as many closes were in the interval as should be."""
+    verdict: str
+    sentences: str
+    rows: tuple[tuple[str, str], ...]
+
+
 class CandleSource(Protocol):
     """Reads candles. All but ``refresh`` raise StoreError while the store is away."""
 
@@ -151,5 +179,17 @@ class TrustSource(Protocol):
         ...
 
 
-class PageSource(CandleSource, TrustSource, Protocol):
+class ForecastSource(Protocol):
+    """Tells what was forecast. Candles matter more: where that can't be read, there is none."""
+
+    def forecasts(self, symbol: str, since: int) -> Sequence[ShownForecast] | None:
+        """Of the finest candles that open at ``since`` or later, in order; None where nobody forecasts."""
+        ...
+
+    def track_record(self, symbol: str) -> TrackRecord | None:
+        """None where nobody forecasts, or nothing was scored yet; half a minute old at most."""
+        ...
+
+
+class PageSource(CandleSource, TrustSource, ForecastSource, Protocol):
     """All that the page asks for."""

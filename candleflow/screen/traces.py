@@ -13,10 +13,20 @@ from typing import Any, Final
 import pandas as pd
 
 from candleflow.screen import indicators
-from candleflow.screen.colours import FALLING, INCOMPLETE, INCOMPLETE_GROUND, LINES, PLAIN, REPAIRED, RISING
+from candleflow.screen.colours import (
+    FALLING,
+    FORECAST,
+    FORECAST_GROUND,
+    INCOMPLETE,
+    INCOMPLETE_GROUND,
+    LINES,
+    PLAIN,
+    REPAIRED,
+    RISING,
+)
 from candleflow.screen.layout import pane_axis
 from candleflow.screen.looks import MACD_PERIODS, Kind, Looks, Overlay, Pane
-from candleflow.screen.source import ShownCandle
+from candleflow.screen.source import ShownCandle, ShownForecast
 
 _PANE_PLACES: Final = 2
 
@@ -231,3 +241,59 @@ def _points(name: str, times: list[int], height: float, colour: str, symbol: str
         "hoverinfo": "skip",
         "showlegend": False,
     }
+
+
+def forecasts(
+    found: Sequence[ShownForecast], last: int, price_places: int, *, with_past: bool
+) -> Iterator[Json]:
+    """The forecast of the candle after the ``last`` (its open time) with its interval, and those before it.
+
+    The next one's trace is there, though empty, while there is no such forecast: a figure whose traces come
+    and go is sent whole each time.
+    """
+    digits = price_places + 1
+    if with_past:
+        yield from _past([one for one in found if one.open_time <= last], digits)
+    ahead = [one for one in found if one.open_time > last][-1:]
+    yield {
+        "type": "scatter",
+        "mode": "markers+text",
+        "uid": "forecast",
+        "name": "forecast",
+        "x": [one.open_time // 1_000 for one in ahead],
+        "y": [round(one.forecast, digits) for one in ahead],
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": [round(one.upper - one.forecast, digits) for one in ahead],
+            "arrayminus": [round(one.forecast - one.lower, digits) for one in ahead],
+            "color": FORECAST,
+            "thickness": 1.5,
+            "width": 5,
+        },
+        "marker": {"color": FORECAST, "symbol": "diamond-open", "size": 8, "line": {"width": 1.5}},
+        "text": ["forecast"] * len(ahead),
+        "textposition": "middle left",
+        "textfont": {"color": FORECAST, "size": 11},
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def _past(found: Sequence[ShownForecast], digits: int) -> Iterator[Json]:
+    """What was forecast, dotted, over the ground of its intervals."""
+    times = [one.open_time // 1_000 for one in found]
+    for name, width in (("lower", 0), ("upper", 0), ("forecast", 1.5)):
+        ground = {"fill": "tonexty", "fillcolor": FORECAST_GROUND} if name == "upper" else {}
+        yield {
+            "type": "scatter",
+            "mode": "lines",
+            "uid": f"past-{name}",
+            "name": f"past {name}",
+            "x": times,
+            "y": [round(getattr(one, name), digits) for one in found],
+            "line": {"color": FORECAST, "width": width, "dash": "dot"},
+            "hoverinfo": "skip",
+            "showlegend": False,
+        } | ground

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from candleflow.market.window import SECOND_US
 from candleflow.screen import words
-from candleflow.screen.source import OpenGap, OpenGaps, ShownCandle
+from candleflow.screen.source import OpenGap, OpenGaps, ShownCandle, TrackRecord
 from candleflow.telemetry import Heartbeat
 
 SILENT_SECONDS: Final = 5.0
@@ -87,10 +87,12 @@ class Facts:
     """The holes among them; None where there are none, or where they could not be read."""
     heartbeats: Mapping[str, Heartbeat | None] = field(default_factory=dict)
     """By the name of each process that should run."""
+    track_record: TrackRecord | None = None
+    """Of the symbol's forecasts; None where there are none."""
 
 
 def items(facts: Facts) -> list[Item]:
-    """The strip's items, always the same and in the same order."""
+    """The strip's items, always in the same order; the last only where there are forecasts."""
     return [
         _last_trade(facts),
         _latency(facts),
@@ -98,6 +100,7 @@ def items(facts: Facts) -> list[Item]:
         _completeness(facts),
         _agreement(facts),
         _processes(facts),
+        *([] if facts.track_record is None else [_forecast(facts.track_record)]),
     ]
 
 
@@ -451,3 +454,19 @@ def _moment(seconds: float) -> str:
 
 def _counted(count: float, noun: str) -> str:
     return f"{count:,.0f} {noun}" + ("" if count == 1 else "s")
+
+
+_FORECAST: Final = _Kind(
+    "forecast",
+    "Forecast",
+    "What the forecasts of this symbol's next closes were worth, each made before its candle began and held "
+    "against the plainest: that the price stays where it was.",
+)
+
+
+def _forecast(record: TrackRecord) -> Item:
+    """Grey until there is skill: none is known. A forecast without skill is no fault, and no good sign."""
+    state = State.GOOD if record.has_skill else State.UNKNOWN
+    if record.has_skill and not record.is_covered:
+        state = State.WARN
+    return _FORECAST.item(state, record.verdict, record.sentences, record.rows)

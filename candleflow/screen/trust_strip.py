@@ -66,6 +66,7 @@ class TrustStrip:
         try:
             states = {state.symbol: state for state in self.source.symbols()}
             gaps = self._gaps(shown) if isinstance(shown, View) else None
+            record = self.source.track_record(self.symbol)
         except StoreError:
             return away  # which the strip then says
         state = states.get(self.symbol)
@@ -77,6 +78,7 @@ class TrustStrip:
             candles=candles,
             gaps=gaps,
             heartbeats=away.heartbeats,
+            track_record=record,
         )
 
     def _gaps(self, view: View) -> OpenGaps | None:

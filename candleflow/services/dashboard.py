@@ -18,15 +18,26 @@ from typing import Final
 import streamlit as st
 
 from candleflow import settings as settings_module
-from candleflow.errors import SettingError, StackError
+from candleflow.errors import SettingError, StackError, StoreError
 from candleflow.market.window import SECOND_US
 from candleflow.screen import page as screen
-from candleflow.screen.source import OpenGaps, ShownCandle, Sparkline, SymbolState
+from candleflow.screen.source import (
+    OpenGaps,
+    ShownCandle,
+    ShownForecast,
+    Sparkline,
+    SymbolState,
+    TrackRecord,
+)
 from candleflow.screen.sparkline import sparkline
+from candleflow.services import forecast_words
 from candleflow.services.shared_answers import SharedAnswers, Viewer
 from candleflow.settings import Settings
+from candleflow.store.credentials import Role
+from candleflow.store.forecasts import ForecastStore
 from candleflow.store.reader import CandleReader
 from candleflow.telemetry import Heartbeat, read_heartbeat, set_up_logging
+from candleflow.watch.forecast.scores import Scored, scores
 
 SCRIPT: Final = Path(__file__).parents[2] / "dashboard.py"
 """Its neighbour ``.streamlit/config.toml`` goes with it, whatever folder the command is run in."""
@@ -41,6 +52,12 @@ _PROCESSES: Final = ("producer", "processor", "audit")
 """Those that should run, wherever the page does, and that tell of themselves by a heartbeat."""
 
 _GAPS_LISTED: Final = 5
+
+_FORECASTS_DRAWN: Final = 2_002
+"""As many as candles are drawn, and those ahead."""
+_FORECASTS_SCORED: Final = 2_000
+"""The track record is of so many: nearly three hours of 5 s."""
+_RECORD_SECONDS: Final = 30
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -117,6 +134,26 @@ class SharedSource:
     def heartbeats(self) -> Mapping[str, Heartbeat | None]:
         return self._viewer.ask("heartbeats", _heartbeats)
 
+    def forecasts(self, symbol: str, since: int) -> Sequence[ShownForecast] | None:
+        if self._nobody_forecasts():
+            return None
+        try:
+            return self._viewer.ask(
+                ("forecasts", symbol, since), lambda: _forecasts().recent(symbol, since, _FORECASTS_DRAWN)
+            )
+        except StoreError:
+            return None
+
+    def track_record(self, symbol: str) -> TrackRecord | None:
+        try:
+            return None if self._nobody_forecasts() else _track_record(symbol)
+        except StoreError:
+            return None
+
+    def _nobody_forecasts(self) -> bool:
+        beat = self._viewer.ask("forecaster", lambda: read_heartbeat(_settings().run_dir, "forecaster"))
+        return beat is None
+
 
 def _candles_back(since: int | None, bucket_seconds: int) -> int | None:
     """How many candles ago a look-back begins.
@@ -145,6 +182,40 @@ def _settings() -> Settings:
 @st.cache_resource(show_spinner=False)
 def _reader() -> CandleReader:
     return CandleReader.from_settings(_settings())
+
+
+@st.cache_resource(show_spinner=False)
+def _forecasts() -> ForecastStore:
+    return ForecastStore.from_settings(_settings(), Role.READER)
+
+
+@st.cache_resource(ttl=_RECORD_SECONDS, max_entries=100, show_spinner=False)
+def _track_record(symbol: str) -> TrackRecord | None:
+    """What the newest forecasts that were scored are worth."""
+    size_us = _settings().windows.size_us
+    found = scores(
+        [
+            Scored(
+                one.open_time, one.forecast, one.lower, one.upper, float(one.last_close), float(one.actual)
+            )
+            for one in _forecasts().recent(symbol, 0, _FORECASTS_SCORED)
+            if one.actual is not None
+        ],
+        size_us,
+    )
+    if found is None:
+        return None
+    simulated = "Of a made-up market. " if _settings().is_simulated else ""
+    return TrackRecord(
+        has_skill=found.has_skill,
+        is_covered=found.is_covered,
+        verdict=found.verdict,
+        sentences=simulated + ". ".join(forecast_words.sentences(found)) + ".",
+        rows=tuple(
+            (name, f"{value} against {beside}" if beside else value)
+            for name, value, beside in forecast_words.table(found)
+        ),
+    )
 
 
 @st.cache_resource(show_spinner=False)

@@ -48,7 +48,7 @@ from candleflow.telemetry import read_heartbeat
 Command = Literal["up", "services"]
 
 STOP_STAGES: Final[Sequence[tuple[float, Sequence[str]]]] = (
-    (9.0, ("producer", "processor", "dashboard", "simulator", "audit")),
+    (9.0, ("producer", "processor", "dashboard", "simulator", "audit", "forecaster")),
     (4.5, ("kafka", "postgres")),
 )
 """Seconds, and who is stopped within them: whoever writes first, then what it writes to; 13.5 s in all."""
@@ -208,7 +208,9 @@ class _Session:
             await self._supervisor.ready(
                 self._supervisor.keep(self._child("dashboard", "dashboard", self._page_answers))
             )
-            self._supervisor.keep(self._child("audit", "audit"))  # last: nobody waits for it
+            # Last, as nobody waits for them.
+            self._supervisor.keep(self._child("audit", "audit"))
+            self._supervisor.keep(self._child("forecaster", "forecaster"))
         else:
             await self._supervisor.ready(kept_kafka)
             await in_thread(partial(_make_topics, settings))

@@ -331,12 +331,13 @@ _PARTS: Final = """
     ORDER BY open_time DESC LIMIT %(part_limit)s
 """
 
-_COLUMNS: Final = f"""
+CANDLE_COLUMNS: Final = f"""
     {_MICROSECONDS.format("open_time")}, open, high, low, close, volume, quote_volume,
         taker_buy_volume, taker_buy_quote_volume, trade_count, first_trade_id, last_trade_id, is_closed,
         is_complete, revision, source, {_MICROSECONDS.format("updated_at")}
 """
-_STORED_CANDLES: Final = f"SELECT {_COLUMNS} FROM ({{parts}}) part"  # noqa: S608 - constants of this module
+"""Of the table ``candles``, in the order of StoredCandle's fields from ``open_time`` on."""
+_STORED_CANDLES: Final = f"SELECT {CANDLE_COLUMNS} FROM ({{parts}}) part"  # noqa: S608 - constants of this module
 
 # A hole is what lies between one range of ids and the next.
 _OPEN_GAPS: Final = f"""
@@ -357,9 +358,9 @@ _OPEN_GAPS: Final = f"""
 
 _OF_INTERVAL: Final = "FROM candles WHERE symbol = %(symbol)s AND interval = %(interval)s"
 _WITHIN: Final = f"""
-    (SELECT {_COLUMNS} {_OF_INTERVAL} AND open_time >= %(since)s AND open_time < %(until)s)
+    (SELECT {CANDLE_COLUMNS} {_OF_INTERVAL} AND open_time >= %(since)s AND open_time < %(until)s)
     UNION ALL
-    (SELECT {_COLUMNS} {_OF_INTERVAL} AND open_time >= %(until)s ORDER BY open_time LIMIT 1)
+    (SELECT {CANDLE_COLUMNS} {_OF_INTERVAL} AND open_time >= %(until)s ORDER BY open_time LIMIT 1)
 """
 _FIRST: Final = f"SELECT {_MICROSECONDS.format('open_time')} {_OF_INTERVAL} ORDER BY open_time LIMIT 1"
 

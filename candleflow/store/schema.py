@@ -1,10 +1,11 @@
 """The schema, its versions and its roles, brought up to date at each start.
 
 Files of ``migrations/`` run once each, in the order of their numbers, each version with its own row in
-``schema_version``; a file that has been released is never changed again. There are four roles: the owner of
+``schema_version``; a file that has been released is never changed again. There are five roles: the owner of
 everything, whom only this module and the owner's commands connect as; the writer, who may call the
 processor's functions and nothing else; the reader, who may select what the page shows; the auditor, who may
-select the same, and call the functions that mend what it finds.
+select the same, and call the functions that mend what it finds; the forecaster, who may select the same, and
+call the functions that keep its forecasts.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MIGRATIONS: Final = Path(__file__).with_name("migrations")
 MINIMUM_VERSION: Final = 15
 """The first PostgreSQL with ``range_agg`` over multiranges."""
 
-READABLE_TABLES: Final = ("candles", "symbols", "record_counts", "topics")
+READABLE_TABLES: Final = ("candles", "symbols", "record_counts", "topics", "forecasts")
 WRITER_FUNCTIONS: Final = ("claim_topic", "merge_batch", "close_quiet_candles", "current_schema_version")
 AUDITOR_FUNCTIONS: Final = (
     "current_schema_version",
@@ -41,6 +42,7 @@ AUDITOR_FUNCTIONS: Final = (
     "replace_candles",
     "stray_roll_ups",
 )
+FORECASTER_FUNCTIONS: Final = ("drop_forecasts", "keep_forecasts", "score_forecasts")
 
 _LOCK: Final = 7_310_580_216  # any number, always the same: whoever applies the schema holds it
 _LOCK_SECONDS: Final = 30
@@ -74,8 +76,15 @@ _ROLE_SETTINGS: Final[dict[Role, dict[str, str]]] = {
         "idle_in_transaction_session_timeout": "10s",
         "client_connection_check_interval": "1s",
     },
+    Role.FORECASTER: {
+        "timezone": "UTC",
+        "lock_timeout": "5s",
+        "statement_timeout": "10s",
+        "idle_in_transaction_session_timeout": "10s",
+        "client_connection_check_interval": "1s",
+    },
 }
-_CONNECTION_LIMIT: Final = {Role.WRITER: 10, Role.READER: 30, Role.AUDITOR: 10}
+_CONNECTION_LIMIT: Final = {Role.WRITER: 10, Role.READER: 30, Role.AUDITOR: 10, Role.FORECASTER: 4}
 _ROLES: Final = tuple(_ROLE_SETTINGS)
 """All but the owner."""
 
@@ -254,18 +263,20 @@ def _configure_roles(settings: Settings, cursor: Cursor) -> None:
 
 def _grant(settings: Settings, cursor: Cursor) -> None:
     """Everything revoked that PostgreSQL gives to anybody, then to each role what it needs."""
-    writer, reader, auditor = (
-        _identifier(settings, role) for role in (Role.WRITER, Role.READER, Role.AUDITOR)
+    writer, reader, auditor, forecaster = (
+        _identifier(settings, role) for role in (Role.WRITER, Role.READER, Role.AUDITOR, Role.FORECASTER)
     )
     names: dict[str, sql.Composable] = {
         "database": sql.Identifier(settings.postgres.database),
         "writer": writer,
         "reader": reader,
         "auditor": auditor,
-        "all": sql.SQL(", ").join((writer, reader, auditor)),
+        "forecaster": forecaster,
+        "all": sql.SQL(", ").join((writer, reader, auditor, forecaster)),
         "tables": sql.SQL(", ").join(map(sql.Identifier, READABLE_TABLES)),
         "writers": sql.SQL(", ").join(map(sql.Identifier, WRITER_FUNCTIONS)),
         "auditors": sql.SQL(", ").join(map(sql.Identifier, AUDITOR_FUNCTIONS)),
+        "forecasters": sql.SQL(", ").join(map(sql.Identifier, FORECASTER_FUNCTIONS)),
     }
     for statement in (
         "REVOKE ALL ON DATABASE {database} FROM PUBLIC",
@@ -276,7 +287,8 @@ def _grant(settings: Settings, cursor: Cursor) -> None:
         "GRANT USAGE ON SCHEMA public TO {all}",
         "GRANT EXECUTE ON FUNCTION {writers} TO {writer}",
         "GRANT EXECUTE ON FUNCTION {auditors} TO {auditor}",
-        "GRANT SELECT ON {tables} TO {reader}, {auditor}",
+        "GRANT EXECUTE ON FUNCTION {forecasters} TO {forecaster}",
+        "GRANT SELECT ON {tables} TO {reader}, {auditor}, {forecaster}",
     ):
         cursor.execute(sql.SQL(statement).format(**names))
 

@@ -201,7 +201,16 @@ def test_up_shows_the_page_refuses_a_second_and_ends_everything_in_time(machine:
     assert wait_for(lambda: rows(url, "SELECT count(*) FROM candles") != [(0,)], 200), machine.said
     members = machine.members()
     names = {one["name"] for one in machine.status()["processes"]}
-    assert names == {"kafka", "postgres", "simulator", "producer", "processor", "dashboard", "audit"}
+    assert names == {
+        "kafka",
+        "postgres",
+        "simulator",
+        "producer",
+        "processor",
+        "dashboard",
+        "audit",
+        "forecaster",
+    }
     began = time.monotonic()
     running.send_signal(signal.SIGINT)
     assert running.wait(STOP_SECONDS) == 0, machine.said

@@ -42,7 +42,7 @@ def page_server(settings: Settings, port: int | None = None, **environment: str)
             process = subprocess.Popen(
                 command(port),
                 cwd=folder,
-                env={**_environment(settings), **environment},
+                env={**page_environment(settings), **environment},
                 stdout=output,
                 stderr=output,
             )
@@ -57,7 +57,7 @@ def page_server(settings: Settings, port: int | None = None, **environment: str)
         assert "Traceback" not in text, text
 
 
-def _environment(settings: Settings) -> Mapping[str, str]:
+def page_environment(settings: Settings) -> Mapping[str, str]:
     """This process's environment, with the settings' addresses and nothing else of ours."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CANDLEFLOW_")}
     assert settings.postgres_password is not None

@@ -1,4 +1,4 @@
-"""What the processor's, the page's and the auditor's roles may not do, by trying it.
+"""What the processor's, the page's, the auditor's and the forecaster's roles may not do, by trying it.
 
 What they may, the other tests do.
 """
@@ -32,6 +32,8 @@ CHANGES = [
 NOBODYS_BUSINESS = [
     *CHANGES,
     "UPDATE candles SET close = 1",
+    "UPDATE forecasts SET forecast = 1",
+    "INSERT INTO forecasts (symbol) VALUES ('BTCUSDT')",
     "UPDATE topic_offsets SET next_offset = 0",
     "INSERT INTO record_counts VALUES ('trades', 'merged', 1)",
     "SELECT next_offset FROM topic_offsets",
@@ -58,7 +60,18 @@ READERS_NOT = [
     "SELECT close_quiet_candles(NULL, '', 0)",
     "SELECT version FROM schema_version",
 ]
-AUDITORS_NOT = READERS_NOT
+KEEPING = [
+    "SELECT keep_forecasts('[]', '5s')",
+    "SELECT score_forecasts('[]', '5s')",
+    "SELECT drop_forecasts(0)",
+]
+MENDING = [
+    "SELECT replace_candles('BTCUSDT', 0, 0, '{}', '[]', '[]', '{}')",
+    "SELECT load_history('[]', '{}', 'kline', 0)",
+    "SELECT current_schema_version()",
+]
+AUDITORS_NOT = READERS_NOT + KEEPING
+FORECASTERS_NOT = READERS_NOT + MENDING
 WRITERS_NOT = [f"SELECT * FROM {table}" for table in TABLES]  # noqa: S608 - names of tables
 
 
@@ -67,6 +80,10 @@ def filled(make_database: Any) -> Any:
     database = make_database()
     schema.apply(database.settings)
     Processor(database.writer(), FIVE_SECONDS).merge(run_of(1, 20))
+    cursor = database.owner().cursor()
+    cursor.execute(
+        "INSERT INTO forecasts VALUES ('BTCUSDT', '5s', now() + '1 minute', now(), 'drift', 1, 1, 1, 1, 1)"
+    )
     yield database
     cursor = database.owner().cursor()
     cursor.execute("SELECT sum(trade_count) FROM candles WHERE interval = '5s'")
@@ -74,12 +91,12 @@ def filled(make_database: Any) -> Any:
     database.drop()
 
 
-@pytest.mark.parametrize("statement", NOBODYS_BUSINESS + READERS_NOT)
+@pytest.mark.parametrize("statement", NOBODYS_BUSINESS + READERS_NOT + KEEPING)
 def test_the_page_may_not(filled: Database, statement: str) -> None:
     _refused(filled.reader(), statement)
 
 
-@pytest.mark.parametrize("statement", NOBODYS_BUSINESS + WRITERS_NOT)
+@pytest.mark.parametrize("statement", NOBODYS_BUSINESS + WRITERS_NOT + KEEPING)
 def test_the_processor_may_not(filled: Database, statement: str) -> None:
     _refused(filled.writer(), statement)
 
@@ -87,6 +104,11 @@ def test_the_processor_may_not(filled: Database, statement: str) -> None:
 @pytest.mark.parametrize("statement", NOBODYS_BUSINESS + AUDITORS_NOT)
 def test_the_auditor_may_not(filled: Database, statement: str) -> None:
     _refused(filled.auditor(), statement)
+
+
+@pytest.mark.parametrize("statement", NOBODYS_BUSINESS + FORECASTERS_NOT)
+def test_the_forecaster_may_not(filled: Database, statement: str) -> None:
+    _refused(filled.forecaster(), statement)
 
 
 def _refused(connection: Any, statement: str) -> None:
@@ -111,6 +133,13 @@ def test_the_page_reads_what_it_shows_and_by_default_nothing_but_reads(filled: D
         assert cursor.fetchone() == (value,)
 
 
+def test_the_forecaster_reads_what_the_page_reads(filled: Database) -> None:
+    cursor = filled.forecaster().cursor()
+    for table in READABLE_TABLES:
+        cursor.execute(f"SELECT count(*) > 0 FROM {table}")  # noqa: S608 - names of tables
+        assert cursor.fetchone() == (True,)
+
+
 def test_the_auditor_reads_what_the_page_reads(filled: Database) -> None:
     cursor = filled.auditor().cursor()
     for table in READABLE_TABLES:
@@ -128,7 +157,11 @@ def test_functions_with_the_owners_rights_look_nowhere_but_in_our_schema(filled:
         " WHERE pronamespace = 'public'::regnamespace AND prosecdef"
     )
     functions = dict(cursor.fetchall())
-    assert set(functions) == {*schema.WRITER_FUNCTIONS, *schema.AUDITOR_FUNCTIONS}
+    assert set(functions) == {
+        *schema.WRITER_FUNCTIONS,
+        *schema.AUDITOR_FUNCTIONS,
+        *schema.FORECASTER_FUNCTIONS,
+    }
     assert all("search_path=pg_catalog, public, pg_temp" in config for config in functions.values())
 
 

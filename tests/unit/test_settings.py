@@ -112,6 +112,7 @@ def test_no_secret_shows_in_a_description_or_a_repr() -> None:
         postgres_writer_password="canary",
         postgres_reader_password="canary",
         postgres_auditor_password="canary",
+        postgres_forecaster_password="canary",
     )
     assert settings.owner_password == "canary"
     assert "canary" not in f"{settings!r}{settings.postgres!r}{describe(settings)}"

@@ -79,6 +79,11 @@ class Strip {
     if (!this.items || !this.frame.isConnected) return;
     this.isOld = performance.now() - this.heardAt > this.sent.good_for_ms;
     this.frame.classList.toggle("cf-old", this.isOld);
+    for (const [name, { button }] of this.buttons) {
+      if (name in this.items) continue;
+      button.remove();
+      this.buttons.delete(name);
+    }
     for (const item of Object.values(this.items)) this.drawItem(item);
     this.drawPanel();
   }

@@ -11,9 +11,11 @@ import pytest
 
 from candleflow.market.window import SECOND_US
 from candleflow.screen.choice import Period
-from candleflow.screen.colours import FALLING, INCOMPLETE, LINES, REPAIRED, RISING
+from candleflow.screen.colours import FALLING, FORECAST, INCOMPLETE, LINES, REPAIRED, RISING
 from candleflow.screen.figure import PLAIN_LOOKS, figure
 from candleflow.screen.looks import Kind, Looks, Overlay, Pane
+from candleflow.screen.patch import difference
+from tests.made_forecasts import MadeForecast
 from tests.unit.screen.examples import NOON, ExampleCandle, candle, candles
 
 NOON_MS = NOON // 1_000
@@ -24,8 +26,9 @@ def drawn(
     until: int = NOON,
     looks: Looks = PLAIN_LOOKS,
     before: Sequence[ExampleCandle] = (),
+    forecasts: Sequence[MadeForecast] | None = None,
 ) -> dict[str, Any]:
-    return figure(shown, 5, Period(None, until, is_past=False), 2, looks, before)
+    return figure(shown, 5, Period(None, until, is_past=False), 2, looks, before, forecasts)
 
 
 def contrast(colour: str, ground: str) -> float:
@@ -89,7 +92,7 @@ def test_the_last_price_is_written_on_the_axis_in_its_direction(close: str, text
     assert layout["annotations"][0]["bgcolor"] == layout["shapes"][0]["line"]["color"] == colour
 
 
-@pytest.mark.parametrize("colour", [RISING, FALLING, INCOMPLETE, REPAIRED, *LINES.values()])
+@pytest.mark.parametrize("colour", [RISING, FALLING, INCOMPLETE, REPAIRED, FORECAST, *LINES.values()])
 @pytest.mark.parametrize("ground", ["#ffffff", "#0f131a"])
 def test_the_colours_stand_out_on_both_grounds(colour: str, ground: str) -> None:
     assert contrast(colour, ground) >= 3
@@ -153,3 +156,61 @@ def test_on_a_logarithmic_scale_the_price_tag_is_where_its_price_is() -> None:
     assert layout["yaxis"]["type"] == "log"
     assert layout["annotations"][0]["y"] == pytest.approx(2.0043, abs=1e-4)
     assert layout["shapes"][0]["y0"] == 101.0
+
+
+def forecast(at: int, centre: float = 100.0) -> MadeForecast:
+    return MadeForecast(NOON + at * 5 * SECOND_US, centre, centre - 0.5, centre + 0.75)
+
+
+def traces_of(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {one["uid"]: one for one in found["data"]}
+
+
+def test_without_forecasts_the_figure_is_as_it_was() -> None:
+    assert "forecast" not in traces_of(drawn(candles(3)))
+    assert drawn(candles(3), forecasts=None) == drawn(candles(3))
+
+
+def test_the_next_forecast_stands_beyond_the_last_candle_with_its_interval_and_its_name() -> None:
+    found = drawn(candles(3), forecasts=[forecast(2), forecast(3, 101.234)])
+    shown = traces_of(found)["forecast"]
+    assert shown["x"] == [NOON_MS + 15_000]
+    assert shown["y"] == [101.234]
+    assert (shown["error_y"]["array"], shown["error_y"]["arrayminus"]) == ([0.75], [0.5])
+    assert shown["text"] == ["forecast"]
+    assert shown["x"][0] <= found["layout"]["xaxis"]["range"][1] - 5_000
+    assert "past-forecast" not in traces_of(found)
+
+
+def test_a_forecast_of_a_candle_that_is_there_is_no_longer_ahead() -> None:
+    """Its trace stays, so that a refresh is a patch of what changed."""
+    found = drawn(candles(3), forecasts=[forecast(2)])
+    assert traces_of(found)["forecast"]["x"] == []
+    assert len(found["data"]) == len(drawn(candles(3), forecasts=[forecast(3)])["data"])
+
+
+def test_past_forecasts_are_drawn_on_demand_with_their_intervals() -> None:
+    looks = Looks(past_forecasts=True)
+    found = traces_of(drawn(candles(3), looks=looks, forecasts=[forecast(1), forecast(2, 101), forecast(3)]))
+    assert found["past-forecast"]["x"] == [NOON_MS + 5_000, NOON_MS + 10_000]
+    assert found["past-forecast"]["y"] == [100.0, 101]
+    assert found["past-lower"]["y"] == [99.5, 100.5]
+    assert found["past-upper"]["y"] == [100.75, 101.75]
+    assert found["past-forecast"]["line"]["dash"] == "dot"
+    assert found["forecast"]["x"] == [NOON_MS + 15_000]
+
+
+def test_a_figure_with_forecasts_is_plain_json() -> None:
+    found = drawn(candles(3), looks=Looks(past_forecasts=True), forecasts=[forecast(2), forecast(3)])
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_a_new_forecast_is_a_small_part_of_a_refresh() -> None:
+    """The chart before and after, with 300 past forecasts: only what is new is sent."""
+    shown, looks = candles(301), Looks(past_forecasts=True)
+    made = [forecast(at, 100 + at % 7 / 10) for at in range(303)]
+    plain = difference(drawn(shown[:300]), drawn(shown[1:]))
+    before = drawn(shown[:300], looks=looks, forecasts=made[:301])
+    after = drawn(shown[1:], looks=looks, forecasts=made[1:302])
+    more = len(json.dumps(difference(before, after))) - len(json.dumps(plain))
+    assert more < 700

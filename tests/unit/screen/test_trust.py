@@ -11,6 +11,7 @@ import pytest
 
 from candleflow.market.window import SECOND_US
 from candleflow.screen import trust
+from candleflow.screen.source import TrackRecord
 from candleflow.screen.trust import Facts, Item, State, items, plain
 from candleflow.telemetry import Heartbeat
 from tests.unit.screen.examples import NOON, candle, candles
@@ -272,3 +273,17 @@ def test_the_items_are_plain_json() -> None:
     found = plain(items(WELL))
     assert json.loads(json.dumps(found)) == found
     assert list(found) == ["age", "latency", "lag", "complete", "klines", "processes"]
+
+
+@pytest.mark.parametrize(
+    ("has_skill", "is_covered", "state"),
+    [(False, True, "unknown"), (False, False, "unknown"), (True, True, "good"), (True, False, "warn")],
+)
+def test_a_forecast_is_good_only_where_skill_is_beyond_chance(
+    has_skill: bool, is_covered: bool, state: str
+) -> None:
+    record = TrackRecord(has_skill, is_covered, "no better than the last price", "Why.", (("skill", "0 %"),))
+    told = of(replace(WELL, track_record=record), "forecast")
+    assert (told.value, str(told.state)) == ("no better than the last price", state)
+    assert told.rows == (("skill", "0 %"),)
+    assert json.dumps(plain([told]))

@@ -1,0 +1,157 @@
+"""Forecasts in PostgreSQL: kept before their windows begin, scored once, read by the page.
+
+Written by the functions of ``migrations/0005_forecast.sql``, as the forecaster's role. Times are microseconds
+since the epoch, UTC; prices are floats where they are forecasts, and exact where they came to be.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final, NamedTuple, Self
+
+from candleflow.market.window import SECOND_US, Windows
+from candleflow.settings import Settings
+from candleflow.store import credentials
+from candleflow.store.credentials import Dsn, Role
+from candleflow.store.reader import CANDLE_COLUMNS, Pool, StoredCandle, with_quiet
+
+ANSWER_SECONDS: Final = 12.0
+"""Above the role's statement_timeout."""
+
+_CONNECTIONS: Final = 2
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECONDS: Final = "(extract(epoch FROM {}) * 1000000)::bigint"
+
+
+class NewForecast(NamedTuple):
+    """One to be kept: of the close of the symbol's finest candle that opens at ``open_time``."""
+
+    symbol: str
+    open_time: int
+    model: str
+    version: int
+    forecast: float
+    lower: float
+    upper: float
+    last_close: float
+
+
+class KeptForecast(NamedTuple):
+    """One as it was kept; ``actual`` is None until its candle has closed complete."""
+
+    open_time: int
+    made_at: int
+    model: str
+    forecast: float
+    lower: float
+    upper: float
+    last_close: Decimal
+    actual: Decimal | None
+
+
+class Close(NamedTuple):
+    """What came: the close of a complete candle, or of a quiet one."""
+
+    symbol: str
+    open_time: int
+    close: Decimal
+
+
+class ForecastStore:
+    """Safe to share among threads. Each method raises StoreError while PostgreSQL can't answer."""
+
+    def __init__(self, dsn: Dsn, windows: Windows) -> None:
+        self._pool = Pool(dsn, _CONNECTIONS)
+        self._windows = windows
+
+    @classmethod
+    def from_settings(cls, settings: Settings, role: Role) -> Self:
+        """For these settings' database, as the forecaster or as the reader; opens nothing yet."""
+        return cls(credentials.dsn(settings, role), settings.windows)
+
+    def candles(self, since: Mapping[str, int | None], limit: int) -> dict[str, list[StoredCandle]]:
+        """By symbol its finest candles that have closed, from an open time on (None: ever), oldest first.
+
+        The newest ``limit`` of each, with the quiet ones between them; of sliding ones those that tile time.
+        Incomplete ones are among them: they are no candles to forecast from, and break the chain.
+        """
+        rows = self._rows(
+            _CANDLES,
+            {
+                "symbols": list(since),
+                "sinces": [_EPOCH + timedelta(microseconds=at or 0) for at in since.values()],
+                "interval": self._windows.interval,
+                "seconds": self._windows.size_us // SECOND_US,
+                "limit": limit,
+            },
+        )
+        found: dict[str, list[StoredCandle]] = {}
+        for symbol, *row in rows:
+            found.setdefault(symbol, []).append(StoredCandle(symbol, self._windows.interval, *row))
+        return {
+            symbol: with_quiet(candles[::-1], self._windows.size_us, limit)
+            for symbol, candles in found.items()
+        }
+
+    def keep(self, made: Sequence[NewForecast]) -> int:
+        """Keep those whose windows haven't begun, and that aren't there yet; how many."""
+        return self._count("SELECT keep_forecasts(%(rows)s, %(interval)s)", [one._asdict() for one in made])
+
+    def score(self, closes: Sequence[Close]) -> int:
+        """Write down what came, where it isn't yet; how many forecasts that scored."""
+        rows = [one._asdict() | {"close": str(one.close)} for one in closes]
+        return self._count("SELECT score_forecasts(%(rows)s, %(interval)s)", rows)
+
+    def drop_before(self, time: int) -> int:
+        """Delete some thousands of the forecasts of windows that began before ``time``; how many."""
+        ((dropped,),) = self._rows("SELECT drop_forecasts(%(before)s)", {"before": time})
+        return int(dropped)
+
+    def recent(self, symbol: str, since: int, limit: int) -> list[KeptForecast]:
+        """The newest ``limit`` forecasts of windows that open at ``since`` or later, oldest first."""
+        rows = self._rows(
+            _RECENT,
+            {
+                "symbol": symbol,
+                "interval": self._windows.interval,
+                "since": _EPOCH + timedelta(microseconds=since),
+                "limit": limit,
+            },
+        )
+        return [KeptForecast(*row) for row in reversed(rows)]
+
+    def close(self) -> None:
+        """Close the idle connections; it may still be used."""
+        self._pool.drop_idle()
+
+    def _count(self, query: str, rows: Sequence[Mapping[str, Any]]) -> int:
+        if not rows:
+            return 0
+        ((count,),) = self._rows(query, {"rows": json.dumps(rows), "interval": self._windows.interval})
+        return int(count)
+
+    def _rows(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        return self._pool.rows(query, arguments, within_seconds=ANSWER_SECONDS)
+
+
+_CANDLES: Final = f"""
+    SELECT wanted.symbol, c.* FROM unnest(%(symbols)s, %(sinces)s::timestamptz[]) wanted (symbol, since)
+        CROSS JOIN LATERAL (
+            SELECT {CANDLE_COLUMNS} FROM candles
+            WHERE symbol = wanted.symbol AND interval = %(interval)s AND open_time >= wanted.since
+                AND is_closed
+                AND CASE WHEN date_bin(make_interval(secs => %(seconds)s), open_time,
+                    timestamptz '1970-01-01 00:00Z') = open_time THEN true ELSE false END
+            ORDER BY candles.open_time DESC LIMIT %(limit)s
+        ) c
+"""  # noqa: S608 - constants of this module
+_RECENT: Final = f"""
+    SELECT {_MICROSECONDS.format("open_time")}, {_MICROSECONDS.format("made_at")}, model, forecast, lower,
+        upper, last_close, actual
+    FROM forecasts
+    WHERE symbol = %(symbol)s AND interval = %(interval)s AND open_time >= %(since)s
+    ORDER BY forecasts.open_time DESC LIMIT %(limit)s
+"""  # noqa: S608 - constants of this module
