@@ -72,6 +72,14 @@ class Database:
         """A connection as the auditor's role."""
         return self._connect(Role.AUDITOR)
 
+    def alerter(self) -> Connection:
+        """A connection as the alerter's role."""
+        return self._connect(Role.ALERTER)
+
+    def editor(self) -> Connection:
+        """A connection as the role that edits alert rules."""
+        return self._connect(Role.EDITOR)
+
     def superuser(self) -> Connection:
         return self._opened(psycopg2.connect(self.server.url()))
 
@@ -100,7 +108,8 @@ class Database:
             cursor.execute(
                 sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(self.name))
             )
-            for role in (*(f"{self.name}_{role}" for role in ("writer", "reader", "auditor")), self.name):
+            others = [f"{self.name}_{role}" for role in Role if role is not Role.OWNER]
+            for role in (*others, self.name):
                 cursor.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
 
 

@@ -1,9 +1,9 @@
 """Where PostgreSQL is and as whom: addresses with passwords that no repr shows.
 
 A password comes from the settings, else from ``<data_dir>/run/credentials.json``, a JSON object of role names
-and passwords that only its owner may read. The processor's, the page's and the auditor's are made at random
-and kept there the first time they are asked for; the owner's default is the one that docker-compose.yml
-documents, as that server listens on the loopback only.
+and passwords that only its owner may read. All but the owner's are made at random and kept there the first
+time they are asked for; the owner's default is the one that docker-compose.yml documents, as that server
+listens on the loopback only.
 """
 
 from __future__ import annotations
@@ -45,12 +45,15 @@ _JDBC_PARAMETERS: Final = {
 
 class Role(StrEnum):
     """Who asks: the schema's owner, the processor (may call its functions), the page (may read), the auditor
-    (may read, and call its own functions)."""
+    and the alerter (may read, and call functions of their own), the editor of alert rules (may add and remove
+    them)."""
 
     OWNER = "owner"
     WRITER = "writer"
     READER = "reader"
     AUDITOR = "auditor"
+    ALERTER = "alerter"
+    EDITOR = "editor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,8 @@ def role_name(settings: Settings, role: Role) -> str:
         Role.WRITER: address.writer,
         Role.READER: address.reader,
         Role.AUDITOR: address.auditor,
+        Role.ALERTER: address.alerter,
+        Role.EDITOR: address.editor,
     }[role]
 
 
@@ -189,6 +194,8 @@ def _given(settings: Settings, role: Role) -> str | None:
         Role.WRITER: settings.postgres_writer_password,
         Role.READER: settings.postgres_reader_password,
         Role.AUDITOR: settings.postgres_auditor_password,
+        Role.ALERTER: settings.postgres_alerter_password,
+        Role.EDITOR: settings.postgres_editor_password,
     }[role]
     return secret.get_secret_value() if secret is not None else None
 
