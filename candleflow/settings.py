@@ -143,7 +143,8 @@ class Settings(BaseSettings):
         None, description="The alerter's role's password; made at random where it isn't given"
     )
     postgres_editor_password: SecretStr | None = Field(
-        None, description="The password of the role that edits alert rules; made at random where it isn't given"
+        None,
+        description="The password of the role that edits alert rules; made at random where it isn't given",
     )
 
     alert_channels: SecretStr = Field(
@@ -154,6 +155,11 @@ class Settings(BaseSettings):
         "https://api.telegram.org", description="Base address of Telegram's Bot API, or of one of your own"
     )
     alert_discord_url: str = Field("https://discord.com", description="Base address of Discord's webhooks")
+    alert_page_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="The page's address in alerts; http://localhost and the page's port if not given",
+    )
 
     data_dir: Path = Field(Path(".data"), description="Where the local Kafka and PostgreSQL keep their data")
     cache_dir: Path = Field(
@@ -240,7 +246,7 @@ class Settings(BaseSettings):
         url = urlsplit(value)
         is_good = url.scheme in ("http", "https") and _has_good_host(value)
         if not is_good or url.query or url.fragment or url.username or url.path.strip("/"):
-            raise ValueError("must be an address such as https://api.telegram.org, and nothing after the host")
+            raise ValueError("must be an address such as https://api.telegram.org, with no path")
         if url.scheme == "http" and not _is_loopback(url.hostname or ""):
             raise ValueError("must be https:// unless the host is this machine")
         return value.rstrip("/")
@@ -484,7 +490,9 @@ def channels_of(text: str) -> dict[str, str]:
     for part in re.split(r",(?=\s*[A-Za-z0-9_-]+=[a-z0-9]+://)", text) if text.strip() else ():
         name, _, address = part.strip().partition("=")
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", name) or not re.match(r"[a-z0-9]+://\S+$", address):
-            raise ValueError("must be such as phone=tgram://token/chat, several by commas; names of small letters")
+            raise ValueError(
+                "must be such as phone=tgram://token/chat, several by commas; names of small letters"
+            )
         if name in found:
             raise ValueError(f"must name each channel once, and names {name} twice")
         found[name] = address

@@ -143,7 +143,10 @@ class Channel:
 def channels(settings: Settings) -> Mapping[str, Channel]:
     """The settings' channels by name. Raises SettingError for an address that apprise can't use."""
     _prepare()
-    bases = {"telegram": f"{settings.alert_telegram_url}/bot", "discord": f"{settings.alert_discord_url}/api/webhooks"}
+    bases = {
+        "telegram": f"{settings.alert_telegram_url}/bot",
+        "discord": f"{settings.alert_discord_url}/api/webhooks",
+    }
     return {
         name: _channel(name, address, bases)
         for name, address in channels_of(settings.alert_channels.get_secret_value()).items()
@@ -151,7 +154,7 @@ def channels(settings: Settings) -> Mapping[str, Channel]:
 
 
 def _channel(name: str, address: str, bases: Mapping[str, str]) -> Channel:
-    plugin = apprise.Apprise.instantiate(address, suppress_exceptions=True)
+    plugin: Any = apprise.Apprise.instantiate(address, suppress_exceptions=True)
     if plugin is None:
         raise SettingError(f"CANDLEFLOW_ALERT_CHANNELS: {name}: apprise can't use such an address")
     kind = type(plugin).__module__.rpartition(".")[2]
@@ -169,7 +172,7 @@ def _pause(kind: str, plugin: Any) -> float:
 
 
 def _prepare() -> None:
-    """In the one process that sends: every session of ``requests`` gets the witness, nobody logs an address."""
-    requests.sessions.HTTPAdapter = _Witness  # type: ignore[misc]
+    """In the process that sends: every session of ``requests`` gets the witness, nobody logs an address."""
+    requests.sessions.HTTPAdapter = _Witness  # type: ignore[attr-defined]
     for name in _SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

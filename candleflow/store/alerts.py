@@ -211,7 +211,7 @@ class AlertBook:
         return [Sight(*row) for row in self._rows(_SIGHTS, self._interval())]
 
     def closed(self, symbol: str, since: int, limit: int) -> list[ClosedCandle]:
-        """The newest closed candles that open after ``since``, oldest first; of sliding ones, those that tile."""
+        """The newest closed candles that open after ``since``, oldest first; of sliding ones, what tiles."""
         arguments = {**self._interval(), "symbol": symbol, "since": _time(since), "limit": limit}
         return [ClosedCandle(*row) for row in self._rows(_CLOSED, arguments)][::-1]
 
@@ -295,7 +295,9 @@ def _asked(pool: Pool, query: str, arguments: Mapping[str, Any]) -> Sequence[tup
     try:
         return pool.rows(query, arguments)
     except StoreError as error:
-        raise _translated(error.__cause__) if isinstance(error.__cause__, psycopg2.Error) else error from error
+        raise (
+            _translated(error.__cause__) if isinstance(error.__cause__, psycopg2.Error) else error
+        ) from error
 
 
 def _translated(error: psycopg2.Error) -> HeldError | StoreError:
@@ -375,8 +377,8 @@ _CAUGHT_UP: Final = f"""
     WHERE topic = %(topic)s AND caught_up_at IS NOT NULL
 """  # noqa: S608 - constants of this module
 _LATEST: Final = f"""
-    SELECT a.alert_id, a.rule_id, a.symbol, a.text, {_MICROSECONDS.format("a.decided_at")}, d.channel, d.state,
-        d.detail
+    SELECT a.alert_id, a.rule_id, a.symbol, a.text, {_MICROSECONDS.format("a.decided_at")}, d.channel,
+        d.state, d.detail
     FROM (SELECT * FROM alerts ORDER BY decided_at DESC, alert_id DESC LIMIT %(limit)s) a
         JOIN alert_deliveries d USING (alert_id)
     ORDER BY a.decided_at DESC, a.alert_id DESC, d.channel

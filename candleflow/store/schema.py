@@ -4,8 +4,8 @@ Files of ``migrations/`` run once each, in the order of their numbers, each vers
 ``schema_version``; a file that has been released is never changed again. There are six roles: the owner of
 everything, whom only this module and the owner's commands connect as; the writer, who may call the
 processor's functions and nothing else; the reader, who may select what the page shows; the auditor, who may
-select the same, and call the functions that mend what it finds; the alerter, who may select the same, and call
-the functions that decide and send alerts; and the editor, who may add and remove alert rules, and nothing else.
+select the same, and call the functions that mend what it finds; the alerter, who may select the same, and
+call the functions that decide and send alerts; the editor, who may add and remove alert rules, nothing else.
 """
 
 from __future__ import annotations

@@ -142,7 +142,9 @@ def rule_of(given: Mapping[str, Any], rule_id: int = 0) -> Rule:
         candles=_whole("candles", given.get("candles", 0), 0, MOST_CANDLES),
         is_on_closed=_flag("is_on_closed", given.get("is_on_closed", False)),
         hysteresis=_number("hysteresis", given.get("hysteresis", 0)),
-        cool_down_seconds=_whole("cool_down_seconds", given.get("cool_down_seconds", 60), 0, LONGEST_COOL_DOWN),
+        cool_down_seconds=_whole(
+            "cool_down_seconds", given.get("cool_down_seconds", 60), 0, LONGEST_COOL_DOWN
+        ),
         is_once=_flag("is_once", given.get("is_once", False)),
         expires_at=_expiry(given.get("expires_at")),
         note=_note(given.get("note", "")),

@@ -98,8 +98,10 @@ def evaluate(rule: Rule, state: State, sample: Sample, now: int) -> tuple[State,
     measured = measure(rule, sample)
     if measured is None:
         return state, None
-    after, is_upward = _CROSSINGS[rule.kind](rule, state, measured) if rule.kind in _CROSSINGS else (
-        _state(rule, state, measured)
+    after, is_upward = (
+        _CROSSINGS[rule.kind](rule, state, measured)
+        if rule.kind in _CROSSINGS
+        else (_state(rule, state, measured))
     )
     if is_upward is None or _is_held_back(rule, state, sample, now):
         return after, None
