@@ -1,7 +1,7 @@
 """``up`` and ``services``: everything, or only Kafka and PostgreSQL, on this machine, until told to stop.
 
 What it joins: the exchange's probe, Java and the jars, the two servers, the schema and the topics, and one
-child process for each of producer, processor, dashboard and, if need be, simulator.
+child process for each of producer, processor, dashboard, alerts, audit and, if need be, simulator.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from candleflow.telemetry import read_heartbeat
 Command = Literal["up", "services"]
 
 STOP_STAGES: Final[Sequence[tuple[float, Sequence[str]]]] = (
-    (9.0, ("producer", "processor", "dashboard", "simulator", "audit")),
+    (9.0, ("producer", "processor", "dashboard", "simulator", "audit", "alerts")),
     (4.5, ("kafka", "postgres")),
 )
 """Seconds, and who is stopped within them: whoever writes first, then what it writes to; 13.5 s in all."""
@@ -208,6 +208,7 @@ class _Session:
             await self._supervisor.ready(
                 self._supervisor.keep(self._child("dashboard", "dashboard", self._page_answers))
             )
+            self._supervisor.keep(self._child("alerts", "alerts"))
             self._supervisor.keep(self._child("audit", "audit"))  # last: nobody waits for it
         else:
             await self._supervisor.ready(kept_kafka)

@@ -131,7 +131,7 @@ class AlertBook:
         self._pool = Pool(dsn, _CONNECTIONS)
         self._windows = windows
         self._claim: Connection | None = None
-        self._run_id = ""
+        self._run_id: str | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -146,7 +146,7 @@ class AlertBook:
             claim.autocommit = True
             with claim.cursor() as cursor:
                 cursor.execute("SELECT claim_alerts(%s)::text", (held_by,))
-                self._run_id = (cursor.fetchone() or ("",))[0]
+                self._run_id = (cursor.fetchone() or (None,))[0]
         except psycopg2.Error as error:
             raise _translated(error) from error
         self._claim = claim
@@ -295,9 +295,9 @@ def _asked(pool: Pool, query: str, arguments: Mapping[str, Any]) -> Sequence[tup
     try:
         return pool.rows(query, arguments)
     except StoreError as error:
-        raise (
-            _translated(error.__cause__) if isinstance(error.__cause__, psycopg2.Error) else error
-        ) from error
+        if isinstance(error.__cause__, psycopg2.Error):
+            raise _translated(error.__cause__) from error
+        raise
 
 
 def _translated(error: psycopg2.Error) -> HeldError | StoreError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -17,11 +18,11 @@ AT = 1_700_006_400 * SECOND_US
 
 
 def sample(value: object = 101, **more: Any) -> Sample:
-    return Sample(**({"symbol": "BTCUSDT", "at": AT, "window": AT, "value": Decimal(str(value))} | more))
+    return replace(Sample("BTCUSDT", AT, AT, Decimal(str(value))), **more)
 
 
 def above(**more: Any) -> Rule:
-    return Rule(**({"kind": Kind.ABOVE, "threshold": Decimal(100), "channels": ("phone",)} | more))
+    return replace(Rule(Kind.ABOVE, Decimal(100), channels=("phone",)), **more)
 
 
 def fires(rule: Rule, one: Sample, now: int = AT) -> bool:
@@ -71,11 +72,15 @@ def test_a_rule_ends_when_it_expires() -> None:
 
 
 def bars(count: int, **more: Any) -> list[Bar]:
+    """Candles of 5 s, the last of them just before AT."""
+    begins = AT - count * 5 * SECOND_US
     return [
-        Bar(**({"open_time": AT - (count - one) * 5 * SECOND_US, "high": Decimal(101), "low": Decimal(99),
-                "volume": Decimal(one % 2), "is_complete": True} | more))
+        replace(
+            Bar(begins + one * 5 * SECOND_US, Decimal(101), Decimal(99), Decimal(one % 2), is_complete=True),
+            **more,
+        )
         for one in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def test_a_volume_waits_for_as_many_candles_as_it_is_held_against() -> None:
