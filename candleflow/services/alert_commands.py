@@ -14,7 +14,7 @@ from candleflow.notify.answers import Outcome
 from candleflow.notify.channels import channels
 from candleflow.settings import Settings, channels_of
 from candleflow.store.alerts import AlertEditor, AlertReader, StoredRule
-from candleflow.watch.alert_message import utc
+from candleflow.watch.alert_message import described, utc
 from candleflow.watch.alert_rules import Kind, Rule, RuleError, fields, rule_of
 
 _LATEST: Final = 20
@@ -58,7 +58,7 @@ def _add(settings: Settings, arguments: argparse.Namespace) -> int:
         return 2
     with closing(AlertEditor.from_settings(settings)) as editor:
         rule_id = editor.add(fields(rule))
-    print(f"rule {rule_id}: {_words(rule)}")
+    print(f"rule {rule_id}: {described(rule)}")
     if settings.is_simulated and not rule.may_be_simulated:
         print("the trades here are made up: this rule fires on them only with --simulated")
     return 0
@@ -114,24 +114,9 @@ def _list(settings: Settings, _: argparse.Namespace) -> int:
 
 def _stored_words(stored: StoredRule) -> str:
     try:
-        return _words(rule_of(stored.rule, stored.rule_id))
+        return described(rule_of(stored.rule, stored.rule_id))
     except MarketError as error:
         return f"can't be used: {error}"
-
-
-def _words(rule: Rule) -> str:
-    marks = [
-        "on closed candles" if rule.is_on_closed else "",
-        f"hysteresis {rule.hysteresis}" if rule.hysteresis else "",
-        f"cool-down {rule.cool_down_seconds} s",
-        "once" if rule.is_once else "",
-        f"until {utc(rule.expires_at)}" if rule.expires_at is not None else "",
-        "incomplete ones too" if rule.may_be_incomplete else "",
-        "simulated ones too" if rule.may_be_simulated else "",
-        rule.note,
-    ]
-    said = ", ".join(filter(None, marks))
-    return f"{rule.symbol or 'every symbol'} {rule.words()}, to {', '.join(rule.channels)} ({said})"
 
 
 def _remove(settings: Settings, arguments: argparse.Namespace) -> int:

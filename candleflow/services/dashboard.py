@@ -23,6 +23,7 @@ from candleflow.market.window import SECOND_US
 from candleflow.screen import page as screen
 from candleflow.screen.source import OpenGaps, ShownCandle, Sparkline, SymbolState
 from candleflow.screen.sparkline import sparkline
+from candleflow.services.alert_desk import StoredDesk
 from candleflow.services.shared_answers import SharedAnswers, Viewer
 from candleflow.settings import Settings
 from candleflow.store.reader import CandleReader
@@ -61,6 +62,7 @@ def page() -> None:
         settings.windows,
         _now,
         is_simulated=settings.is_simulated,
+        alert_desk=_alert_desk(),
     )
 
 
@@ -145,6 +147,11 @@ def _settings() -> Settings:
 @st.cache_resource(show_spinner=False)
 def _reader() -> CandleReader:
     return CandleReader.from_settings(_settings())
+
+
+@st.cache_resource(show_spinner=False)
+def _alert_desk() -> StoredDesk:
+    return StoredDesk(_settings())
 
 
 @st.cache_resource(show_spinner=False)

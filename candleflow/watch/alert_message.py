@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Final
 from urllib.parse import quote
 
-from candleflow.watch.alert_rules import Kind, plain
+from candleflow.watch.alert_rules import Kind, Rule, plain
 from candleflow.watch.alerts import EXACT, Firing
 
 LONGEST_MESSAGE: Final = 1_900
@@ -60,6 +60,22 @@ def _value(firing: Firing) -> str:
         many = plain(firing.measured.quantize(Decimal("0.1"), context=EXACT))
         return f"{plain(sample.volume)}, {many} above, at a price of {plain(sample.value)}"
     return f"{plain(sample.value)}{_UNITS.get(rule.kind, '')}"
+
+
+def described(rule: Rule) -> str:
+    """The whole rule, for who edits it."""
+    marks = [
+        "on closed candles" if rule.is_on_closed else "",
+        f"hysteresis {plain(rule.hysteresis)}" if rule.hysteresis else "",
+        f"cool-down {rule.cool_down_seconds} s",
+        "once" if rule.is_once else "",
+        f"until {utc(rule.expires_at)}" if rule.expires_at is not None else "",
+        "incomplete ones too" if rule.may_be_incomplete else "",
+        "simulated ones too" if rule.may_be_simulated else "",
+        rule.note,
+    ]
+    said = ", ".join(filter(None, marks))
+    return f"{rule.symbol or 'every symbol'} {rule.words()}, to {', '.join(rule.channels)} ({said})"
 
 
 def utc(at: int) -> str:
