@@ -106,7 +106,7 @@ def _rules(desk: AlertDesk) -> None:
             st.text(rule.words)
             if st.button("Remove", key=f"alert-remove-{rule.rule_id}"):
                 desk.remove(rule.rule_id)
-                st.rerun(scope="fragment")
+                st.rerun()
 
 
 def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> None:
@@ -143,7 +143,7 @@ def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> Non
     except CandleflowError as error:
         st.error(_plain(str(error)))
         return
-    st.rerun(scope="fragment")
+    st.rerun()
 
 
 def _plain(text: str) -> str:

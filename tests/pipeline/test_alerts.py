@@ -51,7 +51,8 @@ class Scene:
         self.folder = folder
         self.settings = database.settings_with(alert_channels=CHANNELS, **there.settings)
         self.processor = Processor(database.writer(), FIVE_SECONDS)
-        self.keeper: Connection = database.owner()
+        self.owner: Connection = database.owner()
+        self.keeper = self.owner
         self.next_id = 1
         self.began_at = floor_time(now_us(), 5 * SECOND_US) - 60 * SECOND_US
 
@@ -95,7 +96,7 @@ class Scene:
         running.wait_for(lambda: self.state_count() >= rules, WAIT)
 
     def state_count(self) -> int:
-        with self.database.owner().cursor() as cursor:
+        with self.owner.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM alert_states")
             return int((cursor.fetchone() or (0,))[0])
 
@@ -106,7 +107,7 @@ class Scene:
 
     def is_armed(self) -> bool:
         """Whether the crossing has seen the price below its line."""
-        with self.database.owner().cursor() as cursor:
+        with self.owner.cursor() as cursor:
             cursor.execute("SELECT bool_and((state ->> 'is_armed_up')::boolean) FROM alert_states")
             return bool((cursor.fetchone() or (False,))[0])
 

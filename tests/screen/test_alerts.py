@@ -15,14 +15,14 @@ from tests.store.trades import BEGINS_AT
 from tests.store_fixtures import Database
 
 
-def _page(settings: Any) -> None:
+def _page(settings: object) -> None:
     import streamlit as st
 
     from candleflow.screen import alerts_menu
     from candleflow.services.alert_desk import StoredDesk
 
     st.session_state["alerts"] = True
-    alerts_menu.menu(StoredDesk(settings), ["BTCUSDT", "ETHUSDT"], is_simulated=False)
+    alerts_menu.menu(StoredDesk(settings), ["BTCUSDT", "ETHUSDT"], is_simulated=False)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
