@@ -90,10 +90,10 @@ class Scene:
         with started([sys.executable, str(ROOT / "alerts.py")], variables, log) as process:
             yield Running("alerts", process, settings.run_dir, log)
 
-    def look(self, running: Running, rules: int = 1) -> None:
-        """Until the rules have been looked at once."""
+    def look(self, running: Running, rules: int = 1, states: int | None = None) -> None:
+        """Until the rules have been looked at once; ``states``: of those that had something to look at."""
         running.wait_for(lambda: running.running_counts().get("rules") == rules, WAIT)
-        running.wait_for(lambda: self.state_count() >= rules, WAIT)
+        running.wait_for(lambda: self.state_count() >= (rules if states is None else states), WAIT)
 
     def state_count(self) -> int:
         with self.owner.cursor() as cursor:
@@ -186,7 +186,7 @@ def test_a_closed_candle_and_a_move_are_told(scene: Scene) -> None:
     scene.rule("above", "100", is_on_closed=True)
     scene.rule("move", "3", minutes=5, may_be_incomplete=True)  # as the first candle of all is
     with scene.running() as running:
-        scene.look(running, 2)
+        scene.look(running, 2, states=1)  # the only closed candle is incomplete
         scene.trade(101)
         scene.trade(99)
         scene.trade(101, 5)
