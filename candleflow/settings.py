@@ -144,7 +144,7 @@ class Settings(BaseSettings):
     )
     postgres_editor_password: SecretStr | None = Field(
         None,
-        description="The password of the role that edits alert rules; made at random where it isn't given",
+        description="The rules' editor's role's password; made at random where it isn't given",
     )
 
     alert_channels: SecretStr = Field(
