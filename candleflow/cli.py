@@ -76,6 +76,16 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
     service("verify").add_times(parser)
 
 
+def _add_alerts(parser: argparse.ArgumentParser) -> None:
+    service("alert_commands").add_arguments(parser)
+
+
+def _alerts(settings: Settings, arguments: argparse.Namespace) -> int:
+    if arguments.action is None:
+        return int(service("alerts").run(settings))
+    return int(service("alert_commands").run(_running(settings), arguments))
+
+
 def _services(settings: Settings, arguments: argparse.Namespace) -> int:
     up = service("up")
     return int(up.detach(settings) if arguments.detach else up.run(settings, "services"))
@@ -142,6 +152,11 @@ COMMANDS: Final[dict[str, Command]] = {
     "audit": Command(
         "look for holes and wrong candles, and have them filled and folded anew (part of up)",
         lambda settings, _: service("audit").run(settings),
+    ),
+    "alerts": Command(
+        "decide and send alerts (part of up, as alerts.py); add, list, remove: its rules; test: its channels",
+        _alerts,
+        _add_alerts,
     ),
     "repair": Command(
         "fold a symbol's wrong candles anew from the topic, and have every hole filled, however old",

@@ -155,6 +155,27 @@ class Settings(BaseSettings):
     postgres_forecaster_password: SecretStr | None = Field(
         None, description="The forecaster's role's password; made at random where it isn't given"
     )
+    postgres_alerter_password: SecretStr | None = Field(
+        None, description="The alerter's role's password; made at random where it isn't given"
+    )
+    postgres_editor_password: SecretStr | None = Field(
+        None,
+        description="The rules' editor's role's password; made at random where it isn't given",
+    )
+
+    alert_channels: SecretStr = Field(
+        SecretStr(""),
+        description="Where alerts go, by commas: a name, =, and an address of apprise's that is a secret",
+    )
+    alert_telegram_url: str = Field(
+        "https://api.telegram.org", description="Base address of Telegram's Bot API, or of one of your own"
+    )
+    alert_discord_url: str = Field("https://discord.com", description="Base address of Discord's webhooks")
+    alert_page_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="The page's address in alerts; http://localhost and the page's port if not given",
+    )
 
     data_dir: Path = Field(Path(".data"), description="Where the local Kafka and PostgreSQL keep their data")
     cache_dir: Path = Field(
@@ -229,6 +250,24 @@ class Settings(BaseSettings):
             )
         if url.scheme in ("ws", "http") and not _is_loopback(url.hostname or ""):
             raise ValueError(f"must be {schemes[1]}:// unless the host is this machine")
+        return value.rstrip("/")
+
+    @field_validator("alert_channels")
+    @classmethod
+    def _check_channels(cls, value: SecretStr) -> SecretStr:
+        channels_of(value.get_secret_value())
+        return value
+
+    @field_validator("alert_telegram_url", "alert_discord_url")
+    @classmethod
+    def _check_alert_url(cls, value: str) -> str:
+        """A token goes there: so in clear text to this machine only."""
+        url = urlsplit(value)
+        is_good = url.scheme in ("http", "https") and _has_good_host(value)
+        if not is_good or url.query or url.fragment or url.username or url.path.strip("/"):
+            raise ValueError("must be an address such as https://api.telegram.org, with no path")
+        if url.scheme == "http" and not _is_loopback(url.hostname or ""):
+            raise ValueError("must be https:// unless the host is this machine")
         return value.rstrip("/")
 
     @field_validator("kafka_bootstrap")
@@ -382,6 +421,16 @@ class PostgresAddress:
         """The role that the forecaster reads as, and keeps forecasts as."""
         return f"{self.owner}_forecaster"
 
+    @property
+    def alerter(self) -> str:
+        """The role that decides and sends alerts."""
+        return f"{self.owner}_alerter"
+
+    @property
+    def editor(self) -> str:
+        """The role that adds and removes alert rules."""
+        return f"{self.owner}_editor"
+
     def __repr__(self) -> str:
         return f"postgresql://{self.owner}@{self.host}:{self.port}/{self.database}"
 
@@ -427,7 +476,7 @@ def describe(settings: Settings) -> list[tuple[str, str, str]]:
         if name == "postgres_url":
             shown = repr(settings.postgres)
         elif isinstance(value, SecretStr):
-            shown = "(hidden)"
+            shown = "(hidden)" if value.get_secret_value() else ""
         elif isinstance(value, tuple):
             shown = ",".join(value)
         else:
@@ -461,6 +510,24 @@ def _accepted(field: Any) -> str:
     upper = next((limit.le for limit in field.metadata if hasattr(limit, "le")), None)
     lower_words = f"from {lower:,}" if lower is not None else "above 0"
     return f" (accepted: {lower_words} to {upper:,})"
+
+
+def channels_of(text: str) -> dict[str, str]:
+    """The channels of alerts: names and addresses. A comma ends an address where ``name=scheme://`` follows.
+
+    Raises ValueError, without the text, as that is a secret.
+    """
+    found: dict[str, str] = {}
+    for part in re.split(r",(?=\s*[A-Za-z0-9_-]+=[a-z0-9]+://)", text) if text.strip() else ():
+        name, _, address = part.strip().partition("=")
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", name) or not re.match(r"[a-z0-9]+://\S+$", address):
+            raise ValueError(
+                "must be such as phone=tgram://token/chat, several by commas; names of small letters"
+            )
+        if name in found:
+            raise ValueError(f"must name each channel once, and names {name} twice")
+        found[name] = address
+    return found
 
 
 def _has_good_host(url: str) -> bool:

@@ -76,6 +76,14 @@ class Database:
         """A connection as the forecaster's role."""
         return self._connect(Role.FORECASTER)
 
+    def alerter(self) -> Connection:
+        """A connection as the alerter's role."""
+        return self._connect(Role.ALERTER)
+
+    def editor(self) -> Connection:
+        """A connection as the role that edits alert rules."""
+        return self._connect(Role.EDITOR)
+
     def superuser(self) -> Connection:
         return self._opened(psycopg2.connect(self.server.url()))
 
@@ -104,10 +112,8 @@ class Database:
             cursor.execute(
                 sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(self.name))
             )
-            for role in (
-                *(f"{self.name}_{role}" for role in ("writer", "reader", "auditor", "forecaster")),
-                self.name,
-            ):
+            others = [f"{self.name}_{role}" for role in Role if role is not Role.OWNER]
+            for role in (*others, self.name):
                 cursor.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
 
 

@@ -17,7 +17,7 @@ import streamlit as st
 
 from candleflow.errors import StoreError
 from candleflow.market.window import SECOND_US, Windows
-from candleflow.screen import chart, download_menu, grid, market_strip, symbols, words
+from candleflow.screen import alerts_menu, chart, download_menu, grid, market_strip, symbols, words
 from candleflow.screen.choice import (
     AUTO,
     DEFAULT_LOOK_BACK,
@@ -61,16 +61,20 @@ def show(
     clock: Clock,
     *,
     is_simulated: bool,
+    alert_desk: alerts_menu.AlertDesk | None = None,
 ) -> None:
     """Show the page. ``followed`` are the settings' symbols; ``clock`` gives microseconds since the epoch.
 
-    ``new_source`` makes a source for one part of the page, as each is refreshed by itself.
+    ``new_source`` makes a source for one part of the page, as each is refreshed by itself; ``alert_desk``
+    keeps the rules of alerts.
     """
     source = new_source()
     if is_simulated:
         st.html('<div class="cf-simulated"><b>SIMULATED</b> Made-up trades. No market, no real prices.</div>')
     offered = _offered_symbols(source, followed)
-    wish, drawing, refresh_seconds = _controls(offered, buckets(windows), is_simulated=is_simulated)
+    wish, drawing, refresh_seconds = _controls(
+        offered, buckets(windows), alert_desk, is_simulated=is_simulated
+    )
     market_strip.show(new_source(), followed, wish.symbol, clock, refresh_seconds)
 
     # streamlit-autorefresh in the fragment keeps the same pace (a refresh each 1.00 s, p95 1.13-1.14 s; here
@@ -131,7 +135,11 @@ class _Drawing:
 
 
 def _controls(
-    offered: Sequence[str], bucket_labels: dict[str, int], *, is_simulated: bool
+    offered: Sequence[str],
+    bucket_labels: dict[str, int],
+    alert_desk: alerts_menu.AlertDesk | None,
+    *,
+    is_simulated: bool,
 ) -> tuple[_Wish, _Drawing, int | None]:
     """The row of controls. Each is bound to the address, so that a reload or a shared link shows the same."""
     with st.container(horizontal=True, key="controls", vertical_alignment="bottom", gap="medium"):
@@ -141,6 +149,8 @@ def _controls(
         with st.container(horizontal=True, width="content", key="menus", gap="small"):
             looks, is_local = _drawing_controls()
             download_menu.menu(_drawn, is_simulated=is_simulated)
+            if alert_desk is not None:
+                alerts_menu.menu(alert_desk, offered, is_simulated=is_simulated)
         refresh = _segments("Refresh", list(REFRESHES), next(iter(REFRESHES)), "refresh")
     lengths = tuple(bucket_labels.values())
     wish = _Wish(symbol, bucket_labels.get(bucket), LOOK_BACKS[look_back], lengths)

@@ -31,6 +31,7 @@ from candleflow.screen.source import (
 )
 from candleflow.screen.sparkline import sparkline
 from candleflow.services import forecast_words
+from candleflow.services.alert_desk import StoredDesk
 from candleflow.services.shared_answers import SharedAnswers, Viewer
 from candleflow.settings import Settings
 from candleflow.store.credentials import Role
@@ -78,6 +79,7 @@ def page() -> None:
         settings.windows,
         _now,
         is_simulated=settings.is_simulated,
+        alert_desk=_alert_desk(),
     )
 
 
@@ -216,6 +218,11 @@ def _track_record(symbol: str) -> TrackRecord | None:
             for name, value, beside in forecast_words.table(found)
         ),
     )
+
+
+@st.cache_resource(show_spinner=False)
+def _alert_desk() -> StoredDesk:
+    return StoredDesk(_settings())
 
 
 @st.cache_resource(show_spinner=False)

@@ -1,7 +1,7 @@
 """``up`` and ``services``: everything, or only Kafka and PostgreSQL, on this machine, until told to stop.
 
 What it joins: the exchange's probe, Java and the jars, the two servers, the schema and the topics, and one
-child process for each of producer, processor, dashboard and, if need be, simulator.
+child process for each of producer, processor, dashboard, alerts, audit and, if need be, simulator.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from candleflow.telemetry import read_heartbeat
 Command = Literal["up", "services"]
 
 STOP_STAGES: Final[Sequence[tuple[float, Sequence[str]]]] = (
-    (9.0, ("producer", "processor", "dashboard", "simulator", "audit", "forecaster")),
+    (9.0, ("producer", "processor", "dashboard", "simulator", "audit", "alerts", "forecaster")),
     (4.5, ("kafka", "postgres")),
 )
 """Seconds, and who is stopped within them: whoever writes first, then what it writes to; 13.5 s in all."""
@@ -209,8 +209,8 @@ class _Session:
                 self._supervisor.keep(self._child("dashboard", "dashboard", self._page_answers))
             )
             # Last, as nobody waits for them.
-            self._supervisor.keep(self._child("audit", "audit"))
-            self._supervisor.keep(self._child("forecaster", "forecaster"))
+            for name in ("alerts", "audit", "forecaster"):
+                self._supervisor.keep(self._child(name, name))
         else:
             await self._supervisor.ready(kept_kafka)
             await in_thread(partial(_make_topics, settings))

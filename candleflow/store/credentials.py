@@ -45,13 +45,16 @@ _JDBC_PARAMETERS: Final = {
 
 class Role(StrEnum):
     """Who asks: the schema's owner, the processor (may call its functions), the page (may read), the auditor
-    and the forecaster (may read, and call their own functions)."""
+    the forecaster and the alerter (may read, and call functions of their own), the editor of alert rules (may
+    add and remove them)."""
 
     OWNER = "owner"
     WRITER = "writer"
     READER = "reader"
     AUDITOR = "auditor"
     FORECASTER = "forecaster"
+    ALERTER = "alerter"
+    EDITOR = "editor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,8 @@ def role_name(settings: Settings, role: Role) -> str:
         Role.READER: address.reader,
         Role.AUDITOR: address.auditor,
         Role.FORECASTER: address.forecaster,
+        Role.ALERTER: address.alerter,
+        Role.EDITOR: address.editor,
     }[role]
 
 
@@ -192,6 +197,8 @@ def _given(settings: Settings, role: Role) -> str | None:
         Role.READER: settings.postgres_reader_password,
         Role.AUDITOR: settings.postgres_auditor_password,
         Role.FORECASTER: settings.postgres_forecaster_password,
+        Role.ALERTER: settings.postgres_alerter_password,
+        Role.EDITOR: settings.postgres_editor_password,
     }[role]
     return secret.get_secret_value() if secret is not None else None
 

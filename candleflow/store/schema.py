@@ -1,11 +1,12 @@
 """The schema, its versions and its roles, brought up to date at each start.
 
 Files of ``migrations/`` run once each, in the order of their numbers, each version with its own row in
-``schema_version``; a file that has been released is never changed again. There are five roles: the owner of
+``schema_version``; a file that has been released is never changed again. There are seven roles: the owner of
 everything, whom only this module and the owner's commands connect as; the writer, who may call the
 processor's functions and nothing else; the reader, who may select what the page shows; the auditor, who may
 select the same, and call the functions that mend what it finds; the forecaster, who may select the same, and
-call the functions that keep its forecasts.
+call the functions that keep its forecasts; the alerter, who may select the same, and call the functions that
+decide and send alerts; the editor, who may add and remove alert rules, nothing else.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ MINIMUM_VERSION: Final = 15
 """The first PostgreSQL with ``range_agg`` over multiranges."""
 
 READABLE_TABLES: Final = ("candles", "symbols", "record_counts", "topics", "forecasts")
+ALERT_TABLES: Final = ("alert_rules", "alert_states", "alerts", "alert_deliveries", "alerter")
+"""Which the page and the alerter may read."""
 WRITER_FUNCTIONS: Final = ("claim_topic", "merge_batch", "close_quiet_candles", "current_schema_version")
 AUDITOR_FUNCTIONS: Final = (
     "current_schema_version",
@@ -43,6 +46,10 @@ AUDITOR_FUNCTIONS: Final = (
     "stray_roll_ups",
 )
 FORECASTER_FUNCTIONS: Final = ("drop_forecasts", "keep_forecasts", "score_forecasts")
+ALERTER_FUNCTIONS: Final = (
+    "claim_alerts", "current_schema_version", "decide_alerts", "note_deliveries", "take_deliveries"
+)  # fmt: skip
+EDITOR_FUNCTIONS: Final = ("add_alert_rule", "remove_alert_rule")
 
 _LOCK: Final = 7_310_580_216  # any number, always the same: whoever applies the schema holds it
 _LOCK_SECONDS: Final = 30
@@ -83,8 +90,26 @@ _ROLE_SETTINGS: Final[dict[Role, dict[str, str]]] = {
         "idle_in_transaction_session_timeout": "10s",
         "client_connection_check_interval": "1s",
     },
+    Role.ALERTER: {
+        "timezone": "UTC",
+        "lock_timeout": "4s",
+        "statement_timeout": "5s",
+        "idle_in_transaction_session_timeout": "10s",
+        "client_connection_check_interval": "1s",
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+    },
+    Role.EDITOR: {
+        "timezone": "UTC",
+        "lock_timeout": "4s",
+        "statement_timeout": "5s",
+        "idle_in_transaction_session_timeout": "10s",
+    },
 }
-_CONNECTION_LIMIT: Final = {Role.WRITER: 10, Role.READER: 30, Role.AUDITOR: 10, Role.FORECASTER: 4}
+_CONNECTION_LIMIT: Final = {
+    Role.WRITER: 10, Role.READER: 30, Role.AUDITOR: 10, Role.ALERTER: 10, Role.FORECASTER: 4, Role.EDITOR: 10
+}  # fmt: skip
 _ROLES: Final = tuple(_ROLE_SETTINGS)
 """All but the owner."""
 
@@ -263,20 +288,18 @@ def _configure_roles(settings: Settings, cursor: Cursor) -> None:
 
 def _grant(settings: Settings, cursor: Cursor) -> None:
     """Everything revoked that PostgreSQL gives to anybody, then to each role what it needs."""
-    writer, reader, auditor, forecaster = (
-        _identifier(settings, role) for role in (Role.WRITER, Role.READER, Role.AUDITOR, Role.FORECASTER)
-    )
+    by_role = {str(role): _identifier(settings, role) for role in _ROLES}
     names: dict[str, sql.Composable] = {
         "database": sql.Identifier(settings.postgres.database),
-        "writer": writer,
-        "reader": reader,
-        "auditor": auditor,
-        "forecaster": forecaster,
-        "all": sql.SQL(", ").join((writer, reader, auditor, forecaster)),
+        **by_role,
+        "all": sql.SQL(", ").join(by_role.values()),
         "tables": sql.SQL(", ").join(map(sql.Identifier, READABLE_TABLES)),
+        "alert_tables": sql.SQL(", ").join(map(sql.Identifier, ALERT_TABLES)),
         "writers": sql.SQL(", ").join(map(sql.Identifier, WRITER_FUNCTIONS)),
         "auditors": sql.SQL(", ").join(map(sql.Identifier, AUDITOR_FUNCTIONS)),
         "forecasters": sql.SQL(", ").join(map(sql.Identifier, FORECASTER_FUNCTIONS)),
+        "alerters": sql.SQL(", ").join(map(sql.Identifier, ALERTER_FUNCTIONS)),
+        "editors": sql.SQL(", ").join(map(sql.Identifier, EDITOR_FUNCTIONS)),
     }
     for statement in (
         "REVOKE ALL ON DATABASE {database} FROM PUBLIC",
@@ -288,7 +311,10 @@ def _grant(settings: Settings, cursor: Cursor) -> None:
         "GRANT EXECUTE ON FUNCTION {writers} TO {writer}",
         "GRANT EXECUTE ON FUNCTION {auditors} TO {auditor}",
         "GRANT EXECUTE ON FUNCTION {forecasters} TO {forecaster}",
-        "GRANT SELECT ON {tables} TO {reader}, {auditor}, {forecaster}",
+        "GRANT EXECUTE ON FUNCTION {alerters} TO {alerter}",
+        "GRANT EXECUTE ON FUNCTION {editors} TO {editor}",
+        "GRANT SELECT ON {tables} TO {reader}, {auditor}, {forecaster}, {alerter}",
+        "GRANT SELECT ON {alert_tables} TO {reader}, {alerter}",
     ):
         cursor.execute(sql.SQL(statement).format(**names))
 

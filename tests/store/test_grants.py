@@ -1,4 +1,4 @@
-"""What the processor's, the page's, the auditor's and the forecaster's roles may not do, by trying it.
+"""What the roles of processor, page, auditor, forecaster, alerter and editor may not do, by trying it.
 
 What they may, the other tests do.
 """
@@ -12,12 +12,12 @@ import pytest
 from psycopg2.errors import InsufficientPrivilege
 
 from candleflow.store import schema
-from candleflow.store.schema import READABLE_TABLES
+from candleflow.store.schema import ALERT_TABLES, READABLE_TABLES
 from tests.store.processor import Processor
 from tests.store.trades import FIVE_SECONDS, run_of
 from tests.store_fixtures import Database
 
-TABLES = (*READABLE_TABLES, "topic_offsets", "schema_version")
+TABLES = (*READABLE_TABLES, *ALERT_TABLES, "topic_offsets", "schema_version")
 CHANGES = [
     change.format(table)
     for table in TABLES
@@ -48,6 +48,8 @@ NOBODYS_BUSINESS = [
     "SELECT adopt_topic('trades', 'mine')",
     "SELECT move_offsets('trades', '{}')",
     "SELECT merge_candles('{}')",
+    "SELECT hold_alerts(NULL)",
+    "UPDATE alert_deliveries SET state = 'pending'",
     "SELECT count_records('trades', '{}', 1, 1)",
     "SELECT pg_read_file('/etc/passwd')",
     "SELECT * FROM pg_authid",
@@ -65,13 +67,28 @@ KEEPING = [
     "SELECT score_forecasts('[]', '5s')",
     "SELECT drop_forecasts(0)",
 ]
-MENDING = [
-    "SELECT replace_candles('BTCUSDT', 0, 0, '{}', '[]', '[]', '{}')",
+EDITS = ["SELECT add_alert_rule('{}')", "SELECT remove_alert_rule(1)"]
+ALERTS = [
+    "SELECT claim_alerts('me')",
+    "SELECT decide_alerts(NULL, '[]')",
+    "SELECT take_deliveries(NULL, 'phone', 1)",
+    "SELECT note_deliveries('phone', '{}', 'sent', '', 0)",
+]
+MENDS = [
+    "SELECT replace_candles('X', 0, 0, '{}', '[]', '[]', '{}')",
     "SELECT load_history('[]', '{}', 'kline', 0)",
+    "SELECT merged_offsets('trades')",
+]
+AUDITORS_NOT = [*READERS_NOT, *KEEPING, *EDITS, *ALERTS, "SELECT * FROM alert_rules"]
+FORECASTERS_NOT = [
+    *READERS_NOT,
+    *MENDS,
+    *EDITS,
+    *ALERTS,
+    "SELECT * FROM alert_rules",
     "SELECT current_schema_version()",
 ]
-AUDITORS_NOT = READERS_NOT + KEEPING
-FORECASTERS_NOT = READERS_NOT + MENDING
+ALERTERS_NOT = [*READERS_NOT, *KEEPING, *EDITS, *MENDS]
 WRITERS_NOT = [f"SELECT * FROM {table}" for table in TABLES]  # noqa: S608 - names of tables
 
 
@@ -91,12 +108,12 @@ def filled(make_database: Any) -> Any:
     database.drop()
 
 
-@pytest.mark.parametrize("statement", NOBODYS_BUSINESS + READERS_NOT + KEEPING)
+@pytest.mark.parametrize("statement", NOBODYS_BUSINESS + READERS_NOT + KEEPING + EDITS + ALERTS + MENDS)
 def test_the_page_may_not(filled: Database, statement: str) -> None:
     _refused(filled.reader(), statement)
 
 
-@pytest.mark.parametrize("statement", NOBODYS_BUSINESS + WRITERS_NOT + KEEPING)
+@pytest.mark.parametrize("statement", NOBODYS_BUSINESS + WRITERS_NOT + KEEPING + EDITS + ALERTS)
 def test_the_processor_may_not(filled: Database, statement: str) -> None:
     _refused(filled.writer(), statement)
 
@@ -109,6 +126,16 @@ def test_the_auditor_may_not(filled: Database, statement: str) -> None:
 @pytest.mark.parametrize("statement", NOBODYS_BUSINESS + FORECASTERS_NOT)
 def test_the_forecaster_may_not(filled: Database, statement: str) -> None:
     _refused(filled.forecaster(), statement)
+
+
+@pytest.mark.parametrize("statement", NOBODYS_BUSINESS + ALERTERS_NOT)
+def test_the_alerter_may_not(filled: Database, statement: str) -> None:
+    _refused(filled.alerter(), statement)
+
+
+@pytest.mark.parametrize("statement", NOBODYS_BUSINESS + READERS_NOT + WRITERS_NOT + KEEPING + ALERTS + MENDS)
+def test_the_editor_of_rules_may_not(filled: Database, statement: str) -> None:
+    _refused(filled.editor(), statement)
 
 
 def _refused(connection: Any, statement: str) -> None:
@@ -161,6 +188,8 @@ def test_functions_with_the_owners_rights_look_nowhere_but_in_our_schema(filled:
         *schema.WRITER_FUNCTIONS,
         *schema.AUDITOR_FUNCTIONS,
         *schema.FORECASTER_FUNCTIONS,
+        *schema.ALERTER_FUNCTIONS,
+        *schema.EDITOR_FUNCTIONS,
     }
     assert all("search_path=pg_catalog, public, pg_temp" in config for config in functions.values())
 

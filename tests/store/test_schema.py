@@ -141,9 +141,12 @@ def test_a_database_of_the_first_version_keeps_its_candles(
         (tmp_path / "migrations").mkdir()
         shutil.copy(schema.versions()[0][2], tmp_path / "migrations")
         before.setattr(schema, "MIGRATIONS", tmp_path / "migrations")
-        before.setattr(schema, "AUDITOR_FUNCTIONS", ("current_schema_version",))
-        before.setattr(schema, "FORECASTER_FUNCTIONS", ("current_schema_version",))
+        for functions in (
+            "AUDITOR_FUNCTIONS", "ALERTER_FUNCTIONS", "EDITOR_FUNCTIONS", "FORECASTER_FUNCTIONS"
+        ):  # fmt: skip
+            before.setattr(schema, functions, ("current_schema_version",))
         before.setattr(schema, "READABLE_TABLES", ("candles", "symbols", "record_counts", "topics"))
+        before.setattr(schema, "ALERT_TABLES", ("symbols",))
         schema.apply(empty_database.settings)
         processor = Processor(empty_database.writer(), FIVE_SECONDS)
         processor.merge(run_of(1, 12))

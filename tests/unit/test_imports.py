@@ -22,6 +22,7 @@ ALLOWED = {
     "engine": {"engine", *COMMON},
     "store": {"store", *COMMON},
     "screen": {"screen", *COMMON},
+    "notify": {"notify", *COMMON},
     "watch": {"watch", *COMMON},
 }
 PURE_STANDARD_LIBRARY_ONLY = "market"

@@ -1,0 +1,385 @@
+"""Alert rules, their states and the outbox, as the roles that may decide, edit and look.
+
+All changes by the functions of ``migrations/0004_alerts.sql``. Times are microseconds since the epoch, UTC.
+Rules and states are JSON objects here: what they mean is ``watch``'s business.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final, Self
+
+import psycopg2
+from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
+
+from candleflow.errors import HeldError, StoreError
+from candleflow.market.window import Windows
+from candleflow.settings import Settings
+from candleflow.store import credentials
+from candleflow.store.credentials import Dsn, Role
+from candleflow.store.reader import Pool
+
+_HELD: Final = ("CF001", "CF003")
+"""PostgreSQL's codes of 0004: another process decides and sends."""
+_CONNECTIONS: Final = 3
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECONDS: Final = "(extract(epoch FROM {}) * 1000000)::bigint"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRule:
+    """A rule as it is kept: what it says is in ``rule``."""
+
+    rule_id: int
+    rule: Mapping[str, Any]
+    added_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredState:
+    """What a rule remembers of a symbol; ``version`` 0: nothing yet."""
+
+    version: int
+    state: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """What is to be told, and to which channels."""
+
+    window: int
+    sampled_at: int
+    text: str
+    brief: str
+    channels: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A rule's next state for a symbol, where it was at ``version``; with it the alert, if any."""
+
+    rule_id: int
+    symbol: str
+    version: int
+    state: Mapping[str, Any]
+    alert: Alert | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One alert that is marked as being sent by one channel."""
+
+    alert_id: int
+    attempt: int
+    decided_at: int
+    text: str
+    brief: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A symbol's last trade, and the finest candle that it is in."""
+
+    symbol: str
+    last_trade_id: int
+    price: Decimal
+    traded_at: int
+    window: int | None
+    is_complete: bool
+    volume: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedCandle:
+    """What alerts are decided by, of a closed candle of the finest interval."""
+
+    open_time: int
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ToldAlert:
+    """An alert and how it went by one channel, for people."""
+
+    alert_id: int
+    rule_id: int
+    symbol: str
+    text: str
+    decided_at: int
+    channel: str
+    state: str
+    detail: str
+
+
+class AlertBook:
+    """For the one process that decides and sends; safe to share among threads.
+
+    Each method raises StoreError while PostgreSQL can't answer, and HeldError where another process has the
+    right to decide.
+    """
+
+    def __init__(self, dsn: Dsn, windows: Windows) -> None:
+        self._dsn = dsn
+        self._pool = Pool(dsn, _CONNECTIONS)
+        self._windows = windows
+        self._claim: Connection | None = None
+        self._run_id: str | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """For these settings' database; opens nothing yet."""
+        return cls(credentials.dsn(settings, Role.ALERTER), settings.windows)
+
+    def claim(self, held_by: str) -> None:
+        """Have the right to decide, for as long as a connection kept for it lives."""
+        self._drop_claim()
+        try:
+            claim = self._dsn.connect()
+            claim.autocommit = True
+            with claim.cursor() as cursor:
+                cursor.execute("SELECT claim_alerts(%s)::text", (held_by,))
+                self._run_id = (cursor.fetchone() or (None,))[0]
+        except psycopg2.Error as error:
+            raise _translated(error) from error
+        self._claim = claim
+
+    def is_held(self) -> bool:
+        """Whether the claim's connection lives; one that died gave the right away."""
+        if self._claim is None:
+            return False
+        try:
+            with self._claim.cursor() as cursor:
+                cursor.execute("SELECT")
+        except psycopg2.Error:
+            self._drop_claim()
+            return False
+        return True
+
+    def rules(self) -> list[StoredRule]:
+        """Those that weren't removed, the oldest first."""
+        return [StoredRule(*row) for row in self._rows(_RULES, {})]
+
+    def states(self) -> dict[tuple[int, str], StoredState]:
+        """By rule and symbol, of rules that weren't removed."""
+        return {
+            (rule_id, symbol): StoredState(version, state)
+            for rule_id, symbol, version, state in self._rows(_STATES, {})
+        }
+
+    def decide(self, decisions: Iterable[Decision]) -> int:
+        """Keep the states and the alerts, all or nothing; how many alerts are new."""
+        texts = [_decision(one) for one in decisions]
+        arguments = {"run": self._run_id, "decisions": json.dumps(texts)}
+        ((decided,),) = self._rows("SELECT decide_alerts(%(run)s, %(decisions)s)", arguments)
+        return int(decided)
+
+    def take(self, channel: str, most: int) -> list[Delivery]:
+        """The channel's next alerts that are due, marked as being sent from here on."""
+        arguments = {"run": self._run_id, "channel": channel, "most": most}
+        rows = self._rows("SELECT * FROM take_deliveries(%(run)s, %(channel)s, %(most)s)", arguments)
+        return [Delivery(*row) for row in rows]
+
+    def note(
+        self, channel: str, attempted: Sequence[Delivery], state: str, detail: str = "", due_in: float = 0
+    ) -> None:
+        """What became of an attempt; ``due_in`` seconds until the next, where it is pending again."""
+        self._rows(
+            "SELECT note_deliveries(%(channel)s, %(attempted)s, %(state)s, %(detail)s, %(due_in)s)",
+            {
+                "channel": channel,
+                "attempted": json.dumps({str(one.alert_id): one.attempt for one in attempted}),
+                "state": state,
+                "detail": detail[:200],
+                "due_in": due_in,
+            },
+        )
+
+    def waiting(self) -> dict[str, int]:
+        """How many alerts are not sent yet, by channel."""
+        return {channel: int(count) for channel, count in self._rows(_WAITING, {})}
+
+    def sights(self) -> list[Sight]:
+        """Every symbol that has had a trade, by name."""
+        return [Sight(*row) for row in self._rows(_SIGHTS, self._interval())]
+
+    def closed(self, symbol: str, since: int, limit: int) -> list[ClosedCandle]:
+        """The newest closed candles that open after ``since``, oldest first; of sliding ones, what tiles."""
+        arguments = {**self._interval(), "symbol": symbol, "since": _time(since), "limit": limit}
+        return [ClosedCandle(*row) for row in self._rows(_CLOSED, arguments)][::-1]
+
+    def missing(self, since: int) -> dict[str, int]:
+        """By symbol, how many trade ids are missing between the minutes that open at ``since`` or later."""
+        return {symbol: int(ids) for symbol, ids in self._rows(_MISSING, {"since": _time(since)})}
+
+    def caught_up_at(self, topic: str) -> int | None:
+        """When the processor last had all of the topic in the candles; None where it never did."""
+        rows = self._rows(_CAUGHT_UP, {"topic": topic})
+        return int(rows[0][0]) if rows else None
+
+    def close(self) -> None:
+        """Give the right to decide away, and close the connections."""
+        self._drop_claim()
+        self._pool.drop_idle()
+
+    def _interval(self) -> dict[str, Any]:
+        return {"interval": self._windows.interval, "size_us": self._windows.size_us}
+
+    def _rows(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        return _asked(self._pool, query, arguments)
+
+    def _drop_claim(self) -> None:
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
+
+
+class AlertEditor:
+    """Adds and removes rules, as the role that may do nothing else. Raises StoreError."""
+
+    def __init__(self, dsn: Dsn) -> None:
+        self._pool = Pool(dsn, 1)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """For these settings' database; opens nothing yet."""
+        return cls(credentials.dsn(settings, Role.EDITOR))
+
+    def add(self, rule: Mapping[str, Any]) -> int:
+        """The new rule's number."""
+        ((rule_id,),) = _asked(self._pool, "SELECT add_alert_rule(%(rule)s)", {"rule": json.dumps(rule)})
+        return int(rule_id)
+
+    def remove(self, rule_id: int) -> bool:
+        """Whether there was such a rule. What it has decided is still sent."""
+        ((found,),) = _asked(self._pool, "SELECT remove_alert_rule(%(rule_id)s)", {"rule_id": rule_id})
+        return bool(found)
+
+    def close(self) -> None:
+        """Close the idle connection; it may still be used."""
+        self._pool.drop_idle()
+
+
+class AlertReader:
+    """Rules and what became of alerts, as the page's role. Raises StoreError."""
+
+    def __init__(self, dsn: Dsn) -> None:
+        self._pool = Pool(dsn, 2)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """For these settings' database; opens nothing yet."""
+        return cls(credentials.dsn(settings, Role.READER))
+
+    def rules(self) -> list[StoredRule]:
+        """Those that weren't removed, the oldest first."""
+        return [StoredRule(*row) for row in _asked(self._pool, _RULES, {})]
+
+    def latest(self, limit: int) -> list[ToldAlert]:
+        """The latest alerts, a line for each channel, the newest first."""
+        return [ToldAlert(*row) for row in _asked(self._pool, _LATEST, {"limit": limit})]
+
+    def close(self) -> None:
+        """Close the idle connections; it may still be used."""
+        self._pool.drop_idle()
+
+
+def _asked(pool: Pool, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+    try:
+        return pool.rows(query, arguments)
+    except StoreError as error:
+        if isinstance(error.__cause__, psycopg2.Error):
+            raise _translated(error.__cause__) from error
+        raise
+
+
+def _translated(error: psycopg2.Error) -> HeldError | StoreError:
+    lines = str(error).strip().splitlines()
+    words = lines[0].removeprefix("ERROR:").strip() if lines else "no reason given"
+    if error.pgcode in _HELD:
+        return HeldError(words)
+    return StoreError(f"PostgreSQL can't answer: {words}")
+
+
+def _decision(one: Decision) -> dict[str, Any]:
+    alert = one.alert
+    return {
+        "rule_id": one.rule_id,
+        "symbol": one.symbol,
+        "version": one.version,
+        "state": one.state,
+        "alert": alert
+        and {
+            "window_us": alert.window,
+            "sampled_us": alert.sampled_at,
+            "text": alert.text,
+            "brief": alert.brief,
+            "channels": list(alert.channels),
+        },
+    }
+
+
+def _time(at: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=at)
+
+
+_RULES: Final = f"""
+    SELECT rule_id, rule, {_MICROSECONDS.format("added_at")} FROM alert_rules
+    WHERE removed_at IS NULL ORDER BY rule_id
+"""  # noqa: S608 - constants of this module
+_STATES: Final = """
+    SELECT rule_id, symbol, version, state FROM alert_states JOIN alert_rules USING (rule_id)
+    WHERE removed_at IS NULL
+"""
+_WAITING: Final = """
+    SELECT channel, count(*) FROM alert_deliveries WHERE state IN ('pending', 'sending') GROUP BY channel
+"""
+# In a CASE, as in store/reader.py: the planner then walks the index to the first that tiles.
+_TILES: Final = """
+    CASE WHEN (extract(epoch FROM c.open_time) * 1000000)::bigint %% %(size_us)s = 0 THEN true ELSE false END
+"""
+_SIGHTS: Final = f"""
+    SELECT s.symbol, s.last_trade_id, s.last_price, {_MICROSECONDS.format("s.last_trade_time")},
+        {_MICROSECONDS.format("last.open_time")}, coalesce(last.is_complete, false), coalesce(last.volume, 0)
+    FROM symbols s LEFT JOIN LATERAL (
+        SELECT c.open_time, c.is_complete, c.volume FROM candles c
+        WHERE c.symbol = s.symbol AND c.interval = %(interval)s AND c.open_time <= s.last_trade_time
+            AND {_TILES}
+        ORDER BY c.open_time DESC LIMIT 1
+    ) last ON true
+    ORDER BY s.symbol
+"""  # noqa: S608 - constants of this module
+_CLOSED: Final = f"""
+    SELECT {_MICROSECONDS.format("c.open_time")}, c.high, c.low, c.close, c.volume, c.is_complete
+    FROM candles c
+    WHERE c.symbol = %(symbol)s AND c.interval = %(interval)s AND c.open_time > %(since)s AND c.is_closed
+        AND {_TILES}
+    ORDER BY c.open_time DESC LIMIT %(limit)s
+"""  # noqa: S608 - constants of this module
+_MISSING: Final = """
+    SELECT symbol, upper(ids) - lower(ids) - (SELECT sum(upper(r) - lower(r)) FROM unnest(ids) r)
+    FROM (
+        SELECT symbol, range_agg(trade_ids) AS ids FROM candles
+        WHERE interval = '1m' AND symbol IN (SELECT symbol FROM symbols)
+            AND open_time >= %(since)s
+        GROUP BY symbol
+    ) held
+"""
+_CAUGHT_UP: Final = f"""
+    SELECT {_MICROSECONDS.format("caught_up_at")} FROM topics
+    WHERE topic = %(topic)s AND caught_up_at IS NOT NULL
+"""  # noqa: S608 - constants of this module
+_LATEST: Final = f"""
+    SELECT a.alert_id, a.rule_id, a.symbol, a.text, {_MICROSECONDS.format("a.decided_at")}, d.channel,
+        d.state, d.detail
+    FROM (SELECT * FROM alerts ORDER BY decided_at DESC, alert_id DESC LIMIT %(limit)s) a
+        JOIN alert_deliveries d USING (alert_id)
+    ORDER BY a.decided_at DESC, a.alert_id DESC, d.channel
+"""  # noqa: S608 - constants of this module

@@ -1,0 +1,346 @@
+"""The process of the alerts as it is started, on real PostgreSQL, with servers that answer as the real do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
+
+from candleflow import cli
+from candleflow import settings as settings_module
+from candleflow.market.trade import Trade
+from candleflow.market.window import SECOND_US, floor_time
+from candleflow.store.alerts import AlertEditor, AlertReader, ToldAlert
+from candleflow.watch.alert_rules import fields, rule_of
+from tests.messengers import (
+    DISCORD,
+    DISCORD_GONE,
+    HANG,
+    SECRETS,
+    TELEGRAM,
+    TELEGRAM_BROKEN,
+    TELEGRAM_FLOOD,
+    Messengers,
+    messengers,
+)
+from tests.processes import ROOT, Running, environment, started
+from tests.screen.feed import now_us
+from tests.store.processor import Processor
+from tests.store.trades import FIVE_SECONDS
+from tests.store_fixtures import Database
+
+CHANNELS = f"phone={TELEGRAM}?rto=1,team={DISCORD}"
+WAIT = 60
+
+
+class Scene:
+    """A database with a market in it, the two messengers, and the process, as often as it is started."""
+
+    def __init__(self, database: Database, there: Messengers, folder: Path) -> None:
+        self.database = database
+        self.there = there
+        self.folder = folder
+        self.settings = database.settings_with(alert_channels=CHANNELS, **there.settings)
+        self.processor = Processor(database.writer(), FIVE_SECONDS)
+        self.owner: Connection = database.owner()
+        self.keeper = self.owner
+        self.next_id = 1
+        self.began_at = floor_time(now_us(), 5 * SECOND_US) - 60 * SECOND_US
+
+    def trade(self, price: object, after_seconds: int = 1, symbol: str = "BTCUSDT") -> None:
+        """One more trade, so long after the one before."""
+        self.began_at += after_seconds * SECOND_US
+        one = Trade(symbol, self.next_id, Decimal(str(price)), Decimal(1), self.began_at, False)
+        self.next_id += 1
+        self.processor.merge([one])
+
+    def begin(self) -> None:
+        """Two candles of a price of 99: the second is proved complete."""
+        self.trade(99)
+        self.trade(99, 5)
+
+    def rule(self, kind: str, threshold: str, **more: Any) -> int:
+        given = {"kind": kind, "threshold": threshold, "channels": ["phone"], "cool_down_seconds": 0} | more
+        with closing(AlertEditor.from_settings(self.settings)) as editor:
+            return editor.add(fields(rule_of(given)))
+
+    @contextmanager
+    def running(self, name: str = "alerts") -> Iterator[Running]:
+        settings = self.settings
+        assert settings.postgres_password is not None
+        variables = environment(
+            postgres_url=settings.postgres_url.get_secret_value(),
+            postgres_password=settings.postgres_password.get_secret_value(),
+            data_dir=settings.data_dir,
+            exchange=settings.exchange,
+            alert_channels=CHANNELS,
+            log_level="DEBUG",
+            **self.there.settings,
+        )
+        log = self.folder / f"{name}.log"
+        with started([sys.executable, str(ROOT / "alerts.py")], variables, log) as process:
+            yield Running("alerts", process, settings.run_dir, log)
+
+    def look(self, running: Running, rules: int = 1, states: int | None = None) -> None:
+        """Until the rules have been looked at once; ``states``: of those that had something to look at."""
+        running.wait_for(lambda: running.running_counts().get("rules") == rules, WAIT)
+        running.wait_for(lambda: self.state_count() >= (rules if states is None else states), WAIT)
+
+    def state_count(self) -> int:
+        with self.owner.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM alert_states")
+            return int((cursor.fetchone() or (0,))[0])
+
+    def message(self, running: Running) -> str:
+        """What the process last said of itself."""
+        beat = running.heartbeat()
+        return "" if beat is None else beat.message
+
+    def is_armed(self) -> bool:
+        """Whether the crossing has seen the price below its line."""
+        with self.owner.cursor() as cursor:
+            cursor.execute("SELECT bool_and((state ->> 'is_armed_up')::boolean) FROM alert_states")
+            return bool((cursor.fetchone() or (False,))[0])
+
+    def hold(self, state: str) -> None:
+        """Let no delivery come into this state: whoever tries waits, and so is met in just that moment."""
+        self.keeper = self.database.owner()
+        with self.keeper.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(4242)")
+            cursor.execute(
+                "CREATE FUNCTION wait_here() RETURNS trigger LANGUAGE plpgsql AS"
+                " 'BEGIN PERFORM pg_advisory_xact_lock(4242); RETURN NEW; END'"
+            )
+            cursor.execute(
+                "CREATE TRIGGER hold BEFORE UPDATE ON alert_deliveries FOR EACH ROW"
+                f" WHEN (NEW.state = '{state}') EXECUTE FUNCTION wait_here()"
+            )
+
+    def let_go(self) -> None:
+        """Who waited there is dead by now, and its transaction must be too."""
+        with self.database.superuser().cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s",
+                (f"{self.database.name}_alerter",),
+            )
+        with self.keeper.cursor() as cursor:
+            cursor.execute("DROP TRIGGER hold ON alert_deliveries")
+
+    def told(self) -> list[ToldAlert]:
+        with closing(AlertReader.from_settings(self.settings)) as reader:
+            return reader.latest(1_000)
+
+    def states(self) -> Counter[tuple[str, str]]:
+        return Counter((one.channel, one.state) for one in self.told())
+
+    def ends(self, running: Running, *expected: str) -> None:
+        """Until the deliveries are in these states, in any order."""
+        running.wait_for(lambda: sorted(one.state for one in self.told()) == sorted(expected), WAIT)
+
+
+@pytest.fixture
+def scene(database: Database, tmp_path: Path) -> Iterator[Scene]:
+    with messengers() as there:
+        yield Scene(database, there, tmp_path)
+
+
+def test_a_crossing_is_told_by_each_channel_once(scene: Scene) -> None:
+    scene.begin()
+    scene.rule("crosses-up", "100", channels=["phone", "team"], note="sell?")
+    with scene.running() as running:
+        scene.look(running)
+        scene.trade(101)
+        scene.ends(running, "sent", "sent")
+        scene.trade(102)
+        scene.rule("above", "101.5")
+        running.wait_for(lambda: len(scene.there.messages) == 3, WAIT)
+    texts = sorted(scene.there.messages)
+    assert all(text.startswith("BTCUSDT crosses up 100: 101 at ") and "sell?" in text for text in texts[:2])
+    assert "?symbol=BTCUSDT" in texts[0]
+    assert texts[2].startswith("BTCUSDT is above 101.5: 102 at ")
+
+
+def test_neither_an_incomplete_nor_a_quiet_candle_says_anything(scene: Scene) -> None:
+    scene.begin()
+    scene.rule("above", "100")
+    scene.rule("above", "100", may_be_incomplete=True, note="even so")
+    with scene.running() as running:
+        scene.look(running, 2)
+        scene.next_id += 3  # three trades are missing
+        scene.trade(101)
+        scene.ends(running, "sent")
+    assert [("incomplete" in text, "even so" in text) for text in scene.there.messages] == [(True, True)]
+
+
+def test_a_closed_candle_and_a_move_are_told(scene: Scene) -> None:
+    scene.begin()
+    scene.rule("above", "100", is_on_closed=True)
+    scene.rule("move", "3", minutes=5, may_be_incomplete=True)  # as the first candle of all is
+    with scene.running() as running:
+        scene.look(running, 2, states=1)  # the only closed candle is incomplete
+        scene.trade(101)
+        scene.trade(99)
+        scene.trade(101, 5)
+        scene.trade(103, 5)
+        scene.ends(running, "sent", "sent")
+    said = "\n".join(scene.there.messages)
+    assert said.count("BTCUSDT is above 100: 101 at ") == 1
+    assert said.count("BTCUSDT moves 3 % within 5 min: 4.04 %, to 103 at ") == 1
+
+
+def test_the_pipelines_own_troubles_are_told(scene: Scene) -> None:
+    scene.begin()
+    scene.next_id += 3
+    scene.trade(99)
+    scene.processor.close_quiet(0)
+    (scene.settings.run_dir / "audit.json").write_text(
+        json.dumps(
+            {"name": "audit", "pid": 1, "state": "running", "beaten_at": now_us() / SECOND_US + 60,
+             "counts": {"different:BTCUSDT": 2, "compared_age_s:BTCUSDT": 1}}
+        )
+    )  # fmt: skip
+    for kind, threshold in (("silence", "30"), ("gap", "0"), ("differs", "0"), ("lag", "1")):
+        scene.rule(kind, threshold)
+    with scene.running() as running:
+        running.wait_for(lambda: scene.states()["phone", "sent"] == 4, WAIT)
+    said = "\n".join(scene.there.messages)
+    for words in ("no trade for 30 s", "trades are missing: 3 trades", "klines: 2 candles", "lag over 1 s"):
+        assert words in said
+
+
+def test_too_many_and_broken_are_sent_again_when_the_server_wants_it(scene: Scene) -> None:
+    scene.begin()
+    scene.there.answer_next(TELEGRAM_FLOOD, TELEGRAM_BROKEN)
+    scene.rule("below", "100")
+    with scene.running() as running:
+        scene.ends(running, "sent")
+    assert len(scene.there.requests) == 3
+    assert len(scene.there.messages) == 1
+
+
+def test_a_refusal_is_shown_and_not_tried_for_ever(scene: Scene) -> None:
+    scene.begin()
+    scene.there.answer_next(DISCORD_GONE)
+    scene.rule("below", "100", channels=["team"])
+    with scene.running() as running:
+        scene.ends(running, "refused")
+        assert "404" in scene.told()[0].detail
+        scene.rule("below", "99.5", channels=["team", "nobody"])
+        scene.ends(running, "refused", "refused", "refused")
+        running.wait_for(lambda: "404" in scene.message(running), WAIT)
+    assert len(scene.there.requests) == 1
+    details = {one.channel: one.detail for one in scene.told()}
+    assert "no such channel" in details["nobody"]
+    assert "Unknown Webhook" in details["team"]
+
+
+def test_silence_after_the_request_is_unknown_and_not_repeated(scene: Scene) -> None:
+    scene.begin()
+    scene.there.answer_next(HANG)
+    scene.rule("below", "100")
+    with scene.running() as running:
+        scene.ends(running, "unknown")
+        scene.rule("below", "99.5")
+        scene.ends(running, "unknown", "sent")
+    assert len(scene.there.messages) == 2
+
+
+def test_many_at_once_are_few_messages(scene: Scene) -> None:
+    scene.begin()
+    for one in range(1, 41):
+        scene.rule("below", f"100.{one:02}")
+    with scene.running() as running:
+        running.wait_for(lambda: scene.states()["phone", "sent"] == 40, WAIT)
+    assert len(scene.there.messages) <= 4
+    said = "\n".join(scene.there.messages)
+    assert all(f"below 100.{one:02}".rstrip("0") in said for one in range(1, 41))
+
+
+@pytest.mark.parametrize("held", ["sending", "sent", ""], ids=["decided", "answered", "on its way"])
+def test_a_kill_between_decision_and_sending_sends_nothing_twice(scene: Scene, held: str) -> None:
+    scene.begin()
+    scene.rule("crosses-up", "100")
+    if held:
+        scene.hold(held)
+    else:
+        scene.there.answer_next(HANG)
+    with scene.running("first") as first:
+        scene.look(first)
+        scene.trade(101)
+        first.wait_for(lambda: len(scene.told()) == 1, WAIT)
+        if held != "sending":
+            first.wait_for(lambda: len(scene.there.messages) == 1, WAIT)
+        first.process.kill()
+        first.process.wait()
+    if held:
+        scene.let_go()
+    assert len(scene.there.messages) == (held != "sending")
+    with scene.running("second") as second:
+        scene.ends(second, "sent" if held == "sending" else "unknown")
+        scene.trade(99)
+        second.wait_for(scene.is_armed, WAIT)
+        scene.trade(101, 5)
+        second.wait_for(lambda: len(scene.there.messages) == 2, WAIT)
+    assert len({text.splitlines()[0] for text in scene.there.messages}) == 2, "none came twice"
+
+
+def test_two_processes_decide_and_send_as_one_and_the_other_takes_over(scene: Scene) -> None:
+    scene.begin()
+    scene.rule("crosses", "100")
+    with scene.running("first") as first, ExitStack() as later:
+        scene.look(first)
+        second = later.enter_context(scene.running("second"))
+        second.wait_for(lambda: "waits" in scene.message(second), WAIT)
+        for price in (101, 99, 101):
+            scene.trade(price, 5)
+            expected = len(scene.there.messages) + 1
+            first.wait_for(lambda: len(scene.there.messages) == expected, WAIT)  # noqa: B023 - at once
+        first.process.kill()
+        first.process.wait()
+        second.wait_for(lambda: "alerts are decided here" in second.said(), WAIT)
+        scene.trade(99, 5)
+        second.wait_for(lambda: len(scene.there.messages) == 4, WAIT)
+    assert Counter(one.state for one in scene.told()) == {"sent": 4}
+
+
+def test_no_secret_reaches_logs_tables_heartbeat_or_process_list(scene: Scene) -> None:
+    scene.begin()
+    scene.there.answer_next(TELEGRAM_BROKEN)
+    scene.rule("below", "100", channels=["phone", "team"])
+    with scene.running() as running:
+        scene.ends(running, "sent", "sent")
+        said = [" ".join(psutil.Process(running.process.pid).cmdline()), str(running.heartbeat())]
+    said += [running.log.read_text(), str(scene.told())]
+    assert not [secret for secret in SECRETS for text in said if secret in text]
+
+
+def test_a_rule_is_added_listed_and_removed_by_the_command_line(
+    scene: Scene, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings_module, "load", lambda **_: scene.settings)
+    monkeypatch.setattr(cli, "_running", lambda settings: settings)
+    assert cli.main(["alerts", "add", "crosses-up", "100000", "--symbol", "btcusdt", "--to", "phone"]) == 0
+    assert "rule 1: BTCUSDT crosses up 100000, to phone" in capsys.readouterr().out
+    assert cli.main(["alerts", "add", "above", "NaN"]) == 2
+    assert "threshold: must be a number" in capsys.readouterr().out
+    assert cli.main(["alerts", "add", "above", "1", "--to", "pager"]) == 2
+    assert cli.main(["alerts", "list"]) == 0
+    assert "rule 1: BTCUSDT crosses up 100000" in capsys.readouterr().out
+    assert cli.main(["alerts", "remove", "1"]) == 0
+    assert cli.main(["alerts", "remove", "1"]) == 1
+    capsys.readouterr()
+    assert cli.main(["alerts", "test"]) == 0
+    assert capsys.readouterr().out == "phone: sent\nteam: sent\n"
+    assert len(scene.there.messages) == 2
+    scene.there.answer_next(DISCORD_GONE)
+    assert cli.main(["alerts", "test", "team"]) == 1
+    assert "refused: 404 Not Found: Unknown Webhook" in capsys.readouterr().out

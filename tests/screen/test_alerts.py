@@ -1,0 +1,89 @@
+"""The menu of alerts: a rule is added and removed, and what was refused shows. Without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from candleflow.store.alerts import Alert, AlertBook, AlertReader, Decision
+from tests.store.trades import BEGINS_AT
+from tests.store_fixtures import Database
+
+
+def _page(settings: object) -> None:
+    import streamlit as st
+
+    from candleflow.screen import alerts_menu
+    from candleflow.services.alert_desk import StoredDesk
+
+    st.session_state["alerts"] = True
+    alerts_menu.menu(StoredDesk(settings), ["BTCUSDT", "ETHUSDT"], is_simulated=False)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_cached() -> Iterator[None]:
+    """AppTest runs the page in this process, whose caches outlive a test."""
+    st.cache_resource.clear()
+    yield
+    st.cache_resource.clear()
+
+
+def page(database: Database) -> AppTest:
+    settings = database.settings_with(
+        alert_channels="phone=tgram://123456789:canary/1,team=discord://1/canary"
+    )
+    shown = AppTest.from_function(_page, args=(settings,), default_timeout=30).run()
+    assert not shown.exception
+    return shown
+
+
+def rules(database: Database) -> list[Any]:
+    with closing(AlertReader.from_settings(database.settings)) as reader:
+        return [one.rule for one in reader.rules()]
+
+
+def test_a_rule_is_added_and_removed_on_the_page(database: Database) -> None:
+    shown = page(database)
+    shown.selectbox(key="alert-symbol").select("BTCUSDT")
+    shown.text_input(key="alert-threshold").input("100000")
+    shown.multiselect(key="alert-channels").unselect("team")
+    shown.button[-1].click().run()
+    assert not shown.exception
+    (rule,) = rules(database)
+    assert (rule["kind"], rule["symbol"], rule["threshold"]) == ("crosses-up", "BTCUSDT", "100000")
+    assert rule["channels"] == ["phone"]
+    assert "canary" not in str(rule)
+    shown = page(database)
+    assert any("BTCUSDT crosses up 100000" in one.value for one in shown.text)
+    shown.button(key="alert-remove-1").click().run()
+    assert rules(database) == []
+
+
+@pytest.mark.parametrize("threshold", ["NaN", "", "-1", "a lot"])
+def test_what_is_no_rule_is_refused_in_words(database: Database, threshold: str) -> None:
+    shown = page(database)
+    shown.text_input(key="alert-threshold").input(threshold)
+    shown.button[-1].click().run()
+    assert not shown.exception
+    assert "threshold" in shown.error[0].value
+    assert rules(database) == []
+
+
+def test_a_refusal_for_good_stands_at_the_top(database: Database) -> None:
+    shown = page(database)
+    shown.text_input(key="alert-threshold").input("1")
+    shown.button[-1].click().run()
+    with closing(AlertBook.from_settings(database.settings)) as book:
+        book.claim("a test")
+        alert = Alert(BEGINS_AT, BEGINS_AT, "BTCUSDT crosses up 1", "brief", ["phone"])
+        book.decide([Decision(1, "BTCUSDT", 0, {}, alert)])
+        book.note("phone", book.take("phone", 1), "refused", "401 Unauthorized")
+    shown = page(database)
+    assert "401 Unauthorized" in shown.warning[0].value
+    assert any("BTCUSDT crosses up 1" in one.value for one in shown.text)
+    assert "canary" not in str(shown)

@@ -1,0 +1,175 @@
+"""The outbox: decided once, sent at most once, whoever is killed or comes second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from candleflow.errors import HeldError, StoreError
+from candleflow.store.alerts import Alert, AlertBook, AlertEditor, AlertReader, Decision
+from tests.store.processor import Processor
+from tests.store.trades import BEGINS_AT, FIVE_SECONDS, run_of
+from tests.store_fixtures import Database
+
+RULE: dict[str, Any] = {"kind": "above", "threshold": "100", "channels": ["phone"]}
+
+
+@pytest.fixture
+def book(database: Database) -> Iterator[AlertBook]:
+    with closing(AlertBook.from_settings(database.settings)) as opened:
+        opened.claim("a test")
+        yield opened
+
+
+def added(database: Database, **more: Any) -> int:
+    with closing(AlertEditor.from_settings(database.settings)) as editor:
+        return editor.add(RULE | more)
+
+
+def decision(rule_id: int, version: int = 0, window: int = BEGINS_AT, *channels: str) -> Decision:
+    alert = Alert(window, window, "in full", "brief", channels or ("phone",))
+    return Decision(rule_id, "BTCUSDT", version, {"is_active": True}, alert)
+
+
+def states(database: Database) -> list[tuple[str, str]]:
+    with closing(AlertReader.from_settings(database.settings)) as reader:
+        return [(one.channel, one.state) for one in reader.latest(100)]
+
+
+def test_a_rule_that_was_added_is_there_until_it_is_removed(database: Database, book: AlertBook) -> None:
+    rule_id = added(database, note="für später")
+    assert [(one.rule_id, one.rule) for one in book.rules()] == [(rule_id, RULE | {"note": "für später"})]
+    with closing(AlertEditor.from_settings(database.settings)) as editor:
+        assert editor.remove(rule_id)
+        assert not editor.remove(rule_id)
+        assert not editor.remove(10**9)
+    assert book.rules() == []
+    assert book.decide([decision(rule_id)]) == 0, "a removed rule decides nothing"
+
+
+@pytest.mark.parametrize("rule", [[], {}, {"kind": 1, "channels": []}, {**RULE, "note": "x" * 3_000}])
+def test_what_has_not_the_form_of_a_rule_is_refused(database: Database, rule: Any) -> None:
+    with closing(AlertEditor.from_settings(database.settings)) as editor, pytest.raises(StoreError):
+        editor.add(rule)
+
+
+def test_state_alert_and_deliveries_are_kept_together(database: Database, book: AlertBook) -> None:
+    rule_id = added(database)
+    assert book.decide([decision(rule_id, 0, BEGINS_AT, "phone", "team")]) == 1
+    stored = book.states()[rule_id, "BTCUSDT"]
+    assert (stored.version, stored.state) == (1, {"is_active": True})
+    assert states(database) == [("phone", "pending"), ("team", "pending")]
+
+
+def test_of_several_decisions_all_are_kept_or_none(database: Database, book: AlertBook) -> None:
+    rule_id = added(database)
+    wrong = decision(rule_id, 1, BEGINS_AT + 5, "no such name!")
+    with pytest.raises(StoreError):
+        book.decide([decision(rule_id), wrong])
+    assert book.states() == {}
+    assert states(database) == []
+
+
+def test_a_window_has_one_alert_of_a_rule_and_a_symbol(database: Database, book: AlertBook) -> None:
+    rule_id = added(database)
+    assert book.decide([decision(rule_id)]) == 1
+    assert book.decide([decision(rule_id, 1)]) == 0
+    assert book.decide([decision(rule_id, 2, BEGINS_AT + 5_000_000)]) == 1
+    assert len(states(database)) == 2
+
+
+def test_of_two_who_decide_by_the_same_state_one_is_refused(database: Database, book: AlertBook) -> None:
+    rule_id = added(database)
+    book.decide([decision(rule_id)])
+    with pytest.raises(HeldError, match="since"):
+        book.decide([decision(rule_id, 0, BEGINS_AT + 5_000_000)])
+    with ThreadPoolExecutor(8) as pool:
+        futures = [
+            pool.submit(book.decide, [decision(rule_id, 1, BEGINS_AT + one * 5_000_000)]) for one in range(8)
+        ]
+    refused = [one.exception() for one in futures if one.exception() is not None]
+    assert len(refused) == 7
+    assert all(isinstance(one, HeldError) for one in refused)
+
+
+def test_a_second_process_is_told_who_decides(database: Database, book: AlertBook) -> None:
+    with closing(AlertBook.from_settings(database.settings)) as second:
+        with pytest.raises(HeldError, match="a test, since"):
+            second.claim("the second")
+        assert not second.is_held()
+        with pytest.raises(HeldError):
+            second.decide([])
+        book.close()
+        second.claim("the second")
+        assert second.is_held()
+        with pytest.raises(HeldError, match="the second"):
+            book.take("phone", 1)
+
+
+def test_one_whose_session_was_ended_decides_no_more_than_it_may(database: Database, book: AlertBook) -> None:
+    assert book.is_held()
+    database.superuser().cursor().execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s",
+        (f"{database.name}_alerter",),
+    )
+    assert not book.is_held()
+    book.claim("the same, again")
+    assert book.decide([decision(added(database))]) == 1
+
+
+def test_a_delivery_is_taken_once_and_noted_by_who_took_it(database: Database, book: AlertBook) -> None:
+    book.decide([decision(added(database), 0, BEGINS_AT, "phone", "team")])
+    taken = book.take("phone", 10)
+    assert [(one.text, one.brief, one.attempt) for one in taken] == [("in full", "brief", 1)]
+    assert book.take("phone", 10) == []
+    assert states(database) == [("phone", "sending"), ("team", "pending")]
+    book.note("phone", taken, "sent")
+    assert states(database) == [("phone", "sent"), ("team", "pending")]
+    book.note("phone", taken, "pending")
+    assert book.take("phone", 10) == [], "what is sent stays sent"
+
+
+def test_what_is_due_later_waits_until_then(database: Database, book: AlertBook) -> None:
+    book.decide([decision(added(database))])
+    book.note("phone", book.take("phone", 10), "pending", "429", due_in=60)
+    assert book.take("phone", 10) == []
+    book.note("phone", book.take("phone", 10), "pending")
+    database.owner().cursor().execute("UPDATE alert_deliveries SET due_at = now()")
+    assert [one.attempt for one in book.take("phone", 10)] == [2]
+
+
+def test_what_was_being_sent_when_its_process_died_is_not_sent_again(
+    database: Database, book: AlertBook
+) -> None:
+    book.decide([decision(added(database))])
+    taken = book.take("phone", 10)
+    book.close()
+    with closing(AlertBook.from_settings(database.settings)) as second:
+        second.claim("the second")
+        assert states(database) == [("phone", "unknown")]
+        assert second.take("phone", 10) == []
+        second.note("phone", taken, "sent")  # as one that lost its claim only, and knows
+    assert states(database) == [("phone", "sent")]
+
+
+def test_what_is_seen_of_candles(database: Database, book: AlertBook) -> None:
+    processor = Processor(database.writer(), FIVE_SECONDS)
+    processor.merge(run_of(1, 7))
+    processor.merge(run_of(9, 12))
+    (sight,) = book.sights()
+    assert (sight.symbol, sight.last_trade_id, int(sight.price)) == ("BTCUSDT", 12, 112)
+    assert (sight.window, sight.traded_at) == (BEGINS_AT + 10_000_000, BEGINS_AT + 12_000_000)
+    closed = book.closed("BTCUSDT", 0, 10)
+    assert [(one.open_time - BEGINS_AT, int(one.close), one.is_complete) for one in closed] == [
+        (0, 104, False), (5_000_000, 109, False),
+    ]  # fmt: skip
+    assert [one.close for one in book.closed("BTCUSDT", BEGINS_AT, 10)] == [109]
+    assert [one.close for one in book.closed("BTCUSDT", 0, 1)] == [109]
+    assert book.missing(BEGINS_AT) == {"BTCUSDT": 1}
+    assert book.caught_up_at("trades") is None
+    processor.close_quiet(BEGINS_AT)
+    assert book.caught_up_at("trades") is not None
