@@ -2,8 +2,7 @@
 
 librdkafka has threads of its own, none of which runs Python, and ``produce`` only puts a record into its
 queue: so all of this is on the event loop. Acknowledgements are told within ``poll``, which the loop calls
-while anything is in flight. A thread of ours that waits in ``poll`` takes Python's lock for every record,
-and waits for it up to 5 ms each while the loop is busy.
+while anything is in flight. A thread of ours that waits in ``poll`` would share Python's lock with the loop.
 
 librdkafka retries for ever (``message.timeout.ms`` 0). What it gives up all the same, such as records of a
 topic that has gone, is sent again by itself; after a fatal error, which its idempotence has, by a new

@@ -101,8 +101,6 @@ def _configuration(
         "spark.sql.caseSensitive": "true",
         # On both, the exactness rests: an overflow is an error, and a text that is no number is too.
         "spark.sql.ansi.enabled": "true",
-        # A product of price and quantity keeps all its 16 places; else Spark rounds it to 13.
-        "spark.sql.decimalOperations.allowPrecisionLoss": "false",
         "spark.sql.variant.allowDuplicateKeys": "false",
         # Replanning by statistics takes longer than a small batch, and finds nothing in a large one.
         "spark.sql.adaptive.enabled": "false",

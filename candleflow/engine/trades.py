@@ -353,67 +353,45 @@ def _check_amount(refusal: Column, name: str) -> Column:
 def _with_amounts(read: DataFrame, kept: Sequence[str]) -> DataFrame:
     """``kept`` columns, ``price``, quantity and notional: null where price or quantity, each given as
     ``_whole`` and ``_fraction``, is null or beyond its limit, and ``notional_high`` where their product is.
-
-    The product's digits are gathered in millions, ones, hundredths, steps of 10^-8 and a rest in 10^-16, and
-    then each carries to the next: nothing on the way reaches 2^63 = 9.2 * 10^18.
     """
-    read = read.select(
-        *kept,
-        *(
-            F.when(F.col(f"{name}_whole").between(0, limit - 1), F.col(f"{name}_{part}")).alias(
-                f"{name}_{part}"
-            )
-            for name, limit in _AMOUNTS.items()
-            for part in ("whole", "fraction")
-        ),
-    )
+    parts = [
+        F.when(F.col(f"{name}_whole").between(0, limit - 1), F.col(f"{name}_{part}")).alias(f"{name}_{part}")
+        for name, limit in _AMOUNTS.items()
+        for part in ("whole", "fraction")
+    ]
+    read = read.select(*kept, *parts)
     price = (F.col("price_whole") + PRICE_ZERO // _STEPS) * _STEPS + F.col("price_fraction")
-    kept = [*kept, "price", "quantity_whole", "quantity_fraction"]
-    read = read.select(
-        "*",
-        price.alias("price"),
-        _div("price_whole", _MILLION).alias("price_millions"),
-        (F.col("price_whole") % _MILLION).alias("price_ones"),
-        _div("quantity_whole", _MILLION).alias("quantity_millions"),
-        (F.col("quantity_whole") % _MILLION).alias("quantity_ones"),
-    )
-    read = read.select(
-        *kept,
-        _product("price_whole", "quantity_millions").alias("millions"),
-        _product("price_whole", "quantity_ones").alias("ones"),
-        (
-            _product("price_millions", "quantity_fraction") + _product("price_fraction", "quantity_millions")
-        ).alias("hundredths"),
-        (_product("price_ones", "quantity_fraction") + _product("price_fraction", "quantity_ones")).alias(
-            "steps"
-        ),
-        _product("price_fraction", "quantity_fraction").alias("rest"),
-    )
-    for lower, size, higher in (
-        ("rest", _STEPS, "steps"),
-        ("steps", _MILLION, "hundredths"),
-        ("hundredths", 100, "ones"),
-        ("ones", _MILLION, "millions"),
-    ):
-        carried = {higher: F.col(higher) + _div(lower, size), lower: F.col(lower) % size}
-        read = read.withColumns(carried)
-    is_in_range = F.col("millions") < int(NOTIONAL_LIMIT) // _MILLION
-    return read.select(
-        *kept,
-        F.when(is_in_range, _div("millions", 10_000)).alias("notional_high"),
-        (F.col("millions") % 10_000 * _MILLION + F.col("ones")).alias("notional_whole"),
-        (F.col("hundredths") * _MILLION + F.col("steps")).alias("notional_fraction"),
-        F.col("rest").alias("notional_rest"),
-    )
+    return read.select(*kept, price.alias("price"), "quantity_whole", "quantity_fraction", *_notional())
 
 
-def _product(one: str, other: str) -> Column:
-    return F.col(one) * F.col(other)
+def _notional() -> list[Column]:
+    """The product's digits, gathered in steps of 10^-16, 10^-8, 10^-2, 1 and 10^6, where each carries to the
+    next: nothing on the way reaches 2^63 = 9.2 * 10^18.
+
+    One expression for all, as the generated code computes once what is in it twice: a projection for each
+    step would be planned anew with every batch.
+    """
+    price, quantity = F.col("price_whole"), F.col("quantity_whole")
+    price_steps, quantity_steps = F.col("price_fraction"), F.col("quantity_fraction")
+    price_millions, price_ones = _div(price, _MILLION), price % _MILLION
+    quantity_millions, quantity_ones = _div(quantity, _MILLION), quantity % _MILLION
+    rest = price_steps * quantity_steps
+    steps = price_ones * quantity_steps + price_steps * quantity_ones + _div(rest, _STEPS)
+    hundredths = price_millions * quantity_steps + price_steps * quantity_millions + _div(steps, _MILLION)
+    ones = price * quantity_ones + _div(hundredths, 100)
+    millions = price * quantity_millions + _div(ones, _MILLION)
+    is_in_range = millions < int(NOTIONAL_LIMIT) // _MILLION
+    return [
+        F.when(is_in_range, _div(millions, 10_000)).alias("notional_high"),
+        (millions % 10_000 * _MILLION + ones % _MILLION).alias("notional_whole"),
+        (hundredths % 100 * _MILLION + steps % _MILLION).alias("notional_fraction"),
+        (rest % _STEPS).alias("notional_rest"),
+    ]
 
 
-def _div(name: str, by: int) -> Column:
+def _div(number: Column, by: int) -> Column:
     """The whole quotient: the operator ``/`` makes doubles of integers."""
-    return F.call_function("div", F.col(name), F.lit(by).cast("bigint"))
+    return F.call_function("div", number, F.lit(by).cast("bigint"))
 
 
 def _fails(condition: Column) -> Column:

@@ -19,7 +19,7 @@ PRICE_LIMIT: Final = Decimal(10) ** 11
 QUANTITY_LIMIT: Final = Decimal(10) ** 12
 """Quantities are below this, in units of the base asset."""
 NOTIONAL_LIMIT: Final = Decimal(10) ** 20
-"""Price times quantity is below this, so that the product with its 16 places fits Spark's decimal(38,16)."""
+"""Price times quantity is below this, so that its digits fit the columns that the engine has for them."""
 TRADE_ID_LIMIT: Final = 2**63 - 1
 """Ids are below this: a range's exclusive upper bound must still be a 64-bit integer."""
 
