@@ -130,6 +130,7 @@ def _part_name(process: psutil.Process) -> str:
         "processor",
         "dashboard",
         "simulate",
+        "alerts",
         "audit",
         "forecaster",
     )

@@ -26,7 +26,7 @@ from candleflow.store import credentials
 from candleflow.store.credentials import Role
 from candleflow.telemetry import Heartbeat, read_heartbeat
 
-BEATING: Final = ("simulator", "producer", "processor", "dashboard", "audit", "forecaster")
+BEATING: Final = ("simulator", "producer", "processor", "dashboard", "alerts", "audit", "forecaster")
 """The processes that tell of themselves by a heartbeat file, whoever started them."""
 
 _DOWN_SECONDS: Final = 20.0

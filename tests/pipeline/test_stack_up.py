@@ -208,6 +208,7 @@ def test_up_shows_the_page_refuses_a_second_and_ends_everything_in_time(machine:
         "producer",
         "processor",
         "dashboard",
+        "alerts",
         "audit",
         "forecaster",
     }
