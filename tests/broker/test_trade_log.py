@@ -70,7 +70,8 @@ def client(request: pytest.FixtureRequest) -> KafkaClient:
 
 @pytest.fixture
 def made(kafka_bootstrap: str, topic: str) -> str:
-    ensure_topics(kafka_bootstrap, [topic, f"{topic}.rejected"], 1, 1, 1)
+    # Kept for ten years, as NOW_MS is some day past: Kafka would delete the records within the test.
+    ensure_topics(kafka_bootstrap, [topic, f"{topic}.rejected"], 1, 1, 87_600)
     return topic
 
 
