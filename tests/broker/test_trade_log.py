@@ -190,7 +190,7 @@ async def test_with_kafka_away_closing_takes_no_ten_seconds_and_tells_what_is_le
 async def test_a_broker_that_stands_still_is_waited_for_and_nothing_is_lost(
     client: KafkaClient, own_broker: KafkaServer
 ) -> None:
-    ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 1)
+    ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 87_600)
     async with trade_log(client, own_broker.bootstrap, "trades", max_in_flight=2_000) as log:
         await publish(log, 0, 1_000)
         await until(lambda: log.published == 1_000)
@@ -209,7 +209,7 @@ async def test_a_broker_that_stands_still_is_waited_for_and_nothing_is_lost(
 async def test_a_broker_killed_twice_while_data_flow_has_every_acknowledged_record(
     client: KafkaClient, own_broker: KafkaServer
 ) -> None:
-    ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 1)
+    ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 87_600)
     async with trade_log(client, own_broker.bootstrap, "trades", max_in_flight=2_000) as log:
         publishing = asyncio.create_task(publish(log, 0, 30_000))
         for goal in (3_000, 12_000):
@@ -252,7 +252,7 @@ async def test_what_the_client_gives_up_is_sent_again(
     monkeypatch.setattr(kafka_python_publisher, "REQUEST_TIMEOUT_MS", 900)
     monkeypatch.setattr(confluent_publisher, "MESSAGE_TIMEOUT_MS", 1_000)
     monkeypatch.setattr(confluent_publisher, "REQUEST_TIMEOUT_MS", 900)
-    ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 1)
+    ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 87_600)
     async with trade_log(client, own_broker.bootstrap, "trades") as log:
         await publish(log, 0, 100)
         assert await log.flush(DEADLINE_SECONDS) == 0
@@ -300,7 +300,7 @@ async def test_a_record_that_kafka_refuses_keeps_the_others_flowing(
 async def test_a_symbol_is_in_one_partition_whichever_client_writes_it(
     kafka_bootstrap: str, topic: str
 ) -> None:
-    ensure_topics(kafka_bootstrap, [topic, f"{topic}.rejected"], 7, 1, 1)
+    ensure_topics(kafka_bootstrap, [topic, f"{topic}.rejected"], 7, 1, 87_600)
     symbols = [f"{letter}{number}USDT" for letter in ("A", "BC", "DEF") for number in range(20)]
     for client in KafkaClient:
         async with trade_log(client, kafka_bootstrap, topic) as log:
@@ -321,7 +321,7 @@ async def test_after_a_fatal_error_a_new_producer_sends_what_was_in_flight(
     own_broker: KafkaServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of librdkafka's: an error that it does not go on after."""
-    ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 1)
+    ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 87_600)
     async with trade_log(KafkaClient.CONFLUENT, own_broker.bootstrap, "trades") as log:
         await publish(log, 0, 100)
         assert await log.flush(DEADLINE_SECONDS) == 0
