@@ -9,7 +9,7 @@ halves of surrogate pairs. Its plan is so large that a small batch is over befor
 judged only if one of its records was left unread.
 
 Amounts are 64-bit integers, several to an amount where one can't hold it, and are never a double. Spark's
-decimals are as exact, but each is an object of Java's: with them a trade took twice the time.
+decimals are as exact, but each is an object of Java's.
 """
 
 from __future__ import annotations
