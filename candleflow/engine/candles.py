@@ -26,7 +26,8 @@ BLOCK_SIZE: Final = _WORDS * _WORD_SIZE
 
 _KEYS: Final = (REFUSAL, "symbol", "open_time", "block")
 _ADDED: Final = tuple(name for columns in ADDED_COLUMNS.values() for name in columns)
-_TAKER: Final = "taker_buy_"
+TAKER: Final = "taker_buy_"
+"""What the sums over takers' buys alone have before their names."""
 
 
 class Block(NamedTuple):
@@ -143,6 +144,6 @@ def _sums() -> list[Column]:
         "live": F.count_if(IS_LIVE),
         "first_live_time": F.min(F.when(F.col(IS_LIVE), F.col("trade_time"))),
         **{name: F.sum(name) for name in _ADDED},
-        **{f"{_TAKER}{name}": F.sum(F.when(F.col("is_taker_buy"), F.col(name))) for name in _ADDED},
+        **{f"{TAKER}{name}": F.sum(F.when(F.col("is_taker_buy"), F.col(name))) for name in _ADDED},
     }  # fmt: skip
     return [made[name].alias(name) for name in Block._fields[len(_KEYS) :]]

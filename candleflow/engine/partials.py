@@ -10,7 +10,7 @@ from decimal import Decimal
 from operator import attrgetter
 from typing import Any, TypeAlias
 
-from candleflow.engine.candles import BLOCK_SIZE, Block
+from candleflow.engine.candles import BLOCK_SIZE, TAKER, Block
 from candleflow.engine.recent_latency import LiveTrades
 from candleflow.engine.trades import ADDED_COLUMNS, PRICE_ZERO
 from candleflow.market.trade import DECIMAL_PLACES, EXACT
@@ -79,7 +79,7 @@ def _partial(symbol: str, open_time: int, blocks: Sequence[Block]) -> dict[str, 
         "low": _price(min(one.low for one in blocks)),
         "close": _price(blocks[last].close),
         **{f"{taker}{name}": _sum(blocks, taker, columns)
-           for taker in ("", "taker_buy_") for name, columns in ADDED_COLUMNS.items()},
+           for taker in ("", TAKER) for name, columns in ADDED_COLUMNS.items()},
     }  # fmt: skip
     return {
         "symbol": symbol,

@@ -65,8 +65,11 @@ ADDED_COLUMNS: Final[Mapping[str, Mapping[str, int]]] = {
 
 Each column is below 10^12, so that the sum of the 5,000,000 records that a batch may have fits 64 bits."""
 
+_OTHERS: Final = ("symbol", "trade_id", "trade_time", "is_taker_buy")
+"""The columns of a trade that are no amounts."""
+
 TRADE_COLUMNS: Final = (
-    "symbol", "trade_id", "trade_time", "is_taker_buy",
+    *_OTHERS,
     "price", *(name for columns in ADDED_COLUMNS.values() for name in columns),
 )  # fmt: skip
 """The columns of a sound trade, none of them null: ``trade_time`` in microseconds, ``price`` in steps of
@@ -273,8 +276,6 @@ def _is_of_type(found: Column, text: Column, json_type: str) -> Column:
 # The ranges, for both ways ----------------------------------------------------------------------------
 
 
-_OTHERS: Final = ("symbol", "trade_id", "trade_time", "is_taker_buy")
-"""The columns of a trade that are no amounts."""
 _MILLION: Final = 10**6
 _AMOUNTS: Final[Mapping[str, int]] = {"price": int(PRICE_LIMIT), "quantity": int(QUANTITY_LIMIT)}
 """What a record has of amounts, and below what each must be."""
@@ -304,8 +305,8 @@ def _with_fields(read: DataFrame, kept: Sequence[str]) -> DataFrame:
 
 
 def _amount(text: Column, name: str) -> list[Column]:
-    """An amount's text, its whole part (null where that is no 64-bit integer, or beyond the limit), the
-    digits of its fraction, and those as steps of 10^-8, which is no loss where there are no more.
+    """An amount's text, its whole part (null where that is no 64-bit integer) and whether that is beyond the
+    limit, the digits of its fraction, and those as steps of 10^-8, no loss where there are no more.
     """
     points = F.col(f"{name}_points")
     whole, places = points[0].try_cast("bigint"), F.get(points, F.lit(1))

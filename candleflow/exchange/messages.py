@@ -112,10 +112,11 @@ def decode(frame: str | bytes, symbols: Collection[str], now: int, max_future_us
             found, fields_from = _RAW.fullmatch(text), 0
         if found is not None:
             trade = _cut(found, fields_from)
-            if _is_sound(trade, symbols, now + max_future_us):
+            is_sound = _is_sound(trade, symbols, now + max_future_us)
+            reason = None if is_sound else _refusal(trade, symbols, now, max_future_us)
+            if reason is None:
                 return TradeMessage(trade, found[fields_from].encode())
-            reason = _refusal(trade, symbols, now, max_future_us)
-            return Rejected(reason or NOT_A_TRADE, text.encode())
+            return Rejected(reason, text.encode())
     return decode_fully(text, symbols, now, max_future_us)
 
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import apprise
@@ -111,13 +110,8 @@ class Channel:
         self._plugin = plugin
         self._secrets = [part for part in re.split(r"[/:@?&=,]+", address) if len(part) >= _SHORTEST_SECRET]
 
-    @property
-    def takes_pictures(self) -> bool:
-        return bool(self._plugin.attachment_support)
-
-    def send(self, body: str, picture: Path | None = None) -> Answer:
+    def send(self, body: str) -> Answer:
         """Try once; takes as long as the server takes, some seconds at most. Never raises."""
-        attached = apprise.AppriseAttachment(str(picture)) if picture and self.takes_pictures else None
         with _witnessed() as attempt:
             try:
                 went_well = bool(
@@ -126,7 +120,6 @@ class Channel:
                         title="",
                         notify_type=apprise.NotifyType.INFO,
                         body_format=apprise.NotifyFormat.TEXT,
-                        attach=attached,
                     )
                 )
             except Exception as error:  # noqa: BLE001 - a plugin's own: its text may hold the address
