@@ -121,8 +121,8 @@ ON_THE_EDGES = [
         [
             Patch(
                 TRADES,
-                'field[2].cast(_PRICE_TYPE).alias("price")',
-                'field[2].cast("double").cast(_PRICE_TYPE).alias("price")',
+                'price.alias("price"), "quantity_whole"',
+                'price.cast("double").cast("bigint").alias("price"), "quantity_whole"',
             )
         ],
         ["tests/property/test_candles.py::test_a_batch_of_the_largest_trades_overflows_nothing"],
