@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from candleflow.errors import ExchangeError, ExchangeRefusalError, MarketError, RateLimitError
-from candleflow.market.trade import Trade, check, to_microseconds
+from candleflow.market.trade import MICROSECONDS_FROM, Trade, check, to_microseconds
 
 MAX_LIMIT: Final = 1_000
 """Rows that one request may ask for."""
@@ -167,14 +167,14 @@ class ExchangeRest:
     ) -> list[AggregateTrade]:
         """Up to ``limit`` aggregates, from the aggregate ``from_id`` or within the times, both ends included.
 
-        Weight 4. Without any of these, the latest. Times are rounded down to milliseconds.
+        Weight 4. Without any of these, the latest. Times are microseconds.
         """
         rows = await self._get(
             "/api/v3/aggTrades",
             symbol=symbol,
             fromId=from_id,
-            startTime=_milliseconds(start_time),
-            endTime=_milliseconds(end_time),
+            startTime=_time_parameter(start_time),
+            endTime=_time_parameter(end_time),
             limit=limit,
         )
         return self._rows(rows, lambda row: _aggregate(symbol, row))
@@ -196,8 +196,8 @@ class ExchangeRest:
             "/api/v3/klines",
             symbol=symbol,
             interval=interval,
-            startTime=_milliseconds(start_time),
-            endTime=_milliseconds(end_time),
+            startTime=_time_parameter(start_time),
+            endTime=_time_parameter(end_time),
             limit=limit,
         )
         return self._rows(rows, lambda row: _kline(symbol, interval, row))
@@ -320,8 +320,11 @@ def _decimal(value: Any) -> Decimal:
     return number
 
 
-def _milliseconds(time_us: int | None) -> int | None:
-    return None if time_us is None else time_us // 1_000
+def _time_parameter(time_us: int | None) -> int | None:
+    """As Binance takes a time: in either unit, told by its size (rest-api.md, "General API Information")."""
+    if time_us is None or time_us >= MICROSECONDS_FROM:
+        return time_us
+    return time_us // 1_000
 
 
 def _error_fields(response: httpx.Response) -> tuple[int | None, str]:
