@@ -11,6 +11,7 @@ run: install ## start everything on this machine, until Ctrl-C
 	@$(python) -m candleflow up
 
 # Two files at once, each with servers of its own, as the tests mostly wait: for real servers and browsers to start.
+# All files of the page count as one (tests/conftest.py): two browsers at once would take both cores.
 test: install-dev ## run the tests, against the real parts
 	@deploy/browser
 	@$(python) -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25

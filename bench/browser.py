@@ -54,7 +54,7 @@ def take(page: Page, server: psutil.Process, began: float) -> Sample:
     for _ in range(2):  # the second takes what the first found to be finalised
         driver.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
     counters = driver.execute_cdp_cmd("Memory.getDOMCounters", {})
-    page.received_bytes()  # empties the driver's log
+    page.received()  # empties the driver's log
     return Sample(
         minutes=(time.monotonic() - began) / 60,
         js_heap=driver.execute_cdp_cmd("Runtime.getHeapUsage", {})["usedSize"] / 1e6,

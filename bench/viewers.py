@@ -67,17 +67,15 @@ def _measure_tabs(found: Served, count: int, seconds: float, query: str, exits: 
         page.open(query)
         page.wait_for_candles()
         page.wait_for_updates(3)
-        page.received_bytes()
-    process, used, updates = (
-        found.page.process,
-        processor_seconds(found.page.process),
-        [p.updates() for p in pages],
-    )
+        page.received()
+    process = found.page.process
+    used = processor_seconds(process)
     asked, began = found.statements.count(), time.monotonic()
     pages[0].wait(lambda: time.monotonic() - began > seconds, "the time is up", 2 * seconds)
     lasted, used = time.monotonic() - began, processor_seconds(process) - used
-    refreshes = sum(page.updates() - before for page, before in zip(pages, updates, strict=True))
-    received = sum(sum(page.received_bytes()) for page in pages)
+    all_received = [page.received() for page in pages]
+    refreshes = sum(one.refreshes for one in all_received)
+    received = sum(sum(one.sizes) for one in all_received)
     print(
         f"{count} tabs of Chromium: {refreshes / lasted:.1f} refreshes/s,"
         f" {(found.statements.count() - asked) / lasted:.2f} statements/s,"

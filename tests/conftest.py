@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from candleflow import settings
 from candleflow.stack.jars import ensure_jars
@@ -15,8 +17,28 @@ from candleflow.stack.java import find_java
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.process import free_port
+from tests.processes import ROOT
 
 pytest_plugins = ["tests.store_fixtures", "tests.spark_fixtures"]
+
+_SCREEN = ROOT / "tests" / "screen"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The page's tests come first: they take longest, and one worker runs them all."""
+    items.sort(key=lambda item: _SCREEN not in item.path.parents)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    return _OneBrowser(config, log)
+
+
+class _OneBrowser(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """Whole files to a worker, which share servers; those of the page all to one, with its browser."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "screen" if (ROOT / file).parent == _SCREEN else file
 
 
 @pytest.fixture(scope="session")

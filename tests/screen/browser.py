@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +20,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
@@ -33,6 +37,32 @@ _FLAGS = (
 )  # fmt: skip
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Received:
+    """What the server sent over the WebSocket in a while: the size of each message, and its refreshes.
+
+    The refreshes are those of the part of the page that had the most. The server knows their number, the
+    chart does not: a busy browser draws two of them at once.
+    """
+
+    sizes: Sequence[int]
+    refreshes: int
+
+    @property
+    def per_refresh(self) -> float:
+        return sum(self.sizes) / self.refreshes
+
+    @classmethod
+    def of(cls, messages: Sequence[bytes]) -> Received:
+        ended: Counter[str] = Counter()
+        fragment = ""
+        for message in map(ForwardMsg.FromString, messages):
+            fragment = message.delta.fragment_id or fragment
+            if message.script_finished == ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY:
+                ended[fragment] += 1
+        return cls([len(one) for one in messages], max(ended.values(), default=0))
 
 
 @contextmanager
@@ -180,14 +210,14 @@ class Page:
         """What the browser's console has of errors since it was last asked."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
 
-    def received_bytes(self) -> list[int]:
-        """The size of each message that the server has sent over the WebSocket since this was last asked."""
+    def received(self) -> Received:
+        """What the server has sent over the WebSocket since this was last asked."""
         messages = [json.loads(one["message"])["message"] for one in self.driver.get_log("performance")]  # type: ignore[no-untyped-call]
         frames = [
             one["params"]["response"] for one in messages if one["method"] == "Network.webSocketFrameReceived"
         ]
-        # What isn't text (opcode 1) is told as base64.
-        return [len(one["payloadData"]) * (4 if one["opcode"] == 1 else 3) // 4 for one in frames]
+        # Binary frames (opcode 2) are told as base64; Streamlit's server sends no others.
+        return Received.of([base64.b64decode(one["payloadData"]) for one in frames if one["opcode"] == 2])
 
     def point_at_chart(self, x: float) -> None:
         """Put the pointer on the price panel, at this part of its width."""

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from tests.screen.browser import Page
+from tests.screen.browser import Page, Received
 from tests.screen.conftest import LIVE, Running
 from tests.screen.feed import now_us
 from tests.screen.test_chart import WATCH, WATCHED
@@ -59,14 +59,15 @@ def test_after_a_zoom_and_a_pan_two_minutes_of_updates_move_no_pixel(page: Page)
     middle = [sum(ends) / 2 for ends in left]
     places, newest = page.script(_PLACES, *middle), page.newest()
     page.script(WATCH)
-    page.received_bytes()
+    page.received()
 
-    begun, sizes = page.updates(), list[int]()
+    begun, received = page.updates(), list[Received]()
     while page.updates() < begun + UPDATES:
         page.wait_for_updates(10, seconds=120)
-        sizes += page.received_bytes()  # the driver keeps but so many lines
+        received.append(page.received())  # the driver keeps but so many lines
 
-    per_refresh = sum(sizes) / (page.updates() - begun)
+    sizes = [size for one in received for size in one.sizes]
+    per_refresh = sum(sizes) / sum(one.refreshes for one in received)
     print(f"{page.updates() - begun} updates: {per_refresh:.0f} bytes each, the largest message {max(sizes)}")
     assert page.ranges() == left
     assert page.script(_PLACES, *middle) == places
