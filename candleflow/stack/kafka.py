@@ -85,8 +85,8 @@ _LOG4J: Final = """<?xml version="1.0" encoding="UTF-8"?>
 class KafkaServer:
     """One broker. ``folder`` holds its records (``data``), its configuration and its logs.
 
-    ``properties`` take the place of the configuration made here, all but ``log.dirs``; with an ``archive`` it
-    starts quicker, or lists the classes for one.
+    ``properties`` take the place of the configuration made here, all but ``log.dirs``; ``cluster_id`` is that
+    of a cluster of several; with an ``archive`` it starts quicker, or lists the classes for one.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class KafkaServer:
         *,
         host: str = process.LOOPBACK,
         properties: Mapping[str, str] | None = None,
+        cluster_id: str | None = None,
         archive: ClassArchive | None = None,
     ) -> None:
         self.folder = folder
@@ -108,6 +109,7 @@ class KafkaServer:
         self._class_path = os.pathsep.join(map(str, jars))
         self._heap = heap
         self._given = properties
+        self._cluster_id = cluster_id
         self._archive = archive
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -246,7 +248,8 @@ class KafkaServer:
             )
 
     def _format(self) -> None:
-        arguments = ("format", "-t", new_cluster_id(), "-c", self._server_properties)
+        cluster_id = self._cluster_id or new_cluster_id()
+        arguments = ("format", "-t", cluster_id, "-c", self._server_properties)
         done = process.run(self._command(_FORMAT, *arguments))
         if done.returncode or not _is_whole(self.data / _META):
             raise StackError(

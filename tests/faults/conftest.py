@@ -31,12 +31,13 @@ def make_pipeline(
     made: list[Pipeline] = []
     reports = request.config.stash.setdefault(_REPORTS, [])
 
-    def make(feed: Feed, **settings: object) -> Pipeline:
+    def make(feed: Feed, *, brokers: int = 1, **settings: object) -> Pipeline:
         folder = tmp_path / f"pipeline-{len(made)}"
         folder.mkdir()
         report = Report(request.node.name.removeprefix("test_").replace("_", " "), feed.words)
         reports.append(report)
-        made.append(Pipeline(report, folder, java_home, kafka_jars, feed, **settings).__enter__())
+        made.append(Pipeline(report, folder, java_home, kafka_jars, feed, brokers=brokers, **settings))
+        made[-1].__enter__()
         return made[-1]
 
     yield make

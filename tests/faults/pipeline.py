@@ -29,12 +29,12 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 - a class
 from candleflow.broker.offsets import bounds
 from candleflow.broker.topics import topic_id
 from candleflow.errors import BrokerError, StackError
-from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.postgres import SUPERUSER, PostgresServer
 from candleflow.stack.process import answers, free_port
 from candleflow.store import credentials
 from tests.broker import reading
 from tests.faults import direct
+from tests.faults.brokers import KafkaCluster
 from tests.faults.commits import CommitWatch
 from tests.faults.direct import Record, Refused
 from tests.faults.disk import full
@@ -91,7 +91,8 @@ _PROGRESS: Final = """
 class Pipeline:
     """All of it, in a folder of its own; a context manager. Begun by ``start``, ended by ``judge``.
 
-    ``settings`` are the producer's and the processor's (``kafka_partitions=4``).
+    ``settings`` are the producer's and the processor's (``kafka_partitions=4``); Kafka has so many
+    ``brokers``.
     """
 
     def __init__(
@@ -101,6 +102,8 @@ class Pipeline:
         java_home: Path,
         kafka_jars: list[Path],
         feed: Feed,
+        *,
+        brokers: int = 1,
         **settings: object,
     ) -> None:
         self.report = report
@@ -115,7 +118,8 @@ class Pipeline:
         self._postgres = PostgresServer(
             folder / "postgres", free_port(), credentials=self._run_dir / credentials.FILE_NAME
         )
-        self._kafka = KafkaServer(folder / "kafka", free_port(), java_home, kafka_jars, "256m")
+        self.cluster = KafkaCluster(folder / "kafka", brokers, java_home, kafka_jars)
+        self._kafka = self.cluster if brokers > 1 else self.cluster.brokers[0]
         self.exchange_link = Proxy(exchange_port)
         self.store_link = Proxy(self._postgres.port, CommitWatch)
         self.kafka = Server("Kafka", self._kafka, report.faults)

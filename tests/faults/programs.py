@@ -19,6 +19,7 @@ from candleflow.stack import postgres
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.process import spawn, stop
+from tests.faults.brokers import KafkaCluster
 from tests.processes import ROOT, Running
 
 READY_SECONDS: Final = 120.0
@@ -98,10 +99,10 @@ class Program:
 
 @dataclass
 class Server:
-    """Kafka or PostgreSQL."""
+    """Kafka, of one broker or several, or PostgreSQL."""
 
     name: str
-    server: KafkaServer | PostgresServer
+    server: KafkaServer | KafkaCluster | PostgresServer
     faults: Counter[str]
     variables: Mapping[str, str] = field(default_factory=dict)
     """Beside those that it has anyway."""
