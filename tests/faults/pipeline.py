@@ -489,10 +489,11 @@ class Pipeline:
         """What is in it: a batch's are there before the batch is merged."""
         return [Refused.of(one) for one in reading.read(self._kafka.bootstrap, REJECTED_TOPIC, 0)]
 
-    def differs_from_twin(self) -> list[str]:
+    def differs_from_twin(self, **settings: object) -> list[str]:
         """What differs from the table of a processor that meets no fault, byte for byte.
 
-        The twin reads the whole topic from its beginning into a database of its own.
+        The twin reads the whole topic from its beginning into a database of its own; it may have ``settings``
+        of its own too.
         """
         name = f"{DATABASE}_twin"
         self._postgres.provide(DATABASE, name)
@@ -500,7 +501,8 @@ class Pipeline:
         (data / "run").mkdir(parents=True)
         shutil.copy(self._run_dir / credentials.FILE_NAME, data / "run")
         url = f"postgresql://{DATABASE}@{LOOPBACK}:{self._postgres.port}/{name}"
-        variables = self._variables(data_dir=data, postgres_url=url) | {"TMPDIR": str(self.folder)}
+        variables = self._variables(data_dir=data, postgres_url=url, **settings)
+        variables |= {"TMPDIR": str(self.folder)}
         twin = Program("twin", self.processor.command, self.folder, Counter(), variables)
         self._programs.append(twin)
         twin.start()

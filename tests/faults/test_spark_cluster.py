@@ -1,0 +1,35 @@
+"""The processor on a cluster of Spark's: the candles that ``local[*]`` makes, whichever worker is killed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import MakePipeline
+from tests.faults.feeds import seeded
+from tests.faults.spark_cluster import spark_cluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+WORKERS = 2
+
+
+def test_a_cluster_with_a_worker_killed_makes_the_same_candles(
+    make_pipeline: MakePipeline, tmp_path: Path, java_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")  # where the executors find the driver
+    faults: Counter[str] = Counter()
+    with spark_cluster(tmp_path / "spark", WORKERS, java_home, faults) as cluster:
+        pipeline = make_pipeline(seeded(rate=200), kafka_partitions=WORKERS, spark_master=cluster.master_url)
+        pipeline.start()
+        for worker in cluster.workers:
+            pipeline.wait_for_trades(1_000)
+            worker.kill(with_children=True)
+            pipeline.wait_for_trades(1_000)  # by the other
+            worker.start()
+            cluster.wait_for(worker, times=2)
+        pipeline.report.faults.update(faults)
+        pipeline.judge(whole=True)
+        assert pipeline.differs_from_twin(spark_master="local[*]") == []
