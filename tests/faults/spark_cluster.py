@@ -16,7 +16,7 @@ from tests.processes import awaited
 
 _SPARK_HOME = Path(pyspark.__file__).parent
 _DEPLOY = "org.apache.spark.deploy"
-_START_SECONDS = 60
+_START_SECONDS = 180
 
 
 class SparkCluster:

@@ -11,7 +11,7 @@ from tests.faults.conftest import MakePipeline
 from tests.faults.feeds import seeded
 from tests.faults.spark_cluster import spark_cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 WORKERS = 2
 
