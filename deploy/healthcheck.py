@@ -1,7 +1,7 @@
 """The health of whichever process of ours runs in this container: exit status 0 where it is well.
 
-It asks the ports above CANDLEFLOW_METRICS_PORT, and the page's. The standard library alone, as it runs twice a
-minute in each container, and our own imports would take longer than the question.
+It asks the ports above CANDLEFLOW_METRICS_PORT, and the page's. The standard library alone, as it runs twice
+a minute in each container, and our own imports would take longer than the question.
 """
 
 from __future__ import annotations
