@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from candleflow import settings
-from candleflow.engine.recent_latency import LiveTrades, RecentLatency
+from candleflow.broker.offsets import Latest
+from candleflow.engine.recent_latency import LiveTrades
+from candleflow.engine.sink import Tally
 from candleflow.metrics.families import FAMILIES, LEFT_OUT, OF_EVERY_PROCESS, Family, Kind, values
 from candleflow.notify.answers import Outcome
 from candleflow.services.alerts import Alerting
 from candleflow.services.audit import Auditor
 from candleflow.services.forecaster import Forecaster
+from candleflow.services.processor import _Processor
 from candleflow.services.producer import Producer
 from candleflow.settings import METRICS_PORTS, Settings
 from candleflow.store.credentials import Role
@@ -51,10 +56,23 @@ async def of_forecaster(in_force: Settings) -> Iterable[str]:
     return Forecaster(in_force, store).counts()
 
 
-async def of_processor(_: Settings) -> Iterable[str]:
-    latency = RecentLatency()
-    latency.note([LiveTrades(0, 0, 1)], 1, 1)
-    return {**latency.counts(), **latency.histogram()}
+@dataclass
+class Sink:
+    """As far as the processor tells of one: of two batches with a live trade each."""
+
+    tally: Tally = field(default_factory=Tally)
+    offsets: dict[int, int] = field(default_factory=lambda: {0: 3})
+
+
+async def of_processor(in_force: Settings) -> Iterable[str]:
+    sink, processor = Sink(), _Processor(in_force)
+    sink.tally.latency.note([LiveTrades(0, 0, 1)], 1, 1)
+    sink.tally.batch_seconds.extend((0.2, 0.3))
+    processor._sink = sink  # type: ignore[assignment]
+    processor._end_offsets._latest = Latest(time.monotonic(), "", {0: 10})
+    told = processor._counts()
+    assert {"lag", "batch_ms_p99", "latency_ms_p50", "latency_le:+Inf"} <= told.keys()
+    return told
 
 
 @pytest.mark.parametrize(
