@@ -128,6 +128,16 @@ def test_kafka_and_postgresql_alone_by_default() -> None:
     assert set(OURS) == METRICS_PORTS.keys() - {"simulator"} | {"dashboard"}
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_our_image_is_built_here_and_never_fetched(name: str) -> None:
+    assert (SERVICES[name]["build"], SERVICES[name]["pull_policy"]) == (".", "build")
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - OURS))
+def test_another_image_has_a_version(name: str) -> None:
+    assert re.fullmatch(r"[a-z/]+:v?[0-9.]+", SERVICES[name]["image"])
+
+
 def interpolated(value: str, given: Mapping[str, str]) -> str:
     """As compose does it, of ``${NAME:-default}``."""
     return re.sub(r"\$\{([A-Z_]+):-([^}]*)\}", lambda found: given.get(found[1]) or found[2], value)
@@ -183,6 +193,7 @@ def test_a_process_starts_by_its_command_and_the_health_check_finds_it(name: str
     assert not is_well()
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has 127.0.0.1 alone of the loopback")
 def test_the_page_listens_where_the_environment_says(tmp_path: Path) -> None:
     """In a container on every address; here on another of the loopback than .streamlit/config.toml has."""
     port = free_port()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -31,6 +32,16 @@ def values(prometheus: str, query: str) -> dict[str, float]:
     except OSError:
         return {}
     return {one["metric"].get("job", ""): float(one["value"][1]) for one in found}
+
+
+def is_understood(prometheus: str, query: str) -> bool:
+    """Whether the query can be answered, if with nothing."""
+    url = f"{prometheus}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - of this machine
+            return bool(json.load(answer)["status"] == "success")
+    except urllib.error.HTTPError:
+        return False
 
 
 def configuration(folder: Path, ports: dict[str, int]) -> Path:
@@ -82,3 +93,8 @@ def test_prometheus_reads_a_process_and_the_page(tmp_path: Path) -> None:
         assert held('candleflow_process_state{state="running"}') == {"candleflow": 1.0}
         assert held("active_sessions") == {"dashboard": 0.0}
         assert held("candleflow_simulator_clients") == {"candleflow": 0.0}
+        for panel in json.loads((FOLDER / "grafana" / "dashboards" / "candleflow.json").read_text())[
+            "panels"
+        ]:
+            for target in panel["targets"]:
+                assert is_understood(f"http://{listening}", target["expr"]), target["expr"]

@@ -55,6 +55,12 @@ def test_what_a_rule_or_a_panel_names_is_exported(about: str) -> None:
     assert named <= exported()
 
 
+def test_each_alert_has_a_test_that_sees_it_fire() -> None:
+    tests = yaml.safe_load((FOLDER / "rules_test.yml").read_text())["tests"]
+    fired = {one["alertname"] for test in tests for one in test["alert_rule_test"] if one["exp_alerts"]}
+    assert fired == RULE_EXPRESSIONS.keys()
+
+
 def test_each_process_is_asked_at_its_port() -> None:
     base = int(COMPOSE["services"]["producer"]["environment"]["CANDLEFLOW_METRICS_PORT"])
     ours, page = CONFIG["scrape_configs"]

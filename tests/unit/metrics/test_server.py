@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,7 @@ def test_names_of_this_machine_are_answered(in_force: Settings, heartbeat: Heart
     assert asked(in_force.metrics_port, "/healthz", host=host)[0] == 200
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has 127.0.0.1 alone of the loopback")
 def test_it_listens_on_this_machine_only(in_force: Settings, heartbeat: HeartbeatFile) -> None:
     heartbeat.beat("running")
     with socket.socket() as probe:
@@ -95,6 +97,25 @@ def test_where_every_address_was_asked_for_any_name_is_answered(tmp_path: Path) 
         assert asked(in_force.metrics_port, "/healthz", host="producer:9464")[0] == 200
     finally:
         heartbeat.remove()
+
+
+@pytest.mark.skipif(not socket.has_ipv6 or not is_free(free_port(), "::1"), reason="no IPv6 here")
+def test_it_can_listen_by_ipv6(tmp_path: Path) -> None:
+    in_force = settings.load(data_dir=tmp_path, metrics_port=free_port(), metrics_host="::1")
+    heartbeat = served_heartbeat(in_force, "producer")
+    try:
+        assert is_listening(in_force.metrics_port, "::1")
+        assert not is_listening(in_force.metrics_port)
+    finally:
+        heartbeat.remove()
+
+
+def test_garbage_ends_its_own_connection_only(in_force: Settings, heartbeat: HeartbeatFile) -> None:
+    heartbeat.beat("running")
+    for garbage in (b"\x00\xff\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"A" * 70_000 + b"\r\n"):
+        with socket.create_connection(("127.0.0.1", in_force.metrics_port), timeout=10) as one:
+            one.sendall(garbage)
+    assert asked(in_force.metrics_port, "/healthz")[0] == 200
 
 
 def test_the_port_is_free_again_afterwards(in_force: Settings) -> None:
