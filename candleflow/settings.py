@@ -66,6 +66,11 @@ EXCHANGE_URLS: Final[dict[Exchange, tuple[str, str]]] = {
 }
 """WebSocket base and REST base of each real exchange."""
 
+METRICS_PORTS: Final = {
+    "producer": 0, "processor": 1, "audit": 2, "alerts": 3, "forecaster": 4, "simulator": 5,
+}  # fmt: skip
+"""How far each process's port is above ``CANDLEFLOW_METRICS_PORT``. The page has Streamlit's own."""
+
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
@@ -217,6 +222,20 @@ class Settings(BaseSettings):
     simulator_seed: int = Field(1, ge=0, le=2**63 - 1, description="The simulated market's seed")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="json: each line that we log is a JSON object, for log collectors"
+    )
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65_535 - max(METRICS_PORTS.values()),
+        description="Metrics and health: the producer's port, and the next ones are the others'; 0: none",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        pattern=r"^[A-Za-z0-9.:-]{1,253}$",
+        description="The address that metrics and health are served at; there is no log-in",
+    )
 
     @field_validator("symbols", mode="before")
     @classmethod

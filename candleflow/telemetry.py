@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,8 @@ _log = logging.getLogger(__name__)
 
 _SAY_EVERY_SECONDS: Final = 60.0
 _LINE: Final = "%(asctime)s %(levelname)-7s %(process_name)s: %(message)s"
-_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85, 0x2028, 0x2029)}
+CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85, 0x2028, 0x2029)}
+"""For ``str.translate``: what could end a line or command a terminal, escaped."""
 
 
 class _OneLineFormatter(logging.Formatter):
@@ -30,14 +31,40 @@ class _OneLineFormatter(logging.Formatter):
     default_msec_format = "%s.%03dZ"
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        record.message = record.message.translate(_CONTROL)
+        record.message = record.message.translate(CONTROL)
         return super().formatMessage(record)
 
 
-def set_up_logging(process_name: str, level: str = "INFO") -> None:
-    """Log to stderr, one line a message, named after the process."""
+class _JsonFormatter(logging.Formatter):
+    """A JSON object a line, a traceback within it: JSON's own escapes keep any input on its line."""
+
+    converter = time.gmtime  # type: ignore[assignment]  # as above
+
+    def __init__(self, process_name: str) -> None:
+        super().__init__()
+        self._process_name = process_name
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "process": self._process_name,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+def set_up_logging(process_name: str, level: str = "INFO", log_format: str = "text") -> None:
+    """Log to stderr, one line a message, named after the process; as text, or ``json``."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLineFormatter(_LINE, defaults={"process_name": process_name}))
+    handler.setFormatter(
+        _JsonFormatter(process_name)
+        if log_format == "json"
+        else _OneLineFormatter(_LINE, defaults={"process_name": process_name})
+    )
     if level != "DEBUG":
         # py4j tells the root logger, with a traceback, of each connection to the JVM that it opens anew.
         handler.addFilter(lambda record: record.name != "root" or record.levelno > logging.INFO)
@@ -69,7 +96,7 @@ class HeartbeatFile:
     """Writes the heartbeat of this process; cheap enough for once a second.
 
     A heartbeat that can't be written, as on a full disk, is no reason to stop work: a line says so once a
-    minute.
+    minute. The last one is kept in ``last`` too, for other threads of this process.
     """
 
     def __init__(self, run_dir: Path, name: str) -> None:
@@ -77,12 +104,22 @@ class HeartbeatFile:
         self._name = name
         self._started_at = time.time()
         self._said_at = float("-inf")
+        self.last: tuple[Heartbeat | None, float] = (None, time.monotonic())
+        """What was said last, and when, by ``time.monotonic``: at first nothing, when this was made."""
+        self.on_removed: Callable[[], None] | None = None
+        """Called once at the end."""
         run_dir.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def name(self) -> str:
+        """The process's."""
+        return self._name
 
     def beat(self, state: str, message: str = "", counts: Mapping[str, int | float] | None = None) -> None:
         heartbeat = Heartbeat(
             self._name, os.getpid(), state, message, self._started_at, time.time(), dict(counts or {})
         )
+        self.last = (heartbeat, time.monotonic())
         beside = self._path.with_suffix(f".{os.getpid()}.tmp")
         try:
             beside.write_text(json.dumps(asdict(heartbeat)))
@@ -97,6 +134,9 @@ class HeartbeatFile:
         heartbeat = read_heartbeat(self._path.parent, self._name)
         if heartbeat is None or heartbeat.pid == os.getpid():
             self._path.unlink(missing_ok=True)
+        if self.on_removed is not None:
+            self.on_removed()
+            self.on_removed = None
 
 
 def read_heartbeat(run_dir: Path, name: str) -> Heartbeat | None:

@@ -13,8 +13,10 @@ from __future__ import annotations
 import math
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 SPAN_SECONDS: Final = 60
@@ -23,6 +25,10 @@ SPAN_SECONDS: Final = 60
 _STEPS: Final = 100
 """Latencies are counted by the area hyperbolic sine of their milliseconds in hundredths: to 0.5 % where they
 are long, to 0.005 ms where they are short, and of either sign. Years are no more than 2,600 such steps."""
+
+
+BOUNDS_SECONDS: Final = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""Of the buckets since the start. What is below nought tells that the clocks differ."""
 
 
 class LiveTrades(NamedTuple):
@@ -43,22 +49,27 @@ class _Second:
 
 
 class RecentLatency:
-    """The last minute's latencies, in a bounded memory; for any thread. ``steady`` is in seconds."""
+    """The last minute's latencies, and a histogram of all, in a bounded memory; for any thread. ``steady`` is
+    in seconds."""
 
     def __init__(self, steady: Callable[[], float] = time.monotonic) -> None:
         self._steady = steady
         self._began_at = steady()
         self._seconds: deque[_Second] = deque()
+        self._all: Counter[int] = Counter()
         self._lock = threading.Lock()
 
     def note(self, live: Iterable[LiveTrades], merged: int, merged_at: int) -> None:
         """``merged`` trades are in their rows since ``merged_at``, microseconds since the epoch; ``live`` are
         those of them that count."""
+        found: Counter[int] = Counter()
+        for one in live:
+            _count(found, one, merged_at)
         with self._lock:
             now = self._recent()
             now.merged += merged
-            for one in live:
-                _count(now.latencies, one, merged_at)
+            now.latencies.update(found)
+            self._all.update(found)
 
     def counts(self) -> dict[str, float]:
         """``merged_per_s``; and, if a live trade was merged, ``latency_ms_p50``, ``latency_ms_p99`` and
@@ -75,6 +86,20 @@ class RecentLatency:
             return rate
         p50, p99 = (round(_quantile(total, share), 1) for share in (0.5, 0.99))
         return rate | {"latency_ms_p50": p50, "latency_ms_p99": p99, "latency_trades": total.total()}
+
+    def histogram(self) -> dict[str, float]:
+        """Of all latencies since this was made: ``latency_le:0.5``, how many were half a second at most, for
+        each of BOUNDS_SECONDS and ``+Inf``; ``latency_sum:s``, their sum in seconds."""
+        with self._lock:
+            every = list(self._all.items())
+        ends = [_step(bound * 1_000_000) for bound in BOUNDS_SECONDS]
+        within = [0] * (len(ends) + 1)
+        for step, count in every:
+            within[bisect_left(ends, step)] += count
+        names = (*(f"{bound:g}" for bound in BOUNDS_SECONDS), "+Inf")
+        told = {f"latency_le:{name}": up_to for name, up_to in zip(names, accumulate(within), strict=True)}
+        total = sum(math.sinh(step / _STEPS) * count for step, count in every) / 1_000
+        return {**told, "latency_sum:s": round(total, 3)}
 
     def _recent(self) -> _Second:
         """The present second, made if need be; what is too old is forgotten."""

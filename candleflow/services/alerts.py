@@ -16,13 +16,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from candleflow.errors import CandleflowError, HeldError, StoreError
+from candleflow.metrics.serving import served_heartbeat
 from candleflow.notify.answers import Outcome
 from candleflow.notify.channels import channels
 from candleflow.services.alert_decisions import Decider
 from candleflow.services.alert_sender import ChannelSender
 from candleflow.settings import Settings
 from candleflow.store.alerts import AlertBook
-from candleflow.telemetry import HeartbeatFile, set_up_logging
+from candleflow.telemetry import set_up_logging
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ _MOST_STRAY: Final = 100
 
 def run(settings: Settings) -> int:
     """Decide and send until told to stop; the exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log_level)
+    set_up_logging(NAME, settings.log_level, settings.log_format)
     try:
         Alerting(settings).run()
     except CandleflowError as error:
@@ -55,7 +56,7 @@ class Alerting:
         self._decider = Decider(settings, self._book)
         self._senders = {name: ChannelSender(way, self._book) for name, way in self._channels.items()}
         self._wakes = {name: threading.Event() for name in self._channels}
-        self._heartbeat = HeartbeatFile(settings.run_dir, NAME)
+        self._heartbeat = served_heartbeat(settings, NAME)
         self._stop = threading.Event()
         self._message = ""
         self._decided = 0

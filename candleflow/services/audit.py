@@ -23,6 +23,7 @@ from candleflow.errors import BrokerError, CandleflowError, ExchangeError, Store
 from candleflow.exchange.rest import ExchangeRest
 from candleflow.market.gap import AUDIT, GapEvent, GapEventKind, book_of
 from candleflow.market.window import SECOND_US, floor_time
+from candleflow.metrics.serving import served_heartbeat
 from candleflow.services.exchange_addresses import addresses
 from candleflow.services.history import HistoryLoader
 from candleflow.services.mending import Mender, StoppedError
@@ -30,7 +31,7 @@ from candleflow.services.verify_report import written
 from candleflow.settings import Settings
 from candleflow.store.mending import CandleMending
 from candleflow.store.reader import CandleReader
-from candleflow.telemetry import HeartbeatFile, set_up_logging
+from candleflow.telemetry import set_up_logging
 from candleflow.watch.continuity import Ranges, unknown_holes
 from candleflow.watch.klines import DIFFERING, Basis, Comparison, Verdict, bases, compare
 from candleflow.watch.soundness import Attempts, Suspect, doubts
@@ -59,7 +60,7 @@ _SYMBOLS_LIMIT: Final = 100
 
 def run(settings: Settings) -> int:
     """Audit until told to stop; the exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log_level)
+    set_up_logging(NAME, settings.log_level, settings.log_format)
     try:
         asyncio.run(Auditor(settings).run())
     except CandleflowError as error:
@@ -91,7 +92,7 @@ class Auditor:
         self._attempts = Attempts()
         self._doubts: queue.SimpleQueue[tuple[str, Suspect]] = queue.SimpleQueue()
         self._repaired = 0
-        self._heartbeat = HeartbeatFile(settings.run_dir, NAME)
+        self._heartbeat = served_heartbeat(settings, NAME)
         self._history = HistoryLoader(settings, self._urls, self._reader)
         self._stop = asyncio.Event()
         self._message = ""

@@ -32,13 +32,14 @@ from candleflow.screen.source import (
 from candleflow.screen.sparkline import sparkline
 from candleflow.services import forecast_words
 from candleflow.services.alert_desk import StoredDesk
+from candleflow.services.forecaster import JUDGED, scored
 from candleflow.services.shared_answers import SharedAnswers, Viewer
 from candleflow.settings import Settings
 from candleflow.store.credentials import Role
 from candleflow.store.forecasts import ForecastStore
 from candleflow.store.reader import CandleReader
 from candleflow.telemetry import Heartbeat, read_heartbeat, set_up_logging
-from candleflow.watch.forecast.scores import Scored, scores
+from candleflow.watch.forecast.scores import scores
 
 SCRIPT: Final = Path(__file__).parents[2] / "dashboard.py"
 """Its neighbour ``.streamlit/config.toml`` goes with it, whatever folder the command is run in."""
@@ -56,8 +57,6 @@ _GAPS_LISTED: Final = 5
 
 _FORECASTS_DRAWN: Final = 2_002
 """As many as candles are drawn, and those ahead."""
-_FORECASTS_SCORED: Final = 2_000
-"""The track record is of so many: nearly three hours of 5 s."""
 _RECORD_SECONDS: Final = 30
 
 _LOG: Final = logging.getLogger(__name__)
@@ -177,7 +176,7 @@ def _now() -> int:
 def _settings() -> Settings:
     """The settings as the process found them; a wrong one is looked at anew by the next viewer."""
     settings = settings_module.load()
-    set_up_logging("dashboard", settings.log_level)
+    set_up_logging("dashboard", settings.log_level, settings.log_format)
     return settings
 
 
@@ -195,16 +194,7 @@ def _forecasts() -> ForecastStore:
 def _track_record(symbol: str) -> TrackRecord | None:
     """What the newest forecasts that were scored are worth."""
     size_us = _settings().windows.size_us
-    found = scores(
-        [
-            Scored(
-                one.open_time, one.forecast, one.lower, one.upper, float(one.last_close), float(one.actual)
-            )
-            for one in _forecasts().recent(symbol, 0, _FORECASTS_SCORED)
-            if one.actual is not None
-        ],
-        size_us,
-    )
+    found = scores(scored(_forecasts().recent(symbol, 0, JUDGED)), size_us)
     if found is None:
         return None
     simulated = "Of a made-up market. " if _settings().is_simulated else ""

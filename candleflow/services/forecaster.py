@@ -15,12 +15,14 @@ from typing import Final
 
 from candleflow.errors import CandleflowError, StoreError
 from candleflow.market.window import DAY_US
+from candleflow.metrics.serving import served_heartbeat
 from candleflow.settings import Settings
 from candleflow.store.credentials import Role
-from candleflow.store.forecasts import Close, ForecastStore, NewForecast
+from candleflow.store.forecasts import Close, ForecastStore, KeptForecast, NewForecast
 from candleflow.store.reader import StoredCandle
-from candleflow.telemetry import HeartbeatFile, set_up_logging
+from candleflow.telemetry import set_up_logging
 from candleflow.watch.forecast.race import VERSION, Forecast, Race
+from candleflow.watch.forecast.scores import FEWEST, Scored, scores
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +33,10 @@ REPLAYED: Final = 2_000
 """Candles that a symbol's learners see at the start: nearly three hours of 5 s, of which they forget half."""
 TEND_SECONDS: Final = 60.0
 
+JUDGED: Final = 2_000
+"""A symbol's skill is that of so many forecasts: nearly three hours of 5 s."""
+_JUDGED_SYMBOLS: Final = 100
+"""The skill of so many symbols at most is told: each is a question to PostgreSQL a minute."""
 _PAGE: Final = 200
 """Candles of a symbol that are asked for at once while it runs: after a longer pause the chain breaks."""
 _FILLED: Final = 120
@@ -39,7 +45,7 @@ _FILLED: Final = 120
 
 def run(settings: Settings) -> int:
     """Forecast until told to stop; the exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log_level)
+    set_up_logging(NAME, settings.log_level, settings.log_format)
     try:
         asyncio.run(Forecaster(settings, ForecastStore.from_settings(settings, Role.FORECASTER)).run())
     except CandleflowError as error:
@@ -58,19 +64,20 @@ class Forecaster:
         self._races: dict[str, Race] = {}
         self._known: dict[str, int] = {}
         """By symbol the open time of the last candle that was looked at."""
-        self._heartbeat = HeartbeatFile(settings.run_dir, NAME)
+        self._heartbeat = served_heartbeat(settings, NAME)
         self._stop = asyncio.Event()
         self._message = "starts"
         self._made = self._scored = self._late = 0
+        self._skill: dict[str, float] = {}
 
     def stop(self) -> None:
         """``run`` then returns within a second or two."""
         self._stop.set()
 
-    def counts(self) -> Mapping[str, int]:
+    def counts(self) -> Mapping[str, int | float]:
         """Forecasts kept and scored by this run; ``late`` are those whose window had begun: they count for
-        nothing."""
-        return {"forecasts": self._made, "scored": self._scored, "late": self._late}
+        nothing. By symbol (``skill:BTCUSDT``) the skill, with the ends of its interval."""
+        return {"forecasts": self._made, "scored": self._scored, "late": self._late, **self._skill}
 
     async def run(self) -> None:
         """Forecast until SIGTERM, SIGINT or ``stop``."""
@@ -148,6 +155,7 @@ class Forecaster:
         while True:
             try:
                 await asyncio.to_thread(self.tend, time.time_ns() // 1_000)
+                await asyncio.to_thread(self.judge)
             except StoreError as error:
                 _log.info("forecasts aren't tended now: %s", error)
             await asyncio.sleep(TEND_SECONDS)
@@ -163,6 +171,17 @@ class Forecaster:
             again = self._store.candles({symbol: known - _FILLED * self._size_us}, _FILLED)
             self._scored += self._store.score(closes(again.get(symbol, [])))
 
+    def judge(self) -> None:
+        """Find each symbol's skill anew. Raises StoreError while PostgreSQL can't answer."""
+        skill: dict[str, float] = {}
+        for symbol in self._settings.symbols[:_JUDGED_SYMBOLS]:
+            found = scores(scored(self._store.recent(symbol, 0, JUDGED)), self._size_us)
+            if found is not None and found.count >= FEWEST:
+                skill[f"skill:{symbol}"] = round(found.skill, 6)
+                skill[f"skill_lower:{symbol}"] = round(found.skill_lower, 6)
+                skill[f"skill_upper:{symbol}"] = round(found.skill_upper, 6)
+        self._skill = skill
+
     async def _beat(self) -> None:
         while True:
             state = "waiting" if self._message.startswith("waits") else "running"
@@ -173,6 +192,15 @@ class Forecaster:
 def closes(candles: Iterable[StoredCandle]) -> list[Close]:
     """Those that forecasts are scored by."""
     return [Close(one.symbol, one.open_time, one.close) for one in candles if one.is_complete]
+
+
+def scored(kept: Iterable[KeptForecast]) -> list[Scored]:
+    """Those of the forecasts that have been held against what came."""
+    return [
+        Scored(one.open_time, one.forecast, one.lower, one.upper, float(one.last_close), float(one.actual))
+        for one in kept
+        if one.actual is not None
+    ]
 
 
 def _new(symbol: str, made: Forecast) -> NewForecast:

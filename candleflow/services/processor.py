@@ -41,6 +41,7 @@ from candleflow.errors import (
     StoreError,
 )
 from candleflow.market.window import SECOND_US
+from candleflow.metrics.serving import served_heartbeat
 from candleflow.settings import Settings
 from candleflow.stack import process
 from candleflow.stack.class_archive import ClassArchive, spark_archive
@@ -49,7 +50,7 @@ from candleflow.stack.java import find_java
 from candleflow.stack.work_folder import work_folder
 from candleflow.store import credentials, schema
 from candleflow.store.credentials import Role
-from candleflow.telemetry import HeartbeatFile, set_up_logging
+from candleflow.telemetry import set_up_logging
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -85,7 +86,7 @@ _POLL_SECONDS: Final = 0.1
 
 def run(settings: Settings) -> int:
     """Run the processor until it is told to stop; its exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log_level)
+    set_up_logging(NAME, settings.log_level, settings.log_format)
     processor = _Processor(settings)
     try:
         processor.run()
@@ -106,7 +107,7 @@ class _Processor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stop = threading.Event()
-        self._heartbeat = HeartbeatFile(settings.run_dir, NAME)
+        self._heartbeat = served_heartbeat(settings, NAME)
         self._held_by = f"{socket.gethostname()} process {os.getpid()}"
         self._end_offsets = EndOffsets(settings.kafka_bootstrap, settings.topic)
         self._sink: CandleSink | None = None
@@ -370,7 +371,7 @@ class _Processor:
             name: sink.tally.records[name] for name in ("received", "merged", "duplicate", "rejected", "late")
         }
         counts |= {"batches": sink.tally.batches, "restarts": self._restarts}
-        counts |= sink.tally.latency.counts()
+        counts |= sink.tally.latency.counts() | sink.tally.latency.histogram()
         latest = self._end_offsets.latest
         if latest is not None and time.monotonic() - latest.asked_at < _END_KNOWN_SECONDS:
             counts["lag"] = sum(

@@ -31,11 +31,12 @@ from candleflow.exchange.stream import Received, TradeStream
 from candleflow.market.gap import GapEvent, GapEventKind
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US
+from candleflow.metrics.serving import served_heartbeat
 from candleflow.services.exchange_addresses import addresses
 from candleflow.services.gap_filler import GapFiller
 from candleflow.services.intake import Intake
 from candleflow.settings import Settings
-from candleflow.telemetry import HeartbeatFile, set_up_logging
+from candleflow.telemetry import set_up_logging
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -60,7 +61,7 @@ _AGES_LIMIT: Final = 100
 
 def run(settings: Settings) -> int:
     """Run the producer until it is told to stop; its exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log_level)
+    set_up_logging(NAME, settings.log_level, settings.log_format)
     if settings.log_level != "DEBUG":
         # Each delivery's outcome is looked at and told of by the trade log; kafka-python would add a line
         # for every attempt to connect while Kafka is away, and tracebacks from its threads.
@@ -90,7 +91,7 @@ class Producer:
         self._clock = ExchangeClock(trusted_lag_us=retention_us // 2)
         self._stop = asyncio.Event()
         self._state = ("starting", "")
-        self._heartbeat = HeartbeatFile(settings.run_dir, NAME)
+        self._heartbeat = served_heartbeat(settings, NAME)
         self._trade_log = TradeLog(
             settings.kafka_bootstrap,
             settings.topic,

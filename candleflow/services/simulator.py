@@ -25,6 +25,7 @@ from candleflow.exchange.simulated_symbol import Era
 from candleflow.exchange.simulator import Simulator
 from candleflow.exchange.simulator_source import Source
 from candleflow.market.symbol import is_symbol
+from candleflow.metrics.serving import served_heartbeat
 from candleflow.settings import Settings
 from candleflow.telemetry import HeartbeatFile, set_up_logging
 
@@ -66,11 +67,11 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
 
     Raises ExchangeError where the port is taken or the recording can't be read.
     """
-    set_up_logging(NAME, settings.log_level)
+    set_up_logging(NAME, settings.log_level, settings.log_format)
     is_replay = arguments.simulator_command == "replay"
     source = _recording(arguments) if is_replay else _seeded_market(settings, arguments)
     port = settings.simulator_port if arguments.port is None else arguments.port
-    asyncio.run(_serve(source, port, HeartbeatFile(settings.run_dir, NAME)))
+    asyncio.run(_serve(source, port, served_heartbeat(settings, NAME)))
     return 0
 
 

@@ -1,13 +1,17 @@
-"""docker-compose.yml without Docker: its form, its ports, and a real broker run with its environment.
+"""docker-compose.yml without Docker: its form, its ports, a real broker run with its environment, and our
+processes by their commands and environments in it. Not run: the images themselves, and the processor (a JVM).
 
 ``tests/data/compose-spec.json`` is the Compose Specification's own schema (Apache License 2.0, beside it).
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +21,18 @@ import yaml
 from kafka import KafkaConsumer, KafkaProducer
 
 from candleflow.broker.topics import ensure_topics
-from candleflow.settings import Settings
+from candleflow.settings import METRICS_PORTS, PREFIX, Settings, load
 from candleflow.stack.kafka import KafkaServer
-from candleflow.stack.process import free_port
+from candleflow.stack.process import free_port, wait_for
 from candleflow.store.credentials import DEVELOPMENT_PASSWORD
+from tests.processes import START_SECONDS, environment, started
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "tests" / "data" / "compose-spec.json").read_text())
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = sorted(name for name, service in SERVICES.items() if service["image"] == "candleflow")
 
 # What apache/kafka's entry point keeps for Java and its scripts.
 NOT_PROPERTIES = {"KAFKA_HEAP_OPTS", "KAFKA_OPTS", "KAFKA_LOG4J_OPTS", "KAFKA_JVM_PERFORMANCE_OPTS"}
@@ -76,16 +84,153 @@ def test_the_file_is_valid_by_the_compose_specification() -> None:
 
 @pytest.mark.parametrize("name", COMPOSE["services"])
 def test_a_port_is_published_on_this_machine_only(name: str) -> None:
-    assert all(port.startswith("127.0.0.1:") for port in COMPOSE["services"][name]["ports"])
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", ()))
 
 
 @pytest.mark.parametrize("name", COMPOSE["services"])
 def test_a_service_has_a_health_check_and_keeps_its_data_in_a_named_volume(name: str) -> None:
-    service = COMPOSE["services"][name]
+    service = SERVICES[name]
     assert service["healthcheck"]["test"]
-    volumes = [volume.partition(":")[0] for volume in service["volumes"]]
-    assert volumes
-    assert set(volumes) <= set(COMPOSE["volumes"])
+    mounted = [volume for volume in service["volumes"] if not volume.startswith("./")]
+    assert mounted
+    assert {volume.partition(":")[0] for volume in mounted} <= set(COMPOSE["volumes"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_file_of_ours_is_there_and_only_read(name: str) -> None:
+    for volume in SERVICES[name]["volumes"]:
+        source, _, target = volume.partition(":")
+        if source.startswith("./"):
+            assert (ROOT / source).exists()
+            assert target.endswith(":ro")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_restarted_and_its_memory_is_bounded(name: str) -> None:
+    assert SERVICES[name]["restart"] == "unless-stopped"
+    assert re.fullmatch(r"\d+[mg]", SERVICES[name]["mem_limit"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_waits_for_the_health_of_what_it_needs(name: str) -> None:
+    needed = SERVICES[name].get("depends_on", {})
+    assert all(one == {"condition": "service_healthy"} for one in needed.values())
+    assert needed.keys() <= SERVICES.keys()
+    if name in OURS:
+        assert needed
+
+
+def test_kafka_and_postgresql_alone_by_default() -> None:
+    profiles = {name: service.get("profiles") for name, service in SERVICES.items()}
+    assert [name for name, found in profiles.items() if found is None] == ["kafka", "postgres"]
+    assert {name for name, found in profiles.items() if found == ["monitoring"]} == {"prometheus", "grafana"}
+    assert {name for name, found in profiles.items() if found == ["all"]} == set(OURS)
+    assert set(OURS) == METRICS_PORTS.keys() - {"simulator"} | {"dashboard"}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_image_is_built_here_and_never_fetched(name: str) -> None:
+    assert (SERVICES[name]["build"], SERVICES[name]["pull_policy"]) == (".", "build")
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - OURS))
+def test_another_image_has_a_version(name: str) -> None:
+    assert re.fullmatch(r"[a-z/]+:v?[0-9.]+", SERVICES[name]["image"])
+
+
+def interpolated(value: str, given: Mapping[str, str]) -> str:
+    """As compose does it, of ``${NAME:-default}``."""
+    return re.sub(r"\$\{([A-Z_]+):-([^}]*)\}", lambda found: given.get(found[1]) or found[2], value)
+
+
+def in_container(name: str) -> dict[str, str]:
+    return {key: interpolated(value, {}) for key, value in SERVICES[name]["environment"].items()}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_is_set_are_settings_whose_defaults_are_ours(name: str) -> None:
+    own = {"KAFKA_BOOTSTRAP", "POSTGRES_URL", "METRICS_HOST", "METRICS_PORT", "POSTGRES_PASSWORD"}
+    given = {
+        variable.removeprefix(PREFIX): value
+        for variable, value in in_container(name).items()
+        if variable.startswith(PREFIX)
+    }
+    assert {variable.lower() for variable in given} <= Settings.model_fields.keys()
+    defaults, with_these = Settings.model_construct(), load(**{k.lower(): v for k, v in given.items()})
+    for variable in given.keys() - own:
+        assert getattr(with_these, variable.lower()) == getattr(defaults, variable.lower())
+
+
+def test_no_password_is_anywhere_but_in_the_environment_of_who_needs_it() -> None:
+    for name, service in SERVICES.items():
+        for variable, value in service.get("environment", {}).items():
+            if "PASSWORD" in variable or "CHANNELS" in variable:
+                assert value.startswith("${"), f"{name}: {variable} is written down"
+    owners = [name for name in OURS if "CANDLEFLOW_POSTGRES_PASSWORD" in SERVICES[name]["environment"]]
+    assert owners == ["processor"]
+
+
+@pytest.mark.parametrize("name", ["producer", "audit", "alerts", "forecaster"])
+def test_a_process_starts_by_its_command_and_the_health_check_finds_it(name: str, tmp_path: Path) -> None:
+    """With no Kafka and no PostgreSQL to be found it waits, is well, and ends with 0 when it is told to."""
+    port, log = free_port(), tmp_path / "log"
+    variables = environment() | in_container(name) | here(tmp_path, port - METRICS_PORTS[name])
+    python, *arguments = SERVICES[name]["command"]
+    assert python == "python"
+    with started([sys.executable, *arguments], variables, log) as process:
+
+        def is_well() -> bool:
+            check = [sys.executable, *SERVICES[name]["healthcheck"]["test"][2:]]
+            return subprocess.run(check, env=variables, cwd=ROOT, check=False).returncode == 0
+
+        def ready() -> str:
+            return asked(port, "/readyz")[1]
+
+        assert wait_for(lambda: "waiting" in ready() or process.poll() is not None, START_SECONDS)
+        assert process.poll() is None, log.read_text()
+        assert is_well()
+    assert process.returncode == 0, log.read_text()
+    assert not is_well()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has 127.0.0.1 alone of the loopback")
+def test_the_page_listens_where_the_environment_says(tmp_path: Path) -> None:
+    """In a container on every address; here on another of the loopback than .streamlit/config.toml has."""
+    port = free_port()
+    assert in_container("dashboard")["STREAMLIT_SERVER_ADDRESS"] == "0.0.0.0"  # noqa: S104
+    variables = environment() | in_container("dashboard") | here(tmp_path, free_port())
+    variables |= {"STREAMLIT_SERVER_ADDRESS": "127.0.0.2", "CANDLEFLOW_DASHBOARD_PORT": str(port)}
+    command = [sys.executable, *SERVICES["dashboard"]["command"][1:]]
+    with started(command, variables, tmp_path / "log"):
+        assert wait_for(lambda: asked(port, "/_stcore/health", "127.0.0.2") == (200, "ok"), START_SECONDS), (
+            tmp_path / "log"
+        ).read_text()
+        assert asked(port, "/_stcore/health")[0] == 0
+
+
+def here(folder: Path, port: int) -> dict[str, str]:
+    """What must be otherwise than in a container: folders, ports, and no way to the exchange."""
+    return {
+        "CANDLEFLOW_DATA_DIR": str(folder / "data"),
+        "CANDLEFLOW_METRICS_HOST": "127.0.0.1",
+        "CANDLEFLOW_METRICS_PORT": str(port),
+        "CANDLEFLOW_DASHBOARD_PORT": str(free_port()),
+        "CANDLEFLOW_EXCHANGE_WS_URL": "ws://127.0.0.1:9",
+        "CANDLEFLOW_EXCHANGE_REST_URL": "http://127.0.0.1:9",
+    }
+
+
+def asked(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
+    """Status and body; 0 where nobody listens."""
+    connection = http.client.HTTPConnection(host, port, timeout=10)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode().strip()
+    except (OSError, http.client.HTTPException):
+        return 0, ""
+    finally:
+        connection.close()
 
 
 def test_the_defaults_of_the_settings_are_the_addresses_of_the_compose_file() -> None:

@@ -53,12 +53,12 @@ def rows(database: Database, query: str) -> list[tuple[Any, ...]]:
     return cursor.fetchall()
 
 
-def past(database: Database, open_time: int) -> None:
-    """A forecast that was made a second before its window, which is over."""
+def past(database: Database, *open_times: int) -> None:
+    """Forecasts that were made a second before their windows, which are over."""
     database.owner().cursor().execute(
         "INSERT INTO forecasts SELECT 'BTCUSDT', '5s', at, at - interval '1 s', 'drift', 1, 100, 99, 101, 100"
-        " FROM from_microseconds(%s) at",
-        (open_time,),
+        " FROM unnest(%s::bigint[]) us, from_microseconds(us) at",
+        (list(open_times),),
     )
 
 
@@ -182,3 +182,16 @@ def test_what_old_forecasts_are_is_a_setting(database: Database, store: Forecast
     assert len(store.recent("BTCUSDT", 0, 10)) == 1
     Forecaster(database.settings_with(forecast_days=2), store).tend(BEGINS_AT + 3 * DAY_US)
     assert store.recent("BTCUSDT", 0, 10) == []
+
+
+def test_the_process_tells_the_skill_of_what_was_scored(database: Database, store: ForecastStore) -> None:
+    forecaster = Forecaster(database.settings, store)
+    past(database, *(BEGINS_AT + at * SIZE_US for at in range(120)))
+    forecaster.judge()
+    assert "skill:BTCUSDT" not in forecaster.counts()  # none is scored
+    closes = [Close("BTCUSDT", BEGINS_AT + at * SIZE_US, Decimal(100 + at % 3)) for at in range(120)]
+    assert store.score(closes) == 120
+    forecaster.judge()
+    counts = forecaster.counts()
+    assert counts["skill:BTCUSDT"] == 0  # the forecast was the last close
+    assert counts["skill_lower:BTCUSDT"] <= 0 <= counts["skill_upper:BTCUSDT"]

@@ -17,6 +17,7 @@ ALLOWED = {
     "errors": set(),
     "settings": {"market", "errors"},
     "telemetry": {"errors"},
+    "metrics": {"metrics", *COMMON},
     "exchange": {"exchange", *COMMON},
     "broker": {"broker", *COMMON},
     "engine": {"engine", *COMMON},

@@ -70,6 +70,10 @@ WRONG = [
     ("SIMULATOR_RATE", "0", "(accepted: above 0 to 1,000,000)"),
     ("SIMULATOR_SEED", "-1", "accepted: from 0"),
     ("LOG_LEVEL", "CHATTY", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+    ("LOG_FORMAT", "xml", "'text' or 'json'"),
+    ("METRICS_PORT", "-1", "(accepted: from 0 to 65,530)"),
+    ("METRICS_PORT", "65531", "(accepted: from 0 to 65,530)"),
+    ("METRICS_HOST", "http://127.0.0.1", "should match pattern"),
 ]
 
 

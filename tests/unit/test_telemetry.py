@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,15 +43,46 @@ def test_a_broken_heartbeat_reads_as_none(tmp_path: Path) -> None:
     assert read_heartbeat(tmp_path, "producer") is None
 
 
-def test_no_input_can_forge_a_log_line(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def _logging_as_before() -> Iterator[None]:
     root = logging.getLogger()
     before = root.handlers[:], root.level
-    try:
-        set_up_logging("producer")
-        logging.getLogger("x").warning("symbol %s", "A\n2026-01-01 ERROR forged\x1b[31m\u2028")
-    finally:
-        root.handlers[:], root.level = before
+    yield
+    root.handlers[:], root.level = before
+
+
+def test_the_last_heartbeat_is_kept_for_other_threads(tmp_path: Path) -> None:
+    file = HeartbeatFile(tmp_path / "run", "producer")
+    heartbeat, made_at = file.last
+    assert heartbeat is None
+    file.beat("running", "all well", {"received": 3})
+    heartbeat, beaten_at = file.last
+    assert heartbeat == read_heartbeat(tmp_path / "run", "producer")
+    assert beaten_at >= made_at
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+def test_no_input_can_forge_a_log_line(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging("producer")
+    logging.getLogger("x").warning("symbol %s", "A\n2026-01-01 ERROR forged\x1b[31m\u2028")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert "\\x0a2026-01-01 ERROR forged\\x1b[31m\\x2028" in lines[0]
     assert "WARNING producer: symbol A" in lines[0]
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+def test_a_line_is_one_json_object_whatever_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging("producer", log_format="json")
+    forged = 'A"}\n{"level": "ERROR"}\x1b[31m\u2028\ud800'
+    logging.getLogger("candleflow.x").warning("symbol %s", forged)
+    logging.getLogger("candleflow.x").error("it failed", exc_info=ValueError(forged))
+    said = capsys.readouterr().err
+    assert said.isascii()
+    assert "\x1b" not in said
+    first, second = map(json.loads, said.splitlines())
+    assert first["message"] == f"symbol {forged}"
+    assert (first["level"], first["process"], first["logger"]) == ("WARNING", "producer", "candleflow.x")
+    assert first["time"].endswith("Z")
+    assert "exception" not in first
+    assert second["exception"] == f"ValueError: {forged}"

@@ -1,0 +1,46 @@
+# One image for every process of ours: docker-compose.yml names the command of each. For a base that can't change
+# under you, build with PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:<its digest>.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /build
+COPY deploy/uv.lock requirements.lock ./
+# Nothing is installed but what the locks name, each file by its hash.
+RUN python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes -r uv.lock \
+    && uv venv /opt/venv \
+    && uv pip install --no-cache --python /opt/venv/bin/python --compile-bytecode --require-hashes -r requirements.lock
+# Spark's connectors, by their SHA-256 too. Only what fetching needs is copied: another change fetches nothing anew.
+COPY candleflow/__init__.py candleflow/errors.py candleflow/
+COPY candleflow/stack/__init__.py candleflow/stack/jars.py candleflow/stack/jar_download.py candleflow/stack/jars.lock candleflow/stack/
+ARG MAVEN_URL=https://repo1.maven.org/maven2
+RUN /opt/venv/bin/python -c "import sys; from pathlib import Path; from candleflow.stack.jars import ensure_jars; ensure_jars('spark', Path('/opt/cache'), maven_url=sys.argv[1])" "${MAVEN_URL}"
+
+FROM ${PYTHON_IMAGE}
+# Spark's JVM. Debian withdraws an older version as soon as it has a newer one, so none is named.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends openjdk-17-jre-headless \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --create-home --shell /usr/sbin/nologin candleflow \
+    && install --directory --owner=candleflow --group=candleflow /data
+COPY --from=build /opt/venv /opt/venv
+# Its own, as archives of the jars' classes are kept beside them; each start verifies the jars.
+COPY --from=build --chown=candleflow:candleflow /opt/cache /opt/cache
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    CANDLEFLOW_DATA_DIR=/data \
+    CANDLEFLOW_CACHE_DIR=/opt/cache \
+    CANDLEFLOW_METRICS_PORT=9464
+WORKDIR /app
+COPY LICENSE producer.py processor.py dashboard.py alerts.py forecaster.py ./
+COPY .streamlit .streamlit
+COPY deploy/healthcheck.py deploy/
+COPY candleflow candleflow
+# The Java there is must do for Spark, or the image is not to be had.
+RUN python -m compileall -q candleflow \
+    && python -c "from pathlib import Path; from candleflow.stack.java import is_suitable; raise SystemExit(not any(map(is_suitable, Path('/usr/lib/jvm').iterdir())))"
+USER 10001:10001
+VOLUME /data
+HEALTHCHECK --interval=30s --timeout=10s --start-period=120s --retries=3 CMD ["python", "deploy/healthcheck.py"]
+CMD ["python", "-m", "candleflow", "--help"]
