@@ -48,6 +48,11 @@ class Kind(StrEnum):
         """Whether it is about candles; the others are about what makes them."""
         return self not in (Kind.SILENCE, Kind.GAP, Kind.DIFFERS, Kind.LAG)
 
+    @property
+    def is_of_price(self) -> bool:
+        """Whether its threshold is a price."""
+        return self in (Kind.CROSSES_UP, Kind.CROSSES_DOWN, Kind.CROSSES, Kind.ABOVE, Kind.BELOW)
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections import Counter
@@ -13,12 +14,14 @@ from typing import Any
 
 import psutil
 import pytest
+from PIL import Image, ImageColor
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
 
 from candleflow import cli
 from candleflow import settings as settings_module
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US, floor_time
+from candleflow.services.alert_pictures import PALETTE
 from candleflow.store.alerts import AlertEditor, AlertReader, ToldAlert
 from candleflow.watch.alert_rules import fields, rule_of
 from tests.messengers import (
@@ -29,7 +32,9 @@ from tests.messengers import (
     TELEGRAM,
     TELEGRAM_BROKEN,
     TELEGRAM_FLOOD,
+    TELEGRAM_NO_IMAGE,
     Messengers,
+    Reply,
     messengers,
 )
 from tests.processes import ROOT, Running, environment, started
@@ -74,7 +79,7 @@ class Scene:
             return editor.add(fields(rule_of(given)))
 
     @contextmanager
-    def running(self, name: str = "alerts") -> Iterator[Running]:
+    def running(self, name: str = "alerts", **more: object) -> Iterator[Running]:
         settings = self.settings
         assert settings.postgres_password is not None
         variables = environment(
@@ -85,10 +90,16 @@ class Scene:
             alert_channels=CHANNELS,
             log_level="DEBUG",
             **self.there.settings,
+            **more,
         )
         log = self.folder / f"{name}.log"
         with started([sys.executable, str(ROOT / "alerts.py")], variables, log) as process:
             yield Running("alerts", process, settings.run_dir, log)
+
+    def pictures(self, running: Running, expected: int) -> None:
+        """Until so many were taken by the messengers, and the process knows."""
+        running.wait_for(lambda: running.running_counts().get("pictures") == expected, WAIT)
+        assert len(self.there.pictures) == expected
 
     def look(self, running: Running, rules: int = 1, states: int | None = None) -> None:
         """Until the rules have been looked at once; ``states``: of those that had something to look at."""
@@ -243,6 +254,68 @@ def test_a_refusal_is_shown_and_not_tried_for_ever(scene: Scene) -> None:
     assert "Unknown Webhook" in details["team"]
 
 
+def colours(png: bytes) -> set[tuple[int, ...]]:
+    with Image.open(io.BytesIO(png)) as image:
+        image.verify()
+    with Image.open(io.BytesIO(png)) as image:
+        return {one for _, one in image.convert("RGB").getcolors(10_000) or () if isinstance(one, tuple)}
+
+
+def test_a_picture_follows_the_words_by_each_channel(scene: Scene) -> None:
+    scene.begin()
+    scene.rule("crosses-up", "100", channels=["phone", "team"])
+    with scene.running() as running:
+        scene.look(running)
+        scene.trade(101)
+        scene.ends(running, "sent", "sent")
+        scene.pictures(running, 2)
+    assert len(scene.there.messages) == 2
+    assert scene.there.pictures[0] == scene.there.pictures[1], "of one alert there is one picture"
+    rising, line = (ImageColor.getrgb(one) for one in (PALETTE.rising, PALETTE.line))
+    assert {rising, line} <= colours(scene.there.pictures[0])
+
+
+@pytest.mark.parametrize("reply", [TELEGRAM_NO_IMAGE, TELEGRAM_BROKEN, HANG], ids=["400", "500", "silence"])
+def test_a_picture_that_is_not_taken_is_not_in_the_way_of_words(scene: Scene, reply: Reply) -> None:
+    scene.begin()
+    scene.there.answer_next_picture(reply)
+    scene.rule("below", "100")
+    with scene.running() as running:
+        scene.ends(running, "sent")
+        running.wait_for(lambda: "a picture was not taken" in running.said(), WAIT)
+        scene.rule("below", "99.5")
+        scene.ends(running, "sent", "sent")
+        if reply is TELEGRAM_BROKEN:
+            scene.pictures(running, 1)
+    assert len(scene.there.messages) == 2
+    assert len(scene.there.picture_requests) == (2 if reply is TELEGRAM_BROKEN else 1), (
+        "it may try again later"
+    )
+
+
+def test_what_cannot_be_drawn_is_told_in_words_alone(scene: Scene) -> None:
+    scene.begin()
+    scene.processor.close_quiet(0)
+    scene.rule("lag", "1")
+    with scene.running() as running:
+        scene.ends(running, "sent")
+        scene.rule("below", "100", channels=["team"])
+        scene.ends(running, "sent", "sent")
+        scene.pictures(running, 1)
+    assert len(scene.there.messages) == 2
+    assert [path for path in scene.there.picture_requests if path.startswith("/bot")] == []
+
+
+def test_pictures_can_be_turned_off(scene: Scene) -> None:
+    scene.begin()
+    scene.rule("below", "100", channels=["phone", "team"])
+    with scene.running(alert_pictures="false") as running:
+        scene.ends(running, "sent", "sent")
+        scene.rule("below", "99.5", channels=["phone", "team"])
+        scene.ends(running, *["sent"] * 4)
+    assert scene.there.picture_requests == []
+
+
 def test_silence_after_the_request_is_unknown_and_not_repeated(scene: Scene) -> None:
     scene.begin()
     scene.there.answer_next(HANG)
@@ -304,12 +377,13 @@ def test_two_processes_decide_and_send_as_one_and_the_other_takes_over(scene: Sc
             scene.trade(price, 5)
             expected = len(scene.there.messages) + 1
             first.wait_for(lambda: len(scene.there.messages) == expected, WAIT)  # noqa: B023 - at once
+        first.wait_for(lambda: scene.states()["phone", "sent"] == 3, WAIT)  # noted too, before it is killed
         first.process.kill()
         first.process.wait()
         second.wait_for(lambda: "alerts are decided here" in second.said(), WAIT)
         scene.trade(99, 5)
-        second.wait_for(lambda: len(scene.there.messages) == 4, WAIT)
-    assert Counter(one.state for one in scene.told()) == {"sent": 4}
+        second.wait_for(lambda: scene.states()["phone", "sent"] == 4, WAIT)
+    assert len(scene.there.messages) == 4
 
 
 def test_no_secret_reaches_logs_tables_heartbeat_or_process_list(scene: Scene) -> None:
