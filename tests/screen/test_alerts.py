@@ -10,6 +10,9 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from candleflow.market.window import SECOND_US
+from candleflow.services.dashboard import watched
+from candleflow.settings import load
 from candleflow.store.alerts import Alert, AlertBook, AlertReader, Decision
 from tests.store.trades import BEGINS_AT
 from tests.store_fixtures import Database
@@ -62,6 +65,40 @@ def test_a_rule_is_added_and_removed_on_the_page(database: Database) -> None:
     assert any("BTCUSDT crosses up 100000" in one.value for one in shown.text)
     shown.button(key="alert-remove-1").click().run()
     assert rules(database) == []
+
+
+def test_how_often_and_how_long_a_rule_fires_is_chosen_on_the_page(database: Database) -> None:
+    shown = page(database)
+    shown.text_input(key="alert-threshold").input("100")
+    shown.text_input(key="alert-hysteresis").input("2.5")
+    shown.number_input(key="alert-cool-down").set_value(300)
+    shown.text_input(key="alert-until").input("2030-01-02 03:04")
+    shown.toggle(key="alert-once").set_value(True)
+    shown.button[-1].click().run()
+    assert not shown.exception
+    (rule,) = rules(database)
+    assert (rule["hysteresis"], rule["cool_down_seconds"], rule["is_once"]) == ("2.5", 300, True)
+    assert rule["expires_at"] == 1_893_553_440 * SECOND_US
+    said = " ".join(one.value for one in page(database).text)
+    assert "hysteresis 2.5, cool-down 300 s, once, until 2030-01-02 03:04:00 UTC" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "named"),
+    [("alert-until", "tomorrow", "until"), ("alert-hysteresis", "200", "hysteresis")],
+)
+def test_what_cannot_be_of_a_rule_is_named(database: Database, key: str, given: str, named: str) -> None:
+    shown = page(database)
+    shown.text_input(key="alert-threshold").input("100")
+    shown.text_input(key=key).input(given)
+    shown.button[-1].click().run()
+    assert named in shown.error[0].value
+    assert rules(database) == []
+
+
+def test_the_trust_strip_tells_of_who_sends_only_where_there_is_a_channel() -> None:
+    assert "alerts" not in watched(load())
+    assert watched(load(alert_channels="phone=tgram://1:a/1"))[-1] == "alerts"
 
 
 @pytest.mark.parametrize("threshold", ["NaN", "", "-1", "a lot"])
