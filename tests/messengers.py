@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -99,6 +100,10 @@ class Messengers:
         self.picture_replies: deque[Reply] = deque()
         self.messages: list[str] = []
         """The text of each message that was taken, a hung one's too."""
+        self.paths: list[str] = []
+        """The path that each of them came by."""
+        self.times: list[int] = []
+        """When each of them came, in microseconds since the epoch."""
         self.requests: list[str] = []
         """The path of every request that had no file."""
         self.picture_requests: list[str] = []
@@ -106,6 +111,7 @@ class Messengers:
         self.pictures: list[bytes] = []
         """Each file that was taken, a hung one's too."""
         self.is_ending = threading.Event()
+        self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -123,14 +129,21 @@ class Messengers:
 
     def take(self, path: str, content_type: str, content: bytes) -> Reply:
         """As the two do: what is not theirs is not found, and what is nothing to send is refused."""
-        form = Form.of(content_type, content)
+        at = time.time_ns() // 1_000
+        with self._lock:
+            return self._take(path, Form.of(content_type, content), at)
+
+    def _take(self, path: str, form: Form, at: int) -> Reply:
         (self.picture_requests if form.files else self.requests).append(path)
         if not _is_known(path):
             return telegram_refusal(404, "Not Found")
         planned = self.picture_replies if form.files else self.replies
         reply = planned.popleft() if planned else _refusal(path, form) or Reply()
         if reply.status < 300:
-            self.messages += [str(form.fields[name]) for name in _TEXTS if form.fields.get(name)]
+            for text in (str(form.fields[name]) for name in _TEXTS if form.fields.get(name)):
+                self.paths.append(path)
+                self.times.append(at)
+                self.messages.append(text)
             self.pictures += form.files.values()
         if reply.body or reply.hangs or reply.status != 200:
             return reply
