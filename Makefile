@@ -69,6 +69,7 @@ bench-producer: install-dev ## the producer with each client of Kafka's, beside 
 pictures: install-dev ## the README's pictures, of the running system on the simulator
 	@deploy/browser
 	@$(python) -m tests.screen.picture
+	@$(python) -m tests.screen.alerting
 
 install: ## make .venv with what running needs
 	@deploy/environment run

@@ -19,10 +19,13 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 - a class
 
 from candleflow import cli
 from candleflow import settings as settings_module
+from candleflow.errors import StoreError
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US, floor_time
+from candleflow.notify.channels import channels
 from candleflow.services.alert_pictures import PALETTE
-from candleflow.store.alerts import AlertEditor, AlertReader, ToldAlert
+from candleflow.services.alert_sender import PICTURE_SECONDS, ChannelSender
+from candleflow.store.alerts import Alert, AlertBook, AlertEditor, AlertReader, Decision, ToldAlert
 from candleflow.watch.alert_rules import fields, rule_of
 from tests.messengers import (
     DISCORD,
@@ -254,6 +257,15 @@ def test_a_refusal_is_shown_and_not_tried_for_ever(scene: Scene) -> None:
     assert "Unknown Webhook" in details["team"]
 
 
+def _png() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG")
+    return out.getvalue()
+
+
+PNG = _png()
+
+
 def colours(png: bytes) -> set[tuple[int, ...]]:
     with Image.open(io.BytesIO(png)) as image:
         image.verify()
@@ -304,6 +316,74 @@ def test_what_cannot_be_drawn_is_told_in_words_alone(scene: Scene) -> None:
         scene.pictures(running, 1)
     assert len(scene.there.messages) == 2
     assert [path for path in scene.there.picture_requests if path.startswith("/bot")] == []
+
+
+class Clocked:
+    """A sender by the phone, with a clock of the test's; what it is asked to draw, and whether it can."""
+
+    def __init__(self, scene: Scene, book: AlertBook) -> None:
+        self.asked: list[int] = []
+        self.problem: Exception | None = None
+        self.seconds = 0.0
+        self._book = book
+        self._rule_id = scene.rule("above", "100")
+        self._made = 0
+        way = channels(scene.settings)["phone"]
+        self.sender = ChannelSender(way, book, self._picture_of, steady=lambda: self.seconds)
+
+    def alert(self) -> None:
+        """One more is decided."""
+        self._made += 1
+        alert = Alert(self._made * SECOND_US, now_us(), f"alert {self._made}", "brief", ["phone"])
+        self._book.decide([Decision(self._rule_id, "BTCUSDT", self._made - 1, {}, alert)])
+
+    def step(self, seconds: float = 1.0) -> int:
+        self.seconds += seconds
+        return self.sender.step()
+
+    def _picture_of(self, alert_id: int) -> bytes:
+        self.asked.append(alert_id)
+        if self.problem is not None:
+            raise self.problem
+        return PNG
+
+
+@pytest.fixture
+def clocked(scene: Scene) -> Iterator[Clocked]:
+    with closing(AlertBook.from_settings(scene.settings)) as book:
+        book.claim("a test")
+        yield Clocked(scene, book)
+
+
+def test_words_go_before_a_picture_and_each_has_its_second(scene: Scene, clocked: Clocked) -> None:
+    clocked.alert()
+    assert clocked.step() == 1
+    clocked.alert()
+    assert clocked.step(0.5) == 0
+    assert clocked.step(0.5) == 1, "the second's words, before the first's picture"
+    assert (clocked.step(0.5), clocked.asked) == (0, [])
+    assert (clocked.step(0.5), clocked.asked) == (0, [2])
+    clocked.alert()
+    assert clocked.step(0.5) == 0, "a picture takes its second too"
+    assert clocked.step(0.5) == 1
+    assert (scene.there.messages, scene.there.pictures) == (["alert 1", "alert 2", "alert 3"], [PNG])
+
+
+@pytest.mark.parametrize("problem", [ValueError("there is no candle to draw"), StoreError("away")])
+def test_a_picture_that_cannot_be_made_is_left_out(
+    scene: Scene, clocked: Clocked, problem: Exception
+) -> None:
+    clocked.problem = problem
+    clocked.alert()
+    assert [clocked.step(), clocked.step(), clocked.step()] == [1, 0, 0]
+    clocked.alert()
+    assert clocked.step() == 1
+    assert (len(scene.there.messages), scene.there.picture_requests, clocked.asked) == (2, [], [1])
+
+
+def test_an_old_picture_is_none(scene: Scene, clocked: Clocked) -> None:
+    clocked.alert()
+    assert [clocked.step(), clocked.step(PICTURE_SECONDS + 1), clocked.asked] == [1, 0, []]
 
 
 def test_pictures_can_be_turned_off(scene: Scene) -> None:

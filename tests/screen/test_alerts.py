@@ -1,19 +1,25 @@
-"""The menu of alerts: a rule is added and removed, and what was refused shows. Without a browser."""
+"""The menu of alerts: a rule is added and removed, what was refused shows; in a browser, one fires."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 import streamlit as st
+from selenium import webdriver
+from selenium.webdriver.common.by import By
 from streamlit.testing.v1 import AppTest
 
 from candleflow.market.window import SECOND_US
 from candleflow.services.dashboard import watched
 from candleflow.settings import load
+from candleflow.stack.postgres import PostgresServer
 from candleflow.store.alerts import Alert, AlertBook, AlertReader, Decision
+from tests.screen.alerting import NOTE, SYMBOL, alerting, take
+from tests.screen.browser import Page
 from tests.store.trades import BEGINS_AT
 from tests.store_fixtures import Database
 
@@ -109,6 +115,24 @@ def test_what_is_no_rule_is_refused_in_words(database: Database, threshold: str)
     assert not shown.exception
     assert "threshold" in shown.error[0].value
     assert rules(database) == []
+
+
+def test_an_alert_that_fires_is_on_the_page_with_its_state(
+    driver: webdriver.Chrome, postgres: PostgresServer, tmp_path: Path, pictures: Path
+) -> None:
+    with alerting(postgres, tmp_path) as scene:
+        page = Page(driver, scene.page.url)
+        page.problems()
+        told = take(scene, page, pictures)
+        assert told.text.startswith(f"SIMULATED {SYMBOL} crosses up ")
+        assert NOTE in told.text
+        assert [text.replace("\r", "") for text in scene.there.messages] == [told.text]
+        page.open()
+        page.wait_for_candles()
+        page.driver.find_element(By.CSS_SELECTOR, ".cf-item[data-name=processes]").click()
+        said = "return document.querySelector('.cf-panel:not([hidden])')?.innerText ?? ''"
+        page.wait(lambda: "alerts\nrunning" in str(page.script(said)), "the alerts among the processes")
+        assert page.problems() == []
 
 
 def test_a_refusal_for_good_stands_at_the_top(database: Database) -> None:
