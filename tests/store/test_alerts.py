@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -186,10 +187,9 @@ def test_an_alert_is_found_with_its_rule_and_the_candles_up_to_its_own(
     assert (found.symbol, found.window, found.rule["note"]) == ("BTCUSDT", BEGINS_AT + 10 * SECOND_US, "then")
     assert book.alert(2) is None
     Processor(database.writer(), FIVE_SECONDS).merge(run_of(1, 19))
-    assert [(one.open_time - BEGINS_AT) // SECOND_US for one in book.drawn("BTCUSDT", found.window, 2)] == [
-        5,
-        10,
-    ]
+    two = book.drawn("BTCUSDT", found.window, 2)
+    assert [one.open_time - BEGINS_AT for one in two] == [5 * SECOND_US, 10 * SECOND_US]
     last = book.drawn("BTCUSDT", found.window, 60)[-1]
-    assert (last.open, last.high, last.low, last.close, last.volume) == (110, 114, 110, 114, 5)
+    figures = [last.open, last.high, last.low, last.close, last.volume]
+    assert figures == [Decimal(one) for one in (110, 114, 110, 114, 5)]
     assert book.drawn("ETHUSDT", found.window, 60) == []
