@@ -93,7 +93,7 @@ class Scene:
     alerts: Running
 
     def line(self) -> Decimal:
-        """A price that the market comes to only when it rises, however late that is."""
+        """A price that the market comes to within a minute only when it rises."""
         now = now_us()
         ahead = max(wave(now + second * SECOND_US) for second in range(round(FIRED_SECONDS)))
         return (ahead + 10).quantize(Decimal(1))
