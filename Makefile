@@ -1,6 +1,6 @@
 # Every command, and what it needs, in one place: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults soak check types unit-exchange unit-others services status down bench bench-page bench-forecast bench-peers bench-producer pictures install install-dev lock lock-jars clean
+.PHONY: help run test test-faults soak check types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-producer pictures install install-dev lock lock-jars clean
 
 python := .venv/bin/python
 
@@ -51,6 +51,9 @@ down: install ## stop what runs
 bench: install-dev ## start, memory and latency of the running system (QUICK=1: a short one)
 	@$(python) -m bench.live $(if $(QUICK),--quick)
 
+bench-alerts: install-dev ## how soon an alert leaves: from the trade to the message at its channel
+	@$(python) -m bench.alerts
+
 bench-page: install-dev ## the page: a year of candles, 50 viewers, the browser's memory (QUICK=1: 3 minutes of that)
 	@$(python) -m bench.year
 	@$(python) -m bench.viewers
@@ -68,6 +71,7 @@ bench-producer: install-dev ## the producer with each client of Kafka's, beside 
 pictures: install-dev ## the README's pictures, of the running system on the simulator
 	@deploy/browser
 	@$(python) -m tests.screen.picture
+	@$(python) -m tests.screen.alerting
 
 install: ## make .venv with what running needs
 	@deploy/environment run

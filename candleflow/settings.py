@@ -172,6 +172,10 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="Where alerts go, by commas: a name, =, and an address of apprise's that is a secret",
     )
+    alert_pictures: bool = Field(
+        default=True,
+        description="Whether a picture of the chart follows an alert, where the channel takes files",
+    )
     alert_telegram_url: str = Field(
         "https://api.telegram.org", description="Base address of Telegram's Bot API, or of one of your own"
     )

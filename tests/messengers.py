@@ -1,20 +1,26 @@
-"""Telegram's Bot API and Discord's webhooks on the loopback, as far as messages go.
+"""Telegram's Bot API and Discord's webhooks on the loopback, as far as messages and pictures go.
 
 They stand for nothing but those two servers: their paths, their statuses, their headers, their JSON. What
-they answer next is said by ``answer_next``; otherwise they take the message.
+they answer next is said by ``answer_next``, of pictures by ``answer_next_picture``; otherwise they take what
+is right.
 """
 
 from __future__ import annotations
 
+import io
 import json
-import re
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.parser import BytesParser
+from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from PIL import Image
 
 TOKEN = "123456789:AAcanary-Telegram-token-abcdefghijk"
 CHAT = "4242"
@@ -51,6 +57,39 @@ DISCORD_FLOOD = Reply(
 )
 DISCORD_GONE = Reply(404, {"message": "Unknown Webhook", "code": 10015})
 HANG = Reply(hangs=True)
+TELEGRAM_NO_TEXT = telegram_refusal(400, "Bad Request: message text is empty")
+TELEGRAM_NO_CHAT = telegram_refusal(400, "Bad Request: chat_id is empty")
+TELEGRAM_NO_PHOTO = telegram_refusal(400, "Bad Request: there is no photo in the request")
+TELEGRAM_NO_IMAGE = telegram_refusal(400, "Bad Request: IMAGE_PROCESS_FAILED")
+DISCORD_EMPTY = Reply(400, {"message": "Cannot send an empty message", "code": 50006})
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a request says: of JSON its fields alone, of a form its fields and files."""
+
+    fields: Mapping[str, Any]
+    files: Mapping[str, bytes]
+
+    @classmethod
+    def of(cls, content_type: str, content: bytes) -> Form:
+        if not content_type.startswith("multipart/form-data"):
+            return cls(json.loads(content), {})
+        parsed = BytesParser(policy=HTTP).parsebytes(
+            f"Content-Type: {content_type}\r\n\r\n".encode() + content
+        )
+        fields: dict[str, Any] = {}
+        files: dict[str, bytes] = {}
+        for part in parsed.iter_parts():
+            name = str(part.get_param("name", header="content-disposition"))
+            data = bytes(part.get_payload(decode=True))
+            if part.get_filename():
+                files[name] = data
+            elif name == "payload_json":
+                fields |= json.loads(data)
+            else:
+                fields[name] = data.decode()
+        return cls(fields, files)
 
 
 class Messengers:
@@ -58,12 +97,21 @@ class Messengers:
 
     def __init__(self) -> None:
         self.replies: deque[Reply] = deque()
+        self.picture_replies: deque[Reply] = deque()
         self.messages: list[str] = []
         """The text of each message that was taken, a hung one's too."""
+        self.paths: list[str] = []
+        """The path that each of them came by."""
+        self.times: list[int] = []
+        """When each of them came, in microseconds since the epoch."""
         self.requests: list[str] = []
-        """The path of every request."""
-        self.pictures = 0
+        """The path of every request that had no file."""
+        self.picture_requests: list[str] = []
+        """The path of those that had one."""
+        self.pictures: list[bytes] = []
+        """Each file that was taken, a hung one's too."""
         self.is_ending = threading.Event()
+        self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -71,23 +119,35 @@ class Messengers:
     def answer_next(self, *replies: Reply) -> None:
         self.replies.extend(replies)
 
+    def answer_next_picture(self, *replies: Reply) -> None:
+        self.picture_replies.extend(replies)
+
     @property
     def settings(self) -> dict[str, str]:
         """For settings and for processes."""
         return {"alert_telegram_url": self.url, "alert_discord_url": self.url}
 
-    def take(self, path: str, content: bytes) -> Reply:
-        """As the two do: what is not theirs is not found."""
-        self.requests.append(path)
+    def take(self, path: str, content_type: str, content: bytes) -> Reply:
+        """As the two do: what is not theirs is not found, and what is nothing to send is refused."""
+        at = time.time_ns() // 1_000
+        with self._lock:
+            return self._take(path, Form.of(content_type, content), at)
+
+    def _take(self, path: str, form: Form, at: int) -> Reply:
+        (self.picture_requests if form.files else self.requests).append(path)
         if not _is_known(path):
             return telegram_refusal(404, "Not Found")
-        reply = self.replies.popleft() if self.replies else Reply()
+        planned = self.picture_replies if form.files else self.replies
+        reply = planned.popleft() if planned else _refusal(path, form) or Reply()
         if reply.status < 300:
-            self.messages += _texts(content)
-            self.pictures += b"\x89PNG" in content
+            for text in (str(form.fields[name]) for name in _TEXTS if form.fields.get(name)):
+                self.paths.append(path)
+                self.times.append(at)
+                self.messages.append(text)
+            self.pictures += form.files.values()
         if reply.body or reply.hangs or reply.status != 200:
             return reply
-        if "/sendMessage" in path or "Photo" in path:
+        if path.startswith("/bot"):
             return Reply(200, {"ok": True, "result": {"message_id": len(self.messages)}}, reply.headers)
         return Reply(204, {}, {"X-RateLimit-Remaining": "4", **reply.headers})
 
@@ -109,7 +169,7 @@ class Messengers:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                reply = messengers.take(self.path, content)
+                reply = messengers.take(self.path, self.headers.get("Content-Type", ""), content)
                 if reply.hangs:
                     messengers.is_ending.wait(60)
                     self.close_connection = True
@@ -128,18 +188,30 @@ class Messengers:
         return Handler
 
 
+_TEXTS = ("text", "content", "caption")
+
+
 def _is_known(path: str) -> bool:
     return path.startswith((f"/bot{TOKEN}/", f"/api/webhooks/{WEBHOOK}"))
 
 
-def _texts(content: bytes) -> Sequence[str]:
-    """Telegram's text, or Discord's content; of a form with a picture, its caption."""
+def _refusal(path: str, form: Form) -> Reply | None:
+    """What the real ones say to a request that lacks its text, its chat or its picture."""
+    if path.startswith("/api/"):
+        return None if form.files or form.fields.get("content") else DISCORD_EMPTY
+    if not form.fields.get("chat_id"):
+        return TELEGRAM_NO_CHAT
+    if path.lower().endswith("/sendmessage"):
+        return None if form.fields.get("text") else TELEGRAM_NO_TEXT
+    photo = form.files.get("photo")
+    if photo is None:
+        return TELEGRAM_NO_PHOTO
     try:
-        told = json.loads(content)
-    except ValueError:
-        found = re.search(rb'name="caption"\r\n\r\n(.*?)\r\n--', content, re.DOTALL)
-        return [found[1].decode()] if found else []
-    return [str(told.get("text") or told.get("content"))]
+        with Image.open(io.BytesIO(photo)) as image:
+            image.verify()
+    except (OSError, SyntaxError):
+        return TELEGRAM_NO_IMAGE
+    return None
 
 
 @contextmanager

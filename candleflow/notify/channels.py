@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import apprise
 import requests
+from apprise.attachment.memory import AttachMemory
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import MaxRetryError, NewConnectionError, SSLError
 
@@ -30,7 +31,9 @@ from candleflow.settings import Settings, channels_of
 _SILENCED: Final = ("apprise", "urllib3", "requests")
 _KEPT_BYTES: Final = 4_096
 _SHORTEST_SECRET: Final = 6
-_TITLE: Final = "Candleflow"
+_PICTURE_NAME: Final = "chart.png"
+_in_memory: Final[Any] = AttachMemory
+"""Apprise gives it no types."""
 
 TELEGRAM_SECONDS: Final = 1.0
 TELEGRAM_GROUP_SECONDS: Final = 3.0
@@ -110,8 +113,25 @@ class Channel:
         self._plugin = plugin
         self._secrets = [part for part in re.split(r"[/:@?&=,]+", address) if len(part) >= _SHORTEST_SECRET]
 
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether files can be sent by it."""
+        return bool(self._plugin.attachment_support)
+
     def send(self, body: str) -> Answer:
         """Try once; takes as long as the server takes, some seconds at most. Never raises."""
+        return self._attempt(body)
+
+    def send_picture(self, png: bytes) -> Answer:
+        """The same with a picture, and no words.
+
+        Words and picture are two attempts, as apprise would put both into one request at Telegram: then a
+        picture that isn't taken, or not answered, would be words that aren't.
+        """
+        attached = _in_memory(png, name=_PICTURE_NAME, mimetype="image/png")
+        return self._attempt("", attached)
+
+    def _attempt(self, body: str, attached: Any = None) -> Answer:
         with _witnessed() as attempt:
             try:
                 went_well = bool(
@@ -120,6 +140,7 @@ class Channel:
                         title="",
                         notify_type=apprise.NotifyType.INFO,
                         body_format=apprise.NotifyFormat.TEXT,
+                        attach=attached,
                     )
                 )
             except Exception as error:  # noqa: BLE001 - a plugin's own: its text may hold the address

@@ -25,6 +25,8 @@ _KINDS: Final = {
 _WITHOUT_THRESHOLD: Final = ("gap", "differs")
 _FAILED: Final = ("refused", "unknown", "given up")
 _LATEST: Final = 10
+_HYSTERESIS: Final = "So far back, in the unit of the line beside, until it may fire again."
+_LONGEST_COOL_DOWN: Final = 30 * 86_400
 _MINUTES: Final = 5
 _CANDLES: Final = 60
 
@@ -62,8 +64,11 @@ class AlertDesk(Protocol):
         """The newest first."""
         ...
 
-    def add(self, rule: Mapping[str, Any]) -> None:
-        """Raises MarketError, in words for the viewer, for what is no rule."""
+    def add(self, rule: Mapping[str, Any], until: str) -> None:
+        """``until``: when it expires, UTC, such as ``2026-12-31T18:00``; empty: never.
+
+        Raises MarketError, in words for the viewer, for what is no rule.
+        """
         ...
 
     def remove(self, rule_id: int) -> None: ...
@@ -117,10 +122,15 @@ def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> Non
         kind = _KINDS[st.selectbox("When", list(_KINDS), key="alert-kind")]
         symbol = st.selectbox("Symbol", [_EVERY, *offered], key="alert-symbol")
         threshold = st.text_input("Price, percent, deviations or seconds", key="alert-threshold")
+        with st.container(horizontal=True):
+            hysteresis = st.text_input("Hysteresis", "0", key="alert-hysteresis", help=_HYSTERESIS)
+            cool_down = st.number_input("Cool-down, s", 0, _LONGEST_COOL_DOWN, 60, key="alert-cool-down")
+            until = st.text_input("Until (UTC)", key="alert-until", placeholder="2026-12-31 18:00")
         note = st.text_input("Note", key="alert-note", max_chars=100)
         channels = st.multiselect("To", desk.channels, default=list(desk.channels), key="alert-channels")
-        is_closed = st.toggle("Closed candles only", key="alert-closed")
-        is_once = st.toggle("Once", key="alert-once")
+        with st.container(horizontal=True):
+            is_closed = st.toggle("Closed candles only", key="alert-closed")
+            is_once = st.toggle("Once", key="alert-once")
         is_added = st.form_submit_button("Add")
     if not is_added:
         return
@@ -131,13 +141,15 @@ def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> Non
         "minutes": _MINUTES if kind == "move" else 0,
         "candles": _CANDLES if kind == "volume" else 0,
         "is_on_closed": is_closed,
+        "hysteresis": "0" if kind in _WITHOUT_THRESHOLD else hysteresis,
+        "cool_down_seconds": cool_down,
         "is_once": is_once,
         "note": note,
         "channels": channels,
         "may_be_simulated": is_simulated,
     }
     try:
-        desk.add(rule)
+        desk.add(rule, until)
     except StoreError:
         raise
     except CandleflowError as error:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from candleflow.errors import MarketError, SettingError
-from candleflow.market.window import SECOND_US
 from candleflow.notify.answers import Outcome
 from candleflow.notify.channels import channels
 from candleflow.settings import Settings, channels_of
 from candleflow.store.alerts import AlertEditor, AlertReader, StoredRule
 from candleflow.watch.alert_message import described, utc
-from candleflow.watch.alert_rules import Kind, Rule, RuleError, fields, rule_of
+from candleflow.watch.alert_rules import Kind, Rule, RuleError, expiry, fields, rule_of
 
 _LATEST: Final = 20
 _TEST: Final = "Candleflow: this channel works. Alerts come here."
@@ -82,21 +80,13 @@ def _rule(settings: Settings, arguments: argparse.Namespace) -> Rule:
         "hysteresis": arguments.hysteresis,
         "cool_down_seconds": arguments.cool_down,
         "is_once": arguments.once,
-        "expires_at": _time(arguments.until) if arguments.until else None,
+        "expires_at": expiry(arguments.until or ""),
         "note": arguments.note,
         "channels": names,
         "may_be_incomplete": arguments.incomplete,
         "may_be_simulated": arguments.simulated,
     }
     return rule_of(given)
-
-
-def _time(text: str) -> int:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise RuleError(f"--until: must be a time such as 2026-12-31T18:00, not {text!r:.40}") from None
-    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()) * SECOND_US
 
 
 def _list(settings: Settings, _: argparse.Namespace) -> int:

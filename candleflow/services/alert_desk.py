@@ -10,7 +10,7 @@ from candleflow.screen.alerts_menu import ShownRule
 from candleflow.settings import Settings, channels_of
 from candleflow.store.alerts import AlertEditor, AlertReader, StoredRule, ToldAlert
 from candleflow.watch.alert_message import described
-from candleflow.watch.alert_rules import fields, rule_of
+from candleflow.watch.alert_rules import expiry, fields, rule_of
 
 
 class StoredDesk:
@@ -27,9 +27,9 @@ class StoredDesk:
     def latest(self, limit: int) -> Sequence[ToldAlert]:
         return self._reader.latest(limit)
 
-    def add(self, rule: Mapping[str, Any]) -> None:
+    def add(self, rule: Mapping[str, Any], until: str) -> None:
         """Raises MarketError for what is no rule, and for a channel that the settings don't have."""
-        wanted = rule_of(rule)
+        wanted = rule_of({**rule, "expires_at": expiry(until)})
         for name in wanted.channels:
             if name not in self.channels:
                 raise MarketError(f"channels: CANDLEFLOW_ALERT_CHANNELS has no {name}")

@@ -20,6 +20,7 @@ from candleflow.metrics.serving import served_heartbeat
 from candleflow.notify.answers import Outcome
 from candleflow.notify.channels import channels
 from candleflow.services.alert_decisions import Decider
+from candleflow.services.alert_pictures import Pictures
 from candleflow.services.alert_sender import ChannelSender
 from candleflow.settings import Settings
 from candleflow.store.alerts import AlertBook
@@ -54,7 +55,10 @@ class Alerting:
         self._channels = channels(settings)
         self._book = AlertBook.from_settings(settings)
         self._decider = Decider(settings, self._book)
-        self._senders = {name: ChannelSender(way, self._book) for name, way in self._channels.items()}
+        picture_of = Pictures(settings, self._book).of if settings.alert_pictures else None
+        self._senders = {
+            name: ChannelSender(way, self._book, picture_of) for name, way in self._channels.items()
+        }
         self._wakes = {name: threading.Event() for name in self._channels}
         self._heartbeat = served_heartbeat(settings, NAME)
         self._stop = threading.Event()
@@ -91,13 +95,14 @@ class Alerting:
             self._book.close()
 
     def counts(self) -> Mapping[str, int | float]:
-        """Rules in force, alerts decided, waiting, and what became of those of this run."""
+        """Rules in force, alerts decided, waiting, what became of those of this run, and pictures taken."""
         outcomes: Counter[str] = sum((one.outcomes for one in self._senders.values()), Counter())
         return {
             "rules": len(self._decider.rules),
             "decided": self._decided,
             "waiting": self._waiting,
             **{str(one): outcomes[one] for one in (Outcome.SENT, Outcome.REFUSED, Outcome.UNKNOWN)},
+            "pictures": sum(one.pictures for one in self._senders.values()),
         }
 
     def _look(self) -> bool:

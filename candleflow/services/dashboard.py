@@ -34,7 +34,7 @@ from candleflow.services import forecast_words
 from candleflow.services.alert_desk import StoredDesk
 from candleflow.services.forecaster import JUDGED, scored
 from candleflow.services.shared_answers import SharedAnswers, Viewer
-from candleflow.settings import Settings
+from candleflow.settings import Settings, channels_of
 from candleflow.store.credentials import Role
 from candleflow.store.forecasts import ForecastStore
 from candleflow.store.reader import CandleReader
@@ -52,6 +52,8 @@ _SPARKLINES_SECONDS: Final = 30
 
 _PROCESSES: Final = ("producer", "processor", "audit")
 """Those that should run, wherever the page does, and that tell of themselves by a heartbeat."""
+_ALERTS: Final = "alerts"
+"""Should run where there is a channel to send by: without one, nobody waits for a message."""
 
 _GAPS_LISTED: Final = 5
 
@@ -232,8 +234,14 @@ def _sparklines() -> Mapping[str, Sparkline]:
 
 def _heartbeats() -> Mapping[str, Heartbeat | None]:
     settings = _settings()
-    names = ("simulator", *_PROCESSES) if settings.is_simulated else _PROCESSES
-    return {name: read_heartbeat(settings.run_dir, name) for name in names}
+    return {name: read_heartbeat(settings.run_dir, name) for name in watched(settings)}
+
+
+def watched(settings: Settings) -> Sequence[str]:
+    """The processes that the trust strip tells of."""
+    simulator = ("simulator",) if settings.is_simulated else ()
+    alerts = (_ALERTS,) if channels_of(settings.alert_channels.get_secret_value()) else ()
+    return *simulator, *_PROCESSES, *alerts
 
 
 def _check_port(port: int) -> None:

@@ -106,6 +106,29 @@ class ClosedCandle:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnCandle:
+    """What is drawn of a candle of the finest interval."""
+
+    open_time: int
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAlert:
+    """An alert as it was decided, and the rule that it is of."""
+
+    symbol: str
+    window: int
+    sampled_at: int
+    rule: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class ToldAlert:
     """An alert and how it went by one channel, for people."""
 
@@ -214,6 +237,17 @@ class AlertBook:
         """The newest closed candles that open after ``since``, oldest first; of sliding ones, what tiles."""
         arguments = {**self._interval(), "symbol": symbol, "since": _time(since), "limit": limit}
         return [ClosedCandle(*row) for row in self._rows(_CLOSED, arguments)][::-1]
+
+    def alert(self, alert_id: int) -> StoredAlert | None:
+        """The alert with this number."""
+        rows = self._rows(_ALERT, {"alert_id": alert_id})
+        return StoredAlert(*rows[0]) if rows else None
+
+    def drawn(self, symbol: str, until: int, windows: int) -> list[DrawnCandle]:
+        """The candles of so many windows, the last opening at ``until``; of sliding ones, what tiles."""
+        since = until - windows * self._windows.size_us
+        arguments = {**self._interval(), "symbol": symbol, "since": _time(since), "until": _time(until)}
+        return [DrawnCandle(*row) for row in self._rows(_DRAWN, arguments)]
 
     def missing(self, since: int) -> dict[str, int]:
         """By symbol, how many trade ids are missing between the minutes that open at ``since`` or later."""
@@ -362,6 +396,17 @@ _CLOSED: Final = f"""
     WHERE c.symbol = %(symbol)s AND c.interval = %(interval)s AND c.open_time > %(since)s AND c.is_closed
         AND {_TILES}
     ORDER BY c.open_time DESC LIMIT %(limit)s
+"""  # noqa: S608 - constants of this module
+_ALERT: Final = f"""
+    SELECT a.symbol, {_MICROSECONDS.format("a.window_at")}, {_MICROSECONDS.format("a.sampled_at")}, r.rule
+    FROM alerts a JOIN alert_rules r USING (rule_id) WHERE a.alert_id = %(alert_id)s
+"""  # noqa: S608 - constants of this module
+_DRAWN: Final = f"""
+    SELECT {_MICROSECONDS.format("c.open_time")}, c.open, c.high, c.low, c.close, c.volume, c.is_complete
+    FROM candles c
+    WHERE c.symbol = %(symbol)s AND c.interval = %(interval)s AND c.open_time > %(since)s
+        AND c.open_time <= %(until)s AND {_TILES}
+    ORDER BY c.open_time
 """  # noqa: S608 - constants of this module
 _MISSING: Final = """
     SELECT symbol, upper(ids) - lower(ids) - (SELECT sum(upper(r) - lower(r)) FROM unnest(ids) r)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import Any, Final
 
 from candleflow.errors import MarketError
 from candleflow.market.symbol import is_symbol
+from candleflow.market.window import SECOND_US
 
 LONGEST_MINUTES: Final = 60
 FEWEST_CANDLES: Final = 10
@@ -47,6 +49,11 @@ class Kind(StrEnum):
     def is_of_market(self) -> bool:
         """Whether it is about candles; the others are about what makes them."""
         return self not in (Kind.SILENCE, Kind.GAP, Kind.DIFFERS, Kind.LAG)
+
+    @property
+    def is_of_price(self) -> bool:
+        """Whether its threshold is a price."""
+        return self in (Kind.CROSSES_UP, Kind.CROSSES_DOWN, Kind.CROSSES, Kind.ABOVE, Kind.BELOW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,20 @@ def plain(number: Decimal) -> str:
     """Without an exponent, and without zeros at the end."""
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def expiry(text: str) -> int | None:
+    """A time such as ``2026-12-31T18:00`` (UTC, or its own zone) in microseconds; None where empty.
+
+    Raises RuleError for what is no time.
+    """
+    if not text.strip():
+        return None
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise RuleError(f"until: must be a time such as 2026-12-31T18:00, not {text!r:.40}") from None
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()) * SECOND_US
 
 
 def fields(rule: Rule) -> dict[str, Any]:

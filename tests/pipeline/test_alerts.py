@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections import Counter
@@ -13,13 +14,18 @@ from typing import Any
 
 import psutil
 import pytest
+from PIL import Image, ImageColor
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
 
 from candleflow import cli
 from candleflow import settings as settings_module
+from candleflow.errors import StoreError
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US, floor_time
-from candleflow.store.alerts import AlertEditor, AlertReader, ToldAlert
+from candleflow.notify.channels import channels
+from candleflow.services.alert_pictures import PALETTE
+from candleflow.services.alert_sender import PICTURE_SECONDS, ChannelSender
+from candleflow.store.alerts import Alert, AlertBook, AlertEditor, AlertReader, Decision, ToldAlert
 from candleflow.watch.alert_rules import fields, rule_of
 from tests.messengers import (
     DISCORD,
@@ -29,7 +35,9 @@ from tests.messengers import (
     TELEGRAM,
     TELEGRAM_BROKEN,
     TELEGRAM_FLOOD,
+    TELEGRAM_NO_IMAGE,
     Messengers,
+    Reply,
     messengers,
 )
 from tests.processes import ROOT, Running, environment, started
@@ -74,7 +82,7 @@ class Scene:
             return editor.add(fields(rule_of(given)))
 
     @contextmanager
-    def running(self, name: str = "alerts") -> Iterator[Running]:
+    def running(self, name: str = "alerts", **more: object) -> Iterator[Running]:
         settings = self.settings
         assert settings.postgres_password is not None
         variables = environment(
@@ -85,10 +93,16 @@ class Scene:
             alert_channels=CHANNELS,
             log_level="DEBUG",
             **self.there.settings,
+            **more,
         )
         log = self.folder / f"{name}.log"
         with started([sys.executable, str(ROOT / "alerts.py")], variables, log) as process:
             yield Running("alerts", process, settings.run_dir, log)
+
+    def pictures(self, running: Running, expected: int) -> None:
+        """Until so many were taken by the messengers, and the process knows."""
+        running.wait_for(lambda: running.running_counts().get("pictures") == expected, WAIT)
+        assert len(self.there.pictures) == expected
 
     def look(self, running: Running, rules: int = 1, states: int | None = None) -> None:
         """Until the rules have been looked at once; ``states``: of those that had something to look at."""
@@ -243,6 +257,145 @@ def test_a_refusal_is_shown_and_not_tried_for_ever(scene: Scene) -> None:
     assert "Unknown Webhook" in details["team"]
 
 
+def _png() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG")
+    return out.getvalue()
+
+
+PNG = _png()
+
+
+def colours(png: bytes) -> set[tuple[int, ...]]:
+    with Image.open(io.BytesIO(png)) as image:
+        image.verify()
+    with Image.open(io.BytesIO(png)) as image:
+        return {one for _, one in image.convert("RGB").getcolors(10_000) or () if isinstance(one, tuple)}
+
+
+def test_a_picture_follows_the_words_by_each_channel(scene: Scene) -> None:
+    scene.begin()
+    scene.rule("crosses-up", "100", channels=["phone", "team"])
+    with scene.running() as running:
+        scene.look(running)
+        scene.trade(101)
+        scene.ends(running, "sent", "sent")
+        scene.pictures(running, 2)
+    assert len(scene.there.messages) == 2
+    assert scene.there.pictures[0] == scene.there.pictures[1], "of one alert there is one picture"
+    rising, line = (ImageColor.getrgb(one) for one in (PALETTE.rising, PALETTE.line))
+    assert {rising, line} <= colours(scene.there.pictures[0])
+
+
+@pytest.mark.parametrize("reply", [TELEGRAM_NO_IMAGE, TELEGRAM_BROKEN, HANG], ids=["400", "500", "silence"])
+def test_a_picture_that_is_not_taken_is_not_in_the_way_of_words(scene: Scene, reply: Reply) -> None:
+    scene.begin()
+    scene.there.answer_next_picture(reply)
+    scene.rule("below", "100")
+    with scene.running() as running:
+        scene.ends(running, "sent")
+        running.wait_for(lambda: "a picture was not taken" in running.said(), WAIT)
+        scene.rule("below", "99.5")
+        scene.ends(running, "sent", "sent")
+        if reply is TELEGRAM_BROKEN:
+            scene.pictures(running, 1)
+    assert len(scene.there.messages) == 2
+    assert len(scene.there.picture_requests) == (2 if reply is TELEGRAM_BROKEN else 1), (
+        "it may try again later"
+    )
+
+
+def test_what_cannot_be_drawn_is_told_in_words_alone(scene: Scene) -> None:
+    scene.begin()
+    scene.processor.close_quiet(0)
+    scene.rule("lag", "1")
+    with scene.running() as running:
+        scene.ends(running, "sent")
+        scene.rule("below", "100", channels=["team"])
+        scene.ends(running, "sent", "sent")
+        scene.pictures(running, 1)
+    assert len(scene.there.messages) == 2
+    assert [path for path in scene.there.picture_requests if path.startswith("/bot")] == []
+
+
+class Clocked:
+    """A sender by the phone, with a clock of the test's; what it is asked to draw, and whether it can."""
+
+    def __init__(self, scene: Scene, book: AlertBook) -> None:
+        self.asked: list[int] = []
+        self.problem: Exception | None = None
+        self.seconds = 0.0
+        self._book = book
+        self._rule_id = scene.rule("above", "100")
+        self._made = 0
+        way = channels(scene.settings)["phone"]
+        self.sender = ChannelSender(way, book, self._picture_of, steady=lambda: self.seconds)
+
+    def alert(self) -> None:
+        """One more is decided."""
+        self._made += 1
+        alert = Alert(self._made * SECOND_US, now_us(), f"alert {self._made}", "brief", ["phone"])
+        self._book.decide([Decision(self._rule_id, "BTCUSDT", self._made - 1, {}, alert)])
+
+    def step(self, seconds: float = 1.0) -> int:
+        self.seconds += seconds
+        return self.sender.step()
+
+    def _picture_of(self, alert_id: int) -> bytes:
+        self.asked.append(alert_id)
+        if self.problem is not None:
+            raise self.problem
+        return PNG
+
+
+@pytest.fixture
+def clocked(scene: Scene) -> Iterator[Clocked]:
+    with closing(AlertBook.from_settings(scene.settings)) as book:
+        book.claim("a test")
+        yield Clocked(scene, book)
+
+
+def test_words_go_before_a_picture_and_each_has_its_second(scene: Scene, clocked: Clocked) -> None:
+    clocked.alert()
+    assert clocked.step() == 1
+    clocked.alert()
+    assert clocked.step(0.5) == 0
+    assert clocked.step(0.5) == 1, "the second's words, before the first's picture"
+    assert (clocked.step(0.5), clocked.asked) == (0, [])
+    assert (clocked.step(0.5), clocked.asked) == (0, [2])
+    clocked.alert()
+    assert clocked.step(0.5) == 0, "a picture takes its second too"
+    assert clocked.step(0.5) == 1
+    assert (scene.there.messages, scene.there.pictures) == (["alert 1", "alert 2", "alert 3"], [PNG])
+
+
+@pytest.mark.parametrize("problem", [ValueError("there is no candle to draw"), StoreError("away")])
+def test_a_picture_that_cannot_be_made_is_left_out(
+    scene: Scene, clocked: Clocked, problem: Exception
+) -> None:
+    clocked.problem = problem
+    clocked.alert()
+    assert [clocked.step(), clocked.step(), clocked.step()] == [1, 0, 0]
+    clocked.alert()
+    assert clocked.step() == 1
+    assert (len(scene.there.messages), scene.there.picture_requests, clocked.asked) == (2, [], [1])
+
+
+def test_an_old_picture_is_none(scene: Scene, clocked: Clocked) -> None:
+    clocked.alert()
+    assert [clocked.step(), clocked.step(PICTURE_SECONDS + 1), clocked.asked] == [1, 0, []]
+
+
+def test_pictures_can_be_turned_off(scene: Scene) -> None:
+    scene.begin()
+    scene.rule("below", "100", channels=["phone", "team"])
+    with scene.running(alert_pictures="false") as running:
+        scene.ends(running, "sent", "sent")
+        scene.rule("below", "99.5", channels=["phone", "team"])
+        scene.ends(running, *["sent"] * 4)
+    assert scene.there.picture_requests == []
+
+
 def test_silence_after_the_request_is_unknown_and_not_repeated(scene: Scene) -> None:
     scene.begin()
     scene.there.answer_next(HANG)
@@ -304,12 +457,13 @@ def test_two_processes_decide_and_send_as_one_and_the_other_takes_over(scene: Sc
             scene.trade(price, 5)
             expected = len(scene.there.messages) + 1
             first.wait_for(lambda: len(scene.there.messages) == expected, WAIT)  # noqa: B023 - at once
+        first.wait_for(lambda: scene.states()["phone", "sent"] == 3, WAIT)  # noted too, before it is killed
         first.process.kill()
         first.process.wait()
         second.wait_for(lambda: "alerts are decided here" in second.said(), WAIT)
         scene.trade(99, 5)
-        second.wait_for(lambda: len(scene.there.messages) == 4, WAIT)
-    assert Counter(one.state for one in scene.told()) == {"sent": 4}
+        second.wait_for(lambda: scene.states()["phone", "sent"] == 4, WAIT)
+    assert len(scene.there.messages) == 4
 
 
 def test_no_secret_reaches_logs_tables_heartbeat_or_process_list(scene: Scene) -> None:

@@ -20,7 +20,7 @@ from candleflow.services.dashboard import command
 from candleflow.settings import Settings
 from candleflow.stack.process import free_port
 
-READY_SECONDS = 40
+READY_SECONDS = 120  # a busy machine has taken more than 40
 STOP_SECONDS = 10
 
 

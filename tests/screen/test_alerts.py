@@ -1,16 +1,25 @@
-"""The menu of alerts: a rule is added and removed, and what was refused shows. Without a browser."""
+"""The menu of alerts: a rule is added and removed, what was refused shows; in a browser, one fires."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 import streamlit as st
+from selenium import webdriver
+from selenium.webdriver.common.by import By
 from streamlit.testing.v1 import AppTest
 
+from candleflow.market.window import SECOND_US
+from candleflow.services.dashboard import watched
+from candleflow.settings import load
+from candleflow.stack.postgres import PostgresServer
 from candleflow.store.alerts import Alert, AlertBook, AlertReader, Decision
+from tests.screen.alerting import NOTE, SYMBOL, alerting, take
+from tests.screen.browser import Page
 from tests.store.trades import BEGINS_AT
 from tests.store_fixtures import Database
 
@@ -64,6 +73,40 @@ def test_a_rule_is_added_and_removed_on_the_page(database: Database) -> None:
     assert rules(database) == []
 
 
+def test_how_often_and_how_long_a_rule_fires_is_chosen_on_the_page(database: Database) -> None:
+    shown = page(database)
+    shown.text_input(key="alert-threshold").input("100")
+    shown.text_input(key="alert-hysteresis").input("2.5")
+    shown.number_input(key="alert-cool-down").set_value(300)
+    shown.text_input(key="alert-until").input("2030-01-02 03:04")
+    shown.toggle(key="alert-once").set_value(True)
+    shown.button[-1].click().run()
+    assert not shown.exception
+    (rule,) = rules(database)
+    assert (rule["hysteresis"], rule["cool_down_seconds"], rule["is_once"]) == ("2.5", 300, True)
+    assert rule["expires_at"] == 1_893_553_440 * SECOND_US
+    said = " ".join(one.value for one in page(database).text)
+    assert "hysteresis 2.5, cool-down 300 s, once, until 2030-01-02 03:04:00 UTC" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "named"),
+    [("alert-until", "tomorrow", "until"), ("alert-hysteresis", "200", "hysteresis")],
+)
+def test_what_cannot_be_of_a_rule_is_named(database: Database, key: str, given: str, named: str) -> None:
+    shown = page(database)
+    shown.text_input(key="alert-threshold").input("100")
+    shown.text_input(key=key).input(given)
+    shown.button[-1].click().run()
+    assert named in shown.error[0].value
+    assert rules(database) == []
+
+
+def test_the_trust_strip_tells_of_who_sends_only_where_there_is_a_channel() -> None:
+    assert "alerts" not in watched(load())
+    assert watched(load(alert_channels="phone=tgram://1:a/1"))[-1] == "alerts"
+
+
 @pytest.mark.parametrize("threshold", ["NaN", "", "-1", "a lot"])
 def test_what_is_no_rule_is_refused_in_words(database: Database, threshold: str) -> None:
     shown = page(database)
@@ -72,6 +115,24 @@ def test_what_is_no_rule_is_refused_in_words(database: Database, threshold: str)
     assert not shown.exception
     assert "threshold" in shown.error[0].value
     assert rules(database) == []
+
+
+def test_an_alert_that_fires_is_on_the_page_with_its_state(
+    driver: webdriver.Chrome, postgres: PostgresServer, tmp_path: Path, pictures: Path
+) -> None:
+    with alerting(postgres, tmp_path) as scene:
+        page = Page(driver, scene.page.url)
+        page.problems()
+        told = take(scene, page, pictures)
+        assert told.text.startswith(f"SIMULATED {SYMBOL} crosses up ")
+        assert NOTE in told.text
+        assert [text.replace("\r", "") for text in scene.there.messages] == [told.text]
+        page.open()
+        page.wait_for_candles()
+        page.driver.find_element(By.CSS_SELECTOR, ".cf-item[data-name=processes]").click()
+        said = "return document.querySelector('.cf-panel:not([hidden])')?.innerText ?? ''"
+        page.wait(lambda: "alerts\nrunning" in str(page.script(said)), "the alerts among the processes")
+        assert page.problems() == []
 
 
 def test_a_refusal_for_good_stands_at_the_top(database: Database) -> None:

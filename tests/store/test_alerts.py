@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from candleflow.errors import HeldError, StoreError
+from candleflow.market.window import SECOND_US
 from candleflow.store.alerts import Alert, AlertBook, AlertEditor, AlertReader, Decision
 from tests.store.processor import Processor
 from tests.store.trades import BEGINS_AT, FIVE_SECONDS, run_of
@@ -173,3 +175,21 @@ def test_what_is_seen_of_candles(database: Database, book: AlertBook) -> None:
     assert book.caught_up_at("trades") is None
     processor.close_quiet(BEGINS_AT)
     assert book.caught_up_at("trades") is not None
+
+
+def test_an_alert_is_found_with_its_rule_and_the_candles_up_to_its_own(
+    database: Database, book: AlertBook
+) -> None:
+    rule_id = added(database, note="then")
+    book.decide([decision(rule_id, window=BEGINS_AT + 10 * SECOND_US)])
+    found = book.alert(1)
+    assert found is not None
+    assert (found.symbol, found.window, found.rule["note"]) == ("BTCUSDT", BEGINS_AT + 10 * SECOND_US, "then")
+    assert book.alert(2) is None
+    Processor(database.writer(), FIVE_SECONDS).merge(run_of(1, 19))
+    two = book.drawn("BTCUSDT", found.window, 2)
+    assert [one.open_time - BEGINS_AT for one in two] == [5 * SECOND_US, 10 * SECOND_US]
+    last = book.drawn("BTCUSDT", found.window, 60)[-1]
+    figures = [last.open, last.high, last.low, last.close, last.volume]
+    assert figures == [Decimal(one) for one in (110, 114, 110, 114, 5)]
+    assert book.drawn("ETHUSDT", found.window, 60) == []

@@ -65,6 +65,7 @@ WRONG = [
     ("SLIDE_SECONDS", "0", "must divide CANDLEFLOW_WINDOW_SECONDS (5)"),
     ("TRIGGER_MILLISECONDS", "-1", "(accepted: from 0 to 60,000)"),
     ("MAX_OFFSETS_PER_TRIGGER", "1", "(accepted: from 1,000 to 5,000,000)"),
+    ("ALERT_PICTURES", "perhaps", "valid boolean"),
     ("SPARK_MASTER", "", "at least 1 character"),
     ("SPARK_MEMORY", "lots", "should match pattern"),
     ("SIMULATOR_RATE", "0", "(accepted: above 0 to 1,000,000)"),

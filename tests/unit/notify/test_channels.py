@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from candleflow.errors import SettingError
 from candleflow.notify.answers import Answer, Exchange, Outcome, judged
@@ -15,6 +17,15 @@ from candleflow.settings import channels_of, load
 from candleflow.stack.process import free_port
 from tests import messengers as doubles
 from tests.messengers import DISCORD, GROUP, SECRETS, TELEGRAM, TOKEN, Messengers, Reply, messengers
+
+
+def _png() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), "#1a85d6").save(out, "PNG")
+    return out.getvalue()
+
+
+PNG = _png()
 
 
 @pytest.fixture
@@ -85,6 +96,42 @@ def test_where_nobody_listens_nothing_can_have_arrived() -> None:
     away = f"http://127.0.0.1:{free_port()}"
     found = channels(load(alert_channels=f"phone={TELEGRAM}", alert_telegram_url=away))
     assert found["phone"].send("text") == Answer(Outcome.LATER, "no connection")
+
+
+@pytest.mark.parametrize("address", [TELEGRAM, DISCORD])
+def test_a_picture_arrives_as_it_was_made_with_no_words(there: Messengers, address: str) -> None:
+    one = channel(there, address)
+    assert one.takes_pictures
+    assert one.send("words") == one.send_picture(PNG) == one.send_picture(PNG) == Answer(Outcome.SENT)
+    assert (there.messages, there.pictures) == (["words"], [PNG, PNG])
+
+
+def test_a_channel_that_takes_no_files_says_so() -> None:
+    assert not channels(load(alert_channels="team=ifttt://a@b"))["team"].takes_pictures
+
+
+@pytest.mark.parametrize(
+    ("address", "reply", "outcome", "wait"),
+    [
+        (TELEGRAM, doubles.TELEGRAM_FLOOD, Outcome.LATER, 1.0),
+        (TELEGRAM, doubles.TELEGRAM_NO_IMAGE, Outcome.REFUSED, None),
+        (DISCORD, doubles.DISCORD_FLOOD, Outcome.LATER, 1.5),
+        (DISCORD, Reply(413, {"message": "Request entity too large"}), Outcome.REFUSED, None),
+    ],
+)
+def test_what_an_answer_means_for_a_picture(
+    there: Messengers, address: str, reply: Reply, outcome: Outcome, wait: float | None
+) -> None:
+    there.answer_next_picture(reply)
+    answer = channel(there, address).send_picture(PNG)
+    assert (answer.outcome, answer.wait_seconds) == (outcome, wait)
+    assert len(there.picture_requests) == 1, "apprise's own second attempt is held back"
+
+
+def test_what_is_no_picture_is_refused_by_telegram(there: Messengers) -> None:
+    answer = channel(there).send_picture(b"\x89PNG, and no more")
+    assert answer.outcome is Outcome.REFUSED
+    assert "IMAGE_PROCESS_FAILED" in answer.detail
 
 
 def test_a_group_is_written_to_no_more_than_20_times_a_minute(there: Messengers) -> None:
