@@ -8,7 +8,9 @@ from constructs import IConstruct
 
 def acknowledge_lint(construct: IConstruct, rule: str, reason: str) -> None:
     """Of CloudFormation's own checks, which CDK carries out too: ``rule`` such as ``W9010``."""
-    Validations.of(construct).acknowledge(Acknowledgment(id=f"CloudFormation-Validate::{rule}", reason=reason))
+    Validations.of(construct).acknowledge(
+        Acknowledgment(id=f"CloudFormation-Validate::{rule}", reason=reason)
+    )
 
 
 def acknowledge(construct: IConstruct, rule: str, reason: str) -> None:

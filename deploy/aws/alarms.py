@@ -162,7 +162,9 @@ class Alarms(Construct):
         self._alarm("DatabaseBusy", "PostgreSQL's processor is busy", busy, 85, minutes=15)
         if _has_credits(self._parameters.sizes.database_type):
             credits = instance.metric("CPUCreditBalance", statistic="Minimum", period=Duration.minutes(5))
-            self._alarm("DatabaseCredit", "PostgreSQL has little CPU credit left", credits, CREDITS, below=True)
+            self._alarm(
+                "DatabaseCredit", "PostgreSQL has little CPU credit left", credits, CREDITS, below=True
+            )
 
     def _spark(self, spark: SparkCluster) -> None:
         running = cloudwatch.Metric(

@@ -24,7 +24,10 @@ def bundle() -> None:
     """Copy the files, all but the jars."""
     shutil.rmtree(HERE / "build", ignore_errors=True)
     for folder, names in (
-        (BROKER, ("broker/users.py", "broker/server.properties", "broker/log4j2.xml", "broker/requirements.lock")),
+        (
+            BROKER,
+            ("broker/users.py", "broker/server.properties", "broker/log4j2.xml", "broker/requirements.lock"),
+        ),
         (SPARK, ("emr/launch.py", "emr/requirements.lock")),
     ):
         folder.mkdir(parents=True)

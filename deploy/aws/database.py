@@ -106,6 +106,8 @@ class Database(Construct):
             "Who is let in is said by security groups and passwords; a port of its own would hide nothing.",
         )
         if not parameters.is_multi_zone:
-            acknowledge(instance, "RDS3", "The small size has one instance; multi_zone_database=true has two.")
+            acknowledge(
+                instance, "RDS3", "The small size has one instance; multi_zone_database=true has two."
+            )
         if not parameters.keep_data:
             acknowledge(instance, "RDS10", "keep_data=false asks that everything goes with the stack.")

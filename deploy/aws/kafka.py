@@ -211,9 +211,7 @@ class KafkaCluster(Construct):
         # cloud-init runs scripts at the first start only, unless told: a changed one shall take effect.
         always = ec2.UserData.custom("#cloud-config\ncloud_final_modules:\n- [scripts-user, always]\n")
         parts = ec2.MultipartUserData()
-        parts.add_part(
-            ec2.MultipartBody.from_user_data(always, 'text/cloud-config; charset="utf-8"')
-        )
+        parts.add_part(ec2.MultipartBody.from_user_data(always, 'text/cloud-config; charset="utf-8"'))
         parts.add_part(ec2.MultipartBody.from_user_data(script, 'text/x-shellscript; charset="utf-8"'))
         return parts
 

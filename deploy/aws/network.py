@@ -43,7 +43,10 @@ class Network(Construct):
             restrict_default_security_group=False,  # would need a Lambda; nothing uses the default group
             subnet_configuration=[
                 ec2.SubnetConfiguration(
-                    name="public", subnet_type=ec2.SubnetType.PUBLIC, cidr_mask=24, map_public_ip_on_launch=False
+                    name="public",
+                    subnet_type=ec2.SubnetType.PUBLIC,
+                    cidr_mask=24,
+                    map_public_ip_on_launch=False,
                 ),
                 ec2.SubnetConfiguration(
                     name="private", subnet_type=ec2.SubnetType.PRIVATE_WITH_EGRESS, cidr_mask=22
@@ -63,19 +66,16 @@ class Network(Construct):
         self.spark = self._group("Spark", "nodes of the Spark cluster")
         self.spark_access = self._group("SparkAccess", "how EMR itself reaches the nodes")
         self.services = {
-            service: self._group(service.capitalize(), f"Tasks of the service {service}") for service in SERVICES
+            service: self._group(service.capitalize(), f"Tasks of the service {service}")
+            for service in SERVICES
         }
         self._open_the_ways(parameters)
 
     def _group(self, name: str, description: str) -> ec2.SecurityGroup:
-        return ec2.SecurityGroup(
-            self, name, vpc=self.vpc, description=description, allow_all_outbound=False
-        )
+        return ec2.SecurityGroup(self, name, vpc=self.vpc, description=description, allow_all_outbound=False)
 
     def _log_flows(self, parameters: Parameters, key: kms.IKey) -> None:
-        role = iam.Role(
-            self, "FlowLogRole", assumed_by=iam.ServicePrincipal("vpc-flow-logs.amazonaws.com")
-        )
+        role = iam.Role(self, "FlowLogRole", assumed_by=iam.ServicePrincipal("vpc-flow-logs.amazonaws.com"))
         group = logs.LogGroup(self, "FlowLog", retention=days_kept(parameters.log_days), encryption_key=key)
         self.vpc.add_flow_log(
             "Flows",

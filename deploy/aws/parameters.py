@@ -133,7 +133,7 @@ class Parameters:
     """binance, binance-vision or binance-us. Binance's main host refuses some countries, the United States too."""
     alarm_email: str = ""
     """Where alarms go; AWS asks there first whether they are wanted. None go anywhere if not given."""
-    visitors: str = "0.0.0.0/0"  # noqa: S104 - who may knock; a log-in is asked for all the same
+    visitors: str = "0.0.0.0/0"
     """The range of addresses that may reach the page's log-in."""
     log_days: int = 30
     """How long logs are kept: 1, 3, 5, 7, 14, 30, 60 or 90 days."""
@@ -160,7 +160,10 @@ _PATTERNS: Final[Mapping[str, tuple[str, str]]] = {
         "an address in ECR with a tag or digest",
     ),
     "certificate_arn": (r"arn:aws[a-z-]*:acm:[a-z0-9-]+:[0-9]{12}:certificate/[\w-]+", "a certificate's ARN"),
-    "domain": (r"(?=.{4,253}\Z)([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}", "a name such as candles.example.org"),
+    "domain": (
+        r"(?=.{4,253}\Z)([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}",
+        "a name such as candles.example.org",
+    ),
     "broker_ami": (r"ami-[0-9a-f]{8,17}", "such as ami-0123456789abcdef0"),
     "size": ("|".join(SIZES), " or ".join(SIZES)),
     "symbols": (r"[A-Z0-9._-]{1,20}(,[A-Z0-9._-]{1,20})*", "names such as BTCUSDT, by commas"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -149,9 +148,7 @@ class SparkCluster(Construct):
             "IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonEMRServicePolicy_v2]",
             "AWS's own list of what EMR needs, bound to resources with its tag.",
         )
-        role.add_to_policy(
-            iam.PolicyStatement(actions=["iam:PassRole"], resources=[self.node_role.role_arn])
-        )
+        role.add_to_policy(iam.PolicyStatement(actions=["iam:PassRole"], resources=[self.node_role.role_arn]))
         self._key.grant_encrypt_decrypt(role)
         self._key.grant(role, "kms:CreateGrant", "kms:DescribeKey")
         for rule in ("IAM5[Action::kms:GenerateDataKey*]", "IAM5[Action::kms:ReEncrypt*]"):
@@ -189,9 +186,7 @@ def _group(name: str, instance_type: str, count: int) -> emr.CfnCluster.Instance
         ebs_configuration=emr.CfnCluster.EbsConfigurationProperty(
             ebs_optimized=True,
             ebs_block_device_configs=[
-                emr.CfnCluster.EbsBlockDeviceConfigProperty(
-                    volume_specification=disk, volumes_per_instance=1
-                )
+                emr.CfnCluster.EbsBlockDeviceConfigProperty(volume_specification=disk, volumes_per_instance=1)
             ],
         ),
     )

@@ -64,9 +64,7 @@ class CandleflowStack(Stack):
         self._tell()
 
     def _make_key(self) -> kms.Key:
-        key = kms.Key(
-            self, "Key", enable_key_rotation=True, removal_policy=removal(self._parameters)
-        )
+        key = kms.Key(self, "Key", enable_key_rotation=True, removal_policy=removal(self._parameters))
         key.grant_encrypt_decrypt(iam.ServicePrincipal("cloudwatch.amazonaws.com"))
         logs = iam.ServicePrincipal(f"logs.{Aws.REGION}.amazonaws.com")
         key.grant_encrypt_decrypt(logs)

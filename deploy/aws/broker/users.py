@@ -13,9 +13,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from kafka import errors
-from kafka.admin import ACL, ACLOperation, ACLPermissionType, KafkaAdminClient, ResourcePattern, ResourceType
+from kafka.admin import (
+    ACL,
+    ACLOperation,
+    ACLPermissionType,
+    KafkaAdminClient,
+    ResourcePattern,
+    ResourceType,
+    UserScramCredentialUpsertion,
+)
 from kafka.admin import ACLResourcePatternType as PatternType
-from kafka.admin import UserScramCredentialUpsertion
 
 MECHANISM: Final = "SCRAM-SHA-512"
 ITERATIONS: Final = 8_192

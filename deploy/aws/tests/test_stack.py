@@ -140,7 +140,7 @@ def test_only_what_the_flow_needs_is_let_in(small: dict[str, Any]) -> None:
 
 
 def test_from_outside_only_https_to_the_balancer(small: dict[str, Any], large: dict[str, Any]) -> None:
-    for template, visitors in ((small, "0.0.0.0/0"), (large, "203.0.113.0/24")):  # noqa: S104
+    for template, visitors in ((small, "0.0.0.0/0"), (large, "203.0.113.0/24")):
         rules = [
             rule
             for group in resources(template, "AWS::EC2::SecurityGroup").values()
@@ -267,7 +267,9 @@ DATA = (
 
 
 @pytest.mark.parametrize("kind", DATA)
-def test_data_outlives_the_stack_unless_asked(small: dict[str, Any], large: dict[str, Any], kind: str) -> None:
+def test_data_outlives_the_stack_unless_asked(
+    small: dict[str, Any], large: dict[str, Any], kind: str
+) -> None:
     kept = {one.get("DeletionPolicy") for one in resources(small, kind).values()}
     gone = {one.get("DeletionPolicy") for one in resources(large, kind).values()}
     assert kept == {"Retain"}
