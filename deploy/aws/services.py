@@ -26,7 +26,7 @@ from deploy.aws.parameters import Parameters
 from deploy.aws.retention import days_kept, removal
 
 DATA_DIR: Final = "/data"
-HEALTH_SCRIPT: Final = "/opt/candleflow/health.py"
+HEALTH_SCRIPT: Final = "/app/health.py"
 """Where deploy/aws/Dockerfile puts it."""
 PAGE_HEALTH: Final = "/_stcore/health"
 SINGLES: Final = ("producer", "alerts", "forecaster", "audit", "health")
