@@ -69,7 +69,8 @@ class ScramMechanism(StrEnum):
 
 
 class PostgresTls(StrEnum):
-    """``CANDLEFLOW_POSTGRES_SSLMODE``, by libpq's names; those that fall back to plain text are not among them."""
+    """``CANDLEFLOW_POSTGRES_SSLMODE``, by libpq's names; those that fall back to plain text are not
+    among them."""
 
     DISABLE = "disable"
     REQUIRE = "require"
@@ -277,7 +278,11 @@ class Settings(BaseSettings):
     max_offsets_per_trigger: int = Field(
         400_000, ge=1_000, le=5_000_000, description="Records in a batch at most, while a backlog is read"
     )
-    spark_master: str = Field("local[*]", min_length=1, description="Spark's master; spark-submit: that of the command which started us")
+    spark_master: str = Field(
+        "local[*]",
+        min_length=1,
+        description="Spark's master; spark-submit: that of the command which started us",
+    )
     spark_memory: str = Field(
         "1g", pattern=r"^[1-9][0-9]{0,5}[mg]$", description="The heap of Spark's driver, such as 900m or 2g"
     )
@@ -404,7 +409,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_kafka_security(self) -> Self:
-        """What belongs together is there, and nothing that would silently be left unused: above all no password
+        """What belongs together is there, and nothing that would silently be left unused: above all no
+        password
         beside a plain text connection.
         """
         protocol = self.kafka_security_protocol

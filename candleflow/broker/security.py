@@ -1,6 +1,7 @@
 """How Kafka's clients in Python are told of TLS and passwords, in one place, and what a refusal means.
 
-An address without security (a plain ``str``) is spoken to in plain text; one with it never is: no client falls
+An address without security (a plain ``str``) is spoken to in plain text; one with it never is: no client
+falls
 back. Spark has its own words for the same in ``engine/kafka_options.py``.
 """
 
@@ -66,7 +67,10 @@ def confluent_options(bootstrap: str) -> dict[str, Any]:
         "security.protocol": str(security.protocol),
     }
     if security.protocol is not KafkaProtocol.PLAINTEXT:
-        options |= {"enable.ssl.certificate.verification": True, "ssl.endpoint.identification.algorithm": "https"}
+        options |= {
+            "enable.ssl.certificate.verification": True,
+            "ssl.endpoint.identification.algorithm": "https",
+        }
         if security.authorities:
             options["ssl.ca.pem"] = security.authorities
     if security.protocol is KafkaProtocol.SASL_SSL:

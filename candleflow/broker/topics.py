@@ -129,7 +129,8 @@ def admin_client(bootstrap: str) -> Iterator[KafkaAdminClient]:
 
 
 def consumer_of_no_group(bootstrap: str, client_id: str) -> KafkaConsumer:
-    """A consumer that commits nothing, gives up soon, and is the caller's to close; raises as ``admin_client``."""
+    """A consumer that commits nothing, gives up soon, and is the caller's to close; raises as
+    ``admin_client``."""
     try:
         return KafkaConsumer(
             **python_options(bootstrap),

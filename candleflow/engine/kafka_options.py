@@ -30,7 +30,8 @@ def kafka_options(bootstrap: str) -> dict[str, str]:
         options |= {
             "kafka.sasl.mechanism": str(security.mechanism),
             "kafka.sasl.jaas.config": (
-                f"{_LOGIN} required username={_quoted(security.username)} password={_quoted(security.password)};"
+                f"{_LOGIN} required username={_quoted(security.username)}"
+                f" password={_quoted(security.password)};"
             ),
         }
     return options

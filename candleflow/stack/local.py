@@ -42,8 +42,8 @@ def server_ports(settings: Settings) -> list[NeededPort]:
         )
     if settings.kafka_security_protocol is not KafkaProtocol.PLAINTEXT:
         raise SettingError(
-            f"CANDLEFLOW_KAFKA_SECURITY_PROTOCOL={str(settings.kafka_security_protocol)!r}: the Kafka that is "
-            "started on this machine listens to this machine only, in plain text"
+            f"CANDLEFLOW_KAFKA_SECURITY_PROTOCOL={str(settings.kafka_security_protocol)!r}: the Kafka "
+            "that is started here listens to this machine only, in plain text"
         )
     address = settings.postgres
     if address.host not in _LOOPBACK_NAMES:

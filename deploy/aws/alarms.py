@@ -1,4 +1,5 @@
-"""Alarms, all to one topic: candles that lag, no trades, tasks that fail, disks that fill, credits that run out."""
+"""Alarms, all to one topic: candles that lag, no trades, tasks that fail, disks that fill, credits that
+run out."""
 
 from __future__ import annotations
 
@@ -144,11 +145,11 @@ class Alarms(Construct):
             )
             self._alarm(f"Broker{number}Disk", f"the disk of broker {number} fills", disk, DISK_PERCENT)
             if _has_credits(self._parameters.sizes.broker_type):
-                credits = _ec2_metric("CPUCreditBalance", of_instance, "Minimum", Duration.minutes(5))
+                credit = _ec2_metric("CPUCreditBalance", of_instance, "Minimum", Duration.minutes(5))
                 self._alarm(
                     f"Broker{number}Credit",
                     f"broker {number} has little CPU credit left",
-                    credits,
+                    credit,
                     CREDITS,
                     below=True,
                 )
@@ -161,9 +162,9 @@ class Alarms(Construct):
         busy = instance.metric_cpu_utilization(statistic="Average", period=_MINUTE)
         self._alarm("DatabaseBusy", "PostgreSQL's processor is busy", busy, 85, minutes=15)
         if _has_credits(self._parameters.sizes.database_type):
-            credits = instance.metric("CPUCreditBalance", statistic="Minimum", period=Duration.minutes(5))
+            credit = instance.metric("CPUCreditBalance", statistic="Minimum", period=Duration.minutes(5))
             self._alarm(
-                "DatabaseCredit", "PostgreSQL has little CPU credit left", credits, CREDITS, below=True
+                "DatabaseCredit", "PostgreSQL has little CPU credit left", credit, CREDITS, below=True
             )
 
     def _spark(self, spark: SparkCluster) -> None:

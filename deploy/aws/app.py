@@ -1,4 +1,5 @@
-"""CDK's entry: ``python -m deploy.aws.app`` writes the template to ``cdk.out``, with no account and no network."""
+"""CDK's entry: ``python -m deploy.aws.app`` writes the template to ``cdk.out``, with no account and no
+network."""
 
 from __future__ import annotations
 

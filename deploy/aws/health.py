@@ -1,7 +1,10 @@
-"""What only the database knows of the flow's health, as a JSON line each half minute: CloudWatch makes metrics of it.
+"""What only the database knows of the flow's health, as a JSON line each half minute: CloudWatch makes
+metrics of it.
 
-``trade_age_seconds``: since the newest trade of any symbol; ``merged_age_seconds``: since the processor last said
-that it had read the whole topic, which it says each second, so that it is the time that candles lag behind Kafka.
+``trade_age_seconds``: since the newest trade of any symbol; ``merged_age_seconds``: since the processor
+last said
+that it had read the whole topic, which it says each second, so that it is the time that candles lag
+behind Kafka.
 Left out is what is not known. While PostgreSQL is away no line comes, and the alarms take that for bad.
 """
 
@@ -21,7 +24,8 @@ EVERY_SECONDS: Final = 30.0
 
 
 def health(reader: CandleReader, settings: Settings, now_us: int) -> dict[str, float]:
-    """The figures at ``now_us`` (microseconds since the epoch). Raises StoreError while PostgreSQL is away."""
+    """The figures at ``now_us`` (microseconds since the epoch). Raises StoreError while PostgreSQL is
+    away."""
     found = {}
     times = [one.last_trade_time for one in reader.symbols() if one.last_trade_time is not None]
     if times:

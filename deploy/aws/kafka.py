@@ -1,4 +1,5 @@
-"""Kafka 4 (KRaft) on three machines, one in each zone: TLS, SCRAM, encrypted disks that outlive the machines."""
+"""Kafka 4 (KRaft) on three machines, one in each zone: TLS, SCRAM, encrypted disks that outlive the
+machines."""
 
 from __future__ import annotations
 
@@ -110,7 +111,7 @@ class KafkaCluster(Construct):
         acknowledge(
             instance,
             "EC29",
-            "All that counts is on a volume of its own that stays; protection would keep `make aws-destroy` out.",
+            "All that counts is on a volume that stays; protection would keep `make aws-destroy` out.",
         )
         acknowledge_lint(
             instance, "W9010", "The id is a parameter: of CDK, so that the brokers keep the image they have."
@@ -157,7 +158,7 @@ class KafkaCluster(Construct):
         acknowledge(
             role,
             "IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/AmazonSSMManagedInstanceCore]",
-            "AWS's own list of what its agent needs: it is the only way onto the machine, as there is no SSH.",
+            "AWS's own list of what its agent needs: the only way onto the machine, as there is no SSH.",
         )
         role.add_to_policy(
             iam.PolicyStatement(

@@ -1,4 +1,5 @@
-"""The network over three zones, and who may speak to whom: each way of the flow is named here, and no other."""
+"""The network over three zones, and who may speak to whom: each way of the flow is named here, and no
+other."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ USES_POSTGRES: Final = ("dashboard", "alerts", "forecaster", "audit", "health")
 
 
 class Network(Construct):
-    """VPC and security groups: ``brokers``, ``database``, ``balancer``, ``spark`` and one for each service."""
+    """VPC and security groups: ``brokers``, ``database``, ``balancer``, ``spark`` and one for each
+    service."""
 
     def __init__(self, scope: Construct, name: str, parameters: Parameters, key: kms.IKey) -> None:
         super().__init__(scope, name)

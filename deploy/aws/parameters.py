@@ -20,7 +20,8 @@ class ParameterError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What differs between the sizes; the disks in GB, memory in MB, ``fargate`` in CPU units (1,024: a vCPU)."""
+    """What differs between the sizes; the disks in GB, memory in MB, ``fargate`` in CPU units (1,024: a
+    vCPU)."""
 
     broker_type: str
     broker_disk_gb: int
@@ -130,7 +131,8 @@ class Parameters:
     symbols: str = "BTCUSDT"
     """The symbols to follow, separated by commas."""
     exchange: str = "binance"
-    """binance, binance-vision or binance-us. Binance's main host refuses some countries, the United States too."""
+    """binance, binance-vision or binance-us. Binance's main host refuses some countries, the United
+    States too."""
     alarm_email: str = ""
     """Where alarms go; AWS asks there first whether they are wanted. None go anywhere if not given."""
     visitors: str = "0.0.0.0/0"

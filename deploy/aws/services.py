@@ -1,4 +1,5 @@
-"""The five services and the watcher on Fargate, each with roles and passwords of its own; the page behind a log-in."""
+"""The five services and the watcher on Fargate, each with roles and passwords of its own; the page
+behind a log-in."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ HEALTH_SCRIPT: Final = "/app/health.py"
 """Where deploy/aws/Dockerfile puts it."""
 PAGE_HEALTH: Final = "/_stcore/health"
 SINGLES: Final = ("producer", "alerts", "forecaster", "audit", "health")
-"""Of which one runs at a time: a second producer or alerter would be refused by the program, or do work twice."""
+"""Of which one runs at a time: a second producer or alerter would be refused by the program, or do work
+twice."""
 
 
 @dataclass(frozen=True, slots=True)

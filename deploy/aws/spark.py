@@ -29,7 +29,8 @@ ATTEMPTS: Final = 100
 
 
 class SparkCluster(Construct):
-    """The cluster and the processor's step. ``environment`` and ``secrets`` (setting to ARN) are the processor's."""
+    """The cluster and the processor's step. ``environment`` and ``secrets`` (setting to ARN) are the
+    processor's."""
 
     def __init__(
         self,
@@ -87,8 +88,8 @@ class SparkCluster(Construct):
 
     def _explain(self) -> None:
         for rule, reason in {
-            "EMR4": "Local disks are encrypted: the rule looks for it beside EncryptionConfiguration, not in it.",
-            "EMR5": "Spark encrypts what its parts say (spark.network.crypto); Kafka and PostgreSQL speak TLS.",
+            "EMR4": "Local disks are encrypted: the rule doesn't look within EncryptionConfiguration.",
+            "EMR5": "Spark encrypts by spark.network.crypto; Kafka and PostgreSQL speak TLS.",
             "EMR6": "Nobody logs in to a node: there is no key pair, and no port of SSH is open.",
         }.items():
             acknowledge(self.cluster, rule, reason)
@@ -204,7 +205,8 @@ def _configurations() -> list[emr.CfnCluster.ConfigurationProperty]:
 def submission(
     parameters: Parameters, environment: Mapping[str, str], secrets: Mapping[str, str]
 ) -> list[str]:
-    """The arguments of spark-submit. On the cluster's own nodes, so that YARN restarts a driver that fails."""
+    """The arguments of spark-submit. On the cluster's own nodes, so that YARN restarts a driver that
+    fails."""
     size = parameters.sizes
     configuration = {
         "spark.pyspark.python": f"{HOME_DIR}/venv/bin/python",

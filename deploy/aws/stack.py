@@ -71,7 +71,8 @@ class CandleflowStack(Stack):
         return key
 
     def _make_log_bucket(self) -> s3.Bucket:
-        """Of the load balancer's and EMR's logs; the balancer can't write to one encrypted by a key of ours."""
+        """Of the load balancer's and EMR's logs; the balancer can't write to one encrypted by a key of
+        ours."""
         bucket = s3.Bucket(
             self,
             "Logs",

@@ -34,7 +34,9 @@ class Authority:
             "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign",
         )  # fmt: skip
 
-    def certificate(self, who: str, names: str, *, common_name: str = "server", is_expired: bool = False) -> Certificate:
+    def certificate(
+        self, who: str, names: str, *, common_name: str = "server", is_expired: bool = False
+    ) -> Certificate:
         """For servers with these ``names`` (``IP:127.0.0.1,DNS:localhost``), for a day or over for years."""
         key, request, signed = (self._folder / f"{who}.{kind}" for kind in ("key", "csr", "crt"))
         extensions = self._folder / f"{who}.ext"

@@ -1,6 +1,8 @@
-"""Kafka by TLS and SCRAM: a real broker, with the configuration and the users that the AWS deployment gives it.
+"""Kafka by TLS and SCRAM: a real broker, with the configuration and the users that the AWS deployment
+gives it.
 
-Right settings work with each client; a wrong authority, name, certificate or password is refused with a line that
+Right settings work with each client; a wrong authority, name, certificate or password is refused with a
+line that
 names the setting, and never spoken to in plain text instead.
 """
 
@@ -27,13 +29,16 @@ from candleflow.broker.trade_log import TradeLog
 from candleflow.market.gap import GapEvent, GapEventKind
 from candleflow.settings import KafkaClient, load
 from candleflow.stack import process
+from candleflow.stack.class_archive import kafka_archive
 from candleflow.stack.kafka import KafkaServer
 from deploy.aws.broker.users import apply, broker_context
 from tests.security.certificates import Authority
 
 PROPERTIES: Final = Path(__file__).parents[2] / "deploy" / "aws" / "broker" / "server.properties"
 PASSWORD: Final = 'canary "quoted\\'
-DEADLINE_SECONDS: Final = 150.0
+DEADLINE_SECONDS: Final = 300.0
+
+pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def filled_in(values: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def broker(
-    tmp_path_factory: pytest.TempPathFactory, java_home: Path, kafka_jars: list[Path]
+    tmp_path_factory: pytest.TempPathFactory, java_home: Path, kafka_jars: list[Path], cache_dir: Path
 ) -> Iterator[Broker]:
     """One broker; two more doors of it show a certificate that has expired, and one with another name."""
     folder = tmp_path_factory.mktemp("tls")
@@ -97,12 +102,15 @@ def broker(
         properties[f"listener.name.{door}.ssl.keystore.location"] = str(certificate.both)
         properties[f"listener.name.{door}.ssl.keystore.type"] = "PEM"
         properties[f"listener.name.{door}.ssl.client.auth"] = "none"
+    archive = kafka_archive(cache_dir, java_home, kafka_jars)
     server = KafkaServer(
-        folder / "kafka", programs, java_home, kafka_jars, "256m", properties=properties
+        folder / "kafka", programs, java_home, kafka_jars, "256m", properties=properties, archive=archive
     )
     server.start()
     try:
-        assert process.wait_for(lambda: process.is_listening(programs), DEADLINE_SECONDS), server.why_it_ended()
+        assert process.wait_for(lambda: process.is_listening(programs), DEADLINE_SECONDS), (
+            server.why_it_ended()
+        )
         admin = KafkaAdminClient(
             bootstrap_servers=f"127.0.0.1:{brokers}",
             security_protocol="SSL",
@@ -185,7 +193,7 @@ def test_a_user_may_do_what_it_was_told_and_no_more(broker: Broker) -> None:
     ensure_topics(producer, ["trades.own"], 1, 1, 1, time.monotonic() + 60)
     assert bounds(audit, "trades.own").end == {0: 0}
     gap_log.write_all(audit, "trades.gaps", [])
-    with pytest.raises(Exception, match="(?i)authoriz"):
+    with pytest.raises(Exception, match=r"(?i)authoriz"):
         gap_log.write_all(
             audit, "trades.own", [GapEvent(GapEventKind.SEEN, "BTCUSDT", 1, 2, 1_763_851_200_000_000, "test")]
         )
@@ -208,11 +216,15 @@ def test_a_wrong_authority_is_refused(broker: Broker, tmp_path: Path) -> None:
 
 
 def test_without_an_authority_the_systems_are_asked(broker: Broker) -> None:
-    assert "signed by nobody that CANDLEFLOW_KAFKA_SSL_CA names" in refusal(broker.settings(kafka_ssl_ca=None))
+    assert "signed by nobody that CANDLEFLOW_KAFKA_SSL_CA names" in refusal(
+        broker.settings(kafka_ssl_ca=None)
+    )
 
 
 def test_another_host_name_is_refused(broker: Broker) -> None:
-    assert "has another name: look at CANDLEFLOW_KAFKA_BOOTSTRAP" in refusal(broker.settings(broker.other_name))
+    assert "has another name: look at CANDLEFLOW_KAFKA_BOOTSTRAP" in refusal(
+        broker.settings(broker.other_name)
+    )
 
 
 def test_an_expired_certificate_is_refused(broker: Broker) -> None:

@@ -1,12 +1,16 @@
 """PostgreSQL by TLS: a real server with `ssl = on`, whose clients are refused without.
 
-Right settings work; a wrong authority, name, certificate or password is refused with a line that names the setting.
+Right settings work; a wrong authority, name, certificate or password is refused with a line that names
+the setting.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -111,7 +115,10 @@ def test_right_settings_work_for_owner_reader_and_jdbc(place: Place) -> None:
     settings = place.settings()
     schema.apply(settings)
     assert CandleReader.from_settings(settings).symbols() == []
-    with closing(credentials.dsn(settings, Role.OWNER).connect()) as connection, connection.cursor() as cursor:
+    with (
+        closing(credentials.dsn(settings, Role.OWNER).connect()) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
         assert cursor.fetchone() == (True,)
     properties = credentials.jdbc_properties(settings)
@@ -149,6 +156,19 @@ def test_plain_text_is_refused_by_such_a_server(place: Place) -> None:
     assert "CANDLEFLOW_POSTGRES_SSLMODE=verify-full encrypts" in said
 
 
-def test_a_server_without_tls_is_not_spoken_to_in_plain_text(postgres: PostgresServer, place: Place) -> None:
-    url = f"postgresql://candleflow@127.0.0.1:{postgres.port}/candleflow"
-    assert "CANDLEFLOW_POSTGRES_SSLMODE asks for it" in why(place.settings(postgres_url=url))
+def test_a_server_without_tls_is_not_spoken_to_in_plain_text(place: Place) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        threading.Thread(target=refuse_tls, args=[plain], daemon=True).start()
+        url = f"postgresql://candleflow@127.0.0.1:{plain.getsockname()[1]}/candleflow"
+        assert "CANDLEFLOW_POSTGRES_SSLMODE asks for it" in why(place.settings(postgres_url=url))
+
+
+def refuse_tls(server: socket.socket) -> None:
+    """As a PostgreSQL with `ssl = off` answers a client's first eight bytes (SSLRequest): N."""
+    with contextlib.suppress(OSError):  # once the test has closed it
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(8)
+                connection.sendall(b"N")
+                assert connection.recv(1_024) == b""

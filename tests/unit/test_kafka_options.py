@@ -10,10 +10,11 @@ from candleflow.engine.session import join_session
 from candleflow.errors import StackError
 from candleflow.settings import KafkaAddress, KafkaProtocol, KafkaSecurity
 
+SECRET = "secret"
 CERTIFICATES = "-----BEGIN CERTIFICATE-----"
 
 
-def address(protocol: KafkaProtocol, password: str = "secret") -> KafkaAddress:
+def address(protocol: KafkaProtocol, password: str = SECRET) -> KafkaAddress:
     security = KafkaSecurity(protocol, username="me", password=password, authorities=CERTIFICATES)
     return KafkaAddress("one:9094,two:9094", security)
 
@@ -23,7 +24,10 @@ def test_a_plain_address_has_no_options_of_tls() -> None:
     assert python_options("one:9092,two:9092") == {
         "bootstrap_servers": ["one:9092", "two:9092"], "security_protocol": "PLAINTEXT"
     }  # fmt: skip
-    assert confluent_options("one:9092") == {"bootstrap.servers": "one:9092", "security.protocol": "PLAINTEXT"}
+    assert confluent_options("one:9092") == {
+        "bootstrap.servers": "one:9092",
+        "security.protocol": "PLAINTEXT",
+    }
 
 
 def test_spark_is_told_of_certificates_name_and_password() -> None:
@@ -35,7 +39,8 @@ def test_spark_is_told_of_certificates_name_and_password() -> None:
         "kafka.ssl.truststore.certificates": CERTIFICATES,
         "kafka.sasl.mechanism": "SCRAM-SHA-512",
         "kafka.sasl.jaas.config": (
-            'org.apache.kafka.common.security.scram.ScramLoginModule required username="me" password="secret";'
+            "org.apache.kafka.common.security.scram.ScramLoginModule required"
+            ' username="me" password="secret";'
         ),
     }
 

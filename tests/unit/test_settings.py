@@ -50,7 +50,11 @@ WRONG = [
     ("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT", "'PLAINTEXT', 'SSL' or 'SASL_SSL'"),
     ("KAFKA_SASL_MECHANISM", "PLAIN", "'SCRAM-SHA-512' or 'SCRAM-SHA-256'"),
     ("KAFKA_SSL_CA", "/nowhere/ca.pem", "can't be read: No such file"),
-    ("KAFKA_SSL_CA", "-----BEGIN CERTIFICATE-----\ncanary", "must be PEM certificates, and the text has none"),
+    (
+        "KAFKA_SSL_CA",
+        "-----BEGIN CERTIFICATE-----\ncanary",
+        "must be PEM certificates, and the text has none",
+    ),
     ("KAFKA_SSL_CA", "-----BEGIN PRIVATE KEY-----\ncanary", "the text has a private key"),
     ("POSTGRES_SSLMODE", "prefer", "'disable', 'require', 'verify-ca' or 'verify-full'"),
     ("POSTGRES_SSLROOTCERT", "/nowhere/ca.pem", "can't be read: No such file"),
@@ -203,7 +207,10 @@ TOGETHER = [
     ({"kafka_security_protocol": "SASL_SSL", "kafka_sasl_password": "canary"}, "KAFKA_SASL_USERNAME"),
     ({"kafka_security_protocol": "SASL_SSL", "kafka_sasl_username": "me"}, "KAFKA_SASL_PASSWORD"),
     ({"kafka_sasl_username": "me", "kafka_sasl_password": "canary"}, "KAFKA_SASL_USERNAME: must be unset"),
-    ({"kafka_security_protocol": "SSL", "kafka_sasl_password": "canary"}, "KAFKA_SASL_PASSWORD: must be unset"),
+    (
+        {"kafka_security_protocol": "SSL", "kafka_sasl_password": "canary"},
+        "KAFKA_SASL_PASSWORD: must be unset",
+    ),
     ({"postgres_sslmode": "verify-full"}, "POSTGRES_SSLROOTCERT"),
 ]
 
@@ -217,7 +224,11 @@ def test_settings_of_tls_that_do_not_go_together_are_named(given: dict[str, str]
 
 
 def test_the_address_of_kafka_carries_its_security_and_shows_no_password() -> None:
-    given = {"kafka_security_protocol": "SASL_SSL", "kafka_sasl_username": "me", "kafka_sasl_password": "canary"}
+    given = {
+        "kafka_security_protocol": "SASL_SSL",
+        "kafka_sasl_username": "me",
+        "kafka_sasl_password": "canary",
+    }
     found = load(**given)
     address = found.kafka_bootstrap
     assert isinstance(address, module.KafkaAddress)

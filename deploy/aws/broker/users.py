@@ -1,4 +1,5 @@
-"""Kafka's users and what each may do: their passwords from Secrets Manager, hashed before they leave this program.
+"""Kafka's users and what each may do: their passwords from Secrets Manager, hashed before they leave
+this program.
 
 Runs on the first broker, which is let in by its certificate. Run again it changes what has changed, no more.
 """

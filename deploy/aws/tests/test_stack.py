@@ -1,4 +1,5 @@
-"""What the template promises: who may speak to whom, what is encrypted, what is kept, and no secret anywhere."""
+"""What the template promises: who may speak to whom, what is encrypted, what is kept, and no secret
+anywhere."""
 
 from __future__ import annotations
 
