@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 from typing import Any, Final
 
-from kafka import errors
+from kafka.net.sasl.scram import ScramClient
 
 from candleflow.errors import BrokerError
 from candleflow.settings import PREFIX, KafkaAddress, KafkaProtocol, KafkaSecurity
 
-_LOOK_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 5.0
+_SASL_HANDSHAKE: Final = 17
+_SASL_AUTHENTICATE: Final = 36
+"""Kafka's numbers of these two requests (its protocol guide)."""
 _PLAIN: Final = KafkaSecurity()
 _CA: Final = f"{PREFIX}KAFKA_SSL_CA"
 _BOOTSTRAP: Final = f"{PREFIX}KAFKA_BOOTSTRAP"
@@ -83,43 +87,82 @@ def confluent_options(bootstrap: str) -> dict[str, Any]:
 
 
 def raise_if_refused(bootstrap: str, error: BaseException) -> None:
-    """Raise KafkaRefusalError, naming the setting, where the error of a client's is one that stays.
+    """Raise KafkaRefusalError, naming the setting, where what keeps a client away will stay.
 
-    kafka-python tells of a failed handshake only that no broker was there: so it is looked at once more.
+    kafka-python 3.0.12 says of a failed handshake and of a refused password only that no broker was there: so
+    the first broker that answers is looked at once more.
     """
     security = security_of(bootstrap)
-    refused = _refused_user(security, error)
-    if refused is None and security.protocol is not KafkaProtocol.PLAINTEXT:
-        refused = _refused_certificate(bootstrap, security)
-    if refused is not None:
-        raise KafkaRefusalError(f"Kafka at {bootstrap}: {refused}") from error
+    if security.protocol is not KafkaProtocol.PLAINTEXT:
+        refused = _refused(bootstrap, security)
+        if refused is not None:
+            raise KafkaRefusalError(f"Kafka at {bootstrap}: {refused}") from error
 
 
-def _refused_user(security: KafkaSecurity, error: BaseException) -> str | None:
-    if isinstance(error, errors.SaslAuthenticationFailedError):
-        return f"it refuses the user {security.username!r}: look at {_USERNAME} and {_PASSWORD}"
-    if isinstance(error, errors.UnsupportedSaslMechanismError):
-        return f"it doesn't take {security.mechanism}: look at {_MECHANISM}"
-    return None
-
-
-def _refused_certificate(bootstrap: str, security: KafkaSecurity) -> str | None:
-    """What is wrong with the certificate of the first broker that shows one; None where nothing is."""
+def _refused(bootstrap: str, security: KafkaSecurity) -> str | None:
+    """What is wrong at the first broker that answers; None where nothing is, or none does."""
     for server in bootstrap.split(","):
         host, _, port = server.rpartition(":")
         try:
             with (
                 socket.create_connection((host.strip("[]"), int(port)), _LOOK_SECONDS) as plain,
-                _context(security).wrap_socket(plain, server_hostname=host.strip("[]")),
+                _context(security).wrap_socket(plain, server_hostname=host.strip("[]")) as secured,
             ):
-                return None
+                return _refused_user(secured, security)
         except ssl.SSLCertVerificationError as error:
             return _words(error, server)
         except ssl.SSLError:
             return f"{server} doesn't speak TLS: look at {_PROTOCOL}"
         except OSError:
             continue
+        except ValueError:  # its last message is the proof that it has the password, too
+            return f"{server} doesn't know the password of {security.username!r}: look at {_PASSWORD}"
     return None
+
+
+def _refused_user(secured: ssl.SSLSocket, security: KafkaSecurity) -> str | None:
+    """Whether Kafka takes name and password, by its protocol: SaslHandshake, then SaslAuthenticate twice."""
+    if security.protocol is not KafkaProtocol.SASL_SSL:
+        return None
+    mechanism = str(security.mechanism).encode()
+    answer = _ask(secured, _SASL_HANDSHAKE, 1, struct.pack(">h", len(mechanism)) + mechanism)
+    if struct.unpack_from(">h", answer)[0]:
+        return f"it doesn't take {security.mechanism}: look at {_MECHANISM}"
+    proof = ScramClient(security.username, security.password, str(security.mechanism))
+    for message, receive in (
+        (proof.first_message, proof.process_server_first_message),
+        (proof.final_message, proof.process_server_final_message),
+    ):
+        said = message()
+        answer = _ask(secured, _SASL_AUTHENTICATE, 0, struct.pack(">i", len(said)) + said)
+        if struct.unpack_from(">h", answer)[0]:
+            return f"it refuses the user {security.username!r}: look at {_USERNAME} and {_PASSWORD}"
+        receive(_bytes_of(answer))
+    return None
+
+
+def _ask(secured: ssl.SSLSocket, key: int, version: int, body: bytes) -> bytes:
+    """One request of Kafka's (key, version, a correlation of 0, no client's name) and its answer's body."""
+    request = struct.pack(">hhih", key, version, 0, -1) + body
+    secured.sendall(struct.pack(">i", len(request)) + request)
+    (length,) = struct.unpack(">i", _read(secured, 4))
+    return _read(secured, length)[4:]
+
+
+def _bytes_of(answer: bytes) -> bytes:
+    """The server's message in an answer to SaslAuthenticate: after a code and a text that may be null."""
+    (text,) = struct.unpack_from(">h", answer, 2)
+    return answer[4 + max(0, text) + 4 :]
+
+
+def _read(secured: ssl.SSLSocket, length: int) -> bytes:
+    found = b""
+    while len(found) < length:
+        more = secured.recv(length - len(found))
+        if not more:
+            raise ConnectionResetError("Kafka ended the connection")
+        found += more
+    return found
 
 
 def _words(error: ssl.SSLCertVerificationError, server: str) -> str:

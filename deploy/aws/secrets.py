@@ -67,7 +67,7 @@ class Secrets(Construct):
             removal_policy=removal(self._parameters),
             generate_secret_string=secretsmanager.SecretStringGenerator(
                 secret_string_template='{"channels": ""}',  # noqa: S106 - none yet
-                generate_string_key="made_up"
+                generate_string_key="made_up",
             ),
         )
         acknowledge(secret, "SMG4", "Messengers give these tokens; nothing here could change them there.")
