@@ -160,7 +160,9 @@ def _partition(topic: str) -> Any:
 def test_right_settings_work_with_each_client(broker: Broker, client: KafkaClient) -> None:
     settings = broker.settings(kafka_client=client)
     topic = f"trades.{client}"
-    ensure_topics(settings.kafka_bootstrap, [topic, f"{topic}.rejected"], 1, 1, 1, time.monotonic() + 60)
+    ensure_topics(
+        settings.kafka_bootstrap, [topic, f"{topic}.rejected"], 1, 1, 1, time.monotonic() + DEADLINE_SECONDS
+    )
     assert asyncio.run(publish(settings, topic)) == b"a trade"
     assert len(topic_id(settings.kafka_bootstrap, topic)) == 22
     assert bounds(settings.kafka_bootstrap, topic).end == {0: 1}
@@ -190,7 +192,7 @@ def test_a_user_may_do_what_it_was_told_and_no_more(broker: Broker) -> None:
     audit = broker.settings(kafka_sasl_username="audit", kafka_sasl_password="another").kafka_bootstrap
     producer = broker.settings().kafka_bootstrap
     gap_log.ensure_topic(producer, "trades.gaps", 1)
-    ensure_topics(producer, ["trades.own"], 1, 1, 1, time.monotonic() + 60)
+    ensure_topics(producer, ["trades.own"], 1, 1, 1, time.monotonic() + DEADLINE_SECONDS)
     assert bounds(audit, "trades.own").end == {0: 0}
     gap_log.write_all(audit, "trades.gaps", [])
     with pytest.raises(Exception, match=r"(?i)authoriz"):
