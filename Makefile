@@ -1,6 +1,6 @@
 # Every command, and what it needs, in one place: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults soak check types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-producer pictures install install-dev lock lock-jars clean
+.PHONY: help run test test-faults soak check types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars clean
 
 python := .venv/bin/python
 
@@ -73,6 +73,21 @@ pictures: install-dev ## the README's pictures, of the running system on the sim
 	@$(python) -m tests.screen.picture
 	@$(python) -m tests.screen.alerting
 
+# What can be known without an account or a network: docs/aws.md says what that is. Node.js comes as a wheel.
+aws := PATH="$(CURDIR)/.venv-aws/bin:$$PATH" .venv-aws/bin/python
+
+aws-environment:
+	@deploy/aws/environment
+
+aws-check: aws-environment ## the AWS deployment, as far as it can be checked offline
+	@$(aws) -m pytest -q -c deploy/aws/pytest.ini --rootdir . deploy/aws/tests
+
+aws-deploy: aws-environment install ## set it all up in your AWS account (ARGUMENTS="-c domain=... -c certificate_arn=...")
+	@$(aws) -m deploy.aws.deploy deploy $(ARGUMENTS)
+
+aws-destroy: aws-environment ## take it down again; what holds data stays
+	@$(aws) -m deploy.aws.deploy destroy
+
 install: ## make .venv with what running needs
 	@deploy/environment run
 
@@ -89,11 +104,12 @@ lock: install ## lock the requirements anew
 	@$(compile) requirements.txt --output-file requirements.lock
 	@$(compile) requirements-confluent.txt --output-file requirements-confluent.lock
 	@$(compile) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock
+	@for part in . broker emr; do $(compile) deploy/aws/$$part/requirements.txt --output-file deploy/aws/$$part/requirements.lock; done
 	@for peer in bench/peers/requirements/*.txt; do $(compile) $$peer --output-file $${peer%.txt}.lock; done
 
 lock-jars: install ## lock the jars anew (needs mvn)
 	@$(python) deploy/lock_jars.py
 
 clean: down ## remove .venv and caches; the data folder stays
-	rm -rf .venv .venv-peers .venv-checkers .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-aws .venv-peers .venv-checkers cdk.out deploy/aws/build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find candleflow tests bench -name __pycache__ -prune -exec rm -rf {} +

@@ -10,12 +10,15 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import ssl
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from enum import StrEnum
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -27,6 +30,9 @@ from candleflow.market.window import WINDOW_SECONDS, Windows
 
 PREFIX: Final = "CANDLEFLOW_"
 ENV_FILE: Final = ".env"
+SPARK_SUBMIT: Final = "spark-submit"
+"""The master's place is taken by spark-submit: it started this program, and has told Spark all of that."""
+_PROTOCOL: Final = f"{PREFIX}KAFKA_SECURITY_PROTOCOL"
 INSTALL_CONFLUENT: Final = "`.venv/bin/python -m pip install -r requirements-confluent.lock`"
 
 
@@ -45,6 +51,58 @@ class KafkaClient(StrEnum):
 
     KAFKA_PYTHON = "kafka-python"
     CONFLUENT = "confluent"
+
+
+class KafkaProtocol(StrEnum):
+    """How Kafka is spoken to, as ``CANDLEFLOW_KAFKA_SECURITY_PROTOCOL`` and Kafka itself name it."""
+
+    PLAINTEXT = "PLAINTEXT"
+    SSL = "SSL"
+    SASL_SSL = "SASL_SSL"
+
+
+class ScramMechanism(StrEnum):
+    """How a password is proved to Kafka without being sent."""
+
+    SHA_512 = "SCRAM-SHA-512"
+    SHA_256 = "SCRAM-SHA-256"
+
+
+class PostgresTls(StrEnum):
+    """``CANDLEFLOW_POSTGRES_SSLMODE``, by libpq's names; those that fall back to plain text are not
+    among them."""
+
+    DISABLE = "disable"
+    REQUIRE = "require"
+    VERIFY_CA = "verify-ca"
+    VERIFY_FULL = "verify-full"
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSecurity:
+    """What every client of Kafka is told beside the address. No repr shows the password."""
+
+    protocol: KafkaProtocol = KafkaProtocol.PLAINTEXT
+    mechanism: ScramMechanism = ScramMechanism.SHA_512
+    username: str = ""
+    password: str = dataclass_field(default="", repr=False)
+    authorities: str = ""
+    """PEM certificates that the brokers' are signed by; empty: those that the system trusts."""
+
+
+class KafkaAddress(str):
+    """Kafka's host:port, several by commas, and how it is spoken to there.
+
+    A text, so that it goes wherever an address does; and because the security is part of it, no client can be
+    given the one and forget the other.
+    """
+
+    security: KafkaSecurity
+
+    def __new__(cls, text: str, security: KafkaSecurity) -> Self:
+        made = super().__new__(cls, text)
+        made.security = security
+        return made
 
 
 class Venue(StrEnum):
@@ -135,6 +193,18 @@ class Settings(BaseSettings):
         KafkaClient.KAFKA_PYTHON,
         description="What the producer writes to Kafka with; confluent is quicker, and must be installed",
     )
+    kafka_security_protocol: KafkaProtocol = Field(
+        KafkaProtocol.PLAINTEXT, description="How Kafka is spoken to; never otherwise than said here"
+    )
+    kafka_sasl_mechanism: ScramMechanism = Field(
+        ScramMechanism.SHA_512, description="With SASL_SSL: how the password is proved"
+    )
+    kafka_sasl_username: str | None = Field(None, description="With SASL_SSL: the name at Kafka")
+    kafka_sasl_password: SecretStr | None = Field(None, description="With SASL_SSL: the password at Kafka")
+    kafka_ssl_ca: str | None = Field(
+        None,
+        description="PEM certificates that sign Kafka's, as a file or as they are; the system's if not given",
+    )
     kafka_partitions: int = Field(1, ge=1, le=1_024, description="Partitions of the topic, when it is made")
     kafka_replication: int = Field(1, ge=1, le=9, description="Copies of each record, when the topic is made")
     kafka_retention_hours: int = Field(
@@ -147,6 +217,12 @@ class Settings(BaseSettings):
     )
     postgres_password: SecretStr | None = Field(
         None, description="The owner's password, where the address has none"
+    )
+    postgres_sslmode: PostgresTls | None = Field(
+        None, description="TLS to PostgreSQL; verify-full is the safe one. As the address says if not given"
+    )
+    postgres_sslrootcert: Path | None = Field(
+        None, description="With verify-ca or verify-full: a file of PEM certificates that sign PostgreSQL's"
     )
     postgres_writer_password: SecretStr | None = Field(
         None, description="The processor's role's password; made at random where it isn't given"
@@ -211,7 +287,11 @@ class Settings(BaseSettings):
     max_offsets_per_trigger: int = Field(
         400_000, ge=1_000, le=5_000_000, description="Records in a batch at most, while a backlog is read"
     )
-    spark_master: str = Field("local[*]", min_length=1, description="Spark's master")
+    spark_master: str = Field(
+        "local[*]",
+        min_length=1,
+        description="Spark's master; spark-submit: that of the command which started us",
+    )
     spark_memory: str = Field(
         "1g", pattern=r"^[1-9][0-9]{0,5}[mg]$", description="The heap of Spark's driver, such as 900m or 2g"
     )
@@ -303,6 +383,26 @@ class Settings(BaseSettings):
                 raise ValueError("must be host:port, several separated by commas, ports 1 to 65535")
         return ",".join(servers)
 
+    @field_validator("kafka_ssl_ca")
+    @classmethod
+    def _check_kafka_ca(cls, value: str | None) -> str | None:
+        """The certificates themselves, whichever way they came: each client takes text, not each a file."""
+        if not value:
+            return None
+        is_text = value.lstrip().startswith("-----BEGIN")
+        text = value if is_text else _certificates_in(Path(value).expanduser())
+        _check_certificates(text, "the text" if is_text else "the file")
+        return text
+
+    @field_validator("postgres_sslrootcert")
+    @classmethod
+    def _check_root_certificates(cls, value: Path | None) -> Path | None:
+        if value is None or value == Path():
+            return None
+        found = value.expanduser().absolute()
+        _check_certificates(_certificates_in(found), "the file")
+        return found
+
     @field_validator("kafka_client")
     @classmethod
     def _check_kafka_client(cls, value: KafkaClient) -> KafkaClient:
@@ -329,6 +429,43 @@ class Settings(BaseSettings):
         if value not in WINDOW_SECONDS:
             raise ValueError(f"must be one of {', '.join(map(str, WINDOW_SECONDS))}: they divide a minute")
         return value
+
+    @model_validator(mode="after")
+    def _check_kafka_security(self) -> Self:
+        """What belongs together is there, and nothing that would silently be left unused: above all no
+        password
+        beside a plain text connection.
+        """
+        protocol = self.kafka_security_protocol
+        needs_user = protocol is KafkaProtocol.SASL_SSL
+        for name in ("kafka_sasl_username", "kafka_sasl_password"):
+            if bool(_plain(getattr(self, name))) is not needs_user:
+                raise _NamedError(
+                    name, None, f"must be {'set' if needs_user else 'unset'} with {_PROTOCOL}={protocol}"
+                )
+        if self.kafka_ssl_ca and protocol is KafkaProtocol.PLAINTEXT:
+            raise _NamedError("kafka_ssl_ca", None, f"must be unset with {_PROTOCOL}={protocol}")
+        security = KafkaSecurity(
+            protocol,
+            self.kafka_sasl_mechanism,
+            self.kafka_sasl_username or "",
+            _plain(self.kafka_sasl_password),
+            self.kafka_ssl_ca or "",
+        )
+        # Frozen from here on; a plain text is only what came from outside.
+        object.__setattr__(self, "kafka_bootstrap", KafkaAddress(self.kafka_bootstrap, security))
+        return self
+
+    @model_validator(mode="after")
+    def _check_postgres_tls(self) -> Self:
+        mode, certificates = self.postgres_sslmode, self.postgres_sslrootcert
+        verifies = mode in (PostgresTls.VERIFY_CA, PostgresTls.VERIFY_FULL)
+        if verifies is not (certificates is not None):
+            needed = "must be set with" if verifies else "must be unset unless verify-ca or verify-full is"
+            raise _NamedError(
+                "postgres_sslrootcert", certificates, f"{needed} {PREFIX}POSTGRES_SSLMODE={mode or ''}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_slide(self) -> Self:
@@ -400,8 +537,17 @@ class Settings(BaseSettings):
             port=url.port or 5432,
             database=url.path.lstrip("/") + suffix,
             owner=unquote(url.username) if url.username else "candleflow",
-            parameters=url.query,
+            parameters=self._with_tls(url.query),
         )
+
+    def _with_tls(self, query: str) -> str:
+        """The address's parameters, those of TLS as the settings have them where they have any."""
+        if self.postgres_sslmode is None:
+            return query
+        tls = {"sslmode": str(self.postgres_sslmode)}
+        if self.postgres_sslrootcert is not None:
+            tls["sslrootcert"] = str(self.postgres_sslrootcert)
+        return urlencode(dict(parse_qsl(query)) | tls)
 
     @property
     def owner_password(self) -> str | None:
@@ -502,6 +648,8 @@ def describe(settings: Settings) -> list[tuple[str, str, str]]:
             shown = "(hidden)" if value.get_secret_value() else ""
         elif isinstance(value, tuple):
             shown = ",".join(value)
+        elif name == "kafka_ssl_ca" and value:
+            shown = f"({value.count('-----BEGIN CERTIFICATE-----')} certificates)"
         else:
             shown = "" if value is None else str(value)
         rows.append((PREFIX + name.upper(), shown, field.description or ""))
@@ -511,12 +659,15 @@ def describe(settings: Settings) -> list[tuple[str, str, str]]:
 def _explain(error: Any, overrides: dict[str, Any]) -> str:
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, _NamedError):
-        return f"{PREFIX}{cause.name.upper()}={str(cause.value)!r}: {cause}"
+        shown = "" if cause.value is None else f"={str(cause.value)!r}"
+        return f"{PREFIX}{cause.name.upper()}{shown}: {cause}"
     name = str(error["loc"][0]) if error["loc"] else "settings"
     variable = PREFIX + name.upper()
     message = str(cause) if cause else error["msg"][:1].lower() + error["msg"][1:]
     field = Settings.model_fields.get(name)
     if field is not None and "SecretStr" in str(field.annotation):
+        return f"{variable}: {message}"
+    if name == "kafka_ssl_ca":  # whatever was put there, it may be a key
         return f"{variable}: {message}"
     value = overrides.get(name, os.environ.get(variable, dotenv_values(ENV_FILE).get(variable, "")))
     return f"{variable}={str(value)[:200]!r}: {message}{_accepted(field)}"
@@ -560,6 +711,29 @@ def _has_good_host(url: str) -> bool:
         return bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         return False
+
+
+def _plain(value: SecretStr | str | None) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value or ""
+
+
+def _certificates_in(file: Path) -> str:
+    try:
+        return file.read_text("ascii")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no PEM text"
+        raise ValueError(f"can't be read: {reason}") from None
+
+
+def _check_certificates(text: str, what: str) -> None:
+    """Raise ValueError where there is no certificate in the text that can be read."""
+    if "PRIVATE KEY-----" in text:
+        raise ValueError(f"must be certificates only, and {what} has a private key")
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError):
+        raise ValueError(f"must be PEM certificates, and {what} has none that can be read") from None
 
 
 def _is_loopback(host: str) -> bool:

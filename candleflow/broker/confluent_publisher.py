@@ -32,6 +32,7 @@ from candleflow.broker.publisher import (
     Record,
     pause_after,
 )
+from candleflow.broker.security import confluent_options
 
 _log = logging.getLogger(__name__)
 
@@ -214,7 +215,7 @@ def _connect(bootstrap: str, on_error: Callable[[KafkaError], None]) -> Producer
     """A producer that keeps the order of each partition and never gives up a record while it is sound."""
     return Producer(
         {
-            "bootstrap.servers": bootstrap,
+            **confluent_options(bootstrap),
             "client.id": CLIENT_ID,
             "enable.idempotence": True,
             "acks": "all",

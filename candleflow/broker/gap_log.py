@@ -24,6 +24,7 @@ from typing import Any, Final
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition, errors
 from kafka.admin import KafkaAdminClient
 
+from candleflow.broker.security import python_options, raise_if_refused
 from candleflow.broker.topics import (
     ATTEMPT_MS,
     REQUEST_MS,
@@ -101,7 +102,7 @@ def write_all(bootstrap: str, topic: str, events: Sequence[GapEvent]) -> None:
     """Write events, and return once Kafka has them. Raises BrokerError."""
     try:
         producer = KafkaProducer(
-            bootstrap_servers=bootstrap.split(","),
+            **python_options(bootstrap),
             client_id="candleflow-gaps",
             acks="all",
             enable_idempotence=True,
@@ -117,6 +118,7 @@ def write_all(bootstrap: str, topic: str, events: Sequence[GapEvent]) -> None:
         finally:
             producer.close(timeout=1)
     except (errors.KafkaError, OSError) as error:
+        raise_if_refused(bootstrap, error)
         raise BrokerError(f"Kafka at {bootstrap} doesn't take events of gaps: {words(error)}") from error
 
 
@@ -285,7 +287,7 @@ class GapLog:
 
     def _joined(self) -> KafkaConsumer:
         consumer = KafkaConsumer(
-            bootstrap_servers=self._bootstrap.split(","),
+            **python_options(self._bootstrap),
             client_id=self._holder,
             group_id=self._group,
             session_timeout_ms=SESSION_MS,

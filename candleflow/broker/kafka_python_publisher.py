@@ -37,6 +37,7 @@ from candleflow.broker.publisher import (
     Record,
     pause_after,
 )
+from candleflow.broker.security import python_options
 from candleflow.broker.topics import words
 
 _log = logging.getLogger(__name__)
@@ -229,7 +230,7 @@ def _close_at_once(producer: Any) -> None:
 def _connect(bootstrap: str) -> KafkaProducer:
     """A producer that keeps the order of each partition and never gives up a record while it is sound."""
     return KafkaProducer(
-        bootstrap_servers=bootstrap.split(","),
+        **python_options(bootstrap),
         client_id=CLIENT_ID,
         enable_idempotence=True,
         acks="all",

@@ -12,6 +12,7 @@ from typing import Final
 from kafka import KafkaConsumer, TopicPartition, errors
 from kafka.admin import KafkaAdminClient
 
+from candleflow.broker.security import KafkaRefusalError
 from candleflow.broker.topics import admin_client, consumer_of_no_group, id_of, words
 from candleflow.errors import BrokerError, LedgerError
 
@@ -114,7 +115,7 @@ class EndOffsets:
                     consumer = consumer_of_no_group(self._bootstrap, _CLIENT_ID)
                     clients.callback(consumer.close)
                     self._ask(admin, consumer)
-            except (errors.KafkaError, OSError):
+            except (errors.KafkaError, OSError, KafkaRefusalError):
                 # Told by the query itself, which reads from the same Kafka; here the lag is unknown.
                 self._latest = None
             self._stop.wait(_ASK_EVERY_SECONDS)

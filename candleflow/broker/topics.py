@@ -18,6 +18,7 @@ from typing import Any, Final
 from kafka import KafkaConsumer, errors
 from kafka.admin import KafkaAdminClient
 
+from candleflow.broker.security import python_options, raise_if_refused
 from candleflow.errors import BrokerError
 
 _log = logging.getLogger(__name__)
@@ -107,13 +108,20 @@ def words(error: BaseException | type[BaseException]) -> str:
 
 @contextmanager
 def admin_client(bootstrap: str) -> Iterator[KafkaAdminClient]:
-    """An admin client that gives up soon, closed at the end."""
-    admin = KafkaAdminClient(
-        bootstrap_servers=bootstrap.split(","),
-        client_id="candleflow-topics",
-        bootstrap_timeout_ms=ATTEMPT_MS,
-        request_timeout_ms=REQUEST_MS,
-    )
+    """An admin client that gives up soon, closed at the end.
+
+    Raises KafkaRefusalError where a certificate or a password is wrong, else Kafka's own errors.
+    """
+    try:
+        admin = KafkaAdminClient(
+            **python_options(bootstrap),
+            client_id="candleflow-topics",
+            bootstrap_timeout_ms=ATTEMPT_MS,
+            request_timeout_ms=REQUEST_MS,
+        )
+    except (errors.KafkaError, OSError) as error:
+        raise_if_refused(bootstrap, error)
+        raise
     try:
         yield admin
     finally:
@@ -121,14 +129,19 @@ def admin_client(bootstrap: str) -> Iterator[KafkaAdminClient]:
 
 
 def consumer_of_no_group(bootstrap: str, client_id: str) -> KafkaConsumer:
-    """A consumer that commits nothing, gives up soon, and is the caller's to close."""
-    return KafkaConsumer(
-        bootstrap_servers=bootstrap.split(","),
-        client_id=client_id,
-        enable_auto_commit=False,
-        bootstrap_timeout_ms=ATTEMPT_MS,
-        request_timeout_ms=REQUEST_MS,
-    )
+    """A consumer that commits nothing, gives up soon, and is the caller's to close; raises as
+    ``admin_client``."""
+    try:
+        return KafkaConsumer(
+            **python_options(bootstrap),
+            client_id=client_id,
+            enable_auto_commit=False,
+            bootstrap_timeout_ms=ATTEMPT_MS,
+            request_timeout_ms=REQUEST_MS,
+        )
+    except (errors.KafkaError, OSError) as error:
+        raise_if_refused(bootstrap, error)
+        raise
 
 
 def _make_missing(

@@ -7,6 +7,7 @@ from typing import Final
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
 
+from candleflow.engine.kafka_options import kafka_options
 from candleflow.engine.trades import REFUSAL
 
 RECORD_KEPT_BYTES: Final = 65_536
@@ -30,7 +31,7 @@ def publish_rejected(judged: DataFrame, bootstrap: str, rejected_topic: str) -> 
             F.when(length > RECORD_KEPT_BYTES, cut).otherwise(headers).alias("headers"),
         )
         .write.format("kafka")
-        .option("kafka.bootstrap.servers", bootstrap)
+        .options(**kafka_options(bootstrap))
         .option("kafka.acks", "all")
         .option("includeHeaders", "true")
         .option("topic", rejected_topic)

@@ -49,8 +49,7 @@ def start_session(
     writes for itself; ``java_options`` are added to those of every session. Raises StackError where the JVM
     doesn't come up. Times are UTC throughout, whatever the machine's zone.
     """
-    # pyspark logs each error that it raises on its own, as JSON and with the plan.
-    logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
+    _quieten()
     os.environ["JAVA_HOME"] = str(java_home)
     # The launcher's script asks for these, and a stranger's would lead to another Spark.
     for foreign in ("SPARK_HOME", "SPARK_CONF_DIR", "PYSPARK_SUBMIT_ARGS", "PYSPARK_GATEWAY_PORT"):
@@ -64,6 +63,55 @@ def start_session(
         return builder.getOrCreate()
     except Exception as error:
         raise StackError(f"Spark's JVM did not start with {java_home}: {error}") from error
+
+
+def join_session(*, name: str = "candleflow") -> SparkSession:
+    """The session of the JVM that spark-submit started for this program, with its jars, memory and master.
+
+    Raises StackError where no spark-submit did.
+    """
+    _quieten()
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        raise StackError(
+            "CANDLEFLOW_SPARK_MASTER=spark-submit, and no spark-submit started this program: "
+            "name a master, or start it by spark-submit"
+        )
+    builder = SparkSession.builder.appName(name)
+    for key, value in _QUERIES.items():
+        builder = builder.config(key, value)
+    try:
+        return builder.getOrCreate()
+    except Exception as error:
+        raise StackError(f"spark-submit's session can't be joined: {error}") from error
+
+
+def _quieten() -> None:
+    """pyspark logs each error that it raises on its own, as JSON and with the plan."""
+    logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
+
+
+_QUERIES: Final = {
+    "spark.sql.session.timeZone": "UTC",
+    # Binance's payload has both t and T, e and E, m and M.
+    "spark.sql.caseSensitive": "true",
+    # On both, the exactness rests: an overflow is an error, and a text that is no number is too.
+    "spark.sql.ansi.enabled": "true",
+    "spark.sql.variant.allowDuplicateKeys": "false",
+    # Replanning by statistics takes longer than a small batch, and finds nothing in a large one.
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.streaming.checkpointFileManagerClass": _CHECKPOINT_FILES,
+    "spark.sql.streaming.minBatchesToRetain": "10",
+    "spark.sql.streaming.numRecentProgressUpdates": "20",
+    "spark.sql.streaming.stopTimeout": "2s",
+    # Else pyspark notes the place in our source of each column that is made: most of its time.
+    "spark.python.sql.dataFrameDebugging.enabled": "false",
+    "spark.sql.maxMetadataStringLength": "100",
+    "spark.sql.debug.maxToStringFields": "100",
+    "spark.sql.shuffle.partitions": "1",
+    # Kafka's password is among a query's options, in one that isn't named so.
+    "spark.sql.redaction.options.regex": "(?i)url|jaas|password|secret",
+}
+"""What the queries count on, whoever started the JVM."""
 
 
 def _configuration(
@@ -96,26 +144,10 @@ def _configuration(
         "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(work_dir),
         "spark.sql.warehouse.dir": str(work_dir / "warehouse"),
-        "spark.sql.session.timeZone": "UTC",
-        # Binance's payload has both t and T, e and E, m and M.
-        "spark.sql.caseSensitive": "true",
-        # On both, the exactness rests: an overflow is an error, and a text that is no number is too.
-        "spark.sql.ansi.enabled": "true",
-        "spark.sql.variant.allowDuplicateKeys": "false",
-        # Replanning by statistics takes longer than a small batch, and finds nothing in a large one.
-        "spark.sql.adaptive.enabled": "false",
         # Hadoop's local file system forks a process for each of a batch's 60 file operations.
         "spark.hadoop.fs.file.impl": "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem",
-        "spark.sql.streaming.checkpointFileManagerClass": _CHECKPOINT_FILES,
-        "spark.sql.streaming.minBatchesToRetain": "10",
-        "spark.sql.streaming.numRecentProgressUpdates": "20",
-        "spark.sql.streaming.stopTimeout": "2s",
-        # Else pyspark notes the place in our source of each column that is made: most of its time.
-        "spark.python.sql.dataFrameDebugging.enabled": "false",
-        "spark.sql.maxMetadataStringLength": "100",
-        "spark.sql.debug.maxToStringFields": "100",
         "spark.cleaner.referenceTracking.blocking": "false",
-        "spark.sql.shuffle.partitions": "1",
+        **_QUERIES,
     }
     if not master.startswith("local"):
         # On a cluster the executors fetch the jars, and the driver must be reached from outside this machine.

@@ -21,6 +21,7 @@ from typing import Final
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
 
+from candleflow.engine.kafka_options import kafka_options
 from candleflow.market.payload import (
     CANONICAL_PATTERN,
     CUT_PATTERN,
@@ -107,7 +108,7 @@ def read_stream(
     """
     return (
         spark.readStream.format("kafka")
-        .option("kafka.bootstrap.servers", bootstrap)
+        .options(**kafka_options(bootstrap))
         .option("subscribe", topic)
         .option("startingOffsets", _offsets_text(topic, offsets) if offsets else "earliest")
         .option("maxOffsetsPerTrigger", records_per_batch)
@@ -125,7 +126,7 @@ def read_range(
     """The topic's records with ``begin <= offset < end`` in each partition, as a batch DataFrame."""
     return (
         spark.read.format("kafka")
-        .option("kafka.bootstrap.servers", bootstrap)
+        .options(**kafka_options(bootstrap))
         .option("subscribe", topic)
         .option("startingOffsets", _offsets_text(topic, begin))
         .option("endingOffsets", _offsets_text(topic, end))

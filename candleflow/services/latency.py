@@ -21,6 +21,7 @@ from typing import Any, Final
 import psycopg2
 from kafka import KafkaConsumer
 
+from candleflow.broker.security import python_options
 from candleflow.errors import StackError
 from candleflow.market.trade import to_microseconds
 from candleflow.settings import Settings
@@ -106,7 +107,7 @@ def measure(settings: Settings, seconds: float) -> Latencies:
 def _follow_topic(settings: Settings, watches: dict[str, _Watch], stop: threading.Event) -> None:
     consumer = KafkaConsumer(
         settings.topic,
-        bootstrap_servers=settings.kafka_bootstrap.split(","),
+        **python_options(settings.kafka_bootstrap),
         auto_offset_reset="latest",
         enable_auto_commit=False,
         fetch_max_wait_ms=20,

@@ -29,7 +29,7 @@ from candleflow.broker.offsets import EndOffsets, bounds, starting_offsets
 from candleflow.broker.topics import ensure_topics, topic_id
 from candleflow.engine import trades
 from candleflow.engine.ledger import Claim, Ledger, StoreAwayError
-from candleflow.engine.session import class_path_of, start_session, stop_session
+from candleflow.engine.session import class_path_of, join_session, start_session, stop_session
 from candleflow.engine.sink import CandleSink, StoppedError, Work
 from candleflow.errors import (
     BrokerError,
@@ -42,7 +42,7 @@ from candleflow.errors import (
 )
 from candleflow.market.window import SECOND_US
 from candleflow.metrics.serving import served_heartbeat
-from candleflow.settings import Settings
+from candleflow.settings import SPARK_SUBMIT, Settings
 from candleflow.stack import process
 from candleflow.stack.class_archive import ClassArchive, spark_archive
 from candleflow.stack.jars import ensure_jars
@@ -125,6 +125,11 @@ class _Processor:
 
     def _run_in(self, work_dir: Path) -> None:
         settings = self._settings
+        if settings.spark_master == SPARK_SUBMIT:
+            self._wait_for_kafka()
+            self._wait_for_store()
+            self._process_in(join_session(), work_dir)
+            return
         java_home = find_java(settings.cache_path)
         jars = ensure_jars("spark", settings.cache_path)
         archive = spark_archive(settings.cache_path, java_home, jars)
@@ -149,6 +154,9 @@ class _Processor:
         if listing.exists():
             making = (archive, listing, class_path_of(spark))
             threading.Thread(target=self._archive_classes, args=making, daemon=True).start()
+        self._process_in(spark, work_dir)
+
+    def _process_in(self, spark: SparkSession, work_dir: Path) -> None:
         try:
             self._process(spark, work_dir)
         finally:

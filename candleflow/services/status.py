@@ -102,6 +102,11 @@ def down(settings: Settings) -> int:
     return 0
 
 
+_LIBPQ_VARIABLES: Final = {
+    "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY"
+}  # fmt: skip
+
+
 def psql(settings: Settings, arguments: Sequence[str]) -> int:
     """Become psql, as the reader, in the running database; the password goes by the environment."""
     dsn = credentials.dsn(running_settings(settings), Role.READER)
@@ -113,6 +118,7 @@ def psql(settings: Settings, arguments: Sequence[str]) -> int:
         "PGUSER": dsn.user,
         "PGPASSWORD": dsn.password,
         "PGTZ": "UTC",
+        **{_LIBPQ_VARIABLES[name]: value for name, value in dsn.parameters if name in _LIBPQ_VARIABLES},
     }
     sys.stdout.flush()
     os.execve(program, [program, *arguments], {**os.environ, **given})  # noqa: S606 - no shell is wanted

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from candleflow.errors import SettingError, StackError
-from candleflow.settings import Settings
+from candleflow.settings import KafkaProtocol, Settings
 from candleflow.stack import process
 from candleflow.stack.class_archive import kafka_archive
 from candleflow.stack.kafka import KafkaServer
@@ -39,6 +39,11 @@ def server_ports(settings: Settings) -> list[NeededPort]:
         raise SettingError(
             f"CANDLEFLOW_KAFKA_BOOTSTRAP={settings.kafka_bootstrap!r}: Kafka is started on this machine, so "
             "it must be one address such as 127.0.0.1:9092"
+        )
+    if settings.kafka_security_protocol is not KafkaProtocol.PLAINTEXT:
+        raise SettingError(
+            f"CANDLEFLOW_KAFKA_SECURITY_PROTOCOL={str(settings.kafka_security_protocol)!r}: the Kafka "
+            "that is started here listens to this machine only, in plain text"
         )
     address = settings.postgres
     if address.host not in _LOOPBACK_NAMES:

@@ -115,6 +115,25 @@ class Dsn:
         return f"{host}:{self.port}/{quote(self.database, safe='')}"
 
 
+_ADVICE: Final = {
+    "certificate verify failed": "it isn't signed by CANDLEFLOW_POSTGRES_SSLROOTCERT, or has expired",
+    "does not match host name": "look at CANDLEFLOW_POSTGRES_URL, or at the certificate",
+    "root certificate file": "look at CANDLEFLOW_POSTGRES_SSLROOTCERT",
+    "server does not support SSL": "CANDLEFLOW_POSTGRES_SSLMODE asks for it",
+    "no encryption": "CANDLEFLOW_POSTGRES_SSLMODE=verify-full encrypts",
+    "password authentication failed": "look at CANDLEFLOW_POSTGRES_PASSWORD, or the role's own",
+}
+
+
+def advised(error: psycopg2.Error) -> str | None:
+    """Where a setting is to blame for an error: PostgreSQL's line, and the setting to look at."""
+    for line in str(error).strip().splitlines():
+        for said, advice in _ADVICE.items():
+            if said in line:
+                return f"{line.strip()}: {advice}"
+    return None
+
+
 def role_name(settings: Settings, role: Role) -> str:
     """What PostgreSQL calls the role."""
     address = settings.postgres

@@ -509,5 +509,6 @@ def _finish(connection: Connection, seconds: float) -> None:
 
 
 def _store_error(dsn: Dsn, error: psycopg2.Error) -> StoreError:
-    reason = str(error).strip().splitlines()
-    return StoreError(f"PostgreSQL at {dsn.host}:{dsn.port} can't answer: {reason[0] if reason else error!r}")
+    lines = str(error).strip().splitlines()
+    reason = credentials.advised(error) or (lines[0] if lines else repr(error))
+    return StoreError(f"PostgreSQL at {dsn.host}:{dsn.port} can't answer: {reason}")

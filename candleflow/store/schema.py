@@ -190,7 +190,8 @@ def _is_current_for_writer(settings: Settings) -> bool:
 
 
 def _no_connection(dsn: Dsn, error: psycopg2.Error) -> str:
-    reason = str(error).strip().splitlines()[-1] if str(error).strip() else "no reason given"
+    lines = str(error).strip().splitlines()
+    reason = credentials.advised(error) or (lines[-1] if lines else "no reason given")
     return f"PostgreSQL at {dsn.host}:{dsn.port} can't be used as {dsn.user}: {reason}"
 
 

@@ -47,6 +47,17 @@ WRONG = [
     ("KAFKA_BOOTSTRAP", "localhost:9092,", "must be host:port"),
     ("KAFKA_BOOTSTRAP", "localhost:65536", "must be host:port"),
     ("KAFKA_CLIENT", "librdkafka", "'kafka-python' or 'confluent'"),
+    ("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT", "'PLAINTEXT', 'SSL' or 'SASL_SSL'"),
+    ("KAFKA_SASL_MECHANISM", "PLAIN", "'SCRAM-SHA-512' or 'SCRAM-SHA-256'"),
+    ("KAFKA_SSL_CA", "/nowhere/ca.pem", "can't be read: No such file"),
+    (
+        "KAFKA_SSL_CA",
+        "-----BEGIN CERTIFICATE-----\ncanary",
+        "must be PEM certificates, and the text has none",
+    ),
+    ("KAFKA_SSL_CA", "-----BEGIN PRIVATE KEY-----\ncanary", "the text has a private key"),
+    ("POSTGRES_SSLMODE", "prefer", "'disable', 'require', 'verify-ca' or 'verify-full'"),
+    ("POSTGRES_SSLROOTCERT", "/nowhere/ca.pem", "can't be read: No such file"),
     ("KAFKA_PARTITIONS", "0", "(accepted: from 1 to 1,024)"),
     ("KAFKA_RETENTION_HOURS", "-1", "(accepted: from 1 to 87,600)"),
     ("POSTGRES_URL", "mysql://a@127.0.0.1/b", "must be an address such as postgresql://"),
@@ -195,3 +206,42 @@ def test_a_client_that_is_not_installed_is_named_with_the_command_that_installs_
     assert "pip install -r requirements-confluent.lock" in str(caught.value)
     monkeypatch.setenv("CANDLEFLOW_KAFKA_CLIENT", "kafka-python")
     assert load().kafka_client is KafkaClient.KAFKA_PYTHON
+
+
+TOGETHER = [
+    ({"kafka_security_protocol": "SASL_SSL", "kafka_sasl_password": "canary"}, "KAFKA_SASL_USERNAME"),
+    ({"kafka_security_protocol": "SASL_SSL", "kafka_sasl_username": "me"}, "KAFKA_SASL_PASSWORD"),
+    ({"kafka_sasl_username": "me", "kafka_sasl_password": "canary"}, "KAFKA_SASL_USERNAME: must be unset"),
+    (
+        {"kafka_security_protocol": "SSL", "kafka_sasl_password": "canary"},
+        "KAFKA_SASL_PASSWORD: must be unset",
+    ),
+    ({"postgres_sslmode": "verify-full"}, "POSTGRES_SSLROOTCERT"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), TOGETHER)
+def test_settings_of_tls_that_do_not_go_together_are_named(given: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        load(**given)
+    assert f"CANDLEFLOW_{said}" in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+def test_the_address_of_kafka_carries_its_security_and_shows_no_password() -> None:
+    given = {
+        "kafka_security_protocol": "SASL_SSL",
+        "kafka_sasl_username": "me",
+        "kafka_sasl_password": "canary",
+    }
+    found = load(**given)
+    address = found.kafka_bootstrap
+    assert isinstance(address, module.KafkaAddress)
+    assert (address, address.security.password) == ("127.0.0.1:9092", "canary")
+    assert "canary" not in f"{address} {address!r} {address.security!r} {found!r} {describe(found)}"
+
+
+def test_the_settings_of_tls_stand_above_the_address() -> None:
+    url = "postgresql://me@127.0.0.1:5432/mine?sslmode=disable&application_name=x"
+    found = load(postgres_url=url, postgres_sslmode="require")
+    assert found.postgres.parameters == "sslmode=require&application_name=x"

@@ -1,0 +1,118 @@
+"""``make aws-deploy`` and ``make aws-destroy``: the image built and pushed, then CDK's own command.
+
+Account and region are those of the environment (AWS_PROFILE, AWS_REGION, ...), as for every tool of AWS's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+from botocore.exceptions import ClientError
+
+from deploy.aws import bundle
+
+STACK: Final = "Candleflow"
+REPOSITORY: Final = "candleflow"
+NEWEST_IMAGE: Final = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64"
+_HERE: Final = Path(__file__).parent
+_CDK: Final = _HERE / "node_modules" / "aws-cdk" / "bin" / "cdk"
+_NPM: Final = "npm"
+
+
+def ensure_repository(registry: Any) -> str:
+    """The repository's address; made where it isn't there: scanned at each push, tags that can't be moved."""
+    try:
+        found = registry.describe_repositories(repositoryNames=[REPOSITORY])["repositories"][0]
+    except registry.exceptions.RepositoryNotFoundException:
+        found = registry.create_repository(
+            repositoryName=REPOSITORY,
+            imageTagMutability="IMMUTABLE",
+            imageScanningConfiguration={"scanOnPush": True},
+            encryptionConfiguration={"encryptionType": "AES256"},
+        )["repository"]
+    return str(found["repositoryUri"])
+
+
+def broker_image(formation: Any, parameters: Any) -> str:
+    """The image that the brokers have; at the first deployment the newest there is."""
+    try:
+        (stack,) = formation.describe_stacks(StackName=STACK)["Stacks"]
+    except ClientError:
+        stack = {}
+    for output in stack.get("Outputs", ()):
+        if output["OutputKey"] == "BrokerAmiOutput":
+            return str(output["OutputValue"])
+    return str(parameters.get_parameter(Name=NEWEST_IMAGE)["Parameter"]["Value"])
+
+
+def push(address: str, registry: Any) -> str:
+    """Build the repository's image, and AWS's on it, for arm64; push it under its content's name."""
+    token = registry.get_authorization_token()["authorizationData"][0]
+    user, _, password = base64.b64decode(token["authorizationToken"]).decode().partition(":")
+    login = ["docker", "login", "--username", user, "--password-stdin", token["proxyEndpoint"]]
+    subprocess.run(login, input=password, text=True, check=True)
+    _run("docker", "build", "--platform", "linux/arm64", "--tag", "candleflow:aws-base", str(bundle.ROOT))
+    _run(
+        "docker", "build", "--platform", "linux/arm64", "--build-arg", "BASE=candleflow:aws-base",
+        "--tag", "candleflow:aws", str(_HERE),
+    )  # fmt: skip
+    made = ["docker", "image", "inspect", "--format", "{{.Id}}", "candleflow:aws"]
+    content = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
+    image = f"{address}:{content.removeprefix('sha256:')[:20]}"
+    _run("docker", "tag", "candleflow:aws", image)
+    _run("docker", "push", image)
+    return image
+
+
+def deploy(arguments: Sequence[str]) -> None:
+    registry = boto3.client("ecr")
+    image = push(ensure_repository(registry), registry)
+    ami = broker_image(boto3.client("cloudformation"), boto3.client("ssm"))
+    _run(sys.executable.replace(".venv-aws", ".venv"), "-m", "deploy.aws.bundle", "--jars")
+    _cdk("bootstrap")
+    _cdk("deploy", STACK, "--require-approval", "broadening", "-c", f"image={image}",
+         "-c", f"broker_ami={ami}", *arguments)  # fmt: skip
+
+
+def destroy(arguments: Sequence[str]) -> None:
+    """The stack goes; what holds data stays, and is named, unless it was deployed with keep_data=false."""
+    boto3.client("cloudformation").delete_stack(StackName=STACK)
+    sys.stdout.write(f"{STACK} is being deleted {' '.join(arguments)}\n")
+    boto3.client("cloudformation").get_waiter("stack_delete_complete").wait(StackName=STACK)
+
+
+def _cdk(*arguments: str) -> None:
+    if not _CDK.exists():
+        _run(_NPM, "ci", "--prefix", str(_HERE), "--ignore-scripts", "--no-audit", "--no-fund")
+    app = f"{sys.executable} -m deploy.aws.app"
+    node = Path(sys.executable).with_name("node")
+    _run(str(node), str(_CDK), *arguments, "--app", app, "--output", "cdk.out")
+
+
+def _run(*command: str) -> None:
+    sys.stdout.write(f"$ {' '.join(command)}\n")
+    sys.stdout.flush()
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    subprocess.run(command, check=True, cwd=bundle.ROOT, env=os.environ | {"PATH": path})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("deploy", "destroy"))
+    given, rest = parser.parse_known_args()
+    try:
+        (deploy if given.what == "deploy" else destroy)(rest)
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"{error.cmd[0]} ended with status {error.returncode}")
+
+
+if __name__ == "__main__":
+    main()

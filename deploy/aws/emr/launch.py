@@ -1,0 +1,49 @@
+"""The processor's start on EMR, as spark-submit's program: it reads its passwords itself, then is the
+processor.
+
+So none is among a step's arguments, in Spark's configuration or in YARN's environment, all of which are
+shown to
+whoever may look at the cluster. ``--secret NAME=ARN`` names the setting that a secret is for; what isn't
+secret is
+in the environment already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+
+def read_secrets(pairs: Iterable[str], client: Any) -> dict[str, str]:
+    """Settings by name; of an ARN with ``#key`` behind it, that key of the secret's JSON."""
+    import json
+
+    found = {}
+    for pair in pairs:
+        name, _, place = pair.partition("=")
+        arn, _, key = place.partition("#")
+        text = client.get_secret_value(SecretId=arn)["SecretString"]
+        found[name] = str(json.loads(text)[key]) if key else text
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--region", required=True)
+    parser.add_argument("--secret", action="append", default=[])
+    given = parser.parse_args()
+    import boto3
+
+    client = boto3.client("secretsmanager", region_name=given.region)
+    os.environ.update(read_secrets(given.secret, client))
+    from candleflow import settings
+    from candleflow.services import processor
+
+    return processor.run(settings.load())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""The template as it would be deployed: made once a session, with no account and no network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aws_cdk.assertions import Template
+
+from deploy.aws.app import STACK, make_app
+from deploy.aws.parameters import Parameters
+
+SAMPLE = Parameters(
+    image="123456789012.dkr.ecr.eu-central-1.amazonaws.com/candleflow:1",
+    certificate_arn="arn:aws:acm:eu-central-1:123456789012:certificate/11111111-2222-3333-4444-555555555555",
+    domain="candles.example.org",
+    broker_ami="ami-0123456789abcdef0",
+    alarm_email="someone@example.org",
+)
+
+
+def template_of(parameters: Parameters, folder: Path) -> dict[str, Any]:
+    """The template, after AWS's checks of it: those raise where something is neither so nor explained."""
+    make_app(parameters, str(folder)).synth()
+    found: dict[str, Any] = json.loads((folder / f"{STACK}.template.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    template_of(SAMPLE, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(small_folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((small_folder / f"{STACK}.template.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The large size, of which nothing is kept: all that a parameter changes."""
+    parameters = replace(SAMPLE, size="large", keep_data=False, visitors="203.0.113.0/24", alarm_email="")
+    return template_of(parameters, tmp_path_factory.mktemp("large"))
+
+
+@pytest.fixture(scope="session")
+def template(small: dict[str, Any]) -> Template:
+    return Template.from_json(small)
