@@ -21,6 +21,7 @@ def test_scripts_are_sound(script: str) -> None:
 
 
 def test_bundles_hold_what_the_scripts_name() -> None:
+    bundle.bundle()
     assert {file.name for file in bundle.BROKER.iterdir()} >= {
         "users.py", "server.properties", "log4j2.xml", "requirements.lock", "jars.sha256"
     }  # fmt: skip
