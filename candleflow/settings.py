@@ -16,6 +16,7 @@ from dataclasses import field as dataclass_field
 from enum import StrEnum
 from functools import cached_property
 from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -737,4 +738,8 @@ def _check_certificates(text: str, what: str) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+    """By the address itself: ``127.example.org`` is a name like any other."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

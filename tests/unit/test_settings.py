@@ -32,6 +32,7 @@ WRONG = [
     ("EXCHANGE_WS_URL", "http://127.0.0.1:9443", "must be an address such as ws://127.0.0.1:9443"),
     ("EXCHANGE_WS_URL", "ws://127.0.0.1:99999", "must be an address such as ws://127.0.0.1:9443"),
     ("EXCHANGE_WS_URL", "ws://example.com", "must be wss:// unless the host is this machine"),
+    ("EXCHANGE_WS_URL", "ws://127.example.com", "must be wss:// unless the host is this machine"),
     ("EXCHANGE_REST_URL", "ftp://127.0.0.1", "must be an address such as http://127.0.0.1:9443"),
     ("EXCHANGE_REST_URL", "http://example.com", "must be https:// unless the host is this machine"),
     ("EXCHANGE_SILENCE_SECONDS", "0", "(accepted: from 0.1 to 3,600)"),
