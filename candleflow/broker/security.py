@@ -1,8 +1,7 @@
 """How Kafka's clients in Python are told of TLS and passwords, in one place, and what a refusal means.
 
-An address without security (a plain ``str``) is spoken to in plain text; one with it never is: no client
-falls
-back. Spark has its own words for the same in ``engine/kafka_options.py``.
+An address without security (a plain ``str``) is spoken to in plain text; one with it never is, as no client
+falls back. Spark has its own words for the same in ``engine/kafka_options.py``.
 """
 
 from __future__ import annotations
