@@ -1,8 +1,8 @@
 """What goes to S3 beside the image: the brokers' files, and the processor's code and jars for the Spark
 cluster.
 
-``python -m deploy.aws.bundle`` copies them to ``deploy/aws/build``; with ``--jars`` the jars too, each with its
-lock's SHA-256, which is what a deployment needs and a check doesn't.
+``python -m deploy.aws.bundle`` copies them to ``deploy/aws/build``; with ``--jars`` the jars too, each with
+its lock's SHA-256, which is what a deployment needs and a check doesn't.
 """
 
 from __future__ import annotations
