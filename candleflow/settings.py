@@ -434,8 +434,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_kafka_security(self) -> Self:
         """What belongs together is there, and nothing that would silently be left unused: above all no
-        password
-        beside a plain text connection.
+        password beside a plain text connection.
         """
         protocol = self.kafka_security_protocol
         needs_user = protocol is KafkaProtocol.SASL_SSL

@@ -1,11 +1,10 @@
 """What only the database knows of the flow's health, as a JSON line each half minute: CloudWatch makes
 metrics of it.
 
-``trade_age_seconds``: since the newest trade of any symbol; ``merged_age_seconds``: since the processor
-last said
-that it had read the whole topic, which it says each second, so that it is the time that candles lag
-behind Kafka.
-Left out is what is not known. While PostgreSQL is away no line comes, and the alarms take that for bad.
+``trade_age_seconds``: since the newest trade of any symbol; ``merged_age_seconds``: since the processor last
+said that it had read the whole topic, which it says each second, so that it is the time that candles lag
+behind Kafka. Left out is what is not known. While PostgreSQL is away no line comes, and the alarms take that
+for bad.
 """
 
 from __future__ import annotations

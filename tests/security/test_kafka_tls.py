@@ -1,9 +1,8 @@
 """Kafka by TLS and SCRAM: a real broker, with the configuration and the users that the AWS deployment
 gives it.
 
-Right settings work with each client; a wrong authority, name, certificate or password is refused with a
-line that
-names the setting, and never spoken to in plain text instead.
+Right settings work with each client; a wrong authority, name, certificate or password is refused with a line
+that names the setting, and never spoken to in plain text instead.
 """
 
 from __future__ import annotations

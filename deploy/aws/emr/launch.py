@@ -1,11 +1,9 @@
 """The processor's start on EMR, as spark-submit's program: it reads its passwords itself, then is the
 processor.
 
-So none is among a step's arguments, in Spark's configuration or in YARN's environment, all of which are
-shown to
-whoever may look at the cluster. ``--secret NAME=ARN`` names the setting that a secret is for; what isn't
-secret is
-in the environment already.
+So none is among a step's arguments, in Spark's configuration or in YARN's environment, all of which are shown
+to whoever may look at the cluster. ``--secret NAME=ARN`` names the setting that a secret is for; what isn't
+secret is in the environment already.
 """
 
 from __future__ import annotations
