@@ -118,6 +118,7 @@ _AUDIT: Final = (
 _ALERTS: Final = (
     _gauge("alert_rules", "rules", "Rules in force."),
     _counter("alerts_decided", "decided", "Alerts that were decided."),
+    _counter("alert_pictures_sent", "pictures", "Pictures of the chart that a channel took."),
     _gauge("alert_deliveries_waiting", "waiting", "Messages that wait to be sent."),
     Family(
         "alert_deliveries",

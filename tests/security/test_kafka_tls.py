@@ -19,12 +19,14 @@ from typing import Any, Final
 
 import pytest
 from kafka.admin import KafkaAdminClient
+from pyspark.sql import SparkSession
 
 from candleflow.broker import gap_log
 from candleflow.broker.offsets import bounds
 from candleflow.broker.security import KafkaRefusalError
 from candleflow.broker.topics import consumer_of_no_group, ensure_topics, topic_id
 from candleflow.broker.trade_log import TradeLog
+from candleflow.engine.trades import read_range
 from candleflow.market.gap import GapEvent, GapEventKind
 from candleflow.settings import KafkaClient, load
 from candleflow.stack import process
@@ -165,6 +167,19 @@ def test_right_settings_work_with_each_client(broker: Broker, client: KafkaClien
     assert asyncio.run(publish(settings, topic)) == b"a trade"
     assert len(topic_id(settings.kafka_bootstrap, topic)) == 22
     assert bounds(settings.kafka_bootstrap, topic).end == {0: 1}
+
+
+def test_spark_reads_what_was_published_and_shows_no_password(broker: Broker, spark: SparkSession) -> None:
+    settings = broker.settings()
+    topic = "trades.spark"
+    ensure_topics(
+        settings.kafka_bootstrap, [topic, f"{topic}.rejected"], 1, 1, 1, time.monotonic() + DEADLINE_SECONDS
+    )
+    asyncio.run(publish(settings, topic))
+    records = read_range(spark, settings.kafka_bootstrap, topic, {0: 0}, {0: 1})
+    assert [bytes(row["value"]) for row in records.collect()] == [b"a trade"]
+    plan: Any = records._jdf
+    assert "canary" not in plan.queryExecution().toString()
 
 
 def test_gaps_are_written_and_read(broker: Broker) -> None:
