@@ -252,9 +252,9 @@ def test_an_expired_certificate_is_refused(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("changed", [{"kafka_sasl_password": "canary"}, {"kafka_sasl_username": "nobody"}])
-def test_a_wrong_password_or_user_is_refused(broker: Broker, changed: dict[str, str]) -> None:
+def test_a_wrong_password_or_user_is_refused(broker: Broker, changed: dict[str, Any]) -> None:
     assert "look at CANDLEFLOW_KAFKA_SASL_USERNAME and CANDLEFLOW_KAFKA_SASL_PASSWORD" in refusal(
-        broker.settings(None, **changed)
+        broker.settings(**changed)
     )
 
 

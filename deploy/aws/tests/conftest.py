@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aws_cdk.assertions import Template
 
+from deploy.aws import bundle
 from deploy.aws.app import STACK, make_app
 from deploy.aws.parameters import Parameters
 
@@ -27,6 +28,12 @@ def template_of(parameters: Parameters, folder: Path) -> dict[str, Any]:
     make_app(parameters, str(folder)).synth()
     found: dict[str, Any] = json.loads((folder / f"{STACK}.template.json").read_text())
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _bundles() -> None:
+    """As they are now: what was made before may be of another state."""
+    bundle.bundle()
 
 
 @pytest.fixture(scope="session")
