@@ -61,6 +61,7 @@ LOG_FILES: Final = 40
 GRACE: Final = "10 seconds"
 """A candle that ended so long ago has been closed by a processor that has caught up."""
 
+_PROCESSOR: Final = (sys.executable, ROOT / "processor.py")
 _ROWS: Final = """
     SELECT symbol, interval, open_time::text, end_time::text, open::text, high::text, low::text, close::text,
         volume::text, quote_volume::text, taker_buy_volume::text, taker_buy_quote_volume::text,
@@ -127,7 +128,7 @@ class Pipeline:
         simulator = (sys.executable, "-m", feed.module, *feed.command, "--port", str(exchange_port))
         self.exchange = Program("exchange", simulator, folder, report.faults)
         self.producer = Program("producer", (sys.executable, ROOT / "producer.py"), folder, report.faults)
-        self.processor = Program("processor", (sys.executable, ROOT / "processor.py"), folder, report.faults)
+        self.processor = Program("processor", _PROCESSOR, folder, report.faults)
         self.auditor = Program("audit", _candleflow("audit"), folder, report.faults)
         self._programs = [self.exchange, self.producer, self.processor, self.auditor]
         self.places = {
@@ -503,7 +504,7 @@ class Pipeline:
         url = f"postgresql://{DATABASE}@{LOOPBACK}:{self._postgres.port}/{name}"
         variables = self._variables(data_dir=data, postgres_url=url, **settings)
         variables |= {"TMPDIR": str(self.folder)}
-        twin = Program("twin", self.processor.command, self.folder, Counter(), variables)
+        twin = Program("twin", _PROCESSOR, self.folder, Counter(), variables)
         self._programs.append(twin)
         twin.start()
         awaited(lambda: self._has_merged(self._end_offsets(), name), DRAIN_SECONDS, twin.said)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,6 +60,20 @@ class SparkCluster:
         """Until the master has taken the worker in, for the first time or once more."""
         words = "Successfully registered with master"
         awaited(lambda: worker.told().count(words) >= times, _START_SECONDS, worker.said)
+
+    def submitted(self, program: Path, jars: Sequence[Path]) -> list[str | Path]:
+        """The command that has spark-submit start a program of Python's on the cluster."""
+        options = {
+            "spark.driver.memory": "500m",
+            "spark.driver.extraClassPath": os.pathsep.join(map(str, jars)),
+            "spark.driver.extraJavaOptions": "-Duser.timezone=UTC",
+            "spark.executor.extraJavaOptions": "-Duser.timezone=UTC",
+            "spark.pyspark.python": sys.executable,
+            "spark.ui.enabled": "false",
+        }
+        script = _SPARK_HOME / "bin" / "spark-submit"
+        settings = [word for name, value in options.items() for word in ("--conf", f"{name}={value}")]
+        return [script, "--master", self.master_url, "--jars", ",".join(map(str, jars)), *settings, program]
 
     def close(self) -> None:
         for program in (*self.workers, self._master):
