@@ -105,6 +105,10 @@ class KafkaAddress(str):
         made.security = security
         return made
 
+    def __deepcopy__(self, _: object) -> Self:
+        """Itself, as of any text: it never changes."""
+        return self
+
 
 class Venue(StrEnum):
     """A market with trade ids of its own. Each has its own topic and database: ids of two never mix.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+
 import pytest
 
 from candleflow.broker.security import confluent_options, python_options
@@ -66,3 +69,10 @@ def test_without_spark_submit_there_is_no_session_to_join(monkeypatch: pytest.Mo
     monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
     with pytest.raises(StackError, match="CANDLEFLOW_SPARK_MASTER"):
         join_session()
+
+
+def test_an_address_is_copied_as_a_text_is_and_written_without_its_password() -> None:
+    """As ``dataclasses.asdict`` and the record of what runs do."""
+    kafka = address(KafkaProtocol.SASL_SSL)
+    assert copy.deepcopy({"kafka": kafka})["kafka"] is kafka
+    assert json.dumps(kafka) == '"one:9094,two:9094"'
