@@ -11,7 +11,7 @@ from tests.faults.feeds import seeded
 from tests.faults.pipeline import FLOW_SECONDS, TOPIC
 from tests.processes import awaited
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 BROKERS = 3
 
