@@ -212,6 +212,7 @@ def test_planted_where_trades_come_in(copy: Path, tooth: Tooth) -> None:
     must_bite(copy, tooth)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tooth", ON_THE_WHOLE_WAY, ids=lambda tooth: tooth.bug)
 def test_planted_in_the_engine(copy: Path, tooth: Tooth) -> None:
     must_bite(copy, tooth)

@@ -41,6 +41,7 @@ def machine(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_strip_tells_what_everything_running_is_like(machine: Machine, driver: webdriver.Chrome) -> None:
     machine.start("up")
