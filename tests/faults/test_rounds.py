@@ -15,7 +15,7 @@ from tests.faults.feeds import seeded
 from tests.faults.pipeline import STOP_SECONDS, Pipeline
 from tests.processes import lasting
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 ROUNDS = 14
 PAUSE_SECONDS = 2.0
