@@ -356,7 +356,7 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"must be an address such as {schemes[0]}://127.0.0.1:9443, without query or user"
             )
-        if url.scheme in ("ws", "http") and not _is_loopback(url.hostname or ""):
+        if url.scheme in ("ws", "http") and not is_loopback(url.hostname or ""):
             raise ValueError(f"must be {schemes[1]}:// unless the host is this machine")
         return value.rstrip("/")
 
@@ -374,7 +374,7 @@ class Settings(BaseSettings):
         is_good = url.scheme in ("http", "https") and _has_good_host(value)
         if not is_good or url.query or url.fragment or url.username or url.path.strip("/"):
             raise ValueError("must be an address such as https://api.telegram.org, with no path")
-        if url.scheme == "http" and not _is_loopback(url.hostname or ""):
+        if url.scheme == "http" and not is_loopback(url.hostname or ""):
             raise ValueError("must be https:// unless the host is this machine")
         return value.rstrip("/")
 
@@ -740,7 +740,7 @@ def _check_certificates(text: str, what: str) -> None:
         raise ValueError(f"must be PEM certificates, and {what} has none that can be read") from None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """By the address itself: ``127.example.org`` is a name like any other."""
     try:
         return host == "localhost" or ip_address(host).is_loopback

@@ -6,7 +6,6 @@ are answered, as a web page elsewhere could have its own name point here (DNS re
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 import socketserver
@@ -17,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from candleflow.metrics.pages import Answer, Pages
+from candleflow.settings import is_loopback
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class PageServer(ThreadingHTTPServer):
     def __init__(self, pages: Pages, host: str, port: int) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.pages = pages
-        self.is_private = _is_loopback(host)
+        self.is_private = is_loopback(host)
         self._places = threading.BoundedSemaphore(_AT_ONCE)
         super().__init__((host, port), _Handler)
         self._thread = threading.Thread(target=self.serve_forever, name="metrics", daemon=True)
@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> Answer:
         asked = self.headers.get("Host", "")
-        if self.server.is_private and not _is_loopback(_host_of(asked)):
+        if self.server.is_private and not is_loopback(_host_of(asked)):
             return Answer(HTTPStatus.MISDIRECTED_REQUEST, b"not a name of this machine\n")
         return self.server.pages.answer(self.path.partition("?")[0])
 
@@ -100,13 +100,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             self.wfile.write(answer.body)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _host_of(header: str) -> str:
