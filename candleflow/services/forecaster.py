@@ -155,7 +155,8 @@ class Forecaster:
         while True:
             try:
                 await asyncio.to_thread(self.tend, time.time_ns() // 1_000)
-                await asyncio.to_thread(self.judge)
+                if self._settings.metrics_port:  # nobody else looks at it
+                    await asyncio.to_thread(self.judge)
             except StoreError as error:
                 _log.info("forecasts aren't tended now: %s", error)
             await asyncio.sleep(TEND_SECONDS)
