@@ -17,9 +17,9 @@ test: install-dev ## run the tests, against the real parts
 	@deploy/checkers
 	@$(python) -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
 
-test-faults: install-dev ## run the slow ones: kills, lost connections, full disks, wrong clocks (QUICK=1: most of them)
+test-faults: install-dev ## run the slow ones: kills, lost connections, full disks, wrong clocks (QUICK=1: most; MINUTES=30: as far as it gets)
 	@deploy/faketime
-	@$(python) -m pytest -m "slow$(if $(QUICK), and not long)"
+	@$(python) -m pytest -m "slow$(if $(QUICK), and not long)" $(if $(MINUTES),--minutes $(MINUTES)) --durations 15
 
 soak: install-dev ## the whole way for an hour: nothing grows, every candle is right (MINUTES=60)
 	@$(python) -m tests.faults.soak --minutes $(or $(MINUTES),60)
