@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import itertools
 import os
-import platform
 import random
 import re
 import socket
@@ -36,7 +35,7 @@ from typing import Final
 
 import psycopg2
 
-from bench import servers
+from bench import machine, servers
 from bench.frames import accept, frame
 from candleflow import settings as settings_module
 from candleflow.errors import CandleflowError
@@ -283,7 +282,7 @@ def tellings(there: Messengers) -> list[tuple[str, str]]:
 
 
 def report(exchange: Exchange, there: Messengers, seconds: float) -> None:
-    print(f"{platform.platform()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
+    print(machine.describe())
     print(f"{len(exchange.crossings)} crossings in {seconds:.0f} s; trade to message, ms:")
     for name, prefix in (("Telegram", "/bot"), ("Discord", "/api/")):
         arrivals = [

@@ -20,6 +20,7 @@ from dataclasses import astuple, dataclass, fields
 import psutil
 from selenium import webdriver
 
+from bench import machine
 from bench.served import served
 from tests.screen.browser import MISSING, Page, chromium
 
@@ -109,6 +110,7 @@ def main() -> int:
         page.open(arguments.query)
         page.wait_for_candles()
         page.wait_for_updates(5)
+        print(machine.describe())
         began, samples = time.monotonic(), list[Sample]()
         print("  ".join(field.name.rjust(9) for field in fields(Sample)))
         while not samples or samples[-1].minutes < arguments.minutes:

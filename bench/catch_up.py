@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import platform
 import signal
 import subprocess
 import sys
@@ -30,10 +28,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import psutil
 from psycopg2.extensions import parse_dsn
 
-from bench import servers, table, topic
+from bench import machine, servers, table, topic
 from bench.contestants import CONTESTANTS, GOALS, OURS, QUICK_FLOORS, ROOT, Contestant, install, version
 from bench.oracle import Expected, Fold
 from bench.race import Place, RaceError, Run, race
@@ -264,7 +261,7 @@ def _report(results: Sequence[table.Result], arguments: argparse.Namespace, seco
         commit=_commit(),
         day=f"{datetime.now(UTC):%Y-%m-%d}",
         minutes=seconds / 60,
-        machine=_machine(),
+        machine=machine.describe(),
         trades=arguments.trades,
         symbols=len(topic.SYMBOLS),
         partitions=arguments.partitions,
@@ -273,24 +270,6 @@ def _report(results: Sequence[table.Result], arguments: argparse.Namespace, seco
     )
     parts = [head, table.markdown(results), "## How each does it", table.notes(results)]
     return "\n\n".join([*parts, "## Every run", table.rounds(results)]) + "\n"
-
-
-def _machine() -> str:
-    memory = psutil.virtual_memory().total / 2**30
-    return (
-        f"{platform.platform()}, {_processor_name()}, {os.cpu_count()} cores, {memory:.0f} GiB, "
-        f"Python {platform.python_version()}"
-    )
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next(
-        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
-    )
 
 
 def _commit() -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final
 
+from bench import machine
 from candleflow.market.window import SECOND_US
 from candleflow.watch.forecast.race import Race
 
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--symbols", type=int, default=500)
     parser.add_argument("--windows", type=int, default=40, help="windows that are measured (40)")
     arguments = parser.parse_args()
+    print(machine.describe())
     candles = walk(150 + arguments.windows)
     tracemalloc.start()
     races = [Race(SIZE_US) for _ in range(arguments.symbols)]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import signal
 import socket
 import subprocess
@@ -28,6 +27,7 @@ from pathlib import Path
 import psutil
 import psycopg2
 
+from bench import machine
 from candleflow import settings as settings_module
 from candleflow.errors import CandleflowError
 from candleflow.stack.class_archive import kafka_archive, spark_archive
@@ -146,7 +146,7 @@ def main() -> int:
     arguments = parser.parse_args()
     warm_up, measured = (30, 20) if arguments.quick else (60, 60)
 
-    print(f"{platform.platform()}, {os.cpu_count()} cores")
+    print(machine.describe())
     with tempfile.TemporaryDirectory(prefix="candleflow-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -168,6 +168,7 @@ def main() -> int:
                 every=1,
             )
             time.sleep(warm_up)
+            print(machine.describe())
             print(f"at {arguments.rate:,.0f} trades a second, {warm_up} s after the start had caught up:")
             latency = ["latency", "--seconds", str(measured)]
             subprocess.run([sys.executable, "-m", "candleflow", *latency], cwd=ROOT, env=loaded, check=True)

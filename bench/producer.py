@@ -33,7 +33,7 @@ from confluent_kafka import Producer as LibrdkafkaProducer
 from kafka import KafkaProducer
 from websockets.asyncio.client import connect
 
-from bench import servers
+from bench import machine, servers
 from bench.frames import SYMBOLS, payloads
 from candleflow.broker import confluent_publisher, kafka_python_publisher
 from candleflow.broker.topics import admin_client, ensure_topics
@@ -254,6 +254,7 @@ def rows(folder: Path, bootstrap: str, trades: int) -> Iterator[tuple[str, Figur
 def compare(folder: Path, bootstrap: str, trades: int) -> None:
     """Print the table and the ratios."""
     found: dict[str, Figure] = {}
+    print(machine.describe())
     print(f"{'':36} {'trades/s':>10} {'us each':>8}", flush=True)
     for name, figure in rows(folder, bootstrap, trades):
         found[name] = figure

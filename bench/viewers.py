@@ -17,6 +17,7 @@ import sys
 import time
 from contextlib import ExitStack
 
+from bench import machine
 from bench.served import Served, percentile, processor_seconds, served
 from tests.screen.browser import MISSING, Page, chromium
 from tests.screen.sessions import Sessions
@@ -49,6 +50,7 @@ def main() -> int:
     parser.add_argument("--tabs", type=int, default=2, help="how many real tabs beside them (2)")
     parser.add_argument("--query", default="", help="what the pages' address says, such as look_back=6+h")
     arguments = parser.parse_args()
+    print(machine.describe())
     with served() as found, ExitStack() as tabs:
         print(
             "pages  refreshes/s   p50 ms  p95 ms  statements/s  processor  ms a refresh  B/refresh  MB (PSS)"

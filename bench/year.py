@@ -29,6 +29,7 @@ import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
 
+from bench import machine
 from candleflow.market.window import DAY_US, ROLL_UPS, SECOND_US, Windows, floor_time
 from candleflow.screen.choice import CANDLE_LIMIT, LOOK_BACKS, Choice, buckets, period, proposed
 from candleflow.settings import Settings, load
@@ -316,6 +317,7 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=40, help="how often each question is asked (40)")
     parser.add_argument("--plans", action="store_true", help="show the plans too")
     arguments = parser.parse_args()
+    print(machine.describe())
     with tempfile.TemporaryDirectory(prefix="candleflow-bench-") as temporary:
         folder = arguments.folder or Path(temporary)
         with stored(folder) as (server, settings):
