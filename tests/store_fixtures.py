@@ -100,7 +100,7 @@ class Database:
             names = {"name": sql.Identifier(self.name), "password": sql.Literal(self.owner_password)}
             for statement in (
                 "CREATE ROLE {name} LOGIN CREATEROLE PASSWORD {password}",
-                "CREATE DATABASE {name} OWNER {name} TEMPLATE template0",
+                "CREATE DATABASE {name} OWNER {name} TEMPLATE template0 STRATEGY file_copy",
             ):
                 cursor.execute(sql.SQL(statement).format(**names))
 
