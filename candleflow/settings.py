@@ -25,7 +25,8 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from candleflow.errors import SettingError
+from candleflow.errors import MarketError, SettingError
+from candleflow.market.shard import ALL, PRODUCER, Shard
 from candleflow.market.symbol import is_symbol
 from candleflow.market.window import WINDOW_SECONDS, Windows
 
@@ -132,7 +133,8 @@ EXCHANGE_URLS: Final[dict[Exchange, tuple[str, str]]] = {
 METRICS_PORTS: Final = {
     "producer": 0, "processor": 1, "audit": 2, "alerts": 3, "forecaster": 4, "simulator": 5,
 }  # fmt: skip
-"""How far each process's port is above ``CANDLEFLOW_METRICS_PORT``. The page has Streamlit's own."""
+"""How far each process's port is above ``CANDLEFLOW_METRICS_PORT``. The page has Streamlit's own. The
+producers of the second shard and the next ones have those above."""
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
@@ -146,6 +148,9 @@ class Settings(BaseSettings):
 
     symbols: Annotated[tuple[str, ...], NoDecode] = Field(
         ("BTCUSDT",), description="The symbols to follow, separated by commas"
+    )
+    shard: Annotated[Shard, NoDecode] = Field(
+        ALL, description="Which share of the symbols this producer takes: 2/4 is the second of four"
     )
     exchange: Exchange = Field(
         Exchange.AUTO,
@@ -339,6 +344,14 @@ class Settings(BaseSettings):
             )
         return tuple(dict.fromkeys(names))
 
+    @field_validator("shard", mode="before")
+    @classmethod
+    def _read_shard(cls, value: Any) -> Any:
+        try:
+            return Shard.of(value) if isinstance(value, str) else value
+        except MarketError as error:
+            raise ValueError(str(error)) from None
+
     @field_validator("exchange_ws_url", "exchange_rest_url")
     @classmethod
     def _check_url(cls, value: str | None, info: Any) -> str | None:
@@ -480,6 +493,33 @@ class Settings(BaseSettings):
                 "slide_seconds", slide, f"must divide CANDLEFLOW_WINDOW_SECONDS ({self.window_seconds})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_metrics_port(self) -> Self:
+        if self.metrics_port and self.metrics_port_of(PRODUCER) > 65_535:
+            above = self.metrics_port_of(PRODUCER) - self.metrics_port
+            raise _NamedError(
+                "metrics_port",
+                self.metrics_port,
+                f"the producer of shard {self.shard} has the port {above} above it, which is at most 65,535",
+            )
+        return self
+
+    @property
+    def own_symbols(self) -> tuple[str, ...]:
+        """Those of the symbols that fall to this producer's shard; there may be none."""
+        return self.shard.among(self.symbols)
+
+    @property
+    def producer_name(self) -> str:
+        """What this producer is called beside those of other shards: ``producer``, or ``producer-2-of-4``."""
+        return self.shard.name_of(PRODUCER)
+
+    def metrics_port_of(self, process: str) -> int:
+        """The port of a process's metrics, where there are any. Producers on one machine have one each."""
+        if process == PRODUCER and self.shard.number > 1:
+            return self.metrics_port + max(METRICS_PORTS.values()) + self.shard.number - 1
+        return self.metrics_port + METRICS_PORTS[process]
 
     @property
     def windows(self) -> Windows:

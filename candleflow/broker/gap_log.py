@@ -8,6 +8,10 @@
 Whoever misses trades writes ``seen`` and thereby orders them; the producer brings them, and writes what
 became of them. It reads the topic as the only member of a consumer group, and that membership is the right to
 publish: who finds another member there does not begin, and who has lost it to another stops.
+
+Each shard of the symbols has a group of its own, and all read the one topic. A group's name tells its shard.
+So whoever is about to publish sees in Kafka's list of groups who has some of the same symbols as a shard of
+another count, such as the only producer where there are to be two.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from candleflow.broker.topics import (
 )
 from candleflow.errors import BrokerError, HeldError, MarketError
 from candleflow.market.gap import GapEvent, GapEventKind
+from candleflow.market.shard import ALL, Shard
 from candleflow.market.symbol import is_symbol
 
 _log = logging.getLogger(__name__)
@@ -53,6 +58,7 @@ _PAUSE_SECONDS: Final = 0.5
 _UNASSIGNED_SECONDS: Final = 4.0
 _CHECK_SECONDS: Final = 3.0
 _READ_ATTEMPTS: Final = 3
+_NO_SUCH_GROUP: Final = "Dead"
 _LONGEST_EVENT_BYTES: Final = 4_096
 
 
@@ -186,9 +192,10 @@ def _ends_after(consumer: KafkaConsumer, partition: TopicPartition, offset: int)
 class GapLog:
     """Reads the topic of gaps from its beginning and follows it, in a thread of its own, as its holder.
 
-    ``holder`` names this process to others. Both callbacks are called on the thread: ``on_all`` with every
-    event there is, once it holds the topic; ``on_more`` with those that came since. After a time without the
-    topic ``on_all`` comes again.
+    ``holder`` names this process to others, and ``shard`` says which symbols' trades it holds the right for.
+    Both callbacks are called on the thread, with events of every shard: ``on_all`` with all there are, once
+    it holds the right; ``on_more`` with those that came since. After a time without the topic ``on_all``
+    comes again.
     """
 
     def __init__(
@@ -197,12 +204,15 @@ class GapLog:
         topic: str,
         *,
         holder: str,
+        shard: Shard = ALL,
         on_all: Callable[[list[GapEvent]], None],
         on_more: Callable[[list[GapEvent]], None],
     ) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
-        self._group = f"candleflow-producer.{topic}"
+        self._groups = f"candleflow-producer.{topic}"
+        self._group = shard.name_of(self._groups)
+        self._shard = shard
         self._holder = holder
         self._on_all = on_all
         self._on_more = on_more
@@ -253,14 +263,35 @@ class GapLog:
 
     def _other_holder(self) -> str | None:
         with admin_client(self._bootstrap) as admin:
-            members = self._members(admin)
-        return str(members[0]["client_id"]) if members else None
+            for group, shard in [(self._group, self._shard), *self._overlapping(admin)]:
+                for member in self._members(admin, group):
+                    return self._who(member, shard)
+        return None
 
-    def _members(self, admin: KafkaAdminClient) -> list[dict[str, Any]]:
+    def _overlapping(self, admin: KafkaAdminClient) -> list[tuple[str, Shard]]:
+        """The groups, with their shards, of those who may have symbols of ours by another count."""
+        named = (
+            (str(one["group_id"]), Shard.named(one["group_id"], self._groups)) for one in admin.list_groups()
+        )
+        return [
+            (group, shard)
+            for group, shard in named
+            if shard is not None and shard != self._shard and shard.overlaps(self._shard)
+        ]
+
+    def _who(self, member: Mapping[str, Any], shard: Shard) -> str:
+        name = str(member["client_id"])
+        return name if shard == self._shard == ALL else f"{name}, for shard {shard}"
+
+    def _members(self, admin: KafkaAdminClient, group: str) -> list[dict[str, Any]]:
         try:
-            return list(admin.describe_groups([self._group])[self._group]["members"])
+            described = admin.describe_groups([group])[group]
         except errors.GroupIdNotFoundError:
             return []
+        # As while the broker that knows the group still starts: nobody may be taken for absent then.
+        if described["error"] and described["group_state"] != _NO_SUCH_GROUP:
+            raise errors.KafkaError(described["error"])
+        return list(described["members"])
 
     def _run(self) -> None:
         consumer: KafkaConsumer | None = None
@@ -311,8 +342,8 @@ class GapLog:
         while not self._stop.is_set():
             polled = consumer.poll(timeout_ms=_POLL_MS)
             if self._was_removed.is_set():
-                self._was_removed.clear()
                 self._refuse_others()
+                self._was_removed.clear()
             if partition not in consumer.assignment():
                 unassigned_since = unassigned_since or time.monotonic()
                 if time.monotonic() - unassigned_since >= _UNASSIGNED_SECONDS:
@@ -324,6 +355,8 @@ class GapLog:
                 next_offset = _offset_after(polled)
             is_due = time.monotonic() - checked_at >= _CHECK_SECONDS
             if not self._holds.is_set() or (is_due and _ends_after(consumer, partition, next_offset)):
+                if not self._holds.is_set():
+                    self._refuse_overlapping()
                 self._holds.set()  # before reading: a revocation meanwhile clears it again
                 events, next_offset = _read_until_now(consumer, partition)
                 self._on_all(events)
@@ -338,9 +371,20 @@ class GapLog:
         way at once; so whoever came in the meantime has the partition again before it would give way too.
         """
         with admin_client(self._bootstrap) as admin:
-            for member in self._members(admin):
+            for member in self._members(admin, self._group):
                 if member["client_id"] != self._holder:
-                    raise HeldError(str(member["client_id"]))
+                    raise HeldError(self._who(member, self._shard))
+
+    def _refuse_overlapping(self) -> None:
+        """Raise HeldError where a shard of another count has some of our symbols.
+
+        Asked as a member, by everyone: of two that begin at once at least one sees the other. It may be both,
+        and then neither goes on.
+        """
+        with admin_client(self._bootstrap) as admin:
+            for group, shard in self._overlapping(admin):
+                for member in self._members(admin, group):
+                    raise HeldError(self._who(member, shard))
 
 
 def _close(consumer: KafkaConsumer | None) -> None:

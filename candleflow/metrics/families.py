@@ -160,6 +160,12 @@ FAMILIES: Final[Mapping[str, tuple[Family, ...]]] = {
 }
 """By process, what it exports beside what every process does."""
 
+
+def families_of(name: str) -> tuple[Family, ...]:
+    """What the process of that name exports; ``producer-2-of-4`` as ``producer``."""
+    return FAMILIES[name.partition("-")[0]]
+
+
 LEFT_OUT: Final = frozenset({"merged_per_s", "latency_trades"})
 """Counts that Prometheus makes by itself of the others."""
 

@@ -24,7 +24,6 @@ from prometheus_client.registry import Collector
 from candleflow import __version__
 from candleflow.metrics.families import (
     BUILD,
-    FAMILIES,
     LAST_BEAT,
     PREFIX,
     STATE,
@@ -33,6 +32,7 @@ from candleflow.metrics.families import (
     Kind,
     Value,
     buckets,
+    families_of,
     values,
 )
 from candleflow.telemetry import CONTROL, HeartbeatFile
@@ -116,7 +116,7 @@ class _Told(Collector):
         if beat is None:
             return
         yield _metric(STATE, [Value({**process, "state": one}, float(one == beat.state)) for one in STATES])
-        for family in FAMILIES[self._heartbeat.name]:
+        for family in families_of(self._heartbeat.name):
             if family.kind is Kind.HISTOGRAM:
                 yield from _histogram(family, beat.counts)
             elif found := list(values(family, beat.counts)):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 
-from candleflow.settings import METRICS_PORTS, Settings
+from candleflow.market.shard import PRODUCER
+from candleflow.settings import Settings
 from candleflow.telemetry import HeartbeatFile
 
 _log = logging.getLogger(__name__)
@@ -14,11 +15,12 @@ _log = logging.getLogger(__name__)
 def served_heartbeat(settings: Settings, name: str) -> HeartbeatFile:
     """The heartbeat of this process, served until it is removed at ``CANDLEFLOW_METRICS_PORT`` and some.
 
+    A producer's bears the name of its shard, so that none writes over another's.
     A port that can't be had stops no process from its work: one line says so.
     """
-    heartbeat = HeartbeatFile(settings.run_dir, name)
+    heartbeat = HeartbeatFile(settings.run_dir, settings.producer_name if name == PRODUCER else name)
     if settings.metrics_port:
-        _serve(heartbeat, settings.metrics_host, settings.metrics_port + METRICS_PORTS[name])
+        _serve(heartbeat, settings.metrics_host, settings.metrics_port_of(name))
     return heartbeat
 
 

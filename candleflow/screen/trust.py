@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from candleflow.market.shard import PRODUCER, Shard
 from candleflow.market.window import SECOND_US
 from candleflow.screen import words
 from candleflow.screen.source import OpenGap, OpenGaps, ShownCandle, TrackRecord
@@ -145,6 +146,17 @@ def _heard(facts: Facts, name: str) -> _Heard:
     return _Heard(name, beat.counts, state, beat.state, why, beat)
 
 
+def _producers(facts: Facts) -> Mapping[Shard, str]:
+    """By its shard, the name of each producer that should run."""
+    named = ((Shard.named(name, PRODUCER), name) for name in facts.heartbeats)
+    return {shard: name for shard, name in named if shard is not None}
+
+
+def _producer_of(facts: Facts) -> str:
+    """The name of the producer that the symbol falls to."""
+    return next((name for shard, name in _producers(facts).items() if shard.owns(facts.symbol)), PRODUCER)
+
+
 # The items --------------------------------------------------------------------------------------------
 
 
@@ -192,7 +204,7 @@ def _freshness(facts: Facts, last: int, seconds: float) -> tuple[State, str]:
         return State.GOOD, "Trades are coming in."
     if not facts.is_followed:
         return State.UNKNOWN, f"{facts.symbol} is not followed: no new trade is to be expected."
-    producer = _heard(facts, "producer")
+    producer = _heard(facts, _producer_of(facts))
     newest = _newest_at_producer(facts.symbol, producer)
     if newest is not None and newest - last > FRESH_SECONDS * SECOND_US:
         return State.BAD, f"The producer had a trade at {words.utc(newest)}, and it is in no candle yet."
@@ -346,8 +358,7 @@ _COMMANDS: Final = (
 
 
 def _gap_rows(facts: Facts, missing: int) -> list[Row]:
-    producer = _heard(facts, "producer")
-    wanted = None if producer.counts is None else producer.counts.get("missing")
+    wanted = _missing_on_record(facts)
     on_record = ("On the producer's record", UNKNOWN if wanted is None else _counted(wanted, "trade"))
     if not missing:
         return [("Open gaps", "0"), on_record]
@@ -360,6 +371,14 @@ def _gap_rows(facts: Facts, missing: int) -> list[Row]:
         *(_gap_row(gap) for gap in facts.gaps.newest),
         *_COMMANDS,
     ]
+
+
+def _missing_on_record(facts: Facts) -> float | None:
+    """Of all shards together; None where one of them can't be heard."""
+    told = [_heard(facts, name).counts for name in _producers(facts).values()]
+    missing = [None if counts is None else counts.get("missing") for counts in told]
+    known = [count for count in missing if count is not None]
+    return sum(known) if known and len(known) == len(missing) else None
 
 
 def _gap_row(gap: OpenGap) -> Row:

@@ -33,6 +33,7 @@ from candleflow.screen.sparkline import sparkline
 from candleflow.services import forecast_words
 from candleflow.services.alert_desk import StoredDesk
 from candleflow.services.forecaster import JUDGED, scored
+from candleflow.services.producers import expected_producers
 from candleflow.services.shared_answers import SharedAnswers, Viewer
 from candleflow.settings import Settings, channels_of
 from candleflow.store.credentials import Role
@@ -50,8 +51,9 @@ _FIRST_SECONDS: Final = 30
 _SPARKLINES_SECONDS: Final = 30
 """A line of a day, 72 pixels wide, is no other within half a minute."""
 
-_PROCESSES: Final = ("producer", "processor", "audit")
-"""Those that should run, wherever the page does, and that tell of themselves by a heartbeat."""
+_PROCESSES: Final = ("processor", "audit")
+"""Those that should run, wherever the page does, beside the producers, and that tell of themselves by a
+heartbeat."""
 _ALERTS: Final = "alerts"
 """Should run where there is a channel to send by: without one, nobody waits for a message."""
 
@@ -241,7 +243,7 @@ def watched(settings: Settings) -> Sequence[str]:
     """The processes that the trust strip tells of."""
     simulator = ("simulator",) if settings.is_simulated else ()
     alerts = (_ALERTS,) if channels_of(settings.alert_channels.get_secret_value()) else ()
-    return *simulator, *_PROCESSES, *alerts
+    return *simulator, *expected_producers(settings.run_dir), *_PROCESSES, *alerts
 
 
 def _check_port(port: int) -> None:

@@ -29,6 +29,7 @@ from candleflow.exchange.reconnect import Rotation
 from candleflow.exchange.rest import TRADING, ExchangeRest
 from candleflow.exchange.stream import Received, TradeStream
 from candleflow.market.gap import GapEvent, GapEventKind
+from candleflow.market.shard import ALL, PRODUCER
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US
 from candleflow.metrics.serving import served_heartbeat
@@ -41,7 +42,7 @@ from candleflow.telemetry import set_up_logging
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-NAME: Final = "producer"
+NAME: Final = PRODUCER
 FLUSH_SECONDS: Final = 5.0
 """Of the 10 s a stop may take, so many are for Kafka's last acknowledgements."""
 HOLDER_SECONDS: Final = 20.0
@@ -61,7 +62,7 @@ _AGES_LIMIT: Final = 100
 
 def run(settings: Settings) -> int:
     """Run the producer until it is told to stop; its exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log_level, settings.log_format)
+    set_up_logging(settings.producer_name, settings.log_level, settings.log_format)
     if settings.log_level != "DEBUG":
         # Each delivery's outcome is looked at and told of by the trade log; kafka-python would add a line
         # for every attempt to connect while Kafka is away, and tracebacks from its threads.
@@ -91,6 +92,7 @@ class Producer:
         self._clock = ExchangeClock(trusted_lag_us=retention_us // 2)
         self._stop = asyncio.Event()
         self._state = ("starting", "")
+        self._symbols = settings.own_symbols
         self._heartbeat = served_heartbeat(settings, NAME)
         self._trade_log = TradeLog(
             settings.kafka_bootstrap,
@@ -107,7 +109,7 @@ class Producer:
             self._history,
             self._trade_log,
             self._intake,
-            settings.symbols,
+            self._symbols,
             write=self._write,
             now_us=self._clock.now_us,
             fill_us=int(settings.fill_hours * 3_600 * SECOND_US),
@@ -116,12 +118,13 @@ class Producer:
             settings.kafka_bootstrap,
             settings.gaps_topic,
             holder=f"{socket.gethostname()} process {os.getpid()}",
+            shard=settings.shard,
             on_all=self._on_loop(self._filler.begin),
             on_more=self._on_loop(self._filler.go_on),
         )
         self._stream = TradeStream(
             self._addresses.websocket,
-            settings.symbols,
+            self._symbols,
             self._take,
             rotation=Rotation(settings.exchange_lifetime_minutes * 60, settings.exchange_silence_seconds),
             max_streams=settings.exchange_max_streams,
@@ -174,6 +177,12 @@ class Producer:
             await asyncio.gather(task, stopped, return_exceptions=True)
 
     async def _follow(self) -> None:
+        if not self._symbols:
+            _log.warning(
+                "no symbol falls to shard %s of %s: there is nothing to do until the symbols are others",
+                self._settings.shard,
+                ", ".join(self._settings.symbols[:_AGES_LIMIT]),
+            )
         self._trade_log.start()
         works = [self._stream.run(), self._watch_right(), self._keep_topics(), self._keep_time()]
         if self._can_fill:
@@ -209,10 +218,11 @@ class Producer:
         raise self._gap_log.failure
 
     def _on_loop(self, take: Callable[[list[GapEvent]], None]) -> Callable[[list[GapEvent]], None]:
-        """``take``, to be called from another thread."""
+        """``take``, to be called from another thread; other shards' gaps are none of ours."""
+        owns = self._settings.shard.owns
 
         def hand_over(events: list[GapEvent]) -> None:
-            self._loop.call_soon_threadsafe(take, events)
+            self._loop.call_soon_threadsafe(take, [event for event in events if owns(event.symbol)])
 
         return hand_over
 
@@ -229,7 +239,7 @@ class Producer:
         self._state = ("waiting", "for the right to publish")
         await asyncio.to_thread(self._gap_log.acquire, HOLDER_SECONDS, self._stop.is_set)
         last = await asyncio.to_thread(
-            last_trade_ids, settings.kafka_bootstrap, settings.topic, settings.symbols, self._read_trade
+            last_trade_ids, settings.kafka_bootstrap, settings.topic, self._symbols, self._read_trade
         )
         self._intake.begin_after(last)
 
@@ -280,7 +290,7 @@ class Producer:
                 problems.append(f"{url}: {error or 'no answer in time'}")
             else:
                 check_symbols(self._settings.symbols, listed)
-                if resting := halted(self._settings.symbols, listed):
+                if resting := halted(self._symbols, listed):
                     _log.warning("not traded now, and waited for: %s", ", ".join(resting))
                 return
         if problems:
@@ -328,7 +338,14 @@ class Producer:
         if self._stream.connected < self._stream.wanted:
             place = " or ".join(self._addresses.websocket)
             return "waiting", f"for {place}: {self._stream.connected} of {self._stream.wanted} connected"
-        return "running", ", ".join(self._settings.symbols[:_AGES_LIMIT])
+        return "running", self._share()
+
+    def _share(self) -> str:
+        """Which symbols are followed, and as which shard if there are several."""
+        names = ", ".join(self._symbols[:_AGES_LIMIT])
+        if self._settings.shard == ALL:
+            return names
+        return f"shard {self._settings.shard}: {names or 'no symbol falls to it'}"
 
     def _counts(self) -> dict[str, int | float]:
         now = self._clock.now_us()

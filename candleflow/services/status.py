@@ -17,6 +17,8 @@ from rich.table import Table
 
 from candleflow import settings as settings_module
 from candleflow.errors import HeldError, StackError
+from candleflow.market.shard import PRODUCER
+from candleflow.services.producers import told_shards
 from candleflow.settings import Settings
 from candleflow.stack import process
 from candleflow.stack.display import counted
@@ -43,7 +45,7 @@ def status(settings: Settings) -> dict[str, Any] | None:
         [] if run is None else [_described(settings, one.name, one.pid, one.state) for one in run.parts]
     )
     known = {one["name"] for one in processes}
-    for name in BEATING:
+    for name in _beating(settings):
         beat = read_heartbeat(settings.run_dir, name)
         if name not in known and beat is not None and _lives(beat):
             processes.append(_described(settings, name, beat.pid, beat.state))
@@ -136,6 +138,13 @@ def _in_force(settings: Settings, run: Run | None) -> Settings:
 def _living_run(settings: Settings) -> Run | None:
     run = read_run(settings.run_dir)
     return run if run is not None and run.is_alive() else None
+
+
+def _beating(settings: Settings) -> list[str]:
+    """``BEATING``, with the producer of each shard in the producer's place."""
+    producers = [shard.name_of(PRODUCER) for shard in told_shards(settings.run_dir)]
+    at = BEATING.index(PRODUCER)
+    return [*BEATING[:at], *producers, *BEATING[at + 1 :]]
 
 
 def _lives(beat: Heartbeat) -> bool:

@@ -25,6 +25,7 @@ from candleflow import settings as settings_module
 from candleflow.broker.topics import ensure_topics
 from candleflow.errors import StackError
 from candleflow.exchange.probe import Answer, probe
+from candleflow.market.shard import PRODUCER
 from candleflow.settings import Exchange, Settings
 from candleflow.stack import local, process
 from candleflow.stack.display import SIMULATED, Display, PartLine, counted
@@ -145,7 +146,12 @@ class _Session:
         work.cancel()
         process.end_runs()
         await asyncio.wait([work])
-        await self._supervisor.stop(STOP_STAGES)
+        await self._supervisor.stop(
+            [
+                (seconds, [self._settings.producer_name if name == PRODUCER else name for name in names])
+                for seconds, names in STOP_STAGES
+            ]
+        )
         for keeping in self._supervisor.keepings:
             (self._settings.run_dir / f"{keeping.part.name}.json").unlink(missing_ok=True)
         remove_run(self._settings.run_dir)
@@ -201,7 +207,7 @@ class _Session:
             self._supervisor.keep(self._child("processor", "processor"))
             if settings.is_simulated:
                 self._supervisor.keep(self._child("simulator", "simulate"))
-            self._supervisor.keep(self._child("producer", "producer"))
+            self._supervisor.keep(self._child(self._settings.producer_name, "producer"))
         await self._supervisor.ready(kept_postgres)
         await in_thread(partial(_provide, settings, postgres))
         if self._command == "up":

@@ -15,6 +15,7 @@ from candleflow.broker.gap_log import GapLog, decode, encode
 from candleflow.broker.topics import ensure_topics
 from candleflow.errors import HeldError, MarketError
 from candleflow.market.gap import GapEvent, GapEventKind
+from candleflow.market.shard import ALL, Shard
 from candleflow.stack.process import wait_for
 
 SEEN = GapEvent(GapEventKind.SEEN, "BTCUSDT", 101, 104, 1_763_851_200_000_000, "reconnect")
@@ -37,12 +38,13 @@ def write(bootstrap: str, topic: str, *records: bytes) -> None:
 class Reader:
     """A GapLog, and what it told of."""
 
-    def __init__(self, bootstrap: str, topic: str, holder: str) -> None:
+    def __init__(self, bootstrap: str, topic: str, holder: str, shard: Shard = ALL) -> None:
         self.events: list[GapEvent] = []
         self.log = GapLog(
             bootstrap,
             topic,
             holder=holder,
+            shard=shard,
             on_all=self._begin,
             on_more=self._go_on,
         )
@@ -55,8 +57,8 @@ class Reader:
 
 
 @contextmanager
-def holding(bootstrap: str, topic: str, holder: str) -> Iterator[Reader]:
-    reader = Reader(bootstrap, topic, holder)
+def holding(bootstrap: str, topic: str, holder: str, shard: Shard = ALL) -> Iterator[Reader]:
+    reader = Reader(bootstrap, topic, holder, shard)
     reader.log.acquire(20, lambda: False)
     try:
         yield reader
@@ -137,6 +139,61 @@ def test_a_consumer_that_brings_nothing_any_more_is_replaced(
         assert wait_for(lambda: reader.events == [SEEN] and reader.log.is_held, 20)
     assert len(made) == 2
     assert "is read by another consumer" in caplog.text
+
+
+@pytest.mark.parametrize("shards", [("1/2", "2/2"), ("1/2", "2/3")])
+def test_shards_with_no_symbol_in_common_hold_it_beside_each_other(
+    kafka_bootstrap: str, gaps: str, shards: tuple[str, str]
+) -> None:
+    one, other = map(Shard.of, shards)
+    with (
+        holding(kafka_bootstrap, gaps, "here", one) as first,
+        holding(kafka_bootstrap, gaps, "there", other) as second,
+    ):
+        write(kafka_bootstrap, gaps, encode(SEEN))
+        assert wait_for(lambda: first.events == second.events == [SEEN], 20), "both read all of it"
+        assert wait_for(lambda: first.log.is_held and second.log.is_held, 20)
+
+
+@pytest.mark.parametrize(("held", "wanted"), [("2/2", "2/2"), ("1/1", "2/2"), ("2/2", "1/1"), ("2/2", "3/3")])
+def test_a_shard_with_symbols_of_anothers_is_told_which_one(
+    kafka_bootstrap: str, gaps: str, held: str, wanted: str
+) -> None:
+    with holding(kafka_bootstrap, gaps, "here", Shard.of(held)) as first:
+        second = Reader(kafka_bootstrap, gaps, "there", Shard.of(wanted))
+        with pytest.raises(HeldError, match=f"here, for shard {held}"):
+            second.log.acquire(1, lambda: False)
+        assert wait_for(lambda: first.log.is_held, 20)
+    with holding(kafka_bootstrap, gaps, "there", Shard.of(wanted)) as third:
+        assert wait_for(lambda: third.log.is_held, 20)
+
+
+def test_two_with_symbols_in_common_that_begin_at_once_do_not_both_hold_it(
+    kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither sees the other before it joins: so whoever is a member looks again. Both may give way."""
+    monkeypatch.setattr(GapLog, "_other_holder", lambda _: None)
+    readers = [
+        Reader(kafka_bootstrap, gaps, place, Shard.of(shard))
+        for place, shard in (("here", "1/1"), ("there", "1/2"))
+    ]
+    refused: list[HeldError] = []
+
+    def acquire(reader: Reader) -> None:
+        try:
+            reader.log.acquire(0, lambda: False)
+        except HeldError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=acquire, args=(reader,)) for reader in readers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert refused
+    assert not all(reader.log.is_held for reader in readers)
+    for reader in readers:
+        reader.log.close(5)
 
 
 def test_two_that_begin_at_once_do_not_both_hold_it(kafka_bootstrap: str, gaps: str) -> None:

@@ -26,6 +26,8 @@ LEDGER = "candleflow/engine/ledger.py"
 SINK = "candleflow/engine/sink.py"
 TRADES = "candleflow/engine/trades.py"
 INTAKE = "candleflow/services/intake.py"
+GAP_LOG = "candleflow/broker/gap_log.py"
+PRODUCER = "candleflow/services/producer.py"
 SCHEMA = "candleflow/store/schema.py"
 COPIED = ("candleflow", "tests", "pyproject.toml", "processor.py", "producer.py")
 RUN_SECONDS = 500
@@ -137,6 +139,18 @@ ON_THE_EDGES = [
             )
         ],
         ["tests/pipeline/test_gaps.py::test_connections_cut_again_and_again_leave_no_hole"],
+    ),
+    Tooth(
+        "a producer of some symbols goes on beside one of all",
+        [Patch(GAP_LOG, "shard.overlaps(self._shard)", "False")],
+        [
+            "tests/broker/test_gap_log.py::test_two_with_symbols_in_common_that_begin_at_once_do_not_both_hold_it"
+        ],
+    ),
+    Tooth(
+        "every shard's producer takes every symbol",
+        [Patch(PRODUCER, "self._symbols = settings.own_symbols", "self._symbols = settings.symbols")],
+        ["tests/pipeline/test_shards.py::test_two_shards_publish_every_trade_once_each_only_its_own"],
     ),
 ]
 

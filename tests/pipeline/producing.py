@@ -132,6 +132,7 @@ def spawn(settings: Settings, **more: str) -> subprocess.Popen[str]:
         "CANDLEFLOW_EXCHANGE_WS_URL": settings.exchange_ws_url or "",
         "CANDLEFLOW_EXCHANGE_REST_URL": settings.exchange_rest_url or "",
         "CANDLEFLOW_SYMBOLS": ",".join(settings.symbols),
+        "CANDLEFLOW_SHARD": str(settings.shard),
         "CANDLEFLOW_DATA_DIR": str(settings.data_dir),
         **more,
     }
@@ -154,7 +155,8 @@ async def end_of(process: subprocess.Popen[str], seconds: float = 15) -> tuple[i
 
 
 def last_heartbeat(settings: Settings) -> Heartbeat:
-    return read_heartbeat(settings.run_dir, "producer") or Heartbeat("producer", 0, "absent")
+    name = settings.producer_name
+    return read_heartbeat(settings.run_dir, name) or Heartbeat(name, 0, "absent")
 
 
 def published_until_now(settings: Settings) -> float:

@@ -16,7 +16,7 @@ from types import ModuleType
 
 import pytest
 
-from candleflow.settings import METRICS_PORTS
+from candleflow.settings import METRICS_PORTS, load
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -118,6 +118,9 @@ def test_what_is_copied_to_fetch_the_jars_is_enough(tmp_path: Path) -> None:
 
 def test_the_health_check_knows_the_ports() -> None:
     assert sorted(METRICS_PORTS.values()) == list(range(healthcheck().PROCESSES))
+    for shard in ("1/1", "1/4", "2/4", "4/4"):
+        mine = load(shard=shard, metrics_port=9_464).metrics_port_of("producer")
+        assert mine in healthcheck().ports(9_464, shard)
 
 
 @pytest.mark.parametrize(

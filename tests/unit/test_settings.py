@@ -27,6 +27,12 @@ WRONG = [
     ("SYMBOLS", "BTC%USDT", "must be names such as BTCUSDT"),
     ("SYMBOLS", "\u202eBTCUSDT", "must be names such as BTCUSDT"),
     ("SYMBOLS", "A" * 10_000, "must be names such as BTCUSDT"),
+    ("SHARD", "", "must be a shard such as 2/4, from 1/1 to 64/64"),
+    ("SHARD", "x", "must be a shard such as 2/4"),
+    ("SHARD", "5/4", "must be a shard such as 2/4"),
+    ("SHARD", "0/2", "must be a shard such as 2/4"),
+    ("SHARD", "1/0", "must be a shard such as 2/4"),
+    ("SHARD", "1/65", "must be a shard such as 2/4"),
     ("EXCHANGE", "kraken", "'auto', 'binance', 'binance-vision', 'binance-us' or 'simulator'"),
     ("EXCHANGE_WS_URL", "127.0.0.1:9443", "must be an address such as ws://127.0.0.1:9443"),
     ("EXCHANGE_WS_URL", "http://127.0.0.1:9443", "must be an address such as ws://127.0.0.1:9443"),
@@ -130,6 +136,31 @@ def test_no_secret_shows_in_a_description_or_a_repr() -> None:
 
 def test_symbols_are_upper_cased_trimmed_and_named_once() -> None:
     assert load(symbols=" btcusdt, ETHUSDT,BTCUSDT ").symbols == ("BTCUSDT", "ETHUSDT")
+
+
+def test_without_a_shard_the_producer_has_every_symbol_and_its_old_name() -> None:
+    settings = load(symbols="BTCUSDT,ETHUSDT", metrics_port=9_464)
+    assert settings.own_symbols == ("BTCUSDT", "ETHUSDT")
+    assert settings.producer_name == "producer"
+    assert settings.metrics_port_of("producer") == 9_464
+
+
+def test_a_shard_has_its_share_of_the_symbols_a_name_and_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDLEFLOW_SHARD", "2/2")
+    settings = load(symbols="BTCUSDT,ETHUSDT", metrics_port=9_464)
+    assert settings.own_symbols == ("ETHUSDT",)
+    assert settings.symbols == ("BTCUSDT", "ETHUSDT"), "the other processes have them all"
+    assert settings.producer_name == "producer-2-of-2"
+    assert settings.metrics_port_of("producer") == 9_470, "above every other process's"
+    assert settings.metrics_port_of("audit") == 9_466
+    assert ("CANDLEFLOW_SHARD", "2/2") in [row[:2] for row in describe(settings)]
+    assert load(symbols="BTCUSDT", shard="2/2").own_symbols == ()
+
+
+def test_a_port_that_a_shards_producer_cannot_have_is_named() -> None:
+    with pytest.raises(SettingError, match=r"^CANDLEFLOW_METRICS_PORT='65530': the producer of shard 2/2"):
+        load(metrics_port=65_530, shard="2/2")
+    assert load(metrics_port=65_530).metrics_port == 65_530
 
 
 def test_a_dotenv_file_is_read_and_the_environment_stands_above_it(

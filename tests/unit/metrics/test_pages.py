@@ -48,6 +48,13 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path, "producer")
 
 
+def test_the_producer_of_a_shard_tells_the_same_under_its_own_name(tmp_path: Path) -> None:
+    one = Scene(tmp_path, "producer-2-of-4")
+    one.heartbeat.beat("running", counts={"published": 7})
+    assert one.value("candleflow_trades_published_total") == 7
+    assert one.value("candleflow_process_state", process="producer-2-of-4", state="running") == 1
+
+
 def said(answer: Answer) -> tuple[int, str]:
     return int(answer.status), answer.body.decode()
 

@@ -177,6 +177,37 @@ def test_of_a_symbol_that_is_not_followed_no_trade_is_expected() -> None:
     assert "not followed" in of(facts, "age").why
 
 
+def sharded(**beats: Heartbeat | None) -> Facts:
+    """With two producers, of which BTCUSDT falls to the first and ETHUSDT to the second."""
+    others = {name: beat for name, beat in WELL.heartbeats.items() if name != "producer"}
+    names = {name.replace("_", "-"): beat for name, beat in beats.items()}
+    return replace(WELL, heartbeats={**names, **others})
+
+
+def test_of_two_producers_the_one_that_has_the_symbol_is_asked_for_its_trades() -> None:
+    first = beat("producer-1-of-2", {"missing": 2, "connected": 1, "age_s:BTCUSDT": 30.0}, age=0.0)
+    second = beat("producer-2-of-2", {"missing": 3, "connected": 0, "age_s:ETHUSDT": 0.2}, age=0.0)
+    facts = sharded(producer_1_of_2=first, producer_2_of_2=second)
+    quiet = replace(facts, last_trade_time=NOON - 30 * SECOND_US)
+    assert of(quiet, "age").state is State.WARN
+    assert "the market is quiet" in of(quiet, "age").why
+    stuck = replace(quiet, symbol="ETHUSDT")
+    assert of(stuck, "age").state is State.BAD
+    assert "in no candle yet" in of(stuck, "age").why
+    assert dict(of(facts, "complete").rows)["On the producer's record"] == "5 trades"
+    assert of(facts, "processes").value == "all running"
+
+
+def test_a_shard_that_is_not_heard_is_named_and_what_it_has_on_record_is_unknown() -> None:
+    first = beat("producer-1-of-2", PRODUCER)
+    facts = sharded(producer_1_of_2=first, producer_2_of_2=None)
+    assert of(facts, "processes").value == "producer-2-of-2 unknown"
+    assert dict(of(facts, "complete").rows)["On the producer's record"] == "unknown"
+    old = replace(facts, last_trade_time=NOON - 30 * SECOND_US)
+    assert "the market is quiet" not in of(replace(old, symbol="ETHUSDT"), "age").why
+    assert of(replace(old, symbol="ETHUSDT"), "age").state is State.WARN
+
+
 # Latency and lag --------------------------------------------------------------------------------------
 
 
