@@ -57,6 +57,9 @@ class Curve:
     judged: str
     """The name of the figure, a time, that must not grow faster than a logarithm."""
     points: Sequence[Point]
+    beside: str = ""
+    """Of another time that is judged too and isn't drawn, as processor time, which other work on the machine
+    changes less."""
 
     def ratio(self, point: Point, name: str) -> float | None:
         """The figure over the first point's; None where either is missing."""
@@ -67,25 +70,31 @@ class Curve:
         """How many times the first point's time this one may take."""
         return 1 + A_TENFOLD * log10(point.work / self.points[0].work)
 
-    def holds(self) -> bool | None:
-        """Whether no point takes more than it may; None where a figure is missing, and none is above."""
-        ratios = [(self.ratio(point, self.judged), self.allowed(point)) for point in self.points]
+    def holds(self, name: str = "") -> bool | None:
+        """Whether no point takes more than it may; None where a figure is missing, and none is above.
+
+        ``name`` is that of the time, else the one judged.
+        """
+        ratios = [(self.ratio(point, name or self.judged), self.allowed(point)) for point in self.points]
         if any(ratio is not None and ratio > allowed for ratio, allowed in ratios):
             return False
         return None if any(ratio is None for ratio, _ in ratios) else True
 
     def words(self) -> str:
-        """The judgement in a sentence."""
-        holds = self.holds()
+        """The judgement, in a sentence for each time that is judged."""
+        return " ".join(self._words(name) for name in (self.judged, self.beside) if name)
+
+    def _words(self, name: str) -> str:
+        holds = self.holds(name)
         if holds is None:
-            return "Can't be told: a point has no figure."
+            return f"Can't be told of {name}: a point has no figure."
         told = [
             f"{ratio:.2f} at {point.work:,.0f} (at most {self.allowed(point):.2f})"
             for point in self.points[1:]
-            if (ratio := self.ratio(point, self.judged)) is not None
+            if (ratio := self.ratio(point, name)) is not None
         ]
         said = "No worse than logarithmic" if holds else "**Worse than logarithmic**"
-        return f"{said}: {self.judged} over the first point's {', '.join(told)}."
+        return f"{said}: {name} over the first point's {', '.join(told)}."
 
 
 def markdown(curve: Curve) -> str:

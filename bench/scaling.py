@@ -66,7 +66,9 @@ LATENCY_SECONDS: Final = 30.0
 _RESULTS: Final = Path(__file__).with_name("SCALING.md")
 _PLOT: Final = Path(__file__).with_name("scaling.svg")
 _WHOLE, _STEADY = "us a trade", "us a trade after warm-up"
+_PROCESSOR: Final = "us of processor time a trade"
 _MERGE: Final = f"ms to merge {MERGED.symbols} candles, p50"
+_MERGE_PROCESSOR: Final = "PostgreSQL's processor time, ms, mean"
 _LOOP: Final = "the machine: ms for a loop"
 
 
@@ -298,10 +300,10 @@ def curves_of(axis: Axis, outcomes: Mapping[Spot, Sequence[Outcome]]) -> list[Cu
     points = [_point(getattr(spot, axis.name), outcomes[spot]) for spot in spots]
     counted = [point for point in points if point.figures]
     has_steady = all(point.figures[_STEADY] is not None for point in counted)
-    curves = [Curve(axis.title, axis.name, _STEADY if has_steady else _WHOLE, points)]
+    curves = [Curve(axis.title, axis.name, _STEADY if has_steady else _WHOLE, points, _PROCESSOR)]
     if axis.name == "stored":
         merges = [_merge_point(spot.stored, outcomes[spot]) for spot in spots]
-        curves.append(Curve(f"{axis.title}: one merge", axis.name, _MERGE, merges))
+        curves.append(Curve(f"{axis.title}: one merge", axis.name, _MERGE, merges, _MERGE_PROCESSOR))
     return curves
 
 
@@ -322,15 +324,16 @@ def _point(work: int, outcomes: Sequence[Outcome]) -> Point:
     runs = [one.run for one in outcomes if one.run is not None]
     steady = _median(run.steady_rate for run in runs)
     rate = median(run.rate for run in runs)
-    store = _median(run.store_seconds for run in runs)
     trades = runs[0].trades
+    ours = 1e6 / trades * median(run.processor_seconds for run in runs)
+    store = 1e6 / trades * median(run.store_seconds or 0 for run in runs)
     figures = {
         "trades/s": rate,
         "after warm-up": steady,
         _WHOLE: 1e6 / rate,
         _STEADY: 1e6 / steady if steady else None,
-        "of processor time": 1e6 * median(run.processor_seconds for run in runs) / trades,
-        "PostgreSQL's": 1e6 * store / trades if store is not None else None,
+        _PROCESSOR: ours + store,
+        "of it PostgreSQL's": store,
         "candles of 5 s": float(runs[0].verdict.expected),
         _LOOP: median(one.machine_ms for one in outcomes),
     }
@@ -344,7 +347,7 @@ def _merge_point(work: int, outcomes: Sequence[Outcome]) -> Point:
     figures = {
         _MERGE: median(cost.p50 for cost in costs),
         "p99": median(cost.p99 for cost in costs),
-        "PostgreSQL's processor time, mean": median(cost.processor for cost in costs),
+        _MERGE_PROCESSOR: median(cost.processor for cost in costs),
     }
     return Point(work, figures)
 
@@ -363,10 +366,10 @@ _HEAD: Final = """# Scaling
 The processor catching up with {trades:,} trades, from Kafka to rows in PostgreSQL, everything on this
 machine. Where an axis doesn't say otherwise: {symbols} symbols, {partitions} partition, `{master}`, an empty
 table. Beside each figure is, in brackets, its ratio to the axis' first point. *After warm-up* leaves out the
-first quarter of the trades. *Of processor time* is the processor's own, *PostgreSQL's* its server's, both in
-us a trade. *The machine* is a fixed piece of Python just before the run: where it differs between two points,
-so may everything else. Every candle of every run was compared with the oracle's: where one isn't right, there
-is no figure.
+first quarter of the trades. Processor time is the processor's and PostgreSQL's, over the whole run; other
+work on the machine changes it less. *The machine* is a fixed piece of Python just before the run: where it
+differs between two points, so may everything else. Every candle of every run was compared with the oracle's:
+where one isn't right, there is no figure.
 
 An axis counts as no worse than logarithmic where each tenfold adds at most {tenfold:g} times what the first
 point takes (`bench/curve.py` says why so much); *at most* is that bound.

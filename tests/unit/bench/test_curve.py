@@ -51,7 +51,14 @@ def test_the_judgement_is_said_with_its_figures() -> None:
     assert "**Worse than logarithmic**" in points({1: 10, 10: 20}).words()
     assert "2.00 at 10 (at most 1.50)" in points({1: 10, 10: 20}).words()
     assert points({1: 10, 10: 12}).words().startswith("No worse than logarithmic")
-    assert points({1: 10, 10: None}).words() == "Can't be told: a point has no figure."
+    assert points({1: 10, 10: None}).words() == "Can't be told of us a trade: a point has no figure."
+
+
+def test_a_time_beside_is_judged_in_a_sentence_of_its_own() -> None:
+    found = [Point(1, {TIME: 10, "processor": 5}), Point(10, {TIME: 30, "processor": 5})]
+    first, second = Curve("", "symbols", TIME, found, "processor").words().split(". ")
+    assert first.startswith("**Worse than logarithmic**: us a trade")
+    assert second.startswith("No worse than logarithmic: processor over the first point's 1.00 at 10")
 
 
 def test_the_table_has_each_figure_with_its_ratio_and_a_line_without_where_none_counts() -> None:

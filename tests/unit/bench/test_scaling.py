@@ -57,8 +57,8 @@ def test_a_point_is_the_median_of_its_runs() -> None:
     (found,) = scaling.curves_of(axis, runs)
     first, second = found.points
     assert first.figures["trades/s"] == 80_000
-    assert first.figures["of processor time"] == 20
-    assert first.figures["PostgreSQL's"] == 5
+    assert first.figures["us of processor time a trade"] == pytest.approx(25)
+    assert first.figures["of it PostgreSQL's"] == pytest.approx(5)
     assert found.ratio(second, "trades/s") == 0.625
     assert found.judged == "us a trade after warm-up"
 
@@ -95,6 +95,7 @@ def test_the_axis_of_rows_tells_what_a_merge_takes_too() -> None:
     found = scaling.curves_of(STORED, {spot: [outcome(4)] for spot in STORED.spots()})
     assert [len(one.points) for one in found] == [len(STORED.values)] * 2
     assert found[1].points[0].figures[found[1].judged] == 20
+    assert found[1].points[0].figures[found[1].beside] == 15
 
 
 @pytest.mark.parametrize("rows", STORED.values)
