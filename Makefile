@@ -1,6 +1,6 @@
 # Every command, and what it needs, in one place: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults soak check types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars clean
+.PHONY: help run test test-faults soak check types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars clean
 
 python := .venv/bin/python
 
@@ -64,6 +64,9 @@ bench-forecast: install-dev ## what the forecasts of 500 symbols cost
 
 bench-peers: install ## how quickly a backlog becomes candles, beside what else one would use (QUICK=1: 5 min)
 	@$(python) -m bench.catch_up $(if $(QUICK),--quick)
+
+bench-scaling: install ## what a trade costs with more symbols, partitions, cores, rows stored (QUICK=1: 4 min of 20)
+	@$(python) -m bench.scaling $(if $(QUICK),--quick)
 
 bench-producer: install-dev ## the producer with each client of Kafka's, beside that client alone (TRADES=300000)
 	@$(python) -m bench.producer --trades $(or $(TRADES),300000)

@@ -31,16 +31,12 @@ from typing import Final
 from psycopg2.extensions import parse_dsn
 
 from bench import machine, servers, table, topic
-from bench.contestants import CONTESTANTS, GOALS, OURS, QUICK_FLOORS, ROOT, Contestant, install, version
-from bench.oracle import Expected, Fold
+from bench.contestants import CONTESTANTS, GOALS, OURS, QUICK_FLOORS, Contestant, install, version
+from bench.course import OWNER, TOPIC, Course, Stack, lay, our_place, provide
 from bench.race import Place, RaceError, Run, race
 from candleflow import settings as settings_module
-from candleflow.broker.topics import ensure_topics
-from candleflow.settings import Exchange
 from candleflow.stack.jars import ensure_jars
 from candleflow.stack.java import find_java
-from candleflow.stack.kafka import KafkaServer
-from candleflow.stack.postgres import PostgresServer
 
 _log = logging.getLogger("bench")
 
@@ -51,19 +47,8 @@ ROUNDS: Final = 3
 QUICK_ROUNDS: Final = 2
 QUICK_TRADES: Final = 1_000_000
 QUICK_SLOW_TRADES: Final = 250_000
-OWNER: Final = "candleflow"
-RETENTION_HOURS: Final = 168
 _RESULTS: Final = Path(__file__).with_name("RESULTS.md")
 _PLOT: Final = Path(__file__).with_name("results.svg")
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """A topic, how many trades are in it, and what their candles are."""
-
-    topic: str
-    trades: int
-    expected: Expected
 
 
 @dataclass
@@ -92,7 +77,7 @@ def main() -> int:
         folder.chmod(0o755)  # PostgreSQL runs as another user where we are root
         with servers.kafka(folder) as kafka, servers.postgres(folder) as postgres:
             courses = _lay_courses(kafka.bootstrap, arguments, [one.contestant for one in entries])
-            _run_rounds(entries, courses, arguments.rounds, kafka, postgres, folder)
+            _run_rounds(entries, courses, arguments.rounds, Stack(kafka, postgres, folder))
     results = [one.result() for one in entries]
     text = _report(results, arguments, time.monotonic() - began)
     sys.stdout.write(f"\n{text}")
@@ -155,36 +140,26 @@ def _lay_courses(
     bootstrap: str, arguments: argparse.Namespace, contestants: Sequence[Contestant]
 ) -> dict[bool, Course]:
     """The topics, by whether they are for the slow."""
-    filler = next(one for one in CONTESTANTS if one.lock == "loop")
-    install("loop")  # which has the Kafka client that fills the topics
     # The long one is named as our processor's settings name it.
-    wanted = {False: ("trades", arguments.trades), True: ("trades.short", arguments.slow_trades)}
-    courses = {}
-    for is_slow in sorted({one.is_slow for one in contestants}):
-        name, trades = wanted[is_slow]
-        ensure_topics(bootstrap, [name], arguments.partitions, 1, RETENTION_HOURS)
-        began, fold = time.monotonic(), Fold()
-        topic.fill(filler.python, bootstrap, name, trades, fold.add)
-        courses[is_slow] = Course(name, trades, fold.candles())
-        candles, seconds = len(courses[is_slow].expected), time.monotonic() - began
-        _log.info("topic %s: %s trades, %s candles, in %.0f s", name, f"{trades:,}", f"{candles:,}", seconds)
-    return courses
+    wanted = {False: (TOPIC, arguments.trades), True: (f"{TOPIC}.short", arguments.slow_trades)}
+    return {
+        is_slow: lay(bootstrap, *wanted[is_slow], partitions=arguments.partitions)
+        for is_slow in sorted({one.is_slow for one in contestants})
+    }
 
 
 def _run_rounds(
     entries: Sequence[Entry],
     courses: dict[bool, Course],
     rounds: int,
-    kafka: KafkaServer,
-    postgres: PostgresServer,
-    folder: Path,
+    stack: Stack,
 ) -> None:
     for number in range(1, rounds + 1):
         for entry in entries if number % 2 else reversed(entries):
             if entry.failure:
                 continue
             one, course = entry.contestant, courses[entry.contestant.is_slow]
-            place = _place(one, course, number, kafka, postgres, folder)
+            place = _place(one, course, number, stack)
             try:
                 run = entry.runs[number] = race(one, place, course.trades, course.expected)
             except RaceError as error:
@@ -197,46 +172,28 @@ def _run_rounds(
             )
 
 
-def _place(
-    one: Contestant,
-    course: Course,
-    number: int,
-    kafka: KafkaServer,
-    postgres: PostgresServer,
-    folder: Path,
-) -> Place:
+def _place(one: Contestant, course: Course, number: int, stack: Stack) -> Place:
     """A database, a consumer group and a folder that no other run has."""
     name = f"{one.name}_{number}".replace("-", "_")
-    postgres.provide(OWNER, name)
-    url = postgres.url(OWNER, name)
-    own = folder / name
-    own.mkdir()
-    cache = settings_module.load().cache_path
+    url = provide(stack, name)
     if one is OURS:
-        variables = servers.environment(
-            exchange=Exchange.BINANCE,  # its topic is `trades`; the processor never asks the exchange
-            symbols=",".join(topic.SYMBOLS),
-            kafka_bootstrap=kafka.bootstrap,
-            postgres_url=f"postgresql://{OWNER}@{postgres.host}:{postgres.port}/{name}",
-            data_dir=folder,
-            cache_dir=cache,
-        )
-    else:
-        variables = servers.environment() | {
-            "KAFKA_BOOTSTRAP": kafka.bootstrap,
-            "KAFKA_TOPIC": course.topic,
-            "KAFKA_GROUP": name,
-            "PGHOST": postgres.host,
-            "PGPORT": str(postgres.port),
-            "PGDATABASE": name,
-            "PGUSER": OWNER,
-            "PGPASSWORD": parse_dsn(url)["password"],
-            "JAVA_HOME": str(find_java(cache)),
-            "SPARK_JARS": ",".join(path.as_uri() for path in ensure_jars("spark", cache)),
-            "SPARK_LOCAL_IP": "127.0.0.1",
-            "TZ": "UTC",
-        }
-    return Place(url, own, variables)
+        return our_place(stack, name)
+    cache = settings_module.load().cache_path
+    variables = servers.environment() | {
+        "KAFKA_BOOTSTRAP": stack.kafka.bootstrap,
+        "KAFKA_TOPIC": course.topic,
+        "KAFKA_GROUP": name,
+        "PGHOST": stack.postgres.host,
+        "PGPORT": str(stack.postgres.port),
+        "PGDATABASE": name,
+        "PGUSER": OWNER,
+        "PGPASSWORD": parse_dsn(url)["password"],
+        "JAVA_HOME": str(find_java(cache)),
+        "SPARK_JARS": ",".join(path.as_uri() for path in ensure_jars("spark", cache)),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "TZ": "UTC",
+    }
+    return Place(url, stack.folder / name, variables)
 
 
 _HEAD: Final = """# Catch-up, side by side
@@ -258,7 +215,7 @@ whose candles are not all right has no figure. *Fields* are those of a candle be
 def _report(results: Sequence[table.Result], arguments: argparse.Namespace, seconds: float) -> str:
     head = _HEAD.format(
         arguments="".join(f" {one}" for one in sys.argv[1:]),
-        commit=_commit(),
+        commit=machine.commit(),
         day=f"{datetime.now(UTC):%Y-%m-%d}",
         minutes=seconds / 60,
         machine=machine.describe(),
@@ -270,12 +227,6 @@ def _report(results: Sequence[table.Result], arguments: argparse.Namespace, seco
     )
     parts = [head, table.markdown(results), "## How each does it", table.notes(results)]
     return "\n\n".join([*parts, "## Every run", table.rounds(results)]) + "\n"
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "an unknown commit"
 
 
 def _status(results: Sequence[table.Result], *, is_quick: bool) -> int:

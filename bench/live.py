@@ -42,8 +42,8 @@ SYMBOLS = "BTCUSDT,ETHUSDT"
 STOP_SECONDS = 15
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """The simulator's settings on free ports, and none of the caller's own."""
+def environment(folder: Path, symbols: str = SYMBOLS) -> dict[str, str]:
+    """The simulator's settings on free ports, and none of the caller's own; ``symbols`` by commas."""
     with ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(4)]
         for one in sockets:
@@ -52,7 +52,7 @@ def environment(folder: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CANDLEFLOW_")}
     return kept | {
         "CANDLEFLOW_EXCHANGE": "simulator",
-        "CANDLEFLOW_SYMBOLS": SYMBOLS,
+        "CANDLEFLOW_SYMBOLS": symbols,
         "CANDLEFLOW_SIMULATOR_PORT": str(exchange),
         "CANDLEFLOW_KAFKA_BOOTSTRAP": f"127.0.0.1:{kafka}",
         "CANDLEFLOW_POSTGRES_URL": f"postgresql://candleflow@127.0.0.1:{postgres}/candleflow",
@@ -76,6 +76,23 @@ def running(env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+
+
+@contextmanager
+def loaded(
+    env: dict[str, str], rate: float, warm_up: float, log: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
+    """All of it at ``rate`` trades a second, ``warm_up`` seconds after it had caught up: its process and
+    environment. ``env`` must be this process's own as well.
+    """
+    # Without the history before it: the simulator would fold klines from millions of trades for that.
+    own = env | {"CANDLEFLOW_SIMULATOR_RATE": str(rate), "CANDLEFLOW_HISTORY_HOURS": "0"}
+    with running(own, log) as process:
+        seconds_until(
+            lambda: (behind := lag()) is not None and behind < rate, time.monotonic(), 240, log, every=1
+        )
+        time.sleep(warm_up)
+        yield process, own
 
 
 def lag() -> float | None:
@@ -157,21 +174,11 @@ def main() -> int:
                 report_start(what, folder / "start.log")
                 report_memory(process)
                 await_archives(folder / "start.log")
-        # Without the history before it: the simulator would fold klines from millions of trades for that.
-        loaded = env | {"CANDLEFLOW_SIMULATOR_RATE": str(arguments.rate), "CANDLEFLOW_HISTORY_HOURS": "0"}
-        with running(loaded, folder / "load.log") as process:
-            seconds_until(
-                lambda: (behind := lag()) is not None and behind < arguments.rate,
-                time.monotonic(),
-                240,
-                folder / "load.log",
-                every=1,
-            )
-            time.sleep(warm_up)
+        with loaded(env, arguments.rate, warm_up, folder / "load.log") as (process, own):
             print(machine.describe())
             print(f"at {arguments.rate:,.0f} trades a second, {warm_up} s after the start had caught up:")
             latency = ["latency", "--seconds", str(measured)]
-            subprocess.run([sys.executable, "-m", "candleflow", *latency], cwd=ROOT, env=loaded, check=True)
+            subprocess.run([sys.executable, "-m", "candleflow", *latency], cwd=ROOT, env=own, check=True)
             report_memory(process)
     return 0
 

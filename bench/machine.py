@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,13 @@ def describe() -> str:
         f"Python {platform.python_version()}, load average {os.getloadavg()[0]:.1f}, "
         f"a million rounds of a loop in {fixed_work_ms():.0f} ms"
     )
+
+
+def commit() -> str:
+    """What is measured, as git describes it."""
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "an unknown commit"
 
 
 def fixed_work_ms() -> float:

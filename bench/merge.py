@@ -1,6 +1,7 @@
 """How long PostgreSQL takes to merge a micro-batch into every interval, with few candles stored and many.
 
-    python -m bench.merge [stored candles]
+    python -m bench.merge                        with none stored, then with a million
+    python -m bench.merge --stored 10000 0       with these
 
 A real server of its own (the wheel's, durable as it comes), the schema as it is, batches as the processor
 sends them. Each time is one call with its commit, seen from the client; beside it is the processor time that
@@ -9,49 +10,77 @@ the server spent, which other work on the machine doesn't change.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
-from bench import servers
+from bench import machine, servers, stored
+from bench.oracle import at
+from bench.topic import WINDOWS
 from candleflow.errors import StoreError
-from candleflow.market.window import SECOND_US, Windows
+from candleflow.market.window import DAY_US, SECOND_US, floor_time
 from candleflow.settings import Settings, load
 from candleflow.store import credentials, schema
 from candleflow.store.credentials import Role
 
-WINDOWS: Final = Windows.of_seconds(5)
 BEGINS_AT: Final = 1_700_000_100 * SECOND_US
+FILLED_UNTIL: Final = at(floor_time(BEGINS_AT, DAY_US))
 BATCHES_PER_WINDOW: Final = 20
-SHAPES: Final = ((1, 1, 600), (1, 2, 300), (200, 1, 100), (200, 2, 100), (1, 2_000, 10))
-"""Symbols, windows of each in a batch, batches."""
+OLD_SYMBOLS: Final = tuple(f"OLD{number}" for number in range(200))
 
-_FILL: Final = """
-    INSERT INTO candles (symbol, interval, open_time, end_time, open, high, low, close, volume, quote_volume,
-        taker_buy_volume, taker_buy_quote_volume, trade_count, first_trade_id, last_trade_id, trade_ids,
-        is_closed, is_complete, updated_at)
-    SELECT 'OLD' || n %% 200, '5s', opens, opens + interval '5 s', 1, 1, 1, 1, 1, 1, 0, 0, 1, n, n,
-        int8multirange(int8range(n, n + 1)), true, true, opens
-    FROM generate_series(1, %s) n,
-        LATERAL (SELECT timestamptz '2020-01-01 00:00Z' + n / 200 * interval '5 s' AS opens)
-"""
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A kind of batch, and how many of them are merged."""
+
+    symbols: int
+    windows: int
+    """Of each symbol in a batch."""
+    batches: int
+
+
+SHAPES: Final = (
+    Shape(1, 1, 600), Shape(1, 2, 300), Shape(200, 1, 100), Shape(200, 2, 100), Shape(1, 2_000, 10),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of merging one batch of a shape, in milliseconds: by the clock, and of the server's processor time."""
+
+    shape: Shape
+    p50: float
+    p99: float
+    processor: float
+    """The mean."""
+
+    def words(self) -> str:
+        shape = self.shape
+        return (
+            f"{shape.symbols:>4} symbols x {shape.windows:>4} windows: p50 {self.p50:7.1f} ms"
+            f"   p99 {self.p99:7.1f} ms   server's CPU {self.processor:7.1f} ms"
+        )
+
+
 _MERGE: Final = "SELECT merge_batch(%s, 'bench', %s, %s, %s, %s, %s) ->> 'status'"
 
 
-def batches(symbols: int, windows: int, count: int) -> Iterator[list[dict[str, Any]]]:
+def batches(shape: Shape) -> Iterator[list[dict[str, Any]]]:
     """Partials as a live market makes them: ids in sequence, each batch beginning in the window of the last.
 
     Batches of one window stay in it for BATCHES_PER_WINDOW of them.
     """
-    next_id = dict.fromkeys((f"S{symbols}X{windows}N{n}" for n in range(symbols)), 1)
-    for batch in range(count):
+    windows = shape.windows
+    next_id = dict.fromkeys((f"S{shape.symbols}X{windows}N{n}" for n in range(shape.symbols)), 1)
+    for batch in range(shape.batches):
         passed = batch // BATCHES_PER_WINDOW if windows == 1 else batch * (windows - 1)
         oldest = BEGINS_AT + passed * WINDOWS.size_us
         partials = []
@@ -74,8 +103,8 @@ def _partial(symbol: str, open_time: int, first_id: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def measure(settings: Settings) -> None:
-    """Print a line for each shape of batch."""
+def measure(settings: Settings, shapes: Sequence[Shape] = SHAPES) -> Iterator[Cost]:
+    """Merge batches of each shape, one shape after the other, into the database of the settings."""
     windows = json.dumps(
         {"interval": WINDOWS.interval, "size_us": WINDOWS.size_us, "slide_us": WINDOWS.slide_us}
     )
@@ -86,9 +115,9 @@ def measure(settings: Settings) -> None:
         claimed = (cursor.fetchone() or ({},))[0]
         server = psutil.Process(connection.info.backend_pid)
         run_id, reached = claimed["run_id"], claimed["offsets"]
-        for symbols, per_symbol, count in SHAPES:
+        for shape in shapes:
             times, cpu_before = [], sum(server.cpu_times()[:2])
-            for partials in batches(symbols, per_symbol, count):
+            for partials in batches(shape):
                 expected, reached = reached, {"0": reached.get("0", 0) + len(partials)}
                 arguments = [json.dumps(one) for one in (expected, reached, partials, {"received": 1})]
                 began = time.perf_counter()
@@ -96,32 +125,30 @@ def measure(settings: Settings) -> None:
                 times.append((time.perf_counter() - began) * 1_000)
                 if cursor.fetchone() != ("merged",):
                     raise StoreError("a batch was not merged")
-            cpu = (sum(server.cpu_times()[:2]) - cpu_before) / count * 1_000
-            times = sorted(times[count // 10 :])
-            print(
-                f"  {symbols:>4} symbols x {per_symbol:>4} windows: p50 {times[len(times) // 2]:7.1f} ms"
-                f"   p99 {times[int(len(times) * 0.99)]:7.1f} ms   server's CPU {cpu:7.1f} ms",
-                flush=True,
-            )
+            cpu = (sum(server.cpu_times()[:2]) - cpu_before) / shape.batches * 1_000
+            times = sorted(times[shape.batches // 10 :])
+            yield Cost(shape, times[len(times) // 2], times[int(len(times) * 0.99)], cpu)
 
 
 def main() -> None:
-    stored = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    with tempfile.TemporaryDirectory() as folder, servers.postgres(Path(folder)) as server:
-        settings = load(
-            postgres_url=f"postgresql://candleflow@127.0.0.1:{server.port}/candleflow",
-            data_dir=Path(folder),
-        )
-        server.provide(settings.postgres.owner, settings.postgres.database)
-        schema.apply(settings)
-        print("stored candles: none")
-        measure(settings)
-        with closing(credentials.dsn(settings, Role.OWNER).connect()) as owner, owner.cursor() as cursor:
-            cursor.execute("TRUNCATE candles, symbols")
-            cursor.execute(_FILL, (stored,))
-            owner.commit()
-        print(f"stored candles: {stored:,}")
-        measure(settings)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--stored", type=int, nargs="+", default=[0, 1_000_000], metavar="CANDLES")
+    arguments = parser.parse_args()
+    print(machine.describe())
+    with tempfile.TemporaryDirectory() as name, servers.postgres(Path(name)) as server:
+        for number, rows in enumerate(arguments.stored):
+            settings = load(
+                postgres_url=f"postgresql://candleflow@127.0.0.1:{server.port}/merge_{number}",
+                data_dir=Path(name),
+            )
+            server.provide(settings.postgres.owner, settings.postgres.database)
+            schema.apply(settings)
+            url = server.url(database=settings.postgres.database)
+            print(f"stored candles: {stored.fill(url, rows, OLD_SYMBOLS, FILLED_UNTIL) if rows else 0:,}")
+            for cost in measure(settings):
+                print(f"  {cost.words()}", flush=True)
 
 
 if __name__ == "__main__":

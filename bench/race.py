@@ -30,6 +30,8 @@ SETTLED: Final = 0.25
 """The steady rate is taken from when so much of the topic was in the table: what warms up has by then."""
 _STOP_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.2
+_ASKING_SHARE: Final = 0.1
+"""The sum over a great table takes long: it is asked for so seldom that it takes no more of the time."""
 _READY_POLL_SECONDS: Final = 0.05
 _WATCH_SECONDS: Final = 0.5
 
@@ -56,6 +58,8 @@ class Run:
     memory_mb: float
     """The most it held at once, proportional (PSS)."""
     verdict: Verdict
+    store_seconds: float | None = None
+    """Processor time of PostgreSQL between the same moments; None where the place names none."""
 
     @property
     def rate(self) -> float:
@@ -75,6 +79,8 @@ class Place:
     folder: Path
     variables: Mapping[str, str]
     """The environment of its program."""
+    store_pid: int | None = None
+    """PostgreSQL's process, where what it takes is to be told."""
 
 
 def race(contestant: Contestant, place: Place, trades: int, expected: Expected) -> Run:
@@ -92,11 +98,14 @@ def race(contestant: Contestant, place: Place, trades: int, expected: Expected) 
     )
     try:
         with _Watch(process.pid) as watch, contextlib.closing(_connect(place)) as connection:
+            store = _Watch(place.store_pid) if place.store_pid is not None else None
             ready = _await_ready(process, contestant, log, began)
             processor_before = watch.processor_seconds()
+            store_before = store.processor_seconds() if store is not None else 0.0
             candles = _Table(connection, contestant, expected)
             reached = _await_trades(process, candles, log, ready, trades)
             processor_seconds = watch.processor_seconds() - processor_before
+            store_seconds = store.processor_seconds() - store_before if store is not None else None
             verdict = compare(expected, candles.rows(), contestant.fields)
     except psycopg2.Error as error:
         raise RaceError(f"has no such table as it should: {' '.join(str(error).split())}") from error
@@ -112,6 +121,7 @@ def race(contestant: Contestant, place: Place, trades: int, expected: Expected) 
         processor_seconds=processor_seconds,
         memory_mb=watch.most_mb,
         verdict=verdict,
+        store_seconds=store_seconds,
     )
 
 
@@ -139,10 +149,13 @@ def _await_trades(
     """How many trades the table held, each time that changed, until it held them all."""
     deadline = ready + PATIENCE_SECONDS + trades / SLOWEST_RATE
     reached = [(ready, 0)]
+    asking = 0.0
     while reached[-1][1] < trades:
         _raise_if_over(process, log, deadline, f"had {reached[-1][1]:,} of {trades:,} trades in its table")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(max(_POLL_SECONDS, asking / _ASKING_SHARE))
+        asked = time.monotonic()
         number = candles.trades()
+        asking = time.monotonic() - asked
         if number > reached[-1][1]:
             reached.append((time.monotonic(), number))
     return reached
@@ -173,7 +186,7 @@ class _Table:
         self._until = milliseconds(latest) if contestant.keeps_milliseconds else latest
 
     def trades(self) -> int:
-        """How many are in it: a sum over some thousand rows at most."""
+        """How many are in it: a sum over its rows."""
         try:
             ((number,),) = self._ask(sql.SQL("coalesce(sum(trade_count), 0)"))
         except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn):

@@ -145,7 +145,7 @@ def rounds(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-_STYLE: Final = (
+STYLE: Final = (
     ".text{fill:#24292f}.quiet{fill:#57606a}.exact{fill:#1a7f64}.doubles{fill:#9db4ae}"
     "@media(prefers-color-scheme:dark){.text{fill:#e6edf3}.quiet{fill:#9198a1}.exact{fill:#3fb68b}"
     ".doubles{fill:#4d655e}}"
@@ -160,7 +160,7 @@ def svg(results: Sequence[Result]) -> str:
     bars = "\n".join(_bar(one, most, _TOP + place * _ROW_HEIGHT) for place, one in enumerate(shown))
     return f"""<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" \
 viewBox="0 0 {_WIDTH} {height}" font-family="system-ui, sans-serif" font-size="13" role="img">
-<style>{_STYLE}</style>
+<style>{STYLE}</style>
 <text class="text" x="0" y="18" font-size="15" font-weight="600">Trades a second, from Kafka to rows in \
 PostgreSQL</text>
 <text class="quiet" x="0" y="38">Dark: every field it has is exact. Light: doubles.</text>

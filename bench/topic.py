@@ -1,4 +1,4 @@
-"""The market that every contestant reads: eight symbols' trades in Binance's exact layout, in a Kafka topic.
+"""The market that every contestant reads: some symbols' trades in Binance's exact layout, in a Kafka topic.
 
 Trades, prices and times are the simulator's (``exchange.simulated_market``), a pure function of the seed, so
 every run of the bench has the same ones. They begin in the past, as a backlog does. After the last comes one
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Final, NamedTuple
@@ -46,16 +46,25 @@ class TopicTrade(NamedTuple):
     buyer_is_maker: bool
 
 
-def trades(count: int) -> Iterator[TopicTrade]:
-    """The first ``count`` trades of the market, in the order of their times, and of ids in each symbol."""
-    market = SeededMarket(SEED, RATE, SYMBOLS)
+def symbols(count: int) -> tuple[str, ...]:
+    """So many symbols: SYMBOLS first, and then made-up ones."""
+    made_up = (f"SYM{number:04d}USDT" for number in range(len(SYMBOLS), count))
+    return (*SYMBOLS[:count], *made_up)
+
+
+def trades(count: int, symbols: Sequence[str] = SYMBOLS) -> Iterator[TopicTrade]:
+    """The first ``count`` trades of the market, in the order of their times, and of ids in each symbol.
+
+    All symbols together have RATE, however many they are.
+    """
+    market = SeededMarket(SEED, RATE, symbols)
 
     def of(symbol: str) -> Iterator[tuple[int, TopicTrade]]:
         one = market.market(symbol)
         for trade in one.from_id(one.id_at(BEGINS_AT_US)):
             yield trade.time, TopicTrade(symbol, *trade)
 
-    timed = heapq.merge(*map(of, SYMBOLS), key=lambda pair: pair[0])
+    timed = heapq.merge(*map(of, symbols), key=lambda pair: pair[0])
     return (trade for _, trade in islice(timed, count))
 
 
@@ -77,7 +86,14 @@ def payload(trade: TopicTrade) -> str:
     )
 
 
-def fill(python: Path, bootstrap: str, topic: str, count: int, also: Callable[[TopicTrade], object]) -> None:
+def fill(
+    python: Path,
+    bootstrap: str,
+    topic: str,
+    count: int,
+    also: Callable[[TopicTrade], object],
+    symbols: Sequence[str] = SYMBOLS,
+) -> None:
     """Fill the topic with ``count`` trades and the closing ones, showing each of the former to ``also``.
 
     ``python`` is one that has confluent-kafka: kafka-python would take seven minutes for eight million.
@@ -86,7 +102,7 @@ def fill(python: Path, bootstrap: str, topic: str, count: int, also: Callable[[T
     command: list[str | Path] = [python, _FILL, bootstrap, topic]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as filling, _open(filling) as lines:
         last_of: dict[str, TopicTrade] = {}
-        source = trades(count)
+        source = trades(count, symbols)
         while some := list(islice(source, _LINES_AT_ONCE)):
             lines.writelines(f"{trade.symbol}\t{payload(trade)}\n" for trade in some)
             for trade in some:

@@ -4,8 +4,11 @@ import json
 import re
 from itertools import pairwise
 
+import pytest
+
 from bench import topic
 from candleflow.market.payload import CANONICAL_PATTERN
+from candleflow.market.symbol import is_symbol
 
 COUNT = 3_000
 
@@ -21,6 +24,17 @@ def test_trades_come_in_the_order_of_time_and_each_symbols_ids_are_consecutive()
     for symbol in topic.SYMBOLS:
         ids = [trade.trade_id for trade in trades if trade.symbol == symbol]
         assert all(following == one + 1 for one, following in pairwise(ids))
+
+
+def test_any_number_of_symbols_trades_at_the_same_rate() -> None:
+    names = topic.symbols(1_000)
+    assert names[: len(topic.SYMBOLS)] == topic.SYMBOLS
+    assert len(set(names)) == 1_000
+    assert all(map(is_symbol, names))
+    few, many = (list(topic.trades(COUNT, topic.symbols(count))) for count in (1, 30))
+    assert {trade.symbol for trade in many} == set(topic.symbols(30))
+    assert (many[-1].time - many[0].time) / (few[-1].time - few[0].time) == pytest.approx(1, rel=0.5)
+    assert all(re.fullmatch(CANONICAL_PATTERN, topic.payload(trade)) for trade in many)
 
 
 def test_a_payload_has_binances_exact_layout() -> None:

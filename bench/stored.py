@@ -1,0 +1,62 @@
+"""Candles that were there before: what a database of some age holds when the processor goes on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import datetime
+from typing import Final
+
+import psycopg2
+
+from bench.topic import WINDOWS
+from candleflow.market.window import ROLL_UPS, SECOND_US
+
+# Of each interval those that end by a moment, the newest last, as they are once they have closed. The
+# roll-ups are the schema's own. Ids begin at 1, so that they join none that come later.
+_FILL: Final = """
+    INSERT INTO candles (symbol, interval, open_time, end_time, open, high, low, close, volume, quote_volume,
+        taker_buy_volume, taker_buy_quote_volume, trade_count, first_trade_id, last_trade_id, trade_ids,
+        is_closed, is_complete, updated_at)
+    SELECT s.symbol, i.name, w.opens, w.opens + i.size, 1, 1, 1, 1, 1, 1, 0, 0, 1, n, n,
+        int8multirange(int8range(n, n + 1)), true, true, w.opens + i.size
+    FROM unnest(%(symbols)s) s(symbol)
+        CROSS JOIN LATERAL (
+            SELECT r.name, %(span_us)s / r.size_us AS windows, r.size_us * interval '1 microsecond' AS size
+            FROM (SELECT %(finest)s AS name, %(finest_us)s AS size_us UNION ALL SELECT * FROM roll_ups()) r
+        ) i
+        CROSS JOIN LATERAL generate_series(1, i.windows) n
+        CROSS JOIN LATERAL (SELECT %(until)s - (i.windows + 1 - n) * i.size AS opens) w
+"""
+
+
+def span_us(rows: int, symbols: int) -> int:
+    """Microseconds of history in which ``symbols`` symbols have about ``rows`` candles, of all intervals.
+
+    Never more than that, and fewer by less than one of each symbol and interval.
+    """
+    sizes = (WINDOWS.size_us, *(seconds * SECOND_US for seconds in ROLL_UPS.values()))
+    return int(rows / symbols / sum(1 / size for size in sizes))
+
+
+def fill(url: str, rows: int, symbols: Sequence[str], until: datetime) -> int:
+    """Put about ``rows`` candles into the table, the last ones ending at ``until``; how many they are.
+
+    ``until`` is the beginning of a day, so that a candle of each interval can end there.
+    ``url`` is a superuser's: the server comes to rest before this returns, with the table vacuumed, its
+    statistics taken and all of it on the disk, so that whoever measures next isn't charged for it.
+    """
+    arguments = {
+        "symbols": list(symbols),
+        "span_us": span_us(rows, len(symbols)),
+        "finest": WINDOWS.interval,
+        "finest_us": WINDOWS.size_us,
+        "until": until,
+    }
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        cursor.execute(_FILL, arguments)
+        stored: int = cursor.rowcount
+        cursor.execute("VACUUM (ANALYZE) candles")
+        cursor.execute("CHECKPOINT")
+    return stored
