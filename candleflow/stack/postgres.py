@@ -55,7 +55,7 @@ _CONFIGURATION: Final[dict[str, str]] = {
     "log_checkpoints": "off",
     "log_timezone": "'UTC'",
     "timezone": "'UTC'",
-    "password_encryption": "'scram-sha-256'",
+    "password_encryption": "'scram-sha-256'",  # nosec B105 # a method's name
 }
 
 _HBA: Final = "host all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\n"
