@@ -69,9 +69,11 @@ def set_up_logging(process_name: str, level: str = "INFO", log_format: str = "te
         # py4j tells the root logger, with a traceback, of each connection to the JVM that it opens anew.
         handler.addFilter(lambda record: record.name != "root" or record.levelno > logging.INFO)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # At no level: it tells each command that it sends to the JVM, and Kafka's password is in one of them.
+    logging.getLogger("py4j").setLevel(logging.WARNING)
     if level == "DEBUG":
         return
-    for chatty in ("py4j", "httpx", "httpcore", "websockets"):
+    for chatty in ("httpx", "httpcore", "websockets"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # kafka-python logs four errors for each attempt to reach a broker that still starts. Whoever calls it
     # looks at every outcome, and says in a line of ours what it means.

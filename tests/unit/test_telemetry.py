@@ -86,3 +86,11 @@ def test_a_line_is_one_json_object_whatever_it_says(capsys: pytest.CaptureFixtur
     assert first["time"].endswith("Z")
     assert "exception" not in first
     assert second["exception"] == f"ValueError: {forged}"
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+@pytest.mark.parametrize("level", ["DEBUG", "INFO"])
+def test_what_is_sent_to_the_jvm_is_never_logged(capsys: pytest.CaptureFixture[str], level: str) -> None:
+    set_up_logging("processor", level)
+    logging.getLogger("py4j.clientserver").debug("Command to send: canary")
+    assert capsys.readouterr().err == ""
