@@ -69,8 +69,10 @@ def set_up_logging(process_name: str, level: str = "INFO", log_format: str = "te
         # py4j tells the root logger, with a traceback, of each connection to the JVM that it opens anew.
         handler.addFilter(lambda record: record.name != "root" or record.levelno > logging.INFO)
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # At no level: it tells each command that it sends to the JVM, and Kafka's password is in one of them.
+    # Not even at DEBUG: the one tells each command that it sends to the JVM, the other its own settings, and
+    # passwords are among both.
     logging.getLogger("py4j").setLevel(logging.WARNING)
+    logging.getLogger("kafka").setLevel(logging.INFO)
     if level == "DEBUG":
         return
     for chatty in ("httpx", "httpcore", "websockets"):

@@ -90,7 +90,10 @@ def test_a_line_is_one_json_object_whatever_it_says(capsys: pytest.CaptureFixtur
 
 @pytest.mark.usefixtures("_logging_as_before")
 @pytest.mark.parametrize("level", ["DEBUG", "INFO"])
-def test_what_is_sent_to_the_jvm_is_never_logged(capsys: pytest.CaptureFixture[str], level: str) -> None:
+@pytest.mark.parametrize("library", ["py4j.clientserver", "kafka.admin.client"])
+def test_libraries_that_tell_passwords_at_debug_are_not_asked_to(
+    capsys: pytest.CaptureFixture[str], level: str, library: str
+) -> None:
     set_up_logging("processor", level)
-    logging.getLogger("py4j.clientserver").debug("Command to send: canary")
+    logging.getLogger(library).debug("canary")
     assert capsys.readouterr().err == ""
