@@ -32,13 +32,26 @@ def test_other_sites_pages_are_refused(running: Running, headers: dict[str, str]
         pass
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_its_own_pages_are_let_in(running: Running, host: str) -> None:
+    port = running.server.port
+    own = {"Host": f"{host}:{port}", "Origin": f"http://{host}:{port}"}
+    with connect(f"ws://127.0.0.1:{port}/_stcore/stream", additional_headers=own, open_timeout=10):
+        pass
+
+
 def test_the_servers_settings_are_the_safe_ones() -> None:
     config = tomllib.loads((dashboard.SCRIPT.parent / ".streamlit" / "config.toml").read_text())
     assert config["server"]["address"] == "127.0.0.1"
     assert config["server"]["enableCORS"] is True
     assert config["server"]["enableXsrfProtection"] is True
+    assert config["server"]["allowedHosts"] == ["localhost", "127.0.0.1"]
+    assert config["server"]["headless"] is True
     assert config["server"]["maxUploadSize"] == 1
+    assert config["server"]["fileWatcherType"] == "none"
     assert config["client"]["showErrorDetails"] == "none"
+    assert config["client"]["showErrorLinks"] is False
+    assert config["client"]["toolbarMode"] == "minimal"
     assert config["browser"]["gatherUsageStats"] is False
 
 
