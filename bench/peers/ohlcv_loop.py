@@ -111,7 +111,7 @@ def main() -> None:
             f"CREATE TABLE candles (symbol text, open_time bigint, {typed}, PRIMARY KEY (symbol, open_time))"
         )
     upsert = (
-        f"INSERT INTO candles (symbol, open_time, {columns}) VALUES %s "  # noqa: S608 - names from above
+        f"INSERT INTO candles (symbol, open_time, {columns}) VALUES %s "  # nosec B608 # noqa: S608 - names from above
         f"ON CONFLICT (symbol, open_time) DO UPDATE SET "
         + ", ".join(f"{name} = excluded.{name}" for name in fields)
     )

@@ -242,7 +242,7 @@ class SymbolEra:
         first, end = self._count_until(number), self._count_until(number + 1)
         if first == end:
             return
-        draw = random.Random(self._hash("slice", number)).random  # noqa: S311 - a market, not a secret
+        draw = random.Random(self._hash("slice", number)).random  # nosec B311 # noqa: S311 - a market, not a secret
         starts_at = self._origin + number * self._slice_us
         group, last_group = self._aggregate_of(first), self._aggregate_of(end - 1)
         trade_id = first + self._id_shift

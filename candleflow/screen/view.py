@@ -57,8 +57,8 @@ def look(
     notices = []
     if not is_followed:
         notices.append(f"{choice.symbol} is not among CANDLEFLOW_SYMBOLS: shown is what was stored of it.")
-    if shown.is_past:
-        notices.append(_of_the_past(choice, state, now))
+    if shown.is_past and choice.look_back_seconds is not None:
+        notices.append(_of_the_past(choice.look_back_seconds, state, now))
     if len(candles) > CANDLE_LIMIT:
         notices.append(
             f"Only the newest {CANDLE_LIMIT:,} candles of this look-back are shown. Wider ones reach further."
@@ -90,9 +90,8 @@ def _listed(symbols: Sequence[str]) -> str:
     return f" There are trades of {', '.join(symbols[:5])}{', ...' if len(symbols) > 5 else ''}."
 
 
-def _of_the_past(choice: Choice, state: SymbolState, now: int) -> str:
-    assert choice.look_back_seconds is not None  # noqa: S101 - "all" has no past
+def _of_the_past(look_back_seconds: int, state: SymbolState, now: int) -> str:
     return (
         f"The last trade was {words.age(state.last_trade_time, now)}, at {words.utc(state.last_trade_time)}. "
-        f"Shown are the {words.span(choice.look_back_seconds)} up to it."
+        f"Shown are the {words.span(look_back_seconds)} up to it."
     )

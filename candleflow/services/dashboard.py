@@ -92,7 +92,7 @@ def run(settings: Settings) -> int:
     Raises StackError if the port is taken.
     """
     _check_port(settings.dashboard_port)
-    os.execv(sys.executable, command(settings.dashboard_port))  # noqa: S606 - no shell is wanted
+    os.execv(sys.executable, command(settings.dashboard_port))  # nosec B606 # noqa: S606 - no shell is wanted
 
 
 def command(port: int) -> list[str]:

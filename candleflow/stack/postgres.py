@@ -27,6 +27,7 @@ from typing import Final
 import psutil
 import psycopg2
 from psycopg2 import sql
+from psycopg2.extensions import encrypt_password
 
 from candleflow.errors import StackError
 from candleflow.stack import process
@@ -55,7 +56,7 @@ _CONFIGURATION: Final[dict[str, str]] = {
     "log_checkpoints": "off",
     "log_timezone": "'UTC'",
     "timezone": "'UTC'",
-    "password_encryption": "'scram-sha-256'",
+    "password_encryption": "'scram-sha-256'",  # nosec B105 # a method's name
 }
 
 _HBA: Final = "host all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\n"
@@ -158,9 +159,11 @@ class PostgresServer:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [owner])
                 verb = sql.SQL("ALTER" if cursor.fetchone() else "CREATE")
+                # Hashed here, as the server's log has the text of a statement that failed.
+                hashed = encrypt_password(password, owner, scope=connection, algorithm="scram-sha-256")
                 cursor.execute(
                     sql.SQL("{} ROLE {} LOGIN NOSUPERUSER CREATEROLE PASSWORD {}").format(
-                        verb, sql.Identifier(owner), sql.Literal(password)
+                        verb, sql.Identifier(owner), sql.Literal(hashed)
                     )
                 )
                 cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database])

@@ -367,7 +367,7 @@ def _time(at: int) -> datetime:
 _RULES: Final = f"""
     SELECT rule_id, rule, {_MICROSECONDS.format("added_at")} FROM alert_rules
     WHERE removed_at IS NULL ORDER BY rule_id
-"""  # noqa: S608 - constants of this module
+"""  # nosec B608 # noqa: S608 - constants of this module
 _STATES: Final = """
     SELECT rule_id, symbol, version, state FROM alert_states JOIN alert_rules USING (rule_id)
     WHERE removed_at IS NULL
@@ -389,25 +389,25 @@ _SIGHTS: Final = f"""
         ORDER BY c.open_time DESC LIMIT 1
     ) last ON true
     ORDER BY s.symbol
-"""  # noqa: S608 - constants of this module
+"""  # nosec B608 # noqa: S608 - constants of this module
 _CLOSED: Final = f"""
     SELECT {_MICROSECONDS.format("c.open_time")}, c.high, c.low, c.close, c.volume, c.is_complete
     FROM candles c
     WHERE c.symbol = %(symbol)s AND c.interval = %(interval)s AND c.open_time > %(since)s AND c.is_closed
         AND {_TILES}
     ORDER BY c.open_time DESC LIMIT %(limit)s
-"""  # noqa: S608 - constants of this module
+"""  # nosec B608 # noqa: S608 - constants of this module
 _ALERT: Final = f"""
     SELECT a.symbol, {_MICROSECONDS.format("a.window_at")}, {_MICROSECONDS.format("a.sampled_at")}, r.rule
     FROM alerts a JOIN alert_rules r USING (rule_id) WHERE a.alert_id = %(alert_id)s
-"""  # noqa: S608 - constants of this module
+"""  # nosec B608 # noqa: S608 - constants of this module
 _DRAWN: Final = f"""
     SELECT {_MICROSECONDS.format("c.open_time")}, c.open, c.high, c.low, c.close, c.volume, c.is_complete
     FROM candles c
     WHERE c.symbol = %(symbol)s AND c.interval = %(interval)s AND c.open_time > %(since)s
         AND c.open_time <= %(until)s AND {_TILES}
     ORDER BY c.open_time
-"""  # noqa: S608 - constants of this module
+"""  # nosec B608 # noqa: S608 - constants of this module
 _MISSING: Final = """
     SELECT symbol, upper(ids) - lower(ids) - (SELECT sum(upper(r) - lower(r)) FROM unnest(ids) r)
     FROM (
@@ -420,11 +420,11 @@ _MISSING: Final = """
 _CAUGHT_UP: Final = f"""
     SELECT {_MICROSECONDS.format("caught_up_at")} FROM topics
     WHERE topic = %(topic)s AND caught_up_at IS NOT NULL
-"""  # noqa: S608 - constants of this module
+"""  # nosec B608 # noqa: S608 - constants of this module
 _LATEST: Final = f"""
     SELECT a.alert_id, a.rule_id, a.symbol, a.text, {_MICROSECONDS.format("a.decided_at")}, d.channel,
         d.state, d.detail
     FROM (SELECT * FROM alerts ORDER BY decided_at DESC, alert_id DESC LIMIT %(limit)s) a
         JOIN alert_deliveries d USING (alert_id)
     ORDER BY a.decided_at DESC, a.alert_id DESC, d.channel
-"""  # noqa: S608 - constants of this module
+"""  # nosec B608 # noqa: S608 - constants of this module

@@ -147,11 +147,11 @@ _CANDLES: Final = f"""
                     timestamptz '1970-01-01 00:00Z') = open_time THEN true ELSE false END
             ORDER BY candles.open_time DESC LIMIT %(limit)s
         ) c
-"""  # noqa: S608 - constants of this module
+"""  # nosec B608 # noqa: S608 - constants of this module
 _RECENT: Final = f"""
     SELECT {_MICROSECONDS.format("open_time")}, {_MICROSECONDS.format("made_at")}, model, forecast, lower,
         upper, last_close, actual
     FROM forecasts
     WHERE symbol = %(symbol)s AND interval = %(interval)s AND open_time >= %(since)s
     ORDER BY forecasts.open_time DESC LIMIT %(limit)s
-"""  # noqa: S608 - constants of this module
+"""  # nosec B608 # noqa: S608 - constants of this module

@@ -337,7 +337,7 @@ CANDLE_COLUMNS: Final = f"""
         is_complete, revision, source, {_MICROSECONDS.format("updated_at")}
 """
 """Of the table ``candles``, in the order of StoredCandle's fields from ``open_time`` on."""
-_STORED_CANDLES: Final = f"SELECT {CANDLE_COLUMNS} FROM ({{parts}}) part"  # noqa: S608 - constants of this module
+_STORED_CANDLES: Final = f"SELECT {CANDLE_COLUMNS} FROM ({{parts}}) part"  # nosec B608 # noqa: S608 - constants of this module
 
 # A hole is what lies between one range of ids and the next.
 _OPEN_GAPS: Final = f"""
@@ -354,7 +354,7 @@ _OPEN_GAPS: Final = f"""
         (SELECT {_MICROSECONDS.format("max(open_time)")} FROM part WHERE trade_ids @> first_id - 1),
         (SELECT {_MICROSECONDS.format("min(end_time)")} FROM part WHERE trade_ids @> held_again)
     FROM newest ORDER BY first_id DESC
-"""  # noqa: S608 - constants of this module
+"""  # nosec B608 # noqa: S608 - constants of this module
 
 _OF_INTERVAL: Final = "FROM candles WHERE symbol = %(symbol)s AND interval = %(interval)s"
 _WITHIN: Final = f"""
@@ -374,7 +374,7 @@ _ID_RANGES: Final = """
 _CAUGHT_UP: Final = f"""
     SELECT {_MICROSECONDS.format("caught_up_at")} FROM topics
     WHERE topic = %(topic)s AND caught_up_at IS NOT NULL
-"""  # noqa: S608 - constants of this module
+"""  # nosec B608 # noqa: S608 - constants of this module
 
 # The newest limit * parts parts hold every part of the newest limit buckets: what is cut off belongs to an
 # older bucket, or to none of them. The open goes with the least id and the close with the greatest as pairs:
@@ -397,7 +397,7 @@ _FOLDED_CANDLES: Final = f"""
         CASE WHEN min(source) = max(source) THEN min(source) ELSE 'mixed' END,
         {_MICROSECONDS.format("max(updated_at)")}
     FROM part GROUP BY opens ORDER BY opens DESC LIMIT %(limit)s
-"""  # noqa: S608 - constants of this module
+"""  # nosec B608 # noqa: S608 - constants of this module
 
 _SYMBOLS: Final = f"""
     SELECT s.symbol, s.last_trade_id, s.last_price, {_MICROSECONDS.format("s.last_trade_time")},
@@ -409,7 +409,7 @@ _SYMBOLS: Final = f"""
         ORDER BY c.open_time LIMIT 1
     ) day ON true
     ORDER BY s.symbol
-"""  # noqa: S608 - constants of this module
+"""  # nosec B608 # noqa: S608 - constants of this module
 
 # The limit is no more than the day has, and lets the planner do nothing but walk the index from its end: of a
 # day that begins with each symbol's own last trade it would expect a third of all candles.
@@ -422,7 +422,7 @@ _DAYS: Final = f"""
         ORDER BY open_time DESC LIMIT 96
     ) c
     GROUP BY s.symbol ORDER BY s.symbol
-"""  # noqa: S608 - constants of this module
+"""  # nosec B608 # noqa: S608 - constants of this module
 
 _COUNTS: Final = "SELECT outcome, sum(records) FROM record_counts GROUP BY outcome ORDER BY outcome"
 

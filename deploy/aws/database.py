@@ -89,7 +89,7 @@ class Database(Construct):
             description="Candleflow: TLS only",
             parameters={
                 "rds.force_ssl": "1",
-                "password_encryption": "scram-sha-256",
+                "password_encryption": "scram-sha-256",  # nosec B105 # a method's name
                 "timezone": "UTC",
                 "log_timezone": "UTC",
                 "jit": "0",

@@ -66,7 +66,7 @@ class Secrets(Construct):
             encryption_key=self._key,
             removal_policy=removal(self._parameters),
             generate_secret_string=secretsmanager.SecretStringGenerator(
-                secret_string_template='{"channels": ""}',  # noqa: S106 - none yet
+                secret_string_template='{"channels": ""}',  # nosec B106 # noqa: S106 - none yet
                 generate_string_key="made_up",
             ),
         )

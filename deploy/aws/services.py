@@ -130,7 +130,8 @@ class Services(Construct):
         )
         container.add_mount_points(
             ecs.MountPoint(container_path=DATA_DIR, source_volume="data", read_only=False),
-            ecs.MountPoint(container_path="/tmp", source_volume="tmp", read_only=False),  # noqa: S108
+            # The container's own folder, shared with nobody.
+            ecs.MountPoint(container_path="/tmp", source_volume="tmp", read_only=False),  # nosec B108 # noqa: S108
         )
         if wanted.name == "dashboard":
             container.add_port_mappings(ecs.PortMapping(container_port=PAGE_PORT))

@@ -98,7 +98,7 @@ class CandleflowStack(Stack):
         arns |= {_password(role): self.secrets.postgres[role].secret_arn for role in ROLES}
         environment = self._environment("processor", f"{HOME_DIR}/rds.pem") | {
             "CANDLEFLOW_SPARK_MASTER": "spark-submit",
-            "CANDLEFLOW_DATA_DIR": "/tmp/candleflow",  # noqa: S108 - of the processor's own container in YARN
+            "CANDLEFLOW_DATA_DIR": "/tmp/candleflow",  # nosec B108 # noqa: S108 - of the processor's own container in YARN
         }
         spark = SparkCluster(
             self, "Spark", self.network, self._parameters, self.key, self.logs, environment, arns
@@ -148,7 +148,7 @@ class CandleflowStack(Stack):
         if name == "dashboard":
             # In the container the page listens to the load balancer, by whose name it is asked for.
             environment |= {
-                "STREAMLIT_SERVER_ADDRESS": "0.0.0.0",  # noqa: S104
+                "STREAMLIT_SERVER_ADDRESS": "0.0.0.0",  # nosec B104 # noqa: S104
                 "STREAMLIT_SERVER_ALLOWED_HOSTS": self._parameters.domain,
                 "STREAMLIT_BROWSER_SERVER_ADDRESS": self._parameters.domain,
                 "CANDLEFLOW_DASHBOARD_PORT": str(PAGE_PORT),

@@ -90,6 +90,17 @@ def test_postgres_lets_nobody_in_without_the_password(own_postgres: PostgresServ
     assert credentials.stat().st_mode & 0o777 == 0o600
 
 
+def test_the_owners_password_never_reaches_the_servers_log(own_postgres: PostgresServer) -> None:
+    started(own_postgres)
+    ask(own_postgres, "ALTER ROLE postgres SET log_statement = 'all'")
+    own_postgres.provide("trader", "candles_1", "canary-in-the-log")
+    log = own_postgres.log.read_text()
+    assert "CREATE ROLE" in log
+    assert "canary-in-the-log" not in log
+    with closing(psycopg2.connect(own_postgres.url("trader", "candles_1"))) as connection:
+        assert connection.info.user == "trader"
+
+
 def test_the_owner_makes_roles_but_is_no_superuser_and_owns_its_database(
     own_postgres: PostgresServer, tmp_path: Path
 ) -> None:

@@ -49,7 +49,9 @@ class Machine:
             cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
 
-    def start(self, command: str = "services") -> subprocess.Popen[str]:
+    def start(
+        self, command: str = "services", within_seconds: float = START_SECONDS
+    ) -> subprocess.Popen[str]:
         """Start in the foreground and wait until it is ready."""
         with self.log.open("w") as output:
             self.running = subprocess.Popen(
@@ -57,9 +59,9 @@ class Machine:
                 cwd=ROOT, env=self.environment, stdout=output, stderr=subprocess.STDOUT, text=True,
             )  # fmt: skip
         running = self.running
-        assert wait_for(lambda: self.status().get("is_ready") or running.poll() is not None, START_SECONDS), (
-            self.said
-        )
+        assert wait_for(
+            lambda: self.status().get("is_ready") or running.poll() is not None, within_seconds
+        ), self.said
         assert running.poll() is None, self.said
         return running
 

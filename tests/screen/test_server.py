@@ -7,7 +7,8 @@ import tomllib
 
 import pytest
 from websockets.exceptions import InvalidHandshake
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from candleflow.errors import StackError
 from candleflow.services import dashboard
@@ -21,15 +22,35 @@ def test_nothing_listens_off_this_machine(running: Running) -> None:
     assert [(c.laddr.ip, c.laddr.port) for c in listening] == [("127.0.0.1", running.server.port)]
 
 
+def connected(port: int, host: str, origin: str) -> ClientConnection:
+    """A WebSocket to the page's server, asked for by this name, from a page of this origin."""
+    there = socket.create_connection(("127.0.0.1", port))
+    try:
+        return connect(
+            f"ws://{host}:{port}/_stcore/stream", sock=there, origin=Origin(origin), open_timeout=10
+        )
+    except BaseException:
+        there.close()
+        raise
+
+
 @pytest.mark.parametrize(
-    "headers",
-    [{"Origin": "http://evil.example"}, {"Host": "evil.example", "Origin": "http://evil.example"}],
+    ("host", "origin"),
+    [("127.0.0.1", "http://evil.example"), ("evil.example", "http://evil.example:{port}")],
     ids=["another origin", "another name for this machine"],
 )
-def test_other_sites_pages_are_refused(running: Running, headers: dict[str, str]) -> None:
-    address = f"ws://127.0.0.1:{running.server.port}/_stcore/stream"
-    with pytest.raises(InvalidHandshake), connect(address, additional_headers=headers, open_timeout=10):
+def test_other_sites_pages_are_refused(running: Running, host: str, origin: str) -> None:
+    port = running.server.port
+    with pytest.raises(InvalidHandshake), connected(port, host, origin.format(port=port)):
         pass
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_its_own_pages_are_let_in(running: Running, host: str) -> None:
+    port = running.server.port
+    with connected(port, host, f"http://{host}:{port}") as connection:
+        assert connection.response is not None
+        assert connection.response.status_code == 101
 
 
 def test_the_servers_settings_are_the_safe_ones() -> None:
@@ -37,8 +58,13 @@ def test_the_servers_settings_are_the_safe_ones() -> None:
     assert config["server"]["address"] == "127.0.0.1"
     assert config["server"]["enableCORS"] is True
     assert config["server"]["enableXsrfProtection"] is True
+    assert config["server"]["allowedHosts"] == ["localhost", "127.0.0.1"]
+    assert config["server"]["headless"] is True
     assert config["server"]["maxUploadSize"] == 1
+    assert config["server"]["fileWatcherType"] == "none"
     assert config["client"]["showErrorDetails"] == "none"
+    assert config["client"]["showErrorLinks"] is False
+    assert config["client"]["toolbarMode"] == "minimal"
     assert config["browser"]["gatherUsageStats"] is False
 
 

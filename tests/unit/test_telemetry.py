@@ -86,3 +86,14 @@ def test_a_line_is_one_json_object_whatever_it_says(capsys: pytest.CaptureFixtur
     assert first["time"].endswith("Z")
     assert "exception" not in first
     assert second["exception"] == f"ValueError: {forged}"
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+@pytest.mark.parametrize("level", ["DEBUG", "INFO"])
+@pytest.mark.parametrize("library", ["py4j.clientserver", "kafka.admin.client"])
+def test_libraries_that_tell_passwords_at_debug_are_not_asked_to(
+    capsys: pytest.CaptureFixture[str], level: str, library: str
+) -> None:
+    set_up_logging("processor", level)
+    logging.getLogger(library).debug("canary")
+    assert capsys.readouterr().err == ""

@@ -39,7 +39,7 @@ def test_the_simple_average_is_that_of_the_last_ones() -> None:
     assert values(indicators.sma(pd.Series(CLOSES), PERIOD)) == expected([*[None] * (PERIOD - 1), *means])
 
 
-def test_the_exponential_average_weighs_the_newest_by_two_over_the_period_and_one() -> None:
+def test_in_the_exponential_average_the_newest_counts_for_two_over_the_period_and_one() -> None:
     assert values(indicators.ema(pd.Series(CLOSES), PERIOD)) == expected(slow_ema(CLOSES, 2 / 5, PERIOD))
 
 

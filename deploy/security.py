@@ -1,0 +1,170 @@
+"""`make security`: unsafe code (bandit), secrets in what is tracked (detect-secrets), known vulnerabilities
+of what the locks name (pip-audit).
+
+Each tool is a program of .venv-checkers. The end is 1 where any of them finds something or can't be run.
+Where no service tells of vulnerabilities, as without a network, a line says so and nothing fails.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+TOOLS: Final = ROOT / ".venv-checkers" / "bin"
+
+NO_SECRETS: Final = r"canary|^(scram-sha-256|password|given|forgotten|made-up|secret|p%40ss\S*)$"
+"""What looks like a secret and is none: what tests make up and look for afterwards, the password in an
+example of a docstring, and a method's name."""
+
+IGNORED: Final[Mapping[str, str]] = {}
+"""Vulnerabilities that don't matter here, by id, each with the reason why not."""
+
+SERVICES: Final = (("pypi",), ("osv",))
+"""Who is asked for vulnerabilities, as pip-audit names them; the first that can tell."""
+VULNERABLE: Final = "requests==2.19.0"
+"""One whose vulnerabilities have long been known: who doesn't know of them tells nothing of others either."""
+_ANSWER_SECONDS: Final = "10"
+_PIN: Final = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*])?==([^\s;\\]+)")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one of the searches has to say, and whether that is bad."""
+
+    says: str
+    is_bad: bool
+
+
+def run(tool: str, *arguments: str | Path, said: str = "") -> subprocess.CompletedProcess[str]:
+    command = [TOOLS / tool, *arguments]
+    return subprocess.run(command, cwd=ROOT, input=said, capture_output=True, text=True, check=False)
+
+
+def unsafe_code(paths: Sequence[str | Path]) -> Outcome:
+    """Bandit's findings; its settings are in pyproject.toml."""
+    found = run("bandit", "--quiet", "--configfile", ROOT / "pyproject.toml", "--recursive", *paths)
+    if found.returncode == 0:
+        return Outcome("bandit: nothing found", is_bad=False)
+    # It warns of each line of a statement that a `nosec` in it is not for.
+    problems = [line for line in found.stderr.splitlines() if "nosec encountered" not in line]
+    return Outcome("\n".join(["bandit:", found.stdout, *problems]), is_bad=True)
+
+
+def secrets(paths: Sequence[str | Path]) -> Outcome:
+    """What looks like a secret, without asking any server whether it is one."""
+    found = run("detect-secrets-hook", "--no-verify", "--exclude-secrets", NO_SECRETS, *paths)
+    if found.returncode == 0:
+        return Outcome(f"detect-secrets: nothing found in {len(paths)} files", is_bad=False)
+    return Outcome(f"detect-secrets:\n{found.stdout}{found.stderr}", is_bad=True)
+
+
+def vulnerabilities(locks: Sequence[Path], services: Sequence[Sequence[str]] = SERVICES) -> Outcome:
+    """What is known against the packages of the locks, whatever system and Python they are for."""
+    try:
+        lists = _without_doubles(locks)
+    except ValueError as error:
+        return Outcome(f"pip-audit can't read the locks: {error}", is_bad=True)
+    for service in services:
+        if _vulnerable(_audit(service, [VULNERABLE])):
+            packages = [_audit(service, packages) for packages in lists]
+            return _judged(packages, len(locks))
+    asked = " nor ".join(service[0] for service in services)
+    return Outcome(
+        f"pip-audit: NOT CHECKED, as neither {asked} tells of vulnerabilities from here", is_bad=False
+    )
+
+
+def _without_doubles(locks: Sequence[Path]) -> list[list[str]]:
+    """The packages of all locks, in lists that have each name once: more pip-audit takes for an error.
+
+    Raises ValueError for a line that pins nothing.
+    """
+    versions: dict[str, dict[str, None]] = {}
+    for lock in locks:
+        for line in lock.read_text().splitlines():
+            if not line.strip() or line.startswith((" ", "#")):
+                continue
+            pin = _PIN.match(line)
+            if pin is None:
+                raise ValueError(f"{lock.name} pins nothing by {line!r}")
+            versions.setdefault(pin[1], {})[f"{pin[1]}=={pin[2]}"] = None
+    columns = zip_longest(*versions.values())
+    return [[one for one in column if one is not None] for column in columns]
+
+
+def _audit(service: Sequence[str], packages: Sequence[str]) -> list[dict[str, Any]]:
+    """What the service knows of each package; nothing where it can't be asked."""
+    options = ["--disable-pip", "--no-deps", "--progress-spinner", "off", "--format", "json"]
+    options += ["--desc", "off", "--timeout", _ANSWER_SECONDS, "--vulnerability-service", *service]
+    options += [word for one in IGNORED for word in ("--ignore-vuln", one)]
+    told = run("pip-audit", *options, "--requirement", "/dev/stdin", said="\n".join(packages))
+    try:
+        answers: list[dict[str, Any]] = json.loads(told.stdout)["dependencies"]
+    except ValueError:
+        return []
+    return answers
+
+
+def _vulnerable(packages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each vulnerability."""
+    return [
+        f"  {one['name']} {one['version']}: {bad['id']}, mended in {' '.join(bad['fix_versions']) or 'none'}"
+        for one in packages
+        for bad in one.get("vulns", [])
+    ]
+
+
+def _judged(lists: Sequence[Sequence[Mapping[str, Any]]], locks: int) -> Outcome:
+    packages = [one for answers in lists for one in answers]
+    known = _vulnerable(packages)
+    if known:
+        return Outcome("\n".join(["pip-audit:", *known]), is_bad=True)
+    if not all(lists):
+        return Outcome("pip-audit: NOT CHECKED to the end, as the service broke off", is_bad=False)
+    untold = [one["name"] for one in packages if "skip_reason" in one]
+    but = f"; nothing is known of {', '.join(untold)}" if untold else ""
+    return Outcome(
+        f"pip-audit: nothing known against the {len(packages)} packages of {locks} locks{but}", is_bad=False
+    )
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """The files that git tracks, of those that are there."""
+    command = ["git", "ls-files", "-z", *patterns]  # nosec B607 # whichever git checked this out
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def locks() -> list[Path]:
+    """Those of Python packages; jars are no business of pip-audit's."""
+    return [one for one in tracked("*.lock") if not one.name.startswith("jars")]
+
+
+def main() -> int:
+    if not (TOOLS / "bandit").exists():
+        print("make security: its tools are missing; deploy/checkers installs them", file=sys.stderr)
+        return 1
+    code: list[str | Path] = ["candleflow", "bench", "deploy", *sorted(ROOT.glob("*.py"))]
+    with ThreadPoolExecutor() as pool:
+        searches = [
+            pool.submit(secrets, tracked()),
+            pool.submit(unsafe_code, code),
+            pool.submit(vulnerabilities, locks()),
+        ]
+        outcomes = [one.result() for one in searches]
+    for outcome in outcomes:
+        print(outcome.says)
+    return int(any(outcome.is_bad for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
