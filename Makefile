@@ -1,6 +1,6 @@
 # Every command, and what it needs, in one place: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults soak check security types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars clean
+.PHONY: help run test test-faults test-emr soak check security types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars clean
 
 python := .venv/bin/python
 
@@ -20,6 +20,21 @@ test: install-dev ## run the tests, against the real parts
 test-faults: install-dev ## run the slow ones: kills, lost connections, full disks, wrong clocks (QUICK=1: most; MINUTES=30: as far as it gets)
 	@deploy/faketime
 	@$(python) -m pytest -m "slow$(if $(QUICK), and not long)" $(if $(MINUTES),--minutes $(MINUTES)) --durations 15
+
+# By hand, and after a change of what the engine asks of Spark: what a program of Spark's own version can't show.
+test-emr: ## the engine's tests on Spark 4.0.2, which Amazon EMR runs, in .venv-emr
+	@deploy/environment emr
+	@.venv-emr/bin/python -m pytest --durations 10 $(on-emr)
+
+on-emr := tests/engine tests/property/test_candles.py tests/unit/test_stack_jars.py tests/pipeline/test_processor_rules.py \
+	tests/security/test_kafka_tls.py::test_spark_reads_what_was_published_and_shows_no_password \
+	tests/pipeline/test_backfill.py::test_each_line_has_its_verdict \
+	tests/pipeline/test_backfill.py::test_a_recorded_day_is_exact_in_milliseconds_and_in_microseconds \
+	tests/pipeline/test_processor.py::test_trades_become_exact_candles_and_a_stop_leaves_nothing \
+	tests/pipeline/test_processor.py::test_kills_repetition_disorder_and_lost_connections_change_no_candle \
+	tests/pipeline/test_processor.py::test_bad_records_go_aside_with_their_reason_and_stop_nothing \
+	"tests/pipeline/test_recording.py::test_every_candle_of_a_recording_is_exact_the_whole_way[trades only]" \
+	"tests/faults/test_spark_cluster.py::test_a_cluster_with_a_worker_killed_makes_the_same_candles[by spark-submit]"
 
 soak: install-dev ## the whole way for an hour: nothing grows, every candle is right (MINUTES=60)
 	@$(python) -m tests.faults.soak --minutes $(or $(MINUTES),60)
@@ -112,11 +127,13 @@ lock: install ## lock the requirements anew
 	@$(compile) requirements-confluent.txt --output-file requirements-confluent.lock
 	@$(compile) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock
 	@for part in . broker emr; do $(compile) deploy/aws/$$part/requirements.txt --output-file deploy/aws/$$part/requirements.lock; done
+	@cp requirements-dev.lock deploy/aws/emr/tests.lock # what is there already is kept where it can be
+	@$(compile) deploy/aws/emr/tests.txt --overrides deploy/aws/emr/spark.txt --output-file deploy/aws/emr/tests.lock
 	@for peer in bench/peers/requirements/*.txt; do $(compile) $$peer --output-file $${peer%.txt}.lock; done
 
 lock-jars: install ## lock the jars anew (needs mvn)
 	@$(python) deploy/lock_jars.py
 
 clean: down ## remove .venv and caches; the data folder stays
-	rm -rf .venv .venv-aws .venv-peers .venv-checkers cdk.out deploy/aws/build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-aws .venv-emr .venv-peers .venv-checkers cdk.out deploy/aws/build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find candleflow tests bench -name __pycache__ -prune -exec rm -rf {} +

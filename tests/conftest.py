@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyspark
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
@@ -25,6 +26,10 @@ from tests.processes import ROOT
 pytest_plugins = ["tests.store_fixtures", "tests.spark_fixtures"]
 
 _SCREEN = ROOT / "tests" / "screen"
+
+
+def pytest_report_header() -> str:
+    return f"Spark {pyspark.__version__}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,14 +2,15 @@
 
 ``jars.lock`` names every file of a bundle by its path on Maven Central. A start hashes what the cache holds
 (60 MB take about 0.1 s), so a cut or altered jar is noticed and fetched again, and a start with a whole
-cache opens no connection.
+cache opens no connection. Spark's are those of the pyspark that is installed: 4.0, which Amazon EMR runs,
+has a lock of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 MAVEN_CENTRAL: Final = "https://repo1.maven.org/maven2"
 LOCK: Final = "jars.lock"
+LOCK_OF_SPARK_4_0: Final = "jars-spark-4.0.lock"
 
 Bundle = Literal["kafka", "spark"]
 
@@ -38,9 +40,23 @@ class Jar:
 
 def locked(bundle: Bundle, lock: str | None = None) -> list[Jar]:
     """The jars of a bundle, in the lock's order, which is the class path's."""
-    text = resources.files(__package__).joinpath(LOCK).read_text("utf-8") if lock is None else lock
+    text = _lock_of(bundle) if lock is None else lock
     rows = (line.split() for line in text.splitlines() if line and not line.startswith("#"))
     return [Jar(path, sha256, int(size)) for name, size, sha256, path in rows if name == bundle]
+
+
+def _lock_of(bundle: Bundle) -> str:
+    """The text of the lock that has the bundle: a connector and its Spark must be of one version."""
+    name = LOCK_OF_SPARK_4_0 if bundle == "spark" and _pyspark_version().startswith("4.0.") else LOCK
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _pyspark_version() -> str:
+    """As its package has it, as importing pyspark takes half a second; "" where it isn't installed."""
+    try:
+        return metadata.version("pyspark")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def ensure_jars(

@@ -18,7 +18,7 @@ HERE: Final = Path(__file__).parent
 BROKER: Final = HERE / "build" / "broker"
 SPARK: Final = HERE / "build" / "spark"
 KAFKA_LOCK: Final = ROOT / "candleflow" / "stack" / "jars.lock"
-SPARK_LOCK: Final = HERE / "emr" / "jars.lock"
+SPARK_LOCK: Final = ROOT / "candleflow" / "stack" / "jars-spark-4.0.lock"
 
 
 def bundle() -> None:

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -76,9 +77,16 @@ def fetched(repository: Repository, folder: Path, console: Console | None = None
     return fetch(WANTED, folder, maven_url=repository.url, console=console or Console(file=io.StringIO()))
 
 
-@pytest.mark.parametrize("bundle", ["kafka", "spark"])
-def test_the_lock_names_each_jar_of_a_bundle_by_path_hash_and_size(bundle: jars.Bundle) -> None:
-    found = locked(bundle)
+def lock_of_spark_4_0() -> str:
+    return Path(jars.__file__).with_name(jars.LOCK_OF_SPARK_4_0).read_text()
+
+
+@pytest.mark.parametrize(
+    "found",
+    [locked("kafka"), locked("spark"), locked("spark", lock_of_spark_4_0())],
+    ids=["kafka", "spark", "spark 4.0"],
+)
+def test_the_lock_names_each_jar_of_a_bundle_by_path_hash_and_size(found: list[Jar]) -> None:
     assert found
     assert len({jar.name for jar in found}) == len(found)
     for jar in found:
@@ -89,7 +97,14 @@ def test_the_lock_names_each_jar_of_a_bundle_by_path_hash_and_size(bundle: jars.
 
 def test_the_two_bundles_share_no_file_name_with_other_content() -> None:
     by_name = {jar.name: jar for jar in locked("kafka")}
-    assert all(by_name.get(jar.name, jar).sha256 == jar.sha256 for jar in locked("spark"))
+    for spark in (locked("spark"), locked("spark", lock_of_spark_4_0())):
+        assert all(by_name.get(jar.name, jar).sha256 == jar.sha256 for jar in spark)
+
+
+def test_the_connector_is_of_the_installed_sparks_version() -> None:
+    assert f"spark-sql-kafka-0-10_2.13-{metadata.version('pyspark')}.jar" in {
+        jar.name for jar in locked("spark")
+    }
 
 
 def test_jars_are_fetched_whole_and_in_the_locks_order(repository: Repository, tmp_path: Path) -> None:
