@@ -72,13 +72,22 @@ class Stage(Scene):
         return self.ask(AMOUNTS) == right
 
 
+def amid(trades: Sequence[Trade]) -> int:
+    """Of a trade with two before it and one after it in its window: its place, counted from the end."""
+    window_us = FIVE_SECONDS.size_us
+    for at in range(-500, 0):
+        if trades[at - 2].trade_time // window_us == trades[at + 1].trade_time // window_us:
+            return at
+    raise AssertionError("no window has four trades")
+
+
 @asynccontextmanager
 async def on_stage(
-    database: Database, bootstrap: str, *, fetched_later: slice = NONE, left_out: slice = NONE
+    database: Database, bootstrap: str, *, fetched_later: slice = NONE, lacks_one: bool = False
 ) -> AsyncIterator[Stage]:
     """The market's ten minutes from a quarter of an hour ago on, in the topic and in the candles.
 
-    ``fetched_later``: those came last, and five minutes late; ``left_out``: and those not at all.
+    ``fetched_later``: those came last, and five minutes late; ``lacks_one``: the one ``amid`` not at all.
     """
     remove_topics(bootstrap)
     gap_log.ensure_topic(bootstrap, "trades.gaps", 1)
@@ -93,7 +102,7 @@ async def on_stage(
         processor = Processor(database.writer(), FIVE_SECONDS, topic_id=topic_id(bootstrap, "trades"))
         stage = Stage(settings, database, processor, time.time_ns() // 1_000 - AGO_US)
         trades = stage.trades()
-        later, absent = trades[fetched_later], trades[left_out]
+        later, absent = trades[fetched_later], [trades[amid(trades)]] if lacks_one else []
         in_time = [one for one in trades if one not in later and one not in absent]
         await asyncio.to_thread(stage.publish, in_time)
         await asyncio.to_thread(stage.publish, later, late_by_us=300 * SECOND_US)
@@ -134,17 +143,18 @@ async def test_records_that_the_processor_has_not_merged_or_refuses_do_not_count
     database: Database, kafka_bootstrap: str
 ) -> None:
     """A trade comes late: first dated two minutes ahead of its record, and so refused, then as it should."""
-    async with on_stage(database, kafka_bootstrap, left_out=slice(-500, -499)) as stage:
+    async with on_stage(database, kafka_bootstrap, lacks_one=True) as stage:
         right = stage.ask(AMOUNTS)
-        (late,) = stage.trades()[-500:-499]
+        at = amid(stage.trades())
+        late = stage.trades()[at]
         auditor = Auditor(stage.settings)
         for late_by_us in (-120 * SECOND_US, 300 * SECOND_US):
-            stage.ask(DOUBLE, -502)
+            stage.ask(DOUBLE, at - 2)
             await asyncio.to_thread(stage.publish, [late], late_by_us=late_by_us)
             await asyncio.to_thread(auditor.mend, time.time_ns() // 1_000)
             assert stage.is_again(right)
             stage.ask("UPDATE topic_offsets SET next_offset = next_offset + 1")
-        stage.ask(DOUBLE, -502)
+        stage.ask(DOUBLE, at - 2)
         await asyncio.to_thread(auditor.mend, time.time_ns() // 1_000)
         found = stage.ask("SELECT interval, sum(trade_count) FROM candles GROUP BY interval")
         assert {count for _, count in found} == {len(stage.trades())}
