@@ -84,7 +84,7 @@ bench-forecast: install-dev ## what the forecasts of 500 symbols cost
 bench-peers: install ## how quickly a backlog becomes candles, beside what else one would use (QUICK=1: 5 min)
 	@$(python) -m bench.catch_up $(if $(QUICK),--quick)
 
-bench-scaling: install ## what a trade costs with more symbols, partitions, cores, rows stored (QUICK=1: 4 min of 20)
+bench-scaling: install ## what a trade costs with more symbols, partitions, cores, rows stored (QUICK=1: 10 min of 20)
 	@$(python) -m bench.scaling $(if $(QUICK),--quick)
 
 bench-producer: install-dev ## the producer with each client of Kafka's, beside that client alone (TRADES=300000)

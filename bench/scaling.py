@@ -1,7 +1,7 @@
 """What a trade costs as there is more of everything: symbols, partitions, cores, rows already stored.
 
     python -m bench.scaling             2 million trades a run, 10 million rows, and latency: some 20 minutes
-    python -m bench.scaling --quick     400,000 trades a run, a million rows, no latency: some 4 minutes
+    python -m bench.scaling --quick     400,000 trades a run, a million rows, no latency: some 10 minutes
     python -m bench.scaling --axes symbols cores --trades 100000 --rounds 3
 
 The processor catches up with a topic as in ``bench.catch_up`` (which has the others beside it): one run for
