@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import subprocess
 import sys
 import tempfile
@@ -32,7 +31,7 @@ from psycopg2.extensions import parse_dsn
 
 from bench import machine, servers, table, topic
 from bench.contestants import CONTESTANTS, GOALS, OURS, QUICK_FLOORS, Contestant, install, version
-from bench.course import OWNER, TOPIC, Course, Stack, lay, our_place, provide
+from bench.course import OWNER, TOPIC, Course, Stack, lay, our_place, prepare, provide
 from bench.race import Place, RaceError, Run, race
 from candleflow import settings as settings_module
 from candleflow.stack.jars import ensure_jars
@@ -66,9 +65,7 @@ class Entry:
 
 def main() -> int:
     arguments = _arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    prepare()
     chosen = [one for one in CONTESTANTS if not arguments.only or one.name in arguments.only]
     entries = [_enter(one) for one in chosen]
     began = time.monotonic()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,6 +45,13 @@ class Stack:
     kafka: KafkaServer
     postgres: PostgresServer
     folder: Path
+
+
+def prepare() -> None:
+    """For a program of its own: SIGTERM stops what it started, and it tells on the way what it does."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 def lay(

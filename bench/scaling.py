@@ -20,7 +20,6 @@ import dataclasses
 import logging
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -126,9 +125,7 @@ class Outcome:
 
 def main() -> int:
     arguments = _arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    course.prepare()
     described, began = machine.describe(), time.monotonic()
     sys.stdout.write(f"{described}\n")
     sys.stdout.flush()
