@@ -20,7 +20,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
@@ -263,9 +263,13 @@ class GapLog:
 
     def _other_holder(self) -> str | None:
         with admin_client(self._bootstrap) as admin:
-            for group, shard in [(self._group, self._shard), *self._overlapping(admin)]:
-                for member in self._members(admin, group):
-                    return self._who(member, shard)
+            return self._member_of(admin, [(self._group, self._shard), *self._overlapping(admin)])
+
+    def _member_of(self, admin: KafkaAdminClient, groups: Iterable[tuple[str, Shard]]) -> str | None:
+        """Who is the first member of any of these groups."""
+        for group, shard in groups:
+            for member in self._members(admin, group):
+                return self._who(member, shard)
         return None
 
     def _overlapping(self, admin: KafkaAdminClient) -> list[tuple[str, Shard]]:
@@ -382,9 +386,9 @@ class GapLog:
         and then neither goes on.
         """
         with admin_client(self._bootstrap) as admin:
-            for group, shard in self._overlapping(admin):
-                for member in self._members(admin, group):
-                    raise HeldError(self._who(member, shard))
+            holder = self._member_of(admin, self._overlapping(admin))
+        if holder is not None:
+            raise HeldError(holder)
 
 
 def _close(consumer: KafkaConsumer | None) -> None:
