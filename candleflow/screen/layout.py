@@ -23,6 +23,9 @@ _VOLUME_HEIGHT: Final = 0.2
 _PANE_HEIGHT: Final = 0.15
 _ANY_DISTANCE: Final = 10_000
 """In pixels, wider than any screen: with -1, its word for that, Plotly.js 4.1 tells of no point at all."""
+_TOP: Final = 10
+"""In pixels, more than half a label's height: for a label at the end of any axis, the volume's too, Plotly would
+else widen the whole chart's margin, and narrow it again: the chart moved by two pixels as volumes changed."""
 _MOST_GAPS: Final = 50
 """Shaded at most: where there are more, the look-back is no place to tell them apart."""
 
@@ -48,7 +51,7 @@ def axes(shown: list[float], price_places: int, looks: Looks) -> Json:
     volume_top = below + _VOLUME_HEIGHT
     return {
         "autosize": True,
-        "margin": {"l": 6, "r": 6, "t": 6, "b": 38},
+        "margin": {"l": 6, "r": 6, "t": _TOP, "b": 38},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "showlegend": bool(looks.overlays),

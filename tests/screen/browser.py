@@ -233,6 +233,22 @@ class Page:
         """Press the button that says ``label``."""
         self.wait(lambda: self._labelled(label), f"the button {label}").click()
 
+    def trust(self, name: str) -> str:
+        """What the trust strip's item ``name`` says; nothing where there is no such item."""
+        value = f".cf-item[data-name={name}] .cf-value"
+        return str(self.script("return document.querySelector(arguments[0])?.innerText ?? ''", value))
+
+    def press_trust(self, name: str) -> None:
+        """Open that item's details, or close them."""
+        self.driver.find_element(By.CSS_SELECTOR, f".cf-item[data-name={name}]").click()
+
+    def turn(self, key: str, *, menu: str) -> None:
+        """Open a menu, turn one of its switches, and close the menu again; all by Streamlit's keys."""
+        self.driver.find_element(By.CSS_SELECTOR, f".st-key-{menu} button").click()
+        switch = f".st-key-{key} label"
+        self.wait(lambda: self.driver.find_elements(By.CSS_SELECTOR, switch), switch)[0].click()
+        self.press_key(Keys.ESCAPE)
+
     def symbols(self) -> list[str]:
         """Those that the picker offers now."""
         opener = self.driver.find_element(By.CSS_SELECTOR, ".st-key-symbol [role=group] button")

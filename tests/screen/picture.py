@@ -1,8 +1,8 @@
 """The README's pictures, of the running system: ``make pictures``.
 
 ``python -m tests.screen.picture`` starts ``candleflow up`` on the simulator, in a temporary folder and on
-free ports, and takes a still picture of the page and a short moving one. With ``--url`` it takes them of a
-page that runs already.
+free ports, and takes a still picture of the page, a short moving one, and one of the forecasts with what they
+were worth. With ``--url`` it takes them of a page that runs already.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from candleflow.stack.process import free_port
+from candleflow.watch.forecast.scores import FEWEST
 from tests.processes import ROOT, environment, started
 from tests.screen.browser import DESKTOP, MISSING, Page, chromium
 
@@ -28,12 +29,15 @@ IMAGES = ROOT / "docs" / "images"
 SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
 STILL_LOOKS = "overlays=SMA&overlays=Bollinger&below=RSI"
 MOVING_LOOKS = "look_back=5+m&candle=5+s"
+FORECAST_LOOKS = "look_back=5+m&candle=5+s&forecasts=true"
 
 HISTORY_CANDLES = 350
 """So many of 5 s fill a look-back of half an hour, nearly."""
 START_SECONDS = 300
 HISTORY_SECONDS = 900
 """The exchange's history is loaded within minutes; on a busy machine that is long."""
+SCORED_SECONDS = 2 * FEWEST * 5
+"""Of 5-second candles so many are forecast in half of it: then their worth can be told."""
 
 _COLOURS = 96  # of a palette: the picture has few, and so it is a quarter as large
 _FRAMES_A_SECOND = 6
@@ -57,7 +61,7 @@ def main() -> None:
         raise SystemExit(f"taking pictures {MISSING}")
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--url", help="of a page that runs already, such as http://localhost:8501")
-    parser.add_argument("--out", type=Path, default=IMAGES, help="the folder for page.png and page.webp")
+    parser.add_argument("--out", type=Path, default=IMAGES, help="the folder for the pictures")
     arguments = parser.parse_args()
     if arguments.url:
         take(arguments.url, arguments.out)
@@ -98,13 +102,14 @@ def _wait_until_ready(process: subprocess.Popen[bytes], variables: dict[str, str
 
 
 def take(url: str, folder: Path, *, is_dark: bool = True) -> None:
-    """``page.png`` and ``page.webp`` of the page at ``url``."""
+    """``page.png``, ``page.webp`` and ``forecast.png`` of the page at ``url``."""
     folder.mkdir(parents=True, exist_ok=True)
+    taken = {"page.png": _take_still, "page.webp": _take_moving, "forecast.png": _take_forecast}
     with chromium() as driver:
         page = Page(driver, url.rstrip("/"))
-        _take_still(page, folder / "page.png", is_dark=is_dark)
-        _take_moving(page, folder / "page.webp", is_dark=is_dark)
-    for picture in (folder / "page.png", folder / "page.webp"):
+        for name, take_one in taken.items():
+            take_one(page, folder / name, is_dark=is_dark)
+    for picture in (folder / name for name in taken):
         print(f"{picture}: {picture.stat().st_size / 1_000:,.0f} kB")
 
 
@@ -112,6 +117,17 @@ def _take_still(page: Page, out: Path, *, is_dark: bool) -> None:
     page.open(STILL_LOOKS, size=DESKTOP, is_dark=is_dark)
     page.wait(lambda: len(page.times()) >= HISTORY_CANDLES, "half an hour of candles", HISTORY_SECONDS)
     page.point_at_chart(0.7)
+    page.wait_for_updates(2)
+    page.save(out)
+    shrink(out)
+
+
+def _take_forecast(page: Page, out: Path, *, is_dark: bool) -> None:
+    """The next forecast and those before it, and beside them what all of them were worth."""
+    page.open(FORECAST_LOOKS, size=DESKTOP, is_dark=is_dark)
+    page.wait_for_candles()
+    page.wait(lambda: page.trust("forecast").startswith(("no ", "better ")), "scores", SCORED_SECONDS)
+    page.press_trust("forecast")
     page.wait_for_updates(2)
     page.save(out)
     shrink(out)

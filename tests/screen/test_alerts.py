@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import streamlit as st
 from selenium import webdriver
-from selenium.webdriver.common.by import By
 from streamlit.testing.v1 import AppTest
 
 from candleflow.market.window import SECOND_US
@@ -129,7 +128,7 @@ def test_an_alert_that_fires_is_on_the_page_with_its_state(
         assert [text.replace("\r", "") for text in scene.there.messages] == [told.text]
         page.open()
         page.wait_for_candles()
-        page.driver.find_element(By.CSS_SELECTOR, ".cf-item[data-name=processes]").click()
+        page.press_trust("processes")
         said = "return document.querySelector('.cf-panel:not([hidden])')?.innerText ?? ''"
         page.wait(lambda: "alerts\nrunning" in str(page.script(said)), "the alerts among the processes")
         assert page.problems() == []

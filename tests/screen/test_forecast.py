@@ -39,7 +39,6 @@ const traces = document.querySelector('.cf-plot')?.data ?? [];
 const drawn = Object.fromEntries(traces.map((one) => [one.uid, one.x]));
 return drawn.forecast?.length ? drawn.forecast[0] - drawn.volume.at(-1) : null;
 """
-_ITEM = "return document.querySelector('.cf-item[data-name=forecast] .cf-value')?.innerText"
 
 
 @contextmanager
@@ -88,16 +87,17 @@ def test_the_next_close_is_forecast_beyond_the_last_candle_and_its_worth_is_told
     page.open("look_back=5+m&candle=5+s", size=DESKTOP)
     page.wait(page.times, "candles drawn", START_SECONDS)
     assert 0 < page.wait(lambda: page.script(_AHEAD), "a forecast ahead") <= 10_000
-    page.wait(lambda: page.script(_ITEM) == "no better than the last price", "the truth in words")
+    page.wait(lambda: page.trust("forecast") == "no better than the last price", "the truth in words")
     page.save(pictures / "forecast.png")
-    page.script("document.querySelector('.cf-item[data-name=forecast]').click()")
+    page.press_trust("forecast")
     page.wait_for_text("Direction: ")
     page.wait_for_text("closes within the 80 % interval")
     page.save(pictures / "forecast-record.png")
 
     assert page.script(_TRACE, "past-forecast") is None
-    page.open("look_back=5+m&candle=5+s&forecasts=true", size=DESKTOP)
+    page.turn("forecasts", menu="drawing")
     drawn = page.wait(lambda: page.script(_TRACE, "past-forecast"), "past forecasts", START_SECONDS)
+    assert "forecasts=true" in page.driver.current_url
     assert len(drawn) > 50
     assert max(drawn) <= page.newest()
     page.save(pictures / "forecast-past.png")

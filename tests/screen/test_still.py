@@ -13,7 +13,8 @@ from tests.screen.feed import now_us
 from tests.screen.test_chart import WATCH, WATCHED
 
 UPDATES = 120
-REFRESH_BYTES = 5_000
+REFRESH_BYTES = 6_500
+"""With the strip of four symbols, and a chart that is sent whole about once a minute."""
 MARKS = 40
 _HIGH = Decimal(60_700)
 """Above all that ``wave`` gives; each mark is higher than those before, and so is its candle's high."""

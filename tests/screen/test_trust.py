@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from selenium import webdriver
 from selenium.webdriver import ActionChains
-from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from candleflow.market.window import SECOND_US
@@ -105,14 +104,6 @@ def wait_for_states(page: Page, expected: Mapping[str, str], seconds: float = 45
     page.wait(lambda: expected.items() <= states(page).items(), f"the states {expected}", seconds)
 
 
-def value(page: Page, name: str) -> str:
-    return str(page.script(f"return document.querySelector('[data-name={name}] .cf-value')?.innerText ?? ''"))
-
-
-def press(page: Page, name: str) -> None:
-    page.driver.find_element(By.CSS_SELECTOR, f".cf-item[data-name={name}]").click()
-
-
 def panel(page: Page) -> str:
     """What is open; nothing where nothing is."""
     return str(page.script("return document.querySelector('.cf-panel:not([hidden])')?.innerText ?? ''"))
@@ -129,19 +120,19 @@ def wait_for_strip_updates(page: Page, count: int) -> None:
 def test_where_everything_is_known_and_well_every_sign_is_good(page: Page, processes: Processes) -> None:
     page.open()
     wait_for_states(page, dict.fromkeys(NAMES, "good"))
-    assert value(page, "latency") == "212 / 481 ms"
-    assert value(page, "lag") == "14 records"
-    assert value(page, "klines") == "128 equal"
-    page.wait(lambda: value(page, "age") in ("now", "1 second ago"), "the last trade's age")
-    assert value(page, "complete").partition(" of ")[0] == value(page, "complete").partition(" of ")[2]
+    assert page.trust("latency") == "212 / 481 ms"
+    assert page.trust("lag") == "14 records"
+    assert page.trust("klines") == "128 equal"
+    page.wait(lambda: page.trust("age") in ("now", "1 second ago"), "the last trade's age")
+    assert page.trust("complete").partition(" of ")[0] == page.trust("complete").partition(" of ")[2]
 
 
 def test_without_heartbeats_what_only_processes_can_tell_is_grey(page: Page, running: Running) -> None:
     assert not list(running.settings.run_dir.glob("p*.json"))
     page.open()
     wait_for_states(page, UNKNOWN_WHERE_NOBODY_TELLS | {"age": "good", "complete": "good"})
-    assert {value(page, name) for name in UNKNOWN_WHERE_NOBODY_TELLS} == {"unknown"}
-    press(page, "latency")
+    assert {page.trust(name) for name in UNKNOWN_WHERE_NOBODY_TELLS} == {"unknown"}
+    page.press_trust("latency")
     assert "There is no heartbeat of the processor here" in panel(page)
 
 
@@ -149,16 +140,16 @@ def test_the_strip_is_that_of_the_symbol_shown(page: Page, processes: Processes)
     page.open(f"symbol={HOLED}")
     wait_for_states(page, {"complete": "bad", "klines": "unknown"})
     processes.counts["audit"][f"compared_age_s:{HOLED}"] = 3.0
-    page.wait(lambda: value(page, "klines") == "2 differ", "how many differ")
+    page.wait(lambda: page.trust("klines") == "2 differ", "how many differ")
     page.open(f"symbol={OLD}")
     wait_for_states(page, {"age": "bad"})
-    page.wait(lambda: value(page, "age").endswith("days ago"), "the age")
+    page.wait(lambda: page.trust("age").endswith("days ago"), "the age")
 
 
 def test_an_open_gap_is_told_with_its_ids_and_how_to_learn_more(page: Page) -> None:
     page.open(f"symbol={HOLED}")
-    page.wait(lambda: value(page, "complete") == "7 trades missing", "what is missing")
-    press(page, "complete")
+    page.wait(lambda: page.trust("complete") == "7 trades missing", "what is missing")
+    page.press_trust("complete")
     told = panel(page)
     assert "ids 21 to 27, 7 trades" in told
     assert "Open gaps\n1" in told
@@ -171,7 +162,7 @@ def test_a_silent_process_turns_its_sign_and_what_it_told_and_mends(page: Page, 
     wait_for_states(page, dict.fromkeys(NAMES, "good"))
     processes.silenced.add("processor")
     wait_for_states(page, {"processes": "bad", "latency": "unknown", "lag": "unknown", "klines": "good"}, 15)
-    assert value(page, "processes") == "processor silent"
+    assert page.trust("processes") == "processor silent"
     processes.silenced.clear()
     wait_for_states(page, dict.fromkeys(NAMES, "good"), 15)
 
@@ -179,7 +170,7 @@ def test_a_silent_process_turns_its_sign_and_what_it_told_and_mends(page: Page, 
 def test_what_is_open_stays_open_on_the_same_node_through_updates(page: Page, processes: Processes) -> None:
     page.open()
     wait_for_states(page, dict.fromkeys(NAMES, "good"))
-    press(page, "lag")
+    page.press_trust("lag")
     page.script(
         "document.querySelector('.cf-panel').dataset.mark = 'the same';"
         "document.querySelector('.cf-panel dl div').dataset.mark = 'the same';"
@@ -187,7 +178,7 @@ def test_what_is_open_stays_open_on_the_same_node_through_updates(page: Page, pr
     )
     for lag in range(1_000, 1_005):
         processes.counts["processor"]["lag"] = lag
-        page.wait(lambda: value(page, "lag") == f"{lag:,} records", "a new lag")  # noqa: B023
+        page.wait(lambda: page.trust("lag") == f"{lag:,} records", "a new lag")  # noqa: B023
         assert f"Waiting\n{lag:,} records" in panel(page)
     marked = "return [...document.querySelectorAll('[data-mark]')].map((one) => one.dataset.mark)"
     assert page.script(marked) == ["the same"] * 3
@@ -224,24 +215,24 @@ def test_the_chart_keeps_its_place_whatever_is_open_or_said(page: Page, processe
         wait_for_states(page, dict.fromkeys(NAMES, "good"))
         before = page.script(box)
         for name in NAMES:
-            press(page, name)
+            page.press_trust(name)
             assert panel(page)
             assert page.script(box) == before
         processes.counts["processor"]["lag"] = 123_456_789
-        page.wait(lambda: value(page, "lag") == "123,456,789 records", "a long value")
+        page.wait(lambda: page.trust("lag") == "123,456,789 records", "a long value")
         assert page.script(box) == before
         panel_box = "return document.querySelector('.cf-panel').getBoundingClientRect().toJSON()"
         place = page.script(panel_box)
         assert place["left"] >= 0
         assert place["right"] <= size[0]
-        press(page, NAMES[-1])
+        page.press_trust(NAMES[-1])
 
 
 def test_text_of_data_is_never_html(page: Page, processes: Processes) -> None:
     processes.message = "<img src=x onerror='window.wasRun = true'><b>bold</b>"
     page.open()
     wait_for_states(page, {"processes": "good"})
-    press(page, "processes")
+    page.press_trust("processes")
     page.wait(lambda: processes.message in panel(page), "the text as it is")
     assert page.script("return window.wasRun === undefined && !document.querySelector('.cf-panel img')")
 
@@ -255,7 +246,7 @@ def test_a_page_whose_server_stands_still_or_that_is_paused_turns_grey(
     running.server.process.send_signal(signal.SIGSTOP)
     try:
         wait_for_states(page, dict.fromkeys(NAMES, "unknown"), 15)
-        press(page, "age")
+        page.press_trust("age")
         assert "no news from its server since 20" in panel(page)
     finally:
         running.server.process.send_signal(signal.SIGCONT)
@@ -283,7 +274,7 @@ def test_the_strip_adds_little_to_a_refresh(page: Page, processes: Processes) ->
     )
     for lag in range(10):
         processes.counts["processor"] |= {"lag": lag, "latency_ms_p50": 200.0 + lag}
-        page.wait(lambda: value(page, "lag") == ("1 record" if lag == 1 else f"{lag} records"), "a new lag")  # noqa: B023
+        page.wait(lambda: page.trust("lag") == ("1 record" if lag == 1 else f"{lag} records"), "a new lag")  # noqa: B023
     sizes = page.script("return window.sizes")
     patches = [size for size, is_whole in sizes if not is_whole]
     print(f"bytes of the strip's messages: {patches}, of {len(sizes)}")
@@ -302,7 +293,7 @@ def test_it_is_readable_in_every_look(
     page.open(size=size, is_dark=is_dark)
     page.wait_for_candles()
     wait_for_states(page, dict.fromkeys(NAMES, "good"))
-    press(page, "latency")
+    page.press_trust("latency")
     page.wait_for_updates(1)
     cut = (
         "return [...document.querySelectorAll('.cf-label, .cf-value')]"
@@ -335,7 +326,7 @@ def test_while_postgresql_is_away_what_is_stored_is_unknown(
             connection.close()
         own_postgres.stop()
         wait_for_states(page, {"age": "unknown", "complete": "unknown", "processes": "bad", "lag": "good"})
-        assert value(page, "processes") == "PostgreSQL away"
+        assert page.trust("processes") == "PostgreSQL away"
         page.driver.refresh()  # now there is no last view
         page.wait_for_text("PostgreSQL is away")
         wait_for_states(page, {"age": "unknown", "complete": "unknown", "processes": "bad", "lag": "good"})

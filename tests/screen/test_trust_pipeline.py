@@ -14,7 +14,7 @@ from selenium import webdriver
 from candleflow.stack.process import free_port
 from tests.pipeline.test_stack_up import Machine, machine_in
 from tests.screen.browser import Page
-from tests.screen.test_trust import NAMES, value, wait_for_states
+from tests.screen.test_trust import NAMES, wait_for_states
 
 AGREE_MS = 30.0
 """The observer polls each 10 ms, and its polls cost the processor some of two cores."""
@@ -60,8 +60,8 @@ def test_the_strip_tells_what_everything_running_is_like(machine: Machine, drive
     producer = psutil.Process(machine.pids()["producer"])
     producer.send_signal(signal.SIGSTOP)
     wait_for_states(page, {"processes": "bad"}, 15)
-    assert value(page, "processes") == "producer silent"
-    page.wait(lambda: "seconds ago" in value(page, "age"), "the last trade grows old")
+    assert page.trust("processes") == "producer silent"
+    page.wait(lambda: "seconds ago" in page.trust("age"), "the last trade grows old")
     producer.send_signal(signal.SIGCONT)
     # What the producer held back was late, and latency is told of the last minute.
     wait_for_states(page, dict.fromkeys(NAMES, "good"), 120)

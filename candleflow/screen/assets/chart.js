@@ -145,6 +145,9 @@ class Chart {
     whole.dragmode = window.matchMedia("(pointer: coarse)").matches ? "pan" : "zoom";
     // Plotly keeps the viewer's range only as long as the one we send stays the same, so the live edge waits.
     if (this.frame.dataset.mode === FREE) {
+      // Plotly makes room for the widest label, and gives it back: all that the viewer left would move by pixels.
+      const { l, r, t, b } = this.plot._fullLayout._size;
+      whole.margin = { l, r, t, b };
       whole.xaxis.range = this.drawn.range;
       if (this.drawn.prices) whole.yaxis.range = this.drawn.prices;
     }
