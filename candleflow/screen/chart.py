@@ -17,11 +17,8 @@ from streamlit.components.v1 import declare_component
 from candleflow.screen import component
 
 _PLOTLY_FOLDER: Final = Path(plotly.__file__).parent / "package_data"
-_PATCH_BYTES: Final = 3_000
-"""Less often, patches grow; more often, whole figures weigh more. For 361 candles, 60 KB, and 170 bytes for
-each that is new, the mean of both is least there."""
 _CHART: Final = component.LiveComponent(
-    "candleflow_chart", html='<div class="cf-chart"></div>', script="chart.js", patch_bytes=_PATCH_BYTES
+    "candleflow_chart", html='<div class="cf-chart"></div>', script="chart.js"
 )
 
 

@@ -1,15 +1,13 @@
 """Components of our own: Streamlit v2 components that are kept on the page, and fed what has changed.
 
-A refresh sends what differs from a value that the browser has (``patch.py``), and that value is sent anew now
-and then. Streamlit sends a component's own script again with every refresh, so that is a few lines which load
-ours, once a page, from a folder that Streamlit serves (``declare_component`` is its public way to serve one).
+A refresh sends what differs from a value that the browser has (``delivery.py``). Streamlit sends the script
+of a component again with every refresh, so that is a few lines which load ours, once a page, from a folder
+that Streamlit serves (``declare_component`` is its public way to serve one).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -20,7 +18,7 @@ import streamlit as st
 from streamlit.components.v1 import declare_component
 from streamlit.components.v2.types import ComponentRenderer
 
-from candleflow.screen import patch
+from candleflow.screen.delivery import Delivery, encoded
 
 ASSETS: Final = Path(__file__).parent / "assets"
 # Short, as it is sent each time. Given as text, it can't import by a relative address, and makes a whole one.
@@ -31,25 +29,12 @@ _LOADER: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Base:
-    """A value that the viewer's browser has been sent whole."""
-
-    base_id: str
-    view: str
-    whole: Any
-
-
-@dataclass(frozen=True, slots=True)
 class LiveComponent:
-    """One kind of component: the ``script`` of ``assets/`` that draws it into ``html``.
-
-    ``patch_bytes``: a patch larger than so is the time to send the value whole again.
-    """
+    """One kind of component: the ``script`` of ``assets/`` that draws it into ``html``."""
 
     name: str
     html: str
     script: str
-    patch_bytes: int
 
     def draw(
         self,
@@ -67,20 +52,10 @@ class LiveComponent:
         """
         # As bytes: Streamlit looks through a dictionary for data frames, value by value, which took 118 ms of
         # processor time for 361 candles; this takes 1.4 ms.
-        data = _encoded(about | self._difference(value, key, view))
+        data = encoded(about | _delivery(key, view).message(value))
         self._renderer()(
             data=data, key=key, on_lost_change=partial(forget, key), on_picked_change=on_picked_change
         )
-
-    def _difference(self, value: Any, key: str, view: str) -> dict[str, Any]:
-        base: _Base | None = st.session_state.get(_base_key(key))
-        if base is not None and base.view == view:
-            change = patch.difference(base.whole, value)
-            if len(_encoded(change)) <= self.patch_bytes:
-                return {"base": base.base_id, "patch": change}
-        base = _Base(secrets.token_hex(4), view, value)
-        st.session_state[_base_key(key)] = base
-        return {"base": base.base_id, "whole": value}
 
     def _renderer(self) -> ComponentRenderer:
         return st.components.v2.component(
@@ -90,15 +65,19 @@ class LiveComponent:
 
 def forget(key: str) -> None:
     """Send the next value at ``key`` whole: the browser has lost what it was sent, or shows nothing now."""
-    st.session_state.pop(_base_key(key), None)
+    st.session_state.pop(_delivery_key(key), None)
 
 
-def _base_key(key: str) -> str:
-    return f"{key}_base"
+def _delivery(key: str, view: str) -> Delivery:
+    """What has been sent to ``key``; of another view nothing has."""
+    found: Delivery | None = st.session_state.get(_delivery_key(key))
+    if found is None or found.view != view:
+        found = st.session_state[_delivery_key(key)] = Delivery(view)
+    return found
 
 
-def _encoded(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+def _delivery_key(key: str) -> str:
+    return f"{key}_delivery"
 
 
 @cache

@@ -24,8 +24,8 @@ _PANE_HEIGHT: Final = 0.15
 _ANY_DISTANCE: Final = 10_000
 """In pixels, wider than any screen: with -1, its word for that, Plotly.js 4.1 tells of no point at all."""
 _TOP: Final = 10
-"""In pixels, more than half a label's height: for a label at the end of any axis, the volume's too, Plotly would
-else widen the whole chart's margin, and narrow it again: the chart moved by two pixels as volumes changed."""
+"""In pixels, more than half a label's height: for one at the end of any axis, the volume's too, Plotly would
+else widen the whole chart's margin, and narrow it again, and so the chart moved as volumes changed."""
 _MOST_GAPS: Final = 50
 """Shaded at most: where there are more, the look-back is no place to tell them apart."""
 

@@ -18,14 +18,10 @@ from candleflow.screen.source import CandleSource
 
 _KEY: Final = "strip"
 _LAST: Final = "last_quotes"
-_PATCH_BYTES: Final = 4_000
-"""What a price and a change of a hundred symbols take is 2,500; with new sparklines it is more, and the whole
-of 12 KB is due."""
 _STRIP: Final = LiveComponent(
     "candleflow_strip",
     html='<div class="cf-strip" role="group" aria-label="Symbols followed"></div>',
     script="market_strip.js",
-    patch_bytes=_PATCH_BYTES,
 )
 
 

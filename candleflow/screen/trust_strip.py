@@ -18,13 +18,8 @@ from candleflow.screen.source import OpenGaps, PageSource
 from candleflow.screen.trust import Facts
 from candleflow.screen.view import Nothing, View
 
-_PATCH_BYTES: Final = 1_000
-"""All items are some 3 kB, and what changes from second to second a few hundred bytes."""
 _STRIP: Final = LiveComponent(
-    "candleflow_trust",
-    html='<div class="cf-trust"></div>',
-    script="trust_strip.js",
-    patch_bytes=_PATCH_BYTES,
+    "candleflow_trust", html='<div class="cf-trust"></div>', script="trust_strip.js"
 )
 
 

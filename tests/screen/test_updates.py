@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
+from random import Random
+from typing import Any
 
 import pytest
 
+from candleflow.screen.delivery import Delivery
 from candleflow.store.reader import CandleReader
 from tests.screen.browser import Page
 from tests.screen.conftest import LIVE, Running
 from tests.screen.server import page_server
+from tests.unit.screen.receiving import Receiver
 
 REFRESHES = 6
 REFRESH_BYTES = 5_000
+MESSAGES = 400
+POINTS = 1_000
+# What our own script makes of messages: the value of each, or null for one whose base it has not.
+_RECEIVED = """
+const [messages, done] = arguments;
+const names = performance.getEntriesByType("resource").map((one) => one.name);
+import(names.find((one) => one.includes("/patch.js"))).then(({ received }) => {
+  const holder = {};
+  done(messages.map((one) => received(holder, one, () => {}) ?? null));
+});
+"""
 _DRAWN = """
 const [prices, volumes] = document.querySelector('.cf-plot').data;
 return volumes.x.map((time, at) => [time, prices.open[at], prices.close[at], volumes.y[at]]);
@@ -62,12 +78,54 @@ def test_a_browser_that_lost_the_figure_gets_it_whole(live: Page) -> None:
         "JSON.parse = (text) => {"
         "  const found = parse(text);"
         "  if (!found?.plotly || found.patch === undefined) return found;"
-        "  [found.base, JSON.parse, window.hasLost] = ['lost', parse, true];"
+        "  [found.base, found.next, JSON.parse, window.hasLost] = ['lost', undefined, parse, true];"
         "  return found;"
         "}"
     )
     live.wait(lambda: live.script("return window.hasLost"), "a patch that can't be applied")
     live.wait_for_updates(2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_browser_makes_of_messages_what_was_sent(live: Page, seed: int) -> None:
+    """Values change in every way, every third message is missed, and now and then one is sent whole anew."""
+    random, delivery, receiver = Random(seed), Delivery("view"), Receiver()
+    value: dict[str, Any] = {
+        "x": list(range(POINTS)), "y": [0] * POINTS, "items": [{"of": [1]}, {}], "words": "",
+    }  # fmt: skip
+    messages: list[dict[str, Any]] = []
+    expected: list[dict[str, Any] | None] = []
+    for _ in range(MESSAGES):
+        value = _changed(json.loads(json.dumps(value)), random)
+        delivery = Delivery("view") if random.random() < 0.02 else delivery
+        message = delivery.message(value)
+        if random.random() < 1 / 3:
+            continue
+        messages.append(message)
+        try:
+            receiver.received(message)
+        except LookupError:
+            expected.append(None)
+        else:
+            expected.append(value)
+    assert live.driver.execute_async_script(_RECEIVED, messages) == expected
+    assert sum("next" in one for one in messages) > 10
+    assert None in expected
+
+
+def _changed(value: dict[str, Any], random: Random) -> dict[str, Any]:
+    if random.random() < 0.5:
+        value["x"] = [*value["x"][1:], value["x"][-1] + 1]
+        value["y"] = [*value["y"][1:], random.random()]
+    value["y"][random.randrange(POINTS)] = random.choice([None, True, 1, 1.5, "<b>"])
+    value["items"][random.randrange(2)]["of"] = [random.randrange(9)] * random.randrange(4)
+    value["words"] = "word " * random.randrange(120)
+    for key in ("a", "b"):
+        if random.random() < 0.1:
+            value.pop(key, None)
+        elif random.random() < 0.1:
+            value[key] = {"of": random.randrange(9)}
+    return value
 
 
 def test_a_change_of_overlays_and_panes_leaves_the_zoom(live: Page) -> None:

@@ -1,10 +1,12 @@
 // Applies what screen/patch.py finds to differ between two values; its docstring has the form of a patch.
 
-// The value that screen/component.py has sent to `holder`, whole or as what differs from one sent before. Undefined
-// where that one never came, as after a refresh that was lost: then it is asked for.
+// The value that screen/delivery.py has sent to `holder`; its docstring has the form of a message. Undefined where the
+// base never came, as after a refresh that was lost: then the whole is asked for.
 export function received(holder, sent, lost) {
   if (sent.whole !== undefined) holder.base = { id: sent.base, whole: sent.whole };
-  if (holder.base?.id === sent.base) return apply(holder.base.whole, sent.patch);
+  const [nextId, step] = sent.next ?? [sent.base, null];
+  if (holder.base?.id === sent.base) holder.base = { id: nextId, whole: apply(holder.base.whole, step) };
+  if (holder.base?.id === nextId) return apply(holder.base.whole, sent.patch);
   lost(sent.base);
   return undefined;
 }
