@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from tests.screen.browser import Page
+from tests.screen.browser import DESKTOP, Page
 from tests.screen.conftest import LONG, LONG_AGO, OLD, QUIET, Running
 from tests.screen.feed import now_us
 
 
 def steps(times: list[int]) -> set[int]:
     return {later - one for one, later in pairwise(times)}
+
+
+def test_all_controls_stand_in_one_row_on_a_desktop(page: Page) -> None:
+    page.open(size=DESKTOP)
+    page.wait_for_candles()
+    assert {"Chart", "Data", "Alerts"} <= set(page.text().split("\n"))
+    ends = (
+        "return [...document.querySelectorAll('.st-key-controls > *')]"
+        ".map((one) => one.getBoundingClientRect().bottom)"
+    )
+    assert len({round(end) for end in page.script(ends)}) == 1
 
 
 def test_a_wider_bucket_draws_fewer_wider_candles(page: Page) -> None:
