@@ -1,17 +1,19 @@
 """The page's process: joins the screen to the store, and starts Streamlit's server for ``up``.
 
-``streamlit run dashboard.py`` calls ``page`` for every viewer and every change of a control. ``run`` becomes
-that very command, on the port of the settings.
+``streamlit run dashboard.py`` runs ``PAGE``, which calls ``page``, for every viewer and every change of a
+control. ``run`` becomes that very command, on the port of the settings.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +46,8 @@ from candleflow.watch.forecast.scores import scores
 
 SCRIPT: Final = Path(__file__).parents[2] / "dashboard.py"
 """Its neighbour ``.streamlit/config.toml`` goes with it, whatever folder the command is run in."""
+PAGE: Final = Path(__file__).with_name("dashboard_page.py")
+"""The script of the app that ``SCRIPT`` makes."""
 
 _FIRST_SECONDS: Final = 30
 """A symbol's first candle changes only when history is loaded before it."""
@@ -93,6 +97,16 @@ def run(settings: Settings) -> int:
     """
     _check_port(settings.dashboard_port)
     os.execv(sys.executable, command(settings.dashboard_port))  # nosec B606 # noqa: S606 - no shell is wanted
+
+
+@asynccontextmanager
+async def stopped_well(_: st.App) -> AsyncIterator[None]:
+    """The app's lifespan: a stop that was asked for ends with status 0.
+
+    Having stopped, uvicorn sends itself the signal once more, which would end the process as if by a failure.
+    """
+    yield
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
 
 
 def command(port: int) -> list[str]:

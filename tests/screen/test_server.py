@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import tomllib
+import urllib.request
 
 import pytest
 from websockets.exceptions import InvalidHandshake
@@ -78,6 +79,29 @@ def test_plotly_is_loaded_once_a_page_and_never_with_a_refresh(page: Page) -> No
     page.script("performance.clearResourceTimings()")
     page.wait_for_updates(3)
     assert page.script("return performance.getEntriesByType('resource').map((one) => one.name)") == []
+
+
+def test_a_page_loaded_again_fetches_no_script_again(page: Page) -> None:
+    """Plotly alone is 1.5 MB packed, and takes a second of a core to be read anew."""
+    sizes = []
+    for _ in range(2):
+        page.open()
+        page.wait_for_candles()
+        sizes.append(
+            page.script(
+                "return performance.getEntriesByType('resource').map((one) => one.transferSize)"
+                ".reduce((all, one) => all + one, 0)"
+            )
+        )
+    print(f"bytes fetched by a page, and by the same loaded again: {sizes}")
+    assert sizes[1] < 50_000
+
+
+def test_only_what_has_a_version_is_kept(running: Running) -> None:
+    path = "component/candleflow.screen.component.scripts/patch.js"
+    for query, kept in (("?1", True), ("", False)):
+        with urllib.request.urlopen(f"{running.server.url}/{path}{query}", timeout=10) as answer:  # noqa: S310
+            assert ("immutable" in answer.headers["Cache-Control"]) is kept
 
 
 def test_the_page_asks_no_other_host_for_anything(page: Page) -> None:
