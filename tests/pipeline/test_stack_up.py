@@ -224,6 +224,38 @@ def test_up_shows_the_page_refuses_a_second_and_ends_everything_in_time(machine:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_up_has_one_shard_and_a_producer_beside_it_the_other(machine: Machine) -> None:
+    machine.environment |= {
+        "CANDLEFLOW_DASHBOARD_PORT": str(free_port()),
+        "CANDLEFLOW_SIMULATOR_PORT": str(free_port()),
+        "CANDLEFLOW_SPARK_MEMORY": "600m",
+        "CANDLEFLOW_SYMBOLS": "BTCUSDT,ETHUSDT",
+        "CANDLEFLOW_HISTORY_HOURS": "0",
+        "CANDLEFLOW_SHARD": "1/2",
+    }
+    machine.start("up")
+    url = machine.status()["postgres_url"]
+
+    def stored() -> set[str]:
+        return {symbol for (symbol,) in rows(url, "SELECT DISTINCT symbol FROM candles")}
+
+    assert wait_for(lambda: bool(stored()), 200), machine.said
+    assert stored() == {"BTCUSDT"}
+    other = subprocess.Popen(
+        [sys.executable, str(ROOT / "producer.py")],
+        cwd=ROOT, env=machine.environment | {"CANDLEFLOW_SHARD": "2/2"}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        assert wait_for(lambda: stored() == {"BTCUSDT", "ETHUSDT"}, 60), machine.said
+        states = {one["name"]: one["state"] for one in machine.status()["processes"]}
+        assert states["producer-1-of-2"] == states["producer-2-of-2"] == "running"
+    finally:
+        other.terminate()
+        assert other.wait(STOP_SECONDS) == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["the supervisor", "everything"])
 def test_after_a_kill_9_the_next_start_is_clean_and_has_everything(machine: Machine, who: str) -> None:
     machine.start()
