@@ -118,6 +118,7 @@ def test_after_the_first_has_ended_the_second_holds_it(kafka_bootstrap: str, gap
     assert time.monotonic() - began_at < gap_log.SESSION_MS / 1_000, "the first had taken its leave"
 
 
+@pytest.mark.slow
 def test_a_consumer_that_brings_nothing_any_more_is_replaced(
     kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

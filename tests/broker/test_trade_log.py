@@ -187,6 +187,7 @@ async def test_with_kafka_away_closing_takes_no_ten_seconds_and_tells_what_is_le
     assert time.monotonic() - began_at < 8
 
 
+@pytest.mark.slow
 async def test_a_broker_that_stands_still_is_waited_for_and_nothing_is_lost(
     client: KafkaClient, own_broker: KafkaServer
 ) -> None:
@@ -241,6 +242,7 @@ async def test_a_topic_deleted_and_made_anew_gets_what_was_in_flight(
     assert set(found) >= set(range(10, 100)) - set(range(10))
 
 
+@pytest.mark.slow
 async def test_what_the_client_gives_up_is_sent_again(
     client: KafkaClient,
     own_broker: KafkaServer,

@@ -287,6 +287,7 @@ def test_a_picture_follows_the_words_by_each_channel(scene: Scene) -> None:
     assert {rising, line} <= colours(scene.there.pictures[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reply", [TELEGRAM_NO_IMAGE, TELEGRAM_BROKEN, HANG], ids=["400", "500", "silence"])
 def test_a_picture_that_is_not_taken_is_not_in_the_way_of_words(scene: Scene, reply: Reply) -> None:
     scene.begin()

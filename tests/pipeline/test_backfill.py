@@ -102,6 +102,7 @@ def archive(
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_recorded_day_is_exact_in_milliseconds_and_in_microseconds(
     archive: Archive, capsys: pytest.CaptureFixture[str]
 ) -> None:

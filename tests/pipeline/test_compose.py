@@ -193,6 +193,7 @@ def test_a_process_starts_by_its_command_and_the_health_check_finds_it(name: str
     assert not is_well()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS has 127.0.0.1 alone of the loopback")
 def test_the_page_listens_where_the_environment_says(tmp_path: Path) -> None:
     """In a container on every address; here on another of the loopback than .streamlit/config.toml has."""

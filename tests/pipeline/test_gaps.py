@@ -307,6 +307,7 @@ async def test_what_someone_else_misses_is_brought_again_though_it_was_published
     assert [one for one, count in Counter(ids).items() if count == 2] == list(range(first + 10, first + 20))
 
 
+@pytest.mark.slow
 async def test_while_kafka_takes_nothing_pings_are_answered_and_what_is_let_go_by_comes_again(
     tmp_path: Path, own_broker: KafkaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -349,6 +349,7 @@ async def test_rest_away_costs_one_warning_and_no_trade(
     assert caplog.text.count("REST can't be asked") == 1
 
 
+@pytest.mark.slow
 async def test_more_copies_than_brokers_ends_it_naming_the_setting(
     tmp_path: Path, own_broker: KafkaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -289,6 +289,7 @@ def test_a_folder_with_another_clusters_id_is_taken_as_it_is(
     assert read(own_kafka, "kept") == [b"a trade"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["gone", "empty", "cut"])
 def test_a_broken_meta_properties_is_mended_from_its_copy(
     own_kafka: KafkaServer, killed_folder: Path, harm: str

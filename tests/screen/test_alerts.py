@@ -116,6 +116,7 @@ def test_what_is_no_rule_is_refused_in_words(database: Database, threshold: str)
     assert rules(database) == []
 
 
+@pytest.mark.slow
 def test_an_alert_that_fires_is_on_the_page_with_its_state(
     driver: webdriver.Chrome, postgres: PostgresServer, tmp_path: Path, pictures: Path
 ) -> None:

@@ -54,6 +54,7 @@ def test_both_files_are_what_postgresql_has(page: Page, running: Running, downlo
         assert list(csv.DictReader(file)) == _stored(running, texts)
 
 
+@pytest.mark.slow
 def test_a_download_leaves_chart_zoom_and_updates_alone(page: Page, downloads: Path, pictures: Path) -> None:
     page.open()
     page.wait_for_candles()

@@ -103,6 +103,7 @@ def test_the_next_close_is_forecast_beyond_the_last_candle_and_its_worth_is_told
     page.save(pictures / "forecast-past.png")
 
 
+@pytest.mark.slow
 def test_a_refresh_with_forecasts_is_small_and_other_candles_have_none(page: Page) -> None:
     plain, with_past = (
         _bytes_a_refresh(page, query) for query in ("candle=5+s", "candle=5+s&forecasts=true")

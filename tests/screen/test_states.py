@@ -13,7 +13,7 @@ from psycopg2 import sql
 from selenium import webdriver
 from streamlit.testing.v1 import AppTest
 
-from candleflow.services.dashboard import SCRIPT
+from candleflow.services.dashboard import PAGE
 from candleflow.settings import Settings
 from candleflow.stack.postgres import PostgresServer
 from candleflow.store import schema
@@ -105,7 +105,7 @@ def test_without_a_schema_the_page_waits_in_plain_words(
     empty_database: Database, environment: Callable[[Settings], None]
 ) -> None:
     environment(empty_database.settings)
-    shown = AppTest.from_file(str(SCRIPT), default_timeout=20).run()
+    shown = AppTest.from_file(str(PAGE), default_timeout=20).run()
     assert not shown.exception
     assert "PostgreSQL is away" in _html(shown)
 
@@ -114,7 +114,7 @@ def test_a_wrong_setting_is_one_sentence_on_the_page_and_in_the_log(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CANDLEFLOW_WINDOW_SECONDS", "7")
-    shown = AppTest.from_file(str(SCRIPT), default_timeout=20).run()
+    shown = AppTest.from_file(str(PAGE), default_timeout=20).run()
     assert not shown.exception
     assert "CANDLEFLOW" in shown.error[0].value
     assert "must be one of" in shown.error[0].value

@@ -255,6 +255,7 @@ def test_a_cell_without_candles_leaves_the_others_alone(page: Page) -> None:
     assert page.driver.title.endswith(LIVE)
 
 
+@pytest.mark.slow
 def test_four_charts_fit_desktop_and_phone(page: Page, pictures: Path) -> None:
     page.open(FOUR)
     page.wait(lambda: _drawn(page) == 4, "four charts")
