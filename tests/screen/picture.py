@@ -104,7 +104,8 @@ def _wait_until_ready(process: subprocess.Popen[bytes], variables: dict[str, str
 def take(url: str, folder: Path, *, is_dark: bool = True) -> None:
     """``page.png``, ``page.webp`` and ``forecast.png`` of the page at ``url``."""
     folder.mkdir(parents=True, exist_ok=True)
-    taken = {"page.png": _take_still, "page.webp": _take_moving, "forecast.png": _take_forecast}
+    # The forecasts first: by then the start is over, of which the others would tell.
+    taken = {"forecast.png": _take_forecast, "page.png": _take_still, "page.webp": _take_moving}
     with chromium() as driver:
         page = Page(driver, url.rstrip("/"))
         for name, take_one in taken.items():
@@ -127,6 +128,7 @@ def _take_forecast(page: Page, out: Path, *, is_dark: bool) -> None:
     page.open(FORECAST_LOOKS, size=DESKTOP, is_dark=is_dark)
     page.wait_for_candles()
     page.wait(lambda: page.trust("forecast").startswith(("no ", "better ")), "scores", SCORED_SECONDS)
+    page.drag_over_chart((0.95, 0.5), (0.5, 0.5), is_pan=True)  # what is told opens over the right half
     page.press_trust("forecast")
     page.wait_for_updates(2)
     page.save(out)
