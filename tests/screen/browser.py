@@ -242,6 +242,15 @@ class Page:
         """Open that item's details, or close them."""
         self.driver.find_element(By.CSS_SELECTOR, f".cf-item[data-name={name}]").click()
 
+    def forecast_ahead(self) -> int | None:
+        """How far beyond the last candle the next forecast is drawn, in milliseconds; None where none is."""
+        ahead = self.script(
+            "const traces = document.querySelector('.cf-plot')?.data ?? [];"
+            "const drawn = Object.fromEntries(traces.map((one) => [one.uid, one.x]));"
+            "return drawn.forecast?.length ? drawn.forecast[0] - drawn.volume.at(-1) : null"
+        )
+        return None if ahead is None else int(ahead)
+
     def turn(self, key: str, *, menu: str) -> None:
         """Open a menu, turn one of its switches, and close the menu again; all by Streamlit's keys."""
         self.driver.find_element(By.CSS_SELECTOR, f".st-key-{menu} button").click()

@@ -130,7 +130,8 @@ def _take_forecast(page: Page, out: Path, *, is_dark: bool) -> None:
     page.wait(lambda: page.trust("forecast").startswith(("no ", "better ")), "scores", SCORED_SECONDS)
     page.drag_over_chart((0.95, 0.5), (0.5, 0.5), is_pan=True)  # what is told opens over the right half
     page.press_trust("forecast")
-    page.wait_for_updates(2)
+    page.wait_for_text("closes within the 80 % interval")
+    page.wait(page.forecast_ahead, "a forecast ahead")
     page.save(out)
     shrink(out)
 

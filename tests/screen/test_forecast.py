@@ -33,12 +33,6 @@ INSERT INTO forecasts SELECT symbol, interval, open_time, open_time - interval '
     open - 4, open + 4, open, close, now() FROM candles WHERE interval = '5s' AND is_closed
 """
 _TRACE = "return (document.querySelector('.cf-plot')?.data ?? []).find((one) => one.uid === arguments[0])?.x"
-# Of one drawing: a moment later the candle that was forecast may have begun.
-_AHEAD = """
-const traces = document.querySelector('.cf-plot')?.data ?? [];
-const drawn = Object.fromEntries(traces.map((one) => [one.uid, one.x]));
-return drawn.forecast?.length ? drawn.forecast[0] - drawn.volume.at(-1) : null;
-"""
 
 
 @contextmanager
@@ -86,7 +80,7 @@ def test_the_next_close_is_forecast_beyond_the_last_candle_and_its_worth_is_told
 ) -> None:
     page.open("look_back=5+m&candle=5+s", size=DESKTOP)
     page.wait(page.times, "candles drawn", START_SECONDS)
-    assert 0 < page.wait(lambda: page.script(_AHEAD), "a forecast ahead") <= 10_000
+    assert 0 < page.wait(page.forecast_ahead, "a forecast ahead") <= 10_000
     page.wait(lambda: page.trust("forecast") == "no better than the last price", "the truth in words")
     page.save(pictures / "forecast.png")
     page.press_trust("forecast")
