@@ -1,4 +1,4 @@
-"""How a value that changes with each refresh gets to a browser: once whole, then as what differs. Pure.
+"""How a value that changes with each refresh gets to a browser: once whole, then as what differs.
 
 A message is one of these, for ``received`` of ``assets/patch.js`` to read:
 
@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from candleflow.screen import patch
@@ -33,20 +32,26 @@ _SMALL_BYTES: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    base_id: str
     whole: Any
+    base_id: str = field(default_factory=lambda: secrets.token_hex(4))
+
+
+@dataclass(slots=True)
+class _Next:
+    """The base that follows, how it comes of the one before, and how often that has been told."""
+
+    base: _Base
+    step: patch.Patch | None
+    tellings: int = 0
 
 
 class Delivery:
     """What one place of a page has been sent, of one view: the differences are sent against that."""
 
-    def __init__(self, view: str, new_id: Callable[[], str] = lambda: secrets.token_hex(4)) -> None:
+    def __init__(self, view: str) -> None:
         self.view = view
-        self._new_id = new_id
         self._base: _Base | None = None
-        self._next: _Base | None = None
-        self._step: patch.Patch | None = None
-        self._tellings = 0
+        self._next: _Next | None = None
         self._first_bytes: int | None = None
         self._whole_bytes = 0
 
@@ -55,29 +60,31 @@ class Delivery:
         base = self._base
         if base is None:
             return self._begin(value)
-        change = patch.difference((self._next or base).whole, value)
+        newest = base if self._next is None else self._next.base
+        change = patch.difference(newest.whole, value)
         size = len(encoded(change))
         first = self._first_bytes = self._first_bytes or size
         has_grown = size > max(_SMALL_BYTES, _GROWTH * first)
         if (_TELLINGS if has_grown else 2) * size > self._whole_bytes:
             return self._begin(value)
         if has_grown and self._next is None:
-            self._next, self._step, change = _Base(self._new_id(), value), change, None
-            self._tellings, self._first_bytes = 0, None
+            self._next, self._first_bytes = _Next(_Base(value), change), None
+            change = None
         return self._told(base, change)
 
     def _begin(self, value: Any) -> dict[str, Any]:
-        self._base, self._next, self._first_bytes = _Base(self._new_id(), value), None, None
+        self._base, self._next, self._first_bytes = _Base(value), None, None
         self._whole_bytes = len(encoded(value))
         return {"base": self._base.base_id, "whole": value}
 
     def _told(self, base: _Base, change: patch.Patch | None) -> dict[str, Any]:
-        if self._next is None:
-            return {"base": base.base_id, "patch": change}
-        told = {"base": base.base_id, "next": [self._next.base_id, self._step], "patch": change}
-        self._tellings += 1
-        if self._tellings == _TELLINGS:
-            self._base, self._next = self._next, None
+        told = {"base": base.base_id, "patch": change}
+        following = self._next
+        if following is not None:
+            told["next"] = [following.base.base_id, following.step]
+            following.tellings += 1
+            if following.tellings == _TELLINGS:
+                self._base, self._next = following.base, None
         return told
 
 

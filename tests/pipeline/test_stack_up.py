@@ -110,6 +110,8 @@ def machine_in(folder: Path, **more: str) -> Machine:
             "CANDLEFLOW_KAFKA_BOOTSTRAP": f"127.0.0.1:{free_port()}",
             "CANDLEFLOW_POSTGRES_URL": f"postgresql://candleflow@127.0.0.1:{free_port()}/candleflow",
             "CANDLEFLOW_KAFKA_MEMORY": "256m",
+            "CANDLEFLOW_DASHBOARD_PORT": str(free_port()),
+            "CANDLEFLOW_SIMULATOR_PORT": str(free_port()),
             "CANDLEFLOW_DATA_DIR": str(folder / "data"),
         }
         | more,
@@ -184,12 +186,8 @@ def test_status_tells_what_runs_though_its_own_environment_differs(machine: Mach
 
 @pytest.mark.timeout(400)
 def test_up_shows_the_page_refuses_a_second_and_ends_everything_in_time(machine: Machine) -> None:
-    page = free_port()
-    machine.environment |= {
-        "CANDLEFLOW_DASHBOARD_PORT": str(page),
-        "CANDLEFLOW_SIMULATOR_PORT": str(free_port()),
-        "CANDLEFLOW_SPARK_MEMORY": "600m",
-    }
+    page = machine.environment["CANDLEFLOW_DASHBOARD_PORT"]
+    machine.environment["CANDLEFLOW_SPARK_MEMORY"] = "600m"
     running = machine.start("up")
     assert "SIMULATED" in machine.said
     assert f"the page: http://localhost:{page}" in machine.said
@@ -227,8 +225,6 @@ def test_up_shows_the_page_refuses_a_second_and_ends_everything_in_time(machine:
 @pytest.mark.timeout(400)
 def test_up_has_one_shard_and_a_producer_beside_it_the_other(machine: Machine) -> None:
     machine.environment |= {
-        "CANDLEFLOW_DASHBOARD_PORT": str(free_port()),
-        "CANDLEFLOW_SIMULATOR_PORT": str(free_port()),
         "CANDLEFLOW_SPARK_MEMORY": "600m",
         "CANDLEFLOW_SYMBOLS": "BTCUSDT,ETHUSDT",
         "CANDLEFLOW_HISTORY_HOURS": "0",
@@ -315,8 +311,7 @@ def test_a_taken_port_is_named_with_its_setting_before_anything_starts(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        free = {"CANDLEFLOW_DASHBOARD_PORT": str(free_port()), "CANDLEFLOW_SIMULATOR_PORT": str(free_port())}
-        one = machine_in(tmp_path, **{**free, setting: value.format(port)})
+        one = machine_in(tmp_path, **{setting: value.format(port)})
         done = one.run("up")
     assert done.returncode == 1
     assert f"port {port} is taken" in done.stderr

@@ -225,10 +225,6 @@ class Page:
         offset = int((x - 0.5) * panel.size["width"])
         ActionChains(self.driver).move_to_element_with_offset(panel, offset, 0).perform()
 
-    def press_key(self, key: str) -> None:
-        """Press a key (one of selenium's ``Keys``) on whatever has the focus."""
-        ActionChains(self.driver).send_keys(key).perform()
-
     def press(self, label: str) -> None:
         """Press the button that says ``label``."""
         self.wait(lambda: self._labelled(label), f"the button {label}").click()
@@ -251,12 +247,10 @@ class Page:
         )
         return None if ahead is None else int(ahead)
 
-    def turn(self, key: str, *, menu: str) -> None:
-        """Open a menu, turn one of its switches, and close the menu again; all by Streamlit's keys."""
-        self.driver.find_element(By.CSS_SELECTOR, f".st-key-{menu} button").click()
+    def turn(self, key: str) -> None:
+        """Turn the switch of that key of Streamlit's, in a menu that is open."""
         switch = f".st-key-{key} label"
         self.wait(lambda: self.driver.find_elements(By.CSS_SELECTOR, switch), switch)[0].click()
-        self.press_key(Keys.ESCAPE)
 
     def symbols(self) -> list[str]:
         """Those that the picker offers now."""

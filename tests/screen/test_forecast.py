@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.webdriver.common.keys import Keys
 
 from candleflow.settings import Settings
 from candleflow.store import schema
@@ -89,7 +90,9 @@ def test_the_next_close_is_forecast_beyond_the_last_candle_and_its_worth_is_told
     page.save(pictures / "forecast-record.png")
 
     assert page.script(_TRACE, "past-forecast") is None
-    page.turn("forecasts", menu="drawing")
+    page.press("Chart")
+    page.turn("forecasts")
+    page.hit(Keys.ESCAPE)
     drawn = page.wait(lambda: page.script(_TRACE, "past-forecast"), "past forecasts", START_SECONDS)
     assert "forecasts=true" in page.driver.current_url
     assert len(drawn) > 50

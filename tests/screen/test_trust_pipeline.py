@@ -11,7 +11,6 @@ import psutil
 import pytest
 from selenium import webdriver
 
-from candleflow.stack.process import free_port
 from tests.pipeline.test_stack_up import Machine, machine_in
 from tests.screen.browser import Page
 from tests.screen.test_trust import NAMES, wait_for_states
@@ -31,8 +30,6 @@ def machine(
     tmp_path.chmod(0o700)
     one = machine_in(
         tmp_path,
-        CANDLEFLOW_DASHBOARD_PORT=str(free_port()),
-        CANDLEFLOW_SIMULATOR_PORT=str(free_port()),
         CANDLEFLOW_SIMULATOR_RATE="200",
         CANDLEFLOW_HISTORY_HOURS="1",  # without it the very first candle is incomplete, and found so
     )

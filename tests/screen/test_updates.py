@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from contextlib import closing
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -16,6 +17,12 @@ from tests.screen.conftest import LIVE, Running
 from tests.screen.server import page_server
 from tests.unit.screen.receiving import Receiver
 
+LINES = {
+    "SMA": {"SMA 20"},
+    "Bollinger": {"Bollinger 20"},
+    "RSI": {"RSI"},
+    "MACD": {"MACD", "MACD signal"},
+}
 REFRESHES = 6
 REFRESH_BYTES = 5_000
 MESSAGES = 1_000
@@ -95,7 +102,7 @@ def test_the_browser_makes_of_messages_what_was_sent(live: Page) -> None:
     messages: list[dict[str, Any]] = []
     expected: list[dict[str, Any] | None] = []
     for _ in range(MESSAGES):
-        value = _changed(json.loads(json.dumps(value)), random)
+        value = _changed(deepcopy(value), random)
         delivery = Delivery("view") if random.random() < 0.02 else delivery
         message = delivery.message(value)
         if random.random() < 1 / 3:
@@ -127,18 +134,29 @@ def _changed(value: dict[str, Any], random: Random) -> dict[str, Any]:
     return value
 
 
-def test_a_change_of_overlays_and_panes_leaves_the_zoom(live: Page) -> None:
+@pytest.mark.parametrize(
+    ("put_on", "taken_off"),
+    [
+        (("SMA", "RSI"), ("SMA",)),
+        pytest.param(("SMA", "Bollinger", "RSI", "MACD"), ("SMA", "MACD"), marks=pytest.mark.slow),
+    ],
+    ids=["some", "all"],
+)
+def test_a_change_of_overlays_and_panes_leaves_the_zoom(
+    live: Page, put_on: Sequence[str], taken_off: Sequence[str]
+) -> None:
     live.drag_over_chart((0.55, 0.25), (0.8, 0.75))
     live.wait(lambda: live.mode() == "free", "the chart is zoomed")
     live.wait_for_updates(1)
     zoomed = live.ranges()
     live.press("Chart")
-    for label, trace in (("SMA", "SMA 20"), ("RSI", "RSI")):
+    for label in put_on:
         live.press(label)
-        live.wait(lambda: trace in _names(live), f"the line {trace}")  # noqa: B023
+        live.wait(lambda: LINES[label] <= set(_names(live)), f"the lines of {label}")  # noqa: B023
         assert live.ranges() == zoomed
-    live.press("SMA")
-    live.wait(lambda: "SMA 20" not in _names(live), "no line SMA 20")
+    for label in taken_off:
+        live.press(label)
+        live.wait(lambda: LINES[label].isdisjoint(_names(live)), f"no line of {label}")  # noqa: B023
     live.wait_for_updates(2)
     assert live.ranges() == zoomed
     assert "below=RSI" in live.driver.current_url

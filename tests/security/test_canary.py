@@ -105,7 +105,6 @@ def scene(
         machine = machine_in(
             folder,
             CANDLEFLOW_DASHBOARD_PORT=str(page),
-            CANDLEFLOW_SIMULATOR_PORT=str(free_port()),
             CANDLEFLOW_SIMULATOR_RATE="5",
             CANDLEFLOW_METRICS_PORT=str(metrics),
             CANDLEFLOW_SPARK_MEMORY="600m",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import count
 from typing import Any
 
 from hypothesis import given, settings
@@ -34,8 +33,7 @@ def chart(second: int) -> dict[str, Any]:
 
 def deliver(seen: list[bool]) -> tuple[list[int], int]:
     """The bytes of each message, where the browser sees these; and how often it asked for the whole."""
-    ids = count()
-    delivery, receiver = Delivery("view", lambda: f"{next(ids)}"), Receiver()
+    delivery, receiver = Delivery("view"), Receiver()
     sizes, lost = [], 0
     for second, is_seen in enumerate(seen):
         value = chart(second)
@@ -47,7 +45,7 @@ def deliver(seen: list[bool]) -> tuple[list[int], int]:
             found = receiver.received(json.loads(encoded(message)))
         except LookupError:
             lost += 1
-            delivery = Delivery("view", lambda: f"{next(ids)}")
+            delivery = Delivery("view")
             found = receiver.received(delivery.message(value))
         assert found == value
     return sizes, lost
