@@ -20,6 +20,7 @@ import pyspark
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
+from candleflow.engine import java_functions
 from candleflow.errors import StackError
 
 _LOG4J: Final = Path(__file__).with_name("log4j2.properties")
@@ -76,15 +77,17 @@ def start_session(
     for key, value in _configuration(jars, master, memory, work_dir, java_options).items():
         builder = builder.config(key, value)
     try:
-        return builder.getOrCreate()
+        spark = builder.getOrCreate()
     except Exception as error:
         raise StackError(f"Spark's JVM did not start with {java_home}: {error}") from error
+    java_functions.register(spark, work_dir)
+    return spark
 
 
-def join_session(*, name: str = "candleflow") -> SparkSession:
+def join_session(work_dir: Path, *, name: str = "candleflow") -> SparkSession:
     """The session of the JVM that spark-submit started for this program, with its jars, memory and master.
 
-    Raises StackError where no spark-submit did.
+    ``work_dir`` as for ``start_session``. Raises StackError where no spark-submit did.
     """
     _quieten()
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
@@ -96,9 +99,11 @@ def join_session(*, name: str = "candleflow") -> SparkSession:
     for key, value in _QUERIES.items():
         builder = builder.config(key, value)
     try:
-        return builder.getOrCreate()
+        spark = builder.getOrCreate()
     except Exception as error:
         raise StackError(f"spark-submit's session can't be joined: {error}") from error
+    java_functions.register(spark, work_dir)
+    return spark
 
 
 def _quieten() -> None:

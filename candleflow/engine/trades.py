@@ -2,7 +2,7 @@
 
 The verdict on a record is that of ``market/payload.py``, word for word what ``decode_payload`` of
 ``exchange/messages.py`` says of it; a property test holds the two equal. ``read_quickly`` reads a record in
-the exact layout that Binance sends, by one regular expression, and leaves every other one unread. ``judge``
+the exact layout that Binance sends, by ``CutTrade.java``, and leaves every other one unread. ``judge``
 reads them all, by Spark's JSON parsers, whose leniency is made good here: they stop at the end of the first
 value, whatever follows; and they refuse what JSON allows, numbers of more than 1,000 digits and escaped
 halves of surrogate pairs. Its plan is so large that a small batch is over before it is made: so a batch is
@@ -21,10 +21,10 @@ from typing import Final
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
 
+from candleflow.engine.java_functions import CUT_FIELDS, CUT_TRADE
 from candleflow.engine.kafka_options import kafka_options
 from candleflow.market.payload import (
     CANONICAL_PATTERN,
-    CUT_PATTERN,
     DECIMAL_PATTERN,
     FUTURE,
     NOT_A_TRADE,
@@ -141,21 +141,8 @@ def read_quickly(records: DataFrame, max_future_us: int) -> DataFrame:
     tell; pure columns, one row each. Arguments as for ``judge``.
     """
     kept = [name for name in KAFKA_COLUMNS if name in records.columns]
-    read, is_cut = _cut(records, kept, CUT_PATTERN, "$2 $3 $4 $5 $6 $7 $8 $9")
-    read = read.select(*kept, F.split(F.when(is_cut, F.col("cut")), " ").alias("field"))
-    symbol, trade_id, *amounts, time, is_maker = (F.col("field")[at] for at in range(8))
-    price_whole, price_places, quantity_whole, quantity_places = amounts
-    read = read.select(
-        *kept,
-        symbol.alias("symbol"),
-        trade_id.cast("bigint").alias("trade_id"),
-        F.rpad(time, 16, "0").cast("bigint").alias("trade_time"),
-        (is_maker == "false").alias("is_taker_buy"),
-        price_whole.cast("bigint").alias("price_whole"),
-        _steps(price_places).alias("price_fraction"),
-        quantity_whole.cast("bigint").alias("quantity_whole"),
-        _steps(quantity_places).alias("quantity_fraction"),
-    )
+    read = records.select(*kept, F.call_function(CUT_TRADE, "value").alias("cut"))
+    read = read.select(*kept, *(F.col("cut")[name].alias(name) for name in CUT_FIELDS.names))
     read = _with_amounts(read, [*kept, *_OTHERS])
     # Where the notional is out of its range its highest digits are null, and so is the condition.
     is_sound = (F.col("price") > PRICE_ZERO) & F.col("notional_high").isNotNull()
@@ -172,7 +159,12 @@ def judge(records: DataFrame, max_future_us: int) -> DataFrame:
     record's time and not by the clock, so that a replay judges as the first reading did.
     """
     kept = [name for name in KAFKA_COLUMNS if name in records.columns]
-    read, is_cut = _cut(records, kept, CANONICAL_PATTERN, "$2 $3 $4 $5 $6 $7")  # s t p q T m
+    read = records.select(*kept, F.col("value").cast("string").alias("text"))
+    # A record that does not match is left as it is, so one pass both recognizes and cuts: but for bytes that
+    # are no UTF-8, which the replacement would not leave alone.
+    cut = F.regexp_replace("text", _WHOLE % CANONICAL_PATTERN, "$2 $3 $4 $5 $6 $7")  # s t p q T m
+    read = read.select(*kept, "text", cut.alias("cut"))
+    is_cut = (F.col("cut") != F.col("text")) & F.is_valid_utf8("text")
     # A branch of a CASE is evaluated only for the rows that need it; and a lambda is interpreted, not
     # compiled. Written out, the strict way would make the generated method longer than the 8,000 bytes that
     # the JVM compiles: ten times as slow (measured).
@@ -180,18 +172,6 @@ def judge(records: DataFrame, max_future_us: int) -> DataFrame:
     verdict = F.when(is_cut, F.col("cut")).otherwise(strict)
     read = read.select(*kept, verdict.alias("verdict"))
     return _check_ranges(_with_fields(read, kept), kept, max_future_us)
-
-
-def _cut(records: DataFrame, kept: Sequence[str], layout: str, fields: str) -> tuple[DataFrame, Column]:
-    """``records`` with ``cut``, and whether it is the ``fields``, groups of a record in Binance's ``layout``.
-
-    A record that does not match is left as it is, so one pass both recognizes and cuts: but for bytes that
-    are no UTF-8, which the replacement would not leave alone.
-    """
-    read = records.select(*kept, F.col("value").cast("string").alias("text"))
-    cut = F.regexp_replace("text", _WHOLE % layout, fields)
-    is_cut = (F.col("cut") != F.col("text")) & F.is_valid_utf8("text")
-    return read.select("*", cut.alias("cut")), is_cut
 
 
 # The strict way ----------------------------------------------------------------------------------------

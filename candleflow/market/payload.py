@@ -5,9 +5,9 @@
 
 ``e`` event type, ``E`` event time, ``s`` symbol, ``t`` trade id, ``p`` price, ``q`` quantity, ``T`` trade
 time, ``m`` whether the buyer is the maker, ``M`` ignored. Source: binance-spot-api-docs,
-web-socket-streams.md, "Trade Streams". Two readers rest on this page: ``exchange/messages.py`` decodes what
-comes off the socket, ``engine/trades.py`` what comes out of Kafka; a property test holds them to the same
-verdict on every record.
+web-socket-streams.md, "Trade Streams". Three readers rest on this page: ``exchange/messages.py`` decodes what
+comes off the socket, ``engine/trades.py`` what comes out of Kafka, with ``engine/CutTrade.java`` for whatever
+is in the exact layout; property tests hold them to the same verdict on every record.
 """
 
 from __future__ import annotations
@@ -22,18 +22,14 @@ DECIMAL_PATTERN: Final = r"[0-9]+(?:\.[0-9]+)?"
 
 _INTEGER: Final = "(0|[1-9][0-9]{0,17})"
 _TIME: Final = "([1-9][0-9]{12}(?:[0-9]{3})?)"
+_AMOUNT: Final = r"([0-9]{1,%d}(?:\.[0-9]{1,8})?)"
 
 
-def _layout(amount: str) -> str:
-    """The layout with ``amount``, given its number of digits, for price and quantity."""
-    return (
-        r'\{"e":"trade","E":' + _INTEGER + r',"s":"(' + SYMBOL_PATTERN + r')","t":' + _INTEGER
-        + r',"p":"' + amount % 11 + r'","q":"' + amount % 12 + r'","T":' + _TIME
-        + r',"m":(true|false),"M":(?:true|false)\}'
-    )  # fmt: skip
-
-
-CANONICAL_PATTERN: Final = _layout(r"([0-9]{1,%d}(?:\.[0-9]{1,8})?)")
+CANONICAL_PATTERN: Final = (
+    r'\{"e":"trade","E":' + _INTEGER + r',"s":"(' + SYMBOL_PATTERN + r')","t":' + _INTEGER
+    + r',"p":"' + _AMOUNT % 11 + r'","q":"' + _AMOUNT % 12 + r'","T":' + _TIME
+    + r',"m":(true|false),"M":(?:true|false)\}'
+)  # fmt: skip
 """The exact layout Binance sends, groups E s t p q T m, for Python's and Java's regular expressions alike.
 
 A record that matches it is sound JSON with every field of the right type, and each number fits the type that
@@ -41,9 +37,6 @@ the engine counts in: 64-bit integers, times of 13 digits (milliseconds) or 16 (
 within ``market.trade``'s limits. Whatever does not match goes to the full parser: the pattern makes reading
 quick and decides nothing.
 """
-
-CUT_PATTERN: Final = _layout(r"([0-9]{1,%d})(?:\.([0-9]{1,8}))?")
-"""The same with two groups each for price and quantity: the digits before the point, and those after it."""
 
 REQUIRED_FIELDS: Final[dict[str, str]] = {
     "E": "integer",

@@ -128,7 +128,7 @@ class _Processor:
         if settings.spark_master == SPARK_SUBMIT:
             self._wait_for_kafka()
             self._wait_for_store()
-            self._process_in(join_session(), work_dir)
+            self._process_in(join_session(work_dir), work_dir)
             return
         java_home = find_java(settings.cache_path)
         jars = ensure_jars("spark", settings.cache_path)

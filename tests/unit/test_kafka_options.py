@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_librdkafka_verifies_certificate_and_name() -> None:
 def test_without_spark_submit_there_is_no_session_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
     with pytest.raises(StackError, match="CANDLEFLOW_SPARK_MASTER"):
-        join_session()
+        join_session(Path())
 
 
 def test_an_address_is_copied_as_a_text_is_and_written_without_its_password() -> None:
