@@ -295,7 +295,7 @@ class Settings(BaseSettings):
         20, ge=0, le=60_000, description="Spark begins a batch at most this often; 0: as soon as it can"
     )
     max_offsets_per_trigger: int = Field(
-        400_000, ge=1_000, le=5_000_000, description="Records in a batch at most, while a backlog is read"
+        500_000, ge=1_000, le=5_000_000, description="Records in a batch at most, while a backlog is read"
     )
     spark_master: str = Field(
         "local[*]",

@@ -89,8 +89,12 @@ REFUSAL: Final = "refusal"
 UNREAD: Final = "(not read)"
 """In place of a reason: ``read_quickly`` could not read the record, and only ``judge`` can tell why."""
 
-RECORDS_PER_TASK: Final = 50_000
+RECORDS_PER_TASK: Final = 100_000
 """A batch of up to so many is one task; a longer backlog is read by all cores even of one partition."""
+
+_RECORDS_PER_POLL: Final = 5_000
+"""Spark asks the consumer anew after so many; with the consumer's own 500 that took a third of a backlog's
+time: 213,000 trades a second, and 322,000 with these."""
 
 # Java's "$" also matches before a final line break; "\z" is the end and nothing else.
 _WHOLE: Final = r"\A(?:%s)\z"
@@ -109,6 +113,7 @@ def read_stream(
     return (
         spark.readStream.format("kafka")
         .options(**kafka_options(bootstrap))
+        .option("kafka.max.poll.records", _RECORDS_PER_POLL)
         .option("subscribe", topic)
         .option("startingOffsets", _offsets_text(topic, offsets) if offsets else "earliest")
         .option("maxOffsetsPerTrigger", records_per_batch)

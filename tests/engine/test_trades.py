@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -27,6 +28,7 @@ from candleflow.engine.trades import (
     read_quickly,
 )
 from candleflow.exchange.messages import Rejected, decode_payload
+from candleflow.market.payload import CANONICAL_PATTERN
 from candleflow.market.trade import Trade
 from tests.spark_fixtures import PUBLISHED_AT, records_of
 
@@ -310,3 +312,44 @@ def test_spark_and_the_decoder_agree_on_any_record(spark: SparkSession, values: 
     assert verdicts(spark, list(values)) == expected
     quick = verdicts(spark, list(values), read=read_quickly)
     assert all(one in (UNREAD, wanted) for one, wanted in zip(quick, expected, strict=True))
+
+
+OF_THE_LAYOUT = b'{}",:.-_ 0159AZatrue'
+
+
+@st.composite
+def nearly_canonical(draw: st.DrawFn) -> bytes:
+    """A record in Binance's exact layout, with some bytes left out, put in or put in place of others."""
+    value = draw(st.one_of(st.just(text()), st.from_regex(CANONICAL_PATTERN, fullmatch=True).map(str.encode)))
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(value)))
+        until = draw(st.integers(at, min(len(value), at + 1)))
+        value = value[:at] + bytes(draw(st.lists(st.sampled_from(OF_THE_LAYOUT), max_size=2))) + value[until:]
+    return value
+
+
+@pytest.mark.timeout(600)
+@JOB
+@given(values=st.lists(nearly_canonical(), min_size=20, max_size=60))
+@example(
+    values=[
+        text(),
+        text() + b"\n",
+        text(s=""),
+        text(p="1.", q="1"),
+        text(p="", q="1"),
+        raw(t="00"),
+        raw(T="0"),
+    ]
+)
+def test_the_quick_way_reads_what_is_in_the_layout_and_nothing_else(
+    spark: SparkSession, values: list[bytes]
+) -> None:
+    expected = [reference(value) for value in values]
+    canonical = [re.fullmatch(CANONICAL_PATTERN, value.decode("latin-1")) is not None for value in values]
+    quick = verdicts(spark, list(values), read=read_quickly)
+    wanted = [
+        verdict if is_canonical and isinstance(verdict, tuple) else UNREAD
+        for verdict, is_canonical in zip(expected, canonical, strict=True)
+    ]
+    assert quick == wanted
