@@ -32,30 +32,24 @@ CUT_FIELDS: Final = StructType(
     ]
 )
 
+_CLASS: Final = "candleflow.CutTrade"
 _SOURCE: Final = Path(__file__).with_name("CutTrade.java")
 
 
 def register(spark: SparkSession, work_dir: Path) -> None:
-    """Have the session know ``CUT_TRADE``; the jar for it and its executors is made in ``work_dir``."""
-    jar = work_dir / f"{CUT_TRADE}.jar"
-    with zipfile.ZipFile(jar, "w") as archive:
-        for name, code in _compiled(spark).items():
-            archive.writestr(f"{name.replace('.', '/')}.class", code)
-    spark.sql(f"ADD JAR '{jar.as_uri()}'")
-    # As an object: pyspark's registerJavaFunction asks for type parameters, which Janino doesn't write down.
-    session: Any = spark._jsparkSession  # noqa: SLF001
-    fields = session.parseDataType(CUT_FIELDS.json())
-    session.udf().register(CUT_TRADE, _jvm(spark).candleflow.CutTrade(), fields)
-
-
-def _compiled(spark: SparkSession) -> dict[str, bytes]:
-    """The bytes of each class, by its name."""
-    jvm = _jvm(spark)
+    """Have the session know ``CUT_TRADE``; the jar for its executors is made in ``work_dir``, and stays."""
+    # pyspark has no public way to the classes of its JVM, nor one that takes an object of them.
+    jvm: Any = spark._jvm  # noqa: SLF001
+    context, session = spark._jsc, spark._jsparkSession  # noqa: SLF001
     compiler = jvm.org.codehaus.janino.SimpleCompiler()
     compiler.setParentClassLoader(jvm.Thread.currentThread().getContextClassLoader())
     compiler.cook(_SOURCE.read_text("utf-8"))
-    return {str(name): bytes(code) for name, code in compiler.getBytecodes().items()}
-
-
-def _jvm(spark: SparkSession) -> Any:
-    return spark._jvm  # noqa: SLF001 - no public way leads to the classes of its JVM
+    jar = work_dir / f"{CUT_TRADE}.jar"
+    with zipfile.ZipFile(jar, "w") as archive:
+        for name, code in compiler.getBytecodes().items():
+            archive.writestr(f"{name.replace('.', '/')}.class", bytes(code))
+    context.addJar(jar.as_uri())
+    # As an object: pyspark's registerJavaFunction asks for type parameters, which Janino doesn't write down.
+    function = compiler.getClassLoader().loadClass(_CLASS).newInstance()
+    fields = session.parseDataType(CUT_FIELDS.json())
+    session.udf().register(CUT_TRADE, function, fields)
