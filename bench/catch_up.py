@@ -1,6 +1,6 @@
 """How quickly a backlog becomes candles: ours and what else one would use, side by side on one topic.
 
-    python -m bench.catch_up            8 million trades, three rounds: about 45 minutes
+    python -m bench.catch_up            8 million trades, three rounds: about an hour
     python -m bench.catch_up --quick    1 million, two rounds: about 5 minutes; status 1 where a ratio fell
     python -m bench.catch_up --only candleflow spark --trades 200000 --rounds 1
 
@@ -10,7 +10,8 @@ after the other, in turn from the first to the last and back. A run's time goes 
 about to read to when its table holds the last trade of every symbol. Then every candle is compared with
 ``bench/oracle.py``'s: a figure counts only where all are right. Peers are installed in ``.venv-peers``.
 
-A full run writes ``bench/RESULTS.md`` and ``bench/results.svg``. Nothing else of weight should run meanwhile.
+A full run writes ``bench/RESULTS.md`` and ``bench/results.svg``, after each round. Nothing else of weight should
+run meanwhile.
 """
 
 from __future__ import annotations
@@ -74,13 +75,15 @@ def main() -> int:
         folder.chmod(0o755)  # PostgreSQL runs as another user where we are root
         with servers.kafka(folder) as kafka, servers.postgres(folder) as postgres:
             courses = _lay_courses(kafka.bootstrap, arguments, [one.contestant for one in entries])
-            _run_rounds(entries, courses, arguments.rounds, Stack(kafka, postgres, folder))
-    results = [one.result() for one in entries]
-    text = _report(results, arguments, time.monotonic() - began)
+            stack = Stack(kafka, postgres, folder)
+            for number in range(1, arguments.rounds + 1):
+                _run_round(entries, courses, number, stack)
+                results = [one.result() for one in entries]
+                text = _report(results, arguments, number, time.monotonic() - began)
+                if arguments.write:  # a run takes an hour, and may be cut off
+                    _RESULTS.write_text(text)
+                    _PLOT.write_text(table.svg(results))
     sys.stdout.write(f"\n{text}")
-    if arguments.write:
-        _RESULTS.write_text(text)
-        _PLOT.write_text(table.svg(results))
     return _status(results, is_quick=arguments.quick)
 
 
@@ -145,28 +148,22 @@ def _lay_courses(
     }
 
 
-def _run_rounds(
-    entries: Sequence[Entry],
-    courses: dict[bool, Course],
-    rounds: int,
-    stack: Stack,
-) -> None:
-    for number in range(1, rounds + 1):
-        for entry in entries if number % 2 else reversed(entries):
-            if entry.failure:
-                continue
-            one, course = entry.contestant, courses[entry.contestant.is_slow]
-            place = _place(one, course, number, stack)
-            try:
-                run = entry.runs[number] = race(one, place, course.trades, course.expected)
-            except RaceError as error:
-                entry.failure = f"in round {number} it {error}"
-                _log.warning("%s %s", one.title, error)
-                continue
-            _log.info(
-                "round %d, %s: start %.1f s, then %.1f s: %s trades/s; %s",
-                *(number, one.title, run.start_seconds, run.seconds, f"{run.rate:,.0f}", run.verdict.words()),
-            )
+def _run_round(entries: Sequence[Entry], courses: dict[bool, Course], number: int, stack: Stack) -> None:
+    for entry in entries if number % 2 else reversed(entries):
+        if entry.failure:
+            continue
+        one, course = entry.contestant, courses[entry.contestant.is_slow]
+        place = _place(one, course, number, stack)
+        try:
+            run = entry.runs[number] = race(one, place, course.trades, course.expected)
+        except RaceError as error:
+            entry.failure = f"in round {number} it {error}"
+            _log.warning("%s %s", one.title, error)
+            continue
+        _log.info(
+            "round %d, %s: start %.1f s, then %.1f s: %s trades/s; %s",
+            *(number, one.title, run.start_seconds, run.seconds, f"{run.rate:,.0f}", run.verdict.words()),
+        )
 
 
 def _place(one: Contestant, course: Course, number: int, stack: Stack) -> Place:
@@ -209,7 +206,9 @@ whose candles are not all right has no figure. *Fields* are those of a candle be
 """
 
 
-def _report(results: Sequence[table.Result], arguments: argparse.Namespace, seconds: float) -> str:
+def _report(
+    results: Sequence[table.Result], arguments: argparse.Namespace, rounds: int, seconds: float
+) -> str:
     head = _HEAD.format(
         arguments="".join(f" {one}" for one in sys.argv[1:]),
         commit=machine.commit(),
@@ -220,7 +219,7 @@ def _report(results: Sequence[table.Result], arguments: argparse.Namespace, seco
         symbols=len(topic.SYMBOLS),
         partitions=arguments.partitions,
         slow_trades=arguments.slow_trades,
-        rounds=arguments.rounds,
+        rounds=rounds,
     )
     parts = [head, table.markdown(results), "## How each does it", table.notes(results)]
     return "\n\n".join([*parts, "## Every run", table.rounds(results)]) + "\n"
