@@ -10,8 +10,8 @@ after the other, in turn from the first to the last and back. A run's time goes 
 about to read to when its table holds the last trade of every symbol. Then every candle is compared with
 ``bench/oracle.py``'s: a figure counts only where all are right. Peers are installed in ``.venv-peers``.
 
-A full run writes ``bench/RESULTS.md`` and ``bench/results.svg``, after each round. Nothing else of weight should
-run meanwhile.
+A full run writes ``bench/RESULTS.md`` and ``bench/results.svg``, after each round. Nothing else of
+weight should run meanwhile.
 """
 
 from __future__ import annotations
