@@ -108,8 +108,8 @@ class Chart {
   }
 
   show(sent, lost) {
-    // Streamlit marks each run of the script for the browser's profiler, and lets none of the marks go: the heap of a
-    // page that is open all day grew by 6 MB an hour, its process by 40.
+    // Streamlit marks each run of the script for the browser's profiler, and lets none of the marks go: of a page that
+    // is open all day the browser's process grew by 43 MB an hour, and by 9 without them.
     performance.clearMarks();
     performance.clearMeasures();
     const figure = received(this, sent, lost);
