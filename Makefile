@@ -81,7 +81,7 @@ bench-page: install-dev ## the page: a year of candles, 50 viewers, the browser'
 bench-forecast: install-dev ## what the forecasts of 500 symbols cost
 	@$(python) -m bench.forecast
 
-bench-peers: install ## how quickly a backlog becomes candles, beside what else one would use (QUICK=1: 5 min)
+bench-peers: install ## how quickly a backlog becomes candles, beside what else one would use (QUICK=1: 9 min)
 	@$(python) -m bench.catch_up $(if $(QUICK),--quick)
 
 bench-scaling: install ## what a trade costs with more symbols, partitions, cores, rows stored (QUICK=1: 10 min of 20)

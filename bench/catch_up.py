@@ -1,7 +1,7 @@
 """How quickly a backlog becomes candles: ours and what else one would use, side by side on one topic.
 
     python -m bench.catch_up            8 million trades, three rounds: about an hour
-    python -m bench.catch_up --quick    1 million, two rounds: about 5 minutes; status 1 where a ratio fell
+    python -m bench.catch_up --quick    1 million, two rounds: about 9 minutes; status 1 where a ratio fell
     python -m bench.catch_up --only candleflow spark --trades 200000 --rounds 1
 
 It starts a Kafka and a PostgreSQL on free ports in a temporary folder, fills a topic of Binance's trade JSON,

@@ -10,8 +10,8 @@ import org.apache.spark.sql.api.java.UDF1;
  *
  * <p>Null where a record is in any other layout, even by a blank: it is left to the full parser, so nothing is decided
  * here. Spark's own regular expressions and casts take three times as long (docs/performance.md). The columns are those
- * of java_functions.CUT_TRADE. Written for Janino, the compiler of the code that Spark generates: without lambdas, and
- * with type parameters left out.
+ * of java_functions.CUT_FIELDS. Written for Janino, the compiler of the code that Spark generates: without lambdas, and
+ * with Object for both type parameters, as it makes no bridge to a method of other types.
  */
 public final class CutTrade implements UDF1<Object, Object> {
   public Object call(Object record) {

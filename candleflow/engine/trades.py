@@ -180,7 +180,7 @@ def judge(records: DataFrame, max_future_us: int) -> DataFrame:
 
 
 # The strict way ----------------------------------------------------------------------------------------
-# Its verdict is one text, as the quick way's: "s t p q T m", or a blank and then the refusal.
+# Its verdict is one text, as the cut of the exact layout: "s t p q T m", or a blank and then the refusal.
 
 
 def _refuse(reason: str) -> Column:
@@ -301,13 +301,8 @@ def _amount(text: Column, name: str) -> list[Column]:
         whole.alias(f"{name}_whole"),
         _fails(whole < _AMOUNTS[name]).alias(f"{name}_out_of_range"),
         places.alias(f"{name}_places"),
-        _steps(F.coalesce(places, F.lit(""))).alias(f"{name}_fraction"),
+        F.rpad(F.coalesce(places, F.lit("")), DECIMAL_PLACES, "0").cast("bigint").alias(f"{name}_fraction"),
     ]
-
-
-def _steps(places: Column) -> Column:
-    """The digits after a point, in steps of 10^-8."""
-    return F.rpad(places, DECIMAL_PLACES, "0").cast("bigint")
 
 
 def _check_ranges(read: DataFrame, kept: Sequence[str], max_future_us: int) -> DataFrame:

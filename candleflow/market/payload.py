@@ -24,7 +24,6 @@ _INTEGER: Final = "(0|[1-9][0-9]{0,17})"
 _TIME: Final = "([1-9][0-9]{12}(?:[0-9]{3})?)"
 _AMOUNT: Final = r"([0-9]{1,%d}(?:\.[0-9]{1,8})?)"
 
-
 CANONICAL_PATTERN: Final = (
     r'\{"e":"trade","E":' + _INTEGER + r',"s":"(' + SYMBOL_PATTERN + r')","t":' + _INTEGER
     + r',"p":"' + _AMOUNT % 11 + r'","q":"' + _AMOUNT % 12 + r'","T":' + _TIME
