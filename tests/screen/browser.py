@@ -29,6 +29,7 @@ MISSING = None if CHROMIUM and CHROMEDRIVER else "needs chromium and chromedrive
 DESKTOP = (1_280, 800)
 PHONE = (390, 844)
 SMALL_PHONE = (360, 740)
+MARKS_OF_A_REFRESH = 4
 PATIENCE_SECONDS = 45  # for a machine that does much else besides; on a free one nothing takes five
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
@@ -144,6 +145,23 @@ class Page:
     def wait_for_updates(self, count: int, seconds: float = PATIENCE_SECONDS) -> None:
         reached = self.updates() + count
         self.wait(lambda: self.updates() >= reached, f"{count} updates", seconds)
+
+    def marks(self) -> int:
+        """How many entries the browser keeps for its profiler: Streamlit makes some at each refresh."""
+        return int(
+            self.script(
+                "return ['mark', 'measure'].flatMap((type) => performance.getEntriesByType(type)).length"
+            )
+        )
+
+    def wait_for_marks(self, count: int) -> None:
+        """Until so many were made from now on, whether they are kept or not."""
+        self.script(
+            "window.marked = 0;"
+            "const count = (made) => { window.marked += made.getEntries().length };"
+            "new PerformanceObserver(count).observe({type: 'mark'})"
+        )
+        self.wait(lambda: self.script("return window.marked") >= count, f"{count} marks")
 
     def mode(self) -> str:
         """``following`` the live edge, or ``free``."""

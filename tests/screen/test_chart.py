@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.screen.browser import DESKTOP, PHONE, SMALL_PHONE, Page
+from tests.screen.browser import DESKTOP, MARKS_OF_A_REFRESH, PHONE, SMALL_PHONE, Page
 from tests.screen.conftest import HOLED, LIVE
 from tests.screen.feed import now_us
 from tests.screen.picture import shrink
@@ -37,9 +37,6 @@ WATCHED = """
 return [document.querySelector('.cf-plot').dataset.mark,
         document.querySelector('.cf-plot .main-svg').dataset.mark, window.removedCharts, window.addedCharts]
 """
-
-_KEPT = "return performance.getEntriesByType('mark').length + performance.getEntriesByType('measure').length"
-OF_ONE_REFRESH = 4
 
 
 def test_every_candle_of_the_look_back_is_drawn(page: Page) -> None:
@@ -115,7 +112,7 @@ def test_nothing_of_a_refresh_is_left_in_the_browser_once_it_is_drawn(page: Page
     page.open()
     page.wait_for_candles()
     page.wait_for_updates(4)
-    assert page.script(_KEPT) <= OF_ONE_REFRESH
+    assert page.marks() <= MARKS_OF_A_REFRESH
 
 
 def test_an_update_does_not_cut_a_drag_short(page: Page) -> None:

@@ -17,7 +17,7 @@ from candleflow.services.dashboard import PAGE
 from candleflow.settings import Settings
 from candleflow.stack.postgres import PostgresServer
 from candleflow.store import schema
-from tests.screen.browser import Page
+from tests.screen.browser import MARKS_OF_A_REFRESH, Page
 from tests.screen.feed import Feed, live_feed, now_us
 from tests.screen.server import page_server
 from tests.store_fixtures import Database
@@ -73,6 +73,8 @@ def test_a_simulated_market_is_marked_and_an_empty_one_fills_by_itself(
         page.wait_for_text("Waiting for the first trade")
         assert "SIMULATED" in page.text()
         page.wait(lambda: driver.title.startswith("SIMULATED"), "the title")
+        page.wait_for_marks(4 * MARKS_OF_A_REFRESH)
+        assert page.marks() <= MARKS_OF_A_REFRESH  # nothing of a refresh is left, without a chart either
         with closing(Feed(simulated)) as feed:
             feed.send("BTCUSDT", [now_us()])
         page.wait_for_candles()
