@@ -55,12 +55,12 @@ def records(lines: DataFrame, symbol: str) -> DataFrame:
 
 def read(records: DataFrame, since: int, until: int, fold: BatchFold) -> tuple[DataFrame, Folded]:
     """The records judged and folded; those at a time outside [since, until), microseconds, are refused."""
-    placed = fold.place(_of_day(trades.read_quickly(records, 0), since, until))
-    folded = fold(placed)
+    judged = _of_day(trades.read_quickly(records, 0), since, until)
+    folded = fold(judged)
     if trades.UNREAD in folded.rejected:
-        placed = fold.place(_of_day(trades.judge(records, 0), since, until))
-        folded = fold(placed)
-    return placed, folded
+        judged = _of_day(trades.judge(records, 0), since, until)
+        folded = fold(judged)
+    return judged, folded
 
 
 def first_refused(judged: DataFrame, lines: DataFrame) -> tuple[str, str] | None:

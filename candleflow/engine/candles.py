@@ -1,10 +1,10 @@
-"""The candle rules of ``market/candle.py`` as Spark columns: trades into rows that add up to candles.
+"""The candle rules of ``market/candle.py`` in Spark: trades into rows that add up to candles.
 
 A row stands for a block of 256 trade ids of a symbol, as far as they are in one pane: the stretch of a slide
-that a tumbling window is, or that sliding windows share. Rows of any batches add up in any order
+that a tumbling window is, or that sliding windows share. Rows of any tasks and batches add up in any order
 (``engine/partials.py``), as open and close go by trade id and all the rest are extremes and exact sums; so a
-trade is read and folded once, however many windows it is in. The ids themselves go along, one bit each:
-which of them are there is what completeness and repetition are told by.
+trade is read and folded once, however many windows it is in, and no row has to go to another task. The ids
+themselves go along, one bit each: which of them are there is what completeness and repetition are told by.
 
 Sums are 64-bit integers that can't overflow, several to an amount (``trades.ADDED_COLUMNS``).
 """
@@ -15,8 +15,10 @@ from typing import Final, NamedTuple
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
+from pyspark.sql.types import LongType, StringType, StructField, StructType
 
-from candleflow.engine.trades import ADDED_COLUMNS, IS_LIVE, REFUSAL
+from candleflow.engine.java_functions import map_partitions
+from candleflow.engine.trades import IS_LIVE, REFUSAL, TRADE_COLUMNS, UNREAD
 from candleflow.market.window import Windows
 
 _WORD_SIZE: Final = 64
@@ -24,8 +26,6 @@ _WORDS: Final = 4
 BLOCK_SIZE: Final = _WORDS * _WORD_SIZE
 """Trade ids to a block, a bit for each. A block is a row for the driver, while all the rest waits."""
 
-_KEYS: Final = (REFUSAL, "symbol", "open_time", "block")
-_ADDED: Final = tuple(name for columns in ADDED_COLUMNS.values() for name in columns)
 TAKER: Final = "taker_buy_"
 """What the sums over takers' buys alone have before their names."""
 
@@ -44,11 +44,11 @@ class Block(NamedTuple):
     """More than the ids where a trade came twice."""
     written_at: int
     """When the last of the records was written to the topic, microseconds since the epoch."""
-    bits_0: int | None
-    """A bit for each id that is there, the lowest id's the lowest; null where there is none of these 64."""
-    bits_1: int | None
-    bits_2: int | None
-    bits_3: int | None
+    bits_0: int
+    """A bit for each id that is there, the lowest id's the lowest, in words of 64 with a sign."""
+    bits_1: int
+    bits_2: int
+    bits_3: int
     open: int
     """The prices are ``trades.PRICE_ZERO`` and steps of 10^-8 from it."""
     high: int
@@ -65,44 +65,49 @@ class Block(NamedTuple):
     notional_whole: int
     notional_fraction: int
     notional_rest: int
-    taker_buy_quantity_whole: int | None
-    """Null, as the next five, where no taker bought."""
-    taker_buy_quantity_fraction: int | None
-    taker_buy_notional_high: int | None
-    taker_buy_notional_whole: int | None
-    taker_buy_notional_fraction: int | None
-    taker_buy_notional_rest: int | None
+    taker_buy_quantity_whole: int
+    taker_buy_quantity_fraction: int
+    taker_buy_notional_high: int
+    taker_buy_notional_whole: int
+    taker_buy_notional_fraction: int
+    taker_buy_notional_rest: int
 
     @property
     def bits(self) -> int:
         """Of all the block's ids."""
         words = (self.bits_0, self.bits_1, self.bits_2, self.bits_3)
-        return sum(((word or 0) & _ALL_BITS) << at * _WORD_SIZE for at, word in enumerate(words))
+        return sum((word & _ALL_BITS) << at * _WORD_SIZE for at, word in enumerate(words))
 
 
 _ALL_BITS: Final = (1 << _WORD_SIZE) - 1
+_TEXTS: Final = (REFUSAL, "symbol")
+_BLOCKS: Final = StructType(
+    [StructField(name, StringType() if name in _TEXTS else LongType()) for name in Block._fields]
+)
 
 
 class CandleFold:
-    """The fold for one choice of windows. Its columns are made once: from Python each costs a call or two."""
+    """The fold for one choice of windows: ``java/candleflow/Blocks.java``, by what a row is read from."""
 
     def __init__(self, windows: Windows) -> None:
-        self._places = _places(windows.slide_us)
-        self._sums = _sums()
+        self._pane_us = windows.slide_us
 
-    def place(self, trades: DataFrame) -> DataFrame:
-        """``trades``, as ``trades.judge`` made them, with what the fold needs beside; pure columns.
-        Of Kafka's columns the fold needs ``timestamp``; without ``IS_LIVE`` no trade counts as live.
-
-        They are apart from the fold as Spark analyzes a streaming query once, and what is done with a batch
-        anew for each.
+    def __call__(self, trades: DataFrame) -> DataFrame:
+        """``trades``, as ``trades.judge`` or ``read_quickly`` made them, as rows of ``Block``: some for each
+        symbol, pane and block, and some for each reason of refusal. Of Kafka's columns it needs
+        ``timestamp``; without ``IS_LIVE`` no trade counts as live.
         """
-        told = [] if IS_LIVE in trades.columns else [F.lit(col=False).alias(IS_LIVE)]
-        return trades.select("*", *told, *self._places)
+        rows = trades.select(REFUSAL, _written_at(), _is_live(trades), *TRADE_COLUMNS)
+        return map_partitions(rows, _BLOCKS, "FoldTrades", self._pane_us)
 
-    def __call__(self, placed: DataFrame) -> DataFrame:
-        """A ``Block`` for each symbol, pane and block, and one for each reason of refusal."""
-        return placed.groupBy(*_KEYS).agg(*self._sums)
+    def quickly(self, records: DataFrame, max_future_us: int) -> DataFrame:
+        """The same of Kafka's records, read and folded at once; those that ``trades.read_quickly`` can't read
+        are refused as ``trades.UNREAD``. Arguments as for ``trades.judge``.
+
+        For a stream: it is one function, where the columns of the two steps were planned with each batch.
+        """
+        rows = records.select("value", _written_at(), _is_live(records))
+        return map_partitions(rows, _BLOCKS, "FoldRecords", self._pane_us, max_future_us, UNREAD)
 
 
 def without_repeats(trades: DataFrame) -> DataFrame:
@@ -120,30 +125,9 @@ def without_ids(trades: DataFrame, ids: DataFrame) -> DataFrame:
     return trades.join(F.broadcast(ids), ["symbol", "trade_id"], "left_anti")
 
 
-def _places(pane_us: int) -> list[Column]:
-    time, trade_id = F.col("trade_time"), F.col("trade_id")
-    within = trade_id.bitwiseAND(_WORD_SIZE - 1).cast("int")
-    return [
-        (time - time % pane_us).alias("open_time"),
-        F.shiftright(trade_id, BLOCK_SIZE.bit_length() - 1).alias("block"),
-        F.shiftright(trade_id, _WORD_SIZE.bit_length() - 1).bitwiseAND(_WORDS - 1).alias("word"),
-        F.call_function("shiftleft", F.lit(1).cast("bigint"), within).alias("bit"),
-    ]
+def _written_at() -> Column:
+    return F.unix_micros("timestamp")
 
 
-def _sums() -> list[Column]:
-    made = {
-        "records": F.count(F.lit(1)),
-        "written_at": F.max(F.unix_micros("timestamp")),
-        **{f"bits_{at}": F.bit_or(F.when(F.col("word") == at, F.col("bit"))) for at in range(_WORDS)},
-        "open": F.min_by("price", "trade_id"),
-        "high": F.max("price"),
-        "low": F.min("price"),
-        "close": F.max_by("price", "trade_id"),
-        "last_trade_time": F.max_by("trade_time", "trade_id"),
-        "live": F.count_if(IS_LIVE),
-        "first_live_time": F.min(F.when(F.col(IS_LIVE), F.col("trade_time"))),
-        **{name: F.sum(name) for name in _ADDED},
-        **{f"{TAKER}{name}": F.sum(F.when(F.col("is_taker_buy"), F.col(name))) for name in _ADDED},
-    }  # fmt: skip
-    return [made[name].alias(name) for name in Block._fields[len(_KEYS) :]]
+def _is_live(rows: DataFrame) -> Column:
+    return F.col(IS_LIVE) if IS_LIVE in rows.columns else F.lit(col=False).alias(IS_LIVE)

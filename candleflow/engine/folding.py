@@ -33,37 +33,42 @@ class BatchFold:
         self._windows = windows
         self._candle_fold = CandleFold(windows)
 
-    def place(self, judged: DataFrame) -> DataFrame:
-        """As ``CandleFold.place``."""
-        return self._candle_fold.place(judged)
+    def quickly(self, records: DataFrame, max_future_us: int) -> DataFrame:
+        """As ``CandleFold.quickly``."""
+        return self._candle_fold.quickly(records, max_future_us)
 
-    def __call__(self, placed: DataFrame) -> Folded:
+    def read(self, blocks: DataFrame) -> Folded:
         """One job, whose few rows come to the driver."""
-        return read_fold(self._candle_fold(placed).collect(), self._windows)
+        return read_fold(blocks.collect(), self._windows)
 
-    def merge_once(self, placed: DataFrame, folded: Folded, merge: Merge) -> Folded:
-        """Merge ``folded``, which ``placed`` gave, each trade once; what was merged in the end.
+    def __call__(self, trades: DataFrame) -> Folded:
+        """Rows of trades, folded by one job."""
+        return self.read(self._candle_fold(trades))
 
-        Raises CandleflowError where it overlaps the candles however often it is folded again.
+    def merge_once(self, trades: Callable[[], DataFrame], folded: Folded, merge: Merge) -> Folded:
+        """Merge ``folded``, each trade once; what was merged in the end.
+
+        ``trades`` makes the rows it was folded from: they are asked for only where they have to be folded
+        again. Raises CandleflowError where they overlap the candles however often that is done.
         """
         if folded.has_repeats:
-            folded = self._fold_without(placed, folded, [])
+            folded = self._fold_without(trades(), folded, [])
         overlaps: list[Mapping[str, str]] = []
         while len(overlaps) <= _OVERLAPS_LIMIT:
             overlap = merge(folded)
             if overlap is None:
                 return folded
             overlaps.append(overlap)
-            folded = self._fold_without(placed, folded, overlaps)
+            folded = self._fold_without(trades(), folded, overlaps)
         raise CandleflowError(f"a batch overlaps the candles again and again: {overlaps[-1]}")
 
     def _fold_without(
-        self, placed: DataFrame, folded: Folded, overlaps: Sequence[Mapping[str, str]]
+        self, trades: DataFrame, folded: Folded, overlaps: Sequence[Mapping[str, str]]
     ) -> Folded:
         """The batch once more, each trade once and without the ids that are in the candles already."""
-        rest = without_repeats(placed)
+        rest = without_repeats(trades)
         for overlap in overlaps:
-            rest = without_ids(rest, _ids(placed.sparkSession, overlap))
+            rest = without_ids(rest, _ids(trades.sparkSession, overlap))
         once = self(rest)
         return replace(folded, partials=once.partials, trades=once.trades, live=once.live)
 

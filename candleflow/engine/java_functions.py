@@ -1,4 +1,4 @@
-"""The one function of Spark's that is ours and not made of its own: ``CutTrade.java`` beside this file.
+"""What of Spark's work is Java of ours, and not made of Spark's own functions: ``java/candleflow``.
 
 It is compiled when a session comes up, by Janino, with which Spark compiles the code that it generates: so it
 needs no compiler, no build and no jar that could be another than its source.
@@ -9,47 +9,103 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
-from pyspark.sql import SparkSession
+from pyspark import SparkContext
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import BooleanType, LongType, StringType, StructField, StructType
 
 CUT_TRADE: Final = "cut_trade"
-"""A record (binary) into its fields, a struct of ``CUT_FIELDS``; null where it isn't in Binance's own layout.
+"""A record (binary) into a struct of ``CUT_FIELDS``; null where ``LayoutReader.java`` leaves it unread."""
 
-``trade_time`` is in microseconds; ``_whole`` are the digits before a point, ``_fraction`` those after it in
-steps of 10^-8."""
+COUNT_AMOUNTS: Final = "count_amounts"
+"""A price and a quantity, each as the digits before its point and those after it in steps of 10^-8, into a
+struct of ``AMOUNTS``; null where one of them is null, nothing or beyond its limit, or their product is."""
 
-CUT_FIELDS: Final = StructType(
-    [
-        StructField("symbol", StringType()),
-        StructField("trade_id", LongType()),
-        StructField("trade_time", LongType()),
-        StructField("is_taker_buy", BooleanType()),
-        StructField("price_whole", LongType()),
-        StructField("price_fraction", LongType()),
-        StructField("quantity_whole", LongType()),
-        StructField("quantity_fraction", LongType()),
-    ]
+AMOUNTS: Final = tuple(
+    StructField(name, LongType())
+    for name in (
+        "price", "quantity_whole", "quantity_fraction",
+        "notional_high", "notional_whole", "notional_fraction", "notional_rest",
+    )
+)  # fmt: skip
+"""A trade's amounts as ``Trade.java`` counts them: as in ``trades.TRADE_COLUMNS``, and in their units."""
+
+CUT_FIELDS: Final = (
+    StructField("symbol", StringType()),
+    StructField("trade_id", LongType()),
+    StructField("trade_time", LongType()),
+    StructField("is_taker_buy", BooleanType()),
+    *AMOUNTS,
 )
+"""All of a trade, in the same order as there."""
 
-_CLASS: Final = "candleflow.CutTrade"
-_SOURCE: Final = Path(__file__).with_name("CutTrade.java")
+_PACKAGE: Final = "candleflow"
+_SOURCES: Final = Path(__file__).with_name("java") / _PACKAGE
+_class_loaders: Final[WeakKeyDictionary[SparkContext, Any]] = WeakKeyDictionary()
 
 
 def register(spark: SparkSession, work_dir: Path) -> None:
-    """Have the session know ``CUT_TRADE``; the jar for its executors is made in ``work_dir``, and stays."""
+    """Have the session know ``CUT_TRADE``, ``COUNT_AMOUNTS`` and what ``map_partitions`` is given.
+
+    The jar for its executors is made in ``work_dir``, and stays. Raises py4j's error where a source doesn't
+    compile.
+    """
     # pyspark has no public way to the classes of its JVM, nor one that takes an object of them.
     jvm: Any = spark._jvm  # noqa: SLF001
     context, session = spark._jsc, spark._jsparkSession  # noqa: SLF001
-    compiler = jvm.org.codehaus.janino.SimpleCompiler()
-    compiler.setParentClassLoader(jvm.Thread.currentThread().getContextClassLoader())
-    compiler.cook(_SOURCE.read_text("utf-8"))
-    jar = work_dir / f"{CUT_TRADE}.jar"
+    parent = jvm.Thread.currentThread().getContextClassLoader()
+    codes = _compiled(jvm, parent)
+    jar = work_dir / f"{_PACKAGE}.jar"
     with zipfile.ZipFile(jar, "w") as archive:
-        for name, code in compiler.getBytecodes().items():
-            archive.writestr(f"{name.replace('.', '/')}.class", bytes(code))
+        for name, code in codes.items():
+            archive.writestr(name, bytes(code))
     context.addJar(jar.as_uri())
+    loader = jvm.org.codehaus.commons.compiler.util.reflect.ByteArrayClassLoader(codes, parent)
+    _class_loaders[spark.sparkContext] = loader
     # As an object: pyspark's registerJavaFunction asks for type parameters, which Janino doesn't write down.
-    function = compiler.getClassLoader().loadClass(_CLASS).newInstance()
-    fields = session.parseDataType(CUT_FIELDS.json())
-    session.udf().register(CUT_TRADE, function, fields)
+    for function, name, fields in (
+        (CUT_TRADE, "CutTrade", CUT_FIELDS),
+        (COUNT_AMOUNTS, "CountAmounts", AMOUNTS),
+    ):
+        returned = session.parseDataType(StructType(list(fields)).json())
+        session.udf().register(function, _made(spark, name), returned)
+
+
+def map_partitions(rows: DataFrame, schema: StructType, name: str, *arguments: object) -> DataFrame:
+    """What an object of the class ``name``, a MapPartitionsFunction with ``arguments``, makes of ``rows``.
+
+    For a stream as well, as it keeps nothing from one batch to the next.
+    """
+    spark = rows.sparkSession
+    jvm: Any = spark._jvm  # noqa: SLF001
+    encoder = jvm.org.apache.spark.sql.Encoders.row(
+        spark._jsparkSession.parseDataType(schema.json())  # noqa: SLF001
+    )
+    made: Any = rows._jdf.mapPartitions(_made(spark, name, *arguments), encoder)  # noqa: SLF001
+    return DataFrame(made, spark)
+
+
+def _compiled(jvm: Any, parent: Any) -> Any:
+    """The classes' code by their files' names, as a map of the JVM's."""
+    resources = jvm.org.codehaus.commons.compiler.util.resource
+    files = sorted(_SOURCES.glob("*.java"))
+    gateway: Any = SparkContext._gateway  # noqa: SLF001
+    sources = gateway.new_array(resources.Resource, len(files))
+    for at, file in enumerate(files):
+        sources[at] = resources.FileResource(jvm.java.io.File(str(file)))
+    made = resources.MapResourceCreator()
+    compiler = jvm.org.codehaus.janino.Compiler()
+    compiler.setIClassLoader(jvm.org.codehaus.janino.ClassLoaderIClassLoader(parent))
+    compiler.setClassFileCreator(made)
+    compiler.compile(sources)
+    return made.getMap()
+
+
+def _made(spark: SparkSession, name: str, *arguments: object) -> Any:
+    gateway: Any = SparkContext._gateway  # noqa: SLF001
+    given = gateway.new_array(gateway.jvm.Object, len(arguments))
+    for at, argument in enumerate(arguments):
+        given[at] = argument
+    found = _class_loaders[spark.sparkContext].loadClass(f"{_PACKAGE}.{name}")
+    return found.getConstructors()[0].newInstance(given)

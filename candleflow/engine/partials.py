@@ -46,14 +46,14 @@ class Folded:
 
 def read_fold(rows: Iterable[tuple[Any, ...]], windows: Windows) -> Folded:
     """The rows of a ``CandleFold`` for ``windows``, collected, as one batch."""
-    rejected: dict[str, int] = {}
+    rejected: dict[str, int] = defaultdict(int)
     seen: dict[tuple[str, int], int] = defaultdict(int)
     candles: dict[tuple[str, int], list[Block]] = defaultdict(list)
     live: list[LiveTrades] = []
     sound = written_at = 0
     for one in map(Block._make, rows):  # a Row of Spark's looks its fields up by name, in a list
         if one.refusal is not None:
-            rejected[one.refusal] = one.records
+            rejected[one.refusal] += one.records
             continue
         sound += one.records
         written_at = max(written_at, one.written_at)
@@ -65,7 +65,7 @@ def read_fold(rows: Iterable[tuple[Any, ...]], windows: Windows) -> Folded:
     # Sliding windows over the first seconds of 1970 open before it, where the store has no candles.
     partials = [json.dumps(_partial(*key, found)) for key, found in candles.items() if key[1] >= 0]
     trades = sum(bits.bit_count() for bits in seen.values())
-    return Folded(partials, sound, trades, rejected, written_at, live)
+    return Folded(partials, sound, trades, dict(rejected), written_at, live)
 
 
 def _partial(symbol: str, open_time: int, blocks: Sequence[Block]) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _sum(blocks: Sequence[Block], prefix: str, columns: Mapping[str, int]) -> De
     total = 0
     for name, power in columns.items():
         read = attrgetter(f"{prefix}{name}")
-        total += sum(read(one) or 0 for one in blocks) * 10 ** (power - least)
+        total += sum(read(one) for one in blocks) * 10 ** (power - least)
     return Decimal(total).scaleb(least, EXACT)
 
 

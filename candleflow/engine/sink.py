@@ -16,13 +16,14 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from candleflow.engine import trades
 from candleflow.engine.folding import BatchFold
@@ -95,12 +96,12 @@ class CandleSink:
         """What ended the last batch, as Spark's own error has it as text only."""
         self.tally = Tally()
 
-    def rows(self, records: DataFrame) -> DataFrame:
-        """What the query must make of Kafka's records before a batch of them comes here.
+    def blocks(self, records: DataFrame) -> DataFrame:
+        """What the query must make of Kafka's records before a batch of them comes here: the fold's rows.
 
-        All that goes row by row: Spark analyzes a query's columns once, and a batch's anew for each.
+        All of it is in the query: Spark analyzes that once, and what is done with a batch anew for each.
         """
-        return self._fold.place(trades.read_quickly(records, self._work.max_future_us))
+        return self._fold.quickly(records, self._work.max_future_us)
 
     def begin(self, claim: Claim, checkpoint: Path, ends: Mapping[int, int]) -> None:
         """A query is about to start at ``claim``'s offsets, with a fresh ``checkpoint``; the topic ends at
@@ -170,13 +171,14 @@ class CandleSink:
 
     def _merge(self, batch: DataFrame, reached: dict[int, int]) -> None:
         planned = sum(offset - self.offsets.get(number, 0) for number, offset in reached.items())
-        # One partition needs no exchange.
-        judged, folded = self._read(batch.coalesce(1) if planned <= trades.RECORDS_PER_TASK else batch)
+        # A task for each partition of the topic would take longer than its few records.
+        blocks = batch.coalesce(1) if planned <= trades.RECORDS_PER_TASK else batch
+        judged, folded = self._read(blocks, partial(self._records, batch.sparkSession, reached))
         received = folded.sound + sum(folded.rejected.values())
         if folded.sound and any(end > self._ends.get(number, 0) for number, end in reached.items()):
             self.record_clock.note(folded.written_at)  # what was there before may be of any age
         if folded.rejected:
-            publish_rejected(judged, self._work.bootstrap, self._work.rejected_topic)
+            publish_rejected(judged(), self._work.bootstrap, self._work.rejected_topic)
         answer = Merged("")
 
         def merge(folded: Folded) -> Mapping[str, str] | None:
@@ -191,23 +193,32 @@ class CandleSink:
             self.tally.latency.note(folded.live, folded.trades, round(merged_at * SECOND_US))
             self._count(answer, folded, received)
 
-    def _read(self, batch: DataFrame) -> tuple[DataFrame, Folded]:
-        """The batch judged and folded: as ``rows`` read it in the query, if that could read every record."""
+    def _read(
+        self, blocks: DataFrame, records: Callable[[], DataFrame]
+    ) -> tuple[Callable[[], DataFrame], Folded]:
+        """The batch folded, and what makes its trades row by row: as the query folded it, if that could read
+        every record; or else judged anew from Kafka's ``records``.
+        """
         quick_sound = 0
         if not self._reads_strictly:
-            folded = self._fold(batch)
+            folded = self._fold.read(blocks)
             if trades.UNREAD not in folded.rejected:
-                return batch, folded
+                return lambda: trades.read_quickly(records(), self._work.max_future_us), folded
             quick_sound = folded.sound
-        judged = trades.judge(batch.select(*trades.KAFKA_COLUMNS), self._work.max_future_us)
-        placed = self._fold.place(judged)
-        folded = self._fold(placed)
+        judged = trades.judge(records(), self._work.max_future_us)
+        folded = self._fold(judged)
         if folded.sound > 2 * quick_sound and not self._reads_strictly:
             _log.warning(
                 "most trades are not in the layout that Binance sends: they are read, but more slowly"
             )
             self._reads_strictly = True
-        return placed, folded
+        return lambda: judged, folded
+
+    def _records(self, spark: SparkSession, reached: Mapping[int, int]) -> DataFrame:
+        """The batch's records once more: those from where the candles stand to where the batch ends."""
+        work = self._work
+        begin = {number: self.offsets.get(number, trades.EARLIEST) for number in reached}
+        return trades.read_range(spark, work.bootstrap, work.topic, begin, reached)
 
     def _until_merged(
         self, reached: dict[int, int], partials: Sequence[str], counts: Mapping[str, Any]

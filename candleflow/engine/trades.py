@@ -2,7 +2,7 @@
 
 The verdict on a record is that of ``market/payload.py``, word for word what ``decode_payload`` of
 ``exchange/messages.py`` says of it; a property test holds the two equal. ``read_quickly`` reads a record in
-the exact layout that Binance sends, by ``CutTrade.java``, and leaves every other one unread. ``judge``
+the exact layout that Binance sends, by ``LayoutReader.java``, and leaves every other one unread. ``judge``
 reads them all, by Spark's JSON parsers, whose leniency is made good here: they stop at the end of the first
 value, whatever follows; and they refuse what JSON allows, numbers of more than 1,000 digits and escaped
 halves of surrogate pairs. Its plan is so large that a small batch is over before it is made: so a batch is
@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
 
-from candleflow.engine.java_functions import CUT_FIELDS, CUT_TRADE
+from candleflow.engine.java_functions import COUNT_AMOUNTS, CUT_TRADE
 from candleflow.engine.kafka_options import kafka_options
 from candleflow.market.payload import (
     CANONICAL_PATTERN,
@@ -42,7 +42,6 @@ from candleflow.market.symbol import SYMBOL_PATTERN
 from candleflow.market.trade import (
     DECIMAL_PLACES,
     MICROSECONDS_FROM,
-    NOTIONAL_LIMIT,
     PRICE_LIMIT,
     QUANTITY_LIMIT,
     TIME_LIMIT_US,
@@ -69,10 +68,10 @@ Each column is below 10^12, so that the sum of the 5,000,000 records that a batc
 _OTHERS: Final = ("symbol", "trade_id", "trade_time", "is_taker_buy")
 """The columns of a trade that are no amounts."""
 
-TRADE_COLUMNS: Final = (
-    *_OTHERS,
-    "price", *(name for columns in ADDED_COLUMNS.values() for name in columns),
-)  # fmt: skip
+_COUNTED: Final = ("price", *(name for columns in ADDED_COLUMNS.values() for name in columns))
+"""The columns of its amounts."""
+
+TRADE_COLUMNS: Final = (*_OTHERS, *_COUNTED)
 """The columns of a sound trade, none of them null: ``trade_time`` in microseconds, ``price`` in steps of
 10^-8 from ``PRICE_ZERO`` on, quantity and notional (their product) as ``ADDED_COLUMNS`` has them."""
 
@@ -85,6 +84,9 @@ Kafka's records."""
 
 REFUSAL: Final = "refusal"
 """The column with the reason of a refused record, null for a sound trade."""
+
+EARLIEST: Final = -2
+"""In place of an offset, as Spark has it: where the partition begins."""
 
 UNREAD: Final = "(not read)"
 """In place of a reason: ``read_quickly`` could not read the record, and only ``judge`` can tell why."""
@@ -100,7 +102,6 @@ time: 213,000 trades a second, and 322,000 with these."""
 _WHOLE: Final = r"\A(?:%s)\z"
 _ORIGIN_HEADER: Final = "origin"
 """As the producer writes it: the one header of a trade, if there is any."""
-_STEPS: Final = 10**DECIMAL_PLACES
 
 
 def read_stream(
@@ -110,35 +111,39 @@ def read_stream(
 
     A partition that isn't named is read from its beginning. The query fails where the offsets are gone.
     """
-    return (
-        spark.readStream.format("kafka")
-        .options(**kafka_options(bootstrap))
-        .option("kafka.max.poll.records", _RECORDS_PER_POLL)
-        .option("subscribe", topic)
-        .option("startingOffsets", _offsets_text(topic, offsets) if offsets else "earliest")
-        .option("maxOffsetsPerTrigger", records_per_batch)
-        .option("maxRecordsPerPartition", RECORDS_PER_TASK)
-        .option("failOnDataLoss", "true")
-        .option("includeHeaders", "true")
-        .load()
-        .withColumn(IS_LIVE, ~F.coalesce(F.get("headers", F.lit(0))["key"] == _ORIGIN_HEADER, _false()))
-    )
+    begin = _offsets_text(topic, offsets) if offsets else "earliest"
+    reader = spark.readStream.format("kafka").options(**_reader_options(bootstrap, topic, begin))
+    return _with_origin(reader.option("maxOffsetsPerTrigger", records_per_batch).load())
 
 
 def read_range(
     spark: SparkSession, bootstrap: str, topic: str, begin: Mapping[int, int], end: Mapping[int, int]
 ) -> DataFrame:
-    """The topic's records with ``begin <= offset < end`` in each partition, as a batch DataFrame."""
-    return (
-        spark.read.format("kafka")
-        .options(**kafka_options(bootstrap))
-        .option("subscribe", topic)
-        .option("startingOffsets", _offsets_text(topic, begin))
-        .option("endingOffsets", _offsets_text(topic, end))
-        .option("maxRecordsPerPartition", RECORDS_PER_TASK)
-        .option("failOnDataLoss", "true")
-        .load()
+    """The topic's records with ``begin <= offset < end`` in each partition, as a batch DataFrame.
+
+    ``begin`` may be ``EARLIEST``. A job over it fails where the offsets are gone.
+    """
+    reader = spark.read.format("kafka").options(
+        **_reader_options(bootstrap, topic, _offsets_text(topic, begin))
     )
+    return _with_origin(reader.option("endingOffsets", _offsets_text(topic, end)).load())
+
+
+def _reader_options(bootstrap: str, topic: str, begin: str) -> dict[str, Any]:
+    return {
+        **kafka_options(bootstrap),
+        "kafka.max.poll.records": _RECORDS_PER_POLL,
+        "subscribe": topic,
+        "startingOffsets": begin,
+        "maxRecordsPerPartition": RECORDS_PER_TASK,
+        "failOnDataLoss": True,
+        "includeHeaders": True,
+    }
+
+
+def _with_origin(records: DataFrame) -> DataFrame:
+    first = F.get("headers", F.lit(0))["key"]
+    return records.withColumn(IS_LIVE, ~F.coalesce(first == _ORIGIN_HEADER, _false()))
 
 
 def read_quickly(records: DataFrame, max_future_us: int) -> DataFrame:
@@ -147,13 +152,12 @@ def read_quickly(records: DataFrame, max_future_us: int) -> DataFrame:
     """
     kept = [name for name in KAFKA_COLUMNS if name in records.columns]
     read = records.select(*kept, F.call_function(CUT_TRADE, "value").alias("cut"))
-    read = read.select(*kept, *(F.col("cut")[name].alias(name) for name in CUT_FIELDS.names))
-    read = _with_amounts(read, [*kept, *_OTHERS])
-    # Where the notional is out of its range its highest digits are null, and so is the condition.
-    is_sound = (F.col("price") > PRICE_ZERO) & F.col("notional_high").isNotNull()
-    is_sound &= (F.col("quantity_whole") > 0) | (F.col("quantity_fraction") > 0)
-    is_sound &= F.col("trade_time") <= F.unix_micros("timestamp") + max_future_us
-    return read.select(*kept, F.when(~F.coalesce(is_sound, _false()), UNREAD).alias(REFUSAL), *TRADE_COLUMNS)
+    is_sound = F.col("cut")["trade_time"] <= F.unix_micros("timestamp") + max_future_us
+    return read.select(
+        *kept,
+        F.when(~F.coalesce(is_sound, _false()), UNREAD).alias(REFUSAL),
+        *(F.col("cut")[name].alias(name) for name in TRADE_COLUMNS),
+    )
 
 
 def judge(records: DataFrame, max_future_us: int) -> DataFrame:
@@ -262,7 +266,6 @@ def _is_of_type(found: Column, text: Column, json_type: str) -> Column:
 # The ranges, for both ways ----------------------------------------------------------------------------
 
 
-_MILLION: Final = 10**6
 _AMOUNTS: Final[Mapping[str, int]] = {"price": int(PRICE_LIMIT), "quantity": int(QUANTITY_LIMIT)}
 """What a record has of amounts, and below what each must be."""
 
@@ -287,7 +290,9 @@ def _with_fields(read: DataFrame, kept: Sequence[str]) -> DataFrame:
         *(part for name, text in texts.items() for part in _amount(text, name)),
     )
     texts_of = [f"{name}_{part}" for name in texts for part in ("text", "places", "out_of_range")]
-    return _with_amounts(read, [*kept, "verdict", *_OTHERS, *texts_of])
+    digits = [f"{name}_{part}" for name in texts for part in ("whole", "fraction")]
+    counted = F.call_function(COUNT_AMOUNTS, *digits).alias("amounts")
+    return read.select(*kept, "verdict", *_OTHERS, *texts_of, counted)
 
 
 def _amount(text: Column, name: str) -> list[Column]:
@@ -313,9 +318,10 @@ def _check_ranges(read: DataFrame, kept: Sequence[str], max_future_us: int) -> D
     refusal = refusal.when(_fails(is_time), "trade time out of range")
     for name in _AMOUNTS:
         refusal = _check_amount(refusal, name)
-    refusal = refusal.when(F.col("notional_high").isNull(), "notional out of range")
+    refusal = refusal.when(F.col("amounts").isNull(), "notional out of range")
     refusal = refusal.when(F.col("trade_time") > F.unix_micros("timestamp") + max_future_us, FUTURE)
-    judged = read.select(*kept, refusal.alias(REFUSAL), *TRADE_COLUMNS)
+    amounts = [F.col("amounts")[name].alias(name) for name in _COUNTED]
+    judged = read.select(*kept, refusal.alias(REFUSAL), *_OTHERS, *amounts)
     # Nothing of a refused record goes on: its numbers could leave the range of every sum to come.
     sound = [F.when(F.col(REFUSAL).isNull(), F.col(name)).alias(name) for name in TRADE_COLUMNS]
     return judged.select(*kept, REFUSAL, *sound)
@@ -330,50 +336,6 @@ def _check_amount(refusal: Column, name: str) -> Column:
         .when(F.col(f"{name}_out_of_range"), f"{name} out of range")
         .when(has_more_places, f"{name} has more than {DECIMAL_PLACES} decimal places")
     )
-
-
-def _with_amounts(read: DataFrame, kept: Sequence[str]) -> DataFrame:
-    """``kept`` columns, ``price``, quantity and notional: null where price or quantity, each given as
-    ``_whole`` and ``_fraction``, is null or beyond its limit, and ``notional_high`` where their product is.
-    """
-    parts = [
-        F.when(F.col(f"{name}_whole").between(0, limit - 1), F.col(f"{name}_{part}")).alias(f"{name}_{part}")
-        for name, limit in _AMOUNTS.items()
-        for part in ("whole", "fraction")
-    ]
-    read = read.select(*kept, *parts)
-    price = (F.col("price_whole") + PRICE_ZERO // _STEPS) * _STEPS + F.col("price_fraction")
-    return read.select(*kept, price.alias("price"), "quantity_whole", "quantity_fraction", *_notional())
-
-
-def _notional() -> list[Column]:
-    """The product's digits, gathered in steps of 10^-16, 10^-8, 10^-2, 1 and 10^6, where each carries to the
-    next: nothing on the way reaches 2^63 = 9.2 * 10^18.
-
-    One expression for all, as the generated code computes once what is in it twice: a projection for each
-    step would be planned anew with every batch.
-    """
-    price, quantity = F.col("price_whole"), F.col("quantity_whole")
-    price_steps, quantity_steps = F.col("price_fraction"), F.col("quantity_fraction")
-    price_millions, price_ones = _div(price, _MILLION), price % _MILLION
-    quantity_millions, quantity_ones = _div(quantity, _MILLION), quantity % _MILLION
-    rest = price_steps * quantity_steps
-    steps = price_ones * quantity_steps + price_steps * quantity_ones + _div(rest, _STEPS)
-    hundredths = price_millions * quantity_steps + price_steps * quantity_millions + _div(steps, _MILLION)
-    ones = price * quantity_ones + _div(hundredths, 100)
-    millions = price * quantity_millions + _div(ones, _MILLION)
-    is_in_range = millions < int(NOTIONAL_LIMIT) // _MILLION
-    return [
-        F.when(is_in_range, _div(millions, 10_000)).alias("notional_high"),
-        (millions % 10_000 * _MILLION + ones % _MILLION).alias("notional_whole"),
-        (hundredths % 100 * _MILLION + steps % _MILLION).alias("notional_fraction"),
-        (rest % _STEPS).alias("notional_rest"),
-    ]
-
-
-def _div(number: Column, by: int) -> Column:
-    """The whole quotient: the operator ``/`` makes doubles of integers."""
-    return F.call_function("div", number, F.lit(by).cast("bigint"))
 
 
 def _fails(condition: Column) -> Column:

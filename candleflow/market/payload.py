@@ -6,7 +6,7 @@
 ``e`` event type, ``E`` event time, ``s`` symbol, ``t`` trade id, ``p`` price, ``q`` quantity, ``T`` trade
 time, ``m`` whether the buyer is the maker, ``M`` ignored. Source: binance-spot-api-docs,
 web-socket-streams.md, "Trade Streams". Three readers rest on this page: ``exchange/messages.py`` decodes what
-comes off the socket, ``engine/trades.py`` what comes out of Kafka, with ``engine/CutTrade.java`` for whatever
+comes off the socket, ``engine/trades.py`` what comes out of Kafka, with ``LayoutReader.java`` for whatever
 is in the exact layout; property tests hold them to the same verdict on every record.
 """
 

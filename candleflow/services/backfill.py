@@ -154,13 +154,13 @@ class Loader:
         day, loaded = self._day, self._loaded
         found = lines.read_lines(self._spark, part)
         records = lines.records(found, day.symbol)
-        placed, folded = lines.read(records, day.since, day.until, self._fold)
-        merged = self._fold.merge_once(placed, folded, self._merge)
+        judged, folded = lines.read(records, day.since, day.until, self._fold)
+        merged = self._fold.merge_once(lambda: judged, folded, self._merge)
         loaded.trades += folded.sound
         loaded.merged += merged.trades
         loaded.candles += len(merged.partials)
         if folded.rejected and loaded.example is None:
-            loaded.example = lines.first_refused(placed, found)
+            loaded.example = lines.first_refused(judged, found)
         loaded.refused.update(folded.rejected)
 
     def _merge(self, folded: Folded) -> Mapping[str, str] | None:

@@ -245,7 +245,7 @@ class _Processor:
             records_per_batch=settings.max_offsets_per_trigger,
         )
         query = (
-            sink.rows(records)
+            sink.blocks(records)
             .writeStream.foreachBatch(sink)
             .option("checkpointLocation", checkpoint.as_uri())
             .trigger(processingTime=f"{settings.trigger_milliseconds} milliseconds")

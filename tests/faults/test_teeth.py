@@ -25,6 +25,7 @@ HISTORY = "candleflow/store/migrations/0003_history.sql"
 LEDGER = "candleflow/engine/ledger.py"
 SINK = "candleflow/engine/sink.py"
 TRADES = "candleflow/engine/trades.py"
+TRADE = "candleflow/engine/java/candleflow/Trade.java"
 INTAKE = "candleflow/services/intake.py"
 GAP_LOG = "candleflow/broker/gap_log.py"
 PRODUCER = "candleflow/services/producer.py"
@@ -122,9 +123,9 @@ ON_THE_EDGES = [
         "prices are floats on their way",
         [
             Patch(
-                TRADES,
-                'price.alias("price"), "quantity_whole"',
-                'price.cast("double").cast("bigint").alias("price"), "quantity_whole"',
+                TRADE,
+                "price = (priceWhole + PRICE_ZERO / STEPS) * STEPS + priceSteps;",
+                "price = (long) ((double) (priceWhole + PRICE_ZERO / STEPS) * STEPS + priceSteps);",
             )
         ],
         ["tests/property/test_candles.py::test_a_batch_of_the_largest_trades_overflows_nothing"],
@@ -166,8 +167,8 @@ ON_THE_WHOLE_WAY = [
         [
             Patch(
                 TRADES,
-                '_offsets_text(topic, offsets) if offsets else "earliest")\n        .option("maxOffsets',
-                '"latest")\n        .option("maxOffsets',
+                '    begin = _offsets_text(topic, offsets) if offsets else "earliest"\n',
+                '    begin = "latest"\n',
             )
         ],
         ["tests/faults/test_link.py::test_merges_refused_for_a_while_are_not_lost"],

@@ -246,14 +246,14 @@ def test_each_line_has_its_verdict(spark: SparkSession) -> None:
     given = spark.createDataFrame(list(enumerate(LINES)), "offset long, line string")
     day = backfill.Day("BTCUSDT", DAY)
     fold = BatchFold(FIVE_SECONDS)
-    placed, folded = lines_module.read(lines_module.records(given, "BTCUSDT"), day.since, day.until, fold)
+    judged, folded = lines_module.read(lines_module.records(given, "BTCUSDT"), day.since, day.until, fold)
     assert folded.rejected == Counter(reason for reason in LINES.values() if reason is not None)
     assert folded.sound == 2
-    rows = placed.orderBy("offset").collect()
+    rows = judged.orderBy("offset").collect()
     assert {line: row[REFUSAL] for line, row in zip(LINES, rows, strict=True)} == LINES
     assert [row["trade_time"] for row in rows[:2]] == [day.since, day.since + 123]
     assert [row["is_taker_buy"] for row in rows[:2]] == [False, True]
-    assert lines_module.first_refused(placed, given) == ("", NOT_JSON)
+    assert lines_module.first_refused(judged, given) == ("", NOT_JSON)
 
 
 def test_another_markets_ids_never_get_in(archive: Archive) -> None:

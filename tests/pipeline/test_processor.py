@@ -171,8 +171,7 @@ class Scene:
         records = read_range(spark, self.bootstrap, self.topic, found.begin, found.end)
         once = without_repeats(judge(records, 60_000_000))
         windows = self.settings().windows
-        candle_fold = CandleFold(windows)
-        folded = read_fold(candle_fold(candle_fold.place(once)).collect(), windows)
+        folded = read_fold(CandleFold(windows)(once).collect(), windows)
         rows = [json.loads(text) for text in folded.partials]
         return {
             (row["symbol"], row["open_time"]): (

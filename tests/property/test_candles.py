@@ -99,16 +99,15 @@ def batches(draw: st.DrawFn) -> list[Trade]:
 def spark_fold(spark: SparkSession, values: list[bytes], windows: Windows, *, is_strict: bool) -> Folded:
     """As the sink does it: folded once, and once more where a trade came twice."""
     records, candle_fold = records_of(spark, values), CandleFold(windows)
-    read = read_quickly(records, A_MINUTE_US)
-    if is_strict or read.where(F.col(REFUSAL).isNotNull()).count():
-        read = judge(records, A_MINUTE_US)
-    placed = candle_fold.place(read).cache()
-    folded = read_fold(candle_fold(placed).collect(), windows)
+    folded = read_fold(candle_fold.quickly(records, A_MINUTE_US).collect(), windows)
+    read = read_quickly
+    if is_strict or folded.rejected:
+        read = judge
+        folded = read_fold(candle_fold(judge(records, A_MINUTE_US)).collect(), windows)
     if folded.has_repeats:
-        once = read_fold(candle_fold(without_repeats(placed)).collect(), windows)
+        once = read_fold(candle_fold(without_repeats(read(records, A_MINUTE_US))).collect(), windows)
         assert not once.rejected
         folded = replace(folded, partials=once.partials, trades=once.trades)
-    placed.unpersist()
     return folded
 
 
@@ -198,8 +197,7 @@ def test_a_batch_of_the_largest_trades_overflows_nothing(spark: SparkSession) ->
     many = read.crossJoin(spark.range(copies, numPartitions=2).withColumnRenamed("id", "copy"))
     rest = [name for name in ("timestamp", REFUSAL, *TRADE_COLUMNS) if name != "trade_id"]
     many = many.select(*rest, (F.col("trade_id") + F.col("copy")).alias("trade_id"))
-    candle_fold = CandleFold(windows)
-    folded = read_fold(candle_fold(candle_fold.place(many)).collect(), windows)
+    folded = read_fold(CandleFold(windows)(many).collect(), windows)
     found = of_spark(folded.partials)
     assert not folded.has_repeats
     for trade in largest:

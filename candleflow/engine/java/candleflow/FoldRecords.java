@@ -1,0 +1,39 @@
+package candleflow;
+
+import java.util.Iterator;
+import org.apache.spark.api.java.function.MapPartitionsFunction;
+import org.apache.spark.sql.Row;
+
+/**
+ * Folds records as Kafka has them: the columns value, when it was written in microseconds, and whether it came live.
+ *
+ * <p>What {@link LayoutReader} does not read, and a trade dated too far after its own record, counts as a refusal
+ * without a reason, which only the full reader can give.
+ */
+public final class FoldRecords implements MapPartitionsFunction<Object, Object> {
+  private final long paneUs;
+  private final long maxFutureUs;
+  private final String unread;
+
+  public FoldRecords(long paneUs, long maxFutureUs, String unread) {
+    this.paneUs = paneUs;
+    this.maxFutureUs = maxFutureUs;
+    this.unread = unread;
+  }
+
+  public Iterator call(Iterator rows) {
+    Blocks blocks = new Blocks(paneUs);
+    Trade trade = new Trade();
+    LayoutReader reader = new LayoutReader(trade);
+    while (rows.hasNext()) {
+      Row row = (Row) rows.next();
+      long writtenAt = row.getLong(1);
+      if (!row.isNullAt(0) && reader.read((byte[]) row.get(0)) && trade.time <= writtenAt + maxFutureUs) {
+        blocks.add(trade, writtenAt, row.getBoolean(2));
+      } else {
+        blocks.refuse(unread);
+      }
+    }
+    return blocks.rows();
+  }
+}
