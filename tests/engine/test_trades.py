@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 
+from candleflow.engine.candles import CandleFold
+from candleflow.engine.partials import read_fold
 from candleflow.engine.trades import (
     ADDED_COLUMNS,
     IS_LIVE,
@@ -30,9 +32,11 @@ from candleflow.engine.trades import (
 from candleflow.exchange.messages import Rejected, decode_payload
 from candleflow.market.payload import CANONICAL_PATTERN
 from candleflow.market.trade import Trade
+from candleflow.market.window import Windows
 from tests.spark_fixtures import PUBLISHED_AT, records_of
 
 MAX_FUTURE_US = 60_000_000
+WINDOWS = Windows.of_seconds(5)
 PUBLISHED_US = int(PUBLISHED_AT.timestamp()) * 1_000_000
 
 JOB = settings(
@@ -224,6 +228,16 @@ NIGHTMARES: list[tuple[str, bytes | None, str | None]] = [
 ]  # fmt: skip
 
 
+def unread_by_the_fold(spark: SparkSession, values: Sequence[bytes | None]) -> int:
+    """How many of the records are left by what reads and folds at once; all others are in its blocks."""
+    blocks = CandleFold(WINDOWS).quickly(records_of(spark, values), MAX_FUTURE_US)
+    folded = read_fold(blocks.collect(), WINDOWS)
+    unread = folded.rejected.get(UNREAD, 0)
+    assert folded.rejected.keys() <= {UNREAD}
+    assert folded.sound + unread == len(values)
+    return unread
+
+
 def test_every_nightmare_has_its_verdict(spark: SparkSession) -> None:
     found = verdicts(spark, [value for _, value, _ in NIGHTMARES])
     for (name, value, expected), verdict in zip(NIGHTMARES, found, strict=True):
@@ -237,6 +251,7 @@ def test_the_quick_way_says_the_same_or_leaves_it_to_the_strict_one(spark: Spark
     assert all(one in (UNREAD, reference(value)) for one, value in zip(quick, values, strict=True))
     assert quick[0] == reference(text())
     assert UNREAD in quick
+    assert unread_by_the_fold(spark, values) == quick.count(UNREAD)
 
 
 def test_a_refused_record_keeps_nothing_but_its_place(spark: SparkSession) -> None:
@@ -353,3 +368,4 @@ def test_the_quick_way_reads_what_is_in_the_layout_and_nothing_else(
         for verdict, is_canonical in zip(expected, canonical, strict=True)
     ]
     assert quick == wanted
+    assert unread_by_the_fold(spark, values) == wanted.count(UNREAD)
