@@ -1,6 +1,6 @@
 """How quickly a backlog becomes candles: ours and what else one would use, side by side on one topic.
 
-    python -m bench.catch_up            8 million trades, three rounds: about 40 minutes
+    python -m bench.catch_up            8 million trades, three rounds: about an hour
     python -m bench.catch_up --quick    1 million, two rounds: about 9 minutes; status 1 where a ratio fell
     python -m bench.catch_up --only candleflow spark --trades 200000 --rounds 1
 
@@ -42,7 +42,7 @@ _log = logging.getLogger("bench")
 
 TRADES: Final = 8_000_000
 SLOW_TRADES: Final = 2_000_000
-"""What the slow contestants read: one and a half minutes of Spark's and Pathway's, three of Quix Streams'."""
+"""What the slow contestants read: one and a half minutes of Spark's, three of Quix Streams'."""
 ROUNDS: Final = 3
 QUICK_ROUNDS: Final = 2
 QUICK_TRADES: Final = 1_000_000

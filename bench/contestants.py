@@ -77,7 +77,6 @@ CONTESTANTS: Final = (
         "BSL 1.1",
         "kafka.read of JSON, windowby, each window once it has closed; its own postgres.write",
         lock="pathway",
-        is_slow=True,
         keeps_milliseconds=True,
     ),
     Contestant(
@@ -88,7 +87,6 @@ CONTESTANTS: Final = (
         "BSL 1.1",
         "the same with PATHWAY_THREADS=2",
         lock="pathway",
-        is_slow=True,
         keeps_milliseconds=True,
         variables=(("PATHWAY_THREADS", "2"),),
     ),
