@@ -185,7 +185,8 @@ def _ours(results: Sequence[Result]) -> Result | None:
 
 
 def _why_none(result: Result) -> str:
+    """In the table's few words, and without what would end a cell; ``notes`` tells a failure whole."""
     if not result.runs:
-        return result.failure or "it did not run"
+        return result.failure.partition(": ")[0].replace("|", "/") or "it did not run"
     wrong = next(run.verdict for run in result.runs.values() if not run.verdict.is_right)
     return f"its candles are not right: {wrong.words()}"
