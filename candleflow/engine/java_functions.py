@@ -7,6 +7,7 @@ needs no compiler, no build and no jar that could be another than its source.
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -22,23 +23,27 @@ COUNT_AMOUNTS: Final = "count_amounts"
 """A price and a quantity, each as the digits before its point and those after it in steps of 10^-8, into a
 struct of ``AMOUNTS``; null where one of them is null, nothing or beyond its limit, or their product is."""
 
-AMOUNTS: Final = tuple(
-    StructField(name, LongType())
-    for name in (
-        "price", "quantity_whole", "quantity_fraction",
-        "notional_high", "notional_whole", "notional_fraction", "notional_rest",
-    )
+AMOUNTS: Final = StructType(
+    [
+        StructField(name, LongType())
+        for name in (
+            "price", "quantity_whole", "quantity_fraction",
+            "notional_high", "notional_whole", "notional_fraction", "notional_rest",
+        )
+    ]
 )  # fmt: skip
-"""A trade's amounts as ``Trade.java`` counts them: as in ``trades.TRADE_COLUMNS``, and in their units."""
+"""A trade's amounts as ``Trade.java`` counts them; ``trades.TRADE_COLUMNS`` tells their units."""
 
-CUT_FIELDS: Final = (
-    StructField("symbol", StringType()),
-    StructField("trade_id", LongType()),
-    StructField("trade_time", LongType()),
-    StructField("is_taker_buy", BooleanType()),
-    *AMOUNTS,
+CUT_FIELDS: Final = StructType(
+    [
+        StructField("symbol", StringType()),
+        StructField("trade_id", LongType()),
+        StructField("trade_time", LongType()),
+        StructField("is_taker_buy", BooleanType()),
+        *AMOUNTS.fields,
+    ]
 )
-"""All of a trade, in the same order as there."""
+"""All of a trade, in the order in which ``Trade.java`` reads and writes it."""
 
 _PACKAGE: Final = "candleflow"
 _SOURCES: Final = Path(__file__).with_name("java") / _PACKAGE
@@ -68,8 +73,7 @@ def register(spark: SparkSession, work_dir: Path) -> None:
         (CUT_TRADE, "CutTrade", CUT_FIELDS),
         (COUNT_AMOUNTS, "CountAmounts", AMOUNTS),
     ):
-        returned = session.parseDataType(StructType(list(fields)).json())
-        session.udf().register(function, _made(spark, name), returned)
+        session.udf().register(function, _made(spark, name), session.parseDataType(fields.json()))
 
 
 def map_partitions(rows: DataFrame, schema: StructType, name: str, *arguments: object) -> DataFrame:
@@ -90,22 +94,25 @@ def _compiled(jvm: Any, parent: Any) -> Any:
     """The classes' code by their files' names, as a map of the JVM's."""
     resources = jvm.org.codehaus.commons.compiler.util.resource
     files = sorted(_SOURCES.glob("*.java"))
-    gateway: Any = SparkContext._gateway  # noqa: SLF001
-    sources = gateway.new_array(resources.Resource, len(files))
-    for at, file in enumerate(files):
-        sources[at] = resources.FileResource(jvm.java.io.File(str(file)))
+    sources = [resources.FileResource(jvm.java.io.File(str(file))) for file in files]
     made = resources.MapResourceCreator()
     compiler = jvm.org.codehaus.janino.Compiler()
     compiler.setIClassLoader(jvm.org.codehaus.janino.ClassLoaderIClassLoader(parent))
     compiler.setClassFileCreator(made)
-    compiler.compile(sources)
+    compiler.compile(_array(resources.Resource, sources))
     return made.getMap()
 
 
 def _made(spark: SparkSession, name: str, *arguments: object) -> Any:
-    gateway: Any = SparkContext._gateway  # noqa: SLF001
-    given = gateway.new_array(gateway.jvm.Object, len(arguments))
-    for at, argument in enumerate(arguments):
-        given[at] = argument
+    jvm: Any = spark._jvm  # noqa: SLF001
     found = _class_loaders[spark.sparkContext].loadClass(f"{_PACKAGE}.{name}")
-    return found.getConstructors()[0].newInstance(given)
+    return found.getConstructors()[0].newInstance(_array(jvm.Object, arguments))
+
+
+def _array(kind: Any, values: Sequence[object]) -> Any:
+    """The values as an array of the JVM's, of its class ``kind``."""
+    gateway: Any = SparkContext._gateway  # noqa: SLF001
+    array = gateway.new_array(kind, len(values))
+    for at, value in enumerate(values):
+        array[at] = value
+    return array

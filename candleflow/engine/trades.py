@@ -21,7 +21,7 @@ from typing import Any, Final
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
 
-from candleflow.engine.java_functions import COUNT_AMOUNTS, CUT_TRADE
+from candleflow.engine.java_functions import AMOUNTS, COUNT_AMOUNTS, CUT_FIELDS, CUT_TRADE
 from candleflow.engine.kafka_options import kafka_options
 from candleflow.market.payload import (
     CANONICAL_PATTERN,
@@ -65,15 +65,12 @@ ADDED_COLUMNS: Final[Mapping[str, Mapping[str, int]]] = {
 
 Each column is below 10^12, so that the sum of the 5,000,000 records that a batch may have fits 64 bits."""
 
-_OTHERS: Final = ("symbol", "trade_id", "trade_time", "is_taker_buy")
-"""The columns of a trade that are no amounts."""
-
-_COUNTED: Final = ("price", *(name for columns in ADDED_COLUMNS.values() for name in columns))
-"""The columns of its amounts."""
-
-TRADE_COLUMNS: Final = (*_OTHERS, *_COUNTED)
+TRADE_COLUMNS: Final = tuple(CUT_FIELDS.names)
 """The columns of a sound trade, none of them null: ``trade_time`` in microseconds, ``price`` in steps of
 10^-8 from ``PRICE_ZERO`` on, quantity and notional (their product) as ``ADDED_COLUMNS`` has them."""
+
+_OTHERS: Final = tuple(name for name in TRADE_COLUMNS if name not in AMOUNTS.names)
+"""Those of them that are no amounts."""
 
 IS_LIVE: Final = "is_live"
 """Whether the producer had a record from the stream: what it fetched later bears the header ``origin``."""
@@ -320,7 +317,7 @@ def _check_ranges(read: DataFrame, kept: Sequence[str], max_future_us: int) -> D
         refusal = _check_amount(refusal, name)
     refusal = refusal.when(F.col("amounts").isNull(), "notional out of range")
     refusal = refusal.when(F.col("trade_time") > F.unix_micros("timestamp") + max_future_us, FUTURE)
-    amounts = [F.col("amounts")[name].alias(name) for name in _COUNTED]
+    amounts = [F.col("amounts")[name].alias(name) for name in AMOUNTS.names]
     judged = read.select(*kept, refusal.alias(REFUSAL), *_OTHERS, *amounts)
     # Nothing of a refused record goes on: its numbers could leave the range of every sum to come.
     sound = [F.when(F.col(REFUSAL).isNull(), F.col(name)).alias(name) for name in TRADE_COLUMNS]
