@@ -67,8 +67,8 @@ status: install ## what runs
 down: install ## stop what runs
 	@$(python) -m candleflow down
 
-bench: install-dev ## start, memory and latency of the running system (QUICK=1: a short one)
-	@$(python) -m bench.live $(if $(QUICK),--quick)
+bench: install-dev ## start, memory and latency of the running system (QUICK=1: a short one; MINUTES=60: an hour of it)
+	@$(python) -m bench.live $(if $(QUICK),--quick) $(if $(MINUTES),--minutes $(MINUTES))
 
 bench-alerts: install-dev ## how soon an alert leaves: from the trade to the message at its channel
 	@$(python) -m bench.alerts

@@ -1,7 +1,9 @@
 """The running system in figures: start, memory, and trade-to-row latency, by one command.
 
-    python -m bench.live            two starts; then, started anew, 60 s at 2,000 trades a second
-    python -m bench.live --quick    the same with 20 s
+    python -m bench.live                  two starts; then, started anew, a minute at 2,000 trades a second
+    python -m bench.live --quick          the same with 20 s
+    python -m bench.live --minutes 60     the same with an hour, and how memory grew in it
+    python -m bench.live --rate 20000 --symbols 200 --client confluent
 
 It starts ``candleflow up`` on the simulator in a temporary data folder and on free ports, watches from
 outside, prints a table, and stops everything. The first two starts are as by ``make run``, at the
@@ -15,11 +17,13 @@ import argparse
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +34,7 @@ import psycopg2
 from bench import machine
 from candleflow import settings as settings_module
 from candleflow.errors import CandleflowError
+from candleflow.settings import KafkaClient
 from candleflow.stack.class_archive import kafka_archive, spark_archive
 from candleflow.stack.jars import ensure_jars
 from candleflow.stack.java import find_java
@@ -40,6 +45,8 @@ from candleflow.telemetry import read_heartbeat
 ROOT = Path(__file__).resolve().parents[1]
 SYMBOLS = "BTCUSDT,ETHUSDT"
 STOP_SECONDS = 15
+MEMORY_SECONDS = 20.0
+ENOUGH_LOOKS = 6
 
 
 def environment(folder: Path, symbols: str = SYMBOLS) -> dict[str, str]:
@@ -159,15 +166,19 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="20 s of latency after 30 s of warm-up")
-    parser.add_argument("--rate", type=float, default=2_000, help="trades a second, over two symbols")
+    parser.add_argument("--minutes", type=float, default=1, help="of latency, after one of warm-up (1)")
+    parser.add_argument("--rate", type=float, default=2_000, help="trades a second, over all symbols (2000)")
+    parser.add_argument("--symbols", type=int, default=len(SYMBOLS.split(",")), help="how many (2)")
+    parser.add_argument("--client", default=KafkaClient.KAFKA_PYTHON, choices=KafkaClient)
     arguments = parser.parse_args()
-    warm_up, measured = (30, 20) if arguments.quick else (60, 60)
+    warm_up, measured = (30, 20) if arguments.quick else (60, arguments.minutes * 60)
 
     print(machine.describe())
     with tempfile.TemporaryDirectory(prefix="candleflow-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        env = environment(folder)
+        env = environment(folder, symbols(arguments.symbols))
+        env["CANDLEFLOW_KAFKA_CLIENT"] = arguments.client
         os.environ.update(env)  # so that our own settings are those of what runs
         for what in ("start with nothing made yet", "warm start"):
             with running(env, folder / "start.log") as process:
@@ -176,11 +187,54 @@ def main() -> int:
                 await_archives(folder / "start.log")
         with loaded(env, arguments.rate, warm_up, folder / "load.log") as (process, own):
             print(machine.describe())
-            print(f"at {arguments.rate:,.0f} trades a second, {warm_up} s after the start had caught up:")
+            print(
+                f"at {arguments.rate:,.0f} trades a second of {arguments.symbols} symbols, {warm_up} s after "
+                "the start had caught up:"
+            )
             latency = ["latency", "--seconds", str(measured)]
-            subprocess.run([sys.executable, "-m", "candleflow", *latency], cwd=ROOT, env=own, check=True)
+            with memory_watched(process.pid):
+                subprocess.run([sys.executable, "-m", "candleflow", *latency], cwd=ROOT, env=own, check=True)
             report_memory(process)
     return 0
+
+
+def symbols(count: int) -> str:
+    """So many names, by commas: real ones as far as there are, for the simulator's prices are theirs."""
+    made_up = (f"S{number:03}USDT" for number in range(count))
+    return ",".join([*SYMBOLS.split(","), *made_up][:count])
+
+
+@contextmanager
+def memory_watched(pid: int) -> Iterator[None]:
+    """In the end, what memory all of it took over that time, where there was time for several looks."""
+    stop, taken = threading.Event(), [memory_mb(psutil.Process(pid))]
+
+    def look() -> None:
+        while not stop.wait(MEMORY_SECONDS):
+            taken.append(memory_mb(psutil.Process(pid)))
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watch.join()
+    if len(taken) > ENOUGH_LOOKS:
+        hours = (len(taken) - 1) * MEMORY_SECONDS / 3_600
+        for part in sorted(taken[0]):
+            print(memory_course(part, [look.get(part, 0.0) for look in taken], hours))
+        print(memory_course("all", [sum(look.values()) for look in taken], hours))
+
+
+def memory_course(part: str, values: Sequence[float], hours: float) -> str:
+    """In words: how a part's memory went, by the slope of the second half, the first being warming up."""
+    late = values[len(values) // 2 :]
+    slope = statistics.linear_regression(range(len(late)), late).slope * (len(values) - 1) / hours
+    return (
+        f"memory of {part}: {values[0]:.0f} MB, {max(values):.0f} at most, {values[-1]:.0f} in the end; "
+        f"{slope:+.1f} an hour in the second half"
+    )
 
 
 def report_start(what: str, log: Path) -> None:
