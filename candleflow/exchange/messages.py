@@ -3,10 +3,10 @@
     raw        {"e":"trade","E":...,"s":"BTCUSDT",...}
     combined   {"stream":"btcusdt@trade","data":{"e":"trade",...}}
 
-Two ways lead to the same verdict. A frame in the exact layout that Binance sends (``CANONICAL_PATTERN``) is
-cut up by a regular expression; every other frame goes to the full parser, which alone decides what is a
-trade, what is another stream's message and what is malformed. A property test holds the two equal. A frame
-that claims to be a trade, by its event type or by its stream's name, and breaks the rules of
+Two ways lead to the same verdict. A sound trade in the exact layout that Binance sends is recognized by a
+regular expression (``CANONICAL_PATTERN``). Every other frame goes to the full parser, which alone decides
+what is a trade, what is another stream's message and what is malformed. A property test holds the two equal.
+A frame that claims to be a trade, by its event type or by its stream's name, and breaks the rules of
 ``market/payload.py`` is rejected with the first of its reasons; nothing here ever raises.
 
 Sources: binance-spot-api-docs, web-socket-streams.md; the recordings in the tests.
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from candleflow.errors import ExchangeError
 from candleflow.market.payload import (
     CANONICAL_PATTERN,
     DECIMAL_PATTERN,
@@ -37,17 +38,33 @@ from candleflow.market.payload import (
     wrong_type,
 )
 from candleflow.market.symbol import is_symbol
-from candleflow.market.trade import EXACT, NOTIONAL_LIMIT, Trade, refusal, to_microseconds
+from candleflow.market.trade import NOTIONAL_LIMIT, Trade, refusal, to_microseconds
 
 TRADE_SUFFIX: Final = "@trade"
 """What the name of a stream of trades ends in: ``btcusdt@trade``."""
 
 
 class TradeMessage(NamedTuple):
-    """A sound trade, and its payload as the exchange sent it: of a combined frame, the text of ``data``."""
+    """A sound trade: what its way to Kafka needs to know, and its payload as the exchange sent it.
 
-    trade: Trade
+    ``trade_time`` is in microseconds since the epoch. A combined frame's payload is the text of ``data``.
+    """
+
+    symbol: str
+    trade_id: int
+    trade_time: int
     payload: bytes
+
+    @property
+    def trade(self) -> Trade:
+        """All of it, read from the payload."""
+        found = _RAW.fullmatch(self.payload)
+        if found is not None:
+            return _cut(found)
+        verdict = _judge(_loads(self.payload.decode()), {self.symbol}, self.trade_time, 0)
+        if not isinstance(verdict, Trade):
+            raise ExchangeError(f"{self.payload!r} was taken for a trade: {verdict}")
+        return verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +98,15 @@ class Rejected:
 
 Message: TypeAlias = TradeMessage | ServerShutdown | ControlReply | OtherStream | Rejected
 
-_RAW: Final = re.compile(CANONICAL_PATTERN)
-_COMBINED: Final = re.compile(r'\{"stream":"[a-z0-9._-]{1,20}@trade","data":(' + CANONICAL_PATTERN + r")\}")
+_RAW: Final = re.compile(CANONICAL_PATTERN.encode())
+_COMBINED: Final = re.compile(
+    (r'\{"stream":"[a-z0-9._-]{1,20}@trade","data":(' + CANONICAL_PATTERN + r")\}").encode()
+)
+_COMBINED_BEGINS: Final = b'{"stream"'
 _DECIMAL: Final = re.compile(DECIMAL_PATTERN)
 _BLANKS: Final = re.compile(r"[ \t\n\r]*")  # JSON's white space, RFC 8259 section 2
 _NOT_A_NUMBER: Final = Decimal("NaN")
+_SURELY_BELOW_NOTIONAL_LIMIT: Final = 0.999 * float(NOTIONAL_LIMIT)
 
 _BOOK_TICKER_FIELDS: Final = frozenset("usbBaA")  # individual book ticker: the only stream without "e" ...
 _DEPTH_FIELDS: Final = frozenset(("lastUpdateId", "bids", "asks"))  # ... but for the partial book's depth
@@ -98,26 +119,46 @@ def decode(frame: str | bytes, symbols: Collection[str], now: int, max_future_us
     microseconds since the epoch; a trade dated more than ``max_future_us`` after it is rejected. A frame of
     more than ``RECORD_LIMIT_BYTES`` is rejected unless it is another stream's.
     """
-    if isinstance(frame, bytes):
-        try:
-            text = frame.decode()
-        except UnicodeDecodeError:
-            return Rejected(NOT_UTF8 if len(frame) <= RECORD_LIMIT_BYTES else TOO_LONG, frame)
-    else:
-        text = frame
-    if len(text) <= RECORD_LIMIT_BYTES:
-        if text.startswith('{"stream"'):
-            found, fields_from = _COMBINED.fullmatch(text), 1
-        else:
-            found, fields_from = _RAW.fullmatch(text), 0
-        if found is not None:
-            trade = _cut(found, fields_from)
-            is_sound = _is_sound(trade, symbols, now + max_future_us)
-            reason = None if is_sound else _refusal(trade, symbols, now, max_future_us)
-            if reason is None:
-                return TradeMessage(trade, found[fields_from].encode())
-            return Rejected(reason, text.encode())
+    if isinstance(frame, str):
+        if _has_surrogate(frame):
+            return decode_fully(frame, symbols, now, max_future_us)
+        frame = frame.encode()
+    message = _recognized(frame, symbols, now + max_future_us)
+    if message is not None:
+        return message
+    try:
+        text = frame.decode()
+    except UnicodeDecodeError:
+        return Rejected(NOT_UTF8 if len(frame) <= RECORD_LIMIT_BYTES else TOO_LONG, frame)
     return decode_fully(text, symbols, now, max_future_us)
+
+
+def _recognized(frame: bytes, symbols: Collection[str], latest: int) -> TradeMessage | None:
+    """The quick way: the trade in ``frame`` if it has the canonical layout and is sound for certain.
+
+    What matches is shorter than ``RECORD_LIMIT_BYTES``, with each number within its limits but for zero and
+    the product. Floats tell these two: the bound leaves more room than rounding takes.
+    """
+    if frame.startswith(_COMBINED_BEGINS):
+        found = _COMBINED.fullmatch(frame)
+        if found is None:
+            return None
+        payload, _, symbol_bytes, trade_id, price, quantity, time, _ = found.groups()
+    else:
+        found = _RAW.fullmatch(frame)
+        if found is None:
+            return None
+        payload = frame
+        _, symbol_bytes, trade_id, price, quantity, time, _ = found.groups()
+    symbol = symbol_bytes.decode()
+    trade_time = to_microseconds(int(time))
+    if (
+        symbol in symbols
+        and trade_time <= latest
+        and 0.0 < float(price) * float(quantity) < _SURELY_BELOW_NOTIONAL_LIMIT
+    ):
+        return TradeMessage(symbol, int(trade_id), trade_time, payload)
+    return None
 
 
 def decode_fully(text: str, symbols: Collection[str], now: int, max_future_us: int) -> Message:
@@ -145,29 +186,16 @@ def decode_payload(record: bytes, now: int, max_future_us: int) -> Trade | Rejec
     return verdict if isinstance(verdict, Trade) else Rejected(verdict, record)
 
 
-def _cut(found: re.Match[str], fields_from: int) -> Trade:
-    """The trade of a frame in the canonical layout, whose groups E s t p q T m come after ``fields_from``."""
-    _, symbol, trade_id, price, quantity, time, is_maker = found.groups()[fields_from:]
+def _cut(found: re.Match[bytes]) -> Trade:
+    """The trade of a payload in the canonical layout."""
+    _, symbol, trade_id, price, quantity, time, is_maker = found.groups()
     return Trade(
-        symbol,
+        symbol.decode(),
         int(trade_id),
-        Decimal(price),
-        Decimal(quantity),
+        Decimal(price.decode()),
+        Decimal(quantity.decode()),
         to_microseconds(int(time)),
-        is_maker == "true",
-    )
-
-
-def _is_sound(trade: Trade, symbols: Collection[str], latest: int) -> bool:
-    """Whether ``_refusal`` has nothing against a trade of the canonical layout.
-
-    The layout's pattern holds each number within its limits already, but for zero.
-    """
-    return (
-        trade.symbol in symbols
-        and bool(trade.price and trade.quantity)
-        and trade.trade_time <= latest
-        and EXACT.multiply(trade.price, trade.quantity) < NOTIONAL_LIMIT
+        is_maker == b"true",
     )
 
 
@@ -188,7 +216,8 @@ def _parse(text: str, record: bytes, symbols: Collection[str], now: int, max_fut
     verdict = _judge(content, symbols, now, max_future_us)
     if not isinstance(verdict, Trade):
         return Rejected(verdict, record)
-    return TradeMessage(verdict, _data_text(text).encode() if is_combined else record)
+    payload = _data_text(text).encode() if is_combined else record
+    return TradeMessage(verdict.symbol, verdict.trade_id, verdict.trade_time, payload)
 
 
 def _claims_to_be_a_trade(content: Any, stream: str) -> bool:

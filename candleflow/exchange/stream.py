@@ -19,14 +19,15 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import SystemRandom
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeGuard, cast
 from urllib.parse import urlsplit
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, PayloadTooBig, WebSocketException
 from websockets.frames import CloseCode
 
 from candleflow.errors import ExchangeError
+from candleflow.exchange.frames import FrameConnection
 from candleflow.exchange.messages import (
     TRADE_SUFFIX,
     ControlReply,
@@ -57,9 +58,6 @@ OVERLAP_SECONDS: Final = 1.0
 
 _RANDOM: Final = SystemRandom()
 _CLOSE_SECONDS: Final = 3.0
-# Frames that wait in websockets' own queue before it stops reading the socket. Its default of 16 switches
-# reading off and on for every few trades of a busy second.
-_QUEUE_FRAMES: Final = (256, 64)
 # websockets' server, like many, takes a request line of 8,192 bytes; longer lists of streams are subscribed.
 _PATH_BYTES: Final = 7_500
 # A SUBSCRIBE names this many streams: 20 characters each stay below 4 kB. Four a second: Binance ends a
@@ -76,14 +74,15 @@ class TooLong:
 
 
 Received: TypeAlias = TradeMessage | Rejected | OtherStream | TooLong
-OnMessage: TypeAlias = Callable[[Received], Awaitable[None]]
+OnMessages: TypeAlias = Callable[[Sequence[Received]], Awaitable[None]]
 OnConnected: TypeAlias = Callable[[Sequence[str]], None]
 
 
 class TradeStream:
-    """Follows ``symbols`` at the first of ``base_urls`` that answers; hands every message to ``on_message``.
+    """Follows ``symbols`` at the first of ``base_urls`` that answers; hands every message to ``on_messages``.
 
-    ``on_message`` may wait: reading from that connection then waits too. ``now_us`` is the present in
+    It gets those that came together at once, in their order, and may wait: reading from that connection then
+    waits too. ``now_us`` is the present in
     microseconds since the epoch by the exchange's clock; a trade more than ``max_future_us`` ahead of it is
     rejected. ``on_connected`` is called with the symbols that a new connection is about to bring.
     ``advice`` is said once in each outage in which no address can be reached.
@@ -93,7 +92,7 @@ class TradeStream:
         self,
         base_urls: Sequence[str],
         symbols: Collection[str],
-        on_message: OnMessage,
+        on_messages: OnMessages,
         *,
         rotation: Rotation,
         max_streams: int,
@@ -107,7 +106,7 @@ class TradeStream:
     ) -> None:
         self._base_urls = tuple(base_urls)
         self._symbols = frozenset(symbols)
-        self._on_message = on_message
+        self._on_messages = on_messages
         self._rotation = rotation
         self._max_future_us = max_future_us
         self._now_us = now_us
@@ -135,7 +134,7 @@ class TradeStream:
         return sum(feed.reconnects for feed in self._feeds)
 
     async def run(self) -> None:
-        """Follow until cancelled. Raises ExchangeError where no attempt can help; what on_message raises."""
+        """Follow until cancelled. Raises ExchangeError where no attempt can help; what on_messages raises."""
         tasks = [asyncio.create_task(feed.run()) for feed in self._feeds]
         try:
             await asyncio.gather(*tasks)
@@ -152,18 +151,19 @@ class TradeStream:
         base_url = self._base_urls[self._failed_in_a_row % len(self._base_urls)]
         in_path, subscribed = _split_by_path(streams)
         try:
-            socket = await connect(
+            opening = connect(
                 f"{base_url}/stream?streams={'/'.join(in_path)}",
                 open_timeout=OPEN_SECONDS,
                 close_timeout=_CLOSE_SECONDS,
                 max_size=MAX_FRAME_BYTES,
-                max_queue=_QUEUE_FRAMES,
                 compression=None,
                 # Whether the exchange is there is judged by the data it sends (Rotation): a ping of ours
                 # would go unanswered while reading waits for Kafka, and end a sound connection.
                 ping_interval=None,
                 proxy=None if _is_local(base_url) else True,
+                create_connection=FrameConnection,
             )
+            socket = cast("FrameConnection", await opening)  # what it was told to create
         except ImportError as error:
             raise ExchangeError(f"{base_url} can't be reached through the proxy: {error}") from error
         except (OSError, WebSocketException) as error:
@@ -171,10 +171,11 @@ class TradeStream:
             return None
         self._failed_in_a_row = 0
         self._on_connected([stream.removesuffix(TRADE_SUFFIX).upper() for stream in streams])
-        return _Connection(socket, base_url, subscribed, self._decode, self._on_message)
+        return _Connection(socket, base_url, subscribed, self._decode, self._on_messages)
 
-    def _decode(self, frame: bytes) -> Message:
-        return decode(frame, self._symbols, self._now_us(), self._max_future_us)
+    def _decode(self, frames: Sequence[bytes]) -> list[Message]:
+        now_us = self._now_us()
+        return [decode(frame, self._symbols, now_us, self._max_future_us) for frame in frames]
 
     @property
     def rotation(self) -> Rotation:
@@ -262,17 +263,17 @@ class _Connection:
 
     def __init__(
         self,
-        socket: ClientConnection,
+        socket: FrameConnection,
         base_url: str,
         to_subscribe: Sequence[str],
-        decode_frame: Callable[[bytes], Message],
-        on_message: OnMessage,
+        decode_frames: Callable[[Sequence[bytes]], list[Message]],
+        on_messages: OnMessages,
     ) -> None:
         self.base_url = base_url
         self.last_words = ""
         self._socket = socket
-        self._decode = decode_frame
-        self._on_message = on_message
+        self._decode = decode_frames
+        self._on_messages = on_messages
         self._requests = dict(enumerate(_lots(to_subscribe, _STREAMS_PER_SUBSCRIBE)))
         self._unanswered = set(self._requests)
         self._opened_at = time.monotonic()
@@ -343,35 +344,39 @@ class _Connection:
     async def _read(self) -> None:
         try:
             while True:
-                await self._take(self._decode(await self._socket.recv(decode=False)))
+                messages = self._decode(await self._socket.receive())
+                await self._hand_over([message for message in messages if self._is_for_others(message)])
         except ConnectionClosed as closed:
             self.last_words = self.last_words or f" ({_words(closed)})"
             if closed.sent is not None and closed.sent.code == CloseCode.MESSAGE_TOO_BIG:
-                await self._hand_over(TooLong(_length(closed)))
+                await self._hand_over([TooLong(_length(closed))])
         finally:
             self._is_doomed.set()
             self._is_ready.set()
 
-    async def _take(self, message: Message) -> None:
-        match message:
-            case TradeMessage():  # first, as nearly every message is one
-                await self._hand_over(message)
-            case ServerShutdown():
-                self._end_is_announced = True
-                self._is_doomed.set()
-            case ControlReply():
-                self._take_reply(message)
-            case _:
-                await self._hand_over(message)
+    def _is_for_others(self, message: Message) -> TypeGuard[Received]:
+        """Whether it is to be handed over; what the exchange tells this connection itself is taken here."""
+        if isinstance(message, TradeMessage):  # first, as nearly every message is one
+            return True
+        if isinstance(message, ServerShutdown):
+            self._end_is_announced = True
+            self._is_doomed.set()
+            return False
+        if isinstance(message, ControlReply):
+            self._take_reply(message)
+            return False
+        return True
 
-    async def _hand_over(self, message: Received) -> None:
+    async def _hand_over(self, messages: Sequence[Received]) -> None:
+        if not messages:
+            return
         self._is_handing_over = True
         self._last_at = time.monotonic()
         if self._first_at is None:
             self._first_at = self._last_at
         if not self._unanswered:
             self._is_ready.set()
-        await self._on_message(message)
+        await self._on_messages(messages)
         self._last_at = time.monotonic()
         self._is_handing_over = False
 

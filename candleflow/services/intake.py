@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from candleflow.broker.publisher import Receipt
@@ -112,22 +112,24 @@ class Intake:
         for symbol in symbols:
             self._why.setdefault(symbol, RECONNECT)
 
-    async def take(self, message: Received) -> None:
-        """Take one message from the stream."""
-        if self._trade_log.is_full and not await self._finds_room():
-            self._let_go_by(message)
-            return
-        if isinstance(message, TradeMessage) and self._is_ahead(message.trade):
-            await self._note_gap_before(message.trade)
-        # No await from here on: a message is counted and handed over, or neither, when reading is stopped.
-        if isinstance(message, TradeMessage):
-            self._take_trade(message)
-        elif isinstance(message, Rejected):
-            self._reject(message.record, message.reason)
-        elif isinstance(message, TooLong):
-            self._reject(b"", TOO_LONG, message.length)
-        else:
-            self.others += 1
+    async def take(self, messages: Sequence[Received]) -> None:
+        """Take messages that the stream has brought, in their order."""
+        trade_log = self._trade_log
+        for message in messages:
+            if trade_log.is_full and not await self._finds_room():
+                self._let_go_by(message)
+                continue
+            if isinstance(message, TradeMessage) and self._is_ahead(message):
+                await self._note_gap_before(message)
+            # No await from here on: one is counted and handed over, or neither, when reading is stopped.
+            if isinstance(message, TradeMessage):
+                self._take_trade(message)
+            elif isinstance(message, Rejected):
+                self._reject(message.record, message.reason)
+            elif isinstance(message, TooLong):
+                self._reject(b"", TOO_LONG, message.length)
+            else:
+                self.others += 1
 
     def fill_in(self, trade: Trade, source: str, receipt: Receipt, *, even_if_published: bool) -> None:
         """Take one trade of the exchange's history."""
@@ -171,25 +173,23 @@ class Intake:
     def _let_go_by(self, message: Received) -> None:
         self.let_go += 1
         if isinstance(message, TradeMessage):
-            symbol = message.trade.symbol
-            self._next_ids.setdefault(symbol, message.trade.trade_id)
-            self._why[symbol] = OVERLOAD
+            self._next_ids.setdefault(message.symbol, message.trade_id)
+            self._why[message.symbol] = OVERLOAD
 
-    def _is_ahead(self, trade: Trade) -> bool:
+    def _is_ahead(self, trade: TradeMessage) -> bool:
         """Whether ids are missing before this one."""
         return trade.trade_id > self._next_ids.get(trade.symbol, trade.trade_id)
 
-    async def _note_gap_before(self, trade: Trade) -> None:
+    async def _note_gap_before(self, trade: TradeMessage) -> None:
         while self._is_ahead(trade):  # another connection's task may have gone on meanwhile
             first = self._next_ids[trade.symbol]
             await self._note_gap(trade.symbol, first, trade.trade_id - 1, self._why.get(trade.symbol, JUMP))
             if self._next_ids[trade.symbol] == first:
                 self._next_ids[trade.symbol] = trade.trade_id
 
-    def _take_trade(self, message: TradeMessage) -> None:
+    def _take_trade(self, trade: TradeMessage) -> None:
         self.received += 1
-        trade = message.trade
-        symbol, trade_id = trade.symbol, trade.trade_id
+        symbol, trade_id, trade_time, payload = trade
         is_next = trade_id >= self._next_ids.get(symbol, 0)
         if not is_next and self._why.get(symbol) == RESTART:
             self._begin_lower(symbol, trade_id)
@@ -201,9 +201,9 @@ class Intake:
         if not self._published.add(symbol, trade_id):
             self.duplicates += 1
             return
-        if trade.trade_time > self.last_trade_times.get(symbol, -1):
-            self.last_trade_times[symbol] = trade.trade_time
-        self._trade_log.publish(symbol, message.payload, receipt=None if is_next else self.out_of_order)
+        if trade_time > self.last_trade_times.get(symbol, -1):
+            self.last_trade_times[symbol] = trade_time
+        self._trade_log.publish(symbol, payload, receipt=None if is_next else self.out_of_order)
 
     def _begin_lower(self, symbol: str, trade_id: int) -> None:
         """The first trade since the start is older than the topic's last: gaps count from it."""

@@ -22,7 +22,7 @@ from candleflow.exchange.messages import (
     decode_payload,
 )
 from candleflow.market.payload import NOT_AN_OBJECT, NOT_JSON, NOT_UTF8, TOO_LONG
-from candleflow.market.trade import Trade, refusal
+from candleflow.market.trade import NOTIONAL_LIMIT, Trade, refusal
 from tests import oracle
 
 NOW: Final = 1_723_161_255_343_000
@@ -86,8 +86,12 @@ def test_the_quick_way_and_the_full_parser_say_the_same(frame: str) -> None:
 def test_the_quick_way_is_really_taken(trade_id: int, time: int, price: Decimal, quantity: Decimal) -> None:
     fields = {"t": trade_id, "T": time, "E": time, "p": f"{price:f}", "q": f"{quantity:f}"}
     frame = json.dumps(json.loads(TRADE) | fields, separators=(",", ":"))
-    assert messages._RAW.fullmatch(frame) is not None
-    assert messages._COMBINED.fullmatch(f'{{"stream":"btcusdt@trade","data":{frame}}}') is not None
+    combined = f'{{"stream":"btcusdt@trade","data":{frame}}}'
+    assert messages._RAW.fullmatch(frame.encode()) is not None
+    assert messages._COMBINED.fullmatch(combined.encode()) is not None
+    if 0 < price * quantity < NOTIONAL_LIMIT * Decimal("0.99"):
+        quick = messages._recognized(combined.encode(), SYMBOLS, 2**62)
+        assert quick == decode_fully(combined, SYMBOLS, 2**62, 0)
 
 
 @given(
@@ -111,7 +115,8 @@ def test_a_payload_has_the_same_verdict_in_a_frame_and_bare(content: Any) -> Non
     framed = read(record)
     if isinstance(bare, Trade):
         if bare.symbol in SYMBOLS:
-            assert framed == TradeMessage(bare, record)
+            assert framed == TradeMessage(bare.symbol, bare.trade_id, bare.trade_time, record)
+            assert framed.trade == bare
         assert refusal(bare) is None
         assert bare.trade_time <= NOW + MINUTE_US
     elif content.get("e") == "trade":

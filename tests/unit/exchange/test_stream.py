@@ -46,14 +46,14 @@ class Heard:
         self.ids: dict[str, TradeIds] = {}
         self.twice = 0
 
-    async def take(self, message: Received) -> None:
-        self.messages.append(message)
-        if isinstance(message, TradeMessage):
-            is_new = self.ids.setdefault(message.trade.symbol, TradeIds()).add(message.trade.trade_id)
-            self.twice += not is_new
+    async def take(self, messages: Sequence[Received]) -> None:
+        for message in messages:
+            self.messages.append(message)
+            if isinstance(message, TradeMessage):
+                self.twice += not self.ids.setdefault(message.symbol, TradeIds()).add(message.trade_id)
 
     def trades(self) -> list[int]:
-        return [one.trade.trade_id for one in self.messages if isinstance(one, TradeMessage)]
+        return [one.trade_id for one in self.messages if isinstance(one, TradeMessage)]
 
 
 async def until(condition: Callable[[], bool], what: str = "") -> None:
@@ -69,7 +69,7 @@ def stream_of(
     lifetime_seconds: float = 1e6,
     silence_seconds: float = 60.0,
     max_streams: int = 1_024,
-    take: Callable[[Received], Awaitable[None]] | None = None,
+    take: Callable[[Sequence[Received]], Awaitable[None]] | None = None,
     advice: str = "",
 ) -> TradeStream:
     return TradeStream(
@@ -151,9 +151,7 @@ async def test_every_trade_of_every_symbol_comes_in_the_order_of_its_ids() -> No
     assert all(len(ids.ranges) == 1 for ids in heard.ids.values())
     for symbol in symbols:
         mine = [
-            one.trade.trade_id
-            for one in heard.messages
-            if isinstance(one, TradeMessage) and one.trade.symbol == symbol
+            one.trade_id for one in heard.messages if isinstance(one, TradeMessage) and one.symbol == symbol
         ]
         assert mine == sorted(mine)
 
@@ -375,6 +373,24 @@ async def test_a_frame_above_a_mebibyte_is_refused_and_the_flow_goes_on() -> Non
     assert heard.messages[1] == TooLong(len(huge))
 
 
+async def test_a_frame_is_refused_for_the_length_it_announces() -> None:
+    """Else an exchange that is mistaken could fill the memory before the end of the frame had come."""
+    heard = Heard()
+    announced = MAX_FRAME_BYTES + 1
+
+    async def announces(connection: ServerConnection) -> None:
+        await connection.send(frame(1))
+        connection.transport.write(b"\x81\x7f" + announced.to_bytes(8))
+        await connection.wait_closed()
+
+    async with (
+        scripted(announces, sends(frame(2))) as (url, _),
+        running(stream_of(heard, url)),
+    ):
+        await until(lambda: heard.trades() == [1, 2])
+    assert heard.messages[1] == TooLong(announced)
+
+
 async def test_bad_frames_are_handed_over_with_their_reason_and_the_flow_goes_on() -> None:
     heard = Heard()
     bad: list[str | bytes] = [b"\xff\xfe", "{", "[" * 100_000, frame(1, "NOTOURS"), ""]
@@ -436,9 +452,9 @@ async def test_pings_are_answered_while_handing_over_waits() -> None:
     heard, answered = Heard(), asyncio.Event()
     gate = asyncio.Event()
 
-    async def take(message: Received) -> None:
+    async def take(messages: Sequence[Received]) -> None:
         await gate.wait()
-        await heard.take(message)
+        await heard.take(messages)
 
     async def pings(connection: ServerConnection) -> None:
         await connection.send(frame(1))
@@ -459,9 +475,9 @@ async def test_pings_are_answered_while_handing_over_waits() -> None:
 async def test_while_we_ourselves_wait_a_connection_is_not_taken_for_silent() -> None:
     heard, gate = Heard(), asyncio.Event()
 
-    async def take(message: Received) -> None:
+    async def take(messages: Sequence[Received]) -> None:
         await gate.wait()
-        await heard.take(message)
+        await heard.take(messages)
 
     async with (
         scripted(sends(frame(1))) as (url, requests),
@@ -475,7 +491,7 @@ async def test_while_we_ourselves_wait_a_connection_is_not_taken_for_silent() ->
 
 
 async def test_a_defect_of_the_receiver_ends_the_stream_with_its_error() -> None:
-    async def take(_message: Received) -> None:
+    async def take(_messages: Sequence[Received]) -> None:
         raise ZeroDivisionError
 
     async with scripted(sends(frame(1))) as (url, _):
