@@ -73,7 +73,8 @@ bench: install-dev ## start, memory and latency of the running system (QUICK=1: 
 bench-alerts: install-dev ## how soon an alert leaves: from the trade to the message at its channel
 	@$(python) -m bench.alerts
 
-bench-page: install-dev ## the page: a year of candles, 50 viewers, the browser's memory (QUICK=1: 3 minutes of that)
+bench-page: install-dev ## the page: a trade's way to it, a year, 50 viewers, the browser's memory (QUICK=1: 3 minutes of that)
+	@$(python) -m bench.pixels
 	@$(python) -m bench.year
 	@$(python) -m bench.viewers
 	@$(python) -m bench.browser --minutes $(if $(QUICK),3,30)

@@ -125,7 +125,7 @@ class ConfluentPublisher:
                 record.value,
                 record.key,
                 timestamp=now_ms,
-                headers=record.headers or None,
+                headers=record.headers,
                 on_delivery=partial(self._on_outcome, record),
             )
         except (BufferError, KafkaException) as error:

@@ -98,7 +98,7 @@ class TradeLog:
         key = self._keys.get(symbol)
         if key is None:
             key = self._keys[symbol] = symbol.encode()
-        headers = [] if origin is None else [(ORIGIN_HEADER, origin.encode())]
+        headers = None if origin is None else [(ORIGIN_HEADER, origin.encode())]
         self._hand_over(Record(self._topic, key, payload, Kind.TRADE, headers, receipt))
 
     async def note(self, topic: str, key: str, value: bytes) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,18 +50,18 @@ class Latencies:
         rank = max(0, min(len(self.milliseconds) - 1, round(share * len(self.milliseconds)) - 1))
         return self.milliseconds[rank]
 
-    def lines(self) -> list[str]:
+    def lines(self, what: str = "trade to row") -> list[str]:
         """For people: the quantiles, and a bar for each stretch of time."""
         head = "  ".join(f"p{share * 100:g} {self.quantile(share):.0f}" for share in QUANTILES)
         lines = [
-            f"trade to row, ms: {head}  max {self.milliseconds[-1]:.0f}",
+            f"{what}, ms: {head}  max {self.milliseconds[-1]:.0f}",
             f"{len(self.milliseconds):,} trades in {self.seconds:.0f} s: {self.rate:,.0f} a second",
         ]
         return lines + _histogram(self.milliseconds)
 
 
-class _Watch:
-    """One symbol: trades read from the topic, sightings of its row, and the latencies of those matched.
+class Watch:
+    """Of one symbol: trades read from the topic, sightings of its row, and the latencies of those matched.
 
     A row often wins the race against the topic's follower, so sightings are kept for a while.
     """
@@ -90,9 +90,9 @@ class _Watch:
 
 def measure(settings: Settings, seconds: float) -> Latencies:
     """Watch the running pipeline for ``seconds``; raises StackError where no trade came in that time."""
-    watches: dict[str, _Watch] = defaultdict(_Watch)
+    watches: dict[str, Watch] = defaultdict(Watch)
     stop = threading.Event()
-    follower = threading.Thread(target=_follow_topic, args=(settings, watches, stop), daemon=True)
+    follower = threading.Thread(target=follow_topic, args=(settings, watches, stop), daemon=True)
     follower.start()
     try:
         milliseconds = sorted(_poll_rows(settings, watches, seconds))
@@ -104,7 +104,8 @@ def measure(settings: Settings, seconds: float) -> Latencies:
     return Latencies(milliseconds, seconds)
 
 
-def _follow_topic(settings: Settings, watches: dict[str, _Watch], stop: threading.Event) -> None:
+def follow_topic(settings: Settings, watches: Mapping[str, Watch], stop: threading.Event) -> None:
+    """Tell ``watches``, by symbol, of each trade that comes into the topic from now on, until ``stop``."""
     consumer = KafkaConsumer(
         settings.topic,
         **python_options(settings.kafka_bootstrap),
@@ -120,7 +121,7 @@ def _follow_topic(settings: Settings, watches: dict[str, _Watch], stop: threadin
     consumer.close()
 
 
-def _poll_rows(settings: Settings, watches: dict[str, _Watch], seconds: float) -> list[float]:
+def _poll_rows(settings: Settings, watches: Mapping[str, Watch], seconds: float) -> list[float]:
     """The latency in milliseconds of each trade that came into the topic and then into a row."""
     connection = psycopg2.connect(credentials.reader_url(settings))
     connection.autocommit = True
