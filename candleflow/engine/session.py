@@ -169,8 +169,8 @@ def _configuration(
         # Hadoop's local file system forks a process for each of a batch's 60 file operations.
         "spark.hadoop.fs.file.impl": "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem",
         "spark.cleaner.referenceTracking.blocking": "false",
-        # A job's own code is broadcast, in a buffer of this size however small it is: at Spark's 4 MB ten batches
-        # a second made 40 MB/s that no young collection takes, and the heap grew to its bound in ten minutes.
+        # A job's code is broadcast from a buffer of this size, however small it is: at Spark's 4 MB ten
+        # batches a second were 40 MB/s that no young collection takes, and the heap grew to its bound.
         "spark.broadcast.blockSize": "64k",
         # For the UI, which there is none of, Spark keeps the last 1,000: 100 s of batches, which grow old.
         "spark.ui.retainedJobs": "10",
