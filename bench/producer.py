@@ -8,8 +8,9 @@ It starts a Kafka, an exchange that plays frames made beforehand (``bench.frames
 processes of their own, on free ports and in a temporary folder, and reads the producer's heartbeat. Beside
 the producer stand, in one process each, with the same payloads and no WebSocket: the client alone, which is
 its ceiling, and awaiting each record's acknowledgement before the next one is sent, as cryptofeed does.
-Of the parts that no client changes, reading the WebSocket and reading it with decoding, the ceilings are
-told too. The ratios are of one run; ``us each`` is the processor's time, which a busy machine changes least.
+Of the parts that no client changes, reading the WebSocket and decoding what it brings, the ceilings are told
+too, and what websockets takes by itself. The ratios are of one run; ``us each`` is the processor's time,
+which a busy machine changes least.
 """
 
 from __future__ import annotations
@@ -22,21 +23,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 from confluent_kafka import Producer as LibrdkafkaProducer
 from kafka import KafkaProducer
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 
 from bench import machine, servers
 from bench.frames import SYMBOLS, payloads
 from candleflow.broker import confluent_publisher, kafka_python_publisher
 from candleflow.broker.topics import admin_client, ensure_topics
+from candleflow.exchange.frames import FrameConnection
 from candleflow.exchange.messages import TradeMessage, decode
 from candleflow.settings import KafkaClient
 from candleflow.stack.process import free_port
@@ -50,6 +53,7 @@ AWAITED_TRADES: Final = 1_000
 IN_FLIGHT: Final = 50_000
 """The producer's own bound."""
 _FAR_FUTURE_US: Final = 2**62
+_SYMBOLS: Final = frozenset(SYMBOLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,27 +219,47 @@ def confluent_awaited(bootstrap: str, topic: str, trades: int) -> Figure:
     return found[0]
 
 
-def reading(url: str, trades: int, decoding: bool) -> Figure:  # noqa: FBT001 - a pool hands it over
-    """The WebSocket read by ``websockets`` as the stream reads it, and decoded or not; no Kafka."""
-    return asyncio.run(_read(url, trades, decoding=decoding))
+class Reading(StrEnum):
+    """What is done with the WebSocket alone, without Kafka."""
+
+    BY_WEBSOCKETS = "websockets alone, a message at a time"
+    AS_OURS = "reading as the producer does"
+    DECODING = "reading and decoding so"
 
 
-async def _read(url: str, trades: int, *, decoding: bool) -> Figure:
+def reading(url: str, trades: int, how: Reading) -> Figure:
+    return asyncio.run(_read(url, trades, how))
+
+
+async def _read(url: str, trades: int, how: Reading) -> Figure:
     found: list[Figure] = []
-    symbols = frozenset(SYMBOLS)
-    async with connect(url, compression=None, ping_interval=None, max_queue=(256, 64)) as socket:
+    kind = ClientConnection if how is Reading.BY_WEBSOCKETS else FrameConnection
+    options: dict[str, Any] = {"compression": None, "ping_interval": None, "create_connection": kind}
+    async with connect(url, max_queue=(256, 64), **options) as socket:
+        left = trades
         with _measured(trades, found):
-            for _ in range(trades):
-                frame = await socket.recv(decode=False)
-                if decoding and not isinstance(decode(frame, symbols, _FAR_FUTURE_US, 0), TradeMessage):
-                    raise AssertionError(f"no trade: {frame!r}")
+            while left:
+                if isinstance(socket, FrameConnection):
+                    frames = await socket.receive()
+                else:
+                    frames = [await socket.recv(decode=False)]
+                if how is Reading.DECODING:
+                    _decode(frames)
+                left -= len(frames)
     return found[0]
 
 
-def read_ceiling(trades: int, *, decoding: bool) -> Figure:
+def _decode(frames: Sequence[bytes]) -> None:
+    for frame in frames:
+        message = decode(frame, _SYMBOLS, _FAR_FUTURE_US, 0)
+        if not isinstance(message, TradeMessage):
+            sys.exit(f"no trade, so nothing is measured: {frame!r}")
+
+
+def read_ceiling(trades: int, how: Reading) -> Figure:
     port = free_port()
     with started(["-m", "bench.frames", str(port), str(trades)], servers.environment(), ready=b"ready"):
-        return alone(reading, f"ws://127.0.0.1:{port}", trades, decoding)
+        return alone(reading, f"ws://127.0.0.1:{port}", trades, how)
 
 
 def rows(folder: Path, bootstrap: str, trades: int) -> Iterator[tuple[str, Figure]]:
@@ -243,8 +267,8 @@ def rows(folder: Path, bootstrap: str, trades: int) -> Iterator[tuple[str, Figur
     ensure_topics(bootstrap, ["ceiling"], 1, 1, 1)
     ceilings = {KafkaClient.KAFKA_PYTHON: kafka_python_ceiling, KafkaClient.CONFLUENT: confluent_ceiling}
     awaited = {KafkaClient.KAFKA_PYTHON: kafka_python_awaited, KafkaClient.CONFLUENT: confluent_awaited}
-    yield "reading the WebSocket alone", read_ceiling(trades, decoding=False)
-    yield "reading and decoding it", read_ceiling(trades, decoding=True)
+    for how in Reading:
+        yield how, read_ceiling(trades, how)
     for client in KafkaClient:
         yield f"{client}: the producer", flat_out(folder, bootstrap, client, trades)
         yield f"{client}: its own ceiling", alone(ceilings[client], bootstrap, "ceiling", trades)
@@ -263,7 +287,7 @@ def compare(folder: Path, bootstrap: str, trades: int) -> None:
         rate = found[f"{client}: the producer"].rate
         print(
             f"the producer with {client}: {rate / found[f'{client}: its own ceiling'].rate:.2f} of that "
-            f"client's ceiling, {rate / found['reading and decoding it'].rate:.2f} of that of reading and "
+            f"client's ceiling, {rate / found[Reading.DECODING].rate:.2f} of that of reading and "
             f"decoding, {rate / found[f'{client}: each send awaited'].rate:.1f} times each send awaited"
         )
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from candleflow.engine.candles import BLOCK_SIZE, TAKER, Block
 from candleflow.engine.recent_latency import LiveTrades
 from candleflow.engine.trades import ADDED_COLUMNS, PRICE_ZERO
-from candleflow.market.trade import DECIMAL_PLACES, EXACT
+from candleflow.market.trade import DECIMAL_PLACES
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
 
 _Ids: TypeAlias = tuple[int, int]
 """A block and the bits of those of its ids that are there, none of them negative."""
+_Part: TypeAlias = tuple[_Ids, Block]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def read_fold(rows: Iterable[tuple[Any, ...]], windows: Windows) -> Folded:
     """The rows of a ``CandleFold`` for ``windows``, collected, as one batch."""
     rejected: dict[str, int] = defaultdict(int)
     seen: dict[tuple[str, int], int] = defaultdict(int)
-    candles: dict[tuple[str, int], list[Block]] = defaultdict(list)
+    candles: dict[tuple[str, int], list[_Part]] = defaultdict(list)
     live: list[LiveTrades] = []
     sound = written_at = 0
     for one in map(Block._make, rows):  # a Row of Spark's looks its fields up by name, in a list
@@ -57,30 +57,24 @@ def read_fold(rows: Iterable[tuple[Any, ...]], windows: Windows) -> Folded:
             continue
         sound += one.records
         written_at = max(written_at, one.written_at)
-        seen[one.symbol, one.block] |= one.bits
+        ids = one.block, one.bits
+        seen[one.symbol, one.block] |= ids[1]
         if one.first_live_time is not None:
             live.append(LiveTrades(one.first_live_time, one.last_trade_time, one.live))
         for back in range(0, windows.size_us, windows.slide_us):
-            candles[one.symbol, one.open_time - back].append(one)
+            candles[one.symbol, one.open_time - back].append((ids, one))
     # Sliding windows over the first seconds of 1970 open before it, where the store has no candles.
     partials = [json.dumps(_partial(*key, found)) for key, found in candles.items() if key[1] >= 0]
     trades = sum(bits.bit_count() for bits in seen.values())
     return Folded(partials, sound, trades, dict(rejected), written_at, live)
 
 
-def _partial(symbol: str, open_time: int, blocks: Sequence[Block]) -> dict[str, Any]:
+def _partial(symbol: str, open_time: int, parts: Sequence[_Part]) -> dict[str, Any]:
     """One candle in the terms of ``merge_batch``: decimals and the set of ids as text."""
-    ids = [(one.block, one.bits) for one in blocks]
-    first = min(range(len(blocks)), key=lambda at: _first_id(ids[at]))
-    last = max(range(len(blocks)), key=lambda at: _last_id(ids[at]))
-    decimals = {
-        "open": _price(blocks[first].open),
-        "high": _price(max(one.high for one in blocks)),
-        "low": _price(min(one.low for one in blocks)),
-        "close": _price(blocks[last].close),
-        **{f"{taker}{name}": _sum(blocks, taker, columns)
-           for taker in ("", TAKER) for name, columns in ADDED_COLUMNS.items()},
-    }  # fmt: skip
+    ids = [one for one, _ in parts]
+    blocks = [one for _, one in parts]
+    first = min(range(len(parts)), key=lambda at: _first_id(ids[at]))
+    last = max(range(len(parts)), key=lambda at: _last_id(ids[at]))
     return {
         "symbol": symbol,
         "open_time": open_time,
@@ -89,22 +83,45 @@ def _partial(symbol: str, open_time: int, blocks: Sequence[Block]) -> dict[str, 
         "first_trade_id": _first_id(ids[first]),
         "last_trade_id": _last_id(ids[last]),
         "trade_ids": str(_trade_ids(ids)),
-        **{name: f"{value:f}" for name, value in decimals.items()},
+        "open": _price(blocks[first].open),
+        "high": _price(max(one.high for one in blocks)),
+        "low": _price(min(one.low for one in blocks)),
+        "close": _price(blocks[last].close),
+        **{one.name: one.over(blocks) for one in _SUMS},
     }
 
 
-def _price(steps: int) -> Decimal:
-    return Decimal(steps - PRICE_ZERO).scaleb(-DECIMAL_PLACES, EXACT)
+def _price(steps: int) -> str:
+    return _decimal(steps - PRICE_ZERO, DECIMAL_PLACES)
 
 
-def _sum(blocks: Sequence[Block], prefix: str, columns: Mapping[str, int]) -> Decimal:
-    """What the blocks' sums of these columns, each counting in its power of ten, are together."""
-    least = min(columns.values())
-    total = 0
-    for name, power in columns.items():
-        read = attrgetter(f"{prefix}{name}")
-        total += sum(read(one) for one in blocks) * 10 ** (power - least)
-    return Decimal(total).scaleb(least, EXACT)
+class _Sum(NamedTuple):
+    """What a candle adds up, and the columns that hold its digits, with how many of the last one's units."""
+
+    name: str
+    columns: Sequence[tuple[Callable[[Block], int], int]]
+    places: int
+
+    @classmethod
+    def of(cls, name: str, prefix: str, powers: Mapping[str, int]) -> _Sum:
+        places = -min(powers.values())
+        columns = [(attrgetter(prefix + column), 10 ** (power + places)) for column, power in powers.items()]
+        return cls(prefix + name, columns, places)
+
+    def over(self, blocks: Sequence[Block]) -> str:
+        units = sum(read(one) * unit for read, unit in self.columns for one in blocks)
+        return _decimal(units, self.places)
+
+
+_SUMS: Final = [
+    _Sum.of(name, prefix, powers) for prefix in ("", TAKER) for name, powers in ADDED_COLUMNS.items()
+]
+
+
+def _decimal(units: int, places: int) -> str:
+    """So many units of 10^-places, none of them negative, as a decimal's text."""
+    whole, rest = divmod(units, 10**places)
+    return f"{whole}.{rest:0{places}}"
 
 
 def _trade_ids(ids: Iterable[_Ids]) -> TradeIds:

@@ -88,8 +88,9 @@ EARLIEST: Final = -2
 UNREAD: Final = "(not read)"
 """In place of a reason: ``read_quickly`` could not read the record, and only ``judge`` can tell why."""
 
-RECORDS_PER_TASK: Final = 100_000
-"""A batch of up to so many is one task; a longer backlog is read by all cores even of one partition."""
+RECORDS_PER_TASK: Final = 125_000
+"""A batch of up to so many is one task; a longer backlog is read by all cores even of one partition. Half a
+million are four tasks; five left one of two cores idle during the last."""
 
 _RECORDS_PER_POLL: Final = 5_000
 """Spark asks the consumer anew after so many; with the consumer's own 500 that took a third of a backlog's
