@@ -142,8 +142,8 @@ def _configuration(
     class_path = os.pathsep.join(map(str, jars))
     java_options = [
         "-Duser.timezone=UTC",
-        # Some 66 MB of the heap live. The JVM's own choice, G1, took 108 ms from trade to row and 686 MB where
-        # this one takes 91 and 661, and 12.3 s for 11.5 of a backlog: its threads want the same two cores.
+        # Some 66 MB of the heap live. The JVM's own choice, G1, wants the same two cores: with it a trade
+        # took 108 ms to its row and the JVM 686 MB; with this one 91 and 661, and a backlog 11.5 s for 12.3.
         "-XX:+UseSerialGC",
         # On two cores the second compiler takes what a start needs, and makes a batch twice as quick later:
         # with four times its thresholds the first row took 23 s of processor time in place of 32 (17 without
