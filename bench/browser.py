@@ -12,7 +12,6 @@ the first third left out, while the browser compiles: its slope an hour, with bo
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from dataclasses import astuple, dataclass, fields
@@ -21,6 +20,7 @@ import psutil
 from selenium import webdriver
 
 from bench import machine
+from bench.growth import slope
 from bench.served import served
 from tests.screen.browser import MISSING, Page, chromium
 
@@ -72,16 +72,6 @@ def _renderer_mb(driver: webdriver.Chrome) -> float:
     children = psutil.Process(driver.service.process.pid).children(recursive=True)
     sizes = [one.memory_full_info().pss for one in children if "--type=renderer" in one.cmdline()]
     return max(sizes) / 1e6
-
-
-def slope(minutes: list[float], values: list[float]) -> tuple[float, float]:
-    """By least squares, an hour; and how far off it may be (95 %)."""
-    count = len(minutes)
-    middle, mean = sum(minutes) / count, sum(values) / count
-    spread = sum((one - middle) ** 2 for one in minutes)
-    found = sum((at - middle) * (one - mean) for at, one in zip(minutes, values, strict=True)) / spread
-    left = sum((one - mean - found * (at - middle)) ** 2 for at, one in zip(minutes, values, strict=True))
-    return found * 60, 1.96 * math.sqrt(left / max(count - 2, 1) / spread) * 60
 
 
 def report(samples: list[Sample]) -> None:

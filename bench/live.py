@@ -17,7 +17,6 @@ import argparse
 import os
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,8 @@ from pathlib import Path
 import psutil
 import psycopg2
 
-from bench import machine
+from bench import machine, topic
+from bench.growth import slope
 from candleflow import settings as settings_module
 from candleflow.errors import CandleflowError
 from candleflow.settings import KafkaClient
@@ -177,7 +177,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="candleflow-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        env = environment(folder, symbols(arguments.symbols))
+        env = environment(folder, ",".join(topic.symbols(arguments.symbols)))
         env["CANDLEFLOW_KAFKA_CLIENT"] = arguments.client
         os.environ.update(env)  # so that our own settings are those of what runs
         for what in ("start with nothing made yet", "warm start"):
@@ -198,12 +198,6 @@ def main() -> int:
     return 0
 
 
-def symbols(count: int) -> str:
-    """So many names, by commas: real ones as far as there are, for the simulator's prices are theirs."""
-    made_up = (f"S{number:03}USDT" for number in range(count))
-    return ",".join([*SYMBOLS.split(","), *made_up][:count])
-
-
 @contextmanager
 def memory_watched(pid: int) -> Iterator[None]:
     """In the end, what memory all of it took over that time, where there was time for several looks."""
@@ -221,19 +215,18 @@ def memory_watched(pid: int) -> Iterator[None]:
         stop.set()
         watch.join()
     if len(taken) > ENOUGH_LOOKS:
-        hours = (len(taken) - 1) * MEMORY_SECONDS / 3_600
         for part in sorted(taken[0]):
-            print(memory_course(part, [look.get(part, 0.0) for look in taken], hours))
-        print(memory_course("all", [sum(look.values()) for look in taken], hours))
+            print(memory_course(part, [look.get(part, 0.0) for look in taken]))
+        print(memory_course("all", [sum(look.values()) for look in taken]))
 
 
-def memory_course(part: str, values: Sequence[float], hours: float) -> str:
+def memory_course(part: str, values: Sequence[float]) -> str:
     """In words: how a part's memory went, by the slope of the second half, the first being warming up."""
     late = values[len(values) // 2 :]
-    slope = statistics.linear_regression(range(len(late)), late).slope * (len(values) - 1) / hours
+    found, off = slope([at * MEMORY_SECONDS / 60 for at in range(len(late))], late)
     return (
         f"memory of {part}: {values[0]:.0f} MB, {max(values):.0f} at most, {values[-1]:.0f} in the end; "
-        f"{slope:+.1f} an hour in the second half"
+        f"{found:+.1f} an hour in the second half (within {off:.1f})"
     )
 
 

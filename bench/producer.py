@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psutil
 from confluent_kafka import Producer as LibrdkafkaProducer
@@ -234,8 +234,9 @@ def reading(url: str, trades: int, how: Reading) -> Figure:
 async def _read(url: str, trades: int, how: Reading) -> Figure:
     found: list[Figure] = []
     kind = ClientConnection if how is Reading.BY_WEBSOCKETS else FrameConnection
-    options: dict[str, Any] = {"compression": None, "ping_interval": None, "create_connection": kind}
-    async with connect(url, max_queue=(256, 64), **options) as socket:
+    async with connect(
+        url, compression=None, ping_interval=None, max_queue=(256, 64), create_connection=kind
+    ) as socket:
         left = trades
         with _measured(trades, found):
             while left:
@@ -253,7 +254,7 @@ def _decode(frames: Sequence[bytes]) -> None:
     for frame in frames:
         message = decode(frame, _SYMBOLS, _FAR_FUTURE_US, 0)
         if not isinstance(message, TradeMessage):
-            sys.exit(f"no trade, so nothing is measured: {frame!r}")
+            raise TypeError(f"no trade: {frame!r}")  # an exit would leave the pool waiting for ever
 
 
 def read_ceiling(trades: int, how: Reading) -> Figure:

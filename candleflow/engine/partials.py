@@ -57,12 +57,12 @@ def read_fold(rows: Iterable[tuple[Any, ...]], windows: Windows) -> Folded:
             continue
         sound += one.records
         written_at = max(written_at, one.written_at)
-        ids = one.block, one.bits
-        seen[one.symbol, one.block] |= ids[1]
+        bits = one.bits
+        seen[one.symbol, one.block] |= bits
         if one.first_live_time is not None:
             live.append(LiveTrades(one.first_live_time, one.last_trade_time, one.live))
         for back in range(0, windows.size_us, windows.slide_us):
-            candles[one.symbol, one.open_time - back].append((ids, one))
+            candles[one.symbol, one.open_time - back].append(((one.block, bits), one))
     # Sliding windows over the first seconds of 1970 open before it, where the store has no candles.
     partials = [json.dumps(_partial(*key, found)) for key, found in candles.items() if key[1] >= 0]
     trades = sum(bits.bit_count() for bits in seen.values())

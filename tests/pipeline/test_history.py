@@ -209,14 +209,20 @@ async def test_candles_that_reach_back_far_enough_are_left_alone(database: Datab
 
 @EITHER
 async def test_a_load_that_was_cut_short_goes_on_at_the_next_start(
-    database: Database, windows: Windows
+    database: Database, windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    load_chunk = HistoryLoader._load_chunk
+
+    async def load_one_chunk(loader: HistoryLoader, history: TradeHistory, lacking: _Lacking) -> None:
+        await load_chunk(loader, history, lacking)
+        first.cancel()
+
     async with on_stage(database, windows) as scene:
-        async with TradeHistory([scene.settings.exchange_rest_url or ""]) as history:
-            loader = scene.loader()
-            lacking = await loader._lacking(history, SYMBOL)
-            assert lacking is not None
-            await loader._load_chunk(history, lacking)
+        with monkeypatch.context() as patched:
+            patched.setattr(HistoryLoader, "_load_chunk", load_one_chunk)
+            first = asyncio.create_task(scene.load())
+            await asyncio.gather(first, return_exceptions=True)
+        assert first.cancelled()
         assert scene.stored(windows.interval)[0].open_time > scene.since
         await scene.load()
         assert scene.stored(windows.interval)[0].open_time < scene.since + 60 * SECOND_US
