@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SQL = "candleflow/store/migrations/0001_candles.sql"
 MENDING = "candleflow/store/migrations/0002_mending.sql"
-HISTORY = "candleflow/store/migrations/0003_history.sql"
+MERGING = "candleflow/store/migrations/0006_merging.sql"
 LEDGER = "candleflow/engine/ledger.py"
 SINK = "candleflow/engine/sink.py"
 TRADES = "candleflow/engine/trades.py"
@@ -79,12 +79,12 @@ ON_THE_STORE = [
         "open and close by arrival",
         [
             Patch(
-                HISTORY,
+                MERGING,
                 "CASE WHEN excluded.first_trade_id < c.first_trade_id THEN excluded.open ELSE c.open END",
                 "c.open",
             ),
             Patch(
-                HISTORY,
+                MERGING,
                 "CASE WHEN excluded.last_trade_id > c.last_trade_id THEN excluded.close ELSE c.close END",
                 "excluded.close",
             ),
@@ -103,8 +103,13 @@ ON_THE_STORE = [
     ),
     Tooth(
         "a candle is complete whatever came before it",
-        [Patch(SQL, "coalesce(c.first_trade_id = before.last_trade_id + 1, false)", "true")],
+        [Patch(MERGING, "coalesce(c.first_trade_id = before.last_trade_id + 1, false)", "true")],
         ["tests/store/test_merge.py::test_a_late_last_trade_completes_the_newest_candle"],
+    ),
+    Tooth(
+        "what its own batch continues is not judged anew",
+        [Patch(MERGING, "FROM passed p WHERE p.is_followed", "FROM passed p WHERE false")],
+        ["tests/store/test_merge.py::test_a_late_last_trade_completes_the_next_candle_of_its_own_batch"],
     ),
     Tooth(
         "a topic made anew is taken for the old one",

@@ -267,6 +267,15 @@ def test_a_late_last_trade_completes_the_newest_candle(database: Database, proce
     assert asked(database, query) == [(False,), (True,)]
 
 
+def test_a_late_last_trade_completes_the_next_candle_of_its_own_batch(
+    database: Database, processor: Processor
+) -> None:
+    query = "SELECT is_complete FROM candles WHERE interval = '5s' ORDER BY open_time"
+    processor.merge([*run_of(1, 3), *run_of(5, 6), *run_of(10, 10)])
+    processor.merge([*run_of(4, 4), *run_of(7, 7)])
+    assert asked(database, query) == [(False,), (True,), (False,)]
+
+
 def test_a_candle_before_the_first_proves_the_first(database: Database, processor: Processor) -> None:
     query = "SELECT is_complete FROM candles WHERE interval = '5s' ORDER BY open_time"
     processor.merge(run_of(5, 9))
@@ -299,6 +308,24 @@ def test_the_roll_ups_are_those_of_the_market(database: Database) -> None:
     assert dict(asked(database, "SELECT * FROM roll_ups()")) == {
         name: seconds * SECOND_US for name, seconds in ROLL_UPS.items()
     }
+
+
+def test_a_new_candle_is_written_once_where_the_one_before_is_in_its_batch(database: Database) -> None:
+    connection = database.writer()
+    connection.autocommit = False  # the counts are those of the transaction
+    processor = Processor(connection, FIVE_SECONDS)
+    processor.merge(run_of(1, 1_000))
+    written = processor.call(
+        "SELECT ARRAY[n_tup_ins, n_tup_upd] FROM pg_stat_xact_user_tables WHERE relname = 'candles'"
+    )
+    connection.commit()
+    candles, complete = asked(database, "SELECT count(*), count(*) FILTER (WHERE is_complete) FROM candles")[
+        0
+    ]
+    assert written == [candles, 0]
+    first_ones = 1 + len(ROLL_UPS)  # nothing is known before them
+    assert candles > 200
+    assert complete == candles - first_ones
 
 
 @pytest.mark.parametrize("time_us", [0, 1, 1_722_902_399_999_999, 253_402_300_799_999_999])
