@@ -49,7 +49,9 @@ class Shape:
 
 SHAPES: Final = (
     Shape(1, 1, 600), Shape(1, 2, 300), Shape(200, 1, 100), Shape(200, 2, 100), Shape(1, 2_000, 10),
+    Shape(1_000, 40, 5),
 )  # fmt: skip
+"""The last two are a backlog's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Cost:
     def words(self) -> str:
         shape = self.shape
         return (
-            f"{shape.symbols:>4} symbols x {shape.windows:>4} windows: p50 {self.p50:7.1f} ms"
+            f"{shape.symbols:>5,} symbols x {shape.windows:>5,} windows: p50 {self.p50:7.1f} ms"
             f"   p99 {self.p99:7.1f} ms   server's CPU {self.processor:7.1f} ms"
         )
 
