@@ -3,7 +3,7 @@
 --
 -- Run once, by the owner, in a transaction of store/schema.py. Before, each partial was folded into all six
 -- intervals, and nearly each new row was written twice. A batch of 2,000 windows took PostgreSQL 171 ms of
--- processor time, and takes 99; one of 200 symbols and one window 31, and takes 32 (python -m bench.merge).
+-- processor time, and takes 99; one of 200 symbols and one window 31, and takes 33 (python -m bench.merge).
 
 -- Candles that tile time, folded into those of a longer interval, in the order of symbol and time.
 CREATE FUNCTION fold_up(tiles candles[], longer text, size_us bigint) RETURNS candles[]
