@@ -75,7 +75,7 @@ bench-alerts: install-dev ## how soon an alert leaves: from the trade to the mes
 
 bench-page: install-dev ## the page: a trade's way to it, a year, 50 viewers, the browser's memory (QUICK=1: 3 minutes of that)
 	@$(python) -m bench.pixels
-	@$(python) -m bench.year
+	@$(python) -m bench.year --plans
 	@$(python) -m bench.viewers
 	@$(python) -m bench.browser --minutes $(if $(QUICK),3,30)
 

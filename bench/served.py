@@ -20,6 +20,7 @@ from tests.screen.statements import StatementCount
 from tests.store_fixtures import Database
 
 SYMBOL = "BTCUSDT"
+"""What is looked at."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Served:
 
 
 @contextmanager
-def served(history_seconds: int = 2_400) -> Iterator[Served]:
-    """All of it in a temporary folder, on free ports, until the block ends."""
+def served(*others: str, history_seconds: int = 2_400) -> Iterator[Served]:
+    """All of it in a temporary folder, on free ports, until the block ends. ``others``: followed too."""
     with tempfile.TemporaryDirectory(prefix="candleflow-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -44,11 +45,12 @@ def served(history_seconds: int = 2_400) -> Iterator[Served]:
             server.wait_until_ready()
             database = Database(server, "candles_bench", folder, "secret")
             database.make()
-            settings = database.settings_with(symbols=SYMBOL)
+            symbols = (SYMBOL, *others)
+            settings = database.settings_with(symbols=",".join(symbols))
             schema.apply(settings)
             statements = StatementCount(server, settings)
             with (
-                live_feed(settings, SYMBOL, history_seconds=history_seconds) as feed,
+                live_feed(settings, *symbols, history_seconds=history_seconds) as feed,
                 page_server(settings) as page,
             ):
                 yield Served(settings, page, feed, statements)

@@ -3,10 +3,12 @@
     python -m bench.viewers                  one page, then fifty of the same view, 30 s each
     python -m bench.viewers --pages 20 --tabs 0 --seconds 10
 
-A PostgreSQL, a live feed of four trades a second and the page's server, each real. The pages are sessions
-over WebSockets of their own (tests/screen/sessions.py); real Chromium's, ``--tabs`` of them, are measured
-after them. PostgreSQL itself counts the statements of the page's role. Processor time is that of the page's
-server: it says the same on a busy machine, where times from tick to data don't.
+A PostgreSQL, a live feed of five symbols, four trades a second of each, and the page's server, all real. The
+pages are sessions over WebSockets of their own (tests/screen/sessions.py), to which the chart and the strip
+of symbols come anew each second; real Chromium's, ``--tabs`` of them, are measured after them. A refresh is
+the chart's; bytes and processor time are of all. PostgreSQL itself counts the statements of the page's role.
+Processor time is that of the page's server: it says the same on a busy machine, where times from tick to data
+don't.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from bench import machine
 from bench.served import Served, percentile, processor_seconds, served
 from tests.screen.browser import MISSING, Page, chromium
 from tests.screen.sessions import Sessions
+
+OTHERS = ("ETHUSDT", "SOLUSDT", "XRPUSDT", "DOGEUSDT")
 
 
 async def measure(served_page: Served, count: int, seconds: float, query: str) -> None:
@@ -51,7 +55,7 @@ def main() -> int:
     parser.add_argument("--query", default="", help="what the pages' address says, such as look_back=6+h")
     arguments = parser.parse_args()
     print(machine.describe())
-    with served() as found, ExitStack() as tabs:
+    with served(*OTHERS) as found, ExitStack() as tabs:
         print(
             "pages  refreshes/s   p50 ms  p95 ms  statements/s  processor  ms a refresh  B/refresh  MB (PSS)"
         )

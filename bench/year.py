@@ -2,7 +2,7 @@
 
     python -m bench.year                     make the table (two to three minutes), ask, print
     python -m bench.year --folder /some/dir  keep it there, and use it again if it is there already
-    python -m bench.year --plans             with the plan of each question, as PostgreSQL carried it out
+    python -m bench.year --plans             and how PostgreSQL carried each question out
 
 A real PostgreSQL of its own, as the stack configures it, with the schema as it is: 6.3 million finest candles
 and all their roll-ups, in the order in which a live market would have written them. The questions are those
@@ -221,13 +221,14 @@ def measure(reader: CandleReader, times: int) -> None:
 
 
 def show_plans(server: PostgresServer, settings: Settings) -> None:
-    """Each question's plan with what its steps took, from the server's own log."""
+    """By which index each question is answered, and how much is read for it, from the server's own log."""
     reader_role = credentials.dsn(settings, Role.READER).user
     wanted = {
         "session_preload_libraries": "auto_explain",
         "auto_explain.log_min_duration": "0",
         "auto_explain.log_analyze": "on",
         "auto_explain.log_buffers": "on",
+        "auto_explain.log_format": "json",
     }
     with closing(psycopg2.connect(server.url(database=settings.postgres.database))) as superuser:
         superuser.autocommit = True
@@ -238,20 +239,43 @@ def show_plans(server: PostgresServer, settings: Settings) -> None:
                     sql.Identifier(reader_role), sql.Identifier(*name.split("."))
                 )
                 cursor.execute(change, (value,))
+    print(f"\n{'':>26}      ms  plan: how each table is read, its rows and pages of 8 kB")
     with closing(CandleReader.from_settings(settings)) as reader:
         for question in questions(newest_trade(reader)):
-            read = server.log.stat().st_size
+            begin = server.log.stat().st_size
             question.ask(reader)
             with server.log.open() as log:
-                log.seek(read)
-                print(f"\n--- {question.name}\n{_plan(log.read())}")
+                log.seek(begin)
+                print(f"{question.name:>26} {plan_in_short(log.read())}")
 
 
-def _plan(logged: str) -> str:
-    """Without the query's own text."""
-    lines = [line.strip("\t\n") for line in logged.splitlines()]
-    begins = next(at for at, line in enumerate(lines) if "cost=" in line)
-    return "\n".join([lines[0].partition("  plan")[0].partition("duration")[2], *lines[begins:]])
+def plan_in_short(logged: str) -> str:
+    """Of a plan as auto_explain logs it: the milliseconds, and each step that reads a table."""
+    duration, _, plan = logged.partition("duration: ")[2].partition(" ms  plan:")
+    explained, _ = json.JSONDecoder().raw_decode(plan.lstrip())
+    reads = [_read(step) for step in _steps(explained["Plan"]) if "Relation Name" in step]
+    return f"{float(duration):>7.1f}  {'; '.join(reads)}"
+
+
+def _steps(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from _steps(child)
+
+
+def _read(step: dict[str, Any]) -> str:
+    index = f" by {step['Index Name']}" if "Index Name" in step else ""
+    backward = " backward" if step.get("Scan Direction") == "Backward" else ""
+    rows = round(step["Actual Rows"] * step["Actual Loops"])
+    passed_over = step.get("Rows Removed by Filter", 0) * step["Actual Loops"]
+    beside = f" of {rows + passed_over:,}" if passed_over else ""
+    fetched = step["Shared Read Blocks"]
+    pages = f"{step['Shared Hit Blocks'] + fetched:,} pages"
+    from_outside = f", {fetched:,} of them not in memory" if fetched else ""
+    return (
+        f"{step['Node Type']}{backward} of {step['Relation Name']}{index}: {rows:,}{beside} rows,"
+        f" {pages}{from_outside}"
+    )
 
 
 def measure_merging(settings: Settings, what: str, batches: int = 200) -> None:
@@ -315,7 +339,7 @@ def main() -> int:
     )
     parser.add_argument("--folder", type=Path, help="where the table is kept; a temporary one if not given")
     parser.add_argument("--times", type=int, default=40, help="how often each question is asked (40)")
-    parser.add_argument("--plans", action="store_true", help="show the plans too")
+    parser.add_argument("--plans", action="store_true", help="show by which plans too")
     arguments = parser.parse_args()
     print(machine.describe())
     with tempfile.TemporaryDirectory(prefix="candleflow-bench-") as temporary:

@@ -24,11 +24,17 @@ CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85, 0x2
 """For ``str.translate``: what could end a line or command a terminal, escaped."""
 
 
-class _OneLineFormatter(logging.Formatter):
-    """UTC times; control characters in a message are escaped, so that no input can forge a line."""
+class _TextFormatter(logging.Formatter):
+    """UTC times; control characters are escaped, so that no input can forge a line.
+
+    A message is one line. A traceback's lines follow it indented, as an exception's text may have lines too.
+    """
 
     converter = time.gmtime  # type: ignore[assignment]  # typeshed wants a bound method
     default_msec_format = "%s.%03dZ"
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n    ".join(line.translate(CONTROL) for line in super().format(record).split("\n"))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         record.message = record.message.translate(CONTROL)
@@ -63,7 +69,7 @@ def set_up_logging(process_name: str, level: str = "INFO", log_format: str = "te
     handler.setFormatter(
         _JsonFormatter(process_name)
         if log_format == "json"
-        else _OneLineFormatter(_LINE, defaults={"process_name": process_name})
+        else _TextFormatter(_LINE, defaults={"process_name": process_name})
     )
     if level != "DEBUG":
         # py4j tells the root logger, with a traceback, of each connection to the JVM that it opens anew.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +26,17 @@ _log = logging.getLogger(__name__)
 
 # SQLSTATE: classes of errors that pass when PostgreSQL is back, or has room again, or the rival is through.
 _PASSING: Final = ("08", "40", "53", "55", "57", "58")
+
+# What the driver says, or Java's errors behind it, where a setting is to blame and waiting doesn't help.
+_ADVICE: Final = {
+    "CertificateExpiredException": "it has expired, or this machine's clock is wrong",
+    "CertPathBuilderException": "it isn't signed by CANDLEFLOW_POSTGRES_SSLROOTCERT",
+    "HostnameVerifier": "look at CANDLEFLOW_POSTGRES_URL, or at the certificate",
+    "root certificate file": "look at CANDLEFLOW_POSTGRES_SSLROOTCERT",
+    "does not support SSL": "CANDLEFLOW_POSTGRES_SSLMODE asks for it",
+    "no encryption": "CANDLEFLOW_POSTGRES_SSLMODE=verify-full encrypts",
+    "password authentication failed": "look at CANDLEFLOW_POSTGRES_WRITER_PASSWORD, or the file of passwords",
+}
 
 
 class StoreAwayError(StoreError):
@@ -143,7 +154,7 @@ class Ledger:
             self._connection.setAutoCommit(False)
         except Py4JJavaError as error:
             self.close()
-            raise self._translated(error) from None
+            raise self._refused(error) or self._translated(error) from None
 
     def _call(self, statement: str, parameters: Sequence[str]) -> Any:
         """One function's answer, committed. A connection that an error may have harmed is given up."""
@@ -170,13 +181,34 @@ class Ledger:
             with suppress(Py4JJavaError):  # the statement's own error counts
                 prepared.close()
 
+    def _refused(self, error: Py4JJavaError) -> StoreError | None:
+        """An error with the setting to look at, where one is to blame that there is no connection."""
+        exception = error.java_exception
+        behind = " ".join(_causes(exception))
+        for said, advice in _ADVICE.items():
+            if said in behind:
+                return StoreError(
+                    f"PostgreSQL and the processor don't agree: {_first_line(exception)}: {advice}"
+                )
+        return None
+
     def _translated(self, error: Py4JJavaError) -> CandleflowError:
         """One of our errors for the driver's SQLException; anything else that comes from Java is a defect."""
         exception = error.java_exception
         if not is_instance_of(self._gateway, exception, "java.sql.SQLException"):
             raise error
-        message = " ".join(str(exception.getMessage()).removeprefix("ERROR: ").split("\n")[0].split())
-        return _error_of(exception.getSQLState() or "", message)
+        return _error_of(exception.getSQLState() or "", _first_line(exception).removeprefix("ERROR: "))
+
+
+def _first_line(exception: Any) -> str:
+    return " ".join(str(exception.getMessage()).split("\n")[0].split())
+
+
+def _causes(exception: Any) -> Iterator[str]:
+    """An exception of Java's and those behind it, each by its class and its message."""
+    while exception is not None:
+        yield str(exception.toString())
+        exception = exception.getCause()
 
 
 def _error_of(state: str, message: str) -> CandleflowError:

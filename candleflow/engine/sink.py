@@ -65,7 +65,8 @@ class Tally:
     """What a sink did since it was made."""
 
     records: Counter[str] = field(default_factory=Counter)
-    """By outcome: ``received``, ``merged``, ``duplicate``, ``rejected``, ``late``."""
+    """By outcome: ``received``, ``merged``, ``duplicate``, ``rejected``, ``late``. And ``candles``: how many
+    rows of the finest candles were written."""
     batches: int = 0
     batch_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_BATCHES_REMEMBERED))
     latency: RecentLatency = field(default_factory=RecentLatency)
@@ -271,6 +272,7 @@ class CandleSink:
         self.tally.records.update(
             received=received,
             merged=folded.trades,
+            candles=len(folded.partials),
             duplicate=counts["duplicate"],
             rejected=sum(folded.rejected.values()),
             late=answer.late,

@@ -22,6 +22,7 @@ from typing import IO, Final
 import httpx
 
 from candleflow.errors import ExchangeError
+from candleflow.exchange import tls
 from candleflow.exchange.rest import takes_proxies
 from candleflow.market.trade import to_microseconds
 from candleflow.market.window import SECOND_US
@@ -54,12 +55,19 @@ def fetch(url: str, folder: Path, advance: Advance) -> Path:
     """
     file = folder / url.rpartition("/")[2]
     try:
-        with httpx.Client(timeout=_TIMEOUT, follow_redirects=True, trust_env=takes_proxies(url)) as client:
+        with httpx.Client(
+            timeout=_TIMEOUT,
+            follow_redirects=True,
+            trust_env=takes_proxies(url),
+            verify=tls.context(),
+            event_hooks={"request": [_refuse_plain_text] if url.startswith("https:") else []},
+        ) as client:
             expected = _checksum(_text(client, f"{url}.CHECKSUM"), file.name)
             found = _download(client, url, file, advance)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         file.unlink(missing_ok=True)
-        raise ExchangeError(f"{url} can't be fetched: {error or type(error).__name__}") from error
+        words = tls.failure(error) or str(error) or type(error).__name__
+        raise ExchangeError(f"{url} can't be fetched: {words}") from error
     except OSError as error:
         file.unlink(missing_ok=True)
         raise ExchangeError(f"{file} can't be written: {error.strerror}") from error
@@ -160,6 +168,12 @@ def _hour(line: bytes) -> int | None:
         return to_microseconds(int(fields[4])) // PART_US
     except (IndexError, ValueError):
         return None
+
+
+def _refuse_plain_text(request: httpx.Request) -> None:
+    """For an archive with TLS, whose redirects are followed: one that leads out of it isn't."""
+    if request.url.scheme != "https":
+        raise ExchangeError(f"the archive leads to {request.url}, in plain text: that is not followed")
 
 
 def _text(client: httpx.Client, url: str) -> str:

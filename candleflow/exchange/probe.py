@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 
+from candleflow.exchange import tls
 from candleflow.settings import EXCHANGE_URLS, Exchange
 
 WITHIN_SECONDS: Final = 10.0
@@ -64,7 +64,13 @@ async def _ask(exchange: Exchange, ws_url: str, within_seconds: float) -> Answer
     problem = None
     try:
         async with asyncio.timeout(within_seconds):
-            connection = await connect(f"{ws_url}/ws", open_timeout=None, close_timeout=0, ping_interval=None)
+            connection = await connect(
+                f"{ws_url}/ws",
+                open_timeout=None,
+                close_timeout=0,
+                ping_interval=None,
+                ssl=tls.context_for(ws_url),
+            )
             connection.transport.abort()
     except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:  # TimeoutError is an OSError
         problem = explain(error, within_seconds)
@@ -76,8 +82,8 @@ def explain(error: BaseException, within_seconds: float = WITHIN_SECONDS) -> str
     if isinstance(error, InvalidStatus):
         status = error.response.status_code
         return f"HTTP {status}" + (f": {_STATUS_WORDS[status]}" if status in _STATUS_WORDS else "")
-    if isinstance(error, ssl.SSLError):
-        return f"TLS failure: {getattr(error, 'verify_message', '') or getattr(error, 'reason', '') or error}"
+    if (failure := tls.failure(error)) is not None:
+        return failure
     if isinstance(error, TimeoutError):
         return f"no answer within {within_seconds:.0f} s"
     if isinstance(error, socket.gaierror):

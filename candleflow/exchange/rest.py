@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from candleflow.errors import ExchangeError, ExchangeRefusalError, MarketError, RateLimitError
+from candleflow.exchange import tls
 from candleflow.market.trade import MICROSECONDS_FROM, Trade, check, to_microseconds
 
 MAX_LIMIT: Final = 1_000
@@ -101,6 +102,7 @@ class ExchangeRest:
             timeout=timeout_seconds,
             headers={"Accept": "application/json"},
             trust_env=takes_proxies(base_url),
+            verify=tls.context(),
         )
 
     async def __aenter__(self) -> Self:
@@ -207,7 +209,7 @@ class ExchangeRest:
         try:
             response = await self._client.get(path, params=given)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            words = str(error) or type(error).__name__
+            words = tls.failure(error) or str(error) or type(error).__name__
             raise ExchangeError(f"{self._base_url} can't be reached: {words}") from error
         weight = response.headers.get("X-MBX-USED-WEIGHT-1M", "")
         if weight.isascii() and weight.isdigit():

@@ -27,6 +27,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, PayloadTooBig
 from websockets.frames import CloseCode
 
 from candleflow.errors import ExchangeError
+from candleflow.exchange import tls
 from candleflow.exchange.frames import FrameConnection
 from candleflow.exchange.messages import (
     TRADE_SUFFIX,
@@ -161,6 +162,7 @@ class TradeStream:
                 # would go unanswered while reading waits for Kafka, and end a sound connection.
                 ping_interval=None,
                 proxy=None if _is_local(base_url) else True,
+                ssl=tls.context_for(base_url),
                 create_connection=FrameConnection,
             )
             socket = cast("FrameConnection", await opening)  # what it was told to create

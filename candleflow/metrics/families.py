@@ -56,6 +56,7 @@ _PRODUCER: Final = (
     _counter("trades_duplicate", "duplicate", "Trades that had been published before."),
     _counter("trades_rejected", "rejected", "Records put aside in the topic of rejected ones."),
     _gauge("trades_in_flight", "in_flight", "Records that wait for Kafka's acknowledgement."),
+    _gauge("gaps_open", "open_gaps", "Open gaps: ranges of trades seen to be missing, and not filled yet."),
     _gauge("trades_missing", "missing", "Trades of open gaps: seen to be missing, and not filled yet."),
     _counter("trades_filled", "filled", "Trades that were missing and came from the exchange's history."),
     _counter("trades_let_go", "let_go", "Messages let go by while Kafka took nothing; they come again."),
@@ -69,6 +70,11 @@ _PRODUCER: Final = (
 _PROCESSOR: Final = (
     _counter("records_read", "received", "Records read from Kafka whose batch was merged."),
     _counter("trades_merged", "merged", "Trades merged into rows of candles."),
+    _counter(
+        "candles_written",
+        "candles",
+        "Rows of the finest candles written, one for each candle of a batch; its roll-ups' come on top.",
+    ),
     _counter("records_duplicate", "duplicate", "Records whose trade was in its candle already."),
     _counter("records_rejected", "rejected", "Records that the processor refused."),
     _counter("trades_late", "late", "Merged trades whose finest candle had closed."),

@@ -1,7 +1,8 @@
 """The colours of what is drawn.
 
 Blue and orange stay apart in all three kinds of colour blindness, where red and green do not (Okabe and Ito,
-"Color Universal Design", 2008). All have a contrast of 3:1 or more on white and on the dark ground.
+"Color Universal Design", 2008); lines that may be drawn together do too. All have a contrast of 3:1 or more
+on white and on the dark ground.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ PLAIN: Final = "#8a8f98"
 """Of bars that have no direction."""
 LINES: Final = {
     Overlay.SMA: "#b8860b",
-    Overlay.EMA: "#0f9b7a",
-    Overlay.VWAP: "#8b7cf0",
+    Overlay.EMA: "#3a8359",
+    Overlay.VWAP: "#8578ff",
     Overlay.BOLLINGER: "#7d8aa0",
 }

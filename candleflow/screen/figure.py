@@ -57,12 +57,16 @@ def figure(
 
 
 def _facts(candles: Sequence[ShownCandle]) -> Json:
+    """What is true or false is told in one digit, as it travels with each candle."""
     return {
-        "quote_volume": [float(one.quote_volume) for one in candles],
-        "taker_buy_volume": [float(one.taker_buy_volume) for one in candles],
+        "quote_volume": [traces.as_stored(one.quote_volume) for one in candles],
+        "taker_buy_volume": [traces.as_stored(one.taker_buy_volume) for one in candles],
+        "taker_buy_quote_volume": [traces.as_stored(one.taker_buy_quote_volume) for one in candles],
         "trade_count": [one.trade_count for one in candles],
         "first_trade_id": [one.first_trade_id for one in candles],
         "last_trade_id": [one.last_trade_id for one in candles],
-        "is_complete": [one.is_complete for one in candles],
+        "is_closed": [int(one.is_closed) for one in candles],
+        "is_complete": [int(one.is_complete) for one in candles],
         "revision": [one.revision for one in candles],
+        "source": [one.source for one in candles],
     }

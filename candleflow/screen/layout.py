@@ -21,6 +21,8 @@ _FEWEST_BUCKETS: Final = 60
 _PANEL_GAP: Final = 0.03
 _VOLUME_HEIGHT: Final = 0.2
 _PANE_HEIGHT: Final = 0.15
+_ABOVE_MARKS: Final = 0.04
+"""Those at the foot of the prices: of repaired and of incomplete candles."""
 _ANY_DISTANCE: Final = 10_000
 """In pixels, wider than any screen: with -1, its word for that, Plotly.js 4.1 tells of no point at all."""
 _TOP: Final = 10
@@ -58,8 +60,8 @@ def axes(shown: list[float], price_places: int, looks: Looks) -> Json:
         "legend": {
             "orientation": "h",
             "x": 0,
-            "y": 0.985,
-            "yanchor": "top",
+            "y": round(volume_top + _PANEL_GAP + _ABOVE_MARKS, 4),  # the crosshair's figures are at the top
+            "yanchor": "bottom",
             "bgcolor": "rgba(0,0,0,0)",
             "itemdoubleclick": False,
         },

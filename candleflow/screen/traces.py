@@ -1,12 +1,14 @@
 """The candles and all that is reckoned from them as Plotly's traces. Pure: plain JSON out.
 
-Decimals become floats here and nowhere before: a pixel is coarser than a double.
+Decimals become numbers here and nowhere before: a pixel is coarser than a double.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from functools import cached_property
 from typing import Any, Final
 
@@ -29,8 +31,20 @@ from candleflow.screen.looks import MACD_PERIODS, Kind, Looks, Overlay, Pane
 from candleflow.screen.source import ShownCandle, ShownForecast
 
 _PANE_PLACES: Final = 2
+_SURE_LETTERS: Final = sys.float_info.dig
+"""A double gives every number of so many digits back as it was."""
 
 Json = dict[str, Any]
+
+
+def as_stored(value: Decimal) -> float | str:
+    """A number that JavaScript writes as ``value`` is; its digits as text, which Plotly reads too, where a
+    double can't hold them all."""
+    text = str(value)
+    number = float(text)
+    if len(text) <= _SURE_LETTERS or Decimal(repr(number)) == value:
+        return number
+    return f"{value:f}"
 
 
 def _uid(name: str) -> str:
@@ -48,10 +62,10 @@ def prices(candles: Sequence[ShownCandle], times: list[int], bucket_ms: int, kin
         "name": "price",
         "visible": kind in (Kind.CANDLES, Kind.BARS),
         "x": [*times, times[-1] + bucket_ms],
-        "open": [*(float(one.open) for one in candles), None],
-        "high": [*(float(one.high) for one in candles), None],
-        "low": [*(float(one.low) for one in candles), None],
-        "close": [*(float(one.close) for one in candles), None],
+        "open": [*(as_stored(one.open) for one in candles), None],
+        "high": [*(as_stored(one.high) for one in candles), None],
+        "low": [*(as_stored(one.low) for one in candles), None],
+        "close": [*(as_stored(one.close) for one in candles), None],
         **_directions(kind),
     }
 
@@ -73,7 +87,7 @@ def volumes(candles: Sequence[ShownCandle], times: list[int], bucket_ms: int) ->
         "uid": "volume",
         "name": "volume",
         "x": times,
-        "y": [float(one.volume) for one in candles],
+        "y": [as_stored(one.volume) for one in candles],
         "width": bucket_ms * 0.7,
         "yaxis": "y2",
         "marker": {
@@ -115,13 +129,22 @@ class Reckoned:
         return [None if math.isnan(one) else round(one, digits) for one in drawn]
 
     def line(
-        self, name: str, values: pd.Series, colour: str, *, axis: str = "y", places: int | None = None
+        self,
+        name: str,
+        values: pd.Series,
+        colour: str,
+        *,
+        axis: str = "y",
+        places: int | None = None,
+        period: int | None = None,
     ) -> Json:
+        """``period`` is told in the line's name only: by its uid a line with another period is the same, and
+        so stays hidden where the viewer has hidden it."""
         return {
             "type": "scatter",
             "mode": "lines",
             "uid": _uid(name),
-            "name": name,
+            "name": name if period is None else f"{name} {period}",
             "x": self.times,
             "y": self.points(values, places),
             "yaxis": axis,
@@ -152,20 +175,19 @@ def overlays(reckoned: Reckoned, looks: Looks) -> Iterator[Json]:
     for overlay in looks.overlays:
         closes = reckoned.all["close"]
         period, colour = looks.period(overlay), LINES[overlay]
-        name = f"{overlay} {period}"
         if overlay is Overlay.SMA:
-            yield reckoned.line(name, indicators.sma(closes, period), colour)
+            yield reckoned.line(overlay, indicators.sma(closes, period), colour, period=period)
         elif overlay is Overlay.EMA:
-            yield reckoned.line(name, indicators.ema(closes, period), colour)
+            yield reckoned.line(overlay, indicators.ema(closes, period), colour, period=period)
         elif overlay is Overlay.VWAP:
-            yield reckoned.line(name, indicators.vwap(reckoned.all, period), colour)
+            yield reckoned.line(overlay, indicators.vwap(reckoned.all, period), colour, period=period)
         else:
             bands = indicators.bollinger(closes, period)
-            yield reckoned.line(name, bands.middle, colour) | {"legendgroup": name}
+            yield reckoned.line(overlay, bands.middle, colour, period=period) | {"legendgroup": overlay}
             for edge in ("upper", "lower"):
-                band = reckoned.line(f"{name} {edge}", getattr(bands, edge), colour)
+                band = reckoned.line(f"{overlay} {edge}", getattr(bands, edge), colour)
                 band |= {"line": {"color": colour, "width": 1, "dash": "dot"}, "showlegend": False}
-                yield band | {"legendgroup": name}
+                yield band | {"legendgroup": overlay}
 
 
 def panes(reckoned: Reckoned, bucket_ms: int, looks: Looks) -> Iterator[Json]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from candleflow.errors import MarketError
 from candleflow.screen.alerts_menu import ShownRule
+from candleflow.services.shared_answers import SharedAnswers, Viewer
 from candleflow.settings import Settings, channels_of
 from candleflow.store.alerts import AlertEditor, AlertReader, StoredRule, ToldAlert
 from candleflow.watch.alert_message import described
@@ -20,12 +21,14 @@ class StoredDesk:
         self.channels: Sequence[str] = list(channels_of(settings.alert_channels.get_secret_value()))
         self._reader = AlertReader.from_settings(settings)
         self._editor = AlertEditor.from_settings(settings)
+        self._answers = SharedAnswers()
 
     def rules(self) -> Sequence[ShownRule]:
         return [ShownRule(one.rule_id, _words(one)) for one in self._reader.rules()]
 
     def latest(self, limit: int) -> Sequence[ToldAlert]:
-        return self._reader.latest(limit)
+        """A second old at most: every page asks as it loads, and many may load at once."""
+        return Viewer(self._answers).ask(limit, lambda: self._reader.latest(limit))
 
     def add(self, rule: Mapping[str, Any], until: str) -> None:
         """Raises MarketError for what is no rule, and for a channel that the settings don't have."""

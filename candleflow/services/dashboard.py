@@ -109,6 +109,11 @@ async def stopped_well(_: st.App) -> AsyncIterator[None]:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
 
 
+def ask_store() -> None:
+    """Raises StoreError while PostgreSQL has no candles to give, SettingError where a setting is wrong."""
+    Viewer(_answers()).ask("symbols", _reader().symbols)
+
+
 def command(port: int) -> list[str]:
     """The command that serves the page on ``port`` of 127.0.0.1, from any working folder."""
     return [sys.executable, "-m", "streamlit", "run", str(SCRIPT), f"--server.port={port}"]

@@ -76,6 +76,11 @@ class GapFiller:
         """How many trades are missing, those that were given up included."""
         return sum(upper - lower for ranges in self._book.open_ranges().values() for lower, upper in ranges)
 
+    @property
+    def open_gaps(self) -> int:
+        """How many ranges of ids, each without one between that is there, those trades are."""
+        return sum(map(len, self._book.open_ranges().values()))
+
     def begin(self, events: Sequence[GapEvent]) -> None:
         """Every event there is: whatever was known before is forgotten."""
         self._book = GapBook()

@@ -376,7 +376,8 @@ class _Processor:
         if sink is None:
             return {}
         counts: dict[str, int | float] = {
-            name: sink.tally.records[name] for name in ("received", "merged", "duplicate", "rejected", "late")
+            name: sink.tally.records[name]
+            for name in ("received", "merged", "candles", "duplicate", "rejected", "late")
         }
         counts |= {"batches": sink.tally.batches, "restarts": self._restarts}
         counts |= sink.tally.latency.counts() | sink.tally.latency.histogram()

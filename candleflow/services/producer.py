@@ -358,6 +358,7 @@ class Producer:
         return {
             **self._intake.counts(),
             "missing": self._filler.open_trades,
+            "open_gaps": self._filler.open_gaps,
             "filled": self._intake.filled,
             "let_go": self._intake.let_go,
             "retried": self._trade_log.retried,

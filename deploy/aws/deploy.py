@@ -15,13 +15,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import boto3
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, WaiterError
 
 from deploy.aws import bundle
+from deploy.aws.parameters import ParameterError, parameters_of
 
 STACK: Final = "Candleflow"
 REPOSITORY: Final = "candleflow"
 NEWEST_IMAGE: Final = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64"
+MADE_HERE: Final = {
+    "image": "000000000000.dkr.ecr.eu-central-1.amazonaws.com/candleflow:1",
+    "broker_ami": "ami-00000000",
+}
+"""Stand for the parameters that a deployment finds out itself, while the others are looked at."""
 _HERE: Final = Path(__file__).parent
 _CDK: Final = _HERE / "node_modules" / "aws-cdk" / "bin" / "cdk"
 _NPM: Final = "npm"
@@ -73,6 +79,7 @@ def push(address: str, registry: Any) -> str:
 
 
 def deploy(arguments: Sequence[str]) -> None:
+    check(arguments)
     registry = boto3.client("ecr")
     image = push(ensure_repository(registry), registry)
     ami = broker_image(boto3.client("cloudformation"), boto3.client("ssm"))
@@ -82,11 +89,82 @@ def deploy(arguments: Sequence[str]) -> None:
          "-c", f"broker_ami={ami}", *arguments)  # fmt: skip
 
 
+def check(arguments: Sequence[str]) -> None:
+    """End with the reason where a parameter is wrong or missing: before anything is built or made."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-c", "--context", action="append", default=[])
+    given, _ = parser.parse_known_args(arguments)
+    context = {name: value for name, _, value in (pair.partition("=") for pair in given.context)}
+    try:
+        parameters_of((MADE_HERE | context).get)
+    except ParameterError as error:
+        sys.exit(str(error))
+
+
 def destroy(arguments: Sequence[str]) -> None:
     """The stack goes; what holds data stays, and is named, unless it was deployed with keep_data=false."""
-    boto3.client("cloudformation").delete_stack(StackName=STACK)
-    sys.stdout.write(f"{STACK} is being deleted {' '.join(arguments)}\n")
-    boto3.client("cloudformation").get_waiter("stack_delete_complete").wait(StackName=STACK)
+    if arguments:
+        sys.exit(f"destroy takes no arguments, not {' '.join(arguments)}: keep_data was settled by deploy")
+    formation = boto3.client("cloudformation")
+    try:
+        stays = kept(formation)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ValidationError":
+            raise
+        sys.exit(f"there is no stack {STACK} in this account and region")
+    _say(f"{STACK} is being deleted")
+    held = _delete(formation, is_data_kept=bool(stays))
+    _tell("Stays, and goes on costing, as it was deployed with keep_data=true:", stays)
+    _tell("Stays too, as what is above stands in it:", held)
+    _say(f"Outside the stack: the images of {REPOSITORY} in ECR, and CDK's own stack CDKToolkit")
+
+
+def kept(formation: Any) -> list[str]:
+    """What outlives the stack, by the template that it was deployed with: each one's kind and AWS's name."""
+    template = formation.get_template(StackName=STACK)["TemplateBody"]
+    policies = {name: one.get("DeletionPolicy") for name, one in template["Resources"].items()}
+    return [
+        f"{one['ResourceType']} {one['PhysicalResourceId']}"
+        for one in _resources(formation)
+        if policies.get(one["LogicalResourceId"]) == "Retain"
+    ]
+
+
+def _delete(formation: Any, *, is_data_kept: bool) -> list[str]:
+    """Delete the stack; what of it had to stay. A database that is kept holds on to its network, which AWS
+    refuses to delete: that is then left too. Ends with the reasons where it is refused without one."""
+    left: dict[str, str] = {}
+    while True:
+        more = {"RetainResources": sorted(left)} if left else {}
+        formation.delete_stack(StackName=STACK, **more)
+        try:
+            formation.get_waiter("stack_delete_complete").wait(StackName=STACK)
+        except WaiterError:
+            failed = [one for one in _resources(formation) if one["ResourceStatus"] == "DELETE_FAILED"]
+            new = [one for one in failed if one["LogicalResourceId"] not in left]
+            if not (is_data_kept and new):
+                reasons = [f"{one['LogicalResourceId']}: {one['ResourceStatusReason']}" for one in failed]
+                sys.exit("\n  ".join([f"{STACK} was not deleted:", *reasons]))
+            left |= {
+                one["LogicalResourceId"]: f"{one['ResourceType']} {one['PhysicalResourceId']}" for one in new
+            }
+        else:
+            return list(left.values())
+
+
+def _resources(formation: Any) -> list[dict[str, Any]]:
+    pages = formation.get_paginator("list_stack_resources").paginate(StackName=STACK)
+    return [one for page in pages for one in page["StackResourceSummaries"]]
+
+
+def _tell(title: str, found: Sequence[str]) -> None:
+    if found:
+        _say("\n  ".join([title, *sorted(found)]))
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def _cdk(*arguments: str) -> None:
@@ -98,8 +176,7 @@ def _cdk(*arguments: str) -> None:
 
 
 def _run(*command: str) -> None:
-    sys.stdout.write(f"$ {' '.join(command)}\n")
-    sys.stdout.flush()
+    _say(f"$ {' '.join(command)}")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     subprocess.run(command, check=True, cwd=bundle.ROOT, env=os.environ | {"PATH": path})
 

@@ -35,17 +35,22 @@ def health(reader: CandleReader, settings: Settings, now_us: int) -> dict[str, f
     return found
 
 
+def tell(reader: CandleReader, settings: Settings, now_us: int) -> None:
+    """One line of figures on stdout; while PostgreSQL is away none, but the reason on stderr."""
+    try:
+        line = json.dumps(health(reader, settings, now_us))
+    except StoreError as error:
+        sys.stderr.write(f"no figures: {error}\n")
+    else:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+
 def main() -> None:
     settings = settings_module.load()
     reader = CandleReader.from_settings(settings)
     while True:
-        try:
-            line = json.dumps(health(reader, settings, time.time_ns() // 1_000))
-        except StoreError as error:
-            sys.stderr.write(f"no figures: {error}\n")
-        else:
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
+        tell(reader, settings, time.time_ns() // 1_000)
         time.sleep(EVERY_SECONDS)
 
 

@@ -14,7 +14,7 @@ from constructs import Construct
 
 from deploy.aws.acknowledged import acknowledge
 from deploy.aws.parameters import ZONES, Parameters
-from deploy.aws.retention import days_kept
+from deploy.aws.retention import days_kept, removal
 
 BROKER_PORT: Final = 9094
 """Kafka's door for programs: TLS, and a name and password by SCRAM."""
@@ -78,7 +78,13 @@ class Network(Construct):
 
     def _log_flows(self, parameters: Parameters, key: kms.IKey) -> None:
         role = iam.Role(self, "FlowLogRole", assumed_by=iam.ServicePrincipal("vpc-flow-logs.amazonaws.com"))
-        group = logs.LogGroup(self, "FlowLog", retention=days_kept(parameters.log_days), encryption_key=key)
+        group = logs.LogGroup(
+            self,
+            "FlowLog",
+            retention=days_kept(parameters.log_days),
+            encryption_key=key,
+            removal_policy=removal(parameters),
+        )
         self.vpc.add_flow_log(
             "Flows",
             destination=ec2.FlowLogDestination.to_cloud_watch_logs(group, role),

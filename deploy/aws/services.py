@@ -29,6 +29,8 @@ from deploy.aws.retention import days_kept, removal
 DATA_DIR: Final = "/data"
 HEALTH_SCRIPT: Final = "/app/health.py"
 """Where deploy/aws/Dockerfile puts it."""
+WATCHER: Final = "health"
+HEALTH_COMMAND: Final = ("python", "deploy/healthcheck.py")
 PAGE_HEALTH: Final = "/_stcore/health"
 SINGLES: Final = ("producer", "alerts", "forecaster", "audit", "health")
 """Of which one runs at a time: a second producer or alerter would be refused by the program, or do work
@@ -126,6 +128,7 @@ class Services(Construct):
             logging=ecs.LogDrivers.aws_logs(stream_prefix=wanted.name, log_group=self._log(wanted.name)),
             readonly_root_filesystem=True,
             stop_timeout=Duration.seconds(30),
+            health_check=_health_check(wanted.name),
             linux_parameters=ecs.LinuxParameters(self, f"{wanted.name}Linux", init_process_enabled=True),
         )
         container.add_mount_points(
@@ -250,6 +253,20 @@ class Services(Construct):
             prevent_user_existence_errors=True,
         )
         return pool, client, domain
+
+
+def _health_check(name: str) -> ecs.HealthCheck | None:
+    """As the image's own, which ECS doesn't look at: a task that hangs is replaced. None for the watcher,
+    which serves nothing: where its lines are missing, alarms say so."""
+    if name == WATCHER:
+        return None
+    return ecs.HealthCheck(
+        command=["CMD", *HEALTH_COMMAND],
+        interval=Duration.seconds(30),
+        timeout=Duration.seconds(10),
+        start_period=Duration.seconds(120),
+        retries=3,
+    )
 
 
 def image_of(scope: Construct, address: str) -> ecs.ContainerImage:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
+import re
+import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pyspark
 
 from candleflow.stack.process import LOOPBACK, free_port, is_listening
 from tests.faults.programs import Program
-from tests.processes import awaited
+from tests.processes import ROOT, awaited
 
+README = ROOT / "README.md"
 _SPARK_HOME = Path(pyspark.__file__).parent
 _DEPLOY = "org.apache.spark.deploy"
 _START_SECONDS = 180
@@ -61,19 +63,14 @@ class SparkCluster:
         words = "Successfully registered with master"
         awaited(lambda: worker.told().count(words) >= times, _START_SECONDS, worker.said)
 
-    def submitted(self, program: Path, jars: Sequence[Path]) -> list[str | Path]:
-        """The command that has spark-submit start a program of Python's on the cluster."""
-        options = {
-            "spark.driver.memory": "500m",
-            "spark.driver.extraClassPath": os.pathsep.join(map(str, jars)),
-            "spark.driver.extraJavaOptions": "-Duser.timezone=UTC",
-            "spark.executor.extraJavaOptions": "-Duser.timezone=UTC",
-            "spark.pyspark.python": sys.executable,
-            "spark.ui.enabled": "false",
-        }
-        script = _SPARK_HOME / "bin" / "spark-submit"
-        settings = [word for name, value in options.items() for word in ("--conf", f"{name}={value}")]
-        return [script, "--master", self.master_url, "--jars", ",".join(map(str, jars)), *settings, program]
+    def submitted(self) -> list[str]:
+        """The command that has spark-submit start the processor on the cluster: the README's own lines.
+
+        It is for a shell whose ``PATH`` begins with this Python's folder, as an activated environment's does.
+        """
+        (lines,) = re.findall(r"(?m)^(?: {4}.*\n)*    spark-submit .*\n(?: {4}.*\n)*", README.read_text())
+        (master,) = re.findall(r"--master (\S+)", lines)
+        return ["bash", "-euc", textwrap.dedent(lines).replace(master, self.master_url)]
 
     def close(self) -> None:
         for program in (*self.workers, self._master):

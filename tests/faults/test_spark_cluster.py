@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from candleflow.settings import SPARK_SUBMIT
 from tests.faults.conftest import MakePipeline
 from tests.faults.feeds import seeded
 from tests.faults.spark_cluster import spark_cluster
-from tests.processes import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -23,20 +23,21 @@ def test_a_cluster_with_a_worker_killed_makes_the_same_candles(
     make_pipeline: MakePipeline,
     tmp_path: Path,
     java_home: Path,
-    spark_jars: list[Path],
     monkeypatch: pytest.MonkeyPatch,
     way: str,
 ) -> None:
     monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")  # where the executors find the driver
     monkeypatch.setenv("JAVA_HOME", str(java_home))  # for spark-submit
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     faults: Counter[str] = Counter()
     with spark_cluster(tmp_path / "spark", WORKERS, java_home, faults) as cluster:
         is_submitted = way == "by spark-submit"
-        master = SPARK_SUBMIT if is_submitted else cluster.master_url
-        pipeline = make_pipeline(seeded(rate=200), kafka_partitions=WORKERS, spark_master=master)
+        master = {} if is_submitted else {"spark_master": cluster.master_url}
+        pipeline = make_pipeline(seeded(rate=200), kafka_partitions=WORKERS, **master)
         if is_submitted:
-            pipeline.processor.command = cluster.submitted(ROOT / "processor.py", spark_jars)
+            pipeline.processor.command = cluster.submitted()
         pipeline.start()
+        assert all("Asked to launch executor" in worker.told() for worker in cluster.workers)
         for worker in cluster.workers:
             pipeline.wait_for_trades(1_000)
             worker.kill(with_children=True)

@@ -1,5 +1,5 @@
 """docker-compose.yml without Docker: its form, its ports, a real broker run with its environment, and our
-processes by their commands and environments in it. Not run: the images themselves, and the processor (a JVM).
+processes by their commands and environments in it, each by itself and all together. Not run: the images.
 
 ``tests/data/compose-spec.json`` is the Compose Specification's own schema (Apache License 2.0, beside it).
 """
@@ -11,21 +11,29 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import InitVar, dataclass, field
+from graphlib import TopologicalSorter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jsonschema
+import psycopg2
 import pytest
 import yaml
 from kafka import KafkaConsumer, KafkaProducer
 
 from candleflow.broker.topics import ensure_topics
+from candleflow.cli import COMMANDS
 from candleflow.settings import METRICS_PORTS, PREFIX, Settings, load
 from candleflow.stack.kafka import KafkaServer
-from candleflow.stack.process import free_port, wait_for
+from candleflow.stack.postgres import PostgresServer
+from candleflow.stack.process import free_port, is_free, is_listening, wait_for
 from candleflow.store.credentials import DEVELOPMENT_PASSWORD
-from tests.processes import START_SECONDS, environment, started
+from tests.pipeline.test_monitoring import needs_prometheus, prometheus, values
+from tests.processes import START_SECONDS, awaited, environment, started
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "tests" / "data" / "compose-spec.json").read_text())
@@ -170,27 +178,201 @@ def test_no_password_is_anywhere_but_in_the_environment_of_who_needs_it() -> Non
     assert owners == ["processor"]
 
 
+@dataclass
+class Service:
+    """One of ours as a process of this machine: by its command and its environment.
+
+    ``elsewhere`` is what can't be there as in a container. ``first_port`` stands for 9464: no other process
+    has that or those after it.
+    """
+
+    name: str
+    folder: Path
+    first_port: int
+    elsewhere: InitVar[Mapping[str, str]] = MappingProxyType({})
+    variables: dict[str, str] = field(init=False)
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self, elsewhere: Mapping[str, str]) -> None:
+        self.variables = environment() | in_container(self.name) | here(self.folder, self.first_port)
+        self.variables |= elsewhere
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    @contextmanager
+    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+        """It is told to end in the end."""
+        with started(with_this_python(SERVICES[self.name]["command"]), self.variables, self.log) as process:
+            self.process = process
+            yield process
+
+    def is_well(self) -> bool:
+        """By the health check of the compose file."""
+        kind, *check = SERVICES[self.name]["healthcheck"]["test"]
+        assert kind == "CMD"
+        done = subprocess.run(with_this_python(check), env=self.variables, cwd=ROOT, check=False)
+        return done.returncode == 0
+
+    def ready(self) -> tuple[int, str]:
+        """What /readyz answers."""
+        above = METRICS_PORTS.get(self.name)
+        page = int(self.variables["CANDLEFLOW_DASHBOARD_PORT"])
+        return asked(page if above is None else self.first_port + above, "/readyz")
+
+    def said(self) -> str:
+        return f"--- {self.name}: {self.ready()}\n{self.log.read_text()[-2_000:]}"
+
+
+def with_this_python(command: Sequence[str]) -> list[str]:
+    python, *arguments = command
+    assert python == "python"
+    return [sys.executable, *arguments]
+
+
+def free_blocks() -> Iterator[int]:
+    """The first of ten free ports each time, below those that a machine gives out by itself."""
+    for first in range(20_000, 30_000, 10):
+        if all(is_free(port) for port in range(first, first + 10)):
+            yield first
+
+
 @pytest.mark.parametrize("name", ["producer", "audit", "alerts", "forecaster"])
 def test_a_process_starts_by_its_command_and_the_health_check_finds_it(name: str, tmp_path: Path) -> None:
     """With no Kafka and no PostgreSQL to be found it waits, is well, and ends with 0 when it is told to."""
+    service = Service(name, tmp_path, next(free_blocks()))
+    with service.running() as process:
+        assert wait_for(
+            lambda: "waiting" in service.ready()[1] or process.poll() is not None, START_SECONDS
+        ), service.said()
+        assert process.poll() is None, service.said()
+        assert service.is_well()
+    assert process.returncode == 0, service.said()
+    assert not service.is_well()
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a PostgreSQL with the compose file's user, password and database."""
+    folder = tmp_path_factory.mktemp("database")
+    server = PostgresServer(folder, free_port(), credentials=folder / "credentials.json", fsync=False)
+    asked_for = SERVICES["postgres"]["environment"]
+    user, name = asked_for["POSTGRES_USER"], asked_for["POSTGRES_DB"]
+    server.start()
+    try:
+        server.wait_until_ready()
+        server.provide(user, name, interpolated(asked_for["POSTGRES_PASSWORD"], {}))
+        yield server.url(user, name)
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The host and port of a simulated one, in Binance's place."""
+    folder, port = tmp_path_factory.mktemp("exchange"), free_port()
+    command = [sys.executable, "-m", "candleflow", "simulate", "--port", str(port)]
+    with started(command, environment(data_dir=folder), folder / "log"):
+        assert wait_for(lambda: is_listening(port), START_SECONDS), (folder / "log").read_text()
+        yield f"127.0.0.1:{port}"
+
+
+def by_their_needs() -> Iterator[str]:
+    """Our services, each after those that it waits for."""
+    needs = {name: service.get("depends_on", {}).keys() for name, service in SERVICES.items()}
+    return (name for name in TopologicalSorter(needs).static_order() if name in OURS)
+
+
+@pytest.fixture(scope="module")
+def everything(
+    tmp_path_factory: pytest.TempPathFactory,
+    doors: dict[str, str],
+    database: str,
+    exchange: str,
+    cache_dir: Path,
+    spark_jars: list[Path],
+) -> Iterator[dict[str, Service]]:
+    """All of ours at once, by the real servers, started in compose's order; each ends with 0 in time."""
+    assert spark_jars
+    folder, blocks = tmp_path_factory.mktemp("everything"), free_blocks()
+    hosts = {"kafka:19092": doors["inside"], "postgres:5432": database.rpartition("@")[2].partition("/")[0]}
+    moved = {
+        "CANDLEFLOW_CACHE_DIR": str(cache_dir),
+        "CANDLEFLOW_EXCHANGE_WS_URL": f"ws://{exchange}",
+        "CANDLEFLOW_EXCHANGE_REST_URL": f"http://{exchange}",
+        "STREAMLIT_SERVER_ADDRESS": "127.0.0.1",
+    }
+    services: dict[str, Service] = {}
+    with ExitStack() as running:
+        for name in by_their_needs():
+            for needed in SERVICES[name]["depends_on"].keys() & services.keys():
+                awaited(services[needed].is_well, START_SECONDS, services[needed].said)
+            addresses = {
+                variable: value.replace(host, hosts[host])
+                for variable, value in in_container(name).items()
+                for host in hosts
+                if host in value
+            }
+            services[name] = Service(name, folder, next(blocks), moved | addresses)
+            running.enter_context(services[name].running())
+        yield services
+    for service in services.values():
+        assert service.process is not None
+        assert service.process.returncode == 0, service.said()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_all_together_store_candles_and_each_health_check_finds_its_own(
+    everything: dict[str, Service], database: str
+) -> None:
+    def said() -> str:
+        return "\n".join(service.said() for service in everything.values())
+
+    def candles() -> int:
+        with closing(psycopg2.connect(database)) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM candles WHERE source = 'trades'")
+            return int((cursor.fetchone() or (0,))[0])
+
+    assert everything.keys() == set(OURS)
+    awaited(lambda: everything["processor"].ready()[0] == 200, START_SECONDS, said)
+    awaited(candles, START_SECONDS, said)
+    for service in everything.values():
+        awaited(lambda one=service: one.ready()[0] == 200, START_SECONDS, said)  # type: ignore[misc]
+        assert service.is_well(), said()
+        assert service.process is not None
+        assert service.process.poll() is None, said()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@needs_prometheus
+def test_prometheus_reads_all_of_them(everything: dict[str, Service], tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "log"
-    variables = environment() | in_container(name) | here(tmp_path, port - METRICS_PORTS[name])
-    python, *arguments = SERVICES[name]["command"]
-    assert python == "python"
-    with started([sys.executable, *arguments], variables, log) as process:
 
-        def is_well() -> bool:
-            check = [sys.executable, *SERVICES[name]["healthcheck"]["test"][2:]]
-            return subprocess.run(check, env=variables, cwd=ROOT, check=False).returncode == 0
+    def where(target: str) -> str:
+        """A container has a port for each process, as everybody has the whole of them there."""
+        name, _, inside = target.partition(":")
+        service = everything[name]
+        page = service.variables["CANDLEFLOW_DASHBOARD_PORT"]
+        first = int(in_container(name)["CANDLEFLOW_METRICS_PORT"])
+        return f"127.0.0.1:{page if name == 'dashboard' else service.first_port + int(inside) - first}"
 
-        def ready() -> str:
-            return asked(port, "/readyz")[1]
+    def held(query: str, label: str, is_there: Callable[[dict[str, float]], bool]) -> None:
+        awaited(
+            lambda: is_there(values(port, query, label)),
+            START_SECONDS,
+            lambda: f"{query}: {values(port, query, label)}\n{log.read_text()[-2_000:]}",
+        )
 
-        assert wait_for(lambda: "waiting" in ready() or process.poll() is not None, START_SECONDS)
-        assert process.poll() is None, log.read_text()
-        assert is_well()
-    assert process.returncode == 0, log.read_text()
-    assert not is_well()
+    with started(prometheus(tmp_path, port, where), environment(), log):
+        held("up", "instance", lambda found: len(found) == len(OURS) and set(found.values()) == {1.0})
+        told = {name: 1.0 for name in OURS if name != "dashboard"}
+        held('candleflow_process_state{state="running"}', "process", lambda found: found == told)
+        held("candleflow_candles_written_total", "job", lambda found: found.get("candleflow", 0) > 0)
+        held("candleflow_gaps_open", "job", lambda found: "candleflow" in found)
+        held("active_sessions", "job", lambda found: "dashboard" in found)
 
 
 @pytest.mark.slow
@@ -207,6 +389,8 @@ def test_the_page_listens_where_the_environment_says(tmp_path: Path) -> None:
             tmp_path / "log"
         ).read_text()
         assert asked(port, "/_stcore/health")[0] == 0
+        assert asked(port, "/healthz", "127.0.0.2") == (200, "ok")
+        assert asked(port, "/readyz", "127.0.0.2") == (503, "waiting: for PostgreSQL's candles")
 
 
 def here(folder: Path, port: int) -> dict[str, str]:
@@ -232,6 +416,17 @@ def asked(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
         return 0, ""
     finally:
         connection.close()
+
+
+def test_the_readmes_command_that_adopts_a_topic_is_run_by_the_owner() -> None:
+    """`run` takes the place of the image's command, and starts what the service needs first."""
+    (line,) = re.findall(r"(?m)^    docker compose run --rm (.*)$", (ROOT / "README.md").read_text())
+    name, *command = line.split()
+    assert command == ["python", "-m", "candleflow", "adopt-topic"]
+    assert command[-1] in COMMANDS
+    assert "CANDLEFLOW_POSTGRES_PASSWORD" in SERVICES[name]["environment"]
+    assert "entrypoint" not in SERVICES[name]
+    assert "ENTRYPOINT" not in (ROOT / "Dockerfile").read_text()
 
 
 def test_the_defaults_of_the_settings_are_the_addresses_of_the_compose_file() -> None:

@@ -1,4 +1,7 @@
-"""A real Prometheus, with the configuration of deploy/monitoring, asks a real process and the real page."""
+"""A real Prometheus, with the configuration of deploy/monitoring, asks a real process and the real page.
+
+Of all processes that run at once it asks in ``test_compose.py``.
+"""
 
 from __future__ import annotations
 
@@ -23,53 +26,64 @@ from tests.processes import ROOT, START_SECONDS, awaited, environment, started
 FOLDER = ROOT / "deploy" / "monitoring"
 
 
-def values(prometheus: str, query: str) -> dict[str, float]:
-    """What Prometheus holds for an instant query, by the job; nothing while it can't be asked."""
-    url = f"{prometheus}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+def values(port: int, query: str, label: str = "job") -> dict[str, float]:
+    """What Prometheus holds for an instant query, by a label; nothing while it can't be asked."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - of this machine
+        with urllib.request.urlopen(asking(port, query), timeout=5) as answer:  # noqa: S310 - of this machine
             found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
     except OSError:
         return {}
-    return {one["metric"].get("job", ""): float(one["value"][1]) for one in found}
+    return {one["metric"].get(label, ""): float(one["value"][1]) for one in found}
 
 
-def is_understood(prometheus: str, query: str) -> bool:
+def asking(port: int, query: str) -> str:
+    return f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+
+
+def is_understood(port: int, query: str) -> bool:
     """Whether the query can be answered, if with nothing."""
-    url = f"{prometheus}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
     try:
-        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - of this machine
+        with urllib.request.urlopen(asking(port, query), timeout=30) as answer:  # noqa: S310 - of this machine
             return bool(json.load(answer)["status"] == "success")
     except urllib.error.HTTPError:
         return False
 
 
-def configuration(folder: Path, ports: dict[str, int]) -> Path:
-    """The one of deploy/monitoring, but for where the processes are, and that they are asked each second."""
+def prometheus(folder: Path, port: int, where: Callable[[str], str]) -> list[str]:
+    """The command of one on ``port``, by the configuration of deploy/monitoring.
+
+    But it asks each second, and a target such as ``producer:9464`` at the address that ``where`` has for it.
+    """
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     for job in config["scrape_configs"]:
-        job["static_configs"] = [{"targets": [f"127.0.0.1:{ports[job['job_name']]}"]}]
+        (targets,) = job["static_configs"]
+        targets["targets"] = sorted(set(map(where, targets["targets"])))
     shutil.copy(FOLDER / "rules.yml", folder)
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(config))
-    return file
+    return [
+        "prometheus",
+        f"--config.file={file}",
+        f"--storage.tsdb.path={folder / 'tsdb'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
 
 
-@pytest.mark.skipif(
+needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="no prometheus here: deploy/checkers installs it on Debian"
 )
+
+
+@needs_prometheus
 def test_prometheus_reads_a_process_and_the_page(tmp_path: Path) -> None:
-    ports, own = {"candleflow": free_port(), "dashboard": free_port()}, free_port()
-    first = ports["candleflow"] - METRICS_PORTS["simulator"]
+    simulator, page, own = (free_port() for _ in range(3))
+    first = simulator - METRICS_PORTS["simulator"]
     variables = environment(data_dir=tmp_path / "data", metrics_port=first)
-    listening = f"127.0.0.1:{own}"
-    prometheus = [
-        "prometheus",
-        f"--config.file={configuration(tmp_path, ports)}",
-        f"--storage.tsdb.path={tmp_path / 'tsdb'}",
-        f"--web.listen-address={listening}",
-    ]
+
+    def where(target: str) -> str:
+        return f"127.0.0.1:{page if target.startswith('dashboard:') else simulator}"
+
     logs = {name: tmp_path / f"{name}.log" for name in ("simulator", "page", "prometheus")}
 
     def said() -> str:
@@ -77,7 +91,7 @@ def test_prometheus_reads_a_process_and_the_page(tmp_path: Path) -> None:
 
     def held(query: str, is_there: Callable[[dict[str, float]], bool] = bool) -> dict[str, float]:
         def look() -> dict[str, float] | None:
-            found = values(f"http://{listening}", query)
+            found = values(own, query)
             return found if is_there(found) else None
 
         return awaited(look, START_SECONDS, said) or {}
@@ -86,8 +100,8 @@ def test_prometheus_reads_a_process_and_the_page(tmp_path: Path) -> None:
         started(
             [sys.executable, "-m", "candleflow", "simulate", "--port", "0"], variables, logs["simulator"]
         ),
-        started(command(ports["dashboard"]), variables, logs["page"]),
-        started(prometheus, variables, logs["prometheus"]),
+        started(command(page), variables, logs["page"]),
+        started(prometheus(tmp_path, own, where), variables, logs["prometheus"]),
     ):
         held("up", lambda found: found == {"candleflow": 1.0, "dashboard": 1.0})
         assert held('candleflow_process_state{state="running"}') == {"candleflow": 1.0}
@@ -97,4 +111,4 @@ def test_prometheus_reads_a_process_and_the_page(tmp_path: Path) -> None:
             "panels"
         ]:
             for target in panel["targets"]:
-                assert is_understood(f"http://{listening}", target["expr"]), target["expr"]
+                assert is_understood(own, target["expr"]), target["expr"]

@@ -241,6 +241,7 @@ def test_trades_become_exact_candles_and_a_stop_leaves_nothing(scene: Scene) -> 
         counts = {"merged": 3_000, "latency_trades": 2_900}  # what was fetched later was missing, not slow
         processor.wait_for(lambda: counts.items() <= processor.running_counts().items())
         assert oracle.differences(oracle.all_intervals(trades), scene.candles()) == []
+        assert len(scene.finest_candles()) <= processor.running_counts()["candles"] <= 3_000
         processor.wait_for(scene.is_all_closed)  # by the clock: nothing came after them
         counts = {"merged": 3_000, "received": 3_000, "lag": 0}
         processor.wait_for(lambda: counts.items() <= processor.running_counts().items())

@@ -220,7 +220,27 @@ class Page:
         self.driver.find_element(By.CSS_SELECTOR, f".st-key-{key} [role=group] button").click()
         self.wait(lambda: self._option(symbol), f"the option {symbol}").click()
 
+    def readout(self) -> dict[str, str]:
+        """What is told of the candle under the crosshair, or of the last, by field; as far as it is seen."""
+        return dict(
+            self.script(
+                "return Object.fromEntries([...document.querySelectorAll('.cf-readout span')]"
+                ".filter((one) => one.getClientRects().length)"
+                ".map((one) => [one.dataset.field, one.lastChild.textContent]))"
+            )
+        )
+
+    def is_pointed_at(self) -> bool:
+        """Whether the crosshair is on a candle."""
+        return bool(self.script("return document.querySelector('.cf-upright:not([hidden])') !== null"))
+
+    def failures(self) -> list[str]:
+        """What the page shows of an exception: there must be nothing, ever."""
+        shown = self.driver.find_elements(By.CSS_SELECTOR, "[data-testid=stException]")
+        return [*(one.text for one in shown), *(["a traceback"] if "Traceback" in self.text() else [])]
+
     def save(self, picture: Path) -> None:
+        assert self.failures() == []
         picture.parent.mkdir(parents=True, exist_ok=True)
         assert self.driver.save_screenshot(str(picture))
 
@@ -243,9 +263,31 @@ class Page:
         offset = int((x - 0.5) * panel.size["width"])
         ActionChains(self.driver).move_to_element_with_offset(panel, offset, 0).perform()
 
+    def tap_chart(self, x: float) -> None:
+        """Tap with a finger on the price panel, at this part of its width."""
+        box = self.script(
+            "arguments[0].scrollIntoView({block: 'center'});"
+            "return arguments[0].getBoundingClientRect().toJSON()",
+            self._panel(),
+        )
+        place = {"x": box["x"] + x * box["width"], "y": box["y"] + 0.5 * box["height"]}
+        for kind, touches in (("touchStart", [place]), ("touchEnd", [])):
+            self.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+
     def press(self, label: str) -> None:
         """Press the button that says ``label``."""
         self.wait(lambda: self._labelled(label), f"the button {label}").click()
+
+    def press_by_key(self, label: str) -> None:
+        """As ``press``, and the pointer stays where it is."""
+        button = self.wait(lambda: self._labelled(label), f"the button {label}")
+        self.script("arguments[0].focus({preventScroll: true})", button)
+        self.hit(Keys.ENTER)
+
+    def lines(self) -> dict[str, str]:
+        """The names of all that is drawn, by what each is known by."""
+        drawn = "return (document.querySelector('.cf-plot')?.data ?? []).map((one) => [one.uid, one.name])"
+        return dict(self.script(drawn))
 
     def trust(self, name: str) -> str:
         """What the trust strip's item ``name`` says; nothing where there is no such item."""

@@ -51,11 +51,13 @@ def browser() -> Iterator[webdriver.Chrome]:
 @pytest.fixture
 def driver(browser: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
     """The browser, with nothing open before a test, so that nothing complains, nor after it: a live page
-    would take a third of a core from the tests of the store, say, that come next.
+    would take a third of a core from the tests of the store, say, that come next. What it shows at the
+    test's end must be no exception.
     """
     browser.get("about:blank")
     try:
         yield browser
+        assert Page(browser, browser.current_url).failures() == []
     finally:
         browser.get("about:blank")
 

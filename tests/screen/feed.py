@@ -67,6 +67,16 @@ class Feed:
         with self._lock:
             self._merge([self._trade(symbol, at, Decimal(quantity), price) for at in times])
 
+    def lose(self, symbol: str, times: Iterable[int]) -> list[Trade]:
+        """Trades that are made and not merged, unless ``bring`` does so later."""
+        with self._lock:
+            return [self._trade(symbol, at, Decimal("0.25")) for at in times]
+
+    def bring(self, trades: list[Trade]) -> None:
+        """Trades that were lost, as the producer brings them once it has found the gap."""
+        with self._lock:
+            self._merge(trades)
+
     def send_one_of_each(self, symbols: Iterable[str], at: int) -> None:
         """A trade of each of the symbols at one time (microseconds), all in one batch."""
         with self._lock:
@@ -122,18 +132,19 @@ def _partials(trades: list[Trade], windows: Windows) -> Iterator[dict[str, Any]]
 
 
 @contextmanager
-def live_feed(settings: Settings, symbol: str, *, history_seconds: int) -> Iterator[Feed]:
-    """A symbol with a history, a trade each half second, that goes on by four trades a second."""
+def live_feed(settings: Settings, *symbols: str, history_seconds: int) -> Iterator[Feed]:
+    """Symbols with a history, a trade each half second, each of which goes on by four trades a second."""
     with closing(Feed(settings)) as feed:
         start = now_us()
-        feed.send(symbol, range(start - history_seconds * SECOND_US, start, SECOND_US // 2))
+        for symbol in symbols:
+            feed.send(symbol, range(start - history_seconds * SECOND_US, start, SECOND_US // 2))
         stop = threading.Event()
         failures: list[BaseException] = []
 
         def go_on() -> None:
             try:
                 while not stop.wait(0.25):
-                    feed.send(symbol, [now_us()])
+                    feed.send_one_of_each(symbols, now_us())
             except BaseException as failure:  # noqa: BLE001 - a thread's failure is raised by the test
                 failures.append(failure)
 

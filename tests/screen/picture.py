@@ -27,7 +27,8 @@ from tests.screen.browser import DESKTOP, MISSING, Page, chromium
 
 IMAGES = ROOT / "docs" / "images"
 SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
-STILL_LOOKS = "overlays=SMA&overlays=Bollinger&below=RSI"
+STILL_LOOKS = "overlays=SMA&sma=50&overlays=Bollinger&below=RSI"
+"""Of another period than the bands, whose middle would else lie on the line."""
 MOVING_LOOKS = "look_back=5+m&candle=5+s"
 FORECAST_LOOKS = "look_back=5+m&candle=5+s&forecasts=true"
 

@@ -1,8 +1,8 @@
 """Viewers without a browser: each a real session of the page's server, over its own WebSocket.
 
 They say what Streamlit's page says (protobuf, as the streamlit package has it) and keep its pace: the server
-names an interval and a fragment, and the page asks for that fragment at that interval. Fifty of them weigh
-less than one Chromium.
+names fragments, each with an interval, and the page asks for each of them at its interval. Fifty of them
+weigh less than one Chromium.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamlit.proto.AutoRerun_pb2 import AutoRerun
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection, connect
@@ -22,6 +23,7 @@ from websockets.typing import Subprotocol
 _ENDED_WELL = (ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY)
 _MOST_BYTES = 50_000_000
 _START_SECONDS = 60
+_CHART = "candleflow_chart"
 
 
 @dataclass
@@ -33,28 +35,28 @@ class Session:
     seconds: list[float] = field(default_factory=list)
     """Of each refresh, from its tick until the chart's data were there."""
     refreshes: int = 0
+    """How often a chart's data came."""
     received_bytes: int = 0
     cut_short: int = 0
-    interval: float | None = None
-    _fragment: str = ""
-    _asked_at: float | None = None
+    _paces: dict[str, tuple[float, asyncio.Task[None]]] = field(default_factory=dict)
+    """By fragment: the interval that the server named, and who ticks."""
+    _asked_at: dict[str, float] = field(default_factory=dict)
     _is_open: asyncio.Event = field(default_factory=asyncio.Event)
+    _tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
+
+    @property
+    def fragments(self) -> int:
+        """How many parts of the page are refreshed by themselves."""
+        return len(self._paces)
 
     async def live(self) -> None:
         """Open the page and look at it until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._receive())
+        async with self._tasks:
+            self._tasks.create_task(self._receive())
             await self._ask()
             async with asyncio.timeout(_START_SECONDS):
                 await self._is_open.wait()
-            assert self.interval, "the page asked for no refreshes"
-            tick = time.monotonic()
-            while True:
-                tick += self.interval
-                await asyncio.sleep(tick - time.monotonic())
-                # A browser ticks on too where an answer is late; the server then answers both at once.
-                self._asked_at = self._asked_at or time.perf_counter()
-                await self._ask(self._fragment)
+            assert self._paces, "the page asked for no refreshes"
 
     async def wait_until_open(self) -> None:
         """Until the whole page has come once."""
@@ -63,6 +65,25 @@ class Session:
     def forget(self) -> None:
         self.seconds.clear()
         self.refreshes = self.received_bytes = 0
+
+    def _keep_pace(self, told: AutoRerun) -> None:
+        """Tick for the fragment; a pace that is kept already is no news, as the whole page tells it anew."""
+        interval, ticker = self._paces.get(told.fragment_id, (None, None))
+        if interval == told.interval:
+            return
+        if ticker is not None:
+            ticker.cancel()
+        ticker = self._tasks.create_task(self._tick(told.fragment_id, told.interval))
+        self._paces[told.fragment_id] = (told.interval, ticker)
+
+    async def _tick(self, fragment: str, interval: float) -> None:
+        tick = time.monotonic()
+        while True:
+            tick += interval
+            await asyncio.sleep(tick - time.monotonic())
+            # A browser ticks on too where an answer is late; the server then answers both at once.
+            self._asked_at.setdefault(fragment, time.perf_counter())
+            await self._ask(fragment)
 
     async def _ask(self, fragment: str = "") -> None:
         message = BackMsg()
@@ -80,17 +101,17 @@ class Session:
     def _take(self, message: ForwardMsg) -> None:
         match message.WhichOneof("type"):
             case "auto_rerun":
-                self.interval, self._fragment = message.auto_rerun.interval, message.auto_rerun.fragment_id
-            case "delta" if message.delta.new_element.WhichOneof("type") == "bidi_component":
-                if self._asked_at is not None:
-                    self.seconds.append(time.perf_counter() - self._asked_at)
-                    self._asked_at = None
+                self._keep_pace(message.auto_rerun)
+            case "delta" if message.delta.new_element.bidi_component.component_name == _CHART:
+                self.refreshes += self._is_open.is_set()
+                asked_at = self._asked_at.pop(message.delta.fragment_id, None)
+                if asked_at is not None:
+                    self.seconds.append(time.perf_counter() - asked_at)
             case "script_finished":
                 if message.script_finished == ForwardMsg.FINISHED_EARLY_FOR_RERUN:
                     self.cut_short += 1  # another run follows at once
                     return
                 assert message.script_finished in _ENDED_WELL, message
-                self.refreshes += self._is_open.is_set()
                 self._is_open.set()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.screen.browser import DESKTOP, MARKS_OF_A_REFRESH, PHONE, SMALL_PHONE, Page
-from tests.screen.conftest import HOLED, LIVE
+from tests.screen.conftest import LIVE
 from tests.screen.feed import now_us
 from tests.screen.picture import shrink
 
@@ -131,15 +131,6 @@ def test_an_update_does_not_cut_a_drag_short(page: Page) -> None:
     assert page.script("return document.querySelector('.cf-chart').dataset.updates") == held
     page.script("window.dispatchEvent(new PointerEvent('pointerup'))")
     page.wait_for_updates(1)
-
-
-def test_incomplete_candles_are_marked(page: Page) -> None:
-    page.open(f"symbol={HOLED}")
-    page.wait_for_candles()
-    page.wait_for_text("7 trades missing")
-    marked = page.script("return document.querySelector('.cf-plot').data[2].x")
-    assert len(marked) == 2  # the first ever, with nothing known before it, and the one after the gap
-    assert set(marked) < set(page.times())
 
 
 def test_the_page_fits_desktop_and_phone_in_light_and_dark(page: Page, pictures: Path) -> None:

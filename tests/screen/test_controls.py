@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 from tests.screen.browser import DESKTOP, Page
 from tests.screen.conftest import LONG, LONG_AGO, OLD, QUIET, Running
 from tests.screen.feed import now_us
+
+WHOLE_VIEW = (
+    "symbol=LONGUSDT&candle=15+s&look_back=1+h&refresh=5+s&prices=Bars&log=true&times=Local"
+    "&overlays=SMA&overlays=EMA&overlays=VWAP&sma=7&ema=9&below=Taker+buys&below=Trades"
+)
+WHOLE_LINES = {
+    "SMA": "SMA 7", "EMA": "EMA 9", "VWAP": "VWAP 20", "Taker-buys": "Taker buys", "Trades": "Trades",
+}  # fmt: skip
+WHOLE_CHOICE = {
+    "Candle": "15 s", "Look-back": "1 h", "Refresh": "5 s", "Prices": "Bars", "Times": "Local",
+}  # fmt: skip
+# The traces that have something on the page.
+_SHAPES = """
+return [...document.querySelectorAll('.cf-plot .cartesianlayer .trace')]
+    .filter((one) => one.querySelector('path')?.getBoundingClientRect().width > 0)
+    .map((one) => one.__data__[0].trace.uid);
+"""
+_WRITTEN = """
+return [...document.querySelectorAll('.cf-plot .annotation-text')].map((one) => one.textContent)
+"""
 
 
 def steps(times: list[int]) -> set[int]:
@@ -58,9 +80,12 @@ def test_another_symbol_shows_its_own_candles(page: Page, running: Running) -> N
     assert page.script("return document.querySelector('.cf-symbol').innerText") == "SOLUSDT"
 
 
-def test_a_symbol_without_a_trade_says_so_and_recovers_by_itself(page: Page, running: Running) -> None:
+def test_a_symbol_without_a_trade_says_so_and_recovers_by_itself(
+    page: Page, running: Running, pictures: Path
+) -> None:
     page.open(f"symbol={QUIET}")
     page.wait_for_text(f"No trade of {QUIET} yet")
+    page.save(pictures / "no-trade-yet.png")
     assert page.times() == []
     end = now_us()
     running.feed.send(QUIET, range(end - 10_000_000, end, 1_000_000))
@@ -103,6 +128,32 @@ def test_what_is_chosen_is_in_the_address_and_outlives_a_reload(page: Page) -> N
     page.driver.refresh()
     page.wait(lambda: steps(page.times()) == {60_000}, "candles of a minute")
     assert (page.chosen("Candle"), page.chosen("Look-back")) == ("1 m", "1 h")
+
+
+def test_a_view_set_by_its_address_is_the_same_in_a_fresh_session(page: Page, pictures: Path) -> None:
+    page.open(WHOLE_VIEW)
+    _assert_whole_view(page)
+    page.save(pictures / "all-from-the-address.png")
+    address = page.driver.current_url
+    assert parse_qs(urlsplit(address).query) == parse_qs(WHOLE_VIEW)
+    page.driver.get("about:blank")
+    page.driver.get(address)
+    _assert_whole_view(page)
+
+
+def _assert_whole_view(page: Page) -> None:
+    """What is chosen, and that it is drawn: the lines with their periods, each pane with something in it."""
+    page.wait(lambda: set(WHOLE_LINES.items()) <= set(page.lines().items()), "lines and panes")
+    page.wait_for_updates(1)
+    assert steps(page.script("return document.querySelector('.cf-plot').data[1].x")) == {15_000}
+    assert set(WHOLE_LINES) <= set(page.script(_SHAPES))
+    assert {"Taker buys %", "Trades"} <= set(page.script(_WRITTEN))
+    assert page.script("return document.querySelector('.cf-plot')._fullLayout.yaxis.type") == "log"
+    page.press("Chart")
+    page.wait(lambda: page.chosen("Prices") == "Bars", "the menu")
+    assert {group: page.chosen(group) for group in WHOLE_CHOICE} == WHOLE_CHOICE
+    periods = "return document.querySelector(`.st-key-${arguments[0]} input`).value"
+    assert [page.script(periods, name) for name in ("sma", "ema", "vwap")] == ["7", "9", "20"]
 
 
 def test_an_address_with_nonsense_shows_the_defaults(page: Page) -> None:

@@ -14,6 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from candleflow.market.window import SECOND_US
 from tests.faults.proxy import Proxy
 from tests.screen.browser import Page
+from tests.screen.closely import look_closely
 from tests.screen.conftest import LIVE, Running
 from tests.screen.feed import now_us
 from tests.screen.server import page_server
@@ -30,8 +31,6 @@ _CLOCK_AHEAD = """
 }
 """
 _STREAMLITS_DIALOG = "return document.querySelector('[data-testid=stDialog], .stDialog') !== null"
-_VISIBLE = "return document.querySelector('.cf-plot')._fullData.find((one) => one.name === 'SMA 20').visible"
-_READOUT = "return document.querySelector('.cf-readout').innerText"
 
 
 @pytest.fixture
@@ -83,9 +82,7 @@ def test_a_lost_connection_leaves_zoom_hidden_lines_and_crosshair(
 ) -> None:
     with Proxy(running.server.port) as link:
         through = Page(page.driver, f"http://127.0.0.1:{link.port}")
-        _look_closely(through)
-        zoomed, told = through.ranges(), through.script(_READOUT)
-        through.mark_chart()
+        left = look_closely(through)
         link.refuse()
         link.reset()
         through.wait(through.is_cut_off, "the page says that it is cut off")
@@ -93,10 +90,10 @@ def test_a_lost_connection_leaves_zoom_hidden_lines_and_crosshair(
         through.wait(lambda: through.script(_STREAMLITS_DIALOG), "Streamlit's own dialog, unseen")
         assert "Connection error" not in through.text()
         through.save(pictures / "connection-lost.png")
-        _assert_as_it_was(through, zoomed, told)
+        left.assert_as_it_was()
         link.heal()
         through.wait(lambda: through.updates() >= drawn + 3, "the page goes on")
-        _assert_as_it_was(through, zoomed, told)
+        left.assert_as_it_was()
         assert not through.is_cut_off()
         through.hit(Keys.END)
         newest = through.newest()
@@ -106,41 +103,19 @@ def test_a_lost_connection_leaves_zoom_hidden_lines_and_crosshair(
 
 def test_a_chart_put_up_anew_takes_over_from_the_one_before(page: Page) -> None:
     """As Streamlit does after one in five lost connections, when two of its runs meet."""
-    _look_closely(page)
-    zoomed, told = page.ranges(), page.script(_READOUT)
-    page.mark_chart()
+    left = look_closely(page)
     page.script(
         "const chart = document.querySelector('.cf-chart');"
         "chart.replaceWith(Object.assign(document.createElement('div'), {className: 'cf-chart'}));"
     )
     page.wait(lambda: page.script("return document.querySelector('.cf-plot') !== null"), "the chart is back")
     page.wait_for_updates(2)
-    _assert_as_it_was(page, zoomed, told)
+    left.assert_as_it_was()
 
 
 def _leave(page: Page) -> None:
     page.driver.get("about:blank")
     page.problems()  # the requests that were refused
-
-
-def _look_closely(page: Page) -> None:
-    """Zoomed, a line hidden, the pointer on a candle."""
-    page.open("overlays=SMA")
-    page.wait_for_candles()
-    page.driver.find_element("css selector", ".cf-plot .legendtoggle").click()
-    page.wait(lambda: page.script(_VISIBLE) == "legendonly", "the line hidden")
-    page.drag_over_chart((0.35, 0.25), (0.6, 0.75))
-    page.wait(lambda: page.mode() == "free", "the chart is zoomed")
-    page.point_at_chart(0.5)
-    page.wait_for_updates(2)
-
-
-def _assert_as_it_was(page: Page, zoomed: list[list[float]], told: str) -> None:
-    assert page.is_same_chart()
-    assert page.ranges() == zoomed
-    assert page.script(_VISIBLE) == "legendonly"
-    assert page.script(_READOUT) == told
-    assert page.script("return document.querySelector('.cf-upright:not([hidden])') !== null")
 
 
 @pytest.mark.slow

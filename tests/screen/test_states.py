@@ -31,7 +31,7 @@ def _nothing_cached() -> None:
 
 @pytest.mark.slow
 def test_while_postgresql_is_away_the_last_chart_stays_greyed_and_then_goes_on(
-    driver: webdriver.Chrome, own_postgres: PostgresServer, tmp_path: Path
+    driver: webdriver.Chrome, own_postgres: PostgresServer, tmp_path: Path, pictures: Path
 ) -> None:
     database = Database(own_postgres, "candles_away", tmp_path, "secret")
     database.make()
@@ -52,6 +52,7 @@ def test_while_postgresql_is_away_the_last_chart_stays_greyed_and_then_goes_on(
         assert len(page.times()) >= len(drawn)
         grey = "return document.querySelectorAll('.cf-chart.cf-stale, .cf-strip.cf-away').length"
         page.wait(lambda: page.script(grey) == 3, "both charts and the strip greyed")
+        page.save(pictures / "postgresql-away.png")
 
         own_postgres.start()
         own_postgres.wait_until_ready()
@@ -61,11 +62,12 @@ def test_while_postgresql_is_away_the_last_chart_stays_greyed_and_then_goes_on(
             feed.send("BTCUSDT", [now_us()])
         page.wait_for_text("trades missing")  # as this feed knows nothing of the ids of the one before
         page.wait(lambda: page.script(grey) == 0, "nothing greyed any more")
+        page.save(pictures / "postgresql-back.png")
         assert page.script("return document.querySelector('.cf-plot').dataset.mark") == "the same"
 
 
 def test_a_simulated_market_is_marked_and_an_empty_one_fills_by_itself(
-    driver: webdriver.Chrome, simulated: Settings
+    driver: webdriver.Chrome, simulated: Settings, pictures: Path
 ) -> None:
     with page_server(simulated) as server:
         page = Page(driver, server.url)
@@ -73,6 +75,7 @@ def test_a_simulated_market_is_marked_and_an_empty_one_fills_by_itself(
         page.wait_for_text("Waiting for the first trade")
         assert "SIMULATED" in page.text()
         page.wait(lambda: driver.title.startswith("SIMULATED"), "the title")
+        page.save(pictures / "empty-store.png")
         page.wait_for_marks(4 * MARKS_OF_A_REFRESH)
         assert page.marks() <= MARKS_OF_A_REFRESH  # nothing of a refresh is left, without a chart either
         with closing(Feed(simulated)) as feed:
@@ -81,6 +84,7 @@ def test_a_simulated_market_is_marked_and_an_empty_one_fills_by_itself(
         assert len(page.times()) == 1
         assert "SIMULATED" in page.text()
         assert "Waiting" not in page.text()
+        page.save(pictures / "simulated.png")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ UPDATES = 120
 REFRESH_BYTES = 6_000
 """With the strip of four symbols, which takes 1,300; 5,600 were seen, and 5,000 of one symbol are the aim."""
 MESSAGE_BYTES = 5_000
-"""The whole figure is 47,000, and sent once."""
+"""The whole figure is 53,000, and sent once."""
 MARKS = 40
 _HIGH = Decimal(60_700)
 """Above all that ``wave`` gives; each mark is higher than those before, and so is its candle's high."""

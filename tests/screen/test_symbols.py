@@ -154,6 +154,36 @@ def test_a_symbol_of_the_address_that_is_not_followed_is_said_to_be_and_shows_on
 
 
 @pytest.mark.slow
+def test_a_symbol_that_the_settings_name_no_more_is_said_to_be_until_they_name_it_again(
+    page: Page, running: Running
+) -> None:
+    gone, told = "ONCEUSDT", "ONCEUSDT is not among CANDLEFLOW_SYMBOLS: shown is what was stored of it."
+    end = now_us()
+    running.feed.send(gone, range(end - 600_000_000, end, 5_000_000))
+    both, one = (running.settings.model_copy(update={"symbols": names}) for names in ((LIVE, gone), (LIVE,)))
+    with page_server(both) as server:
+        shown = Page(page.driver, server.url)
+        shown.open(f"symbol={gone}")
+        shown.wait_for_candles()
+        shown.wait(lambda: current(shown) == gone, "the symbol is in the strip")
+        assert told not in shown.text()
+        shown.mark_chart()
+    with page_server(one, port=server.port):
+        shown.wait_for_text(told)
+        assert header(shown) == gone
+        assert shown.is_same_chart()
+    with page_server(both, port=server.port):
+        shown.wait(lambda: told not in shown.text(), "the sentence goes")
+        shown.wait(lambda: current(shown) == gone, "the symbol is in the strip again")
+        assert shown.is_same_chart()
+        newest = shown.newest()
+        running.feed.send(gone, [now_us()])
+        shown.wait(lambda: shown.newest() > newest, "its new candle")
+        shown.driver.get("about:blank")
+        shown.problems()  # the requests that were refused meanwhile
+
+
+@pytest.mark.slow
 def test_six_hundred_symbols_stay_usable_and_a_refresh_stays_small(
     driver: webdriver.Chrome, make_database: Callable[[], Database]
 ) -> None:

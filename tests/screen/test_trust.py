@@ -127,13 +127,16 @@ def test_where_everything_is_known_and_well_every_sign_is_good(page: Page, proce
     assert page.trust("complete").partition(" of ")[0] == page.trust("complete").partition(" of ")[2]
 
 
-def test_without_heartbeats_what_only_processes_can_tell_is_grey(page: Page, running: Running) -> None:
+def test_without_heartbeats_what_only_processes_can_tell_is_grey(
+    page: Page, running: Running, pictures: Path
+) -> None:
     assert not list(running.settings.run_dir.glob("p*.json"))
     page.open()
     wait_for_states(page, UNKNOWN_WHERE_NOBODY_TELLS | {"age": "good", "complete": "good"})
     assert {page.trust(name) for name in UNKNOWN_WHERE_NOBODY_TELLS} == {"unknown"}
     page.press_trust("latency")
     assert "There is no heartbeat of the processor here" in panel(page)
+    page.save(pictures / "grey.png")
 
 
 def test_the_strip_is_that_of_the_symbol_shown(page: Page, processes: Processes) -> None:
@@ -146,7 +149,7 @@ def test_the_strip_is_that_of_the_symbol_shown(page: Page, processes: Processes)
     page.wait(lambda: page.trust("age").endswith("days ago"), "the age")
 
 
-def test_an_open_gap_is_told_with_its_ids_and_how_to_learn_more(page: Page) -> None:
+def test_an_open_gap_is_told_with_its_ids_and_how_to_learn_more(page: Page, pictures: Path) -> None:
     page.open(f"symbol={HOLED}")
     page.wait(lambda: page.trust("complete") == "7 trades missing", "what is missing")
     page.press_trust("complete")
@@ -155,14 +158,18 @@ def test_an_open_gap_is_told_with_its_ids_and_how_to_learn_more(page: Page) -> N
     assert "Open gaps\n1" in told
     for command in ("gaps", "verify", "repair"):
         assert f"python -m candleflow {command}" in told
+    page.save(pictures / "open-gap-told.png")
 
 
-def test_a_silent_process_turns_its_sign_and_what_it_told_and_mends(page: Page, processes: Processes) -> None:
+def test_a_silent_process_turns_its_sign_and_what_it_told_and_mends(
+    page: Page, processes: Processes, pictures: Path
+) -> None:
     page.open()
     wait_for_states(page, dict.fromkeys(NAMES, "good"))
     processes.silenced.add("processor")
     wait_for_states(page, {"processes": "bad", "latency": "unknown", "lag": "unknown", "klines": "good"}, 15)
     assert page.trust("processes") == "processor silent"
+    page.save(pictures / "processor-silent.png")
     processes.silenced.clear()
     wait_for_states(page, dict.fromkeys(NAMES, "good"), 15)
 
@@ -239,7 +246,7 @@ def test_text_of_data_is_never_html(page: Page, processes: Processes) -> None:
 
 @pytest.mark.slow
 def test_a_page_whose_server_stands_still_or_that_is_paused_turns_grey(
-    page: Page, processes: Processes, running: Running
+    page: Page, processes: Processes, running: Running, pictures: Path
 ) -> None:
     page.open()
     wait_for_states(page, dict.fromkeys(NAMES, "good"))
@@ -248,12 +255,14 @@ def test_a_page_whose_server_stands_still_or_that_is_paused_turns_grey(
         wait_for_states(page, dict.fromkeys(NAMES, "unknown"), 15)
         page.press_trust("age")
         assert "no news from its server since 20" in panel(page)
+        page.save(pictures / "server-stands-still.png")
     finally:
         running.server.process.send_signal(signal.SIGCONT)
     wait_for_states(page, dict.fromkeys(NAMES, "good"))
     page.choose("Refresh", "Paused")
     wait_for_states(page, dict.fromkeys(NAMES, "unknown"), 15)
     assert "The page is paused" in panel(page)
+    page.save(pictures / "paused.png")
     page.choose("Refresh", "1 s")
     wait_for_states(page, dict.fromkeys(NAMES, "good"))
 
@@ -309,7 +318,7 @@ def test_it_is_readable_in_every_look(
 
 @pytest.mark.slow
 def test_while_postgresql_is_away_what_is_stored_is_unknown(
-    driver: webdriver.Chrome, own_postgres: PostgresServer, tmp_path: Path
+    driver: webdriver.Chrome, own_postgres: PostgresServer, tmp_path: Path, pictures: Path
 ) -> None:
     database = Database(own_postgres, "candles_trusted", tmp_path, "secret")
     database.make()
@@ -327,8 +336,10 @@ def test_while_postgresql_is_away_what_is_stored_is_unknown(
         own_postgres.stop()
         wait_for_states(page, {"age": "unknown", "complete": "unknown", "processes": "bad", "lag": "good"})
         assert page.trust("processes") == "PostgreSQL away"
+        page.save(pictures / "postgresql-away-trust.png")
         page.driver.refresh()  # now there is no last view
         page.wait_for_text("PostgreSQL is away")
+        page.save(pictures / "postgresql-away-from-the-start.png")
         wait_for_states(page, {"age": "unknown", "complete": "unknown", "processes": "bad", "lag": "good"})
         own_postgres.start()
         own_postgres.wait_until_ready()

@@ -40,7 +40,9 @@ def machine(
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_the_strip_tells_what_everything_running_is_like(machine: Machine, driver: webdriver.Chrome) -> None:
+def test_the_strip_tells_what_everything_running_is_like(
+    machine: Machine, driver: webdriver.Chrome, pictures: Path
+) -> None:
     machine.start("up")
     page = Page(driver, machine.status()["dashboard_url"])
     page.open("look_back=5+m")
@@ -59,6 +61,7 @@ def test_the_strip_tells_what_everything_running_is_like(machine: Machine, drive
     wait_for_states(page, {"processes": "bad"}, 15)
     assert page.trust("processes") == "producer silent"
     page.wait(lambda: "seconds ago" in page.trust("age"), "the last trade grows old")
+    page.save(pictures / "producer-cut.png")
     producer.send_signal(signal.SIGCONT)
     # What the producer held back was late, and latency is told of the last minute.
     wait_for_states(page, dict.fromkeys(NAMES, "good"), 120)

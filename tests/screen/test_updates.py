@@ -175,17 +175,6 @@ def test_prices_are_drawn_in_other_ways(page: Page, kind: str) -> None:
     assert ("close" in shown) == (kind == "Line")
 
 
-def test_the_crosshair_and_its_figures_stay_through_updates(live: Page) -> None:
-    live.point_at_chart(0.5)
-    live.wait(lambda: _crosshair(live), "the crosshair")
-    time = live.script("return document.querySelector('.cf-readout').innerText")
-    live.wait_for_updates(3)
-    assert _crosshair(live)
-    assert live.script("return document.querySelector('.cf-readout').innerText") == time
-    assert "taker buys" in time
-    assert "complete" in time
-
-
 def test_times_are_the_viewers_own_if_they_like(page: Page) -> None:
     page.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Kathmandu"})
     try:
@@ -207,7 +196,3 @@ def test_the_title_is_the_price(live: Page) -> None:
 
 def _names(page: Page) -> list[str]:
     return list(page.script("return (document.querySelector('.cf-plot')?.data ?? []).map((one) => one.name)"))
-
-
-def _crosshair(page: Page) -> bool:
-    return bool(page.script("return document.querySelector('.cf-upright:not([hidden])') !== null"))

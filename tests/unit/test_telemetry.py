@@ -72,6 +72,26 @@ def test_no_input_can_forge_a_log_line(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.usefixtures("_logging_as_before")
+def test_no_exceptions_text_can_forge_a_log_line(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging("producer")
+    forged = "2026-01-01 00:00:00.000Z ERROR   producer: forged"
+
+    def refuse() -> None:
+        raise ValueError(f"refused\n{forged}\r{forged}\u2028{forged}\x1b[2K\n\n{forged}")
+
+    try:
+        refuse()
+    except ValueError:
+        logging.getLogger("x").exception("it failed", stack_info=True)
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.endswith("ERROR   producer: it failed")
+    assert "    ValueError: refused" in others
+    assert f"    {forged}\\x0d{forged}\\x2028{forged}\\x1b[2K" in others
+    assert any("in refuse" in line for line in others)  # a traceback still says where
+    assert all(line.startswith("    ") for line in others)
+
+
+@pytest.mark.usefixtures("_logging_as_before")
 def test_a_line_is_one_json_object_whatever_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logging("producer", log_format="json")
     forged = 'A"}\n{"level": "ERROR"}\x1b[31m\u2028\ud800'

@@ -7,6 +7,7 @@ const { attach, describe } = await import(import.meta.url.replace("/chart.js", "
 const WHEEL_MS = 250; // Plotly makes a wheel's zoom its own 50 ms after the last turn
 const CLOSE_MS = 2000;
 const KEEP_MS = 15_000; // a chart that is off the page
+const TAP_PX = 8; // a finger that moves further drags
 const ROW_GAP = 8; // between the rows of a grid of charts: grid.css has it too
 const LIVE = "following", FREE = "free";
 const CONFIG = {
@@ -46,6 +47,34 @@ function made(parent, name, className, text = "") {
 
 // A time as one that Plotly, which knows UTC only, shows as the clock here does.
 const asLocal = (time) => time - new Date(time).getTimezoneOffset() * 60_000;
+
+const clock = (time) => new Date(time).toISOString().slice(0, 19).replace("T", " ");
+
+// The day is told once where it is one.
+function spanned(begin, end) {
+  const [from, to] = [clock(begin), clock(end)];
+  return `${from} to ${from.slice(0, 10) === to.slice(0, 10) ? to.slice(11) : to}`;
+}
+
+// A figure to its last digit: given as text, none is lost on the way by a double.
+const formats = new Map(); // fewest decimal places -> format
+function exact(value, places = 0) {
+  if (!formats.has(places)) {
+    formats.set(places, new Intl.NumberFormat("en-US", { minimumFractionDigits: places, maximumFractionDigits: 20 }));
+  }
+  return formats.get(places).format(String(value));
+}
+
+const changedSince = (revision) => `changed ${revision === 1 ? "once" : `${revision} times`} since it closed`;
+
+function cell([field, label, text], className = "") {
+  const shown = document.createElement("span");
+  shown.className = className;
+  shown.dataset.field = field;
+  made(shown, "b", "", label);
+  shown.append(text);
+  return shown;
+}
 
 function inLocalTime({ data, layout, facts }) {
   const placed = (one) => (one.xref === "paper" ? one : {
@@ -90,6 +119,8 @@ class Chart {
       this.pointerY = event.clientY - this.plot.getBoundingClientRect().top;
       this.point();
     });
+    this.plot.addEventListener("pointerdown", (event) => { this.touchedAt = [event.clientX, event.clientY]; }, true);
+    this.plot.addEventListener("pointerup", (event) => this.onTouchEnd(event), true);
     this.plot.addEventListener("wheel", () => {
       this.onDown();
       clearTimeout(this.wheelEnd);
@@ -194,6 +225,22 @@ class Chart {
     });
   }
 
+  onTouchEnd({ pointerType, target, clientX, clientY }) {
+    // A finger does not hover: a tap puts the crosshair on a candle, and another one there takes it away.
+    const [x, y] = this.touchedAt ?? [clientX, clientY];
+    if (pointerType !== "touch" || Math.hypot(clientX - x, clientY - y) > TAP_PX) return;
+    if (!target.matches(".nsewdrag") || !this.drawn) return;
+    const { xaxis } = this.plot._fullLayout;
+    const { left, top } = this.plot.getBoundingClientRect();
+    const time = xaxis.p2l(clientX - left - xaxis._offset);
+    const nearest = this.sent.figure.data[1].x
+      .reduce((best, one) => (Math.abs(one - time) < Math.abs(best - time) ? one : best));
+    this.hoveredTime = nearest === this.hoveredTime ? null : nearest;
+    this.pointerY = clientY - top;
+    this.point();
+    this.read();
+  }
+
   point() {
     // The crosshair is ours: Plotly takes its own away with each drawing, until the pointer moves again.
     const full = this.plot._fullLayout;
@@ -229,30 +276,33 @@ class Chart {
   }
 
   read() {
-    const { places, figure: { data: [prices, volumes], facts } } = this.sent;
-    const hovered = this.hoveredTime === null ? -1 : volumes.x.indexOf(this.hoveredTime);
-    const at = hovered < 0 ? volumes.x.length - 1 : hovered;
-    const number = (value, digits) =>
-      value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: Math.max(digits, 5) });
-    const time = new Date(volumes.x[at]).toISOString().slice(0, 19).replace("T", " ");
-    const share = volumes.y[at] > 0 ? Math.round((100 * facts.taker_buy_volume[at]) / volumes.y[at]) : 0;
-    const cells = [
-      ["", time], ["O", number(prices.open[at], places)], ["H", number(prices.high[at], places)],
-      ["L", number(prices.low[at], places)], ["C", number(prices.close[at], places)], ["V", number(volumes.y[at], 0)],
-      ["quote", number(facts.quote_volume[at], 2)], ["taker buys", `${share} %`],
-      ["trades", number(facts.trade_count[at], 0)], ["ids", `${facts.first_trade_id[at]}-${facts.last_trade_id[at]}`],
-      ["", facts.is_complete[at] ? "complete" : "incomplete"],
-      ...(facts.revision[at] ? [["", `changed ${facts.revision[at]} times since it closed`]] : []),
+    const { places, is_local: isLocal, figure: { data: [prices, volumes, hatching], facts } } = this.sent;
+    const pointed = this.hoveredTime === null ? -1 : volumes.x.indexOf(this.hoveredTime);
+    const at = pointed < 0 ? volumes.x.length - 1 : pointed;
+    const end = facts.x[at] + hatching.width; // which is as wide as a candle
+    const share = Math.round((100 * facts.taker_buy_volume[at]) / volumes.y[at]) || 0;
+    const first = [
+      ["time", "", spanned(volumes.x[at], isLocal ? asLocal(end) : end)],
+      ...["open", "high", "low", "close"].map((one) => [one, one[0].toUpperCase(), exact(prices[one][at], places)]),
+      ["volume", "V", exact(volumes.y[at])],
     ];
-    this.readout.replaceChildren(...cells.map(([label, value], place) => {
-      const cell = document.createElement("span");
-      cell.className = place > 5 ? "cf-more" : "";
-      const name = document.createElement("b");
-      name.textContent = label;
-      cell.append(name, value);
-      return cell;
-    }));
-    this.readout.dataset.direction = prices.close[at] >= prices.open[at] ? "rising" : "falling";
+    const more = [
+      ["quote_volume", "quote", exact(facts.quote_volume[at], 2)],
+      ["taker_buy_volume", "taker buys", exact(facts.taker_buy_volume[at])],
+      ["taker_buy_quote_volume", "taker quote", exact(facts.taker_buy_quote_volume[at], 2)],
+      ["taker_share", "taker share", `${share} %`],
+      ["trade_count", "trades", exact(facts.trade_count[at])],
+      ["trade_ids", "ids", `${facts.first_trade_id[at]}-${facts.last_trade_id[at]}`],
+      ["source", "from", facts.source[at]],
+      ["is_closed", "", facts.is_closed[at] ? "closed" : "forming"],
+      ["is_complete", "", facts.is_complete[at] ? "complete" : "incomplete"],
+      ...(facts.revision[at] ? [["revision", "", changedSince(facts.revision[at])]] : []),
+    ];
+    this.readout.replaceChildren(...first.map((one) => cell(one)), ...more.map((one) => cell(one, "cf-more")));
+    this.readout.classList.toggle("cf-pointed", pointed >= 0);
+    const { l, w } = this.plot._fullLayout._size;
+    this.readout.style.right = `${this.plot.clientWidth - l - w}px`; // not over the prices' axis
+    this.readout.dataset.direction = Number(prices.close[at]) >= Number(prices.open[at]) ? "rising" : "falling";
   }
 
   close() {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aws_cdk.assertions import Template
+from moto import mock_aws
 
 from deploy.aws import bundle
 from deploy.aws.app import STACK, make_app
@@ -21,6 +23,9 @@ SAMPLE = Parameters(
     broker_ami="ami-0123456789abcdef0",
     alarm_email="someone@example.org",
 )
+
+
+REGION = "eu-central-1"
 
 
 def template_of(parameters: Parameters, folder: Path) -> dict[str, Any]:
@@ -50,12 +55,33 @@ def small(small_folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def large_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The large size, of which nothing is kept: all that a parameter changes."""
     parameters = replace(SAMPLE, size="large", keep_data=False, visitors="203.0.113.0/24", alarm_email="")
-    return template_of(parameters, tmp_path_factory.mktemp("large"))
+    folder = tmp_path_factory.mktemp("large")
+    template_of(parameters, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def large(large_folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((large_folder / f"{STACK}.template.json").read_text())
+    return found
 
 
 @pytest.fixture(scope="session")
 def template(small: dict[str, Any]) -> Template:
     return Template.from_json(small)
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """AWS as moto plays it: nothing leaves this machine."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "made-up",
+        "AWS_SECRET_ACCESS_KEY": "made-up",
+        "AWS_DEFAULT_REGION": REGION,
+    }.items():
+        monkeypatch.setenv(name, value)
+    with mock_aws():
+        yield

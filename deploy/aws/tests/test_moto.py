@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import boto3
 import pytest
-from moto import mock_aws
 
 from deploy.aws.deploy import broker_image, ensure_repository
+from deploy.aws.tests.conftest import REGION
 
-REGION: Final = "eu-central-1"
+pytestmark = pytest.mark.usefixtures("aws")
 LEFT_OUT: Final = {
     # moto 5.2.5 has no model of these for CloudFormation.
     "AWS::CloudFormation::WaitCondition",
@@ -37,18 +37,6 @@ LEFT_OUT: Final = {
     "AWS::ElasticLoadBalancingV2::Listener",
 }
 _ARN: Final = f"arn:aws:secretsmanager:{REGION}:123456789012:secret:"
-
-
-@pytest.fixture(autouse=True)
-def _aws(monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "made-up",
-        "AWS_SECRET_ACCESS_KEY": "made-up",
-        "AWS_DEFAULT_REGION": REGION,
-    }.items():
-        monkeypatch.setenv(name, value)
-    with mock_aws():
-        yield
 
 
 def without(template: dict[str, Any], kinds: set[str]) -> dict[str, Any]:

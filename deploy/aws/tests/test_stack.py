@@ -7,15 +7,23 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aws_cdk import Stack
+from aws_cdk import aws_sns as sns
 from aws_cdk.assertions import Match, Template
 
-from deploy.aws.app import STACK
+from deploy.aws import bundle
+from deploy.aws.app import STACK, make_app
 from deploy.aws.kafka import cluster_id
 from deploy.aws.network import SERVICES
+from deploy.aws.parameters import SIZES
+from deploy.aws.services import WATCHER
+from deploy.aws.spark import AUTHORITIES_URL
+from deploy.aws.tests.conftest import SAMPLE
 
 LINT = Path(sys.executable).parent / "cfn-lint"
 KNOWN = ("NODE_ID", "ZONE_NAME", "CLUSTER_ID", "VOLUME_ID", "BUNDLE", "AUTHORITY", "USERS", "SIGNAL")
@@ -30,14 +38,30 @@ def one(template: dict[str, Any], kind: str) -> dict[str, Any]:
     return found
 
 
-def test_the_template_is_lint_free(small_folder: Path) -> None:
+@pytest.mark.parametrize("size", SIZES)
+def test_the_template_is_lint_free(size: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(f"{size}_folder")
     done = subprocess.run(
-        [LINT, "--format", "parseable", str(small_folder / f"{STACK}.template.json")],
+        [LINT, "--format", "parseable", str(folder / f"{STACK}.template.json")],
         capture_output=True,
         text=True,
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_finding_without_a_reason_ends_the_synthesis(size: str, tmp_path: Path) -> None:
+    """So what the other tests look at has none: AWS's checks passed it when it was made."""
+    app = make_app(replace(SAMPLE, size=size), str(tmp_path))
+    stack = app.node.find_child(STACK)
+    assert isinstance(stack, Stack)
+    sns.Topic(stack, "Unexplained")
+    with pytest.raises(RuntimeError, match="ValidationFailed"):
+        app.synth()
+    report = (tmp_path / "validation-report.json").read_text()
+    assert "AwsSolutions-SNS3" in report
+    assert f"{STACK}/Unexplained/Resource" in report
 
 
 def test_it_fits_any_account_and_region(small: dict[str, Any]) -> None:
@@ -170,6 +194,32 @@ def test_postgres_takes_tls_only_and_is_private(template: Template) -> None:
     )
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_postgres_is_encrypted_by_our_key_where_no_way_leads_out(
+    size: str, request: pytest.FixtureRequest
+) -> None:
+    template: dict[str, Any] = request.getfixturevalue(size)
+    instance = one(template, "AWS::RDS::DBInstance")["Properties"]
+    (key,) = resources(template, "AWS::KMS::Key")
+    assert instance["StorageEncrypted"] is True
+    assert instance["KmsKeyId"] == {"Fn::GetAtt": [key, "Arn"]}
+    assert instance["PubliclyAccessible"] is False
+    group = one(template, "AWS::RDS::DBSubnetGroup")["Properties"]
+    subnets = {subnet["Ref"] for subnet in group["SubnetIds"]}
+    assert len(subnets) == 3
+    led_out = {
+        json.dumps(route["Properties"]["RouteTableId"])
+        for route in resources(template, "AWS::EC2::Route").values()
+    }
+    tables = {
+        json.dumps(joined["Properties"]["RouteTableId"])
+        for joined in resources(template, "AWS::EC2::SubnetRouteTableAssociation").values()
+        if joined["Properties"]["SubnetId"]["Ref"] in subnets
+    }
+    assert len(tables) == 3
+    assert not tables & led_out
+
+
 def test_the_large_size_has_a_standby(large: dict[str, Any]) -> None:
     assert one(large, "AWS::RDS::DBInstance")["Properties"]["MultiAZ"] is True
 
@@ -208,6 +258,46 @@ def test_each_service_has_its_own_passwords_only(small: dict[str, Any]) -> None:
     }
 
 
+def readable(template: dict[str, Any]) -> dict[str, set[str]]:
+    """By role the secrets that it may read, both by their names in the code."""
+
+    def name(reference: Any) -> str:
+        (made,) = re.findall(
+            r'"(?:Secrets|Services|Database)?([A-Za-z0-9]+?)[0-9A-F]{8}"', json.dumps(reference)
+        )
+        return str(made)
+
+    found: dict[str, set[str]] = {}
+    for policy in resources(template, "AWS::IAM::Policy").values():
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
+            actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+            if "secretsmanager:GetSecretValue" in actions or {"*", "secretsmanager:*"} & set(actions):
+                for role in policy["Properties"]["Roles"]:
+                    found.setdefault(name(role), set()).add(name(statement["Resource"]))
+    return found
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_each_role_may_read_its_own_secrets_only(size: str, request: pytest.FixtureRequest) -> None:
+    postgres = {
+        f"Postgres{role}" for role in ("Reader", "Auditor", "Forecaster", "Alerter", "Editor", "Writer")
+    }
+    assert readable(request.getfixturevalue(size)) == {
+        "ProducerTaskExecutionRole": {"KafkaProducer", "KafkaAuthority"},
+        "DashboardTaskExecutionRole": {"PostgresReader", "PostgresEditor"},
+        "AlertsTaskExecutionRole": {"PostgresAlerter", "AlertChannels"},
+        "ForecasterTaskExecutionRole": {"PostgresForecaster"},
+        "AuditTaskExecutionRole": {"KafkaAudit", "KafkaAuthority", "PostgresReader", "PostgresAuditor"},
+        "HealthTaskExecutionRole": {"PostgresReader"},
+        # The processor applies the schema, and with it gives every role its password (docs/aws.md).
+        "SparkNodeRole": {"OwnerAttachment", "KafkaProcessor", "KafkaAuthority", *postgres},
+        # The first broker makes Kafka's users; the others only sign their certificates.
+        "KafkaRole1": {"KafkaAuthorityKey", "KafkaProducer", "KafkaProcessor", "KafkaAudit"},
+        "KafkaRole2": {"KafkaAuthorityKey"},
+        "KafkaRole3": {"KafkaAuthorityKey"},
+    }
+
+
 def test_no_setting_is_a_secret(small: dict[str, Any]) -> None:
     for container in containers(small).values():
         names = {setting["Name"] for setting in container["Environment"]}
@@ -235,6 +325,21 @@ def test_the_page_is_https_with_a_log_in(small: dict[str, Any]) -> None:
     assert pool["MfaConfiguration"] == "ON"
 
 
+def test_ecs_asks_for_the_health_as_docker_does(small: dict[str, Any]) -> None:
+    """ECS doesn't look at the image's HEALTHCHECK, which is read here as it stands there."""
+    text = (bundle.ROOT / "Dockerfile").read_text()
+    (line,) = re.findall(r"^HEALTHCHECK .*$", text, re.MULTILINE)
+    wanted = {
+        "Command": ["CMD", *json.loads(line.partition(" CMD ")[2])],
+        "Interval": int(re.findall(r"--interval=(\d+)s", line)[0]),
+        "Timeout": int(re.findall(r"--timeout=(\d+)s", line)[0]),
+        "StartPeriod": int(re.findall(r"--start-period=(\d+)s", line)[0]),
+        "Retries": int(re.findall(r"--retries=(\d+)", line)[0]),
+    }
+    found = {name: container.get("HealthCheck") for name, container in containers(small).items()}
+    assert found == {name: None if name == WATCHER else wanted for name in SERVICES}
+
+
 def test_only_one_producer_runs_at_a_time(small: dict[str, Any]) -> None:
     for name, service in resources(small, "AWS::ECS::Service").items():
         if "Producer" in name:
@@ -255,6 +360,26 @@ def test_the_step_submits_the_processor_without_a_secret(small: dict[str, Any]) 
     assert one(small, "AWS::EMR::Cluster")["Properties"]["ReleaseLabel"] == "emr-spark-8.0.0"
 
 
+def test_yarn_starts_the_driver_anew_as_often_as_spark_asks(small: dict[str, Any]) -> None:
+    cluster = one(small, "AWS::EMR::Cluster")["Properties"]
+    (yarn,) = [found for found in cluster["Configurations"] if found["Classification"] == "yarn-site"]
+    assert yarn["ConfigurationProperties"] == {"yarn.resourcemanager.am.max-attempts": "100"}
+    step = one(small, "AWS::EMR::Step")["Properties"]
+    assert step["ActionOnFailure"] == "CONTINUE"  # the cluster stays for the next step
+    assert "spark.yarn.maxAppAttempts=100" in step["HadoopJarStep"]["Args"]
+    assert cluster["Instances"]["KeepJobFlowAliveWhenNoSteps"] is True
+
+
+def test_nodes_take_code_and_jars_from_the_stacks_own_upload(small: dict[str, Any]) -> None:
+    (action,) = one(small, "AWS::EMR::Cluster")["Properties"]["BootstrapActions"]
+    uploads = r"s3://cdk-hnb659fds-assets-\$\{AWS::AccountId\}-\$\{AWS::Region\}/[0-9a-f]{64}"
+    script = action["ScriptBootstrapAction"]
+    code, authorities = script["Args"]
+    assert re.fullmatch(rf"{uploads}\.sh", script["Path"]["Fn::Sub"])
+    assert re.fullmatch(rf"{uploads}\.zip", code["Fn::Sub"])
+    assert authorities == AUTHORITIES_URL
+
+
 # What stays, and what is told --------------------------------------------------------------------------
 
 DATA = (
@@ -264,6 +389,7 @@ DATA = (
     "AWS::KMS::Key",
     "AWS::S3::Bucket",
     "AWS::Cognito::UserPool",
+    "AWS::Logs::LogGroup",
 )
 
 
@@ -285,6 +411,45 @@ def test_every_alarm_goes_to_the_topic(small: dict[str, Any]) -> None:
     for what in ("Lag", "NoTrades", "ProducerTasks", "PageUnhealthy", "Disk", "Credit", "ProcessorRuns"):
         assert what in names
     assert one(small, "AWS::SNS::Subscription")["Properties"]["Endpoint"] == "someone@example.org"
+
+
+def alarm_on(template: dict[str, Any], metric: str) -> dict[str, Any]:
+    (found,) = [
+        alarm["Properties"]
+        for alarm in resources(template, "AWS::CloudWatch::Alarm").values()
+        if alarm["Properties"].get("MetricName") == metric
+    ]
+    return dict(found)
+
+
+@pytest.mark.parametrize(("field", "seconds"), [("merged_age_seconds", 60), ("trade_age_seconds", 120)])
+def test_an_alarm_looks_at_each_figure_of_the_watcher(
+    small: dict[str, Any], field: str, seconds: int
+) -> None:
+    (figure,) = [
+        found["Properties"]
+        for found in resources(small, "AWS::Logs::MetricFilter").values()
+        if found["Properties"]["FilterPattern"] == f'{{ $.{field} = "*" }}'
+    ]
+    assert f'found["{field}"]' in (bundle.HERE / "health.py").read_text()
+    assert "HealthLog" in figure["LogGroupName"]["Ref"]
+    (made,) = figure["MetricTransformations"]
+    assert made["MetricValue"] == f"$.{field}"
+    alarm = alarm_on(small, made["MetricName"])
+    assert (alarm["Namespace"], alarm["Threshold"]) == (made["MetricNamespace"], seconds)
+    assert alarm["ComparisonOperator"] == "GreaterThanThreshold"
+    assert alarm["TreatMissingData"] == "breaching"
+
+
+def test_an_alarm_says_that_no_step_runs_any_more(small: dict[str, Any]) -> None:
+    """Nothing starts one again by itself: docs/aws.md says what somebody does then."""
+    alarm = alarm_on(small, "AppsRunning")
+    (cluster,) = resources(small, "AWS::EMR::Cluster")
+    assert alarm["Namespace"] == "AWS/ElasticMapReduce"
+    assert alarm["Dimensions"] == [{"Name": "JobFlowId", "Value": {"Ref": cluster}}]
+    assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("LessThanThreshold", 1)
+    assert alarm["TreatMissingData"] == "breaching"
+    assert alarm["Period"] * alarm["EvaluationPeriods"] == 15 * 60
 
 
 def test_the_large_size_has_no_credits_to_watch(large: dict[str, Any]) -> None:

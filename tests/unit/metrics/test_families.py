@@ -14,6 +14,7 @@ from candleflow import settings
 from candleflow.broker.offsets import Latest
 from candleflow.engine.recent_latency import LiveTrades
 from candleflow.engine.sink import Tally
+from candleflow.market.gap import GapEvent, GapEventKind
 from candleflow.metrics.families import FAMILIES, LEFT_OUT, OF_EVERY_PROCESS, Family, Kind, values
 from candleflow.notify.answers import Outcome
 from candleflow.services.alerts import Alerting
@@ -90,6 +91,23 @@ async def test_each_count_of_a_heartbeat_has_a_name(
 ) -> None:
     missing = unnamed(process, await told(settings.load(data_dir=tmp_path)))  # type: ignore[misc]
     assert not missing, f"candleflow/metrics/families.py has no name for {sorted(missing)}"
+
+
+async def test_trades_that_follow_one_another_are_one_open_gap(tmp_path: Path) -> None:
+    producer = Producer(settings.load(data_dir=tmp_path, symbols="BTCUSDT,ETHUSDT"))
+
+    def told(kind: GapEventKind, symbol: str, first: int, last: int) -> tuple[int | float, int | float]:
+        producer._filler.go_on([GapEvent(kind, symbol, first, last, 1, "jump")])
+        counts = producer._counts()
+        return counts["open_gaps"], counts["missing"]
+
+    assert told(GapEventKind.SEEN, "BTCUSDT", 5, 9) == (1, 5)
+    assert told(GapEventKind.SEEN, "BTCUSDT", 10, 11) == (1, 7)
+    assert told(GapEventKind.SEEN, "BTCUSDT", 20, 20) == (2, 8)
+    assert told(GapEventKind.SEEN, "ETHUSDT", 5, 9) == (3, 13)
+    assert told(GapEventKind.GIVEN_UP, "ETHUSDT", 5, 9) == (3, 13)
+    assert told(GapEventKind.FILLED, "BTCUSDT", 7, 7) == (4, 12)
+    assert told(GapEventKind.FILLED, "BTCUSDT", 5, 20) == (1, 5)
 
 
 @pytest.mark.parametrize(("process", "family"), EVERY, ids=lambda one: getattr(one, "name", str(one)))

@@ -8,6 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from candleflow.market.window import SECOND_US
 from candleflow.screen.choice import Period
@@ -15,6 +17,7 @@ from candleflow.screen.colours import FALLING, FORECAST, INCOMPLETE, LINES, REPA
 from candleflow.screen.figure import PLAIN_LOOKS, figure
 from candleflow.screen.looks import Kind, Looks, Overlay, Pane
 from candleflow.screen.patch import difference
+from candleflow.screen.traces import as_stored
 from tests.made_forecasts import MadeForecast
 from tests.unit.screen.examples import NOON, ExampleCandle, candle, candles
 
@@ -53,6 +56,24 @@ def test_every_candle_is_drawn_at_its_open_time_with_its_prices() -> None:
     assert prices["x"] == [NOON_MS, NOON_MS + 5_000, NOON_MS + 10_000]  # and the place of the next
     assert prices["close"] == [101.0, 99.5, None]
     assert (prices["open"][0], prices["high"][0], prices["low"][0]) == (100.0, 102.0, 99.0)
+
+
+def test_all_that_a_candle_has_is_there_for_the_crosshair_to_the_last_digit() -> None:
+    """What no double holds goes as text, as JavaScript's numbers are doubles."""
+    long = Decimal("74226072.2557665109185678")
+    shown = drawn([candle(0, quote_volume=long, volume=Decimal("9999999999.12345678")), candle(1)])
+    facts = shown["facts"]
+    assert shown["data"][1]["y"] == ["9999999999.12345678", 1.5]
+    assert facts["quote_volume"] == ["74226072.2557665109185678", 151.5]
+    assert (facts["taker_buy_volume"][0], facts["taker_buy_quote_volume"][0]) == (0.6, 60.6)
+    assert (facts["trade_count"][0], facts["first_trade_id"][0], facts["last_trade_id"][0]) == (10, 0, 9)
+    assert (facts["is_closed"][0], facts["is_complete"][0], facts["source"][0]) == (1, 1, "trades")
+
+
+@given(st.decimals(0, 10**20, allow_nan=False, places=16))
+def test_a_figure_is_a_number_only_where_none_of_its_digits_is_lost(value: Decimal) -> None:
+    told = as_stored(value)
+    assert Decimal(json.loads(json.dumps(told), parse_float=str)) == value
 
 
 def test_volume_is_coloured_by_direction() -> None:
@@ -141,6 +162,17 @@ def test_a_trace_is_known_by_a_name_that_a_style_sheet_can_tell() -> None:
     uids = [trace["uid"] for trace in shown["data"]]
     assert len(set(uids)) == len(uids)
     assert all(re.fullmatch(r"[A-Za-z][\w-]*", uid) for uid in uids)
+
+
+def test_a_line_with_another_period_is_the_same_line() -> None:
+    """By its uid Plotly knows what the viewer has hidden."""
+    usual, others = (
+        Looks(overlays=tuple(Overlay)),
+        Looks(overlays=tuple(Overlay), periods=tuple((name, 7) for name in Overlay)),
+    )
+    plain, changed = (drawn(candles(60), looks=looks)["data"] for looks in (usual, others))
+    assert [one["uid"] for one in plain] == [one["uid"] for one in changed]
+    assert [one["name"] for one in plain] != [one["name"] for one in changed]
 
 
 def test_lines_begin_with_the_first_candle_where_there_are_enough_before() -> None:

@@ -1,0 +1,138 @@
+"""What AWS's alarms on lag and silence are fed with: the watcher's figures, of a real PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from candleflow.market.window import SECOND_US
+from candleflow.settings import Settings, load
+from candleflow.stack.postgres import PostgresServer
+from candleflow.stack.process import free_port
+from candleflow.store import credentials, schema
+from candleflow.store.reader import CandleReader
+from deploy.aws import health
+from tests.processes import ROOT, environment
+from tests.store.processor import Processor
+from tests.store.trades import BEGINS_AT, FIVE_SECONDS, run_of
+from tests.store_fixtures import Database
+
+
+@pytest.fixture
+def watched(database: Database) -> Iterator[CandleReader]:
+    found = CandleReader.from_settings(database.settings)
+    yield found
+    found.close()
+
+
+def now_us() -> int:
+    return time.time_ns() // 1_000
+
+
+def told(
+    reader: CandleReader, settings: Settings, at: int, capsys: pytest.CaptureFixture[str]
+) -> dict[str, float]:
+    """The figures of the one line that is told, for which nothing is complained of."""
+    health.tell(reader, settings, at)
+    out, err = capsys.readouterr()
+    assert err == ""
+    (line,) = out.splitlines()
+    found: dict[str, float] = json.loads(line)
+    return found
+
+
+def test_what_is_not_known_is_left_out_and_so_is_bad(
+    database: Database, watched: CandleReader, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told(watched, database.settings, now_us(), capsys) == {}
+    Processor(database.writer(), FIVE_SECONDS).merge(run_of(1, 7))
+    assert told(watched, database.settings, BEGINS_AT, capsys).keys() == {"trade_age_seconds"}
+
+
+def test_the_age_is_that_of_the_newest_trade_of_any_symbol(
+    database: Database, watched: CandleReader, capsys: pytest.CaptureFixture[str]
+) -> None:
+    processor = Processor(database.writer(), FIVE_SECONDS)
+    processor.merge([*run_of(1, 7), *run_of(1, 11, "ETHUSDT")])
+    at = BEGINS_AT + 131 * SECOND_US
+    assert told(watched, database.settings, at, capsys)["trade_age_seconds"] == 120.0
+    assert told(watched, database.settings, at + SECOND_US, capsys)["trade_age_seconds"] == 121.0
+    processor.merge(run_of(12, 131))
+    assert told(watched, database.settings, at, capsys)["trade_age_seconds"] == 0.0
+
+
+def test_a_processor_that_stands_still_falls_behind(
+    database: Database, watched: CandleReader, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = now_us()
+    Processor(database.writer(), FIVE_SECONDS).close_quiet(BEGINS_AT)
+    after = now_us()
+    lag = told(watched, database.settings, after + 60 * SECOND_US, capsys)["merged_age_seconds"]
+    assert 60 <= lag <= 60 + (after - before) / SECOND_US
+
+
+def test_another_topics_processor_says_nothing_of_ours(
+    database: Database, watched: CandleReader, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Processor(database.writer(), FIVE_SECONDS, topic="trades.other").close_quiet(BEGINS_AT)
+    assert "merged_age_seconds" not in told(watched, database.settings, now_us(), capsys)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[PostgresServer]:
+    """One that a test may stop."""
+    passwords = tmp_path / "run" / credentials.FILE_NAME
+    found = PostgresServer(tmp_path / "postgres", free_port(), credentials=passwords, fsync=False)
+    found.start()
+    try:
+        found.wait_until_ready()
+        yield found
+    finally:
+        found.stop()
+
+
+def test_while_postgres_is_away_no_line_comes_and_then_one_does_again(
+    server: PostgresServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"postgresql://candleflow@127.0.0.1:{server.port}/candleflow"
+    settings = load(postgres_url=url, data_dir=tmp_path)
+    server.provide("candleflow", "candleflow")
+    schema.apply(settings)
+    reader = CandleReader.from_settings(settings)
+    assert told(reader, settings, now_us(), capsys) == {}
+    server.stop()
+    health.tell(reader, settings, now_us())
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("no figures: ")
+    server.start()
+    server.wait_until_ready()
+    assert told(reader, settings, now_us(), capsys) == {}
+    reader.close()
+
+
+def test_the_program_tells_at_once_and_stays(database: Database, tmp_path: Path) -> None:
+    """As the container runs it: a file by its path, away from its neighbours, and with the environment's
+    settings."""
+    program = shutil.copy(health.__file__, tmp_path)
+    Processor(database.writer(), FIVE_SECONDS).merge(run_of(1, 7))
+    settings = database.settings
+    variables = environment(
+        postgres_url=settings.postgres_url.get_secret_value(), data_dir=settings.data_dir
+    ) | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, program], cwd=tmp_path, env=variables, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["trade_age_seconds"] > 0
+            assert process.poll() is None
+        finally:
+            process.kill()
