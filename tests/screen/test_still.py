@@ -45,7 +45,6 @@ plot.on('plotly_afterplot', () => {
 
 
 @pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_after_a_zoom_and_a_pan_two_minutes_of_updates_move_no_pixel(page: Page) -> None:
     page.open()

@@ -23,12 +23,16 @@ class PlainServer:
                 connection, _ = self._listening.accept()
             except OSError:
                 return  # the test has closed it
-            with connection, contextlib.suppress(OSError):
-                connection.settimeout(60)
-                self.heard.append(connection.recv(4_096))
-                connection.sendall(self._answer)
-                while more := connection.recv(4_096):
-                    self.heard.append(more)
+            # A thread each, as a client may leave one open and come by another.
+            threading.Thread(target=self._talk, args=[connection], daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(60)
+            self.heard.append(connection.recv(4_096))
+            connection.sendall(self._answer)
+            while more := connection.recv(4_096):
+                self.heard.append(more)
 
 
 @contextlib.contextmanager
