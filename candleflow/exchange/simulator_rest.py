@@ -286,7 +286,8 @@ def _klines(request: _Request) -> list[list[Any]]:
     opens = _kline_opens(request, interval, first)
     if not opens:
         return []
-    ids = (request.source.id_at(symbol, opens[0]), min(end, request.source.id_at(symbol, opens.stop)))
+    bounds = [request.source.id_at(symbol, at) for at in (opens[0], opens.stop)]
+    ids = (max(first, bounds[0]), min(end, bounds[1]))
     if ids[1] - ids[0] > MAX_FOLDED_TRADES:
         raise RestError(-1127, "Lookup interval is too big: too many trades to fold. Ask for fewer klines.")
     folded = _fold(request, symbol, interval, ids)

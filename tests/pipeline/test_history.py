@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -278,8 +279,14 @@ class Listed(SeededMarket):
 async def test_a_young_listing_has_what_there_is_and_is_asked_for_no_more(database: Database) -> None:
     market = Listed(1, RATE, [SYMBOL])
     ago = market.id_at(SYMBOL, time.time_ns() // 1_000 - 200 * SECOND_US)
-    (first,) = market.trades(SYMBOL, (ago, ago + 1))
-    market.listed_at = first.trade_time  # a listing begins with its first trade
+    earlier = list(market.trades(SYMBOL, (ago - 1_000, ago)))
+    # A listing begins with its first trade, and so within a second, which would have had another one before.
+    first = next(
+        one
+        for before, one in reversed(list(pairwise(earlier)))
+        if before.trade_time < one.trade_time and before.trade_time > floor_time(one.trade_time, SECOND_US)
+    )
+    market.listed_at = first.trade_time
     async with on_stage(database, market=market) as scene:
         await scene.load()
         assert scene.bounds()[0] == first.trade_id
