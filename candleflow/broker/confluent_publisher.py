@@ -32,7 +32,7 @@ from candleflow.broker.publisher import (
     Record,
     pause_after,
 )
-from candleflow.broker.security import confluent_options
+from candleflow.broker.security import confluent_advice, confluent_options
 
 _log = logging.getLogger(__name__)
 
@@ -203,11 +203,13 @@ def _end(last_reference: list[Any]) -> None:
 
 
 def _words(error: Exception | KafkaError) -> str:
-    """An error of confluent-kafka's in a few words on one line, with librdkafka's name for it."""
+    """An error of confluent-kafka's in a few words on one line: librdkafka's name for it, what to look at."""
     if isinstance(error, KafkaException):
         error = error.args[0]
     if isinstance(error, KafkaError):
-        return f"{error.name()}: {' '.join(error.str().split())}"
+        said = f"{error.name()}: {' '.join(error.str().split())}"
+        advice = confluent_advice(error.name(), said)
+        return f"{said}: {advice}" if advice else said
     return " ".join(str(error).split())
 
 

@@ -85,6 +85,17 @@ def confluent_options(bootstrap: str) -> dict[str, Any]:
     return options
 
 
+def confluent_advice(name: str, text: str) -> str | None:
+    """What to look at after an error of librdkafka's, by its name and its words; None where it is neither TLS
+    nor a password that failed.
+    """
+    if name == "_SSL" or "SSL routines" in text:
+        return f"look at {_CA}, {_BOOTSTRAP} and {_PROTOCOL}, or at Kafka's certificate"
+    if name == "_AUTHENTICATION":
+        return f"look at {_USERNAME} and {_PASSWORD}"
+    return None
+
+
 def raise_if_refused(bootstrap: str, error: BaseException) -> None:
     """Raise KafkaRefusalError, naming the setting, where what keeps a client away will stay.
 

@@ -20,6 +20,7 @@ from tests.security.certificates import Authority
 
 PROPERTIES: Final = Path(__file__).parents[2] / "deploy" / "aws" / "broker" / "server.properties"
 PASSWORD: Final = 'canary "quoted\\'
+PASSWORDS: Final = {"producer": PASSWORD, "processor": "canary of another", "audit": "canary of a third"}
 DEADLINE_SECONDS: Final = 300.0
 
 
@@ -41,6 +42,9 @@ class Broker:
             "kafka_ssl_ca": str(self.authority.file),
         }
         return load(**(given | changed))
+
+    def settings_of(self, user: str) -> Any:
+        return self.settings(kafka_sasl_username=user, kafka_sasl_password=PASSWORDS[user])
 
 
 def filled_in(values: dict[str, str]) -> dict[str, str]:
@@ -98,7 +102,7 @@ def broker(
             security_protocol="SSL",
             ssl_context=broker_context(str(authority.file), str(own.both)),
         )
-        apply(admin, {"producer": PASSWORD, "audit": "another"})
+        apply(admin, PASSWORDS)
         admin.close()
         yield Broker(programs, expired, other_name, authority)
     finally:

@@ -8,13 +8,10 @@ that names the setting, and never spoken to in plain text instead.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from pyspark.sql import SparkSession
@@ -28,8 +25,11 @@ from candleflow.engine.trades import read_range
 from candleflow.market.gap import GapEvent, GapEventKind
 from candleflow.settings import KafkaClient
 from candleflow.stack.process import wait_for
+from deploy.aws.broker.users import RIGHTS
+from tests.security import kafka_attempts as attempts
 from tests.security.certificates import Authority
-from tests.security.conftest import DEADLINE_SECONDS, Broker
+from tests.security.conftest import DEADLINE_SECONDS, PASSWORDS, Broker
+from tests.security.plain import plain_server
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -117,17 +117,98 @@ def test_the_right_to_publish_is_had(broker: Broker) -> None:
         log.close(10)
 
 
-def test_a_user_may_do_what_it_was_told_and_no_more(broker: Broker) -> None:
-    audit = broker.settings(kafka_sasl_username="audit", kafka_sasl_password="another").kafka_bootstrap
-    producer = broker.settings().kafka_bootstrap
-    gap_log.ensure_topic(producer, "trades.gaps", 1)
-    ensure_topics(producer, ["trades.own"], 1, 1, 1, time.monotonic() + DEADLINE_SECONDS)
-    assert bounds(audit, "trades.own").end == {0: 0}
-    gap_log.write_all(audit, "trades.gaps", [])
-    with pytest.raises(Exception, match=r"(?i)authoriz"):
-        gap_log.write_all(
-            audit, "trades.own", [GapEvent(GapEventKind.SEEN, "BTCUSDT", 1, 2, 1_763_851_200_000_000, "test")]
-        )
+Tried: TypeAlias = Mapping[str, Sequence[tuple[attempts.Attempt, str]]]
+
+MAY: Tried = {
+    "producer": [
+        (attempts.make_topic, "trades.new"),
+        (attempts.write, "trades"),
+        (attempts.write, "trades.rejected"),
+        (attempts.write, "trades.gaps"),
+        (attempts.read, "trades.gaps"),
+        (attempts.join, "candleflow-"),
+    ],
+    "processor": [
+        (attempts.make_topic, "trades.new"),
+        (attempts.read, "trades"),
+        (attempts.write, "trades.rejected"),
+        (attempts.join, "spark-kafka-"),
+    ],
+    "audit": [(attempts.read, "trades"), (attempts.write, "trades.gaps")],
+}
+NOBODY_MAY: Sequence[tuple[attempts.Attempt, str]] = [
+    (attempts.make_topic, "other"),
+    (attempts.write, "other"),
+    (attempts.read, "other"),
+    (attempts.delete_topic, "trades"),
+    (attempts.delete_records, "trades"),
+    (attempts.grow_topic, "trades"),
+    (attempts.keep_for_a_second, "trades"),
+    (attempts.join, "other"),
+    (attempts.change_the_broker, "1"),
+    (attempts.allow_everything, "audit"),
+    (attempts.set_a_password, "producer"),
+]
+MAY_NOT: Tried = {
+    "producer": [*NOBODY_MAY, (attempts.join, "spark-kafka-")],
+    "processor": [
+        *NOBODY_MAY,
+        (attempts.write, "trades"),
+        (attempts.write, "trades.gaps"),
+        (attempts.join, "candleflow-"),
+    ],
+    "audit": [
+        *NOBODY_MAY,
+        (attempts.make_topic, "trades.new"),
+        (attempts.write, "trades"),
+        (attempts.write, "trades.rejected"),
+        (attempts.join, "candleflow-"),
+        (attempts.join, "spark-kafka-"),
+    ],
+}
+DENIED_BY: Mapping[attempts.Attempt, str] = {
+    attempts.join: "GROUP",
+    attempts.change_the_broker: "CLUSTER",
+    attempts.allow_everything: "CLUSTER",
+    attempts.set_a_password: "CLUSTER",
+}
+"""Whose right is asked for, where it isn't the topic's."""
+
+
+def each(of_users: Tried) -> list[Any]:
+    return [
+        pytest.param(user, attempt, what, id=f"{user} {attempt.__name__} {what}")
+        for user, tried in of_users.items()
+        for attempt, what in tried
+    ]
+
+
+@pytest.fixture(scope="module")
+def topics(broker: Broker) -> None:
+    kafka = broker.settings().kafka_bootstrap
+    ensure_topics(kafka, ["trades", "trades.rejected"], 1, 1, 1, time.monotonic() + DEADLINE_SECONDS)
+    gap_log.ensure_topic(kafka, "trades.gaps", 1)
+    for topic in ("trades", "trades.gaps"):
+        assert attempts.write(kafka, topic) is None
+
+
+@pytest.mark.usefixtures("topics")
+@pytest.mark.parametrize(("user", "attempt", "what"), each(MAY))
+def test_a_user_may_do_what_it_was_told(
+    broker: Broker, user: str, attempt: attempts.Attempt, what: str
+) -> None:
+    assert attempt(broker.settings_of(user).kafka_bootstrap, what) is None
+
+
+@pytest.mark.usefixtures("topics")
+@pytest.mark.parametrize(("user", "attempt", "what"), each(MAY_NOT))
+def test_a_user_may_do_nothing_else(broker: Broker, user: str, attempt: attempts.Attempt, what: str) -> None:
+    said = attempt(broker.settings_of(user).kafka_bootstrap, what)
+    assert said == f"{DENIED_BY.get(attempt, 'TOPIC')}_AUTHORIZATION_FAILED"
+
+
+def test_the_rights_tried_are_those_of_every_user() -> None:
+    assert MAY.keys() == MAY_NOT.keys() == RIGHTS.keys() == PASSWORDS.keys()
 
 
 def refusal(settings: Any) -> str:
@@ -170,20 +251,75 @@ def test_a_wrong_password_or_user_is_refused(broker: Broker, changed: dict[str, 
 
 
 def test_a_server_without_tls_is_not_spoken_to_in_plain_text(broker: Broker) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as plain:
-        answering = threading.Thread(target=answer_in_plain_text, args=[plain], daemon=True)
-        answering.start()
-        said = refusal(broker.settings(plain.getsockname()[1]))
+    with plain_server(b"nothing of TLS") as server:
+        said = refusal(broker.settings(server.port))
     assert "doesn't speak TLS: look at CANDLEFLOW_KAFKA_SECURITY_PROTOCOL" in said
+    assert server.heard
+    assert not [heard for heard in server.heard if b"canary" in heard or b"candleflow-topics" in heard]
 
 
-def answer_in_plain_text(server: socket.socket) -> None:
-    while True:
-        try:
-            connection, _ = server.accept()
-        except OSError:
-            return  # the test has closed it
-        with connection, contextlib.suppress(OSError):
-            heard = connection.recv(1_024)
-            assert b"canary" not in heard
-            connection.sendall(b"nothing of TLS")
+CERTIFICATES = "look at CANDLEFLOW_KAFKA_SSL_CA"
+PASSWORD_OR_USER = "look at CANDLEFLOW_KAFKA_SASL_USERNAME and CANDLEFLOW_KAFKA_SASL_PASSWORD"
+SAID_BY_SPARK = {CERTIFICATES: "SSL handshake failed", PASSWORD_OR_USER: "Authentication failed"}
+
+
+async def publishing_refusal(settings: Any, caplog: pytest.LogCaptureFixture) -> str:
+    """What librdkafka's producer says; it keeps the record, and goes on trying."""
+    log = TradeLog(
+        settings.kafka_bootstrap,
+        "trades",
+        "trades.rejected",
+        max_in_flight=100,
+        now_ms=lambda: time.time_ns() // 1_000_000,
+        client=KafkaClient.CONFLUENT,
+    )
+    log.start()
+    log.publish("BTCUSDT", b"canary trade")
+    try:
+        async with asyncio.timeout(60):
+            while not (lines := [line for line in caplog.messages if "can't take records" in line]):
+                await asyncio.sleep(0.01)
+        assert (log.published, log.in_flight) == (0, 1)
+    finally:
+        await log.close()
+    assert "canary" not in caplog.text
+    return lines[0]
+
+
+@pytest.fixture
+def wrong(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> tuple[Any, str]:
+    """Settings of which one is wrong, and what is to be looked at."""
+    match request.param:
+        case "authority":
+            return broker.settings(kafka_ssl_ca=str(Authority(tmp_path, "stranger").file)), CERTIFICATES
+        case "host":
+            return broker.settings(broker.other_name), CERTIFICATES
+        case "date":
+            return broker.settings(broker.expired), CERTIFICATES
+        case "password":
+            return broker.settings(kafka_sasl_password="canary"), PASSWORD_OR_USER
+        case _:
+            return broker.settings(kafka_sasl_username="nobody"), PASSWORD_OR_USER
+
+
+@pytest.mark.parametrize("wrong", ["authority", "host", "date", "password", "user"], indirect=True)
+async def test_librdkafka_says_what_is_wrong(
+    wrong: tuple[Any, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, look_at = wrong
+    assert look_at in await publishing_refusal(settings, caplog)
+
+
+async def test_librdkafka_does_not_speak_plain_text(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    with plain_server(b"nothing of TLS") as server:
+        assert CERTIFICATES in await publishing_refusal(broker.settings(server.port), caplog)
+    assert server.heard
+    assert not [heard for heard in server.heard if b"canary" in heard or b"candleflow-producer" in heard]
+
+
+@pytest.mark.parametrize("wrong", ["authority", "password"], indirect=True)
+def test_spark_says_what_is_wrong(wrong: tuple[Any, str], spark: SparkSession) -> None:
+    settings, look_at = wrong
+    with pytest.raises(Exception, match=SAID_BY_SPARK[look_at]) as caught:
+        read_range(spark, settings.kafka_bootstrap, "trades", {0: 0}, {0: 1}).collect()
+    assert "canary" not in str(caught.value)
