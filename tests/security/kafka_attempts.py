@@ -101,7 +101,7 @@ def allow_everything(bootstrap: str, user: str) -> str | None:
     return _asked(bootstrap, lambda admin: admin.create_acls([all_topics]))
 
 
-def set_a_password(bootstrap: str, user: str) -> str | None:
+def set_credentials(bootstrap: str, user: str) -> str | None:
     by = admin_module.ScramCredentialInfo(admin_module.ScramMechanism.SCRAM_SHA_512, 4_096)
     change = admin_module.UserScramCredentialUpsertion(user, by, b"taken over")
     return _asked(bootstrap, lambda admin: admin.alter_user_scram_credentials([change]))

@@ -147,7 +147,7 @@ NOBODY_MAY: Sequence[tuple[attempts.Attempt, str]] = [
     (attempts.join, "other"),
     (attempts.change_the_broker, "1"),
     (attempts.allow_everything, "audit"),
-    (attempts.set_a_password, "producer"),
+    (attempts.set_credentials, "producer"),
 ]
 MAY_NOT: Tried = {
     "producer": [*NOBODY_MAY, (attempts.join, "spark-kafka-")],
@@ -170,7 +170,7 @@ DENIED_BY: Mapping[attempts.Attempt, str] = {
     attempts.join: "GROUP",
     attempts.change_the_broker: "CLUSTER",
     attempts.allow_everything: "CLUSTER",
-    attempts.set_a_password: "CLUSTER",
+    attempts.set_credentials: "CLUSTER",
 }
 """Whose right is asked for, where it isn't the topic's."""
 
@@ -259,8 +259,8 @@ def test_a_server_without_tls_is_not_spoken_to_in_plain_text(broker: Broker) -> 
 
 
 CERTIFICATES = "look at CANDLEFLOW_KAFKA_SSL_CA"
-PASSWORD_OR_USER = "look at CANDLEFLOW_KAFKA_SASL_USERNAME and CANDLEFLOW_KAFKA_SASL_PASSWORD"
-SAID_BY_SPARK = {CERTIFICATES: "SSL handshake failed", PASSWORD_OR_USER: "Authentication failed"}
+PROOF = "look at CANDLEFLOW_KAFKA_SASL_USERNAME and CANDLEFLOW_KAFKA_SASL_PASSWORD"
+SAID_BY_SPARK = {CERTIFICATES: "SSL handshake failed", PROOF: "Authentication failed"}
 
 
 async def publishing_refusal(settings: Any, caplog: pytest.LogCaptureFixture) -> str:
@@ -297,9 +297,9 @@ def wrong(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> tup
         case "date":
             return broker.settings(broker.expired), CERTIFICATES
         case "password":
-            return broker.settings(kafka_sasl_password="canary"), PASSWORD_OR_USER
+            return broker.settings(kafka_sasl_password="canary"), PROOF
         case _:
-            return broker.settings(kafka_sasl_username="nobody"), PASSWORD_OR_USER
+            return broker.settings(kafka_sasl_username="nobody"), PROOF
 
 
 @pytest.mark.parametrize("wrong", ["authority", "host", "date", "password", "user"], indirect=True)
