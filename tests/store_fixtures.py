@@ -15,6 +15,8 @@ from psycopg2 import sql
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
 
 from candleflow.settings import Settings, load
+from candleflow.stack.postgres import PostgresServer
+from candleflow.stack.process import free_port
 from candleflow.store import credentials, schema
 from candleflow.store.credentials import Role
 
@@ -154,3 +156,16 @@ def database(empty_database: Database) -> Database:
     """A fresh database with the schema applied."""
     schema.apply(empty_database.settings)
     return empty_database
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[PostgresServer]:
+    """A server that a test may harm."""
+    passwords = tmp_path / "run" / credentials.FILE_NAME
+    server = PostgresServer(tmp_path / "postgres", free_port(), credentials=passwords, fsync=False)
+    server.start()
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()

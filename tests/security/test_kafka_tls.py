@@ -34,16 +34,21 @@ from tests.security.plain import plain_server
 pytestmark = pytest.mark.timeout(600)
 
 
-async def publish(settings: Any, topic: str) -> bytes:
-    """One record, acknowledged: by the producer's own way."""
-    log = TradeLog(
+def trade_log(settings: Any, topic: str, client: KafkaClient) -> TradeLog:
+    """The producer's own way to the topic."""
+    return TradeLog(
         settings.kafka_bootstrap,
         topic,
         f"{topic}.rejected",
         max_in_flight=100,
         now_ms=lambda: time.time_ns() // 1_000_000,
-        client=settings.kafka_client,
+        client=client,
     )
+
+
+async def publish(settings: Any, topic: str) -> bytes:
+    """One record, acknowledged: by the producer's own way."""
+    log = trade_log(settings, topic, settings.kafka_client)
     log.start()
     log.publish("BTCUSDT", b"a trade")
     assert await log.flush(DEADLINE_SECONDS) == 0
@@ -265,14 +270,7 @@ SAID_BY_SPARK = {CERTIFICATES: "SSL handshake failed", PROOF: "Authentication fa
 
 async def publishing_refusal(settings: Any, caplog: pytest.LogCaptureFixture) -> str:
     """What librdkafka's producer says; it keeps the record, and goes on trying."""
-    log = TradeLog(
-        settings.kafka_bootstrap,
-        "trades",
-        "trades.rejected",
-        max_in_flight=100,
-        now_ms=lambda: time.time_ns() // 1_000_000,
-        client=KafkaClient.CONFLUENT,
-    )
+    log = trade_log(settings, "trades", KafkaClient.CONFLUENT)
     log.start()
     log.publish("BTCUSDT", b"canary trade")
     try:

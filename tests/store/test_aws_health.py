@@ -15,8 +15,7 @@ import pytest
 from candleflow.market.window import SECOND_US
 from candleflow.settings import Settings, load
 from candleflow.stack.postgres import PostgresServer
-from candleflow.stack.process import free_port
-from candleflow.store import credentials, schema
+from candleflow.store import schema
 from candleflow.store.reader import CandleReader
 from deploy.aws import health
 from tests.processes import ROOT, environment
@@ -85,35 +84,22 @@ def test_another_topics_processor_says_nothing_of_ours(
     assert "merged_age_seconds" not in told(watched, database.settings, now_us(), capsys)
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[PostgresServer]:
-    """One that a test may stop."""
-    passwords = tmp_path / "run" / credentials.FILE_NAME
-    found = PostgresServer(tmp_path / "postgres", free_port(), credentials=passwords, fsync=False)
-    found.start()
-    try:
-        found.wait_until_ready()
-        yield found
-    finally:
-        found.stop()
-
-
 def test_while_postgres_is_away_no_line_comes_and_then_one_does_again(
-    server: PostgresServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_server: PostgresServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url = f"postgresql://candleflow@127.0.0.1:{server.port}/candleflow"
+    url = f"postgresql://candleflow@127.0.0.1:{own_server.port}/candleflow"
     settings = load(postgres_url=url, data_dir=tmp_path)
-    server.provide("candleflow", "candleflow")
+    own_server.provide("candleflow", "candleflow")
     schema.apply(settings)
     reader = CandleReader.from_settings(settings)
     assert told(reader, settings, now_us(), capsys) == {}
-    server.stop()
+    own_server.stop()
     health.tell(reader, settings, now_us())
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("no figures: ")
-    server.start()
-    server.wait_until_ready()
+    own_server.start()
+    own_server.wait_until_ready()
     assert told(reader, settings, now_us(), capsys) == {}
     reader.close()
 

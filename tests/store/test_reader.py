@@ -23,7 +23,6 @@ from candleflow.market.window import SECOND_US, Windows
 from candleflow.screen import choice
 from candleflow.settings import load
 from candleflow.stack.postgres import PostgresServer
-from candleflow.stack.process import free_port
 from candleflow.store import credentials, reader, schema
 from candleflow.store.reader import CandleReader, StoredCandle
 from tests.store.processor import Processor
@@ -315,19 +314,6 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield plan
     for child in plan.get("Plans", []):
         yield from _nodes(child)
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[PostgresServer]:
-    """A server that a test may harm."""
-    passwords = tmp_path / "run" / credentials.FILE_NAME
-    server = PostgresServer(tmp_path / "postgres", free_port(), credentials=passwords, fsync=False)
-    server.start()
-    try:
-        server.wait_until_ready()
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture

@@ -28,9 +28,14 @@ SAMPLE = Parameters(
 REGION = "eu-central-1"
 
 
-def template_of(parameters: Parameters, folder: Path) -> dict[str, Any]:
-    """The template, after AWS's checks of it: those raise where something is neither so nor explained."""
+def synthesize(parameters: Parameters, folder: Path) -> Path:
+    """The folder with the template, after AWS's checks of it: those raise where something is neither so nor
+    explained."""
     make_app(parameters, str(folder)).synth()
+    return folder
+
+
+def template_in(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / f"{STACK}.template.json").read_text())
     return found
 
@@ -43,30 +48,24 @@ def _bundles() -> None:
 
 @pytest.fixture(scope="session")
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("small")
-    template_of(SAMPLE, folder)
-    return folder
+    return synthesize(SAMPLE, tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="session")
 def small(small_folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((small_folder / f"{STACK}.template.json").read_text())
-    return found
+    return template_in(small_folder)
 
 
 @pytest.fixture(scope="session")
 def large_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The large size, of which nothing is kept: all that a parameter changes."""
     parameters = replace(SAMPLE, size="large", keep_data=False, visitors="203.0.113.0/24", alarm_email="")
-    folder = tmp_path_factory.mktemp("large")
-    template_of(parameters, folder)
-    return folder
+    return synthesize(parameters, tmp_path_factory.mktemp("large"))
 
 
 @pytest.fixture(scope="session")
 def large(large_folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((large_folder / f"{STACK}.template.json").read_text())
-    return found
+    return template_in(large_folder)
 
 
 @pytest.fixture(scope="session")
