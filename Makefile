@@ -125,7 +125,6 @@ lock: install ## lock the requirements anew
 	@echo 'uv==$(shell .venv/bin/uv --version | cut -d " " -f 2)' | $(compile) - --output-file deploy/uv.lock
 	@$(compile) deploy/checkers.txt --output-file deploy/checkers.lock
 	@$(compile) requirements.txt --output-file requirements.lock
-	@$(compile) requirements-confluent.txt --output-file requirements-confluent.lock
 	@$(compile) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock
 	@for part in . broker emr; do $(compile) deploy/aws/$$part/requirements.txt --output-file deploy/aws/$$part/requirements.lock; done
 	@cp requirements-dev.lock deploy/aws/emr/tests.lock # what is there already is kept where it can be

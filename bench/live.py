@@ -3,7 +3,7 @@
     python -m bench.live                  two starts; then, started anew, a minute at 2,000 trades a second
     python -m bench.live --quick          the same with 20 s
     python -m bench.live --minutes 60     the same with an hour, and how memory grew in it
-    python -m bench.live --rate 20000 --symbols 200 --client confluent
+    python -m bench.live --rate 20000 --symbols 200
 
 It starts ``candleflow up`` on the simulator in a temporary data folder and on free ports, watches from
 outside, prints a table, and stops everything. The first two starts are as by ``make run``, at the
@@ -34,7 +34,6 @@ from bench import machine, topic
 from bench.growth import slope
 from candleflow import settings as settings_module
 from candleflow.errors import CandleflowError
-from candleflow.settings import KafkaClient
 from candleflow.stack.class_archive import kafka_archive, spark_archive
 from candleflow.stack.jars import ensure_jars
 from candleflow.stack.java import find_java
@@ -169,7 +168,6 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1, help="of latency, after one of warm-up (1)")
     parser.add_argument("--rate", type=float, default=2_000, help="trades a second, over all symbols (2000)")
     parser.add_argument("--symbols", type=int, default=len(SYMBOLS.split(",")), help="how many (2)")
-    parser.add_argument("--client", default=KafkaClient.KAFKA_PYTHON, choices=KafkaClient)
     arguments = parser.parse_args()
     warm_up, measured = (30, 20) if arguments.quick else (60, arguments.minutes * 60)
 
@@ -178,7 +176,6 @@ def main() -> int:
         folder = Path(name)
         folder.chmod(0o755)
         env = environment(folder, ",".join(topic.symbols(arguments.symbols)))
-        env["CANDLEFLOW_KAFKA_CLIENT"] = arguments.client
         os.environ.update(env)  # so that our own settings are those of what runs
         for what in ("start with nothing made yet", "warm start"):
             with running(env, folder / "start.log") as process:

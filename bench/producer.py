@@ -1,14 +1,14 @@
-"""The producer in figures: trades a second from the WebSocket to Kafka's acknowledgement, with each client.
+"""The producer in figures: trades a second from the WebSocket to Kafka's acknowledgement.
 
-    python -m bench.producer                       300,000 trades, with both clients
+    python -m bench.producer                       300,000 trades
     python -m bench.producer --trades 1000000      more of them
     python -m bench.producer --rate 2000           the simulator's 2,000 trades a second instead
 
 It starts a Kafka, an exchange that plays frames made beforehand (``bench.frames``) and the producer in
 processes of their own, on free ports and in a temporary folder, and reads the producer's heartbeat. Beside
-the producer stand, in one process each, with the same payloads and no WebSocket: the client alone, which is
+the producer stand, in one process each, with the same payloads and no WebSocket: kafka-python alone, which is
 its ceiling, and awaiting each record's acknowledgement before the next one is sent, as cryptofeed does.
-Of the parts that no client changes, reading the WebSocket and decoding what it brings, the ceilings are told
+Of the other parts, reading the WebSocket and decoding what it brings, the ceilings are told
 too, and what websockets takes by itself. The ratios are of one run; ``us each`` is the processor's time,
 which a busy machine changes least.
 """
@@ -31,17 +31,15 @@ from pathlib import Path
 from typing import Final
 
 import psutil
-from confluent_kafka import Producer as LibrdkafkaProducer
 from kafka import KafkaProducer
 from websockets.asyncio.client import ClientConnection, connect
 
 from bench import machine, servers
 from bench.frames import SYMBOLS, payloads
-from candleflow.broker import confluent_publisher, kafka_python_publisher
-from candleflow.broker.topics import admin_client, ensure_topics
+from candleflow.broker import publisher
+from candleflow.broker.topics import ensure_topics
 from candleflow.exchange.frames import FrameConnection
 from candleflow.exchange.messages import TradeMessage, decode
-from candleflow.settings import KafkaClient
 from candleflow.stack.process import free_port
 from candleflow.telemetry import Heartbeat, read_heartbeat
 
@@ -54,6 +52,9 @@ IN_FLIGHT: Final = 50_000
 """The producer's own bound."""
 _FAR_FUTURE_US: Final = 2**62
 _SYMBOLS: Final = frozenset(SYMBOLS)
+PRODUCER: Final = "the producer"
+CEILING: Final = "kafka-python alone"
+AWAITED: Final = "kafka-python, each send awaited"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,24 +111,23 @@ def next_beat(run_dir: Path, after: float) -> Heartbeat:
     sys.exit("the producer's heart stands still: see its lines above")
 
 
-def environment(bootstrap: str, folder: Path, client: KafkaClient, **more: object) -> dict[str, str]:
+def environment(bootstrap: str, folder: Path, **more: object) -> dict[str, str]:
     return servers.environment(
         symbols=",".join(SYMBOLS),
         kafka_bootstrap=bootstrap,
-        kafka_client=client,
-        data_dir=folder / client,
+        data_dir=folder,
         max_in_flight=IN_FLIGHT,
         log_level="WARNING",
         **more,
     )
 
 
-def flat_out(folder: Path, bootstrap: str, client: KafkaClient, trades: int) -> Figure:
+def flat_out(folder: Path, bootstrap: str, trades: int) -> Figure:
     """The producer with more than it can take, from its first heartbeat with trades to its last without the
     end: both are in the midst of the work."""
     port = free_port()
-    run_dir = folder / client / "run"
-    variables = environment(bootstrap, folder, client, exchange_ws_url=f"ws://127.0.0.1:{port}")
+    run_dir = folder / "run"
+    variables = environment(bootstrap, folder, exchange_ws_url=f"ws://127.0.0.1:{port}")
     frames = ["-m", "bench.frames", str(port), str(trades)]
     with (
         started(frames, variables, ready=b"ready"),
@@ -138,8 +138,6 @@ def flat_out(folder: Path, bootstrap: str, client: KafkaClient, trades: int) -> 
         last, processor_after = first, processor_before
         while (beat := next_beat(run_dir, last.beaten_at)).counts["published"] < trades:
             last, processor_after = beat, sum(producer.cpu_times()[:2])
-    with admin_client(bootstrap) as admin:  # else the next one would find these trades published
-        admin.delete_topics(["trades", "trades.rejected", "trades.gaps"])
     if last is first:
         sys.exit("too few trades for a figure: more, by --trades")
     return Figure(
@@ -162,9 +160,9 @@ def _measured(trades: int, found: list[Figure]) -> Iterator[None]:
     found.append(Figure(trades, time.perf_counter() - began, time.process_time() - processor_before))
 
 
-def kafka_python_ceiling(bootstrap: str, topic: str, trades: int) -> Figure:
+def ceiling(bootstrap: str, topic: str, trades: int) -> Figure:
     """kafka-python as our producer has it set, ``send`` in a loop, no future looked at but the last one."""
-    producer: KafkaProducer = kafka_python_publisher._connect(bootstrap)  # noqa: SLF001 - the same settings
+    producer: KafkaProducer = publisher._connect(bootstrap)  # noqa: SLF001 - the same settings
     records = [(symbol.encode(), text.encode()) for symbol, text in payloads(trades)]
     producer.send(topic, b"warm", b"up").get(30)
     found: list[Figure] = []
@@ -176,21 +174,7 @@ def kafka_python_ceiling(bootstrap: str, topic: str, trades: int) -> Figure:
     return found[0]
 
 
-def confluent_ceiling(bootstrap: str, topic: str, trades: int) -> Figure:
-    """librdkafka as our producer has it set, ``produce`` in a loop, no outcome asked for."""
-    producer: LibrdkafkaProducer = confluent_publisher._connect(bootstrap, lambda _: None)  # noqa: SLF001
-    records = [(symbol.encode(), text.encode()) for symbol, text in payloads(trades)]
-    producer.produce(topic, b"warm", b"up")
-    producer.flush(30)
-    found: list[Figure] = []
-    with _measured(trades, found):
-        for key, value in records:
-            producer.produce(topic, value, key)
-        producer.flush(300)
-    return found[0]
-
-
-def kafka_python_awaited(bootstrap: str, topic: str, trades: int) -> Figure:
+def awaited(bootstrap: str, topic: str, trades: int) -> Figure:
     """Each record acknowledged before the next is sent; without a linger, which would only be waited for."""
     producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=0)
     records = [(symbol.encode(), text.encode()) for symbol, text in payloads(trades)]
@@ -200,22 +184,6 @@ def kafka_python_awaited(bootstrap: str, topic: str, trades: int) -> Figure:
         for key, value in records:
             producer.send(topic, value, key).get(30)
     producer.close(timeout=5)
-    return found[0]
-
-
-def confluent_awaited(bootstrap: str, topic: str, trades: int) -> Figure:
-    """The same with librdkafka."""
-    producer = LibrdkafkaProducer(
-        {"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 0}
-    )
-    records = [(symbol.encode(), text.encode()) for symbol, text in payloads(trades)]
-    producer.produce(topic, b"warm", b"up")
-    producer.flush(30)
-    found: list[Figure] = []
-    with _measured(trades, found):
-        for key, value in records:
-            producer.produce(topic, value, key)
-            producer.flush(30)
     return found[0]
 
 
@@ -266,14 +234,11 @@ def read_ceiling(trades: int, how: Reading) -> Figure:
 def rows(folder: Path, bootstrap: str, trades: int) -> Iterator[tuple[str, Figure]]:
     """Each line's name and figure, as they are measured."""
     ensure_topics(bootstrap, ["ceiling"], 1, 1, 1)
-    ceilings = {KafkaClient.KAFKA_PYTHON: kafka_python_ceiling, KafkaClient.CONFLUENT: confluent_ceiling}
-    awaited = {KafkaClient.KAFKA_PYTHON: kafka_python_awaited, KafkaClient.CONFLUENT: confluent_awaited}
     for how in Reading:
         yield how, read_ceiling(trades, how)
-    for client in KafkaClient:
-        yield f"{client}: the producer", flat_out(folder, bootstrap, client, trades)
-        yield f"{client}: its own ceiling", alone(ceilings[client], bootstrap, "ceiling", trades)
-        yield f"{client}: each send awaited", alone(awaited[client], bootstrap, "ceiling", AWAITED_TRADES)
+    yield PRODUCER, flat_out(folder, bootstrap, trades)
+    yield CEILING, alone(ceiling, bootstrap, "ceiling", trades)
+    yield AWAITED, alone(awaited, bootstrap, "ceiling", AWAITED_TRADES)
 
 
 def compare(folder: Path, bootstrap: str, trades: int) -> None:
@@ -284,20 +249,19 @@ def compare(folder: Path, bootstrap: str, trades: int) -> None:
     for name, figure in rows(folder, bootstrap, trades):
         found[name] = figure
         print(f"{name:36} {figure.rate:>10,.0f} {figure.us_each:>8.1f}", flush=True)
-    for client in KafkaClient:
-        rate = found[f"{client}: the producer"].rate
-        print(
-            f"the producer with {client}: {rate / found[f'{client}: its own ceiling'].rate:.2f} of that "
-            f"client's ceiling, {rate / found[Reading.DECODING].rate:.2f} of that of reading and "
-            f"decoding, {rate / found[f'{client}: each send awaited'].rate:.1f} times each send awaited"
-        )
+    rate = found[PRODUCER].rate
+    print(
+        f"the producer: {rate / found[CEILING].rate:.2f} of kafka-python's ceiling, "
+        f"{rate / found[Reading.DECODING].rate:.2f} of that of reading and decoding, "
+        f"{rate / found[AWAITED].rate:.1f} times each send awaited"
+    )
 
 
-def at_rate(folder: Path, bootstrap: str, client: KafkaClient, rate: float, seconds: float) -> None:
+def at_rate(folder: Path, bootstrap: str, rate: float, seconds: float) -> None:
     """Print what the producer takes at the simulator's rate."""
     port = free_port()
-    variables = environment(bootstrap, folder, client, exchange="simulator", simulator_port=port)
-    run_dir = folder / client / "run"
+    variables = environment(bootstrap, folder, exchange="simulator", simulator_port=port)
+    run_dir = folder / "run"
     simulator = ["-m", "candleflow", "simulate", "--rate", str(rate), "--port", str(port)]
     with started(simulator, variables), started(["producer.py"], variables) as producer:
         wait_for_trades(run_dir)
@@ -309,7 +273,7 @@ def at_rate(folder: Path, bootstrap: str, client: KafkaClient, rate: float, seco
     wall = last.beaten_at - first.beaten_at
     published = last.counts["published"] - first.counts["published"]
     print(
-        f"{client}, offered {rate:,.0f}/s: {published / wall:,.0f} trades/s acknowledged over {wall:.0f} s, "
+        f"offered {rate:,.0f}/s: {published / wall:,.0f} trades/s acknowledged over {wall:.0f} s, "
         f"{processor_seconds / published * 1e6:.0f} us of processor time each, "
         f"{last.counts['in_flight']:,} in flight at the end, loop lag {last.counts['loop_lag_ms']} ms, "
         f"{resident_mb:.0f} MB resident",
@@ -329,8 +293,7 @@ def main() -> None:
         if arguments.rate is None:
             compare(Path(name), kafka.bootstrap, arguments.trades)
             return
-        for client in KafkaClient:
-            at_rate(Path(name), kafka.bootstrap, client, arguments.rate, arguments.seconds)
+        at_rate(Path(name), kafka.bootstrap, arguments.rate, arguments.seconds)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from enum import StrEnum
 from functools import cached_property
-from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -35,7 +34,6 @@ ENV_FILE: Final = ".env"
 SPARK_SUBMIT: Final = "spark-submit"
 """The master's place is taken by spark-submit: it started this program, and has told Spark all of that."""
 _PROTOCOL: Final = f"{PREFIX}KAFKA_SECURITY_PROTOCOL"
-INSTALL_CONFLUENT: Final = "`.venv/bin/python -m pip install -r requirements-confluent.lock`"
 
 
 class Exchange(StrEnum):
@@ -46,13 +44,6 @@ class Exchange(StrEnum):
     BINANCE_VISION = "binance-vision"
     BINANCE_US = "binance-us"
     SIMULATOR = "simulator"
-
-
-class KafkaClient(StrEnum):
-    """What the producer writes to Kafka with, as ``CANDLEFLOW_KAFKA_CLIENT`` names it."""
-
-    KAFKA_PYTHON = "kafka-python"
-    CONFLUENT = "confluent"
 
 
 class KafkaProtocol(StrEnum):
@@ -199,10 +190,6 @@ class Settings(BaseSettings):
     )
 
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka's host:port, several by commas")
-    kafka_client: KafkaClient = Field(
-        KafkaClient.KAFKA_PYTHON,
-        description="What the producer writes to Kafka with; confluent is quicker, and must be installed",
-    )
     kafka_security_protocol: KafkaProtocol = Field(
         KafkaProtocol.PLAINTEXT, description="How Kafka is spoken to; never otherwise than said here"
     )
@@ -420,13 +407,6 @@ class Settings(BaseSettings):
         found = value.expanduser().absolute()
         _check_certificates(_certificates_in(found), "the file")
         return found
-
-    @field_validator("kafka_client")
-    @classmethod
-    def _check_kafka_client(cls, value: KafkaClient) -> KafkaClient:
-        if value is KafkaClient.CONFLUENT and find_spec("confluent_kafka") is None:
-            raise ValueError(f"confluent-kafka isn't installed here; {INSTALL_CONFLUENT} installs it")
-        return value
 
     @field_validator("postgres_url")
     @classmethod

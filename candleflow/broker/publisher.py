@@ -1,18 +1,37 @@
-"""What the trade log asks of a Kafka client: the seam behind which there are two.
+"""Sends records to Kafka with kafka-python, for the trade log.
 
-A publisher keeps the order of each partition, never gives up a record while it is sound, and puts a symbol
-into the same partition whichever client writes it.
+Three threads share the work, and nothing but simple queues lies between them:
+
+    event loop --records--> publisher thread --KafkaProducer.send--> kafka-python's sender thread
+        ^-----------------------acknowledged, in batches--------------------------'
+
+``send`` can block for its topic's metadata, and on the event loop that would miss the exchange's ping: so it
+has a thread of its own. What is put in one turn of the event loop crosses together, as waking a thread for
+each record took longer than sending it; and of what is sent together only the last one's success is waited
+for. kafka-python retries by itself for DELIVERY_TIMEOUT_MS; what it gives up all the same is sent again by a
+new KafkaProducer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import queue
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final, Protocol, TypeAlias
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+from kafka import KafkaProducer, errors
+from kafka.partitioner import DefaultPartitioner, murmur2
+
+from candleflow.broker.security import python_options
+from candleflow.broker.topics import words
+
+_log = logging.getLogger(__name__)
 
 CLIENT_ID: Final = "candleflow-producer"
 BATCH_BYTES: Final = 131_072
@@ -22,6 +41,12 @@ RECONNECT_MAX_MS: Final = 1_000
 PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 10.0
 SAY_EVERY_SECONDS: Final = 10.0
+LINGER_MS: Final = 2
+"""A record on its own was acknowledged after 4 ms with a linger of 1 ms, after 8 ms with 5 ms (p50)."""
+DELIVERY_TIMEOUT_MS: Final = 7 * 24 * 3_600_000
+
+_BOOTSTRAP_MS: Final = 2_000
+_METADATA_MS: Final = 2_000
 
 
 class Receipt:
@@ -66,38 +91,221 @@ class Record:
 OnSettled: TypeAlias = Callable[[Sequence[Record]], None]
 """Told of records that Kafka has acknowledged, on whatever thread."""
 
-
-class Publisher(Protocol):
-    """Sends what is put until stopped. All methods belong to the event loop, and none of them blocks it."""
-
-    @property
-    def retried(self) -> int:
-        """Records that the client gave up and that were sent again."""
-
-    def start(self) -> None:
-        """Begin to send; nothing is sent before."""
-
-    def put(self, record: Record) -> None:
-        """Hand one record over. There is no bound here: the trade log has one."""
-
-    async def stop(self, seconds: float) -> None:
-        """Stop at once, within so many seconds: what is in flight may or may not reach Kafka."""
+_Sent: TypeAlias = list[tuple[Record, Any]]
+"""Records, each with its future."""
 
 
-class RareWarning:
+class _RareWarning:
     """Says the first of many like lines, and then one each SAY_EVERY_SECONDS."""
 
-    def __init__(self, log: logging.Logger) -> None:
-        self._log = log
+    def __init__(self) -> None:
         self._said_at = float("-inf")
 
     def say(self, line: str, *arguments: object) -> None:
         now = time.monotonic()
         if now - self._said_at >= SAY_EVERY_SECONDS:
             self._said_at = now
-            self._log.warning(line, *arguments)
+            _log.warning(line, *arguments)
 
 
-def pause_after(failures_in_a_row: int) -> float:
+def _pause_after(failures_in_a_row: int) -> float:
     """Seconds to wait before what a client gave up is sent again."""
     return min(PAUSE_SECONDS * 2.0 ** min(failures_in_a_row, 16), LONGEST_PAUSE_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """A record that a KafkaProducer (the ``generation``-th) gave up."""
+
+    record: Record
+    error: BaseException
+    generation: int
+
+
+class _Stop:
+    """The publisher thread's last order."""
+
+
+class Publisher:
+    """Sends what is put until stopped, in order within each partition, and never gives up a record.
+
+    All methods belong to the event loop, and none of them blocks it. ``on_settled`` is called on
+    kafka-python's thread or the publisher's.
+    """
+
+    def __init__(self, bootstrap: str, now_ms: Callable[[], int], on_settled: OnSettled) -> None:
+        # A daemon: a send that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._bootstrap = bootstrap
+        self._now_ms = now_ms
+        self._on_settled = on_settled
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: list[Record] = []
+        self._queue: queue.SimpleQueue[list[Record] | _Again | _Stop] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._producer: Any = None
+        self._generation = 0
+        self._retried = 0
+        self._failures_in_a_row = 0
+        self._warning = _RareWarning()
+        self._loss_warning = _RareWarning()
+
+    @property
+    def retried(self) -> int:
+        return self._retried
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+        if self._waiting:
+            self._loop.call_soon(self._hand_on)
+
+    def put(self, record: Record) -> None:
+        self._waiting.append(record)
+        if len(self._waiting) == 1 and self._loop is not None:
+            self._loop.call_soon(self._hand_on)
+
+    async def stop(self, seconds: float) -> None:
+        self._stopped.set()
+        self._queue.put(_Stop())
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, seconds)
+
+    def _hand_on(self) -> None:
+        """What was put in one turn of the loop crosses to the thread together."""
+        self._queue.put(self._waiting)
+        self._waiting = []
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            order = self._queue.get()
+            if isinstance(order, _Again):
+                self._take_back(order)
+                self._send([order.record])
+            elif isinstance(order, list):
+                self._send(order)
+        self._drop_producer()
+
+    def _send(self, records: Sequence[Record]) -> None:
+        sent: _Sent = []
+        now_ms = self._now_ms()
+        for record in records:
+            while (future := self._future_of(record, now_ms)) is None:
+                # What went before waits no longer for what can't be sent yet.
+                self._watch(sent)
+                sent = []
+                if self._stopped.wait(PAUSE_SECONDS):
+                    return
+                now_ms = self._now_ms()
+            future.add_errback(partial(self._on_failed, record, self._generation))
+            sent.append((record, future))
+        self._watch(sent)
+
+    def _future_of(self, record: Record, now_ms: int) -> Any:
+        """Hand ``record`` to kafka-python; None where it can't take it, as without its topic's metadata."""
+        try:
+            if self._producer is None:
+                self._producer = _connect(self._bootstrap)
+            return self._producer.send(
+                record.topic, record.value, record.key, record.headers, timestamp_ms=now_ms
+            )
+        except (errors.KafkaError, OSError, ValueError) as error:
+            # ValueError: kafka-python's partitioner found no partition, as metadata changed meanwhile.
+            self._warning.say("Kafka at %s can't take records: %s", self._bootstrap, words(error))
+            if isinstance(error, errors.IllegalStateError):
+                self._drop_producer()
+            return None
+
+    def _watch(self, sent: _Sent) -> None:
+        """Look at what was sent once the last of it is done: in one partition the others are then, too."""
+        if sent:
+            sent[-1][1].add_both(partial(self._look_at, sent))
+
+    def _look_at(self, sent: _Sent, _: object) -> None:
+        """On kafka-python's thread, or the publisher's. What has failed is told of by ``_on_failed``."""
+        settled = []
+        for record, future in sent:
+            if not future.is_done:
+                future.add_callback(partial(self._look_at, [(record, future)]))
+            elif future.exception is None:
+                settled.append(record)
+        if settled:
+            self._failures_in_a_row = 0
+            self._on_settled(settled)
+
+    def _on_failed(self, record: Record, generation: int, error: BaseException) -> None:
+        """On kafka-python's thread: the publisher shall send it again."""
+        self._queue.put(_Again(record, error, generation))
+
+    def _take_back(self, again: _Again) -> None:
+        self._retried += 1
+        self._loss_warning.say(
+            "Kafka did not take %d record(s), sent again: %s", self._retried, words(again.error)
+        )
+        if again.generation == self._generation:  # else that producer has been replaced already
+            self._drop_producer()
+            self._stopped.wait(_pause_after(self._failures_in_a_row))
+            self._failures_in_a_row += 1
+
+    def _drop_producer(self) -> None:
+        """Close the producer without waiting: each record in it fails, and comes back to be sent again."""
+        if self._producer is not None:
+            self._generation += 1
+            _close_at_once(self._producer)
+            self._producer = None
+
+
+class _Partitioner(DefaultPartitioner):  # type: ignore[misc]  # kafka-python has no types
+    """kafka-python's own, but a key's hash, which is pure Python there, is worked out once."""
+
+    def __init__(self) -> None:
+        self._hashes: dict[bytes, int] = {}
+
+    def partition(
+        self,
+        topic: str,
+        key: Any,
+        serialized_key: bytes | None,
+        value: Any,
+        serialized_value: Any,
+        cluster: Any,
+    ) -> int | None:
+        if serialized_key is None:
+            chosen: int | None = super().partition(topic, key, None, value, serialized_value, cluster)
+            return chosen
+        hashed = self._hashes.get(serialized_key)
+        if hashed is None:
+            hashed = self._hashes[serialized_key] = murmur2(serialized_key) & 0x7FFFFFFF
+        partitions: set[int] | None = cluster.partitions_for_topic(topic)
+        if not partitions:
+            raise ValueError(f"topic {topic} has no partitions")
+        return sorted(partitions)[hashed % len(partitions)]
+
+
+def _close_at_once(producer: Any) -> None:
+    try:
+        producer.close(timeout=0)
+    except errors.KafkaTimeoutError:
+        # kafka-python 3.0.12: close() flushes first, and if that times out it raises before its thread is
+        # stopped, which then goes on for ever, and at exit raises once more.
+        producer._sender.force_close()  # noqa: SLF001
+
+
+def _connect(bootstrap: str) -> KafkaProducer:
+    """A producer that keeps the order of each partition and never gives up a record while it is sound."""
+    return KafkaProducer(
+        **python_options(bootstrap),
+        client_id=CLIENT_ID,
+        enable_idempotence=True,
+        acks="all",
+        linger_ms=LINGER_MS,
+        batch_size=BATCH_BYTES,
+        delivery_timeout_ms=DELIVERY_TIMEOUT_MS,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+        max_block_ms=_METADATA_MS,
+        bootstrap_timeout_ms=_BOOTSTRAP_MS,
+        reconnect_backoff_max_ms=RECONNECT_MAX_MS,
+        partitioner=_Partitioner(),
+        allow_auto_create_topics=False,
+        metrics_enabled=False,
+    )

@@ -62,40 +62,6 @@ def python_options(bootstrap: str) -> dict[str, Any]:
     return options
 
 
-def confluent_options(bootstrap: str) -> dict[str, Any]:
-    """The same for librdkafka."""
-    security = security_of(bootstrap)
-    options: dict[str, Any] = {
-        "bootstrap.servers": str(bootstrap),
-        "security.protocol": str(security.protocol),
-    }
-    if security.protocol is not KafkaProtocol.PLAINTEXT:
-        options |= {
-            "enable.ssl.certificate.verification": True,
-            "ssl.endpoint.identification.algorithm": "https",
-        }
-        if security.authorities:
-            options["ssl.ca.pem"] = security.authorities
-    if security.protocol is KafkaProtocol.SASL_SSL:
-        options |= {
-            "sasl.mechanism": str(security.mechanism),
-            "sasl.username": security.username,
-            "sasl.password": security.password,
-        }
-    return options
-
-
-def confluent_advice(name: str, text: str) -> str | None:
-    """What to look at after an error of librdkafka's, by its name and its words; None where it is neither TLS
-    nor a password that failed.
-    """
-    if name == "_SSL" or "SSL routines" in text:
-        return f"look at {_CA}, {_BOOTSTRAP} and {_PROTOCOL}, or at Kafka's certificate"
-    if name == "_AUTHENTICATION":
-        return f"look at {_USERNAME} and {_PASSWORD}"
-    return None
-
-
 def raise_if_refused(bootstrap: str, error: BaseException) -> None:
     """Raise KafkaRefusalError, naming the setting, where what keeps a client away will stay.
 

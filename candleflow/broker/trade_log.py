@@ -1,6 +1,6 @@
 """The trade log's writer: what is published reaches Kafka once acknowledged, in order, without a wait here.
 
-    event loop --records--> publisher --> Kafka's client: kafka-python's, or librdkafka
+    event loop --records--> publisher --> kafka-python
         ^------acknowledged, in batches--------'
 
 and all that once for trades and once for refused records: a record that Kafka itself refuses, say for its
@@ -8,12 +8,11 @@ size, makes kafka-python 3.0.12 fail everything else in the same producer, so a 
 able to harm trades. Notes (events of gaps) go with the trades; they are few, and whoever writes one waits
 for it.
 
-What a client is asked to do is in ``publisher``; each has a module of its own. No client's buffer is bounded
-as we want it: so ``TradeLog`` counts what is in flight, and whoever publishes waits for room
-(``wait_for_room``) once the bound is reached.
+kafka-python's buffer has no bound: so ``TradeLog`` counts what is in flight, and whoever publishes waits for
+room (``wait_for_room``) once the bound is reached.
 
-A record is in flight until Kafka has acknowledged it. The clients retry by themselves for as good as ever;
-what one gives up all the same is logged, counted and sent again. A record can reach the log twice that way,
+A record is in flight until Kafka has acknowledged it. kafka-python retries by itself for days; what it gives
+up all the same is logged, counted and sent again. A record can reach the log twice that way,
 but while this process lives it can't be lost; readers drop the second by its trade id.
 """
 
@@ -26,9 +25,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from candleflow.broker.kafka_python_publisher import KafkaPythonPublisher
-from candleflow.broker.publisher import Kind, OnSettled, Publisher, Receipt, Record
-from candleflow.settings import KafkaClient
+from candleflow.broker.publisher import Kind, Publisher, Receipt, Record
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +57,6 @@ class TradeLog:
         *,
         max_in_flight: int,
         now_ms: Callable[[], int],
-        client: KafkaClient = KafkaClient.KAFKA_PYTHON,
     ) -> None:
         self._topic = topic
         self._rejected_topic = rejected_topic
@@ -79,8 +75,8 @@ class TradeLog:
         self._settled: deque[Sequence[Record]] = deque()
         self._collecting = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._trades = _publisher(client, bootstrap, now_ms, self._on_settled)
-        self._refused = _publisher(client, bootstrap, now_ms, self._on_settled)
+        self._trades = Publisher(bootstrap, now_ms, self._on_settled)
+        self._refused = Publisher(bootstrap, now_ms, self._on_settled)
 
     def start(self) -> None:
         """Start the publishers; call it on the event loop."""
@@ -229,14 +225,3 @@ class TradeLog:
         ):
             self._has_room.set()
             _log.info("Kafka acknowledges again: reading goes on")
-
-
-def _publisher(
-    client: KafkaClient, bootstrap: str, now_ms: Callable[[], int], on_settled: OnSettled
-) -> Publisher:
-    if client is KafkaClient.CONFLUENT:
-        # Imported here, as it need not be installed: the settings have seen to it that it is.
-        from candleflow.broker.confluent_publisher import ConfluentPublisher
-
-        return ConfluentPublisher(bootstrap, now_ms, on_settled)
-    return KafkaPythonPublisher(bootstrap, now_ms, on_settled)

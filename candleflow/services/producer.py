@@ -105,7 +105,6 @@ class Producer:
             settings.rejected_topic,
             max_in_flight=settings.max_in_flight,
             now_ms=self._clock.record_ms,
-            client=settings.kafka_client,
         )
         self._history = TradeHistory(self._addresses.rest)
         self._can_fill = bool(self._addresses.rest) and settings.fill_hours > 0

@@ -1,4 +1,4 @@
-"""The trade log against a real broker, sound, stopped, killed and away, with each client of Kafka's."""
+"""The trade log against a real broker: running, stopped, killed and away."""
 
 from __future__ import annotations
 
@@ -10,34 +10,28 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from confluent_kafka import KafkaError
 from kafka import errors
 from kafka.admin import KafkaAdminClient
 
-from candleflow.broker import confluent_publisher, kafka_python_publisher
+from candleflow.broker import publisher
 from candleflow.broker.topics import ensure_topics
 from candleflow.broker.trade_log import BYTES_PER_RECORD, REJECTED_LIMIT_BYTES, TradeLog
-from candleflow.settings import KafkaClient
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.process import free_port
 from tests.broker.reading import read
 
 DEADLINE_SECONDS = 120.0
 NOW_MS = 1_795_348_800_123
-FATAL = KafkaError(KafkaError._FATAL, "made up", fatal=True)
 
 
 @asynccontextmanager
 async def trade_log(
-    client: KafkaClient,
     bootstrap: str,
     topic: str,
     max_in_flight: int = 10_000,
     now_ms: Callable[[], int] = lambda: NOW_MS,
 ) -> AsyncIterator[TradeLog]:
-    log = TradeLog(
-        bootstrap, topic, f"{topic}.rejected", max_in_flight=max_in_flight, now_ms=now_ms, client=client
-    )
+    log = TradeLog(bootstrap, topic, f"{topic}.rejected", max_in_flight=max_in_flight, now_ms=now_ms)
     log.start()
     try:
         yield log
@@ -62,12 +56,6 @@ def numbers(bootstrap: str, topic: str, count: int) -> list[int]:
     return [int(record.value) for record in read(bootstrap, topic, count)]
 
 
-@pytest.fixture(params=KafkaClient)
-def client(request: pytest.FixtureRequest) -> KafkaClient:
-    client: KafkaClient = request.param
-    return client
-
-
 @pytest.fixture
 def made(kafka_bootstrap: str, topic: str) -> str:
     # Kept for ten years, as NOW_MS is some day past: Kafka would delete the records within the test.
@@ -86,9 +74,9 @@ def let_run(server: KafkaServer) -> None:
 
 
 async def test_a_record_is_the_payload_under_its_symbol_at_the_time_given(
-    client: KafkaClient, kafka_bootstrap: str, made: str
+    kafka_bootstrap: str, made: str
 ) -> None:
-    async with trade_log(client, kafka_bootstrap, made) as log:
+    async with trade_log(kafka_bootstrap, made) as log:
         log.publish("ETHUSDT", b'{"e":"trade"}')
         assert await log.flush(DEADLINE_SECONDS) == 0
         assert (log.published, log.rejected, log.in_flight) == (1, 0, 0)
@@ -97,20 +85,16 @@ async def test_a_record_is_the_payload_under_its_symbol_at_the_time_given(
     assert record.timestamp_type == 0, "CreateTime"
 
 
-async def test_many_records_come_once_and_in_order(
-    client: KafkaClient, kafka_bootstrap: str, made: str
-) -> None:
-    async with trade_log(client, kafka_bootstrap, made, max_in_flight=1_000) as log:
+async def test_many_records_come_once_and_in_order(kafka_bootstrap: str, made: str) -> None:
+    async with trade_log(kafka_bootstrap, made, max_in_flight=1_000) as log:
         await publish(log, 0, 20_000)
         assert await log.flush(DEADLINE_SECONDS) == 0
         assert log.published == 20_000
     assert await asyncio.to_thread(numbers, kafka_bootstrap, made, 20_000) == list(range(20_000))
 
 
-async def test_a_refused_record_is_kept_with_its_reason_and_origin(
-    client: KafkaClient, kafka_bootstrap: str, made: str
-) -> None:
-    async with trade_log(client, kafka_bootstrap, made) as log:
+async def test_a_refused_record_is_kept_with_its_reason_and_origin(kafka_bootstrap: str, made: str) -> None:
+    async with trade_log(kafka_bootstrap, made) as log:
         log.reject(b"{", "not JSON")
         await log.flush(DEADLINE_SECONDS)
         assert (log.published, log.rejected) == (0, 1)
@@ -129,14 +113,13 @@ async def test_a_refused_record_is_kept_with_its_reason_and_origin(
     ],
 )
 async def test_a_long_refused_record_is_cut_and_its_length_told(
-    client: KafkaClient,
     kafka_bootstrap: str,
     made: str,
     record: bytes,
     length: int | None,
     truncated_from: bytes | None,
 ) -> None:
-    async with trade_log(client, kafka_bootstrap, made) as log:
+    async with trade_log(kafka_bootstrap, made) as log:
         log.reject(record, "record too long", length=length)
         await log.flush(DEADLINE_SECONDS)
     (kept,) = await asyncio.to_thread(read, kafka_bootstrap, f"{made}.rejected", 1)
@@ -145,9 +128,9 @@ async def test_a_long_refused_record_is_cut_and_its_length_told(
 
 
 async def test_with_kafka_away_the_bound_holds_and_the_loop_runs_freely(
-    client: KafkaClient, topic: str, caplog: pytest.LogCaptureFixture
+    topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with trade_log(client, f"127.0.0.1:{free_port()}", topic, max_in_flight=500) as log:
+    async with trade_log(f"127.0.0.1:{free_port()}", topic, max_in_flight=500) as log:
         began_at = time.monotonic()
         publishing = asyncio.create_task(publish(log, 0, 10_000))
         await until(lambda: log.is_full)
@@ -166,10 +149,8 @@ async def test_with_kafka_away_the_bound_holds_and_the_loop_runs_freely(
     assert "Traceback" not in caplog.text
 
 
-async def test_long_records_reach_the_bound_in_bytes_before_that_in_number(
-    client: KafkaClient, topic: str
-) -> None:
-    async with trade_log(client, f"127.0.0.1:{free_port()}", topic, max_in_flight=1_000) as log:
+async def test_long_records_reach_the_bound_in_bytes_before_that_in_number(topic: str) -> None:
+    async with trade_log(f"127.0.0.1:{free_port()}", topic, max_in_flight=1_000) as log:
         count = 0
         while not log.is_full:
             log.reject(b"x" * 100_000, "record too long")
@@ -177,22 +158,18 @@ async def test_long_records_reach_the_bound_in_bytes_before_that_in_number(
         assert count == -(-1_000 * BYTES_PER_RECORD // REJECTED_LIMIT_BYTES)
 
 
-async def test_with_kafka_away_closing_takes_no_ten_seconds_and_tells_what_is_left(
-    client: KafkaClient, topic: str
-) -> None:
+async def test_with_kafka_away_closing_takes_no_ten_seconds_and_tells_what_is_left(topic: str) -> None:
     began_at = time.monotonic()
-    async with trade_log(client, f"127.0.0.1:{free_port()}", topic) as log:
+    async with trade_log(f"127.0.0.1:{free_port()}", topic) as log:
         await publish(log, 0, 100)
         assert await log.flush(1.0) == 100
     assert time.monotonic() - began_at < 8
 
 
 @pytest.mark.slow
-async def test_a_broker_that_stands_still_is_waited_for_and_nothing_is_lost(
-    client: KafkaClient, own_broker: KafkaServer
-) -> None:
+async def test_a_broker_that_stands_still_is_waited_for_and_nothing_is_lost(own_broker: KafkaServer) -> None:
     ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 87_600)
-    async with trade_log(client, own_broker.bootstrap, "trades", max_in_flight=2_000) as log:
+    async with trade_log(own_broker.bootstrap, "trades", max_in_flight=2_000) as log:
         await publish(log, 0, 1_000)
         await until(lambda: log.published == 1_000)
         stop_running(own_broker)
@@ -208,10 +185,10 @@ async def test_a_broker_that_stands_still_is_waited_for_and_nothing_is_lost(
 
 @pytest.mark.slow
 async def test_a_broker_killed_twice_while_data_flow_has_every_acknowledged_record(
-    client: KafkaClient, own_broker: KafkaServer
+    own_broker: KafkaServer,
 ) -> None:
     ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 87_600)
-    async with trade_log(client, own_broker.bootstrap, "trades", max_in_flight=2_000) as log:
+    async with trade_log(own_broker.bootstrap, "trades", max_in_flight=2_000) as log:
         publishing = asyncio.create_task(publish(log, 0, 30_000))
         for goal in (3_000, 12_000):
             await until(lambda goal=goal: log.published >= goal)  # type: ignore[misc]
@@ -225,11 +202,9 @@ async def test_a_broker_killed_twice_while_data_flow_has_every_acknowledged_reco
     assert sorted(set(found)) == list(range(30_000))
 
 
-async def test_a_topic_deleted_and_made_anew_gets_what_was_in_flight(
-    client: KafkaClient, kafka_bootstrap: str, made: str
-) -> None:
+async def test_a_topic_deleted_and_made_anew_gets_what_was_in_flight(kafka_bootstrap: str, made: str) -> None:
     """Which the processor then refuses to mix with the old: that is its affair, and losing it is nobody's."""
-    async with trade_log(client, kafka_bootstrap, made) as log:
+    async with trade_log(kafka_bootstrap, made) as log:
         await publish(log, 0, 10)
         assert await log.flush(DEADLINE_SECONDS) == 0
         admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
@@ -244,18 +219,15 @@ async def test_a_topic_deleted_and_made_anew_gets_what_was_in_flight(
 
 @pytest.mark.slow
 async def test_what_the_client_gives_up_is_sent_again(
-    client: KafkaClient,
     own_broker: KafkaServer,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """With a delivery timeout that real settings never have, batches expire while the broker stands still."""
-    monkeypatch.setattr(kafka_python_publisher, "DELIVERY_TIMEOUT_MS", 1_000)
-    monkeypatch.setattr(kafka_python_publisher, "REQUEST_TIMEOUT_MS", 900)
-    monkeypatch.setattr(confluent_publisher, "MESSAGE_TIMEOUT_MS", 1_000)
-    monkeypatch.setattr(confluent_publisher, "REQUEST_TIMEOUT_MS", 900)
+    monkeypatch.setattr(publisher, "DELIVERY_TIMEOUT_MS", 1_000)
+    monkeypatch.setattr(publisher, "REQUEST_TIMEOUT_MS", 900)
     ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 87_600)
-    async with trade_log(client, own_broker.bootstrap, "trades") as log:
+    async with trade_log(own_broker.bootstrap, "trades") as log:
         await publish(log, 0, 100)
         assert await log.flush(DEADLINE_SECONDS) == 0
         stop_running(own_broker)
@@ -273,7 +245,7 @@ async def test_what_the_client_gives_up_is_sent_again(
 
 
 async def test_a_record_that_kafka_refuses_keeps_the_others_flowing(
-    client: KafkaClient, kafka_bootstrap: str, topic: str, caplog: pytest.LogCaptureFixture
+    kafka_bootstrap: str, topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
     admin.create_topics(
@@ -287,57 +259,24 @@ async def test_a_record_that_kafka_refuses_keeps_the_others_flowing(
         }
     )
     admin.close()
-    refusal = {
-        KafkaClient.KAFKA_PYTHON: errors.MessageSizeTooLargeError.__name__,
-        KafkaClient.CONFLUENT: "MSG_SIZE_TOO_LARGE",
-    }
-    async with trade_log(client, kafka_bootstrap, topic) as log:
+    async with trade_log(kafka_bootstrap, topic) as log:
         log.reject(b"x" * 1_000, "not JSON")
         await publish(log, 0, 1_000)
         await until(lambda: log.published == 1_000)
-        await until(lambda: refusal[client] in caplog.text)
+        await until(lambda: errors.MessageSizeTooLargeError.__name__ in caplog.text)
         assert (log.rejected, log.in_flight) == (0, 1)
 
 
-async def test_a_symbol_is_in_one_partition_whichever_client_writes_it(
-    kafka_bootstrap: str, topic: str
-) -> None:
+async def test_a_symbol_is_in_one_partition(kafka_bootstrap: str, topic: str) -> None:
     ensure_topics(kafka_bootstrap, [topic, f"{topic}.rejected"], 7, 1, 87_600)
     symbols = [f"{letter}{number}USDT" for letter in ("A", "BC", "DEF") for number in range(20)]
-    for client in KafkaClient:
-        async with trade_log(client, kafka_bootstrap, topic) as log:
-            for number in range(10):
-                for symbol in symbols:
-                    log.publish(symbol, b"%d" % number)
-            assert await log.flush(DEADLINE_SECONDS) == 0
+    async with trade_log(kafka_bootstrap, topic) as log:
+        for number in range(10):
+            for symbol in symbols:
+                log.publish(symbol, b"%d" % number)
+        assert await log.flush(DEADLINE_SECONDS) == 0
     found: dict[bytes, dict[int, list[int]]] = {}
-    for record in await asyncio.to_thread(read, kafka_bootstrap, topic, 20 * len(symbols)):
+    for record in await asyncio.to_thread(read, kafka_bootstrap, topic, 10 * len(symbols)):
         found.setdefault(record.key, {}).setdefault(record.partition, []).append(int(record.value))
-    assert [list(partitions.values()) for partitions in found.values()] == [[[*range(10), *range(10)]]] * len(
-        symbols
-    )
+    assert [list(partitions.values()) for partitions in found.values()] == [[[*range(10)]]] * len(symbols)
     assert len({partition for partitions in found.values() for partition in partitions}) == 7
-
-
-async def test_after_a_fatal_error_a_new_producer_sends_what_was_in_flight(
-    own_broker: KafkaServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Of librdkafka's: an error that it does not go on after."""
-    ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 87_600)
-    async with trade_log(KafkaClient.CONFLUENT, own_broker.bootstrap, "trades") as log:
-        await publish(log, 0, 100)
-        assert await log.flush(DEADLINE_SECONDS) == 0
-        stop_running(own_broker)
-        await publish(log, 100, 1_000)
-        publisher = log._trades
-        assert isinstance(publisher, confluent_publisher.ConfluentPublisher)
-        await until(lambda: publisher._in_flight > 0)
-        publisher._on_error(FATAL)
-        await until(lambda: log.retried > 0)
-        let_run(own_broker)
-        await publish(log, 1_000, 1_100)
-        assert await log.flush(DEADLINE_SECONDS) == 0
-        assert log.published == 1_100
-    found = await asyncio.to_thread(numbers, own_broker.bootstrap, "trades", 1_100)
-    assert sorted(set(found)) == list(range(1_100))
-    assert "sent again" in caplog.text

@@ -20,7 +20,6 @@ from candleflow.exchange.simulated_market import SeededMarket
 from candleflow.exchange.simulator import Faults, Simulator, Timing
 from candleflow.market.trade_ids import TradeIds
 from candleflow.services.producer import Producer
-from candleflow.settings import KafkaClient
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.process import free_port
 from tests import oracle
@@ -60,9 +59,8 @@ def recorded(file: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.skipif(not oracle.TRADES_ONLY.exists(), reason=oracle.ABSENT)
-@pytest.mark.parametrize("client", KafkaClient)
 async def test_each_recorded_trade_reaches_the_topic_once_in_order_and_unchanged(
-    tmp_path: Path, kafka_bootstrap: str, client: KafkaClient
+    tmp_path: Path, kafka_bootstrap: str
 ) -> None:
     tail, refused = Tail(kafka_bootstrap, "trades"), Tail(kafka_bootstrap, REJECTED)
     expected = recorded(oracle.TRADES_ONLY)
@@ -75,7 +73,7 @@ async def test_each_recorded_trade_reaches_the_topic_once_in_order_and_unchanged
             exchange_rest_url=simulator.rest_url,
             symbols=("BTCUSDT", "ETHUSDT"),
         )
-        process = spawn(settings, CANDLEFLOW_KAFKA_CLIENT=client)
+        process = spawn(settings)
         await until(lambda: published_until_now(settings) == count or process.poll() is not None)
         process.send_signal(signal.SIGTERM)
         status, said, seconds = await end_of(process)
@@ -236,12 +234,11 @@ async def test_with_the_broker_standing_still_pings_are_answered_and_nothing_is_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("client", KafkaClient)
 async def test_a_broker_killed_and_started_again_while_data_flow_misses_no_trade(
-    tmp_path: Path, own_broker: KafkaServer, client: KafkaClient
+    tmp_path: Path, own_broker: KafkaServer
 ) -> None:
     async with Simulator(SeededMarket(1, 300, ["BTCUSDT"])) as simulator:
-        settings = settings_for(tmp_path, own_broker.bootstrap, simulator.ws_url, kafka_client=client)
+        settings = settings_for(tmp_path, own_broker.bootstrap, simulator.ws_url)
         async with producing(settings) as producer:
             await until(lambda: producer.counts()["published"] > 300)
             own_broker.kill()
@@ -276,13 +273,12 @@ async def test_the_bound_in_flight_holds_reading_back_and_says_so(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("client", KafkaClient)
 async def test_a_stop_with_the_broker_away_takes_no_ten_seconds_and_counts_what_is_left(
-    tmp_path: Path, own_broker: KafkaServer, client: KafkaClient
+    tmp_path: Path, own_broker: KafkaServer
 ) -> None:
     async with Simulator(SeededMarket(1, 300, ["BTCUSDT"])) as simulator:
         settings = settings_for(tmp_path, own_broker.bootstrap, simulator.ws_url)
-        process = spawn(settings, CANDLEFLOW_KAFKA_CLIENT=client)
+        process = spawn(settings)
         await until(lambda: published_until_now(settings) > 100 or process.poll() is not None)
         own_broker.kill()
         await until(lambda: last_heartbeat(settings).counts.get("in_flight", 0) > 100)

@@ -11,7 +11,7 @@ import confluent_kafka.admin
 import kafka
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from candleflow.broker.security import confluent_options
+from candleflow.broker.security import security_of
 from candleflow.broker.topics import consumer_of_no_group
 
 admin_module: Any = confluent_kafka.admin  # half of its names are typed, and not as what they are
@@ -108,7 +108,16 @@ def set_credentials(bootstrap: str, user: str) -> str | None:
 
 
 def _options(bootstrap: str) -> dict[str, Any]:
-    return {**confluent_options(bootstrap), "log_level": 0}
+    security = security_of(bootstrap)
+    return {
+        "bootstrap.servers": str(bootstrap),
+        "security.protocol": str(security.protocol),
+        "ssl.ca.pem": security.authorities,
+        "sasl.mechanism": str(security.mechanism),
+        "sasl.username": security.username,
+        "sasl.password": security.password,
+        "log_level": 0,
+    }
 
 
 def _configure(bootstrap: str, kind: Any, name: str, key: str, value: str) -> str | None:

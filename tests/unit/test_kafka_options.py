@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from candleflow.broker.security import confluent_options, python_options
+from candleflow.broker.security import python_options
 from candleflow.engine.kafka_options import kafka_options
 from candleflow.engine.session import join_session
 from candleflow.errors import StackError
@@ -28,10 +28,6 @@ def test_a_plain_address_has_no_options_of_tls() -> None:
     assert python_options("one:9092,two:9092") == {
         "bootstrap_servers": ["one:9092", "two:9092"], "security_protocol": "PLAINTEXT"
     }  # fmt: skip
-    assert confluent_options("one:9092") == {
-        "bootstrap.servers": "one:9092",
-        "security.protocol": "PLAINTEXT",
-    }
 
 
 def test_spark_is_told_of_certificates_name_and_password() -> None:
@@ -51,19 +47,11 @@ def test_spark_is_told_of_certificates_name_and_password() -> None:
 
 def test_without_a_name_no_password_goes() -> None:
     assert "secret" not in str(kafka_options(address(KafkaProtocol.SSL)))
-    assert "secret" not in str(confluent_options(address(KafkaProtocol.SSL)))
 
 
 def test_a_password_can_not_end_its_quotes() -> None:
     found = kafka_options(address(KafkaProtocol.SASL_SSL, '"; other \\'))["kafka.sasl.jaas.config"]
     assert found.endswith('password="\\"; other \\\\";')
-
-
-def test_librdkafka_verifies_certificate_and_name() -> None:
-    found = confluent_options(address(KafkaProtocol.SASL_SSL))
-    assert found["enable.ssl.certificate.verification"] is True
-    assert found["ssl.endpoint.identification.algorithm"] == "https"
-    assert found["ssl.ca.pem"] == CERTIFICATES
 
 
 def test_without_spark_submit_there_is_no_session_to_join(monkeypatch: pytest.MonkeyPatch) -> None:

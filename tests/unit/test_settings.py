@@ -8,7 +8,7 @@ import pytest
 
 from candleflow import settings as module
 from candleflow.errors import SettingError
-from candleflow.settings import Exchange, KafkaClient, Venue, describe, load, unknown_names
+from candleflow.settings import Exchange, Venue, describe, load, unknown_names
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,6 @@ WRONG = [
     ("KAFKA_BOOTSTRAP", "localhost:0", "must be host:port"),
     ("KAFKA_BOOTSTRAP", "localhost:9092,", "must be host:port"),
     ("KAFKA_BOOTSTRAP", "localhost:65536", "must be host:port"),
-    ("KAFKA_CLIENT", "librdkafka", "'kafka-python' or 'confluent'"),
     ("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT", "'PLAINTEXT', 'SSL' or 'SASL_SSL'"),
     ("KAFKA_SASL_MECHANISM", "PLAIN", "'SCRAM-SHA-512' or 'SCRAM-SHA-256'"),
     ("POSTGRES_SSLMODE", "prefer", "'disable', 'require', 'verify-ca' or 'verify-full'"),
@@ -216,21 +215,6 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert settings.dashboard_port == 8_501
     assert settings.windows.interval == "5s"
     assert load(slide_seconds=1).windows.interval == "5s/1s"
-
-
-def test_a_client_that_is_not_installed_is_named_with_the_command_that_installs_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda _: None)
-    monkeypatch.setenv("CANDLEFLOW_KAFKA_CLIENT", "confluent")
-    with pytest.raises(SettingError) as caught:
-        load()
-    assert str(caught.value).startswith(
-        "CANDLEFLOW_KAFKA_CLIENT='confluent': confluent-kafka isn't installed"
-    )
-    assert "pip install -r requirements-confluent.lock" in str(caught.value)
-    monkeypatch.setenv("CANDLEFLOW_KAFKA_CLIENT", "kafka-python")
-    assert load().kafka_client is KafkaClient.KAFKA_PYTHON
 
 
 TOGETHER = [
