@@ -8,9 +8,8 @@ It starts a Kafka, an exchange that plays frames made beforehand (``bench.frames
 processes of their own, on free ports and in a temporary folder, and reads the producer's heartbeat. Beside
 the producer stand, in one process each, with the same payloads and no WebSocket: kafka-python alone, which is
 its ceiling, and awaiting each record's acknowledgement before the next one is sent, as cryptofeed does.
-Of the other parts, reading the WebSocket and decoding what it brings, the ceilings are told
-too, and what websockets takes by itself. The ratios are of one run; ``us each`` is the processor's time,
-which a busy machine changes least.
+Reading the WebSocket and decoding what it brings are measured by themselves too. The ratios are of one run;
+``us each`` is the processor's time, which a busy machine changes least.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,13 +31,12 @@ from typing import Final
 
 import psutil
 from kafka import KafkaProducer
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 
 from bench import machine, servers
 from bench.frames import SYMBOLS, payloads
 from candleflow.broker import publisher
 from candleflow.broker.topics import ensure_topics
-from candleflow.exchange.frames import FrameConnection
 from candleflow.exchange.messages import TradeMessage, decode
 from candleflow.stack.process import free_port
 from candleflow.telemetry import Heartbeat, read_heartbeat
@@ -190,9 +188,8 @@ def awaited(bootstrap: str, topic: str, trades: int) -> Figure:
 class Reading(StrEnum):
     """What is done with the WebSocket alone, without Kafka."""
 
-    BY_WEBSOCKETS = "websockets alone, a message at a time"
-    AS_OURS = "reading as the producer does"
-    DECODING = "reading and decoding so"
+    READING = "websockets alone"
+    DECODING = "websockets and decoding"
 
 
 def reading(url: str, trades: int, how: Reading) -> Figure:
@@ -201,28 +198,19 @@ def reading(url: str, trades: int, how: Reading) -> Figure:
 
 async def _read(url: str, trades: int, how: Reading) -> Figure:
     found: list[Figure] = []
-    kind = ClientConnection if how is Reading.BY_WEBSOCKETS else FrameConnection
-    async with connect(
-        url, compression=None, ping_interval=None, max_queue=(256, 64), create_connection=kind
-    ) as socket:
-        left = trades
+    async with connect(url, compression=None, ping_interval=None, max_queue=(256, 64)) as socket:
         with _measured(trades, found):
-            while left:
-                if isinstance(socket, FrameConnection):
-                    frames = await socket.receive()
-                else:
-                    frames = [await socket.recv(decode=False)]
+            for _ in range(trades):
+                frame = await socket.recv(decode=False)
                 if how is Reading.DECODING:
-                    _decode(frames)
-                left -= len(frames)
+                    _decode(frame)
     return found[0]
 
 
-def _decode(frames: Sequence[bytes]) -> None:
-    for frame in frames:
-        message = decode(frame, _SYMBOLS, _FAR_FUTURE_US, 0)
-        if not isinstance(message, TradeMessage):
-            raise TypeError(f"no trade: {frame!r}")  # an exit would leave the pool waiting for ever
+def _decode(frame: bytes) -> None:
+    message = decode(frame, _SYMBOLS, _FAR_FUTURE_US, 0)
+    if not isinstance(message, TradeMessage):
+        raise TypeError(f"no trade: {frame!r}")  # an exit would leave the pool waiting for ever
 
 
 def read_ceiling(trades: int, how: Reading) -> Figure:

@@ -19,16 +19,15 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import SystemRandom
-from typing import Final, TypeAlias, TypeGuard, cast
+from typing import Final, TypeAlias, TypeGuard
 from urllib.parse import urlsplit
 
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, PayloadTooBig, WebSocketException
 from websockets.frames import CloseCode
 
 from candleflow.errors import ExchangeError
 from candleflow.exchange import tls
-from candleflow.exchange.frames import FrameConnection
 from candleflow.exchange.messages import (
     TRADE_SUFFIX,
     ControlReply,
@@ -59,6 +58,8 @@ OVERLAP_SECONDS: Final = 1.0
 
 _RANDOM: Final = SystemRandom()
 _CLOSE_SECONDS: Final = 3.0
+_MAX_QUEUE: Final = (256, 64)
+"""Frames buffered by websockets above which it stops reading the socket, and below which it resumes."""
 # websockets' server, like many, takes a request line of 8,192 bytes; longer lists of streams are subscribed.
 _PATH_BYTES: Final = 7_500
 # A SUBSCRIBE names this many streams: 20 characters each stay below 4 kB. Four a second: Binance ends a
@@ -75,25 +76,24 @@ class TooLong:
 
 
 Received: TypeAlias = TradeMessage | Rejected | OtherStream | TooLong
-OnMessages: TypeAlias = Callable[[Sequence[Received]], Awaitable[None]]
+OnMessage: TypeAlias = Callable[[Received], Awaitable[None]]
 OnConnected: TypeAlias = Callable[[Sequence[str]], None]
 
 
 class TradeStream:
-    """Follows ``symbols`` at the first of ``base_urls`` that answers; hands every message to ``on_messages``.
+    """Follows ``symbols`` at the first of ``base_urls`` that answers; hands every message to ``on_message``.
 
-    It gets those that came together at once, in their order, and may wait: reading from that connection then
-    waits too. ``now_us`` is the present in
-    microseconds since the epoch by the exchange's clock; a trade more than ``max_future_us`` ahead of it is
-    rejected. ``on_connected`` is called with the symbols that a new connection is about to bring.
-    ``advice`` is said once in each outage in which no address can be reached.
+    It gets them one by one, in their order, and may wait: reading from that connection then waits too.
+    ``now_us`` is the present in microseconds since the epoch by the exchange's clock; a trade more than
+    ``max_future_us`` ahead of it is rejected. ``on_connected`` is called with the symbols that a new
+    connection is about to bring. ``advice`` is logged once in each outage in which no address can be reached.
     """
 
     def __init__(
         self,
         base_urls: Sequence[str],
         symbols: Collection[str],
-        on_messages: OnMessages,
+        on_message: OnMessage,
         *,
         rotation: Rotation,
         max_streams: int,
@@ -107,7 +107,7 @@ class TradeStream:
     ) -> None:
         self._base_urls = tuple(base_urls)
         self._symbols = frozenset(symbols)
-        self._on_messages = on_messages
+        self._on_message = on_message
         self._rotation = rotation
         self._max_future_us = max_future_us
         self._now_us = now_us
@@ -135,7 +135,7 @@ class TradeStream:
         return sum(feed.reconnects for feed in self._feeds)
 
     async def run(self) -> None:
-        """Follow until cancelled. Raises ExchangeError where no attempt can help; what on_messages raises."""
+        """Follow until cancelled. Raises ExchangeError where no attempt can help; what on_message raises."""
         tasks = [asyncio.create_task(feed.run()) for feed in self._feeds]
         try:
             await asyncio.gather(*tasks)
@@ -152,7 +152,7 @@ class TradeStream:
         base_url = self._base_urls[self._failed_in_a_row % len(self._base_urls)]
         in_path, subscribed = _split_by_path(streams)
         try:
-            opening = connect(
+            socket = await connect(
                 f"{base_url}/stream?streams={'/'.join(in_path)}",
                 open_timeout=OPEN_SECONDS,
                 close_timeout=_CLOSE_SECONDS,
@@ -163,9 +163,8 @@ class TradeStream:
                 ping_interval=None,
                 proxy=None if _is_local(base_url) else True,
                 ssl=tls.context_for(base_url),
-                create_connection=FrameConnection,
+                max_queue=_MAX_QUEUE,
             )
-            socket = cast("FrameConnection", await opening)  # what it was told to create
         except ImportError as error:
             raise ExchangeError(f"{base_url} can't be reached through the proxy: {error}") from error
         except (OSError, WebSocketException) as error:
@@ -173,11 +172,10 @@ class TradeStream:
             return None
         self._failed_in_a_row = 0
         self._on_connected([stream.removesuffix(TRADE_SUFFIX).upper() for stream in streams])
-        return _Connection(socket, base_url, subscribed, self._decode, self._on_messages)
+        return _Connection(socket, base_url, subscribed, self._decode, self._on_message)
 
-    def _decode(self, frames: Sequence[bytes]) -> list[Message]:
-        now_us = self._now_us()
-        return [decode(frame, self._symbols, now_us, self._max_future_us) for frame in frames]
+    def _decode(self, frame: bytes) -> Message:
+        return decode(frame, self._symbols, self._now_us(), self._max_future_us)
 
     @property
     def rotation(self) -> Rotation:
@@ -265,17 +263,17 @@ class _Connection:
 
     def __init__(
         self,
-        socket: FrameConnection,
+        socket: ClientConnection,
         base_url: str,
         to_subscribe: Sequence[str],
-        decode_frames: Callable[[Sequence[bytes]], list[Message]],
-        on_messages: OnMessages,
+        decode_frame: Callable[[bytes], Message],
+        on_message: OnMessage,
     ) -> None:
         self.base_url = base_url
         self.last_words = ""
         self._socket = socket
-        self._decode = decode_frames
-        self._on_messages = on_messages
+        self._decode = decode_frame
+        self._on_message = on_message
         self._requests = dict(enumerate(_lots(to_subscribe, _STREAMS_PER_SUBSCRIBE)))
         self._unanswered = set(self._requests)
         self._opened_at = time.monotonic()
@@ -346,12 +344,13 @@ class _Connection:
     async def _read(self) -> None:
         try:
             while True:
-                messages = self._decode(await self._socket.receive())
-                await self._hand_over([message for message in messages if self._is_for_others(message)])
+                message = self._decode(await self._socket.recv(decode=False))
+                if self._is_for_others(message):
+                    await self._hand_over(message)
         except ConnectionClosed as closed:
             self.last_words = self.last_words or f" ({_words(closed)})"
             if closed.sent is not None and closed.sent.code == CloseCode.MESSAGE_TOO_BIG:
-                await self._hand_over([TooLong(_length(closed))])
+                await self._hand_over(TooLong(_length(closed)))
         finally:
             self._is_doomed.set()
             self._is_ready.set()
@@ -369,16 +368,14 @@ class _Connection:
             return False
         return True
 
-    async def _hand_over(self, messages: Sequence[Received]) -> None:
-        if not messages:
-            return
+    async def _hand_over(self, message: Received) -> None:
         self._is_handing_over = True
         self._last_at = time.monotonic()
         if self._first_at is None:
             self._first_at = self._last_at
         if not self._unanswered:
             self._is_ready.set()
-        await self._on_messages(messages)
+        await self._on_message(message)
         self._last_at = time.monotonic()
         self._is_handing_over = False
 

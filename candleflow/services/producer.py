@@ -208,12 +208,12 @@ class Producer:
                 _log.error("%d records were not acknowledged by Kafka within %.0f s", left, FLUSH_SECONDS)
             _log.info("stopped: %s", _sentence(self._intake.counts()))
 
-    async def _take(self, messages: Sequence[Received]) -> None:
+    async def _take(self, message: Received) -> None:
         while (
             not self._gap_log.is_held
         ):  # as after a time of standing still: who is the one is found out anew
             await asyncio.sleep(RIGHT_SECONDS)
-        await self._intake.take(messages)
+        await self._intake.take((message,))
 
     async def _watch_right(self) -> None:
         """Raise what took the right to publish from us."""

@@ -46,11 +46,10 @@ class Heard:
         self.ids: dict[str, TradeIds] = {}
         self.twice = 0
 
-    async def take(self, messages: Sequence[Received]) -> None:
-        for message in messages:
-            self.messages.append(message)
-            if isinstance(message, TradeMessage):
-                self.twice += not self.ids.setdefault(message.symbol, TradeIds()).add(message.trade_id)
+    async def take(self, message: Received) -> None:
+        self.messages.append(message)
+        if isinstance(message, TradeMessage):
+            self.twice += not self.ids.setdefault(message.symbol, TradeIds()).add(message.trade_id)
 
     def trades(self) -> list[int]:
         return [one.trade_id for one in self.messages if isinstance(one, TradeMessage)]
@@ -452,9 +451,9 @@ async def test_pings_are_answered_while_handing_over_waits() -> None:
     heard, answered = Heard(), asyncio.Event()
     gate = asyncio.Event()
 
-    async def take(messages: Sequence[Received]) -> None:
+    async def take(message: Received) -> None:
         await gate.wait()
-        await heard.take(messages)
+        await heard.take(message)
 
     async def pings(connection: ServerConnection) -> None:
         await connection.send(frame(1))
@@ -475,9 +474,9 @@ async def test_pings_are_answered_while_handing_over_waits() -> None:
 async def test_while_we_ourselves_wait_a_connection_is_not_taken_for_silent() -> None:
     heard, gate = Heard(), asyncio.Event()
 
-    async def take(messages: Sequence[Received]) -> None:
+    async def take(message: Received) -> None:
         await gate.wait()
-        await heard.take(messages)
+        await heard.take(message)
 
     async with (
         scripted(sends(frame(1))) as (url, requests),
@@ -491,7 +490,7 @@ async def test_while_we_ourselves_wait_a_connection_is_not_taken_for_silent() ->
 
 
 async def test_a_defect_of_the_receiver_ends_the_stream_with_its_error() -> None:
-    async def take(_messages: Sequence[Received]) -> None:
+    async def take(_message: Received) -> None:
         raise ZeroDivisionError
 
     async with scripted(sends(frame(1))) as (url, _):
