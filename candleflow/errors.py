@@ -56,6 +56,10 @@ class StoreError(CandleflowError):
     """PostgreSQL can't be reached, or its schema isn't ours."""
 
 
+class UnknownOutcomeError(StoreError):
+    """PostgreSQL's reply to a change was cut off or late: the change may have been made, or not."""
+
+
 class LedgerError(StoreError):
     """The offsets in the store and the topic do not fit: names the command that mends it."""
 

@@ -28,7 +28,7 @@ class Source(StrEnum):
 class HistoryStore:
     """Loads history; safe to share among threads. A call raises StoreError while PostgreSQL can't answer.
 
-    Such a call may have been done nonetheless: made again, it then answers that all its ids are in.
+    After UnknownOutcomeError it may have been done: made again, it then answers that all its ids are in.
     """
 
     def __init__(self, dsn: Dsn, windows: Windows, *, seconds: float = QUERY_SECONDS) -> None:

@@ -121,7 +121,7 @@ class CandleMending:
         the roll-ups that hold ``since``. No roll-up is folded that overlaps a ``doubtful`` stretch: it may be
         all that shows what is right there.
         """
-        ((found,),) = self._rows(
+        ((found,),) = self._pool.rows(
             "SELECT replace_candles(%(symbol)s, %(since)s, %(until)s, %(seen)s, %(partials)s,"
             " %(doubtful)s, %(windows)s)",
             {
@@ -133,6 +133,7 @@ class CandleMending:
                 "doubtful": json.dumps(list(doubtful)),
                 "windows": self._windows,
             },
+            within_seconds=ANSWER_SECONDS,  # and never repeated: it would answer CHANGED to its own change
         )
         return Answer(
             Replaced(found["status"]), found.get("candles", 0), found.get("kept", 0), found.get("ids", "")
@@ -147,7 +148,8 @@ class CandleMending:
         return int(found)
 
     def _rows(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        return self._pool.rows(query, arguments, within_seconds=ANSWER_SECONDS)
+        """Of what only reads."""
+        return self._pool.rows(query, arguments, within_seconds=ANSWER_SECONDS, may_repeat=True)
 
     def close(self) -> None:
         """Close the idle connections; it may still be used."""

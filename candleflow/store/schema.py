@@ -47,7 +47,8 @@ AUDITOR_FUNCTIONS: Final = (
 )
 FORECASTER_FUNCTIONS: Final = ("drop_forecasts", "keep_forecasts", "score_forecasts")
 ALERTER_FUNCTIONS: Final = (
-    "claim_alerts", "current_schema_version", "decide_alerts", "note_deliveries", "take_deliveries"
+    "claim_alerts", "current_schema_version", "decide_alerts", "drop_alerts", "note_deliveries",
+    "take_deliveries",
 )  # fmt: skip
 EDITOR_FUNCTIONS: Final = ("add_alert_rule", "remove_alert_rule")
 

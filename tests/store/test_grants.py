@@ -68,13 +68,14 @@ READERS_NOT = [
 KEEPING = [
     "SELECT keep_forecasts('[]', '5s')",
     "SELECT score_forecasts('[]', '5s')",
-    "SELECT drop_forecasts(0)",
+    "SELECT drop_forecasts(0, 1)",
 ]
 EDITS = ["SELECT add_alert_rule('{}')", "SELECT remove_alert_rule(1)"]
 ALERTS = [
     "SELECT claim_alerts('me')",
     "SELECT decide_alerts(NULL, '[]')",
     "SELECT take_deliveries(NULL, 'phone', 1)",
+    "SELECT drop_alerts(1)",
     "SELECT note_deliveries('phone', '{}', 'sent', '', 0)",
 ]
 MENDS = [
