@@ -1,6 +1,7 @@
 """Alert rules, their states and the outbox, as the roles that may decide, edit and look.
 
-All changes by the functions of ``migrations/0004_alerts.sql`` and ``0010_alert_outcomes.sql``. Times are microseconds since the epoch, UTC.
+All changes by the functions of ``migrations/0004_alerts.sql`` and ``0010_alert_outcomes.sql``. Times are
+microseconds since the epoch, UTC.
 Rules and states are JSON objects here: what they mean is ``watch``'s business.
 """
 
@@ -207,8 +208,8 @@ class AlertBook:
     def take(self, channel: str, most: int) -> list[Delivery]:
         """The channel's next alerts that are due, marked as being sent from here on.
 
-        What is still marked so from before is unknown from here on: one thread takes and notes for a channel, so
-        the reply that named those alerts was lost, or what became of them was never noted.
+        What was marked so before is unknown from here on. One thread takes and notes for a channel, so the
+        reply that named those alerts was lost, or what became of them was never noted.
         """
         arguments = {"run": self._run_id, "channel": channel, "most": most}
         rows = self._once("SELECT * FROM take_deliveries(%(run)s, %(channel)s, %(most)s)", arguments)
@@ -217,7 +218,10 @@ class AlertBook:
     def note(
         self, channel: str, attempted: Sequence[Delivery], state: str, detail: str = "", due_in: float = 0
     ) -> None:
-        """What became of an attempt; ``due_in`` seconds until the next, where it is pending again. Idempotent."""
+        """What became of an attempt; ``due_in`` seconds until the next, where it is pending again.
+
+        Idempotent: noted once more, it changes nothing.
+        """
         self._rows(
             "SELECT note_deliveries(%(channel)s, %(attempted)s, %(state)s, %(detail)s, %(due_in)s)",
             {

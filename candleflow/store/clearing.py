@@ -22,8 +22,9 @@ class Clearing:
         self._most = self._batch = most
 
     def step(self, drop: Callable[[int], int]) -> bool:
-        """Delete one batch by ``drop``, which is told how many and says how many went; whether more may be left.
+        """Delete one batch by ``drop``, which is told the most and returns how many went.
 
+        Returns whether more may be left.
         Where it raises StoreError, a statement timeout above all, the next batch has half as many: what else
         the caller has to do doesn't depend on it.
         """

@@ -449,9 +449,9 @@ class Pool:
     ) -> Sequence[tuple[Any, ...]]:
         """All rows of a query, within QUERY_SECONDS or as long as is said.
 
-        ``may_repeat``: the query is idempotent, so it is asked again, on a new connection, where the reply of a
-        kept one was cut off. Any other is asked once: where its reply is cut off or late, PostgreSQL may have
-        done it, and UnknownOutcomeError says so. Raises StoreError for every other failure.
+        ``may_repeat``: the query is idempotent, so it is asked again, on a new connection, where the reply of
+        a kept one was cut off. Any other is asked once: where its reply is cut off or late, PostgreSQL may
+        have done it, and UnknownOutcomeError says so. Raises StoreError for every other failure.
         """
         seconds = QUERY_SECONDS if within_seconds is None else within_seconds
         with self._place():

@@ -1,4 +1,4 @@
-"""Which calls of PostgreSQL are made again after a reply that was cut off or late: the idempotent ones alone."""
+"""Only idempotent calls of PostgreSQL are made again after a reply that was cut off or late."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ CHANGES: Mapping[str, tuple[Callable[[Settings], object], bool]] = {
     "load_history": (lambda s: HistoryStore.from_settings(s).load([], Source.KLINE, 0), False),
     "FROM symbols": (lambda s: CandleReader.from_settings(s).symbols(), True),
 }
-"""Every function that changes something, by a part of its query, and one that reads; whether it may be repeated."""
+"""Every function that changes something, by a part of its query, and a read; whether it may be repeated."""
 
 
 @pytest.mark.parametrize("part", CHANGES)
