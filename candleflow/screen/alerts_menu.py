@@ -25,8 +25,8 @@ _KINDS: Final = {
 _WITHOUT_THRESHOLD: Final = ("gap", "differs")
 _FAILED: Final = ("refused", "unknown", "given up")
 _NO_CHANNEL: Final = (
-    "No channel is set up: write `CANDLEFLOW_ALERT_CHANNELS=phone=tgram://<token>/<chat>` into `.env` and restart;"
-    " [these are the addresses of Telegram, Discord, e-mail and others](https://github.com/caronc/apprise/wiki)."
+    "No channel is set up. Write `CANDLEFLOW_ALERT_CHANNELS=phone=tgram://<token>/<chat>` into `.env` and"
+    " restart; [addresses of Telegram, Discord, e-mail and others](https://github.com/caronc/apprise/wiki)."
 )
 _LATEST: Final = 10
 _HYSTERESIS: Final = "So far back, in the unit of the line beside, until it may fire again."
