@@ -18,6 +18,7 @@ from datetime import date
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Final
+from urllib.parse import quote, unquote
 
 import httpx
 
@@ -45,7 +46,8 @@ Advance = Callable[[int, int | None], None]
 
 def address(base_url: str, symbol: str, day: date) -> str:
     """Where the archive has a day's trades; its checksum is there with ``.CHECKSUM`` after it."""
-    return f"{base_url.rstrip('/')}/data/spot/daily/trades/{symbol}/{symbol}-trades-{day.isoformat()}.zip"
+    named = quote(symbol)
+    return f"{base_url.rstrip('/')}/data/spot/daily/trades/{named}/{named}-trades-{day.isoformat()}.zip"
 
 
 def fetch(url: str, folder: Path, advance: Advance) -> Path:
@@ -53,7 +55,7 @@ def fetch(url: str, folder: Path, advance: Advance) -> Path:
 
     Raises ExchangeError where either can't be had or they don't fit: then nothing is left in ``folder``.
     """
-    file = folder / url.rpartition("/")[2]
+    file = folder / unquote(url.rpartition("/")[2])
     try:
         with httpx.Client(
             timeout=_TIMEOUT,
@@ -88,7 +90,7 @@ def check(file: Path) -> bool:
     try:
         if not beside.exists():
             return False
-        expected = _checksum(beside.read_text(encoding="ascii", errors="replace"), file.name)
+        expected = _checksum(beside.read_text(encoding="utf-8", errors="replace"), file.name)
         with file.open("rb") as content:
             found = hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
@@ -184,7 +186,7 @@ def _text(client: httpx.Client, url: str) -> str:
             content += chunk
             if len(content) > _CHECKSUM_LIMIT_BYTES:
                 break
-    return content.decode("ascii", "replace")
+    return content.decode("utf-8", "replace")
 
 
 def _checksum(text: str, name: str) -> str:

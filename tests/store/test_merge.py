@@ -117,7 +117,7 @@ def test_an_overlap_is_seen_in_the_roll_ups_after_the_window_was_changed(databas
 
 GARBAGE: list[dict[str, Any]] = [
     {"symbol": None},
-    {"symbol": "A" * 21},
+    {"symbol": "A" * 51},
     {"open_time": None},
     {"open_time": "soon"},
     {"open_time": BEGINS_AT + 1},

@@ -113,7 +113,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 def checksum(file: Path, digest: str = "") -> None:
     digest = digest or hashlib.sha256(file.read_bytes()).hexdigest()
-    file.with_name(f"{file.name}.CHECKSUM").write_text(f"{digest}  {file.name}\n")
+    file.with_name(f"{file.name}.CHECKSUM").write_text(f"{digest}  {file.name}\n", encoding="utf-8")
 
 
 def test_a_file_comes_whole_and_its_progress_is_told(served: tuple[Path, str], tmp_path: Path) -> None:
@@ -166,3 +166,14 @@ def test_where_the_archive_has_a_day() -> None:
     assert archive.address("https://data.binance.vision/", "BTCUSDT", date(2024, 8, 8)) == (
         "https://data.binance.vision/data/spot/daily/trades/BTCUSDT/BTCUSDT-trades-2024-08-08.zip"
     )
+
+
+def test_a_symbol_beyond_ascii_is_fetched_and_checked(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, url = served
+    where = archive.address(url, "币安人生USDT", date(2026, 1, 1))
+    assert where.isascii()
+    file = folder / "data/spot/daily/trades/币安人生USDT/币安人生USDT-trades-2026-01-01.zip"
+    file.parent.mkdir(parents=True)
+    zipped(file, line(1, T0_MS))
+    checksum(file)
+    assert archive.fetch(where, tmp_path, lambda *_: None).name == file.name
