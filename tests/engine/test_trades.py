@@ -264,7 +264,7 @@ def test_the_quick_way_says_the_same_or_leaves_it_to_the_strict_one(spark: Spark
 
 
 def test_each_reader_has_the_one_rule_of_symbols(spark: SparkSession) -> None:
-    """At both sides of each place where the rule turns, by Python's and Java's expressions and both readers."""
+    """At both sides of each place where the rule turns."""
     names = [f"A{chr(at)}" for turn in turns() for at in (turn - 1, turn) if not 0xD800 <= at < 0xE000]
     values: list[bytes | None] = [text(s=name) for name in names]
     expected = [reference(value) for value in values]

@@ -22,8 +22,8 @@ from typing import Any
 import psycopg2
 import pytest
 
+from candleflow import settings as settings_module
 from candleflow.market.symbol import lower
-from candleflow.market.window import Windows
 from candleflow.store.reader import CandleReader
 from tests import oracle
 from tests.processes import ROOT, STOP_SECONDS, awaited, environment, started
@@ -125,7 +125,8 @@ def with_a_symbol_beyond_ascii(recording: Path, folder: Path) -> Path:
 
 def shown_on_the_page(run: Run, symbol: str) -> set[tuple[Any, ...]]:
     """The symbol's candles by the page's reader: open time, open, close, volume, trades."""
-    reader = CandleReader(run.status()["postgres_url"], Windows.of_seconds(5))
+    given = {name: run.environment[f"CANDLEFLOW_{name.upper()}"] for name in ("postgres_url", "data_dir")}
+    reader = CandleReader.from_settings(settings_module.load(**given))
     try:
         assert symbol in {one.symbol for one in reader.symbols()}
         return {
