@@ -164,7 +164,7 @@ COMMANDS: Final[dict[str, Command]] = {
         _add_repair,
     ),
     "backfill": Command(
-        "load a day's trades from the exchange's public archive, or a file of it",
+        "load a day's or a month's trades from the exchange's public archive, or a file of it",
         lambda settings, arguments: service("backfill").run(_running(settings), arguments),
         _add_backfill,
     ),

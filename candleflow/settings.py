@@ -27,7 +27,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from candleflow.errors import MarketError, SettingError
 from candleflow.market.shard import ALL, PRODUCER, Shard
-from candleflow.market.symbol import is_symbol
+from candleflow.market.symbol import SYMBOL_LENGTH, is_symbol, upper
 from candleflow.market.window import WINDOW_SECONDS, Windows
 
 PREFIX: Final = "CANDLEFLOW_"
@@ -336,11 +336,12 @@ class Settings(BaseSettings):
     def _split_symbols(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        names = [name.strip().upper() for name in value.split(",")]
+        names = [upper(name) for name in value.split(",")]
         wrong = [name for name in names if not is_symbol(name)]
         if wrong:
             raise ValueError(
-                "must be names such as BTCUSDT, by commas: 1 to 20 letters A-Z, digits, '.', '-', '_'"
+                f"must be names such as BTCUSDT, by commas: 1 to {SYMBOL_LENGTH} letters, digits, "
+                "'.', '-', '_', none of them a small letter a-z"
             )
         return tuple(dict.fromkeys(names))
 

@@ -19,6 +19,7 @@ from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from candleflow.engine.java_functions import map_partitions
 from candleflow.engine.trades import IS_LIVE, REFUSAL, TRADE_COLUMNS, UNREAD
+from candleflow.market.symbol import SYMBOL_PATTERN
 from candleflow.market.window import Windows
 
 _WORD_SIZE: Final = 64
@@ -107,7 +108,9 @@ class CandleFold:
         For a stream: it is one function, where the columns of the two steps were planned with each batch.
         """
         rows = records.select("value", _written_at(), _is_live(records))
-        return map_partitions(rows, _BLOCKS, "FoldRecords", self._pane_us, max_future_us, UNREAD)
+        return map_partitions(
+            rows, _BLOCKS, "FoldRecords", self._pane_us, max_future_us, UNREAD, SYMBOL_PATTERN
+        )
 
 
 def without_repeats(trades: DataFrame) -> DataFrame:

@@ -124,7 +124,7 @@ class _Request:
         if not is_symbol(symbol):
             raise RestError(
                 -1100,
-                "Illegal characters found in parameter 'symbol'; legal range is '^[A-Z0-9-_.]{1,20}$'.",
+                r"Illegal characters found in parameter 'symbol'; legal range is '^[\w\-._&&[^a-z]]{1,50}$'.",
             )
         listing = self.source.listing(symbol)
         if listing is None:

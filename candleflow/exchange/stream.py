@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from random import SystemRandom
 from typing import Final, TypeAlias, TypeGuard, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, PayloadTooBig, WebSocketException
@@ -48,6 +48,7 @@ from candleflow.exchange.reconnect import (
     ban_seconds,
     share_out,
 )
+from candleflow.market.symbol import lower, upper
 
 _log = logging.getLogger(__name__)
 
@@ -61,9 +62,9 @@ _RANDOM: Final = SystemRandom()
 _CLOSE_SECONDS: Final = 3.0
 # websockets' server, like many, takes a request line of 8,192 bytes; longer lists of streams are subscribed.
 _PATH_BYTES: Final = 7_500
-# A SUBSCRIBE names this many streams: 20 characters each stay below 4 kB. Four a second: Binance ends a
-# connection that sends more than five messages a second, and a pong is one.
-_STREAMS_PER_SUBSCRIBE: Final = 150
+# A SUBSCRIBE stays below 4 kB. Four a second: Binance ends a connection that sends more than five messages a
+# second, and a pong is one.
+_SUBSCRIBE_BYTES: Final = 3_500
 _SUBSCRIBE_PAUSE_SECONDS: Final = 0.25
 
 
@@ -115,7 +116,7 @@ class TradeStream:
         self._advice = advice
         self._random = random
         self._limit = attempt_limit or AttemptLimit()
-        streams = [f"{symbol.lower()}{TRADE_SUFFIX}" for symbol in symbols]
+        streams = [f"{lower(symbol)}{TRADE_SUFFIX}" for symbol in symbols]
         self._feeds = [_Feed(self, lot, backoff(random)) for lot in share_out(streams, max_streams)]
         self._failed_in_a_row = 0
 
@@ -153,7 +154,7 @@ class TradeStream:
         in_path, subscribed = _split_by_path(streams)
         try:
             opening = connect(
-                f"{base_url}/stream?streams={'/'.join(in_path)}",
+                f"{base_url}/stream?streams={_quoted(in_path)}",
                 open_timeout=OPEN_SECONDS,
                 close_timeout=_CLOSE_SECONDS,
                 max_size=MAX_FRAME_BYTES,
@@ -172,7 +173,7 @@ class TradeStream:
             self._note_failure(base_url, error)
             return None
         self._failed_in_a_row = 0
-        self._on_connected([stream.removesuffix(TRADE_SUFFIX).upper() for stream in streams])
+        self._on_connected([upper(stream.removesuffix(TRADE_SUFFIX)) for stream in streams])
         return _Connection(socket, base_url, subscribed, self._decode, self._on_messages)
 
     def _decode(self, frames: Sequence[bytes]) -> list[Message]:
@@ -276,7 +277,7 @@ class _Connection:
         self._socket = socket
         self._decode = decode_frames
         self._on_messages = on_messages
-        self._requests = dict(enumerate(_lots(to_subscribe, _STREAMS_PER_SUBSCRIBE)))
+        self._requests = dict(enumerate(_lots(to_subscribe)))
         self._unanswered = set(self._requests)
         self._opened_at = time.monotonic()
         self._first_at: float | None = None
@@ -409,16 +410,33 @@ class _Connection:
 
 def _split_by_path(streams: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """The streams that fit into the address, and those that are subscribed once connected."""
+    fitting = _fitting(streams, _PATH_BYTES, _quoted)
+    return streams[:fitting], streams[fitting:]
+
+
+def _quoted(streams: Sequence[str]) -> str:
+    """The names as an address has them, a character beyond ASCII as its UTF-8 bytes."""
+    return quote("/".join(streams), safe="/@")
+
+
+def _fitting(streams: Sequence[str], most_bytes: int, written: Callable[[Sequence[str]], str]) -> int:
+    """How many of the first streams fit; at least one, so that there is an end."""
     length = 0
     for at, name in enumerate(streams):
-        length += len(name) + 1
-        if length > _PATH_BYTES:
-            return streams[:at], streams[at:]
-    return streams, ()
+        length += len(written([name]).encode()) + 1
+        if at and length > most_bytes:
+            return at
+    return len(streams)
 
 
-def _lots(streams: Sequence[str], most: int) -> list[Sequence[str]]:
-    return [streams[at : at + most] for at in range(0, len(streams), most)]
+def _lots(streams: Sequence[str]) -> list[Sequence[str]]:
+    """The streams in messages of ``_SUBSCRIBE_BYTES`` each."""
+    lots = []
+    while streams:
+        fitting = _fitting(streams, _SUBSCRIBE_BYTES, json.dumps)
+        lots.append(streams[:fitting])
+        streams = streams[fitting:]
+    return lots
 
 
 def _length(closed: ConnectionClosed) -> int | None:

@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from candleflow.errors import ExchangeError, RateLimitError, SettingError
 from candleflow.exchange.rest import MAX_LIMIT, ExchangeRest
-from candleflow.market.symbol import is_symbol
+from candleflow.market.symbol import is_symbol, upper
 from candleflow.market.window import SECOND_US
 from candleflow.services.exchange_addresses import addresses
 from candleflow.services.verify_report import Asked, Verified, as_json, print_report, written
@@ -201,7 +201,7 @@ def pages(opens: range, basis: Basis) -> Iterator[range]:
 
 def symbol_argument(text: str) -> str:
     """A symbol's name, in any letters, as argparse takes it."""
-    symbol = text.strip().upper()
+    symbol = upper(text)
     if not is_symbol(symbol):
         raise argparse.ArgumentTypeError(f"{text!r}: must be a name such as BTCUSDT")
     return symbol

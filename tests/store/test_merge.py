@@ -115,9 +115,14 @@ def test_an_overlap_is_seen_in_the_roll_ups_after_the_window_was_changed(databas
     assert answer == {"status": "overlap", "ids": {"BTCUSDT": "{[8,10)}"}}
 
 
+def test_a_name_of_fifty_characters_of_any_alphabet_is_merged(processor: Processor) -> None:
+    answer = processor.send({"0": 0}, {"0": 3}, partials_of(run_of(1, 3, "\U00020000" * 50), FIVE_SECONDS))
+    assert answer["status"] == "merged"
+
+
 GARBAGE: list[dict[str, Any]] = [
     {"symbol": None},
-    {"symbol": "A" * 21},
+    {"symbol": "A" * 51},
     {"open_time": None},
     {"open_time": "soon"},
     {"open_time": BEGINS_AT + 1},

@@ -135,7 +135,8 @@ def test_no_secret_shows_in_a_description_or_a_repr() -> None:
 
 
 def test_symbols_are_upper_cased_trimmed_and_named_once() -> None:
-    assert load(symbols=" btcusdt, ETHUSDT,BTCUSDT ").symbols == ("BTCUSDT", "ETHUSDT")
+    given = " btcusdt, ETHUSDT,BTCUSDT,币安人生usdt "
+    assert load(symbols=given).symbols == ("BTCUSDT", "ETHUSDT", "币安人生USDT")
 
 
 def test_without_a_shard_the_producer_has_every_symbol_and_its_old_name() -> None:

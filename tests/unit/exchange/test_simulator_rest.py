@@ -204,7 +204,7 @@ def test_there_is_nothing_before_the_beginning_nor_after_now(market: SeededMarke
         ("trades", {}, -1102, 400),
         ("trades", {"symbol": ""}, -1102, 400),
         ("trades", {"symbol": "btcusdt"}, -1100, 400),
-        ("trades", {"symbol": "A" * 21}, -1100, 400),
+        ("trades", {"symbol": "A" * 51}, -1100, 400),
         ("trades", {"symbol": "BTCUSDT", "limit": "many"}, -1100, 400),
         ("trades", {"symbol": "BTCUSDT", "limit": "-1"}, -1100, 400),
         ("historicalTrades", {"symbol": "BTCUSDT", "fromId": "x"}, -1100, 400),

@@ -1,6 +1,7 @@
 package candleflow;
 
 import java.util.Iterator;
+import java.util.regex.Pattern;
 import org.apache.spark.api.java.function.MapPartitionsFunction;
 import org.apache.spark.sql.Row;
 
@@ -14,17 +15,19 @@ public final class FoldRecords implements MapPartitionsFunction<Object, Object> 
   private final long paneUs;
   private final long maxFutureUs;
   private final String unread;
+  private final Pattern symbolPattern;
 
-  public FoldRecords(long paneUs, long maxFutureUs, String unread) {
+  public FoldRecords(long paneUs, long maxFutureUs, String unread, String symbolPattern) {
     this.paneUs = paneUs;
     this.maxFutureUs = maxFutureUs;
     this.unread = unread;
+    this.symbolPattern = Pattern.compile(symbolPattern);
   }
 
   public Iterator call(Iterator rows) {
     Blocks blocks = new Blocks(paneUs);
     Trade trade = new Trade();
-    LayoutReader reader = new LayoutReader(trade);
+    LayoutReader reader = new LayoutReader(trade, symbolPattern);
     while (rows.hasNext()) {
       Row row = (Row) rows.next();
       long writtenAt = row.getLong(1);
