@@ -1,4 +1,4 @@
-"""What the exchange is asked for and what its answers mean, by a clock of our own; and what the questions cost.
+"""What the exchange is asked for and what its answers mean, by a clock of our own; and what that costs.
 
 ``python -m pytest tests/unit/test_tail.py -k cost -s`` prints the table of docs/performance.md.
 """
@@ -194,11 +194,10 @@ async def test_whatever_happens_every_trade_since_the_first_came_or_is_on_record
             exchange.is_connected = False
         else:
             exchange.is_answering = what == "answer"
-        first = {symbol: next_id for symbol, next_id in exchange.next_ids.items()} | first
+        first = dict(exchange.next_ids) | first
     for symbol, last in exchange.last.items():
         had = exchange.came.get(symbol, set()) | exchange.noted.get(symbol, set())
-        if had:
-            assert set(range(min(had), last + 1)) <= had
+        assert set(range(first[symbol], last + 1)) <= had
     assert watch.counts(9)["quiet"] == 2
 
 
