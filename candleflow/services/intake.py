@@ -37,9 +37,9 @@ PATIENCE_SECONDS: Final = 20.0
 unanswered for a minute."""
 FAR_IDS: Final = 10_000
 FAR_US: Final = 60_000_000
-"""Within a sequence of ids, ids and times rise together. So a lower id whose trade is newer than all before
-begins a new sequence where it is so far from them, in ids or in time, or was published already: a late or
-repeated trade has the time that it was made at. ``advance_symbols`` in the store goes by the same figures."""
+"""Within a sequence of ids, ids and times rise together. So a trade that is newer than one with a greater id
+begins a new sequence, where it is so far from it, in ids or in time, or where its id was published already: a
+late or repeated trade has the time that it was made at. The store's ``is_later`` has the same figures."""
 _CHECK_EVERY: Final = 4_096
 _SAY_EVERY_SECONDS: Final = 10.0
 
@@ -68,6 +68,11 @@ class PublishedIds:
             if len(ranges) > RANGES_LIMIT:
                 ids.forget_below(ranges[-RANGES_LIMIT][0])
         return True
+
+    def greatest(self, symbol: str) -> int:
+        """The symbol's greatest id; -1 where there is none."""
+        ranges = self._ids[symbol].ranges
+        return ranges[-1][1] - 1 if ranges else -1
 
     def forget(self, symbol: str) -> None:
         """Take every id of the symbol out."""
@@ -105,7 +110,7 @@ class Intake:
         self.others = 0
         """Messages of streams that aren't of trades: no part of the equation."""
         self.last_trade_times: dict[str, int] = {}
-        """By symbol, the latest trade time seen, in microseconds since the epoch."""
+        """By symbol, the latest time of a published trade, in microseconds since the epoch."""
         self.out_of_order = Receipt()
         """Settled when every trade that came after a later one has been acknowledged."""
 
@@ -155,6 +160,8 @@ class Intake:
             self.duplicates += 1
             return
         self.filled += 1
+        latest = self.last_trade_times.get(trade.symbol, -1)
+        self.last_trade_times[trade.symbol] = max(latest, trade.trade_time)
         self._trade_log.publish(trade.symbol, encode(trade), origin=source, receipt=receipt)
 
     def published_among(self, symbol: str, lower: int, upper: int) -> tuple[tuple[int, int], ...]:
@@ -247,15 +254,13 @@ class Intake:
     def _begins_lower(self, trade: TradeMessage) -> bool:
         """Whether gaps count from this trade on, though its id is lower than the next one expected."""
         symbol, trade_id, last = trade.symbol, trade.trade_id, self._next_ids[trade.symbol] - 1
-        is_far = last - trade_id >= FAR_IDS
         if self._why.get(symbol) == RESTART:  # the first trade since the start is older than the topic's last
-            if is_far:
+            if last - trade_id >= FAR_IDS:
                 words = "%s: the topic has trades up to id %d, the exchange goes on at %d: the same market?"
                 _log.warning(words, symbol, last, trade_id)
             return True
         newer_us = trade.trade_time - self.last_trade_times.get(symbol, trade.trade_time)
-        is_known = bool(self._published.among(symbol, trade_id, trade_id + 1))
-        if newer_us <= 0 or not (is_far or is_known or newer_us > FAR_US):
+        if newer_us <= 0 or not self._contradicts(symbol, trade_id, newer_us):
             return False
         _log.warning(
             "%s: trade ids begin again at %d, after %d, with a trade newer than all before: was it listed "
@@ -266,6 +271,14 @@ class Intake:
         )
         self._published.forget(symbol)
         return True
+
+    def _contradicts(self, symbol: str, trade_id: int, newer_us: int) -> bool:
+        """Whether a trade so much newer than all that were published can't be of their sequence of ids."""
+        lower_by = self._published.greatest(symbol) - trade_id
+        if lower_by < 0:  # late, of a gap that is on record and has not been filled
+            return False
+        is_known = bool(self._published.among(symbol, trade_id, trade_id + 1))
+        return is_known or lower_by >= FAR_IDS or newer_us > FAR_US
 
     def _reject(self, record: bytes, reason: str, length: int | None = None) -> None:
         self.received += 1

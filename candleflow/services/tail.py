@@ -177,8 +177,8 @@ class TailWatch:
         if not self._may_note():
             return
         self._rule.follow(self._intake.next_ids, self._now())
-        for symbol, last in self._rule.missing(self._now()):
-            await self._intake.note_missing(symbol, last)
+        missing = self._rule.missing(self._now())
+        await asyncio.gather(*(self._intake.note_missing(symbol, last) for symbol, last in missing))
         if due := self._rule.due(self._now()):
             await self._ask(due)
 

@@ -22,7 +22,7 @@ from candleflow.exchange.simulated_market import SeededMarket
 from candleflow.exchange.simulator import Faults, Simulator, Timing
 from candleflow.market.gap import GapEvent, GapEventKind, book_of
 from candleflow.market.trade_ids import TradeIds
-from candleflow.services import intake
+from candleflow.services import gap_filler, intake, tail
 from candleflow.services.producer import Producer
 from candleflow.settings import Settings
 from candleflow.stack.kafka import KafkaServer
@@ -196,8 +196,10 @@ async def test_connections_cut_again_and_again_leave_no_hole(tmp_path: Path, kaf
 
 
 async def test_trades_made_while_the_connection_is_away_are_had_though_none_comes_after_them(
-    tmp_path: Path, kafka_bootstrap: str
+    tmp_path: Path, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module, name in ((tail, "SETTLE_SECONDS"), (tail, "GRACE_SECONDS"), (gap_filler, "GRACE_SECONDS")):
+        monkeypatch.setattr(module, name, 0.2)
     symbols = ("BTCUSDT", "ETHUSDT")
     market = HaltingMarket(1, 6_000, symbols)
     async with Simulator(market) as simulator:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
+from decimal import Decimal
 
 import pytest
 
 from candleflow.broker.publisher import Receipt
 from candleflow.exchange.messages import TradeMessage
+from candleflow.market.trade import Trade
 from candleflow.services import intake as intake_module
 from candleflow.services.intake import FAR_US, Intake
 
@@ -25,8 +28,10 @@ class Log:
     async def wait_for_room(self) -> None:
         return
 
-    def publish(self, symbol: str, payload: bytes, *, receipt: Receipt | None = None) -> None:
-        self.trades.append((symbol, int(payload)))
+    def publish(
+        self, symbol: str, payload: bytes, *, origin: str | None = None, receipt: Receipt | None = None
+    ) -> None:
+        self.trades.append((symbol, json.loads(payload)["t"] if origin else int(payload)))
 
 
 class Gaps:
@@ -149,6 +154,24 @@ async def test_a_lower_id_begins_a_new_sequence_only_where_it_can_be_no_late_or_
     await intake.take(trades(A, [trade_id], now + later_us))
     assert intake.next_ids[A] == (trade_id + 1 if is_new else ids[-1] + 1)
     assert intake.duplicates == (not is_new and trade_id in ids)
+
+
+async def test_a_late_trade_of_a_gap_begins_no_new_sequence_filled_or_not() -> None:
+    log = Log()
+    gaps = Gaps(log)
+    gaps.is_there.set()
+    intake = intake_of(log, gaps)
+    await intake.take(trades(A, [1]))
+    await intake.note_missing(A, 20_000)
+    await intake.take(trades(A, [2, 3], 2 * FAR_US))  # newer than all, and far below what is on record
+    for trade_id in (4, 5):
+        trade = Trade(A, trade_id, Decimal(1), Decimal(1), 3 * FAR_US, True)
+        intake.fill_in(trade, "historicalTrades", Receipt(), even_if_published=False)
+    await intake.take(trades(A, [4, 5], 3 * FAR_US))
+    await intake.take(trades(A, [20_001], 4 * FAR_US))
+    assert [trade_id for _, trade_id in log.trades] == [1, 2, 3, 4, 5, 20_001]
+    assert intake.duplicates == 2
+    assert gaps.noted == [(A, 2, 20_000, "jump")]
 
 
 async def test_an_id_that_is_on_record_as_the_last_before_any_trade_came_is_not_counted_back() -> None:
