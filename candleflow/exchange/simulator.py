@@ -5,9 +5,9 @@
 
 What it speaks: raw and combined streams, microseconds, SUBSCRIBE and its kin, pings, the end of a connection
 after 24 h, ``serverShutdown``, the limits on streams and incoming messages; of REST ``ping``, ``time``,
-``exchangeInfo``, ``trades``, ``historicalTrades``, ``aggTrades`` and ``klines``, with weights. A seeded
-market has streams of trades only: others can be subscribed to and stay silent, as an unknown stream does at
-Binance. A recording has whatever streams were recorded.
+``exchangeInfo``, ``ticker/24hr`` (MINI), ``trades``, ``historicalTrades``, ``aggTrades`` and ``klines``, with
+weights. A seeded market has streams of trades only: others can be subscribed to and stay silent, as an
+unknown stream does at Binance. A recording has whatever streams were recorded.
 
 ``Faults`` make it misbehave, and ``sent`` is its own ledger of what it sent, for tests to judge by.
 """

@@ -461,11 +461,11 @@ class Pipeline:
         report.ended = [*self.producer.ended, *self.processor.ended]
         assert report.is_exact, report.words()
 
-    def judge(self, *, whole: bool = False) -> None:
+    def judge(self, *, whole: bool = False) -> Trades:
         """Drain, and hold each candle against the oracle's; fails with the verdicts.
 
         By default against what is in the topic: a trade that never came there must be a hole that shows. With
-        ``whole`` against all that the exchange had to give: then such a trade is a fault.
+        ``whole`` against all that the exchange had to give: then such a trade is a fault. The topic's trades.
         """
         in_topic = self.drain()
         put = by_id(json.loads(one.value or b"") for one in self._put.values() if one.refusal is None)
@@ -477,6 +477,7 @@ class Pipeline:
         report.check_refused(expected, self._put_aside())
         report.ended = [*self.producer.ended, *self.processor.ended]
         assert report.is_exact, report.words()
+        return in_topic
 
     def _refused(self) -> list[Refused]:
         """What must be in the topic of refused records."""

@@ -233,6 +233,21 @@ def test_a_symbol_moves_forward_by_trade_id_only(database: Database, processor: 
     assert asked(database, query) == [(11, 111, begins + 2)]
 
 
+def test_a_symbol_that_is_listed_anew_goes_on_with_its_new_ids(
+    database: Database, processor: Processor
+) -> None:
+    query = "SELECT last_trade_id, last_price FROM symbols"
+    processor.merge([trade(1_000_000, 3, price="110")])
+    processor.merge([trade(1, 7, price="50")])
+    assert asked(database, query) == [(1, 50)]
+    processor.merge([trade(1_000_001, 4, price="111")])  # missed, and fetched after that
+    assert asked(database, query) == [(1, 50)]
+    processor.merge([trade(2, 8, price="51")])
+    assert asked(database, query) == [(2, 51)]
+    processor.merge([trade(1, 90_000, price="70")])  # once more, after few trades, on another day
+    assert asked(database, query) == [(1, 70)]
+
+
 def test_open_and_close_go_by_trade_id_whenever_the_trades_come(
     database: Database, processor: Processor
 ) -> None:

@@ -14,6 +14,7 @@ from candleflow.exchange.past_trades import Origin
 from candleflow.exchange.rest import ExchangeRest
 from candleflow.exchange.simulated_market import SeededMarket
 from candleflow.exchange.simulator import Faults, Simulator
+from candleflow.exchange.simulator_source import Listing
 from candleflow.market.trade import Trade
 from candleflow.stack.process import free_port
 
@@ -48,6 +49,27 @@ async def test_trades_come_from_an_id_on_as_many_as_asked_for() -> None:
             first,
             first + 1,
         ]
+
+
+class Listed(SeededMarket):
+    """A market that lists a few symbols only."""
+
+    def listing(self, symbol: str) -> Listing | None:
+        return None if symbol.startswith("OLD") else super().listing(symbol)
+
+
+async def test_last_trade_ids_come_in_the_cheapest_requests_without_what_is_not_listed() -> None:
+    symbols = [f"SYM{number}USDT" for number in range(30)]
+    market = Listed(1, 0.1, symbols)
+    async with Simulator(market) as simulator, TradeHistory([simulator.rest_url]) as history:
+        before = {symbol: market.id_at(symbol, time.time_ns() // 1_000) for symbol in symbols}
+        found = await history.last_trade_ids([*symbols[:7], "OLDUSDT", *symbols[7:], "OLDBTC"])
+        assert list(found) == symbols
+        assert all(found[symbol] >= before[symbol] - 1 for symbol in symbols)
+        used = history._clients[0].used_weight
+        many = [*symbols, *(f"MORE{number}USDT" for number in range(800))]
+        assert list(await history.last_trade_ids(many)) == symbols, "of all that are listed"
+        assert (history._clients[0].used_weight or 0) - (used or 0) in (80, 80 - (used or 0))
 
 
 async def test_the_first_trade_since_a_time() -> None:

@@ -80,6 +80,14 @@ async def test_klines_have_all_their_fields(rest: ExchangeRest) -> None:
     assert same == klines[3:6]
 
 
+async def test_last_trade_ids_are_told_for_several_symbols_at_once(rest: ExchangeRest) -> None:
+    latest = (await rest.recent_trades("BTCUSDT", limit=1))[0].trade_id
+    found = await rest.last_trade_ids(["BTCUSDT", "ETHUSDT"])
+    assert list(found) == ["BTCUSDT", "ETHUSDT"]
+    assert latest <= found["BTCUSDT"] <= latest + 5_000
+    assert found.keys() <= (await rest.last_trade_ids()).keys()
+
+
 async def test_the_used_weight_is_remembered(rest: ExchangeRest) -> None:
     weights = [rest.used_weight]
     for _ in range(2):
