@@ -131,8 +131,7 @@ def test_the_event_loop_is_not_held_up_by_a_hundred_thousand_gaps(why: str | Non
     for _ in range(3):
         began_at = time.process_time()
         asked = scene.filler._next_due()
-        counted = scene.filler.open_gaps, scene.filler.open_trades
         took.append(time.process_time() - began_at)
         assert (asked is None) == (why is not None)
-        assert counted == (100_000, 300_000)
-    assert min(took) < 0.05
+    assert min(took) < 0.01
+    assert (scene.filler.open_gaps, scene.filler.open_trades) == (100_000, 300_000)

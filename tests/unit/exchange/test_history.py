@@ -173,11 +173,12 @@ async def test_older_ones_come_where_they_are_an_aggregate_of_their_own(
     assert page.begins_at <= page.trades[0].trade_time
 
 
+@pytest.mark.parametrize("back", [1_050, 1_150, 1_250, 1_500])
 async def test_older_ones_leave_the_latest_to_the_page_that_has_them_whole(
-    past: tuple[TradeHistory, int],
+    past: tuple[TradeHistory, int], back: int
 ) -> None:
     history, last = past
-    first = last - 1_500
+    first = last - back
     while True:
         page = await history.page("BTCUSDT", first, last + 1 - first)
         if page.origin is Origin.RECENT:
