@@ -255,7 +255,7 @@ class Auditor:
         elif now - caught_up_at >= BEHIND_US:
             behind = f"no candle after {written(until)} is searched for holes: the processor is behind"
         if behind and not self._behind:
-            _log.warning("%s", behind)
+            _log.info("%s", behind)
         elif self._behind and not behind:
             _log.info("all candles are searched for holes again")
         self._behind = behind

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -183,9 +183,10 @@ class GapFiller:
             if symbol in self._symbols and now >= self._rests_until.get(symbol, 0)
             for lower, upper in ids.last_ranges(_COMPARED)
         ]
-        if not due:
-            return None
-        _, symbol, lower, upper = min(due)
+        return self._asked(wanted, *min(due)[1:]) if due else None
+
+    def _asked(self, wanted: Mapping[str, TradeIds], symbol: str, lower: int, upper: int) -> _Asked:
+        """Return the gap ``[lower, upper)`` and those within a page after it, if they are forced as it is."""
         forced = self._forced.get(symbol, TradeIds())
         ids = TradeIds.of_ranges(wanted[symbol].within(lower, max(upper, lower + MAX_LIMIT)))
         is_forced = lower in forced
