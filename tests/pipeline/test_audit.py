@@ -187,6 +187,7 @@ async def test_a_processor_that_is_behind_is_told_of(
     database: Database, kafka_bootstrap: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with on_stage(database, kafka_bootstrap) as scene:
+        caplog.set_level("INFO")
         scene.store(scene.trades())
         auditor, now = Auditor(scene.settings), scene.let_pass(0)
         for ahead_us in (0, BEHIND_US, BEHIND_US + SECOND_US):
