@@ -107,7 +107,7 @@ def test_the_usual_layout_is_read_as_any_json_is(
     names = ("event", "symbol", "first_trade_id", "last_trade_id", "at", "why")
     fields = dict(zip(names, (kind, symbol, first, last, at, why), strict=True))
     usual, other = json.dumps(fields, separators=(",", ":")), json.dumps(fields, indent=1)
-    read = []
+    read: list[GapEvent | None] = []
     for text in (usual, other):
         try:
             read.append(decode(text.encode()))
@@ -149,8 +149,7 @@ def test_it_reads_from_the_first_event_and_follows_and_passes_over_what_is_none(
 def test_a_reading_goes_on_where_the_last_one_ended_until_the_topic_is_made_anew(
     kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded = []
-    monkeypatch.setattr(gap_log, "decode", lambda record: decoded.append(record) or decode(record))
+    decoded = noted_records(monkeypatch)
     reader = gap_log.GapReader(kafka_bootstrap, gaps)
     assert reader.read() == ([], True)
     write(kafka_bootstrap, gaps, encode(SEEN), b"garbage")
@@ -163,6 +162,18 @@ def test_a_reading_goes_on_where_the_last_one_ended_until_the_topic_is_made_anew
     write(kafka_bootstrap, gaps, *[encode(FILLED)] * 4)
     assert reader.read() == ([FILLED] * 4, True)
     assert gap_log.GapReader(kafka_bootstrap, gaps).read() == ([FILLED] * 4, True)
+
+
+def noted_records(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Every record that is read from now on."""
+    decoded: list[bytes] = []
+
+    def noting(record: bytes) -> GapEvent:
+        decoded.append(record)
+        return decode(record)
+
+    monkeypatch.setattr(gap_log, "decode", noting)
+    return decoded
 
 
 def make_anew(bootstrap: str, topic: str) -> None:
@@ -178,7 +189,8 @@ def test_who_holds_it_reads_no_event_twice_and_all_of_a_topic_that_was_made_anew
     with holding(kafka_bootstrap, gaps, "here") as reader:
         for count in range(1, 6):
             write(kafka_bootstrap, gaps, encode(FILLED))
-            assert wait_for(lambda count=count: reader.events == [SEEN, *[FILLED] * count], 20)
+            expected = [SEEN, *[FILLED] * count]
+            assert wait_for(lambda: reader.events == expected, 20)  # noqa: B023 - asked at once
         assert reader.begun == 1
         make_anew(kafka_bootstrap, gaps)
         write(kafka_bootstrap, gaps, encode(FILLED))

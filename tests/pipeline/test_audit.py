@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from candleflow.broker import gap_log
-from candleflow.broker.gap_log import decode, encode, read_all
+from candleflow.broker.gap_log import encode, read_all
 from candleflow.exchange.messages import decode_payload
 from candleflow.exchange.simulated_market import SeededMarket
 from candleflow.exchange.simulator import Simulator
@@ -23,7 +23,7 @@ from candleflow.market.trade import Trade
 from candleflow.market.window import DAY_US, SECOND_US
 from candleflow.services.audit import AGAIN_US, BEHIND_US, SETTLE_US, Auditor
 from candleflow.settings import Settings
-from tests.broker.test_gap_log import write
+from tests.broker.test_gap_log import noted_records, write
 from tests.broker.topics import remove_topics
 from tests.pipeline.producing import Tail, producing, until
 from tests.store.processor import Processor
@@ -204,8 +204,7 @@ async def test_the_topic_of_gaps_is_read_once_and_from_there_on(
     async with on_stage(database, kafka_bootstrap) as scene:
         trades = scene.trades()
         scene.store(trades[:100] + trades[110:])
-        decoded = []
-        monkeypatch.setattr(gap_log, "decode", lambda record: decoded.append(record) or decode(record))
+        decoded = noted_records(monkeypatch)
         other = GapEvent(GapEventKind.SEEN, "ETHUSDT", 1, 2, scene.began_at, "jump")
         write(kafka_bootstrap, "trades.gaps", *[encode(other)] * 10)
         auditor, now = Auditor(scene.settings), scene.let_pass(60)
