@@ -13,7 +13,7 @@ from kafka import KafkaConsumer, TopicPartition, errors
 from kafka.admin import KafkaAdminClient
 
 from candleflow.broker.security import KafkaRefusalError
-from candleflow.broker.topics import admin_client, consumer_of_no_group, id_of, words
+from candleflow.broker.topics import admin_client, consumer_of_no_group, id_and_partitions, words
 from candleflow.errors import BrokerError, LedgerError
 
 _ASK_EVERY_SECONDS: Final = 1.0
@@ -121,11 +121,16 @@ class EndOffsets:
             self._stop.wait(_ASK_EVERY_SECONDS)
 
     def _ask(self, admin: KafkaAdminClient, consumer: KafkaConsumer) -> None:
-        """Ask again and again, until stopped."""
+        """Ask again and again, until stopped, or until the topic has other partitions."""
         while not self._stop.is_set():
             asked_at = time.monotonic()
-            found = consumer.end_offsets(partitions_of(consumer, self._topic))
-            self._latest = Latest(asked_at, id_of(admin, self._topic), _by_number(found))
+            partitions = partitions_of(consumer, self._topic)
+            end = _by_number(consumer.end_offsets(partitions))
+            made, numbers = id_and_partitions(admin, self._topic)
+            if numbers != [one.partition for one in partitions]:
+                self._latest = None  # partitions were added: only a new consumer knows them
+                return
+            self._latest = Latest(asked_at, made, end)
             self._stop.wait(_ASK_EVERY_SECONDS)
 
 

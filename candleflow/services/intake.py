@@ -80,8 +80,7 @@ class PublishedIds:
 
     def among(self, symbol: str, lower: int, upper: int) -> tuple[tuple[int, int], ...]:
         """Those of the ids ``[lower, upper)`` that are in, as such ranges."""
-        clipped = ((max(lower, begin), min(upper, end)) for begin, end in self._ids[symbol].ranges)
-        return tuple((begin, end) for begin, end in clipped if begin < end)
+        return self._ids[symbol].within(lower, upper)
 
 
 class Intake:

@@ -33,6 +33,7 @@ from candleflow.stack.postgres import SUPERUSER, PostgresServer
 from candleflow.stack.process import answers, free_port
 from candleflow.store import credentials
 from tests.broker import reading
+from tests.broker.topics import grow
 from tests.faults import direct
 from tests.faults.brokers import KafkaCluster
 from tests.faults.commits import CommitWatch
@@ -308,6 +309,11 @@ class Pipeline:
         self.report.faults["topic deleted"] += 1
         with closing(KafkaAdminClient(bootstrap_servers=self._kafka.bootstrap)) as admin:
             admin.delete_topics([TOPIC])
+
+    def grow_topic(self, partitions: int) -> None:
+        """The topic has so many partitions from now on; its records stay where they are."""
+        self.report.faults["partitions added"] += 1
+        grow(self._kafka.bootstrap, TOPIC, partitions)
 
     def outgrow_topic(self) -> None:
         """The topic is deleted, and made anew by the producer: it soon is longer than what was merged."""

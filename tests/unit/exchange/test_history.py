@@ -195,6 +195,21 @@ async def test_older_ones_come_where_they_are_an_aggregate_of_their_own(
     assert page.begins_at <= page.trades[0].trade_time
 
 
+@pytest.mark.parametrize("back", [1_050, 1_150, 1_250, 1_500])
+async def test_older_ones_leave_the_latest_to_the_page_that_has_them_whole(
+    past: tuple[TradeHistory, int], back: int
+) -> None:
+    history, last = past
+    first = last - back
+    while True:
+        page = await history.page("BTCUSDT", first, last + 1 - first)
+        if page.origin is Origin.RECENT:
+            break
+        assert first < page.end < last - 700
+        first = page.end
+    assert [trade.trade_id for trade in page.trades] == list(range(first, last + 1))
+
+
 async def test_what_is_to_come_is_on_no_page(past: tuple[TradeHistory, int]) -> None:
     history, last = past
     page = await history.page("BTCUSDT", last + 10**6, 10)
