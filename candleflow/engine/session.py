@@ -30,7 +30,13 @@ _STOP_SECONDS: Final = 2.0
 _NAME: Final = "candleflow"
 """Spark's user, where the user id has no name."""
 
-_OTHER_SPARK: Final = ("SPARK_HOME", "SPARK_CONF_DIR", "PYSPARK_SUBMIT_ARGS", "PYSPARK_GATEWAY_PORT", "SPARK_REMOTE")
+_OTHER_SPARK: Final = (
+    "SPARK_HOME",
+    "SPARK_CONF_DIR",
+    "PYSPARK_SUBMIT_ARGS",
+    "PYSPARK_GATEWAY_PORT",
+    "SPARK_REMOTE",
+)
 _OF_SPARK: Final = ("SPARK_", "PYSPARK_", "HADOOP_", "YARN_")
 
 _IS_SPARK_4_0: Final = pyspark.__version__.startswith("4.0.")
@@ -113,7 +119,7 @@ def join_session(work_dir: Path, *, name: str = "candleflow") -> SparkSession:
 
 
 def _prepare_environment(java_home: Path, master: str) -> None:
-    """Take out what would lead Spark's scripts and Hadoop to another Spark, other settings or other folders."""
+    """Take out what would lead Spark's scripts and Hadoop to another Spark, or to settings not ours."""
     os.environ["JAVA_HOME"] = str(java_home)
     is_local = master.startswith("local")
     for name in [*os.environ]:
@@ -134,7 +140,8 @@ def _has_account() -> bool:
 
 def _log_in(configuration: Mapping[str, str]) -> None:
     """Start the JVM and give Hadoop a user: by itself it asks the system for a name, and ends without one."""
-    SparkContext._ensure_initialized(conf=SparkConf(loadDefaults=False).setAll([*configuration.items()]))  # noqa: SLF001 - no public way leads to a JVM without a session
+    known = SparkConf(loadDefaults=False).setAll([*configuration.items()])
+    SparkContext._ensure_initialized(conf=known)  # noqa: SLF001 - no public way: a JVM without a session
     jvm: Any = SparkContext._jvm  # noqa: SLF001
     users = jvm.org.apache.hadoop.security.UserGroupInformation
     users.setLoginUser(users.createRemoteUser(_NAME))
