@@ -39,6 +39,10 @@ def prepare() -> None:
         # A JVM reads file names by the locale: in any that isn't UTF-8, or isn't installed, it finds no
         # folder with an accent. In some languages its numbers and small letters are others, too.
         os.environ["LC_ALL"] = _LOCALE
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - Path's raises where there is none
+        os.environ["HOME"] = (
+            "/"  # as containers have it for a user id without a name; Streamlit ends without one
+        )
     for name in _CERTIFICATES:
         _check_certificates(name, os.environ.get(name, ""))
     _check_key_log(os.environ.get(_KEY_LOG, ""))

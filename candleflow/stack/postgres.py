@@ -373,6 +373,7 @@ def find_identity(folder: Path) -> Identity:
     Raises StackError that says what to do when none can.
     """
     if os.geteuid() != 0:
+        _check_account()
         return Identity()
     user = _server_user()
     capabilities = (None, _CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE) if sys.platform == "linux" else (None,)
@@ -384,6 +385,16 @@ def find_identity(folder: Path) -> Identity:
         f"PostgreSQL can't run as root, and the user {user.pw_name} may not enter {_closed_folder(folder)}: "
         "work as an ordinary user, or where every user may enter (CANDLEFLOW_DATA_DIR moves the data)"
     )
+
+
+def _check_account() -> None:
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise StackError(
+            f"PostgreSQL can't run as the user id {os.geteuid()}, which has no name here: add a line for it "
+            "to /etc/passwd, or use a PostgreSQL that runs elsewhere (CANDLEFLOW_POSTGRES_URL)"
+        ) from None
 
 
 def _server_user() -> pwd.struct_passwd:

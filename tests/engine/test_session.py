@@ -68,7 +68,13 @@ def test_a_session_comes_up_for_a_user_id_without_a_name(
     command = [sys.executable, "-c", WRITES, str(java_home), str(tmp_path), jars]
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}
     done = subprocess.run(
-        command, env=environment, preexec_fn=nobody.become, capture_output=True, text=True, check=False, timeout=120
-    )  # fmt: skip
+        command,
+        env=environment,
+        preexec_fn=nobody.become,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "candleflow"

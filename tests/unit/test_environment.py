@@ -44,6 +44,19 @@ def test_what_ours_follow_stays_and_the_locale_is_utf_8(monkeypatch: pytest.Monk
     assert os.environ["LC_ALL"] == ("C.UTF-8" if sys.platform == "linux" else "C")
 
 
+def test_a_user_id_without_a_name_or_a_home_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streamlit ended with a traceback."""
+
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    environment.prepare()
+    assert os.environ["HOME"] == "/"
+
+
 REFUSED = [
     ("SSL_CERT_FILE", "/nowhere/ca.pem", "No such file"),
     ("SSL_CERT_FILE", "garbage.pem", "no PEM certificates"),
