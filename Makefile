@@ -3,6 +3,8 @@
 .PHONY: help run test test-faults test-emr soak check security types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars clean
 
 python := .venv/bin/python
+# What a shell has them set to, for other work, would have other modules imported, or none.
+unexport PYTHONHOME PYTHONPATH PYTHONSAFEPATH PYTHONINSPECT PYTHONOPTIMIZE PYTHONWARNINGS
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

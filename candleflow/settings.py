@@ -7,6 +7,7 @@ raises SettingError before anything is opened.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import os
 import re
@@ -409,7 +410,7 @@ class Settings(BaseSettings):
         if not value:
             return None
         is_text = value.lstrip().startswith("-----BEGIN")
-        text = value if is_text else _certificates_in(Path(value).expanduser())
+        text = value if is_text else _certificates_in(_expanded(Path(value)))
         _check_certificates(text, "the text" if is_text else "the file")
         return text
 
@@ -418,7 +419,7 @@ class Settings(BaseSettings):
     def _check_root_certificates(cls, value: Path | None) -> Path | None:
         if value is None or value == Path():
             return None
-        found = value.expanduser().absolute()
+        found = _expanded(value)
         _check_certificates(_certificates_in(found), "the file")
         return found
 
@@ -561,7 +562,7 @@ class Settings(BaseSettings):
 
     @property
     def data_path(self) -> Path:
-        return self.data_dir.expanduser().absolute()
+        return self._folder("data_dir")
 
     @property
     def run_dir(self) -> Path:
@@ -570,7 +571,14 @@ class Settings(BaseSettings):
 
     @property
     def cache_path(self) -> Path:
-        return self.cache_dir.expanduser().absolute()
+        """Its jars are on class paths, which have no way to write a colon in a name."""
+        return self._folder("cache_dir", without=os.pathsep)
+
+    def _folder(self, name: str, *, without: str = "") -> Path:
+        try:
+            return _named_folder(getattr(self, name), without)
+        except ValueError as error:
+            raise SettingError(f"{PREFIX}{name.upper()}={str(getattr(self, name))!r}: {error}") from None
 
     @cached_property
     def postgres(self) -> PostgresAddress:
@@ -664,7 +672,7 @@ def load(**overrides: Any) -> Settings:
     Raises SettingError that names each wrong setting, its value unless it is a secret, and what is accepted.
     """
     try:
-        return Settings(**overrides)
+        return Settings(**{"_env_file_encoding": _env_encoding(), **overrides})
     except ValidationError as error:
         raise SettingError("\n".join(_explain(one, overrides) for one in error.errors())) from None
 
@@ -672,7 +680,7 @@ def load(**overrides: Any) -> Settings:
 def unknown_names() -> list[str]:
     """A sentence for each ``CANDLEFLOW_*`` variable that is no setting, with the nearest name that is one."""
     known = [PREFIX + name.upper() for name in Settings.model_fields]
-    given = [name for name in (*os.environ, *dotenv_values(ENV_FILE)) if name.upper().startswith(PREFIX)]
+    given = [name for name in (*os.environ, *_in_env_file()) if name.upper().startswith(PREFIX)]
     sentences = []
     for name in sorted(set(given)):
         if name.upper() not in known:
@@ -701,6 +709,28 @@ def describe(settings: Settings) -> list[tuple[str, str, str]]:
     return rows
 
 
+def _in_env_file() -> dict[str, str | None]:
+    return dotenv_values(ENV_FILE, encoding=_env_encoding())
+
+
+def _env_encoding() -> str:
+    """What ``.env`` is written in: UTF-8, or UTF-16 with its mark, as PowerShell's ``>`` writes it."""
+    file = Path(ENV_FILE)
+    try:
+        content = file.read_bytes() if file.is_file() else b""
+    except OSError as error:
+        raise SettingError(f"{file.absolute()} can't be read: {error.strerror}") from None
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if is_wide else "utf-8-sig"
+    try:
+        is_text = "\0" not in content.decode(encoding)
+    except UnicodeDecodeError:
+        is_text = False
+    if not is_text:
+        raise SettingError(f"{file.absolute()} is neither UTF-8 nor UTF-16 text: save it as UTF-8")
+    return encoding
+
+
 def _explain(error: Any, overrides: dict[str, Any]) -> str:
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, _NamedError):
@@ -714,7 +744,7 @@ def _explain(error: Any, overrides: dict[str, Any]) -> str:
         return f"{variable}: {message}"
     if name == "kafka_ssl_ca":  # whatever was put there, it may be a key
         return f"{variable}: {message}"
-    value = overrides.get(name, os.environ.get(variable, dotenv_values(ENV_FILE).get(variable, "")))
+    value = overrides.get(name, os.environ.get(variable, _in_env_file().get(variable, "")))
     return f"{variable}={str(value)[:200]!r}: {message}{_accepted(field)}"
 
 
@@ -760,6 +790,24 @@ def _has_good_host(url: str) -> bool:
 
 def _plain(value: SecretStr | str | None) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else value or ""
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("there is no home folder here: set HOME, or name a full path") from None
+
+
+def _named_folder(given: Path, without: str) -> Path:
+    """The full path. Raises ValueError where not every program that is given it could take it."""
+    path = _expanded(given)
+    shown = str(path)
+    if any(ord(one) < 32 or 0xD800 <= ord(one) < 0xE000 for one in shown):
+        raise ValueError(f"the path {shown!r} has a control character, or is no UTF-8")
+    if without and without in shown:
+        raise ValueError(f"the path {shown!r} must have no {without!r}: name another folder")
+    return path
 
 
 def _certificates_in(file: Path) -> str:

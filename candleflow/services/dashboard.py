@@ -19,6 +19,7 @@ from typing import Final
 
 import streamlit as st
 
+from candleflow import environment
 from candleflow import settings as settings_module
 from candleflow.errors import SettingError, StackError, StoreError
 from candleflow.market.window import SECOND_US
@@ -198,6 +199,7 @@ def _now() -> int:
 @st.cache_resource(show_spinner=False)
 def _settings() -> Settings:
     """The settings as the process found them; a wrong one is looked at anew by the next viewer."""
+    environment.prepare()
     settings = settings_module.load()
     set_up_logging("dashboard", settings.log_level, settings.log_format)
     return settings

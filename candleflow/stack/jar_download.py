@@ -36,7 +36,7 @@ def download(jars: list[Jar], folder: Path, maven_url: str, console: Console | N
     title = f"{what} jars from {host}"
     stopping = threading.Event()
     with (
-        httpx.Client(verify=_tls_context(), timeout=_TIMEOUT, follow_redirects=True) as client,
+        httpx.Client(verify=tls_context(), timeout=_TIMEOUT, follow_redirects=True) as client,
         _progress(console or Console(stderr=True), title, len(jars), total_bytes) as advance,
         ThreadPoolExecutor(_CONNECTIONS) as pool,
     ):
@@ -113,7 +113,7 @@ class _WrongBytesError(Exception):
     """What came isn't the locked file."""
 
 
-def _tls_context() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
     """Trusts what the machine trusts and what certifi does: either alone is empty on some machines."""
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())

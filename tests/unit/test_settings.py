@@ -286,3 +286,58 @@ def test_what_is_no_authority_is_named_and_not_shown(value: str, said: str) -> N
         load(kafka_security_protocol="SSL", kafka_ssl_ca=value)
     assert said in str(caught.value)
     assert "canary" not in str(caught.value)
+
+
+ENV_FILES = [
+    ("utf-8", True),
+    ("utf-8-sig", True),  # Notepad, and PowerShell's Out-File
+    ("utf-16", True),  # PowerShell's >
+    ("utf-16-le", False),
+    ("latin-1", False),
+]
+
+
+@pytest.mark.parametrize(("encoding", "is_read"), ENV_FILES)
+def test_an_env_file_is_read_or_refused_by_its_encoding(encoding: str, *, is_read: bool) -> None:
+    text = "CANDLEFLOW_SYMBOLS=ETHUSDT\r\nCANDLEFLOW_KAFKA_SASL_USERNAMES=Zoë\r\n"
+    Path(".env").write_bytes(text.encode(encoding))
+    if is_read:
+        assert load().symbols == ("ETHUSDT",)
+        assert unknown_names() == [
+            "CANDLEFLOW_KAFKA_SASL_USERNAMES is not a setting; did you mean CANDLEFLOW_KAFKA_SASL_USERNAME?"
+        ]
+    else:
+        with pytest.raises(
+            SettingError, match=r"^\S+\.env is neither UTF-8 nor UTF-16 text: save it as UTF-8$"
+        ):
+            load()
+
+
+FOLDERS = [
+    # what CANDLEFLOW_CACHE_DIR and CANDLEFLOW_DATA_DIR name, and what is said of each
+    ("/a b/josé,c\\d%&'\"", "", ""),
+    ("relative", "", ""),
+    ("/a:b", "must have no ':'", ""),
+    ("/a\nb", "control character", "control character"),
+    ("/jos\udce9", "no UTF-8", "no UTF-8"),
+    ("~/candles", "set HOME", "set HOME"),
+    ("~nobody-of-that-name/candles", "set HOME", "set HOME"),
+]
+
+
+@pytest.mark.parametrize(("folder", "cache_says", "data_says"), FOLDERS)
+def test_a_folder_that_a_server_could_not_take_is_named_with_its_setting(
+    folder: str, cache_says: str, data_says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(_: object) -> None:
+        raise KeyError("a user id without a name")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    settings = load(cache_dir=folder, data_dir=folder)
+    for name, says in (("cache", cache_says), ("data", data_says)):
+        if says:
+            with pytest.raises(SettingError, match=rf"^CANDLEFLOW_{name.upper()}_DIR=.*{says}"):
+                getattr(settings, f"{name}_path")
+        else:
+            assert getattr(settings, f"{name}_path") == Path(folder).absolute()
