@@ -115,11 +115,17 @@ def test_an_overlap_is_seen_whatever_the_windows_were_and_are(
     Processor(connection, Windows.of_seconds(first)).merge([*run_of(1, 4), *run_of(6, 9)])
     connection.close()
     processor = Processor(database.writer(), Windows.of_seconds(second))
+
+    def overlap(*ids: int) -> Any:
+        trades = [trade(one, 400 if one > 9 else one) for one in ids]
+        at = processor.offsets["0"]
+        answer = processor.send({"0": at}, {"0": at + 3}, partials_of(trades, processor.windows))
+        return answer.get("ids")
+
+    assert overlap(4, 5, 7) == {"BTCUSDT": "{[4,5),[7,8)}"}
     processor.merge([trade(12, 400), trade(14, 401)])
-    for known, batch in (("{[4,5),[7,8)}", (4, 5, 7)), ("{[12,13),[14,15)}", (12, 13, 14))):
-        trades = [trade(one, 400 if one > 9 else one) for one in batch]
-        answer = processor.send({"0": 10}, {"0": 13}, partials_of(trades, processor.windows))
-        assert answer == {"status": "overlap", "ids": {"BTCUSDT": known}}
+    assert overlap(12, 13, 14) == {"BTCUSDT": "{[12,13),[14,15)}"}
+    assert overlap(7, 5, 4) == {"BTCUSDT": "{[4,5),[7,8)}"}
     processor.merge([trade(5, 5)])
     ids = "SELECT DISTINCT held_ids(candles)::text FROM candles WHERE interval = '1d'"
     assert asked(database, ids) == [("{[1,10),[12,13),[14,15)}",)]
