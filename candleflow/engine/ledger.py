@@ -19,7 +19,7 @@ from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.sql import SparkSession
 
 from candleflow.errors import CandleflowError, HeldError, LedgerError, StoreError
-from candleflow.market.partial import encode_windows
+from candleflow.market.partial import array_text, encode_windows
 from candleflow.market.window import Windows
 
 _log = logging.getLogger(__name__)
@@ -114,15 +114,15 @@ class Ledger:
         partials: Sequence[str],
         counts: Mapping[str, Any],
     ) -> Merged:
-        """Merge a batch's candles, one JSON object each, and move the offsets: both or neither."""
+        """Merge a batch's candles, encoded by ``market.partial``, and move the offsets: both or neither."""
         answer = self._call(
-            "SELECT merge_batch(?::uuid, ?, ?::jsonb, ?::jsonb, ?::jsonb, ?::jsonb, ?::jsonb)",
+            "SELECT merge_batch(?::uuid, ?, ?::jsonb, ?::jsonb, ?::partial_candle[], ?::jsonb, ?::jsonb)",
             (
                 self._run_id,
                 self._topic,
                 _offsets_text(expected),
                 _offsets_text(reached),
-                f"[{','.join(partials)}]",
+                array_text(partials),
                 json.dumps(counts),
                 self._windows,
             ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from candleflow.engine.candles import BLOCK_SIZE, TAKER, Block
 from candleflow.engine.recent_latency import LiveTrades
 from candleflow.engine.trades import ADDED_COLUMNS, PRICE_ZERO
+from candleflow.market.partial import Partial, encode, ids_text
 from candleflow.market.trade import DECIMAL_PLACES
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
@@ -26,7 +26,7 @@ class Folded:
     """One batch on the driver."""
 
     partials: list[str]
-    """Its candles, one JSON object each, as ``merge_batch`` takes them."""
+    """Its candles, encoded by ``market.partial``."""
     sound: int
     """Records that are trades, repeated ones counted again."""
     trades: int
@@ -64,31 +64,30 @@ def read_fold(rows: Iterable[tuple[Any, ...]], windows: Windows) -> Folded:
         for back in range(0, windows.size_us, windows.slide_us):
             candles[one.symbol, one.open_time - back].append(((one.block, bits), one))
     # Sliding windows over the first seconds of 1970 open before it, where the store has no candles.
-    partials = [json.dumps(_partial(*key, found)) for key, found in candles.items() if key[1] >= 0]
+    partials = [encode(_partial(*key, found)) for key, found in candles.items() if key[1] >= 0]
     trades = sum(bits.bit_count() for bits in seen.values())
     return Folded(partials, sound, trades, dict(rejected), written_at, live)
 
 
-def _partial(symbol: str, open_time: int, parts: Sequence[_Part]) -> dict[str, Any]:
-    """One candle in the terms of ``merge_batch``: decimals and the set of ids as text."""
+def _partial(symbol: str, open_time: int, parts: Sequence[_Part]) -> Partial:
     ids = [one for one, _ in parts]
     blocks = [one for _, one in parts]
     first = min(range(len(parts)), key=lambda at: _first_id(ids[at]))
     last = max(range(len(parts)), key=lambda at: _last_id(ids[at]))
-    return {
-        "symbol": symbol,
-        "open_time": open_time,
-        "last_trade_time": blocks[last].last_trade_time,
-        "trade_count": sum(bits.bit_count() for _, bits in ids),
-        "first_trade_id": _first_id(ids[first]),
-        "last_trade_id": _last_id(ids[last]),
-        "trade_ids": str(_trade_ids(ids)),
-        "open": _price(blocks[first].open),
-        "high": _price(max(one.high for one in blocks)),
-        "low": _price(min(one.low for one in blocks)),
-        "close": _price(blocks[last].close),
+    return Partial(
+        symbol,
+        open_time,
+        last_trade_time=blocks[last].last_trade_time,
+        trade_count=sum(bits.bit_count() for _, bits in ids),
+        first_trade_id=_first_id(ids[first]),
+        last_trade_id=_last_id(ids[last]),
+        trade_ids=ids_text(_trade_ids(ids)),
+        open=_price(blocks[first].open),
+        high=_price(max(one.high for one in blocks)),
+        low=_price(min(one.low for one in blocks)),
+        close=_price(blocks[last].close),
         **{one.name: one.over(blocks) for one in _SUMS},
-    }
+    )
 
 
 def _price(steps: int) -> str:

@@ -50,6 +50,7 @@ from candleflow.stack.java import find_java
 from candleflow.stack.work_folder import work_folder
 from candleflow.store import credentials, schema
 from candleflow.store.credentials import Role
+from candleflow.store.snapshots import SnapshotWatch
 from candleflow.telemetry import set_up_logging
 
 _log = logging.getLogger(__name__)
@@ -194,10 +195,13 @@ class _Processor:
             max_future_us=int(settings.max_future_seconds * SECOND_US),
         )
         self._sink = CandleSink(ledger, work, self._stop)
+        self._snapshots = SnapshotWatch(writer)
         self._end_offsets.start()
+        self._snapshots.start()
         try:
             self._keep_processing(spark, ledger, self._sink, work_dir)
         finally:
+            self._snapshots.stop()
             ledger.close()
 
     def _keep_processing(self, spark: SparkSession, ledger: Ledger, sink: CandleSink, work_dir: Path) -> None:
@@ -276,7 +280,7 @@ class _Processor:
             if sink.waits_for:
                 self._beat("waiting", f"for {sink.waits_for}")
             else:
-                self._beat("running", self._settings.topic)
+                self._beat("running", self._snapshots.message or self._settings.topic)
             self._stop.wait(_POLL_SECONDS)
 
     def _raise_if_made_anew(self, sink: CandleSink, since: float) -> None:

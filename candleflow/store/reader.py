@@ -344,8 +344,10 @@ _STORED_CANDLES: Final = f"SELECT {CANDLE_COLUMNS} FROM ({{parts}}) part"  # nos
 
 # A hole is what lies between one range of ids and the next.
 _OPEN_GAPS: Final = f"""
-    WITH part AS MATERIALIZED ({{parts}}),
-    range AS (SELECT unnest(range_agg(trade_ids)) AS ids FROM part),
+    WITH part AS MATERIALIZED (
+        SELECT *, coalesce(trade_ids, held_ids(ROW(stored.*)::candles)) AS held FROM ({{parts}}) stored
+    ),
+    range AS (SELECT unnest(range_agg(held)) AS ids FROM part),
     hole AS (
         SELECT upper(ids) AS first_id, lead(lower(ids)) OVER (ORDER BY ids) AS held_again FROM range
     ),
@@ -354,8 +356,8 @@ _OPEN_GAPS: Final = f"""
         FROM hole WHERE held_again IS NOT NULL ORDER BY first_id DESC LIMIT %(newest)s
     )
     SELECT holes, trades, first_id, held_again - 1,
-        (SELECT {_MICROSECONDS.format("max(open_time)")} FROM part WHERE trade_ids @> first_id - 1),
-        (SELECT {_MICROSECONDS.format("min(end_time)")} FROM part WHERE trade_ids @> held_again)
+        (SELECT {_MICROSECONDS.format("max(open_time)")} FROM part WHERE held @> first_id - 1),
+        (SELECT {_MICROSECONDS.format("min(end_time)")} FROM part WHERE held @> held_again)
     FROM newest ORDER BY first_id DESC
 """  # nosec B608 # noqa: S608 - constants of this module
 
@@ -369,7 +371,7 @@ _FIRST: Final = f"SELECT {_MICROSECONDS.format('open_time')} {_OF_INTERVAL} ORDE
 
 _ID_RANGES: Final = """
     SELECT lower(ids), upper(ids) FROM (
-        SELECT unnest(range_agg(trade_ids)) AS ids FROM candles
+        SELECT unnest(range_agg(held_ids(candles))) AS ids FROM candles
         WHERE symbol = %(symbol)s AND interval = %(interval)s AND open_time >= %(since)s
             AND end_time <= %(until)s
     ) range ORDER BY 1

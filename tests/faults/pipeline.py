@@ -66,7 +66,7 @@ _PROCESSOR: Final = (sys.executable, ROOT / "processor.py")
 _ROWS: Final = """
     SELECT symbol, interval, open_time::text, end_time::text, open::text, high::text, low::text, close::text,
         volume::text, quote_volume::text, taker_buy_volume::text, taker_buy_quote_volume::text,
-        trade_count, first_trade_id, last_trade_id, trade_ids::text, is_complete,
+        trade_count, first_trade_id, last_trade_id, held_ids(candles)::text, is_complete,
         CASE WHEN end_time <= %s THEN is_closed END
     FROM candles ORDER BY 1, 2, 3
 """
@@ -365,7 +365,8 @@ class Pipeline:
         return dict(
             self.asked(
                 "SELECT symbol, (range_merge(ids)::int8multirange - ids)::text FROM ("
-                "    SELECT symbol, range_agg(trade_ids) AS ids FROM candles WHERE interval = '1d' GROUP BY 1"
+                "    SELECT symbol, range_agg(held_ids(candles)) AS ids FROM candles"
+                "    WHERE interval = '1d' GROUP BY 1"
                 ") of_symbol WHERE ids <> range_merge(ids)::int8multirange"
             )
         )

@@ -20,8 +20,7 @@ from tests.processes import ROOT, environment
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SQL = "candleflow/store/migrations/0001_candles.sql"
-MENDING = "candleflow/store/migrations/0002_mending.sql"
-MERGING = "candleflow/store/migrations/0006_merging.sql"
+MERGING = "candleflow/store/migrations/0007_leaner_merges.sql"
 LEDGER = "candleflow/engine/ledger.py"
 SINK = "candleflow/engine/sink.py"
 TRADES = "candleflow/engine/trades.py"
@@ -56,12 +55,12 @@ class Tooth:
 ON_THE_STORE = [
     Tooth(
         "a candle folded anew leaves its roll-ups as they were",
-        [Patch(MENDING, "changed + put_candles(whole) + dropped", "changed + dropped")],
+        [Patch(MERGING, "changed + put_candles(whole) + dropped", "changed + dropped")],
         ["tests/store/test_mending.py::test_the_roll_ups_alone_are_folded_anew_where_the_stretch_is_empty"],
     ),
     Tooth(
         "what was merged while the topic was read is written over",
-        [Patch(MENDING, "IF seen <> (SELECT", "IF false AND seen <> (SELECT")],
+        [Patch(MERGING, "IF seen <> (SELECT", "IF false AND seen <> (SELECT")],
         ["tests/store/test_mending.py::test_candles_that_have_changed_since_they_were_read_are_not_touched"],
     ),
     Tooth(
@@ -72,8 +71,24 @@ ON_THE_STORE = [
     ),
     Tooth(
         "ids that are in already are not noticed",
-        [Patch(SQL, "(SELECT jsonb_object_agg(shared.symbol, shared.ids::text) FROM shared)", "NULL::jsonb")],
+        [
+            Patch(
+                MERGING,
+                "(SELECT jsonb_object_agg(shared.symbol, shared.ids::text) FROM shared)",
+                "NULL::jsonb",
+            )
+        ],
         ["tests/store/test_merge.py::test_an_overlap_names_the_ids_and_changes_nothing"],
+    ),
+    Tooth(
+        "ids of a roll-up without a set are not looked for",
+        [Patch(MERGING, "CASE WHEN has_minutes THEN c.trade_ids ELSE held_ids(c) END", "c.trade_ids")],
+        ["tests/store/test_merge.py::test_an_overlap_is_seen_whatever_the_windows_were_and_are[5-120]"],
+    ),
+    Tooth(
+        "each roll-up has a set of its ids, and writes it at each merge",
+        [Patch(MERGING, "CASE WHEN keeps_ids[b.ordinality] THEN b.trade_ids END", "b.trade_ids")],
+        ["tests/store/test_merge.py::test_the_rows_of_a_day_do_not_grow_with_the_gaps_in_it"],
     ),
     Tooth(
         "open and close by arrival",
@@ -93,7 +108,7 @@ ON_THE_STORE = [
     ),
     Tooth(
         "offsets not moved",
-        [Patch(SQL, "    PERFORM move_offsets(topic, reached_all);\n")],
+        [Patch(MERGING, "    PERFORM move_offsets(topic, reached_all);\n")],
         ["tests/store/test_claim.py::test_a_later_claim_continues_where_the_last_batch_ended"],
     ),
     Tooth(
@@ -182,11 +197,11 @@ ON_THE_WHOLE_WAY = [
     Tooth(
         "offsets moved in a transaction of their own",
         [
-            Patch(SQL, "    PERFORM move_offsets(topic, reached_all);\n"),
+            Patch(MERGING, "    PERFORM move_offsets(topic, reached_all);\n"),
             Patch(
-                SQL,
-                "CREATE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\nLANGUAGE plpgsql AS",
-                "CREATE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
+                MERGING,
+                "FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\nLANGUAGE plpgsql AS",
+                "FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
                 "LANGUAGE plpgsql SECURITY DEFINER AS",
             ),
             Patch(SCHEMA, '"merge_batch", ', '"merge_batch", "move_offsets", '),

@@ -25,6 +25,7 @@ from candleflow.engine.trades import REFUSAL, TRADE_COLUMNS, judge, read_quickly
 from candleflow.market.candle import Candle, fold
 from candleflow.market.trade import Trade
 from candleflow.market.window import Windows
+from tests.partials import decode
 from tests.spark_fixtures import PUBLISHED_AT, records_of
 
 A_MINUTE_US = 60_000_000
@@ -143,7 +144,7 @@ def oracle(trades: list[Trade], windows: Windows) -> dict[tuple[str, int], Paylo
 def of_spark(partials: list[str]) -> dict[tuple[str, int], Payload]:
     found = {}
     for text in partials:
-        row = json.loads(text)
+        row: dict[str, Any] = decode(text)._asdict()
         key = row.pop("symbol"), row.pop("open_time")
         ranges = [one.strip("[)").split(",") for one in row.pop("trade_ids").strip("{}").split("),")]
         ids = [trade_id for lower, upper in ranges for trade_id in range(int(lower), int(upper))]
