@@ -27,6 +27,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from candleflow.broker.offsets import EndOffsets, bounds, starting_offsets
 from candleflow.broker.topics import ensure_topics, topic_id
+from candleflow.broker.trade_reader import TradeReader
 from candleflow.engine import trades
 from candleflow.engine.ledger import Claim, Ledger, StoreAwayError
 from candleflow.engine.session import class_path_of, join_session, start_session, stop_session
@@ -193,7 +194,7 @@ class _Processor:
             windows=settings.windows,
             max_future_us=int(settings.max_future_seconds * SECOND_US),
         )
-        self._sink = CandleSink(ledger, work, self._stop)
+        self._sink = CandleSink(ledger, work, self._stop, self._confirm_log)
         self._end_offsets.start()
         try:
             self._keep_processing(spark, ledger, self._sink, work_dir)
@@ -236,7 +237,7 @@ class _Processor:
         began_at = time.monotonic()
         found = bounds(settings.kafka_bootstrap, settings.topic)
         offsets = starting_offsets(settings.topic, claim.offsets, found)
-        sink.begin(claim, checkpoint, found.end)
+        sink.begin(claim, checkpoint, offsets, found.end)
         records = trades.read_stream(
             spark,
             settings.kafka_bootstrap,
@@ -259,6 +260,10 @@ class _Processor:
             with sink.ended(FINISH_SECONDS):
                 _stop(query)
             shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def _confirm_log(self, last: Mapping[int, tuple[int, int]]) -> None:
+        with TradeReader(self._settings.kafka_bootstrap, self._settings.topic) as reader:
+            reader.confirm(last)
 
     def _follow(self, query: StreamingQuery, sink: CandleSink, began_at: float) -> None:
         wall_ahead = _wall_ahead()

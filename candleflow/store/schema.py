@@ -36,7 +36,9 @@ MINIMUM_VERSION: Final = 15
 READABLE_TABLES: Final = ("candles", "symbols", "record_counts", "topics", "forecasts")
 ALERT_TABLES: Final = ("alert_rules", "alert_states", "alerts", "alert_deliveries", "alerter")
 """Which the page and the alerter may read."""
-WRITER_FUNCTIONS: Final = ("claim_topic", "merge_batch", "close_quiet_candles", "current_schema_version")
+WRITER_FUNCTIONS: Final = (
+    "claim_topic", "merge_batch", "last_records", "close_quiet_candles", "current_schema_version"
+)  # fmt: skip
 AUDITOR_FUNCTIONS: Final = (
     "current_schema_version",
     "finest_books",

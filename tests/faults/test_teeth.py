@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SQL = "candleflow/store/migrations/0001_candles.sql"
 MENDING = "candleflow/store/migrations/0002_mending.sql"
 MERGING = "candleflow/store/migrations/0006_merging.sql"
+LAST_RECORDS = "candleflow/store/migrations/0008_last_records.sql"
 LEDGER = "candleflow/engine/ledger.py"
 SINK = "candleflow/engine/sink.py"
 TRADES = "candleflow/engine/trades.py"
@@ -66,7 +67,7 @@ ON_THE_STORE = [
     ),
     Tooth(
         "no compare-and-set of the offsets",
-        [Patch(SQL, "IF stored <@ expected THEN", "IF true THEN")],
+        [Patch(LAST_RECORDS, "IF stored <@ expected THEN", "IF true THEN")],
         ["tests/store/test_merge.py::test_a_replayed_batch_changes_nothing",
          "tests/store/test_merge.py::test_offsets_that_stand_elsewhere_are_refused"],
     ),
@@ -184,9 +185,10 @@ ON_THE_WHOLE_WAY = [
         [
             Patch(SQL, "    PERFORM move_offsets(topic, reached_all);\n"),
             Patch(
-                SQL,
-                "CREATE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\nLANGUAGE plpgsql AS",
-                "CREATE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
+                LAST_RECORDS,
+                "CREATE OR REPLACE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
+                "LANGUAGE plpgsql AS",
+                "CREATE OR REPLACE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
                 "LANGUAGE plpgsql SECURITY DEFINER AS",
             ),
             Patch(SCHEMA, '"merge_batch", ', '"merge_batch", "move_offsets", '),
