@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 from kafka import TopicPartition, errors
 
-from candleflow.broker.offsets import not_fitting, partitions_of
+from candleflow.broker.offsets import partitions_of
 from candleflow.broker.topics import consumer_of_no_group, words
 from candleflow.errors import BrokerError
 
@@ -91,28 +91,6 @@ class TradeReader:
                 if consumer.position(one) >= end[one.partition]:
                     del nexts[one]
                     consumer.pause(one)
-
-    def confirm(self, last: Mapping[int, tuple[int, int]]) -> None:
-        """Check that the topic has these records: by partition the offset, and the timestamp in microseconds.
-
-        Raises LedgerError where a partition has another record at the offset, or none: it lost its end, by a
-        power cut, and was written on since. One that retention has removed is passed over.
-        """
-        for number, (offset, written_at) in sorted(last.items()):
-            found = [one for some in self.records({number: offset}, {number: offset + 1}) for one in some]
-            if [one.timestamp for one in found] != [written_at] and not self._has_expired(number, offset):
-                raise not_fitting(
-                    self._topic,
-                    f"partition {number} has another record at offset {offset} than the one that was merged: "
-                    "the topic lost its end, as by a power cut, and has grown again",
-                )
-
-    def _has_expired(self, number: int, offset: int) -> bool:
-        place = TopicPartition(self._topic, number)
-        try:
-            return bool(self._consumer.beginning_offsets([place])[place] > offset)
-        except (errors.KafkaError, OSError) as error:
-            raise self._error(error) from error
 
     def _error(self, error: BaseException) -> BrokerError:
         return BrokerError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Final
 
@@ -10,6 +9,8 @@ GROWTH: Final = 4
 """A part that left room is followed by one of at most so many times its records."""
 MERGE_SECONDS: Final = 15.0
 """A merge should take no longer: a quarter of what a call of PostgreSQL may take (socketTimeout)."""
+MOST_RECORDS: Final = 1_000_000
+"""No part has more: a task for each 125,000 of them collects up to ``most`` blocks before any is counted."""
 _FILLED: Final = 0.75
 """How full a part is meant to be: the next records may have more candles than the last ones had."""
 
@@ -24,7 +25,7 @@ class PartSize:
     def __init__(self, most: int) -> None:
         """``most``: how many candles a part may have."""
         self._most = most
-        self.records = sys.maxsize
+        self.records = MOST_RECORDS
 
     def failed(self, records: int, fitting: int | None = None) -> None:
         """A part of ``records`` was not merged. ``fitting``: how many of them have ``most`` candles."""
@@ -38,7 +39,7 @@ class PartSize:
             self.records = max(1, int(records * in_time))
         elif records >= self.records:  # a smaller one was all there was, and shows nothing
             room = min(GROWTH, in_time, _FILLED * self._most / max(candles, 1))
-            self.records = int(records * max(1.0, room))
+            self.records = min(MOST_RECORDS, int(records * max(1.0, room)))
 
 
 def part_end(begin: Mapping[int, int], end: Mapping[int, int], records: int) -> dict[int, int]:

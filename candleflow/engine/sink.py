@@ -209,13 +209,18 @@ class CandleSink:
             is_whole = begin == first and reached == end
             blocks = batch if is_whole else self._blocks(batch.sparkSession, reached)
             try:
-                # A task for each partition of the topic would take longer than its few records.
-                few = records <= trades.RECORDS_PER_TASK
-                candles, seconds = self._merge(blocks.coalesce(1) if few else blocks, reached)
+                # A task for each partition of the topic would take longer than its few records, and each task
+                # may have as many candles as all of them may have in the end.
+                tasks = max(1, math.ceil(records / trades.RECORDS_PER_TASK))
+                candles, seconds = self._merge(blocks.coalesce(tasks), reached)
             except OversizeError as error:
                 self._part_size.failed(records, error.records)
                 if records <= 1:
                     raise
+                _log.info(
+                    "%d records have more than %d candles: merging them in parts of about %d records",
+                    *(records, self._work.candles_limit, self._part_size.records),
+                )
             except BaseException:
                 self._part_size.failed(records)
                 raise

@@ -25,9 +25,9 @@ import psutil
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
+from candleflow.broker.last_records import LastRecords
 from candleflow.broker.offsets import EndOffsets, bounds, starting_offsets
 from candleflow.broker.topics import ensure_topics, topic_id
-from candleflow.broker.trade_reader import TradeReader
 from candleflow.engine import trades
 from candleflow.engine.ledger import Claim, Ledger, StoreAwayError
 from candleflow.engine.session import class_path_of, join_session, start_session, stop_session
@@ -194,12 +194,14 @@ class _Processor:
             windows=settings.windows,
             max_future_us=int(settings.max_future_seconds * SECOND_US),
         )
-        self._sink = CandleSink(ledger, work, self._stop, self._confirm_log)
+        last_records = LastRecords(settings.kafka_bootstrap, settings.topic)
+        self._sink = CandleSink(ledger, work, self._stop, last_records.confirm)
         self._end_offsets.start()
         try:
             self._keep_processing(spark, ledger, self._sink, work_dir)
         finally:
             ledger.close()
+            last_records.close()
 
     def _keep_processing(self, spark: SparkSession, ledger: Ledger, sink: CandleSink, work_dir: Path) -> None:
         """Run one query after another, until stopped or until something that no new start can mend."""
@@ -260,10 +262,6 @@ class _Processor:
             with sink.ended(FINISH_SECONDS):
                 _stop(query)
             shutil.rmtree(checkpoint, ignore_errors=True)
-
-    def _confirm_log(self, last: Mapping[int, tuple[int, int]]) -> None:
-        with TradeReader(self._settings.kafka_bootstrap, self._settings.topic) as reader:
-            reader.confirm(last)
 
     def _follow(self, query: StreamingQuery, sink: CandleSink, began_at: float) -> None:
         wall_ahead = _wall_ahead()
