@@ -202,35 +202,39 @@ class CandleSink:
 
     def _merge_in_parts(self, batch: DataFrame, end: Mapping[int, int]) -> None:
         """Merge the batch: at once, or one part after another where that would be too much."""
-        first = begin = self._standing(end)
-        while True:
-            reached = part_end(begin, end, self._part_size.records)
-            records = sum(reached.values()) - sum(begin.values())
-            is_whole = begin == first and reached == end
-            blocks = batch if is_whole else self._blocks(batch.sparkSession, reached)
-            try:
-                # A task for each partition of the topic would take longer than its few records, and each task
-                # may have as many candles as all of them may have in the end.
-                tasks = max(1, math.ceil(records / trades.RECORDS_PER_TASK))
-                candles, seconds = self._merge(blocks.coalesce(tasks), reached)
-            except OversizeError as error:
-                self._part_size.failed(records, error.records)
-                if records <= 1:
-                    raise
-                _log.info(
-                    "%d records have more than %d candles: merging them in parts of about %d records",
-                    *(records, self._work.candles_limit, self._part_size.records),
-                )
-            except BaseException:
-                self._part_size.failed(records)
-                raise
-            else:
-                self._part_size.merged(records, candles, seconds)
-                if reached == end:
-                    return
+        first = self._standing(end)
+        is_over = False
+        while not is_over:
             if self._is_ended:
                 raise StoppedError("stopping")
             begin = self._standing(end)
+            reached = part_end(begin, end, self._part_size.records)
+            is_whole = begin == first and reached == end
+            blocks = batch if is_whole else self.blocks(self._records(batch.sparkSession, reached))
+            records = sum(reached.values()) - sum(begin.values())
+            is_over = self._merge_part(blocks, reached, records) and reached == end
+
+    def _merge_part(self, blocks: DataFrame, reached: dict[int, int], records: int) -> bool:
+        """Merge so many records; whether it was done, and they had not too many candles for that."""
+        # A task for each partition of the topic would take longer than its few records, and each task may
+        # have as many candles as all of them may have in the end.
+        tasks = max(1, math.ceil(records / trades.RECORDS_PER_TASK))
+        try:
+            candles, seconds = self._merge(blocks.coalesce(tasks), reached)
+        except OversizeError as error:
+            self._part_size.failed(records, error.records)
+            if records <= 1:
+                raise
+            _log.info(
+                "%d records have more than %d candles: merging them in parts of about %d records",
+                *(records, self._work.candles_limit, self._part_size.records),
+            )
+            return False
+        except BaseException:
+            self._part_size.failed(records)
+            raise
+        self._part_size.merged(records, candles, seconds)
+        return True
 
     def _standing(self, end: Mapping[int, int]) -> dict[int, int]:
         """Where the candles stand, in the partitions of ``end``: one that was added meanwhile begins at 0."""
@@ -264,10 +268,6 @@ class CandleSink:
             self.tally.latency.note(folded.live, folded.trades, round(merged_at * SECOND_US))
             self._count(answer, folded, received)
         return len(folded.partials), self._merge_seconds
-
-    def _blocks(self, spark: SparkSession, reached: Mapping[int, int]) -> DataFrame:
-        """The fold's rows of what comes up to ``reached``, as the query makes them of a batch."""
-        return self.blocks(self._records(spark, reached))
 
     def _confirm_log(self) -> None:
         """Have it confirmed that the topic goes on from the last record merged, where it may not.

@@ -345,7 +345,7 @@ class Pipeline:
         self.report.faults["topic cut short"] += 1
         merged: int = self.asked("SELECT next_offset FROM topic_offsets")[0][0]
         self.kafka.kill()
-        folder = self._kafka.data / f"{TOPIC}-0"
+        folder = self.cluster.brokers[0].data / f"{TOPIC}-0"
         for index in (*folder.glob("*.index"), *folder.glob("*.timeindex"), *folder.glob("*.snapshot")):
             index.unlink()
         (log,) = folder.glob("*.log")

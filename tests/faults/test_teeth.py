@@ -159,6 +159,27 @@ ON_THE_EDGES = [
         [Patch(PRODUCER, "self._symbols = settings.own_symbols", "self._symbols = settings.symbols")],
         ["tests/pipeline/test_shards.py::test_two_shards_publish_every_trade_once_each_only_its_own"],
     ),
+    Tooth(
+        "a batch is merged at once, however many candles it has",
+        [Patch(SINK, "BatchFold(work.windows, work.candles_limit)", "BatchFold(work.windows)")],
+        ["tests/engine/test_sink.py::test_killed_between_two_parts_it_goes_on_from_the_last_one"],
+    ),
+    Tooth(
+        "a batch that failed is tried again as it was",
+        [
+            Patch(
+                SINK,
+                "            self._part_size.failed(records)\n            raise\n",
+                "            raise\n",
+            )
+        ],
+        ["tests/engine/test_sink.py::test_after_a_failure_of_time_or_size_the_next_attempt_is_smaller"],
+    ),
+    Tooth(
+        "nobody looks whether the topic has the last record still",
+        [Patch(SINK, "            self._confirm(self._last)\n")],
+        ["tests/engine/test_sink.py::test_another_record_where_the_last_one_was_stops_it_before_it_merges"],
+    ),
 ]
 
 ON_THE_WHOLE_WAY = [
