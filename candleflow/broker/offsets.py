@@ -51,29 +51,28 @@ def starting_offsets(topic: str, stored: Mapping[int, int], found: Bounds) -> di
     """
     gone = sorted(stored.keys() - found.end.keys())
     if gone:
-        raise LedgerError(f"{_misfit(topic)}: partition {gone[0]} is gone{_MENDING}")
+        raise not_fitting(topic, f"partition {gone[0]} is gone")
     for partition, offset in sorted(stored.items()):
         if offset < found.begin[partition]:
-            raise LedgerError(
-                f"{_misfit(topic)}: partition {partition} was to be read from offset {offset}, and begins at "
-                f"{found.begin[partition]}, so that {found.begin[partition] - offset} records expired unread"
-                f"{_MENDING}"
+            raise not_fitting(
+                topic,
+                f"partition {partition} was to be read from offset {offset}, and begins at "
+                f"{found.begin[partition]}, so that {found.begin[partition] - offset} records expired unread",
             )
         if offset > found.end[partition]:
-            raise LedgerError(
-                f"{_misfit(topic)}: partition {partition} was read up to offset {offset}, and ends at "
-                f"{found.end[partition]}{_MENDING}"
+            raise not_fitting(
+                topic,
+                f"partition {partition} was read up to offset {offset}, and ends at {found.end[partition]}",
             )
     return {partition: stored.get(partition, found.begin[partition]) for partition in found.end}
 
 
-_MENDING: Final = (
-    "; to accept the topic as it is and read it from its beginning: python -m candleflow adopt-topic"
-)
-
-
-def _misfit(topic: str) -> str:
-    return f"the topic {topic} does not fit the candles in PostgreSQL"
+def not_fitting(topic: str, reason: str) -> LedgerError:
+    """The error for a topic that the stored offsets don't belong to: names the command that mends."""
+    return LedgerError(
+        f"the topic {topic} does not fit the candles in PostgreSQL: {reason}; to accept the topic as it is "
+        "and read it from its beginning: python -m candleflow adopt-topic"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,9 +137,9 @@ def admin_client(bootstrap: str) -> Iterator[KafkaAdminClient]:
         admin.close()
 
 
-def consumer_of_no_group(bootstrap: str, client_id: str) -> KafkaConsumer:
+def consumer_of_no_group(bootstrap: str, client_id: str, **options: object) -> KafkaConsumer:
     """A consumer that commits nothing, gives up soon, and is the caller's to close; raises as
-    ``admin_client``."""
+    ``admin_client``. ``options`` are kafka-python's."""
     try:
         return KafkaConsumer(
             **python_options(bootstrap),
@@ -147,6 +147,7 @@ def consumer_of_no_group(bootstrap: str, client_id: str) -> KafkaConsumer:
             enable_auto_commit=False,
             bootstrap_timeout_ms=ATTEMPT_MS,
             request_timeout_ms=REQUEST_MS,
+            **options,
         )
     except (errors.KafkaError, OSError) as error:
         raise_if_refused(bootstrap, error)

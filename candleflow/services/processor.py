@@ -25,6 +25,7 @@ import psutil
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
+from candleflow.broker.last_records import LastRecords
 from candleflow.broker.offsets import EndOffsets, bounds, starting_offsets
 from candleflow.broker.topics import ensure_topics, topic_id
 from candleflow.engine import trades
@@ -194,7 +195,8 @@ class _Processor:
             windows=settings.windows,
             max_future_us=int(settings.max_future_seconds * SECOND_US),
         )
-        self._sink = CandleSink(ledger, work, self._stop)
+        last_records = LastRecords(settings.kafka_bootstrap, settings.topic)
+        self._sink = CandleSink(ledger, work, self._stop, last_records.confirm)
         self._snapshots = SnapshotWatch(writer)
         self._end_offsets.start()
         self._snapshots.start()
@@ -203,6 +205,7 @@ class _Processor:
         finally:
             self._snapshots.stop()
             ledger.close()
+            last_records.close()
 
     def _keep_processing(self, spark: SparkSession, ledger: Ledger, sink: CandleSink, work_dir: Path) -> None:
         """Run one query after another, until stopped or until something that no new start can mend."""
@@ -240,7 +243,7 @@ class _Processor:
         began_at = time.monotonic()
         found = bounds(settings.kafka_bootstrap, settings.topic)
         offsets = starting_offsets(settings.topic, claim.offsets, found)
-        sink.begin(claim, checkpoint, found.end)
+        sink.begin(claim, checkpoint, offsets, found.end)
         records = trades.read_stream(
             spark,
             settings.kafka_bootstrap,

@@ -37,7 +37,8 @@ READABLE_TABLES: Final = ("candles", "symbols", "record_counts", "topics", "fore
 ALERT_TABLES: Final = ("alert_rules", "alert_states", "alerts", "alert_deliveries", "alerter")
 """Which the page and the alerter may read."""
 WRITER_FUNCTIONS: Final = (
-    "claim_topic", "merge_batch", "close_quiet_candles", "current_schema_version", "snapshot_holders"
+    "claim_topic", "merge_batch", "last_records", "close_quiet_candles", "current_schema_version",
+    "snapshot_holders",
 )  # fmt: skip
 READER_FUNCTIONS: Final = ("held_ids",)
 """Of whoever may select candles and asks for their trade ids."""

@@ -344,6 +344,22 @@ class Pipeline:
         self.kafka.start()
         self.kafka.wait_until_ready()
 
+    def cut_topic(self, records: int) -> None:
+        """The topic loses its last ``records`` merged ones and all later, as by a power cut before they were
+        flushed: Kafka is killed, and its log cut within a batch. Then it grows past what was merged.
+        """
+        self.report.faults["topic cut short"] += 1
+        merged: int = self.asked("SELECT next_offset FROM topic_offsets")[0][0]
+        self.kafka.kill()
+        folder = self.cluster.brokers[0].data / f"{TOPIC}-0"
+        for index in (*folder.glob("*.index"), *folder.glob("*.timeindex"), *folder.glob("*.snapshot")):
+            index.unlink()
+        (log,) = folder.glob("*.log")
+        os.truncate(log, direct.end_in_log(log.read_bytes(), merged - records) + 7)
+        self.kafka.start()
+        self.kafka.wait_until_ready()
+        awaited(lambda: self._end_offsets()[0] > merged, FLOW_SECONDS, self.said)
+
     def wait_for_refusal(self, *words: str) -> None:
         """Until the processor has ended with these words and the command that mends."""
         awaited(lambda: not self.processor.is_up, FLOW_SECONDS, self.said)

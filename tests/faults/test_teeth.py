@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SQL = "candleflow/store/migrations/0001_candles.sql"
 MERGING = "candleflow/store/migrations/0007_leaner_merges.sql"
+LAST_RECORDS = "candleflow/store/migrations/0008_last_records.sql"
 LEDGER = "candleflow/engine/ledger.py"
 SINK = "candleflow/engine/sink.py"
 TRADES = "candleflow/engine/trades.py"
@@ -65,7 +66,7 @@ ON_THE_STORE = [
     ),
     Tooth(
         "no compare-and-set of the offsets",
-        [Patch(SQL, "IF stored <@ expected THEN", "IF true THEN")],
+        [Patch(LAST_RECORDS, "IF stored <@ expected THEN", "IF true THEN")],
         ["tests/store/test_merge.py::test_a_replayed_batch_changes_nothing",
          "tests/store/test_merge.py::test_offsets_that_stand_elsewhere_are_refused"],
     ),
@@ -173,6 +174,27 @@ ON_THE_EDGES = [
         [Patch(PRODUCER, "self._symbols = settings.own_symbols", "self._symbols = settings.symbols")],
         ["tests/pipeline/test_shards.py::test_two_shards_publish_every_trade_once_each_only_its_own"],
     ),
+    Tooth(
+        "a batch is merged at once, however many candles it has",
+        [Patch(SINK, "BatchFold(work.windows, work.candles_limit)", "BatchFold(work.windows)")],
+        ["tests/engine/test_sink.py::test_killed_between_two_parts_it_goes_on_from_the_last_one"],
+    ),
+    Tooth(
+        "a batch that failed is tried again as it was",
+        [
+            Patch(
+                SINK,
+                "            self._part_size.failed(records)\n            raise\n",
+                "            raise\n",
+            )
+        ],
+        ["tests/engine/test_sink.py::test_after_a_failure_of_time_or_size_the_next_attempt_is_smaller"],
+    ),
+    Tooth(
+        "nobody looks whether the topic has the last record still",
+        [Patch(SINK, "            self._confirm(self._last)\n")],
+        ["tests/engine/test_sink.py::test_another_record_where_the_last_one_was_stops_it_before_it_merges"],
+    ),
 ]
 
 ON_THE_WHOLE_WAY = [
@@ -199,9 +221,10 @@ ON_THE_WHOLE_WAY = [
         [
             Patch(MERGING, "    PERFORM move_offsets(topic, reached_all);\n"),
             Patch(
-                MERGING,
-                "FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\nLANGUAGE plpgsql AS",
-                "FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
+                LAST_RECORDS,
+                "CREATE OR REPLACE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
+                "LANGUAGE plpgsql AS",
+                "CREATE OR REPLACE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
                 "LANGUAGE plpgsql SECURITY DEFINER AS",
             ),
             Patch(SCHEMA, '"merge_batch", ', '"merge_batch", "move_offsets", '),

@@ -196,7 +196,9 @@ def test_a_batch_of_the_largest_trades_overflows_nothing(spark: SparkSession) ->
     copies, windows = 1_000_000, Windows.of_seconds(5)
     read = read_quickly(records_of(spark, values), A_MINUTE_US)
     many = read.crossJoin(spark.range(copies, numPartitions=2).withColumnRenamed("id", "copy"))
-    rest = [name for name in ("timestamp", REFUSAL, *TRADE_COLUMNS) if name != "trade_id"]
+    rest = [
+        name for name in ("partition", "offset", "timestamp", REFUSAL, *TRADE_COLUMNS) if name != "trade_id"
+    ]
     many = many.select(*rest, (F.col("trade_id") + F.col("copy")).alias("trade_id"))
     folded = read_fold(CandleFold(windows)(many).collect(), windows)
     found = of_spark(folded.partials)

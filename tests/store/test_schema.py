@@ -147,7 +147,7 @@ def test_a_database_of_the_first_version_keeps_its_candles(
             "READER_FUNCTIONS",
         ):  # fmt: skip
             before.setattr(schema, functions, ("current_schema_version",))
-        before.setattr(schema, "WRITER_FUNCTIONS", ("claim_topic", "merge_batch"))
+        before.setattr(schema, "WRITER_FUNCTIONS", ("claim_topic", "merge_batch", "current_schema_version"))
         before.setattr(schema, "READABLE_TABLES", ("candles", "symbols", "record_counts", "topics"))
         before.setattr(schema, "ALERT_TABLES", ("symbols",))
         schema.apply(empty_database.settings)
