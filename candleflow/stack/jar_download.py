@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from candleflow.errors import StackError
+from candleflow.proxies import proxy_for
 from candleflow.stack.jars import Jar
 
 _CONNECTIONS: Final = 8
@@ -36,7 +37,13 @@ def download(jars: list[Jar], folder: Path, maven_url: str, console: Console | N
     title = f"{what} jars from {host}"
     stopping = threading.Event()
     with (
-        httpx.Client(verify=_tls_context(), timeout=_TIMEOUT, follow_redirects=True) as client,
+        httpx.Client(
+            verify=_tls_context(),
+            timeout=_TIMEOUT,
+            follow_redirects=True,
+            trust_env=False,
+            proxy=proxy_for(maven_url),
+        ) as client,
         _progress(console or Console(stderr=True), title, len(jars), total_bytes) as advance,
         ThreadPoolExecutor(_CONNECTIONS) as pool,
     ):

@@ -11,12 +11,13 @@ import pytest
 import candleflow
 
 PACKAGE = Path(candleflow.__file__).parent
-COMMON = {"market", "settings", "errors", "telemetry"}
+COMMON = {"market", "settings", "errors", "telemetry", "proxies"}
 ALLOWED = {
     "market": {"market", "errors"},
     "errors": set(),
     "settings": {"market", "errors"},
     "telemetry": {"errors"},
+    "proxies": {"settings", "errors"},
     "metrics": {"metrics", *COMMON},
     "exchange": {"exchange", *COMMON},
     "broker": {"broker", *COMMON},
