@@ -17,7 +17,6 @@ from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
 from candleflow.errors import SettingError
-from candleflow.settings import is_loopback
 
 _VARIABLES: Final = {
     "https": ("https_proxy", "all_proxy"),
@@ -46,6 +45,14 @@ def proxy_for(url: str) -> str | None:
     if any(_covers(member, host, port) for member in re.split(r"[,\s]+", excepted.lower())):
         return None
     return _checked(*given[name])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether it is this machine; by the address itself: ``127.example.org`` is a name like any other."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _given() -> dict[str, tuple[str, str]]:

@@ -15,9 +15,9 @@ COMMON = {"market", "settings", "errors", "telemetry", "proxies"}
 ALLOWED = {
     "market": {"market", "errors"},
     "errors": set(),
-    "settings": {"market", "errors"},
+    "settings": {"market", "errors", "proxies"},
     "telemetry": {"errors"},
-    "proxies": {"settings", "errors"},
+    "proxies": {"errors"},
     "metrics": {"metrics", *COMMON},
     "exchange": {"exchange", *COMMON},
     "broker": {"broker", *COMMON},
