@@ -22,6 +22,7 @@ from typing import Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from candleflow.errors import RateLimitError
+from candleflow.exchange.reconnect import LONGEST_BAN_SECONDS
 
 _log = logging.getLogger(__name__)
 
@@ -100,9 +101,9 @@ class Wait(NamedTuple):
     seconds: float
 
     def left(self, now: float) -> float:
-        """Seconds left; 0 also where more than the whole is: then a clock was set back."""
+        """Seconds left; 0 also where more than the whole is, as after a clock was set back."""
         left = self.until - now
-        return left if 0 < left <= self.seconds else 0.0
+        return left if 0 < left <= min(self.seconds, LONGEST_BAN_SECONDS) else 0.0
 
 
 _NO_WAIT: Final = Wait(0.0, 0.0)
