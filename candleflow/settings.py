@@ -17,7 +17,6 @@ from dataclasses import field as dataclass_field
 from enum import StrEnum
 from functools import cached_property
 from importlib.util import find_spec
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -30,6 +29,7 @@ from candleflow.errors import MarketError, SettingError
 from candleflow.market.shard import ALL, PRODUCER, Shard
 from candleflow.market.symbol import SYMBOL_LENGTH, is_symbol, upper
 from candleflow.market.window import WINDOW_SECONDS, Windows
+from candleflow.proxies import is_loopback
 
 PREFIX: Final = "CANDLEFLOW_"
 ENV_FILE: Final = ".env"
@@ -270,7 +270,7 @@ class Settings(BaseSettings):
     alert_page_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
-        description="The page's address in alerts; http://localhost and the page's port if not given",
+        description="The page's address in alerts; if not given, the public one or http://localhost",
     )
 
     data_dir: Path = Field(Path(".data"), description="Where the local Kafka and PostgreSQL keep their data")
@@ -284,6 +284,10 @@ class Settings(BaseSettings):
         description="The repository that jars are fetched from, once",
     )
     dashboard_port: Port = Field(8_501, description="The page's port, on 127.0.0.1")
+    dashboard_public_url: str | None = Field(
+        None,
+        description="The page's address behind a reverse proxy, such as https://candles.example.com",
+    )
 
     window_seconds: int = Field(5, description="Length of the finest candles")
     slide_seconds: int | None = Field(
@@ -391,6 +395,21 @@ class Settings(BaseSettings):
             raise ValueError("must be an address such as https://api.telegram.org, with no path")
         if url.scheme == "http" and not is_loopback(url.hostname or ""):
             raise ValueError("must be https:// unless the host is this machine")
+        return value.rstrip("/")
+
+    @field_validator("dashboard_public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        url = urlsplit(value)
+        is_good = url.scheme in ("http", "https") and _has_good_host(value)
+        # As browsers send it: a name of other letters comes as xn--..., and `*` would let in any host.
+        is_good = is_good and re.fullmatch(r"[A-Za-z0-9.:_\[\]-]+", url.netloc) is not None
+        if not is_good or url.query or url.fragment or url.path.strip("/"):
+            raise ValueError(
+                "must be an address such as https://candles.example.com, of ASCII letters, with no path"
+            )
         return value.rstrip("/")
 
     @field_validator("kafka_bootstrap")
@@ -506,6 +525,12 @@ class Settings(BaseSettings):
                 f"the producer of shard {self.shard} has the port {above} above it, which is at most 65,535",
             )
         return self
+
+    @property
+    def page_url(self) -> str:
+        """Where a reader of an alert finds the page."""
+        here = f"http://localhost:{self.dashboard_port}"
+        return self.alert_page_url or self.dashboard_public_url or here
 
     @property
     def own_symbols(self) -> tuple[str, ...]:
@@ -827,11 +852,3 @@ def _check_certificates(text: str, what: str) -> None:
         context.load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError):
         raise ValueError(f"must be PEM certificates, and {what} has none that can be read") from None
-
-
-def is_loopback(host: str) -> bool:
-    """By the address itself: ``127.example.org`` is a name like any other."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -27,9 +27,9 @@ import httpx
 
 from candleflow.errors import ExchangeError
 from candleflow.exchange import tls
-from candleflow.exchange.rest import takes_proxies
 from candleflow.market.trade import TIME_LIMIT_US, to_microseconds
 from candleflow.market.window import SECOND_US
+from candleflow.proxies import proxy_for
 
 PART_US: Final = 3_600 * SECOND_US
 PART_LINES: Final = 250_000
@@ -82,13 +82,15 @@ def fetch(url: str, folder: Path, advance: Advance) -> Path:
     """Bring a file and check it against the archive's own checksum.
 
     Raises ExchangeError where either can't be had or they don't fit: then nothing is left in ``folder``.
+    Raises SettingError where a proxy variable is wrong.
     """
     file = folder / unquote(url.rpartition("/")[2])
     try:
         with httpx.Client(
             timeout=_TIMEOUT,
             follow_redirects=True,
-            trust_env=takes_proxies(url),
+            trust_env=False,
+            proxy=proxy_for(url),
             verify=tls.context(),
             event_hooks={"request": [_refuse_plain_text] if url.startswith("https:") else []},
         ) as client:

@@ -20,13 +20,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from random import SystemRandom
 from typing import Final, TypeAlias, TypeGuard, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, PayloadTooBig, WebSocketException
 from websockets.frames import CloseCode
 
-from candleflow.errors import ExchangeError
 from candleflow.exchange import tls
 from candleflow.exchange.frames import FrameConnection
 from candleflow.exchange.messages import (
@@ -49,6 +48,7 @@ from candleflow.exchange.reconnect import (
     share_out,
 )
 from candleflow.market.symbol import lower, upper
+from candleflow.proxies import proxy_for
 
 _log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class TradeStream:
         return sum(feed.reconnects for feed in self._feeds)
 
     async def run(self) -> None:
-        """Follow until cancelled. Raises ExchangeError where no attempt can help; what on_messages raises."""
+        """Follow until cancelled. Raises SettingError for a wrong proxy variable; what on_messages raises."""
         tasks = [asyncio.create_task(feed.run()) for feed in self._feeds]
         try:
             await asyncio.gather(*tasks)
@@ -162,13 +162,11 @@ class TradeStream:
                 # Whether the exchange is there is judged by the data it sends (Rotation): a ping of ours
                 # would go unanswered while reading waits for Kafka, and end a sound connection.
                 ping_interval=None,
-                proxy=None if _is_local(base_url) else True,
+                proxy=proxy_for(base_url),
                 ssl=tls.context_for(base_url),
                 create_connection=FrameConnection,
             )
             socket = cast("FrameConnection", await opening)  # what it was told to create
-        except ImportError as error:
-            raise ExchangeError(f"{base_url} can't be reached through the proxy: {error}") from error
         except (OSError, WebSocketException) as error:
             self._note_failure(base_url, error)
             return None
@@ -443,11 +441,6 @@ def _length(closed: ConnectionClosed) -> int | None:
     """The length of the frame that was too long, as far as websockets knows it."""
     cause = closed.__cause__
     return cause.size if isinstance(cause, PayloadTooBig) else None
-
-
-def _is_local(base_url: str) -> bool:
-    host = urlsplit(base_url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _words(closed: ConnectionClosed) -> str:

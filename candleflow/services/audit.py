@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from candleflow.broker import gap_log
-from candleflow.errors import BrokerError, CandleflowError, ExchangeError, StoreError
+from candleflow.errors import BrokerError, CandleflowError, ExchangeError, RateLimitError, StoreError
 from candleflow.exchange.rest import ExchangeRest
 from candleflow.market.gap import AUDIT, GapEvent, GapEventKind, events_of
 from candleflow.market.window import SECOND_US, floor_time
@@ -55,9 +55,10 @@ LONGEST_ROLL_UP: Final = "1h"
 RECORDS_LIMIT: Final = 1_000_000
 """So many records are read for one stretch at most, which takes half a minute."""
 
-_REST_SECONDS: Final = 10.0
 _NAMED: Final = 10
 """So many symbols are named in the heartbeat's message at most."""
+_PATIENCE_SECONDS: Final = 120.0
+"""How long a comparison may wait for the rate limit: two turns of the minute that weights are counted by."""
 _SYMBOLS_LIMIT: Final = 100
 """The heartbeat tells the agreement of so many symbols at most."""
 
@@ -267,16 +268,20 @@ class Auditor:
     async def compare(self) -> None:
         """Hold each symbol's latest candles against the exchange's klines."""
         reached = await self._reached()
-        for symbol in self._settings.symbols:
-            if symbol not in reached:
-                self._agreement.pop(symbol, None)
-                continue
-            try:
-                async with asyncio.timeout(_REST_SECONDS):
-                    await self._compare_one(symbol, reached[symbol])
-            except (ExchangeError, StoreError, TimeoutError) as error:
-                _log.info("%s isn't compared with the exchange's klines now: %s", symbol, error)
-                self._agreement.pop(symbol, None)  # unknown is better than old
+        async with ExchangeRest(self._urls[0], patience_seconds=_PATIENCE_SECONDS) as rest:
+            for symbol in self._settings.symbols:
+                if symbol not in reached:
+                    self._agreement.pop(symbol, None)
+                    continue
+                try:
+                    await self._compare_one(rest, symbol, reached[symbol])
+                except RateLimitError as error:
+                    _log.warning("no symbol is compared with the exchange's klines now: %s", error)
+                    self._agreement.clear()
+                    return
+                except (ExchangeError, StoreError) as error:
+                    _log.info("%s isn't compared with the exchange's klines now: %s", symbol, error)
+                    self._agreement.pop(symbol, None)  # unknown is better than old
 
     async def _compare(self) -> None:
         while self._urls:
@@ -293,29 +298,26 @@ class Auditor:
             return {}
         return {one.symbol: one.last_trade_time for one in states}
 
-    async def _compare_one(self, symbol: str, reached: int) -> None:
+    async def _compare_one(self, rest: ExchangeRest, symbol: str, reached: int) -> None:
         """Compare the windows of the ten minutes before ``reached``, the time of our newest trade.
 
         Trades come in order; what comes later is late, not wrong: on two busy cores one took 46 s to its row.
         """
         agreement: Counter[Verdict] = Counter()
-        async with ExchangeRest(self._urls[0]) as rest:
-            now = await rest.server_time()
-            until = min(now - SETTLE_US, reached)
-            since = until - AGREEMENT_US
-            for basis in bases(self._settings.windows):
-                begins_at = await asyncio.to_thread(self._reader.first_open_time, symbol, basis.interval)
-                if begins_at is None:
-                    continue
-                ours = await asyncio.to_thread(self._reader.within, symbol, basis.interval, since, until)
-                theirs = await rest.klines(symbol, basis.kline, start_time=since, end_time=until - 1)
-                comparison = compare(
-                    ours, theirs, basis, since=since, until=until, now=now, begins_at=begins_at
-                )
-                agreement.update(comparison.counts)
-                for doubt in doubts(comparison, basis):
-                    self._doubts.put((symbol, doubt))
-                self._tell(symbol, basis, comparison)
+        now = await rest.server_time()
+        until = min(now - SETTLE_US, reached)
+        since = until - AGREEMENT_US
+        for basis in bases(self._settings.windows):
+            begins_at = await asyncio.to_thread(self._reader.first_open_time, symbol, basis.interval)
+            if begins_at is None:
+                continue
+            ours = await asyncio.to_thread(self._reader.within, symbol, basis.interval, since, until)
+            theirs = await rest.klines(symbol, basis.kline, start_time=since, end_time=until - 1)
+            comparison = compare(ours, theirs, basis, since=since, until=until, now=now, begins_at=begins_at)
+            agreement.update(comparison.counts)
+            for doubt in doubts(comparison, basis):
+                self._doubts.put((symbol, doubt))
+            self._tell(symbol, basis, comparison)
         self._agreement[symbol] = _Agreement(agreement, time.monotonic())
 
     def _tell(self, symbol: str, basis: Basis, comparison: Comparison) -> None:

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import streamlit as st
 
@@ -49,6 +50,9 @@ SCRIPT: Final = Path(__file__).parents[2] / "dashboard.py"
 """Its neighbour ``.streamlit/config.toml`` goes with it, whatever folder the command is run in."""
 PAGE: Final = Path(__file__).with_name("dashboard_page.py")
 """The script of the app that ``SCRIPT`` makes."""
+
+LOCAL_HOSTS: Final = ("localhost", "127.0.0.1")
+"""As in ``.streamlit/config.toml``: an option of the command stands in place of those there."""
 
 _FIRST_SECONDS: Final = 30
 """A symbol's first candle changes only when history is loaded before it."""
@@ -97,7 +101,8 @@ def run(settings: Settings) -> int:
     Raises StackError if the port is taken.
     """
     _check_port(settings.dashboard_port)
-    os.execv(sys.executable, command(settings.dashboard_port))  # nosec B606 # noqa: S606 - no shell is wanted
+    started = command(settings.dashboard_port, settings.dashboard_public_url)
+    os.execv(sys.executable, started)  # nosec B606 # noqa: S606 - no shell is wanted
 
 
 @asynccontextmanager
@@ -115,9 +120,17 @@ def ask_store() -> None:
     Viewer(_answers()).ask("symbols", _reader().symbols)
 
 
-def command(port: int) -> list[str]:
-    """The command that serves the page on ``port`` of 127.0.0.1, from any working folder."""
-    return [sys.executable, "-m", "streamlit", "run", str(SCRIPT), f"--server.port={port}"]
+def command(port: int, public_url: str | None = None) -> list[str]:
+    """The command that serves the page on ``port`` of 127.0.0.1, from any working folder.
+
+    A browser at ``public_url`` may open the page's WebSocket too, through a proxy that passes ``Host`` on:
+    Streamlit takes an Origin that is the same as the Host, and a Host that is allowed.
+    """
+    served = [sys.executable, "-m", "streamlit", "run", str(SCRIPT), f"--server.port={port}"]
+    if public_url is None:
+        return served
+    hosts = (*LOCAL_HOSTS, urlsplit(public_url).hostname)
+    return [*served, *(f"--server.allowedHosts={host}" for host in hosts)]
 
 
 class SharedSource:

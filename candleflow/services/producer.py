@@ -26,6 +26,7 @@ from candleflow.errors import CandleflowError, ExchangeError, SettingError
 from candleflow.exchange.clock import ExchangeClock
 from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.messages import decode_payload
+from candleflow.exchange.rate_limit import Share
 from candleflow.exchange.reconnect import Rotation
 from candleflow.exchange.rest import TRADING, ExchangeRest
 from candleflow.exchange.stream import Received, TradeStream
@@ -93,7 +94,7 @@ class Producer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._addresses = addresses(settings)
+        self._addresses = addresses(settings, Share.FILLING)
         retention_us = int(settings.kafka_retention_hours * 3_600 * SECOND_US)
         self._clock = ExchangeClock(trusted_lag_us=retention_us // 2)
         self._stop = asyncio.Event()

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Final
 
 import httpx
 
-from candleflow.stack.jar_download import tls_context
-
-_TIMEOUT: Final = httpx.Timeout(60, connect=15)
+from candleflow.stack.jar_download import client_for
 
 
 def fetch(url: str, sha256: str, folder: Path) -> Path:
@@ -19,7 +16,7 @@ def fetch(url: str, sha256: str, folder: Path) -> Path:
     digest = hashlib.sha256()
     try:
         with (
-            httpx.Client(verify=tls_context(), timeout=_TIMEOUT, follow_redirects=True) as client,
+            client_for(url) as client,
             client.stream("GET", url) as answer,
             archive.open("wb") as file,
         ):

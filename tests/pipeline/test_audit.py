@@ -15,13 +15,16 @@ import pytest
 
 from candleflow.broker import gap_log
 from candleflow.broker.gap_log import encode, read_all
+from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.messages import decode_payload
+from candleflow.exchange.rate_limit import Share
 from candleflow.exchange.simulated_market import SeededMarket
-from candleflow.exchange.simulator import Simulator
+from candleflow.exchange.simulator import Faults, Simulator
 from candleflow.market.gap import GapEvent, GapEventKind
 from candleflow.market.trade import Trade
 from candleflow.market.window import DAY_US, SECOND_US
 from candleflow.services.audit import AGAIN_US, BEHIND_US, SETTLE_US, Auditor
+from candleflow.services.exchange_addresses import addresses
 from candleflow.settings import Settings
 from tests.broker.test_gap_log import noted_records, write
 from tests.broker.topics import remove_topics
@@ -261,6 +264,36 @@ async def test_what_is_only_late_does_not_differ_from_the_klines(
         found = auditor.counts()
         assert found["different"] == found["missing"] == found["extra"] == 0
         assert "is missing" not in caplog.text
+
+
+async def test_a_refusal_by_the_rate_limit_is_honoured_by_the_auditor_and_the_producers_filling(
+    database: Database,
+) -> None:
+    """As in two processes: they share nothing but the data folder."""
+    names = [f"S{number}USDT" for number in range(60)]
+    market = SeededMarket(1, RATE, names)
+    began_at = time.time_ns() // 1_000 - AGO_US
+    trades = []
+    for name in names:
+        first = market.id_at(name, began_at)
+        trades += list(market.trades(name, (first, first + 2)))
+    faults = Faults(throttle_after=90, throttle_requests=1, retry_after_seconds=1)
+    async with Simulator(market, faults=faults) as simulator:
+        settings = database.settings_with(
+            exchange_ws_url=simulator.ws_url, exchange_rest_url=simulator.rest_url, symbols=",".join(names)
+        )
+        Processor(database.writer(), FIVE_SECONDS).merge(trades)
+        auditor = Auditor(settings)
+        comparing = asyncio.create_task(auditor.compare())
+        await until(lambda: faults.throttle_requests == 0)
+        refused_at = simulator.rest_requests[-1]
+        async with TradeHistory(addresses(settings, Share.FILLING).rest) as history:
+            page = await history.page(names[0], trades[0].trade_id, 2)
+        assert [one.trade_id for one in page.trades] == [one.trade_id for one in trades[:2]]
+        await comparing
+        assert not [at for at in simulator.rest_requests if refused_at < at < refused_at + 0.95]
+        assert len(simulator.rest_requests) == 3 * 60 + 2, "all others are compared after the wait"
+        assert set(auditor._agreement) == set(names)
 
 
 async def test_repair_has_all_holes_of_the_time_fetched_again(

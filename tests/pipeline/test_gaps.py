@@ -299,7 +299,8 @@ async def test_a_limit_of_the_exchanges_is_waited_out(
             await until(lambda: has_caught_up(producer, 400))
     (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
     assert not missing(ids)
-    assert "the exchange has us wait 2 s" in caplog.text
+    host = simulator.rest_url.removeprefix("http://")
+    assert f"exchange rate limit: no request to {host} for 2 s" in caplog.text
 
 
 async def test_history_away_leaves_the_gap_open_until_it_is_back(

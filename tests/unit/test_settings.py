@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,44 @@ WRONG = [
     ("DASHBOARD_PORT", "0", "(accepted: from 1 to 65,535)"),
     ("DASHBOARD_PORT", "65536", "(accepted: from 1 to 65,535)"),
     ("DASHBOARD_PORT", "http", "valid integer"),
+    ("DASHBOARD_PUBLIC_URL", "candles.example.com", "must be an address such as https://candles.example.com"),
+    (
+        "DASHBOARD_PUBLIC_URL",
+        "ws://candles.example.com",
+        "must be an address such as https://candles.example.com",
+    ),
+    ("DASHBOARD_PUBLIC_URL", "https://", "must be an address such as https://candles.example.com"),
+    ("DASHBOARD_PUBLIC_URL", "https://*", "must be an address such as https://candles.example.com"),
+    (
+        "DASHBOARD_PUBLIC_URL",
+        "https://*.example.com",
+        "must be an address such as https://candles.example.com",
+    ),
+    (
+        "DASHBOARD_PUBLIC_URL",
+        "https://candles.example.com/page",
+        "must be an address such as https://candles.example.com",
+    ),
+    (
+        "DASHBOARD_PUBLIC_URL",
+        "https://candles.example.com?a",
+        "must be an address such as https://candles.example.com",
+    ),
+    (
+        "DASHBOARD_PUBLIC_URL",
+        "https://me:secret@candles.example.com",
+        "must be an address such as https://candles.example.com",
+    ),
+    (
+        "DASHBOARD_PUBLIC_URL",
+        "https://candles.example.com:0",
+        "must be an address such as https://candles.example.com",
+    ),
+    (
+        "DASHBOARD_PUBLIC_URL",
+        "https://bücher.example",
+        "must be an address such as https://candles.example.com",
+    ),
     ("WINDOW_SECONDS", "0", "must be one of 1, 2, 3"),
     ("WINDOW_SECONDS", "7", "must be one of 1, 2, 3"),
     ("WINDOW_SECONDS", "5.5", "valid integer"),
@@ -341,3 +380,19 @@ def test_a_folder_that_a_server_could_not_take_is_named_with_its_setting(
                 getattr(settings, f"{name}_path")
         else:
             assert getattr(settings, f"{name}_path") == Path(folder).absolute()
+
+
+@pytest.mark.parametrize(
+    ("given_settings", "page_url"),
+    [
+        ({"dashboard_port": 1234}, "http://localhost:1234"),
+        ({"dashboard_public_url": ""}, "http://localhost:8501"),
+        ({"dashboard_public_url": "https://candles.example.com:8443/"}, "https://candles.example.com:8443"),
+        (
+            {"dashboard_public_url": "https://a.example", "alert_page_url": "https://b.example/page"},
+            "https://b.example/page",
+        ),
+    ],
+)
+def test_alerts_lead_to_the_pages_public_address(given_settings: dict[str, Any], page_url: str) -> None:
+    assert load(**given_settings).page_url == page_url
