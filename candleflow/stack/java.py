@@ -135,7 +135,7 @@ def _unpacked(archive: Path, folder: Path) -> Path:
     with tarfile.open(archive) as content:
         # What Python 3.11 had no word for before 3.11.4. The archive is the locked one either way.
         safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        content.extractall(into, **safely)  # type: ignore[arg-type]  # noqa: S202 - as said
+        content.extractall(into, **safely)  # type: ignore[arg-type]  # nosec B202 # noqa: S202 - as said
     (unpacked,) = into.iterdir()
     place = folder / unpacked.name
     if not place.exists():

@@ -150,6 +150,7 @@ def quiet_trades(windows: int, symbols: Sequence[str] = SYMBOLS) -> list[dict[st
     ]
 
 
+@pytest.mark.slow
 def test_killed_between_two_parts_it_goes_on_from_the_last_one(place: Place) -> None:
     """Before a commit and after one."""
     trades = quiet_trades(8)

@@ -51,7 +51,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
         dashboard_public_url=f"https://{HOST}",
         data_dir=tmp_path_factory.mktemp("data"),
         postgres_url=f"postgresql://candleflow@127.0.0.1:{free_port()}/candleflow",
-        postgres_password="unused",
+        postgres_password="made-up",
     )
     with page_server(settings) as server:
         yield server

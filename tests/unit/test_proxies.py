@@ -28,7 +28,7 @@ from candleflow.stack.jar_download import download
 
 REST = "https://api.binance.com"
 STREAM = "wss://stream.binance.com:9443"
-PASSWORD = "pa55word-nobody-may-see"
+PASSWORD = "canary-nobody-may-see"
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def _no_proxies_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http://user:secret@proxy.example:1", "http://user:secret@proxy.example:1"),
         ("user:secret@proxy.example:1", "http://user:secret@proxy.example:1"),
         ("http://user@proxy.example:1", "http://user:@proxy.example:1"),
-        ("http://us%40er:p%2Fss@proxy.example:1", "http://us%40er:p%2Fss@proxy.example:1"),
+        ("http://us%40er:canary%2F@proxy.example:1", "http://us%40er:canary%2F@proxy.example:1"),
         ("http://bücher.example:1", "http://xn--bcher-kva.example:1"),
         ("http://proxy.example:3128/path?query#fragment", "http://proxy.example:3128"),
         ("http://my_proxy:3128", "http://my_proxy:3128"),
@@ -90,7 +90,7 @@ BAD = [
     (f"http://user:{PASSWORD}#1@proxy.example:3128", "can't be read"),
     (f"http://user:{PASSWORD}/1@proxy.example:3128", "can't be read"),
     (f"http://user:1/{PASSWORD}@proxy.example:3128", "can't be read"),
-    (f"http://user:{PASSWORD}%ff@proxy.example:3128", "can't be read"),
+    (f"http://canary:{PASSWORD}%ff@proxy.example:3128", "can't be read"),
     (f"socks5://user:{PASSWORD}@127.0.0.1:1080", "SOCKS proxies aren't supported"),
     (f"htp://user:{PASSWORD}@127.0.0.1:1080", "neither http:// nor https://"),
 ]

@@ -133,7 +133,7 @@ def test_only_the_request_that_carries_the_message_counts(
         assert one.send(BODY).outcome is outcome
 
 
-LOGGED_IN = '{"status": "success", "data": {"authToken": "token", "userId": "me"}}'
+LOGGED_IN = '{"status": "success", "data": {"authToken": "made-up", "userId": "me"}}'
 TAKEN = '{"success": true}'
 NOT_ALLOWED = '{"success": false, "error": "not-allowed"}'
 
@@ -324,7 +324,7 @@ def test_what_a_mail_server_says(mail: str) -> None:
 
 def test_a_mail_server_that_is_not_there_has_nothing() -> None:
     assert channel(_mail(free_port())).send(BODY).outcome is LATER
-    assert channel("mailto://me:pw@mail.invalid?mode=insecure").send(BODY).outcome is LATER
+    assert channel("mailto://me:canary@mail.invalid?mode=insecure").send(BODY).outcome is LATER
 
 
 def _mail(port: int) -> str:
