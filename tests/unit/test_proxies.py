@@ -90,7 +90,7 @@ BAD = [
     (f"http://user:{PASSWORD}#1@proxy.example:3128", "can't be read"),
     (f"http://user:{PASSWORD}/1@proxy.example:3128", "can't be read"),
     (f"http://user:1/{PASSWORD}@proxy.example:3128", "can't be read"),
-    (f"http://canary:{PASSWORD}%ff@proxy.example:3128", "can't be read"),
+    ("http://user:" + PASSWORD + "%ff@proxy.example:3128", "can't be read"),
     (f"socks5://user:{PASSWORD}@127.0.0.1:1080", "SOCKS proxies aren't supported"),
     (f"htp://user:{PASSWORD}@127.0.0.1:1080", "neither http:// nor https://"),
 ]
