@@ -139,7 +139,7 @@ def _has_account() -> bool:
 
 
 def _log_in(configuration: Mapping[str, str]) -> None:
-    """Start the JVM and give Hadoop a user: by itself it asks the system for a name, and ends without one."""
+    """Start the JVM and give Hadoop a user: it ends where the system has no name for the user id."""
     known = SparkConf(loadDefaults=False).setAll([*configuration.items()])
     SparkContext._ensure_initialized(conf=known)  # noqa: SLF001 - no public way: a JVM without a session
     jvm: Any = SparkContext._jvm  # noqa: SLF001

@@ -50,7 +50,7 @@ _BATCHES_REMEMBERED: Final = 1_000
 CANDLES_LIMIT: Final = 20_000
 """One transaction merges at most so many finest candles, whatever the trades look like."""
 _SLOW_SECONDS: Final = 5.0
-"""A merge that failed after so long may have failed for its size: it is not tried again as it is."""
+"""A merge that failed after this time may have failed for its size: it is not repeated unchanged."""
 _RESTART_SECONDS: Final = 1.0
 """No broker is stopped, loses records and is back within so little."""
 

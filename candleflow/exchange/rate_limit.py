@@ -150,7 +150,7 @@ class RateLimiter:
         self._budget.answered(cost, used, asked_at, self.now())
 
     def refused(self, seconds: float) -> None:
-        """The exchange says to wait: nobody asks it before."""
+        """The exchange says to wait: no request is sent before."""
         now = self.now()
         if seconds <= self._shared(now).left(now):
             return

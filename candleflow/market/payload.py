@@ -39,7 +39,7 @@ quick and decides nothing.
 
 JSON_NAME_BYTES: Final = rf'[^"\\\x00-\x1f]{{1,{4 * SYMBOL_LENGTH}}}'
 """A symbol's place in the layout for regular expressions on bytes, which can't tell one character of several
-bytes from another: whoever uses it checks the name."""
+bytes from another: the caller checks the name."""
 
 CANONICAL_BYTES: Final = CANONICAL_PATTERN.replace(SYMBOL_PATTERN, JSON_NAME_BYTES).encode()
 """``CANONICAL_PATTERN`` for bytes, with ``JSON_NAME_BYTES`` for the symbol."""

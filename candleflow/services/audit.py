@@ -49,7 +49,7 @@ AGAIN_US: Final = 3_600 * SECOND_US
 AGREEMENT_US: Final = 600 * SECOND_US
 """So long a time is looked over, but for holes: 600 klines of a second are one request."""
 BEHIND_US: Final = 120 * SECOND_US
-"""A processor that last had read all so long ago is told of: what came since isn't looked at."""
+"""A processor that has been behind for longer than this is logged: newer candles can't be searched."""
 LONGEST_ROLL_UP: Final = "1h"
 """Longer roll-ups are held against their candles by ``repair`` alone: a day's are 17,280."""
 RECORDS_LIMIT: Final = 1_000_000
@@ -221,8 +221,8 @@ class Auditor:
         for event in found:
             self._holes_found += len(event.ranges)
             _log.warning(
-                "%s: the candles lack %d trades in %d ranges, %d to %d, and nobody had noted it: they are to"
-                " be fetched",
+                "%s: the candles lack %d trades in %d ranges, %d to %d, that were not on record: they will be"
+                " fetched",
                 event.symbol,
                 event.trade_count,
                 len(event.ranges),

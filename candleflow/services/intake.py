@@ -263,7 +263,7 @@ class Intake:
             return False
         _log.warning(
             "%s: trade ids begin again at %d, after %d, with a trade newer than all before: was it listed "
-            "anew? They count as a new sequence; trades missed before its first are not looked for",
+            "again? They count as a new sequence; trades missed before its first are not fetched",
             symbol,
             trade_id,
             last,

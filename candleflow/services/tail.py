@@ -30,13 +30,13 @@ GRACE_SECONDS: Final = 2.0
 """After an answer: the stream may be so far behind it."""
 SILENT_SECONDS: Final = 30.0
 ROUND_SECONDS: Final = 60.0
-"""Silent symbols are asked for once in so long: 80 of the 6,000 weight a minute, however many there are."""
+"""Seconds between questions about silent symbols: at most 80 of the 6,000 weight a minute."""
 CONNECT_PAUSE_SECONDS: Final = 10.0
-"""A connect is asked about so long after the question before: 480 weight a minute where connections flap."""
+"""Least seconds between questions after connects: at most 480 weight a minute where connections flap."""
 PAUSES_SECONDS: Final = (10.0, 30.0, 60.0, 300.0)
 """After so many failures in a row."""
 UNLISTED_SECONDS: Final = 3_600.0
-"""A symbol that the exchange doesn't list isn't asked for again for so long."""
+"""How long to wait before asking again for a symbol that the exchange doesn't list."""
 LOOK_SECONDS: Final = 0.5
 
 _NEVER: Final = float("inf")

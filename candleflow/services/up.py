@@ -58,7 +58,7 @@ STOP_STAGES: Final[Sequence[tuple[float, Sequence[str]]]] = (
 _SHOW_EVERY_SECONDS: Final = 0.5
 _TOPICS_SECONDS: Final = 60.0
 _KAFKA_SECONDS: Final = 600.0
-"""Kafka answers nobody while it reads the logs that a kill left: seconds, with many partitions minutes."""
+"""Kafka doesn't answer while it recovers its logs after a kill: seconds, with many partitions minutes."""
 _POSTGRES_SECONDS: Final = 120.0
 """PostgreSQL's replay of the log that a kill left ends within half a minute."""
 _PAGE_SECONDS: Final = 60.0
@@ -120,7 +120,7 @@ class _Session:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # nohup has SIGHUP ignored: whoever says so wants this to outlive the terminal.
+            # nohup ignores SIGHUP: this process is meant to outlive its terminal.
             if one != signal.SIGHUP or signal.getsignal(one) is not signal.SIG_IGN:
                 loop.add_signal_handler(one, stop.set)
         work = asyncio.create_task(self._work())

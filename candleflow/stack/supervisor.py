@@ -54,7 +54,7 @@ class Part:
     not_ready: Callable[[], str] | None = None
     """Why the last answer was no."""
     ready_seconds: float = math.inf
-    """A part that was never ready is given up after so long."""
+    """How long to wait for a part that was never ready."""
     stop_signal: int = signal.SIGTERM
     why_it_ended: Callable[[], str] | None = None
     is_essential: bool = False

@@ -38,7 +38,7 @@ class SnapshotWatch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
         self.message = ""
-        """Who has held a snapshot for longer than LONG_SECONDS, the oldest first; empty where nobody has."""
+        """The sessions that have held a snapshot for longer than LONG_SECONDS, the oldest first."""
 
     def start(self) -> None:
         self._thread.start()
@@ -65,7 +65,7 @@ class SnapshotWatch:
         for key in old:
             if key not in self._told:
                 _log.warning(
-                    "%s: each batch takes longer to merge until it is gone; if nobody needs it: %s",
+                    "%s: each batch takes longer to merge until it is gone; if it isn't needed: %s",
                     said[key],
                     remedies[key],
                 )

@@ -135,6 +135,7 @@ def test_a_topic_that_lost_records_is_refused_until_it_is_adopted(make_pipeline:
     pipeline.judge_where_topic_was_lost()
 
 
+@pytest.mark.long
 def test_a_topic_that_lost_its_end_and_grew_again_is_refused_until_it_is_adopted(
     make_pipeline: MakePipeline,
 ) -> None:
