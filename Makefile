@@ -3,6 +3,8 @@
 .PHONY: help run test test-faults test-emr soak check security types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars clean
 
 python := .venv/bin/python
+# What a shell has them set to, for other work, would have other modules imported, or none.
+unexport PYTHONHOME PYTHONPATH PYTHONSAFEPATH PYTHONINSPECT PYTHONOPTIMIZE PYTHONWARNINGS
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -10,12 +12,12 @@ help: ## this list
 run: install ## start everything on this machine, until Ctrl-C
 	@$(python) -m candleflow up
 
-# Two files at once, each with servers of its own, as the tests mostly wait: for real servers and browsers to start.
+# Three files at once, each with servers of its own, as the tests mostly wait: for real servers and browsers to start.
 # All files of the page count as one (tests/conftest.py): two browsers at once would take both cores.
 test: install-dev ## run the tests, against the real parts
 	@deploy/browser
 	@deploy/checkers
-	@$(python) -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
+	@$(python) -m pytest -m "not slow" --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 25
 
 test-faults: install-dev ## run the slow ones: kills, lost connections, full disks, wrong clocks (QUICK=1: most; MINUTES=30: as far as it gets)
 	@deploy/faketime
@@ -49,10 +51,10 @@ types:
 	@$(python) -m mypy --no-error-summary
 
 unit-exchange:
-	@$(python) -m pytest -q tests/unit/exchange
+	@$(python) -m pytest -q -m "not slow" tests/unit/exchange
 
 unit-others:
-	@$(python) -m pytest -q tests/unit --ignore tests/unit/exchange
+	@$(python) -m pytest -q -m "not slow" tests/unit --ignore tests/unit/exchange
 
 security: install-dev ## what is known to be unsafe: in our code (bandit), secrets in it, in what the locks name (pip-audit)
 	@deploy/checkers tools

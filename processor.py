@@ -2,14 +2,7 @@
 
 import sys
 
-from candleflow import settings
-from candleflow.errors import SettingError
-from candleflow.services import processor
+from candleflow.cli import main
 
 if __name__ == "__main__":
-    try:
-        in_force = settings.load()
-    except SettingError as error:
-        print(error, file=sys.stderr)  # no logging yet: its level is a setting
-        sys.exit(error.exit_status)
-    sys.exit(processor.run(in_force))
+    sys.exit(main(["processor"]))

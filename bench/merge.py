@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
@@ -26,6 +26,7 @@ from bench import machine, servers, stored
 from bench.oracle import at
 from bench.topic import WINDOWS
 from candleflow.errors import StoreError
+from candleflow.market.partial import Partial, array_text, encode, encode_windows
 from candleflow.market.window import DAY_US, SECOND_US, floor_time
 from candleflow.settings import Settings, load
 from candleflow.store import credentials, schema
@@ -72,10 +73,10 @@ class Cost:
         )
 
 
-_MERGE: Final = "SELECT merge_batch(%s, 'bench', %s, %s, %s, %s, %s) ->> 'status'"
+_MERGE: Final = "SELECT merge_batch(%s, 'bench', %s, %s, %s::partial_candle[], %s, %s) ->> 'status'"
 
 
-def batches(shape: Shape) -> Iterator[list[dict[str, Any]]]:
+def batches(shape: Shape) -> Iterator[list[Partial]]:
     """Partials as a live market makes them: ids in sequence, each batch beginning in the window of the last.
 
     Batches of one window stay in it for BATCHES_PER_WINDOW of them.
@@ -88,28 +89,26 @@ def batches(shape: Shape) -> Iterator[list[dict[str, Any]]]:
         partials = []
         for symbol, first_id in next_id.items():
             partials += [
-                _partial(symbol, oldest + window * WINDOWS.size_us, first_id + 10 * window)
+                live_partial(symbol, oldest + window * WINDOWS.size_us, first_id + 10 * window)
                 for window in range(windows)
             ]
             next_id[symbol] += 10 * windows
         yield partials
 
 
-def _partial(symbol: str, open_time: int, first_id: int) -> dict[str, Any]:
-    return {
-        "symbol": symbol, "open_time": open_time, "last_trade_time": open_time + SECOND_US,
-        "open": "61000.01000000", "high": "61002.50000000", "low": "60999.00000000", "close": "61001.12",
-        "volume": "1.23456789", "quote_volume": "75309.8765432112345678", "taker_buy_volume": "0.5",
-        "taker_buy_quote_volume": "30500.0050000000000000", "trade_count": 10, "first_trade_id": first_id,
-        "last_trade_id": first_id + 9, "trade_ids": f"{{[{first_id},{first_id + 10})}}",
-    }  # fmt: skip
+def live_partial(symbol: str, open_time: int, first_id: int) -> Partial:
+    """Ten trades, none missing, as a live market has them."""
+    return Partial(
+        symbol, open_time, open_time + SECOND_US, 10, first_id, first_id + 9, None,
+        open="61000.01000000", high="61002.50000000", low="60999.00000000", close="61001.12",
+        volume="1.23456789", quote_volume="75309.8765432112345678", taker_buy_volume="0.5",
+        taker_buy_quote_volume="30500.0050000000000000",
+    )  # fmt: skip
 
 
 def measure(settings: Settings, shapes: Sequence[Shape] = SHAPES) -> Iterator[Cost]:
     """Merge batches of each shape, one shape after the other, into the database of the settings."""
-    windows = json.dumps(
-        {"interval": WINDOWS.interval, "size_us": WINDOWS.size_us, "slide_us": WINDOWS.slide_us}
-    )
+    windows = encode_windows(WINDOWS)
     with closing(credentials.dsn(settings, Role.WRITER).connect()) as connection:
         connection.autocommit = True
         cursor = connection.cursor()
@@ -121,7 +120,8 @@ def measure(settings: Settings, shapes: Sequence[Shape] = SHAPES) -> Iterator[Co
             times, cpu_before = [], sum(server.cpu_times()[:2])
             for partials in batches(shape):
                 expected, reached = reached, {"0": reached.get("0", 0) + len(partials)}
-                arguments = [json.dumps(one) for one in (expected, reached, partials, {"received": 1})]
+                offsets = [json.dumps(one) for one in (expected, reached)]
+                arguments = [*offsets, array_text(map(encode, partials)), json.dumps({"received": 1})]
                 began = time.perf_counter()
                 cursor.execute(_MERGE, (run_id, *arguments, windows))
                 times.append((time.perf_counter() - began) * 1_000)

@@ -30,6 +30,8 @@ from psycopg2 import sql
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
 
 from bench import machine
+from bench.merge import live_partial
+from candleflow.market.partial import array_text, encode, encode_windows
 from candleflow.market.window import DAY_US, ROLL_UPS, SECOND_US, Windows, floor_time
 from candleflow.screen.choice import CANDLE_LIMIT, LOOK_BACKS, Choice, buckets, period, proposed
 from candleflow.settings import Settings, load
@@ -99,7 +101,7 @@ _NEWEST: Final = """
     SELECT symbol, last_trade_id, close, end_time - interval '1 ms', open_time, end_time
     FROM candles WHERE symbol = %s AND interval = '5s' ORDER BY open_time DESC LIMIT 1
 """
-_MERGE: Final = "SELECT merge_batch(%s, 'bench', %s, %s, %s, %s, %s) ->> 'status'"
+_MERGE: Final = "SELECT merge_batch(%s, 'bench', %s, %s, %s::partial_candle[], %s, %s) ->> 'status'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,9 +282,7 @@ def _read(step: dict[str, Any]) -> str:
 
 def measure_merging(settings: Settings, what: str, batches: int = 200) -> None:
     """Batches of ten trades, as a live processor sends them, after the newest candle there is."""
-    windows = json.dumps(
-        {"interval": WINDOWS.interval, "size_us": WINDOWS.size_us, "slide_us": WINDOWS.slide_us}
-    )
+    windows = encode_windows(WINDOWS)
     with closing(CandleReader.from_settings(settings)) as reader:
         newest = max(((one.last_trade_time, one.last_trade_id) for one in reader.symbols()), default=None)
     time_, last_id = newest or (BEGIN, 0)
@@ -298,26 +298,17 @@ def measure_merging(settings: Settings, what: str, batches: int = 200) -> None:
                 floor_time(time_, WINDOWS.size_us) + (1 + batch // BATCHES_PER_WINDOW) * WINDOWS.size_us
             )
             expected, reached = reached, {"0": reached.get("0", 0) + 10}
-            partial = _partial(SYMBOL, open_time, last_id + 1 + 10 * batch)
-            documents = (expected, reached, [partial], {"received": 10})
+            partial = live_partial(SYMBOL, open_time, last_id + 1 + 10 * batch)
+            offsets = (json.dumps(expected), json.dumps(reached))
+            rest = (array_text([encode(partial)]), json.dumps({"received": 10}), windows)
             began = time.perf_counter()
-            cursor.execute(_MERGE, (claimed["run_id"], *map(json.dumps, documents), windows))
+            cursor.execute(_MERGE, (claimed["run_id"], *offsets, *rest))
             taken.append((time.perf_counter() - began) * 1_000)
             if cursor.fetchone() != ("merged",):
                 raise SystemExit("a batch was not merged")
     print(
         f"merging a batch into {what}: p50 {percentile(taken, 0.5):.2f} ms, p95 {percentile(taken, 0.95):.2f}"
     )
-
-
-def _partial(symbol: str, open_time: int, first_id: int) -> dict[str, Any]:
-    return {
-        "symbol": symbol, "open_time": open_time, "last_trade_time": open_time + SECOND_US,
-        "open": "61000.01000000", "high": "61002.50000000", "low": "60999.00000000", "close": "61001.12",
-        "volume": "1.23456789", "quote_volume": "75309.8765432112345678", "taker_buy_volume": "0.5",
-        "taker_buy_quote_volume": "30500.0050000000000000", "trade_count": 10, "first_trade_id": first_id,
-        "last_trade_id": first_id + 9, "trade_ids": f"{{[{first_id},{first_id + 10})}}",
-    }  # fmt: skip
 
 
 def show_size(owner: Connection) -> None:

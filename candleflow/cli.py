@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from candleflow import environment
 from candleflow import settings as settings_module
 from candleflow.errors import CandleflowError
 from candleflow.settings import Settings
@@ -164,7 +165,7 @@ COMMANDS: Final[dict[str, Command]] = {
         _add_repair,
     ),
     "backfill": Command(
-        "load a day's trades from the exchange's public archive, or a file of it",
+        "load a day's or a month's trades from the exchange's public archive, or a file of it",
         lambda settings, arguments: service("backfill").run(_running(settings), arguments),
         _add_backfill,
     ),
@@ -222,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 done or stopped by a signal, 2 a bad setting or argument, else 1."""
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
+        environment.prepare()
         chosen = next((one for one in argv if one in COMMANDS), None)
         settings = settings_module.load() if chosen is not None else None
         ours, handed_on = _split(argv, chosen)

@@ -37,15 +37,11 @@ class ExchangeRefusalError(ExchangeError):
 
 
 class RateLimitError(ExchangeError):
-    """Too much was asked of the exchange: nothing more may be asked for ``wait_seconds``.
+    """The exchange's rate limit allows no request for ``wait_seconds``, longer than the caller would wait."""
 
-    ``is_banned``: the limit was disregarded (HTTP 418); bans grow from 2 minutes to 3 days.
-    """
-
-    def __init__(self, message: str, wait_seconds: float, *, is_banned: bool = False) -> None:
+    def __init__(self, message: str, wait_seconds: float) -> None:
         super().__init__(message)
         self.wait_seconds = wait_seconds
-        self.is_banned = is_banned
 
 
 class BrokerError(CandleflowError):
@@ -54,6 +50,10 @@ class BrokerError(CandleflowError):
 
 class StoreError(CandleflowError):
     """PostgreSQL can't be reached, or its schema isn't ours."""
+
+
+class UnknownOutcomeError(StoreError):
+    """PostgreSQL's reply to a change was cut off or late: the change may have been made, or not."""
 
 
 class LedgerError(StoreError):

@@ -7,6 +7,7 @@ raises SettingError before anything is opened.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import os
 import re
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from enum import StrEnum
 from functools import cached_property
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -26,8 +26,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from candleflow.errors import MarketError, SettingError
 from candleflow.market.shard import ALL, PRODUCER, Shard
-from candleflow.market.symbol import is_symbol
+from candleflow.market.symbol import SYMBOL_LENGTH, is_symbol, upper
 from candleflow.market.window import WINDOW_SECONDS, Windows
+from candleflow.proxies import is_loopback
 
 PREFIX: Final = "CANDLEFLOW_"
 ENV_FILE: Final = ".env"
@@ -256,7 +257,7 @@ class Settings(BaseSettings):
     alert_page_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
-        description="The page's address in alerts; http://localhost and the page's port if not given",
+        description="The page's address in alerts; if not given, the public one or http://localhost",
     )
 
     data_dir: Path = Field(Path(".data"), description="Where the local Kafka and PostgreSQL keep their data")
@@ -270,6 +271,10 @@ class Settings(BaseSettings):
         description="The repository that jars are fetched from, once",
     )
     dashboard_port: Port = Field(8_501, description="The page's port, on 127.0.0.1")
+    dashboard_public_url: str | None = Field(
+        None,
+        description="The page's address behind a reverse proxy, such as https://candles.example.com",
+    )
 
     window_seconds: int = Field(5, description="Length of the finest candles")
     slide_seconds: int | None = Field(
@@ -323,11 +328,12 @@ class Settings(BaseSettings):
     def _split_symbols(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        names = [name.strip().upper() for name in value.split(",")]
+        names = [upper(name) for name in value.split(",")]
         wrong = [name for name in names if not is_symbol(name)]
         if wrong:
             raise ValueError(
-                "must be names such as BTCUSDT, by commas: 1 to 20 letters A-Z, digits, '.', '-', '_'"
+                f"must be names such as BTCUSDT, by commas: 1 to {SYMBOL_LENGTH} letters, digits, "
+                "'.', '-', '_', none of them a small letter a-z"
             )
         return tuple(dict.fromkeys(names))
 
@@ -378,6 +384,21 @@ class Settings(BaseSettings):
             raise ValueError("must be https:// unless the host is this machine")
         return value.rstrip("/")
 
+    @field_validator("dashboard_public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        url = urlsplit(value)
+        is_good = url.scheme in ("http", "https") and _has_good_host(value)
+        # As browsers send it: a name of other letters comes as xn--..., and `*` would let in any host.
+        is_good = is_good and re.fullmatch(r"[A-Za-z0-9.:_\[\]-]+", url.netloc) is not None
+        if not is_good or url.query or url.fragment or url.path.strip("/"):
+            raise ValueError(
+                "must be an address such as https://candles.example.com, of ASCII letters, with no path"
+            )
+        return value.rstrip("/")
+
     @field_validator("kafka_bootstrap")
     @classmethod
     def _check_bootstrap(cls, value: str) -> str:
@@ -395,7 +416,7 @@ class Settings(BaseSettings):
         if not value:
             return None
         is_text = value.lstrip().startswith("-----BEGIN")
-        text = value if is_text else _certificates_in(Path(value).expanduser())
+        text = value if is_text else _certificates_in(_expanded(Path(value)))
         _check_certificates(text, "the text" if is_text else "the file")
         return text
 
@@ -404,7 +425,7 @@ class Settings(BaseSettings):
     def _check_root_certificates(cls, value: Path | None) -> Path | None:
         if value is None or value == Path():
             return None
-        found = value.expanduser().absolute()
+        found = _expanded(value)
         _check_certificates(_certificates_in(found), "the file")
         return found
 
@@ -486,6 +507,12 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def page_url(self) -> str:
+        """Where a reader of an alert finds the page."""
+        here = f"http://localhost:{self.dashboard_port}"
+        return self.alert_page_url or self.dashboard_public_url or here
+
+    @property
     def own_symbols(self) -> tuple[str, ...]:
         """Those of the symbols that fall to this producer's shard; there may be none."""
         return self.shard.among(self.symbols)
@@ -540,7 +567,7 @@ class Settings(BaseSettings):
 
     @property
     def data_path(self) -> Path:
-        return self.data_dir.expanduser().absolute()
+        return self._folder("data_dir")
 
     @property
     def run_dir(self) -> Path:
@@ -549,7 +576,14 @@ class Settings(BaseSettings):
 
     @property
     def cache_path(self) -> Path:
-        return self.cache_dir.expanduser().absolute()
+        """Its jars are on class paths, which have no way to write a colon in a name."""
+        return self._folder("cache_dir", without=os.pathsep)
+
+    def _folder(self, name: str, *, without: str = "") -> Path:
+        try:
+            return _named_folder(getattr(self, name), without)
+        except ValueError as error:
+            raise SettingError(f"{PREFIX}{name.upper()}={str(getattr(self, name))!r}: {error}") from None
 
     @cached_property
     def postgres(self) -> PostgresAddress:
@@ -643,7 +677,7 @@ def load(**overrides: Any) -> Settings:
     Raises SettingError that names each wrong setting, its value unless it is a secret, and what is accepted.
     """
     try:
-        return Settings(**overrides)
+        return Settings(**{"_env_file_encoding": _env_encoding(), **overrides})
     except ValidationError as error:
         raise SettingError("\n".join(_explain(one, overrides) for one in error.errors())) from None
 
@@ -651,7 +685,7 @@ def load(**overrides: Any) -> Settings:
 def unknown_names() -> list[str]:
     """A sentence for each ``CANDLEFLOW_*`` variable that is no setting, with the nearest name that is one."""
     known = [PREFIX + name.upper() for name in Settings.model_fields]
-    given = [name for name in (*os.environ, *dotenv_values(ENV_FILE)) if name.upper().startswith(PREFIX)]
+    given = [name for name in (*os.environ, *_in_env_file()) if name.upper().startswith(PREFIX)]
     sentences = []
     for name in sorted(set(given)):
         if name.upper() not in known:
@@ -680,6 +714,28 @@ def describe(settings: Settings) -> list[tuple[str, str, str]]:
     return rows
 
 
+def _in_env_file() -> dict[str, str | None]:
+    return dotenv_values(ENV_FILE, encoding=_env_encoding())
+
+
+def _env_encoding() -> str:
+    """What ``.env`` is written in: UTF-8, or UTF-16 with its mark, as PowerShell's ``>`` writes it."""
+    file = Path(ENV_FILE)
+    try:
+        content = file.read_bytes() if file.is_file() else b""
+    except OSError as error:
+        raise SettingError(f"{file.absolute()} can't be read: {error.strerror}") from None
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if is_wide else "utf-8-sig"
+    try:
+        is_text = "\0" not in content.decode(encoding)
+    except UnicodeDecodeError:
+        is_text = False
+    if not is_text:
+        raise SettingError(f"{file.absolute()} is neither UTF-8 nor UTF-16 text: save it as UTF-8")
+    return encoding
+
+
 def _explain(error: Any, overrides: dict[str, Any]) -> str:
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, _NamedError):
@@ -693,7 +749,7 @@ def _explain(error: Any, overrides: dict[str, Any]) -> str:
         return f"{variable}: {message}"
     if name == "kafka_ssl_ca":  # whatever was put there, it may be a key
         return f"{variable}: {message}"
-    value = overrides.get(name, os.environ.get(variable, dotenv_values(ENV_FILE).get(variable, "")))
+    value = overrides.get(name, os.environ.get(variable, _in_env_file().get(variable, "")))
     return f"{variable}={str(value)[:200]!r}: {message}{_accepted(field)}"
 
 
@@ -741,6 +797,24 @@ def _plain(value: SecretStr | str | None) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else value or ""
 
 
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("there is no home folder here: set HOME, or name a full path") from None
+
+
+def _named_folder(given: Path, without: str) -> Path:
+    """The full path. Raises ValueError where not every program that is given it could take it."""
+    path = _expanded(given)
+    shown = str(path)
+    if any(ord(one) < 32 or 0xD800 <= ord(one) < 0xE000 for one in shown):
+        raise ValueError(f"the path {shown!r} has a control character, or is no UTF-8")
+    if without and without in shown:
+        raise ValueError(f"the path {shown!r} must have no {without!r}: name another folder")
+    return path
+
+
 def _certificates_in(file: Path) -> str:
     try:
         return file.read_text("ascii")
@@ -758,11 +832,3 @@ def _check_certificates(text: str, what: str) -> None:
         context.load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError):
         raise ValueError(f"must be PEM certificates, and {what} has none that can be read") from None
-
-
-def is_loopback(host: str) -> bool:
-    """By the address itself: ``127.example.org`` is a name like any other."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -145,8 +145,8 @@ def tracked(*patterns: str) -> list[Path]:
 
 
 def locks() -> list[Path]:
-    """Those of Python packages; jars are no business of pip-audit's."""
-    return [one for one in tracked("*.lock") if not one.name.startswith("jars")]
+    """Those of Python packages: pip-audit knows nothing of jars and Java."""
+    return [one for one in tracked("*.lock") if not one.name.startswith("ja")]
 
 
 def main() -> int:

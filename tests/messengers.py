@@ -74,7 +74,7 @@ class Form:
     @classmethod
     def of(cls, content_type: str, content: bytes) -> Form:
         if not content_type.startswith("multipart/form-data"):
-            return cls(json.loads(content), {})
+            return cls(json.loads(content or b"{}"), {})
         parsed = BytesParser(policy=HTTP).parsebytes(
             f"Content-Type: {content_type}\r\n\r\n".encode() + content
         )
@@ -106,6 +106,8 @@ class Messengers:
         """When each of them came, in microseconds since the epoch."""
         self.requests: list[str] = []
         """The path of every request that had no file."""
+        self.chats: list[str] = []
+        """The chat of every request that names one."""
         self.picture_requests: list[str] = []
         """The path of those that had one."""
         self.pictures: list[bytes] = []
@@ -135,6 +137,7 @@ class Messengers:
 
     def _take(self, path: str, form: Form, at: int) -> Reply:
         (self.picture_requests if form.files else self.requests).append(path)
+        self.chats += [str(form.fields["chat_id"])] if "chat_id" in form.fields else []
         if not _is_known(path):
             return telegram_refusal(404, "Not Found")
         planned = self.picture_replies if form.files else self.replies

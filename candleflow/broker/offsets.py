@@ -13,7 +13,7 @@ from kafka import KafkaConsumer, TopicPartition, errors
 from kafka.admin import KafkaAdminClient
 
 from candleflow.broker.security import KafkaRefusalError
-from candleflow.broker.topics import admin_client, consumer_of_no_group, id_of, words
+from candleflow.broker.topics import admin_client, consumer_of_no_group, id_and_partitions, words
 from candleflow.errors import BrokerError, LedgerError
 
 _ASK_EVERY_SECONDS: Final = 1.0
@@ -51,29 +51,28 @@ def starting_offsets(topic: str, stored: Mapping[int, int], found: Bounds) -> di
     """
     gone = sorted(stored.keys() - found.end.keys())
     if gone:
-        raise LedgerError(f"{_misfit(topic)}: partition {gone[0]} is gone{_MENDING}")
+        raise not_fitting(topic, f"partition {gone[0]} is gone")
     for partition, offset in sorted(stored.items()):
         if offset < found.begin[partition]:
-            raise LedgerError(
-                f"{_misfit(topic)}: partition {partition} was to be read from offset {offset}, and begins at "
-                f"{found.begin[partition]}, so that {found.begin[partition] - offset} records expired unread"
-                f"{_MENDING}"
+            raise not_fitting(
+                topic,
+                f"partition {partition} was to be read from offset {offset}, and begins at "
+                f"{found.begin[partition]}, so that {found.begin[partition] - offset} records expired unread",
             )
         if offset > found.end[partition]:
-            raise LedgerError(
-                f"{_misfit(topic)}: partition {partition} was read up to offset {offset}, and ends at "
-                f"{found.end[partition]}{_MENDING}"
+            raise not_fitting(
+                topic,
+                f"partition {partition} was read up to offset {offset}, and ends at {found.end[partition]}",
             )
     return {partition: stored.get(partition, found.begin[partition]) for partition in found.end}
 
 
-_MENDING: Final = (
-    "; to accept the topic as it is and read it from its beginning: python -m candleflow adopt-topic"
-)
-
-
-def _misfit(topic: str) -> str:
-    return f"the topic {topic} does not fit the candles in PostgreSQL"
+def not_fitting(topic: str, reason: str) -> LedgerError:
+    """The error for a topic that the stored offsets don't belong to: names the command that mends."""
+    return LedgerError(
+        f"the topic {topic} does not fit the candles in PostgreSQL: {reason}; to accept the topic as it is "
+        "and read it from its beginning: python -m candleflow adopt-topic"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +120,16 @@ class EndOffsets:
             self._stop.wait(_ASK_EVERY_SECONDS)
 
     def _ask(self, admin: KafkaAdminClient, consumer: KafkaConsumer) -> None:
-        """Ask again and again, until stopped."""
+        """Ask again and again, until stopped, or until the topic has other partitions."""
         while not self._stop.is_set():
             asked_at = time.monotonic()
-            found = consumer.end_offsets(partitions_of(consumer, self._topic))
-            self._latest = Latest(asked_at, id_of(admin, self._topic), _by_number(found))
+            partitions = partitions_of(consumer, self._topic)
+            end = _by_number(consumer.end_offsets(partitions))
+            made, numbers = id_and_partitions(admin, self._topic)
+            if numbers != [one.partition for one in partitions]:
+                self._latest = None  # partitions were added: only a new consumer knows them
+                return
+            self._latest = Latest(asked_at, made, end)
             self._stop.wait(_ASK_EVERY_SECONDS)
 
 

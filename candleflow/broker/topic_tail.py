@@ -1,6 +1,8 @@
 """The last trade of each symbol in the topic: where a producer that starts finds what was published before.
 
-The topic is read backwards from its ends, in steps that grow, until each symbol has been met. Trades that
+Each partition is read backwards from its end, in steps that grow, until each symbol has been met in it, or in
+another one by a later trade. A symbol is in one partition, but not for ever: where partitions were added, its
+older trades stay in the old one. Trades that
 did not come from the stream (those have ``ORIGIN_HEADER``) are passed over: they are older than what was
 published beside them. So is a record that is no sound trade, whatever it says: an id from it would hide all
 that is missing up to there.
@@ -9,7 +11,7 @@ that is missing up to there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 from kafka import KafkaConsumer, TopicPartition, errors
@@ -57,20 +59,58 @@ def _read_backwards(
     numbers = consumer.partitions_for_topic(topic)
     if not numbers:
         raise errors.UnknownTopicOrPartitionError(f"topic {topic} isn't there")
-    found: dict[str, int] = {}
-    # A symbol is in one partition, but which one is the writer's choice: all are read, until all are found.
-    for partition in (TopicPartition(topic, number) for number in sorted(numbers)):
-        if symbols <= found.keys():
-            break
-        consumer.assign([partition])
-        for lower, upper in _steps(consumer, partition):
-            for record in _records(consumer, partition, lower, upper):
-                trade = read_trade(record.value, record.timestamp * _MS_US)
-                if trade is not None and trade.symbol in symbols:
-                    found[trade.symbol] = max(trade.trade_id, found.get(trade.symbol, -1))
-            if symbols <= found.keys():
-                break
-    return found
+    found: dict[str, Trade] = {}
+    tails = [_Tail(consumer, TopicPartition(topic, number)) for number in sorted(numbers)]
+    while tails:
+        for tail in tails:
+            for trade in tail.step_back(read_trade):
+                if trade.symbol in symbols:
+                    tail.met.add(trade.symbol)
+                    found[trade.symbol] = max(trade, found.get(trade.symbol, trade), key=_by_id)
+        tails = [tail for tail in tails if tail.may_have_later(symbols, found)]
+    return {symbol: trade.trade_id for symbol, trade in found.items()}
+
+
+def _by_id(trade: Trade) -> int:
+    return trade.trade_id
+
+
+class _Tail:
+    """One partition, read backwards."""
+
+    def __init__(self, consumer: KafkaConsumer, partition: TopicPartition) -> None:
+        self._consumer = consumer
+        self._partition = partition
+        self._steps = _steps(consumer, partition)
+        self._has_more = True
+        self._newest: int | None = None
+        self.met: set[str] = set()
+        """The symbols found here so far."""
+
+    def step_back(self, read_trade: ReadTrade) -> Iterator[Trade]:
+        """The trades of the next step."""
+        bounds = next(self._steps, None)
+        self._has_more = bounds is not None
+        self._newest = None
+        if bounds is None:
+            return
+        self._consumer.assign([self._partition])
+        for record in _records(self._consumer, self._partition, *bounds):
+            trade = read_trade(record.value, record.timestamp * _MS_US)
+            if trade is not None:
+                self._newest = max(trade.trade_time, self._newest or 0)
+                yield trade
+
+    def may_have_later(self, symbols: frozenset[str], found: Mapping[str, Trade]) -> bool:
+        """Whether a symbol may have a later trade farther back than what was found of it.
+
+        It can't where all of the last step was traded before that one: the times are the exchange's.
+        """
+        return self._has_more and not all(
+            symbol in self.met
+            or (symbol in found and self._newest is not None and self._newest < found[symbol].trade_time)
+            for symbol in symbols
+        )
 
 
 def _steps(consumer: KafkaConsumer, partition: TopicPartition) -> Iterator[tuple[int, int]]:

@@ -89,12 +89,21 @@ def topic_id(bootstrap: str, topic: str) -> str:
 
 def id_of(admin: KafkaAdminClient, topic: str) -> str:
     """As ``topic_id``, by a client that is there. Raises Kafka's own error where the topic is away."""
+    return id_and_partitions(admin, topic)[0]
+
+
+def id_and_partitions(admin: KafkaAdminClient, topic: str) -> tuple[str, list[int]]:
+    """As ``id_of``, with the numbers of the partitions that the topic has now, in order.
+
+    A consumer of kafka-python keeps those that it met first.
+    """
     described = _described(admin, [topic])[topic]
     if described["error_code"]:
         raise errors.for_code(described["error_code"])(topic)
     # org.apache.kafka.common.Uuid.toString: URL-safe Base64 without its padding.
     made = uuid.UUID(str(described["topic_id"]))
-    return urlsafe_b64encode(made.bytes).rstrip(b"=").decode()
+    numbers = sorted(int(one["partition_index"]) for one in described["partitions"])
+    return urlsafe_b64encode(made.bytes).rstrip(b"=").decode(), numbers
 
 
 def words(error: BaseException | type[BaseException]) -> str:
@@ -128,9 +137,9 @@ def admin_client(bootstrap: str) -> Iterator[KafkaAdminClient]:
         admin.close()
 
 
-def consumer_of_no_group(bootstrap: str, client_id: str) -> KafkaConsumer:
+def consumer_of_no_group(bootstrap: str, client_id: str, **options: object) -> KafkaConsumer:
     """A consumer that commits nothing, gives up soon, and is the caller's to close; raises as
-    ``admin_client``."""
+    ``admin_client``. ``options`` are kafka-python's."""
     try:
         return KafkaConsumer(
             **python_options(bootstrap),
@@ -138,6 +147,7 @@ def consumer_of_no_group(bootstrap: str, client_id: str) -> KafkaConsumer:
             enable_auto_commit=False,
             bootstrap_timeout_ms=ATTEMPT_MS,
             request_timeout_ms=REQUEST_MS,
+            **options,
         )
     except (errors.KafkaError, OSError) as error:
         raise_if_refused(bootstrap, error)

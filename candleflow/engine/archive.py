@@ -18,10 +18,14 @@ from candleflow.engine import trades
 from candleflow.engine.folding import BatchFold
 from candleflow.engine.partials import Folded
 from candleflow.engine.trades import REFUSAL
+from candleflow.market.payload import NOT_JSON
 from candleflow.market.trade import TIME_LIMIT_US
 
 ANOTHER_DAY: Final = "trade time on another day"
 """The refusal of a trade that is in the wrong day's archive; all others are those of ``trades.judge``."""
+
+NOT_A_LINE: Final = "not a line of spot trades"
+"""The refusal of a line of another form; ``exchange.archive.fault`` says what it has."""
 
 _LINE: Final = (
     r"\A([0-9]+),([0-9]+(?:\.[0-9]+)?),([0-9]+(?:\.[0-9]+)?),[0-9]+(?:\.[0-9]+)?,([0-9]+),(true|false),"
@@ -33,17 +37,21 @@ _PAYLOAD: Final = '{"e":"trade","E":$4,"s":"%s","t":$1,"p":"$2","q":"$3","T":$4,
 
 def read_lines(spark: SparkSession, file: Path) -> DataFrame:
     """A text file's lines, with the column ``offset`` in their order."""
-    lines = spark.read.text(file.as_uri(), lineSep="\n").withColumnRenamed("value", "line")
+    # Hadoop takes a path as it is: what file.as_uri() escapes it would look for escaped. Spark would take
+    # brackets, braces, stars, question marks and backslashes for a pattern of many files' names.
+    reader = spark.read.option("__globPaths__", "false")
+    lines = reader.text(f"file:{file.absolute()}", lineSep="\n").withColumnRenamed("value", "line")
     # Each task numbers its own rows upwards, the tasks' first numbers follow one another.
     return lines.select(F.monotonically_increasing_id().alias("offset"), "line")
 
 
 def records(lines: DataFrame, symbol: str) -> DataFrame:
-    """Each line as a record of ``symbol``'s trade, with Kafka's columns; what is no such line stays as it is.
+    """Each line as a record of ``symbol``'s trade, with Kafka's columns; of any other line an empty one.
 
-    Such a record is refused by whoever reads it.
+    That is refused by whoever reads it.
     """
-    payload = F.regexp_replace(F.lower("line"), _LINE, _PAYLOAD % symbol)
+    line = F.lower("line")
+    payload = F.when(line.rlike(_LINE), F.regexp_replace(line, _LINE, _PAYLOAD % symbol)).otherwise("")
     return lines.select(
         F.lit("archive").alias("topic"),
         F.lit(0).alias("partition"),
@@ -73,6 +81,8 @@ def first_refused(judged: DataFrame, lines: DataFrame) -> tuple[str, str] | None
 
 
 def _of_day(judged: DataFrame, since: int, until: int) -> DataFrame:
+    told = F.when(F.col(REFUSAL) == NOT_JSON, NOT_A_LINE).otherwise(F.col(REFUSAL))
+    judged = judged.withColumn(REFUSAL, told)
     is_elsewhere = F.col(REFUSAL).isNull() & ~F.col("trade_time").between(since, until - 1)
     refused = judged.withColumn(REFUSAL, F.when(is_elsewhere, ANOTHER_DAY).otherwise(F.col(REFUSAL)))
     # As ``judge`` leaves them: nothing of a refused record goes on, and all of one reason are one row.

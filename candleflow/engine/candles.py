@@ -19,12 +19,23 @@ from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from candleflow.engine.java_functions import map_partitions
 from candleflow.engine.trades import IS_LIVE, REFUSAL, TRADE_COLUMNS, UNREAD
+from candleflow.market.symbol import SYMBOL_PATTERN
 from candleflow.market.window import Windows
 
 _WORD_SIZE: Final = 64
 _WORDS: Final = 4
 BLOCK_SIZE: Final = _WORDS * _WORD_SIZE
 """Trade ids to a block, a bit for each. A block is a row for the driver, while all the rest waits."""
+
+TOO_MANY: Final = "(too many)"
+"""In place of a reason: a task had more blocks than it may have, and gives none of them. ``records`` is how
+many it had read by then."""
+
+LAST_RECORD: Final = "(last record)"
+"""In place of a reason: the record with the greatest offset of a partition. ``open_time`` is the partition,
+``block`` the offset, and ``written_at`` the record's."""
+
+_ALL_OF_THEM: Final = 2**63 - 1
 
 TAKER: Final = "taker_buy_"
 """What the sums over takers' buys alone have before their names."""
@@ -34,7 +45,7 @@ class Block(NamedTuple):
     """A row of the fold: the trades of a block, as far as they are in one pane; or a reason of refusal."""
 
     refusal: str | None
-    """The reason; then only ``records`` counts of all the rest."""
+    """The reason; then only ``records`` counts of all the rest. Or ``TOO_MANY``, or ``LAST_RECORD``."""
     symbol: str
     open_time: int
     """The pane's, in microseconds."""
@@ -87,18 +98,22 @@ _BLOCKS: Final = StructType(
 
 
 class CandleFold:
-    """The fold for one choice of windows: ``java/candleflow/Blocks.java``, by what a row is read from."""
+    """The fold for one choice of windows: ``java/candleflow/Blocks.java``, by what a row is read from.
 
-    def __init__(self, windows: Windows) -> None:
+    A task with more than ``most`` blocks gives the row ``TOO_MANY`` in place of them.
+    """
+
+    def __init__(self, windows: Windows, most: int = _ALL_OF_THEM) -> None:
         self._pane_us = windows.slide_us
+        self._most = most
 
     def __call__(self, trades: DataFrame) -> DataFrame:
         """``trades``, as ``trades.judge`` or ``read_quickly`` made them, as rows of ``Block``: some for each
         symbol, pane and block, and some for each reason of refusal. Of Kafka's columns it needs
-        ``timestamp``; without ``IS_LIVE`` no trade counts as live.
+        ``timestamp``, ``partition`` and ``offset``; without ``IS_LIVE`` no trade counts as live.
         """
-        rows = trades.select(REFUSAL, _written_at(), _is_live(trades), *TRADE_COLUMNS)
-        return map_partitions(rows, _BLOCKS, "FoldTrades", self._pane_us)
+        rows = trades.select(REFUSAL, *_place(trades), *TRADE_COLUMNS)
+        return map_partitions(rows, _BLOCKS, "FoldTrades", self._pane_us, self._most)
 
     def quickly(self, records: DataFrame, max_future_us: int) -> DataFrame:
         """The same of Kafka's records, read and folded at once; those that ``trades.read_quickly`` can't read
@@ -106,8 +121,10 @@ class CandleFold:
 
         For a stream: it is one function, where the columns of the two steps were planned with each batch.
         """
-        rows = records.select("value", _written_at(), _is_live(records))
-        return map_partitions(rows, _BLOCKS, "FoldRecords", self._pane_us, max_future_us, UNREAD)
+        rows = records.select("value", *_place(records))
+        return map_partitions(
+            rows, _BLOCKS, "FoldRecords", self._pane_us, max_future_us, UNREAD, SYMBOL_PATTERN, self._most
+        )
 
 
 def without_repeats(trades: DataFrame) -> DataFrame:
@@ -125,9 +142,7 @@ def without_ids(trades: DataFrame, ids: DataFrame) -> DataFrame:
     return trades.join(F.broadcast(ids), ["symbol", "trade_id"], "left_anti")
 
 
-def _written_at() -> Column:
-    return F.unix_micros("timestamp")
-
-
-def _is_live(rows: DataFrame) -> Column:
-    return F.col(IS_LIVE) if IS_LIVE in rows.columns else F.lit(col=False).alias(IS_LIVE)
+def _place(rows: DataFrame) -> list[Column]:
+    """When a record was written, whether it came live, and where it is in the topic."""
+    is_live = F.col(IS_LIVE) if IS_LIVE in rows.columns else F.lit(col=False).alias(IS_LIVE)
+    return [F.unix_micros("timestamp"), is_live, F.col("partition"), F.col("offset")]

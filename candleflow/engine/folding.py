@@ -27,19 +27,20 @@ already, by symbol, as an int8multirange's text."""
 
 
 class BatchFold:
-    """Folds batches into partial candles for one choice of windows."""
+    """Folds batches into partial candles for one choice of windows, ``most`` at most where it is given."""
 
-    def __init__(self, windows: Windows) -> None:
+    def __init__(self, windows: Windows, most: int | None = None) -> None:
         self._windows = windows
-        self._candle_fold = CandleFold(windows)
+        self._most = most
+        self._candle_fold = CandleFold(windows) if most is None else CandleFold(windows, most)
 
     def quickly(self, records: DataFrame, max_future_us: int) -> DataFrame:
         """As ``CandleFold.quickly``."""
         return self._candle_fold.quickly(records, max_future_us)
 
     def read(self, blocks: DataFrame) -> Folded:
-        """One job, whose few rows come to the driver."""
-        return read_fold(blocks.collect(), self._windows)
+        """One job, whose few rows come to the driver. Raises OversizeError as ``read_fold`` does."""
+        return read_fold(blocks.collect(), self._windows, self._most)
 
     def __call__(self, trades: DataFrame) -> Folded:
         """Rows of trades, folded by one job."""

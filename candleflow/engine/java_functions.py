@@ -16,6 +16,8 @@ from pyspark import SparkContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import BooleanType, LongType, StringType, StructField, StructType
 
+from candleflow.market.symbol import SYMBOL_PATTERN
+
 CUT_TRADE: Final = "cut_trade"
 """A record (binary) into a struct of ``CUT_FIELDS``; null where ``LayoutReader.java`` leaves it unread."""
 
@@ -69,11 +71,11 @@ def register(spark: SparkSession, work_dir: Path) -> None:
     loader = jvm.org.codehaus.commons.compiler.util.reflect.ByteArrayClassLoader(codes, parent)
     _class_loaders[spark.sparkContext] = loader
     # As an object: pyspark's registerJavaFunction asks for type parameters, which Janino doesn't write down.
-    for function, name, fields in (
-        (CUT_TRADE, "CutTrade", CUT_FIELDS),
-        (COUNT_AMOUNTS, "CountAmounts", AMOUNTS),
+    for function, made, fields in (
+        (CUT_TRADE, _made(spark, "CutTrade", SYMBOL_PATTERN), CUT_FIELDS),
+        (COUNT_AMOUNTS, _made(spark, "CountAmounts"), AMOUNTS),
     ):
-        session.udf().register(function, _made(spark, name), session.parseDataType(fields.json()))
+        session.udf().register(function, made, session.parseDataType(fields.json()))
 
 
 def map_partitions(rows: DataFrame, schema: StructType, name: str, *arguments: object) -> DataFrame:

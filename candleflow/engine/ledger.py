@@ -18,8 +18,9 @@ from py4j.java_gateway import is_instance_of
 from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.sql import SparkSession
 
+from candleflow.engine.partials import LastRecord
 from candleflow.errors import CandleflowError, HeldError, LedgerError, StoreError
-from candleflow.market.partial import encode_windows
+from candleflow.market.partial import array_text, encode_windows
 from candleflow.market.window import Windows
 
 _log = logging.getLogger(__name__)
@@ -52,12 +53,14 @@ class SupersededError(StoreError):
 class Claim:
     """What ``claim_topic`` gave: this run's id, and the offsets that the candles stand at, by partition.
 
-    ``topic_id``: which topic of the name they belong to.
+    ``topic_id``: which topic of the name they belong to. ``last``: the last record merged, by partition,
+    where that is known.
     """
 
     topic_id: str
     run_id: str
     offsets: dict[int, int]
+    last: Mapping[int, LastRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,24 +108,30 @@ class Ledger:
         answer = self._call("SELECT claim_topic(?, ?, ?)", (self._topic, topic_id, held_by))
         self._run_id = answer["run_id"]
         offsets = {int(number): offset for number, offset in answer["offsets"].items()}
-        return Claim(topic_id, self._run_id, offsets)
+        records = self._call("SELECT last_records(?)", (self._topic,))
+        last = {int(number): LastRecord(*one) for number, one in records.items()}
+        return Claim(topic_id, self._run_id, offsets, last)
 
     def merge(
         self,
         expected: Mapping[int, int],
         reached: Mapping[int, int],
+        last: Mapping[int, LastRecord],
         partials: Sequence[str],
         counts: Mapping[str, Any],
     ) -> Merged:
-        """Merge a batch's candles, one JSON object each, and move the offsets: both or neither."""
+        """Merge a batch's candles, encoded by ``market.partial``, and move the offsets: both or neither.
+
+        ``last``: the last record of each partition that has any in the batch.
+        """
         answer = self._call(
-            "SELECT merge_batch(?::uuid, ?, ?::jsonb, ?::jsonb, ?::jsonb, ?::jsonb, ?::jsonb)",
+            "SELECT merge_batch(?::uuid, ?, ?::jsonb, ?::jsonb, ?::partial_candle[], ?::jsonb, ?::jsonb)",
             (
                 self._run_id,
                 self._topic,
                 _offsets_text(expected),
-                _offsets_text(reached),
-                f"[{','.join(partials)}]",
+                _offsets_text({**reached, **{one: (reached[one], *record) for one, record in last.items()}}),
+                array_text(partials),
                 json.dumps(counts),
                 self._windows,
             ),
@@ -223,5 +232,5 @@ def _error_of(state: str, message: str) -> CandleflowError:
     return StoreError(f"PostgreSQL refused a call of the processor: {message} ({state})")
 
 
-def _offsets_text(offsets: Mapping[int, int]) -> str:
+def _offsets_text(offsets: Mapping[int, int | tuple[int, ...]]) -> str:
     return json.dumps({str(partition): offset for partition, offset in sorted(offsets.items())})

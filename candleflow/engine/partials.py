@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from candleflow.engine.candles import BLOCK_SIZE, TAKER, Block
+from candleflow.engine.candles import BLOCK_SIZE, LAST_RECORD, TAKER, TOO_MANY, Block
 from candleflow.engine.recent_latency import LiveTrades
 from candleflow.engine.trades import ADDED_COLUMNS, PRICE_ZERO
+from candleflow.errors import CandleflowError
+from candleflow.market.partial import Partial, encode, ids_text
 from candleflow.market.trade import DECIMAL_PLACES
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
@@ -20,13 +21,36 @@ _Ids: TypeAlias = tuple[int, int]
 """A block and the bits of those of its ids that are there, none of them negative."""
 _Part: TypeAlias = tuple[_Ids, Block]
 
+BLOCKS_PER_CANDLE: Final = 20
+"""So many blocks go into a candle at most, on average, where the candles are limited. Sliding windows share
+their blocks: without this limit a few candles of a busy symbol could be made of millions."""
+
+
+class OversizeError(CandleflowError):
+    """Records that make more candles than may be merged at once.
+
+    ``records``: about how many of them make as many as may be.
+    """
+
+    def __init__(self, records: int) -> None:
+        super().__init__(f"{records:,} records have as many candles as may be merged at once")
+        self.records = records
+
+
+class LastRecord(NamedTuple):
+    """The last record of a partition that was read: it tells this topic's log from another one."""
+
+    offset: int
+    written_at: int
+    """Kafka's timestamp of it, microseconds since the epoch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Folded:
     """One batch on the driver."""
 
     partials: list[str]
-    """Its candles, one JSON object each, as ``merge_batch`` takes them."""
+    """Its candles, encoded by ``market.partial``."""
     sound: int
     """Records that are trades, repeated ones counted again."""
     trades: int
@@ -37,6 +61,8 @@ class Folded:
     """When the last of the trades was written to the topic, microseconds since the epoch; 0 without any."""
     live: Sequence[LiveTrades]
     """Those that the stream brought, as opposed to what was fetched later; repeated ones counted again."""
+    last: Mapping[int, LastRecord]
+    """By partition, where there was any record."""
 
     @property
     def has_repeats(self) -> bool:
@@ -44,14 +70,24 @@ class Folded:
         return self.sound != self.trades
 
 
-def read_fold(rows: Iterable[tuple[Any, ...]], windows: Windows) -> Folded:
-    """The rows of a ``CandleFold`` for ``windows``, collected, as one batch."""
+def read_fold(rows: Iterable[tuple[Any, ...]], windows: Windows, most: int | None = None) -> Folded:
+    """The rows of a ``CandleFold`` for ``windows``, collected, as one batch.
+
+    Raises OversizeError where they make more than ``most`` candles, before these are made.
+    """
     rejected: dict[str, int] = defaultdict(int)
     seen: dict[tuple[str, int], int] = defaultdict(int)
     candles: dict[tuple[str, int], list[_Part]] = defaultdict(list)
     live: list[LiveTrades] = []
-    sound = written_at = 0
+    last: dict[int, LastRecord] = {}
+    sound = written_at = parts = 0
     for one in map(Block._make, rows):  # a Row of Spark's looks its fields up by name, in a list
+        if one.refusal == TOO_MANY:
+            raise OversizeError(one.records)
+        if one.refusal == LAST_RECORD:
+            found = LastRecord(one.block, one.written_at)
+            last[one.open_time] = max(found, last.get(one.open_time, found))
+            continue
         if one.refusal is not None:
             rejected[one.refusal] += one.records
             continue
@@ -63,32 +99,34 @@ def read_fold(rows: Iterable[tuple[Any, ...]], windows: Windows) -> Folded:
             live.append(LiveTrades(one.first_live_time, one.last_trade_time, one.live))
         for back in range(0, windows.size_us, windows.slide_us):
             candles[one.symbol, one.open_time - back].append(((one.block, bits), one))
+        parts += windows.size_us // windows.slide_us
+        if most is not None and max(len(candles), parts // BLOCKS_PER_CANDLE) > most:
+            raise OversizeError(sound)
     # Sliding windows over the first seconds of 1970 open before it, where the store has no candles.
-    partials = [json.dumps(_partial(*key, found)) for key, found in candles.items() if key[1] >= 0]
+    partials = [encode(_partial(*key, blocks)) for key, blocks in candles.items() if key[1] >= 0]
     trades = sum(bits.bit_count() for bits in seen.values())
-    return Folded(partials, sound, trades, dict(rejected), written_at, live)
+    return Folded(partials, sound, trades, dict(rejected), written_at, live, last)
 
 
-def _partial(symbol: str, open_time: int, parts: Sequence[_Part]) -> dict[str, Any]:
-    """One candle in the terms of ``merge_batch``: decimals and the set of ids as text."""
+def _partial(symbol: str, open_time: int, parts: Sequence[_Part]) -> Partial:
     ids = [one for one, _ in parts]
     blocks = [one for _, one in parts]
     first = min(range(len(parts)), key=lambda at: _first_id(ids[at]))
     last = max(range(len(parts)), key=lambda at: _last_id(ids[at]))
-    return {
-        "symbol": symbol,
-        "open_time": open_time,
-        "last_trade_time": blocks[last].last_trade_time,
-        "trade_count": sum(bits.bit_count() for _, bits in ids),
-        "first_trade_id": _first_id(ids[first]),
-        "last_trade_id": _last_id(ids[last]),
-        "trade_ids": str(_trade_ids(ids)),
-        "open": _price(blocks[first].open),
-        "high": _price(max(one.high for one in blocks)),
-        "low": _price(min(one.low for one in blocks)),
-        "close": _price(blocks[last].close),
+    return Partial(
+        symbol,
+        open_time,
+        last_trade_time=blocks[last].last_trade_time,
+        trade_count=sum(bits.bit_count() for _, bits in ids),
+        first_trade_id=_first_id(ids[first]),
+        last_trade_id=_last_id(ids[last]),
+        trade_ids=ids_text(_trade_ids(ids)),
+        open=_price(blocks[first].open),
+        high=_price(max(one.high for one in blocks)),
+        low=_price(min(one.low for one in blocks)),
+        close=_price(blocks[last].close),
         **{one.name: one.over(blocks) for one in _SUMS},
-    }
+    )
 
 
 def _price(steps: int) -> str:

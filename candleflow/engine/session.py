@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pwd
 import shlex
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pyspark
-from pyspark import SparkContext
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from candleflow.engine import java_functions
@@ -26,6 +27,17 @@ from candleflow.errors import StackError
 _LOG4J: Final = Path(__file__).with_name("log4j2.properties")
 _LOOPBACK: Final = "127.0.0.1"
 _STOP_SECONDS: Final = 2.0
+_NAME: Final = "candleflow"
+"""Spark's user, where the user id has no name."""
+
+_OTHER_SPARK: Final = (
+    "SPARK_HOME",
+    "SPARK_CONF_DIR",
+    "PYSPARK_SUBMIT_ARGS",
+    "PYSPARK_GATEWAY_PORT",
+    "SPARK_REMOTE",
+)
+_OF_SPARK: Final = ("SPARK_", "PYSPARK_", "HADOOP_", "YARN_")
 
 _IS_SPARK_4_0: Final = pyspark.__version__.startswith("4.0.")
 """As EMR's newest release has it: what it has otherwise than ours is told where it matters."""
@@ -67,16 +79,16 @@ def start_session(
     doesn't come up. Times are UTC throughout, whatever the machine's zone.
     """
     _quieten()
-    os.environ["JAVA_HOME"] = str(java_home)
-    # The launcher's script asks for these, and a stranger's would lead to another Spark.
-    for foreign in ("SPARK_HOME", "SPARK_CONF_DIR", "PYSPARK_SUBMIT_ARGS", "PYSPARK_GATEWAY_PORT"):
-        os.environ.pop(foreign, None)
-    if master.startswith("local"):
-        os.environ["SPARK_LOCAL_IP"] = _LOOPBACK
+    _prepare_environment(java_home, master)
+    if not _has_account():
+        java_options = [*java_options, f"-Duser.name={_NAME}", f"-Duser.home={work_dir}"]
     builder = SparkSession.builder.master(master).appName(name)
-    for key, value in _configuration(jars, master, memory, work_dir, java_options).items():
+    configuration = _configuration(jars, master, memory, work_dir, java_options)
+    for key, value in configuration.items():
         builder = builder.config(key, value)
     try:
+        if not _has_account():
+            _log_in({"spark.master": master, **configuration})
         spark = builder.getOrCreate()
     except Exception as error:
         raise StackError(f"Spark's JVM did not start with {java_home}: {error}") from error
@@ -104,6 +116,35 @@ def join_session(work_dir: Path, *, name: str = "candleflow") -> SparkSession:
         raise StackError(f"spark-submit's session can't be joined: {error}") from error
     java_functions.register(spark, work_dir)
     return spark
+
+
+def _prepare_environment(java_home: Path, master: str) -> None:
+    """Take out what would lead Spark's scripts and Hadoop to another Spark, or to settings not ours."""
+    os.environ["JAVA_HOME"] = str(java_home)
+    is_local = master.startswith("local")
+    for name in [*os.environ]:
+        # A cluster may need its own: the address to be found by, Hadoop's folder of settings, a user's name.
+        if name in _OTHER_SPARK or (is_local and name.startswith(_OF_SPARK)):
+            del os.environ[name]
+    if is_local:
+        os.environ["SPARK_LOCAL_IP"] = _LOOPBACK
+
+
+def _has_account() -> bool:
+    """Whether this process's user id has a name: in a container it may be any number (OpenShift)."""
+    try:
+        return bool(pwd.getpwuid(os.getuid()))
+    except KeyError:
+        return False
+
+
+def _log_in(configuration: Mapping[str, str]) -> None:
+    """Start the JVM and give Hadoop a user: it ends where the system has no name for the user id."""
+    known = SparkConf(loadDefaults=False).setAll([*configuration.items()])
+    SparkContext._ensure_initialized(conf=known)  # noqa: SLF001 - no public way: a JVM without a session
+    jvm: Any = SparkContext._jvm  # noqa: SLF001
+    users = jvm.org.apache.hadoop.security.UserGroupInformation
+    users.setLoginUser(users.createRemoteUser(_NAME))
 
 
 def _quieten() -> None:

@@ -5,6 +5,9 @@ records were refused and why. Further jobs run only where they must: to put refu
 a batch once more that has a trade twice, or one that is in the candles already. Spark may bring a batch
 twice, and a COMMIT that the network cut may have been done: PostgreSQL compares the offsets and says so.
 
+A batch with more candles than one transaction may merge is merged in parts, each a range of offsets that is
+read from Kafka again and moves the offsets with its candles. So a crash between two parts is like any other.
+
 An error leaves this module as it is. Spark then ends the query, which goes on from PostgreSQL's offsets when
 it is started anew: nothing of a failed batch is lost, and nothing counts twice.
 """
@@ -13,10 +16,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +32,8 @@ from pyspark.sql import DataFrame, SparkSession
 from candleflow.engine import trades
 from candleflow.engine.folding import BatchFold
 from candleflow.engine.ledger import Claim, Ledger, Merged, StoreAwayError, SupersededError
-from candleflow.engine.partials import Folded
+from candleflow.engine.partials import Folded, LastRecord, OversizeError
+from candleflow.engine.parts import PartSize, part_end
 from candleflow.engine.recent_latency import RecentLatency
 from candleflow.engine.record_clock import RecordClock
 from candleflow.engine.rejected import publish_rejected
@@ -42,6 +47,15 @@ PATIENCE_SECONDS: Final = 60.0
 _PAUSES_SECONDS: Final = (0.2, 0.5, 1.0, 2.0)
 _POLL_SECONDS: Final = 0.1
 _BATCHES_REMEMBERED: Final = 1_000
+CANDLES_LIMIT: Final = 20_000
+"""One transaction merges at most so many finest candles, whatever the trades look like."""
+_SLOW_SECONDS: Final = 5.0
+"""A merge that failed after this time may have failed for its size: it is not repeated unchanged."""
+_RESTART_SECONDS: Final = 1.0
+"""No broker is stopped, loses records and is back within so little."""
+
+Confirm = Callable[[Mapping[int, LastRecord]], None]
+"""Raises LedgerError where a partition no longer has this record, and BrokerError where Kafka is away."""
 
 
 class StoppedError(CandleflowError):
@@ -58,6 +72,7 @@ class Work:
     rejected_topic: str
     windows: Windows
     max_future_us: int
+    candles_limit: int = CANDLES_LIMIT
 
 
 @dataclass(slots=True)
@@ -75,15 +90,22 @@ class Tally:
 class CandleSink:
     """Called by Spark with each batch (``foreachBatch``), from one thread; the rest by the service."""
 
-    def __init__(self, ledger: Ledger, work: Work, stopping: threading.Event) -> None:
+    def __init__(self, ledger: Ledger, work: Work, stopping: threading.Event, confirm: Confirm) -> None:
+        """``confirm`` is asked whether the topic still has the last record that was merged."""
         self._ledger = ledger
         self._work = work
         self._stopping = stopping
+        self._confirm = confirm
         self._busy = threading.Lock()
         self._is_ended = False
-        self._fold = BatchFold(work.windows)
+        self._fold = BatchFold(work.windows, work.candles_limit)
+        self._part_size = PartSize(work.candles_limit)
         self._reads_strictly = False
+        self._begins: Mapping[int, int] = {}
         self._ends: Mapping[int, int] = {}
+        self._last: Mapping[int, LastRecord] = {}
+        self._confirmed_at = -math.inf
+        self._merge_seconds = 0.0
         self.record_clock = RecordClock()
         self.checkpoint = Path()
         """The folder of the query's own, which is no truth."""
@@ -104,12 +126,20 @@ class CandleSink:
         """
         return self._fold.quickly(records, self._work.max_future_us)
 
-    def begin(self, claim: Claim, checkpoint: Path, ends: Mapping[int, int]) -> None:
-        """A query is about to start at ``claim``'s offsets, with a fresh ``checkpoint``; the topic ends at
-        ``ends`` now.
+    def begin(
+        self, claim: Claim, checkpoint: Path, begins: Mapping[int, int], ends: Mapping[int, int]
+    ) -> None:
+        """A query is about to start at ``claim``'s offsets, with a fresh ``checkpoint``. It reads from
+        ``begins``, and the topic ends at ``ends`` now.
+
+        Raises LedgerError where the topic has lost what was merged last.
         """
         self.offsets = dict(claim.offsets)
         self.topic_id = claim.topic_id
+        self._last = claim.last
+        self._confirmed_at = -math.inf
+        self._confirm_log()
+        self._begins = begins
         self._ends = ends
         self.failure = None
         self._is_ended = False
@@ -121,7 +151,7 @@ class CandleSink:
         with self._taken():
             began_at = time.perf_counter()
             try:
-                self._merge(batch, planned_offsets(self.checkpoint, batch_id))
+                self._merge_in_parts(batch, planned_offsets(self.checkpoint, batch_id))
             except BaseException as error:
                 self.failure = error
                 raise
@@ -170,11 +200,53 @@ class CandleSink:
         finally:
             self._busy.release()
 
-    def _merge(self, batch: DataFrame, reached: dict[int, int]) -> None:
-        planned = sum(offset - self.offsets.get(number, 0) for number, offset in reached.items())
-        # A task for each partition of the topic would take longer than its few records.
-        blocks = batch.coalesce(1) if planned <= trades.RECORDS_PER_TASK else batch
-        judged, folded = self._read(blocks, partial(self._records, batch.sparkSession, reached))
+    def _merge_in_parts(self, batch: DataFrame, end: Mapping[int, int]) -> None:
+        """Merge the batch: at once, or one part after another where that would be too much."""
+        first = self._standing(end)
+        is_over = False
+        while not is_over:
+            if self._is_ended:
+                raise StoppedError("stopping")
+            begin = self._standing(end)
+            reached = part_end(begin, end, self._part_size.records)
+            is_whole = begin == first and reached == end
+            blocks = batch if is_whole else self.blocks(self._records(batch.sparkSession, reached))
+            records = sum(reached.values()) - sum(begin.values())
+            is_over = self._merge_part(blocks, reached, records) and reached == end
+
+    def _merge_part(self, blocks: DataFrame, reached: dict[int, int], records: int) -> bool:
+        """Merge so many records; whether it was done, and they had not too many candles for that."""
+        # A task for each partition of the topic would take longer than its few records, and each task may
+        # have as many candles as all of them may have in the end.
+        tasks = max(1, math.ceil(records / trades.RECORDS_PER_TASK))
+        try:
+            candles, seconds = self._merge(blocks.coalesce(tasks), reached)
+        except OversizeError as error:
+            self._part_size.failed(records, error.records)
+            if records <= 1:
+                raise
+            _log.info(
+                "%d records have more than %d candles: merging them in parts of about %d records",
+                *(records, self._work.candles_limit, self._part_size.records),
+            )
+            return False
+        except BaseException:
+            self._part_size.failed(records)
+            raise
+        self._part_size.merged(records, candles, seconds)
+        return True
+
+    def _standing(self, end: Mapping[int, int]) -> dict[int, int]:
+        """Where the candles stand, in the partitions of ``end``: one that was added meanwhile begins at 0."""
+        return {number: self.offsets.get(number, self._begins.get(number, 0)) for number in end}
+
+    def _merge(self, blocks: DataFrame, reached: dict[int, int]) -> tuple[int, float]:
+        """Merge what comes up to ``reached``, which is in ``blocks``: how many candles that were, and how
+        many seconds PostgreSQL took.
+        """
+        read_at = time.monotonic()
+        judged, folded = self._read(blocks, partial(self._records, blocks.sparkSession, reached))
+        self._confirm_log()
         received = folded.sound + sum(folded.rejected.values())
         if folded.sound and any(end > self._ends.get(number, 0) for number, end in reached.items()):
             self.record_clock.note(folded.written_at)  # what was there before may be of any age
@@ -184,15 +256,29 @@ class CandleSink:
 
         def merge(folded: Folded) -> Mapping[str, str] | None:
             nonlocal answer
-            answer = self._until_merged(reached, folded.partials, _counts(folded, received))
+            answer = self._until_merged(reached, folded, _counts(folded, received))
             return answer.overlap
 
         folded = self._fold.merge_once(judged, folded, merge)
         merged_at = time.time()
         self.offsets = {**self.offsets, **reached}
+        self._last = {**self._last, **folded.last}
+        self._confirmed_at = read_at  # the log still had what is now the last one
         if answer.status != "already_merged":
             self.tally.latency.note(folded.live, folded.trades, round(merged_at * SECOND_US))
             self._count(answer, folded, received)
+        return len(folded.partials), self._merge_seconds
+
+    def _confirm_log(self) -> None:
+        """Have it confirmed that the topic goes on from the last record merged, where it may not.
+
+        A broker that lost its unflushed records by a power cut may have more records than before when it is
+        asked next: its offsets alone don't tell.
+        """
+        asked_at = time.monotonic()
+        if self._last and asked_at - self._confirmed_at > _RESTART_SECONDS:
+            self._confirm(self._last)
+            self._confirmed_at = asked_at
 
     def _read(
         self, blocks: DataFrame, records: Callable[[], DataFrame]
@@ -218,22 +304,25 @@ class CandleSink:
     def _records(self, spark: SparkSession, reached: Mapping[int, int]) -> DataFrame:
         """The batch's records once more: those from where the candles stand to where the batch ends."""
         work = self._work
-        begin = {number: self.offsets.get(number, trades.EARLIEST) for number in reached}
-        return trades.read_range(spark, work.bootstrap, work.topic, begin, reached)
+        return trades.read_range(spark, work.bootstrap, work.topic, self._standing(reached), reached)
 
-    def _until_merged(
-        self, reached: dict[int, int], partials: Sequence[str], counts: Mapping[str, Any]
-    ) -> Merged:
-        """``Ledger.merge``, tried again while PostgreSQL is away; raises StoreAwayError in the end."""
+    def _until_merged(self, reached: dict[int, int], folded: Folded, counts: Mapping[str, Any]) -> Merged:
+        """``Ledger.merge``, tried again while PostgreSQL is away; raises StoreAwayError in the end.
+
+        A merge that failed only after a while is given up at once: it may have been too large.
+        """
         deadline = time.monotonic() + PATIENCE_SECONDS
         attempt = 0
         while True:
+            began_at = math.inf
             try:
                 if not self._ledger.is_open and self._claim_again(reached):
                     return Merged("already_merged")
-                answer = self._ledger.merge(self.offsets, reached, partials, counts)
+                began_at = time.monotonic()
+                answer = self._ledger.merge(self.offsets, reached, folded.last, folded.partials, counts)
             except StoreAwayError as error:
-                if time.monotonic() >= deadline:
+                failed_at = time.monotonic()
+                if failed_at >= deadline or failed_at - began_at >= _SLOW_SECONDS:
                     raise
                 if attempt == 0:
                     _log.warning("waiting for PostgreSQL, the batch is kept: %s", error)
@@ -243,6 +332,7 @@ class CandleSink:
                 if self._stopping.wait(pause):
                     raise StoppedError("stopping while PostgreSQL is away") from error
             else:
+                self._merge_seconds = time.monotonic() - began_at
                 if attempt:
                     _log.info("PostgreSQL is back, the batch is merged")
                 return answer

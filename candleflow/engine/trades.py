@@ -82,9 +82,6 @@ Kafka's records."""
 REFUSAL: Final = "refusal"
 """The column with the reason of a refused record, null for a sound trade."""
 
-EARLIEST: Final = -2
-"""In place of an offset, as Spark has it: where the partition begins."""
-
 UNREAD: Final = "(not read)"
 """In place of a reason: ``read_quickly`` could not read the record, and only ``judge`` can tell why."""
 
@@ -119,7 +116,7 @@ def read_range(
 ) -> DataFrame:
     """The topic's records with ``begin <= offset < end`` in each partition, as a batch DataFrame.
 
-    ``begin`` may be ``EARLIEST``. A job over it fails where the offsets are gone.
+    A job over it fails where the offsets are gone.
     """
     reader = spark.read.format("kafka").options(
         **_reader_options(bootstrap, topic, _offsets_text(topic, begin))

@@ -1,54 +1,46 @@
-"""Past trades by their ids, and klines, over REST, with the exchange's limits kept.
+"""Past trades by their ids, and klines, over REST, from the first address that answers.
 
-Which requests tell them is ``past_trades``' business; here is whom to ask, and when.
+Which requests tell them is ``past_trades``' business. However long the rate limit asks to wait
+(``rate_limit``), the same address is asked again then. A page of 1,000 trades weighs 25, so filling may fetch
+120,000 trades a minute.
 
-Binance allows 6,000 weight a minute and counts it by address, so others may use it too: above half of that
-this waits for the next minute. A page of 1,000 trades weighs 25, so that is 120,000 trades a minute.
-
-Source: binance-spot-api-docs, rest-api.md, "Old trade lookup", "LIMITS".
+Source: binance-spot-api-docs, rest-api.md, "Old trade lookup".
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
+import math
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from candleflow.errors import ExchangeError, ExchangeRefusalError, RateLimitError
+from candleflow.errors import ExchangeError, ExchangeRefusalError
 from candleflow.exchange.past_trades import Page, full_page, is_absent, page_by_other_means
 from candleflow.exchange.rest import ExchangeRest, Kline
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-WEIGHT_SHARE: Final = 3_000
-_MINUTE_SECONDS: Final = 60.0
+LOT: Final = 20
+"""So many symbols' last trade ids in one request are the cheapest: they weigh 2, and 21 weigh 40."""
+_LOT_WEIGHT: Final = 2
+_ALL_WEIGHT: Final = 80
+_INVALID_SYMBOL: Final = -1121
 _ID_ATTEMPTS: Final = 3
 _REQUEST_SECONDS: Final = 15.0
 
 
 class TradeHistory:
-    """Asks the first of ``base_urls`` that answers; an async context manager.
+    """Asks the first of ``base_urls`` that answers; an async context manager."""
 
-    ``sleep`` and ``now`` (seconds since the epoch) are for tests.
-    """
-
-    def __init__(
-        self,
-        base_urls: Sequence[str],
-        *,
-        weight_share: int = WEIGHT_SHARE,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._clients = [ExchangeRest(url, timeout_seconds=_REQUEST_SECONDS) for url in base_urls]
+    def __init__(self, base_urls: Sequence[str]) -> None:
+        self._clients = [
+            ExchangeRest(url, timeout_seconds=_REQUEST_SECONDS, patience_seconds=math.inf)
+            for url in base_urls
+        ]
         self._without_history: set[ExchangeRest] = set()
-        self._weight_share = weight_share
-        self._sleep = sleep
-        self._now = now
 
     async def __aenter__(self) -> Self:
         return self
@@ -107,6 +99,19 @@ class TradeHistory:
         rows = await self._ask(lambda rest: rest.klines(symbol, interval, start_time=since, limit=1))
         return rows[0].open_time if rows else None
 
+    async def last_trade_ids(self, symbols: Sequence[str]) -> dict[str, int]:
+        """The id of each symbol's last trade, -1 where it had none within 24 h, in the cheapest requests.
+
+        A symbol that the exchange doesn't list is left out. Raises as above.
+        """
+        lots = [symbols[at : at + LOT] for at in range(0, len(symbols), LOT)]
+        if len(lots) * _LOT_WEIGHT > _ALL_WEIGHT:
+            lots = [()]  # every symbol of the exchange
+        found: dict[str, int] = {}
+        for lot in lots:
+            found |= await self._ask(partial(_last_trade_ids, lot))
+        return {symbol: found[symbol] for symbol in symbols if symbol in found}
+
     async def server_time(self) -> int:
         """The exchange's clock, in microseconds. Raises as above."""
         return await self._ask(lambda rest: rest.server_time())
@@ -126,19 +131,20 @@ class TradeHistory:
         problems = []
         for client in self._clients:
             try:
-                return await self._patiently(client, question)
+                return await question(client)
             except ExchangeError as error:
                 problems.append(str(error))
         raise ExchangeError("; ".join(problems) or "the exchange has no REST address")
 
-    async def _patiently(self, client: ExchangeRest, question: Callable[[ExchangeRest], Awaitable[_T]]) -> _T:
-        """Ask as soon as the exchange lets us."""
-        while True:
-            if (client.used_weight or 0) >= self._weight_share:
-                await self._sleep(_MINUTE_SECONDS - self._now() % _MINUTE_SECONDS)
-                client.forget_used_weight()
-            try:
-                return await question(client)
-            except RateLimitError as error:
-                _log.warning("the exchange has us wait %.0f s: %s", error.wait_seconds, error)
-                await self._sleep(error.wait_seconds)
+
+async def _last_trade_ids(symbols: Sequence[str], rest: ExchangeRest) -> dict[str, int]:
+    """As ``ExchangeRest`` has them, without those that it doesn't list: halves find which ones."""
+    try:
+        return await rest.last_trade_ids(symbols)
+    except ExchangeRefusalError as error:
+        if error.code != _INVALID_SYMBOL or not symbols:
+            raise
+    if len(symbols) == 1:
+        return {}
+    middle = len(symbols) // 2
+    return await _last_trade_ids(symbols[:middle], rest) | await _last_trade_ids(symbols[middle:], rest)

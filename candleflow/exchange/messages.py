@@ -23,9 +23,10 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from candleflow.errors import ExchangeError
 from candleflow.market.payload import (
-    CANONICAL_PATTERN,
+    CANONICAL_BYTES,
     DECIMAL_PATTERN,
     FUTURE,
+    JSON_NAME_BYTES,
     NOT_A_TRADE,
     NOT_AN_OBJECT,
     NOT_JSON,
@@ -98,9 +99,9 @@ class Rejected:
 
 Message: TypeAlias = TradeMessage | ServerShutdown | ControlReply | OtherStream | Rejected
 
-_RAW: Final = re.compile(CANONICAL_PATTERN.encode())
+_RAW: Final = re.compile(CANONICAL_BYTES)
 _COMBINED: Final = re.compile(
-    (r'\{"stream":"[a-z0-9._-]{1,20}@trade","data":(' + CANONICAL_PATTERN + r")\}").encode()
+    rf'\{{"stream":"{JSON_NAME_BYTES}@trade","data":('.encode() + CANONICAL_BYTES + rb")\}"
 )
 _COMBINED_BEGINS: Final = b'{"stream"'
 _DECIMAL: Final = re.compile(DECIMAL_PATTERN)
@@ -139,6 +140,8 @@ def _recognized(frame: bytes, symbols: Collection[str], latest: int) -> TradeMes
     What matches is shorter than ``RECORD_LIMIT_BYTES``, with each number within its limits but for zero and
     the product. Floats tell these two: the bound leaves more room than rounding takes.
     """
+    if not (frame.isascii() or _is_utf8(frame)):
+        return None
     if frame.startswith(_COMBINED_BEGINS):
         found = _COMBINED.fullmatch(frame)
         if found is None:
@@ -318,6 +321,14 @@ def _data_text(text: str) -> str:
 def _skip_blanks(text: str, at: int) -> int:
     found = _BLANKS.match(text, at)
     return found.end() if found else at
+
+
+def _is_utf8(frame: bytes) -> bool:
+    try:
+        frame.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _has_surrogate(text: str) -> bool:

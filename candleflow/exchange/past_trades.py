@@ -53,18 +53,26 @@ async def page_by_other_means(rest: ExchangeRest, symbol: str, from_id: int, lim
     latest = await rest.agg_trades(symbol, limit=1)
     if not latest or latest[-1].last_trade_id < from_id:
         return Page((), from_id, 0, Origin.RECENT)
-    if latest[-1].last_trade_id - from_id < MAX_LIMIT:
+    behind = latest[-1].last_trade_id - from_id
+    if behind < MAX_LIMIT:
         recent = await rest.recent_trades(symbol)
         if recent and recent[0].trade_id <= from_id:
             asked = [trade for trade in recent if from_id <= trade.trade_id < from_id + limit]
             return _page(symbol, from_id, asked, Origin.RECENT)
     rows = await _aggregates_from(rest, symbol, from_id, latest[-1])
-    return _aggregate_page(rows, from_id, limit)
+    return _aggregate_page(
+        rows, from_id, min(limit, behind - _TOLD_ONE_BY_ONE) if behind >= MAX_LIMIT else limit
+    )
 
 
 def is_absent(error: ExchangeRefusalError) -> bool:
     """Whether the address refused as it has no such request at all."""
     return error.status == HTTPStatus.NOT_FOUND
+
+
+_TOLD_ONE_BY_ONE: Final = 800
+"""A page of aggregates ends this many trades before the latest one. The next page then gets them from
+``trades``, which tells the latest thousand, unless more than 200 are traded until then."""
 
 
 def _page(symbol: str, from_id: int, trades: Sequence[Trade], origin: Origin) -> Page:

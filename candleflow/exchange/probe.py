@@ -10,9 +10,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, ProxyError
 
 from candleflow.exchange import tls
+from candleflow.exchange.sockets import ExchangeConnection
+from candleflow.proxies import proxy_for
 from candleflow.settings import EXCHANGE_URLS, Exchange
 
 WITHIN_SECONDS: Final = 10.0
@@ -44,6 +46,7 @@ async def probe(
     """The hosts' answers, in the order of preference, up to and including the first that can be used.
 
     Takes ``within_seconds`` in all at most. A host that is preferred is waited for, though another answered.
+    Raises SettingError where a proxy variable is wrong.
     """
     asked = [asyncio.create_task(_ask(one, urls[one][0], within_seconds)) for one in preference]
     answers = []
@@ -69,7 +72,9 @@ async def _ask(exchange: Exchange, ws_url: str, within_seconds: float) -> Answer
                 open_timeout=None,
                 close_timeout=0,
                 ping_interval=None,
+                proxy=proxy_for(ws_url),
                 ssl=tls.context_for(ws_url),
+                create_connection=ExchangeConnection,
             )
             connection.transport.abort()
     except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:  # TimeoutError is an OSError
@@ -89,5 +94,7 @@ def explain(error: BaseException, within_seconds: float = WITHIN_SECONDS) -> str
     if isinstance(error, socket.gaierror):
         return "no network: its name is not known here"
     if isinstance(error, OSError):
-        return f"no network: {error.strerror or error}"
+        return f"no network: {error.strerror or str(error) or 'the connection was dropped'}"
+    if isinstance(error, ProxyError):
+        return f"the proxy: {error}"
     return f"no WebSocket there: {error}"

@@ -18,6 +18,8 @@ from typing import Final
 ATTEMPTS_LIMIT: Final = 300
 ATTEMPTS_PERIOD_SECONDS: Final = 300.0
 LONGEST_BAN_SECONDS: Final = 3 * 86_400.0
+SHORTEST_BAN_SECONDS: Final = 1.0
+"""Also where ``Retry-After`` is 0, or a time that is over by this machine's clock."""
 _BAN_SECONDS: Final = {418: 120.0, 429: 60.0}
 """How long to stay away where the answer does not say."""
 
@@ -126,7 +128,9 @@ def ban_seconds(status: int, retry_after: str | None, now_utc: float) -> float:
     if status not in _BAN_SECONDS and not (status == 503 and retry_after):
         return 0.0
     asked = _seconds(retry_after or "", now_utc)
-    return _BAN_SECONDS.get(status, 0.0) if asked is None else min(max(asked, 0.0), LONGEST_BAN_SECONDS)
+    if asked is None:
+        return _BAN_SECONDS.get(status, 0.0)
+    return min(max(asked, SHORTEST_BAN_SECONDS), LONGEST_BAN_SECONDS)
 
 
 def share_out(streams: Sequence[str], most: int) -> list[Sequence[str]]:

@@ -1,7 +1,8 @@
 """Binance's REST for market data: the time, the symbols, and history by trade id or by time.
 
 Every answer is checked before it is handed out: what isn't as documented raises ExchangeError, and a trade
-that can't be one never gets in. Nothing is tried again here; who calls knows what is worth waiting for.
+that can't be one never gets in. Every request passes the host's ``rate_limit``. A request that the limit has
+refused is repeated once the wait is over; nothing else is tried again here.
 
 Source: binance-spot-api-docs, rest-api.md, "General endpoints" and "Market Data endpoints".
 """
@@ -10,21 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
 from candleflow.errors import ExchangeError, ExchangeRefusalError, MarketError, RateLimitError
 from candleflow.exchange import tls
+from candleflow.exchange.rate_limit import RestAddress, weight
+from candleflow.exchange.reconnect import ban_seconds
 from candleflow.market.trade import MICROSECONDS_FROM, Trade, check, to_microseconds
+from candleflow.proxies import proxy_for
 
 MAX_LIMIT: Final = 1_000
 """Rows that one request may ask for."""
@@ -32,11 +33,8 @@ TRADING: Final = "TRADING"
 """The status of a symbol that is traded now."""
 
 _TIMEOUT_SECONDS: Final = 10.0
-_BANNED: Final = 418
-_DEFAULT_WAIT_SECONDS: Final[dict[int, float]] = {HTTPStatus.TOO_MANY_REQUESTS: 60.0, _BANNED: 120.0}
-"""Where ``Retry-After`` is missing: weights are counted by the minute, the shortest ban is two."""
+_PATIENCE_SECONDS: Final = 10.0
 _SHOWN_CHARACTERS: Final = 200
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 _Row = TypeVar("_Row")
 
@@ -81,27 +79,34 @@ class Kline:
     taker_buy_quote_volume: Decimal
 
 
-def takes_proxies(url: str) -> bool:
-    """Whether a proxy from the environment may be the way there; it never is to this machine."""
-    return urlsplit(url).hostname not in _LOOPBACK
-
-
 class ExchangeRest:
     """A client of one exchange's REST; an async context manager. ``base_url`` such as https://api.binance.com.
 
-    Every method raises ExchangeError where the exchange can't be reached or its answer isn't as documented,
-    ExchangeRefusalError where it refuses, RateLimitError where it says to wait. Times are microseconds since
-    the epoch, UTC, in and out.
+    A plain text gets a rate limiter of its own; clients of one RestAddress share that one's.
+    ``patience_seconds``: how long a request may wait for the rate limit in all.
+
+    Raises SettingError where a proxy variable is wrong. Every method raises ExchangeError where the exchange
+    can't be reached or its answer isn't as documented, ExchangeRefusalError where it refuses, RateLimitError
+    where the rate limit asks for more patience. Times are microseconds since the epoch, UTC, in and out.
     """
 
-    def __init__(self, base_url: str, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_seconds: float = _TIMEOUT_SECONDS,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
         self._base_url = base_url
-        self._used_weight: int | None = None
+        self._limiter = (base_url if isinstance(base_url, RestAddress) else RestAddress(base_url)).limiter
+        self._patience_seconds = patience_seconds
+        self._answer_seconds = 2 * timeout_seconds
         self._client = httpx.AsyncClient(
             base_url=base_url,
             timeout=timeout_seconds,
             headers={"Accept": "application/json"},
-            trust_env=takes_proxies(base_url),
+            trust_env=False,
+            proxy=proxy_for(base_url),
             verify=tls.context(),
         )
 
@@ -118,15 +123,6 @@ class ExchangeRest:
 
     async def close(self) -> None:
         await self._client.aclose()
-
-    @property
-    def used_weight(self) -> int | None:
-        """The weight used in the present minute, as the last answer told it; Binance allows 6,000."""
-        return self._used_weight
-
-    def forget_used_weight(self) -> None:
-        """A new minute has begun, and nothing is used yet."""
-        self._used_weight = None
 
     async def server_time(self) -> int:
         """The exchange's clock. Its offset from ours is this less the middle between asking and answer."""
@@ -204,33 +200,58 @@ class ExchangeRest:
         )
         return self._rows(rows, lambda row: _kline(symbol, interval, row))
 
+    async def last_trade_ids(self, symbols: Sequence[str] = ()) -> dict[str, int]:
+        """The id of each symbol's last trade, -1 where it had none within 24 h; without ``symbols``, of all.
+
+        An answer may be some moments old: the true id is this or a greater one. Weight 2 for up to 20
+        symbols, 40 for up to 100, 80 for more or all (rest-api.md, "24hr ticker price change statistics").
+        One symbol that isn't listed makes the exchange refuse the whole request, with code -1121.
+        """
+        named = json.dumps(list(symbols), separators=(",", ":"), ensure_ascii=False) if symbols else None
+        rows = await self._get("/api/v3/ticker/24hr", symbols=named, type="MINI")
+        return dict(self._rows(rows, lambda row: (_text(row["symbol"]), _whole(row["lastId"]))))
+
     async def _get(self, path: str, **parameters: str | int | None) -> Any:
         given = {name: value for name, value in parameters.items() if value is not None}
-        try:
-            response = await self._client.get(path, params=given)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            words = tls.failure(error) or str(error) or type(error).__name__
-            raise ExchangeError(f"{self._base_url} can't be reached: {words}") from error
-        weight = response.headers.get("X-MBX-USED-WEIGHT-1M", "")
-        if weight.isascii() and weight.isdigit():
-            self._used_weight = int(weight)
-        if response.status_code != HTTPStatus.OK:
-            raise self._refusal(response)
+        cost, patience = weight(path, given), self._patience_seconds
+        while True:
+            patience = await self._limiter.turn(cost, patience)
+            response = await self._send(path, given, cost)
+            if response.status_code == HTTPStatus.OK:
+                break
+            self._refuse(response, patience)
         try:
             # In a thread: the list of all symbols has megabytes, and the loop has pings to answer.
             return await asyncio.to_thread(json.loads, response.content)
         except (ValueError, RecursionError) as error:
             raise ExchangeError(f"{self._base_url}{path} answered no JSON") from error
 
-    def _refusal(self, response: httpx.Response) -> ExchangeError:
+    async def _send(self, path: str, given: dict[str, str | int], cost: int) -> httpx.Response:
+        used: int | None = None
+        asked_at = self._limiter.now()
+        try:
+            async with asyncio.timeout(self._answer_seconds):  # httpx's is for each read of the socket
+                response = await self._client.get(path, params=given)
+            used = _used_weight(response)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            words = tls.failure(error) or str(error) or type(error).__name__
+            raise ExchangeError(f"{self._base_url} can't be reached: {words}") from error
+        else:
+            return response
+        finally:
+            self._limiter.answered(cost, used, asked_at)
+
+    def _refuse(self, response: httpx.Response, patience: float) -> None:
+        """Raise the refusal, but for a rate limit that the patience lasts for: that one is noted."""
         status = response.status_code
         code, words = _error_fields(response)
         message = f"{self._base_url} answered HTTP {status}: {words}"
-        if status in _DEFAULT_WAIT_SECONDS:
-            wait = _retry_after(response.headers.get("Retry-After"), time.time())
-            wait = _DEFAULT_WAIT_SECONDS[status] if wait is None else wait
-            return RateLimitError(message, wait, is_banned=status == _BANNED)
-        return ExchangeRefusalError(message, status, code)
+        wait = ban_seconds(status, response.headers.get("Retry-After"), self._limiter.now())
+        if not wait:
+            raise ExchangeRefusalError(message, status, code)
+        self._limiter.refused(wait)
+        if wait > patience:
+            raise RateLimitError(message, wait)
 
     def _rows(self, rows: Any, read: Callable[[Any], _Row]) -> list[_Row]:
         return self._checked(rows, lambda rows: [read(row) for row in rows])
@@ -340,13 +361,7 @@ def _error_fields(response: httpx.Response) -> tuple[int | None, str]:
         return None, response.text[:_SHOWN_CHARACTERS] or response.reason_phrase
 
 
-def _retry_after(value: str | None, now: float) -> float | None:
-    """Seconds to wait by a ``Retry-After`` header, seconds or a date (RFC 9110 section 10.2.3)."""
-    if value is None:
-        return None
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except ValueError:
-        return None
+def _used_weight(response: httpx.Response) -> int | None:
+    """What all at this address have used of the minute's weight, where the answer says so."""
+    used = response.headers.get("X-MBX-USED-WEIGHT-1M", "")
+    return int(used) if used.isascii() and used.isdigit() and len(used) < 10 else None

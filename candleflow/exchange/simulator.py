@@ -5,9 +5,9 @@
 
 What it speaks: raw and combined streams, microseconds, SUBSCRIBE and its kin, pings, the end of a connection
 after 24 h, ``serverShutdown``, the limits on streams and incoming messages; of REST ``ping``, ``time``,
-``exchangeInfo``, ``trades``, ``historicalTrades``, ``aggTrades`` and ``klines``, with weights. A seeded
-market has streams of trades only: others can be subscribed to and stay silent, as an unknown stream does at
-Binance. A recording has whatever streams were recorded.
+``exchangeInfo``, ``ticker/24hr`` (MINI), ``trades``, ``historicalTrades``, ``aggTrades`` and ``klines``, with
+weights. A seeded market has streams of trades only: others can be subscribed to and stay silent, as an
+unknown stream does at Binance. A recording has whatever streams were recorded.
 
 ``Faults`` make it misbehave, and ``sent`` is its own ledger of what it sent, for tests to judge by.
 """
@@ -86,6 +86,8 @@ class Faults:
     throttle_requests: int = 0
     """The next so many REST requests are answered with ``throttle_status`` and ``Retry-After``."""
     throttle_status: int = HTTPStatus.TOO_MANY_REQUESTS
+    throttle_after: int = 0
+    """So many REST requests are answered before those."""
     retry_after_seconds: int = 1
     has_historical_trades: bool = True
     """False as at the hosts for market data only: that REST request is answered with HTTP 404."""
@@ -170,6 +172,8 @@ class Simulator:
         self.sent = SentLedger()
         self.connection_attempts: deque[float] = deque(maxlen=10_000)
         """When each of the last WebSocket connections was asked for, by the event loop's clock."""
+        self.rest_requests: deque[float] = deque(maxlen=10_000)
+        """When each of the last REST requests came, by the event loop's clock."""
         self._source = source
         self._port = port
         self._timing = timing or Timing()
@@ -393,7 +397,10 @@ class Simulator:
             return self._check_handshake(request)
         if request.method != "GET":
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, b"")
-        if self.faults.throttle_requests > 0:
+        self.rest_requests.append(asyncio.get_running_loop().time())
+        if self.faults.throttle_after > 0:
+            self.faults.throttle_after -= 1
+        elif self.faults.throttle_requests > 0:
             self.faults.throttle_requests -= 1
             return self._throttled(self.faults.throttle_status, self.faults.retry_after_seconds)
         if not self.faults.has_historical_trades and request.path.startswith(_HISTORICAL_TRADES):

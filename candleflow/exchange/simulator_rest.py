@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
@@ -44,6 +44,14 @@ INTERVALS_US: Final[dict[str, int]] = {
 _MONDAY_US: Final = 4 * 86_400 * SECOND_US
 """Weeks begin on Mondays; the epoch was a Thursday."""
 
+TICKER_TRADES: Final = 20
+"""A ticker's high, low and volumes are those of the day's last so many trades; its ids, count, times, first
+and last price are the day's. A market that keeps nothing would have to make a day's trades each time."""
+
+_DAY_US: Final = 86_400 * SECOND_US
+_TICKER: Final = "/api/v3/ticker/24hr"
+_TICKER_WEIGHTS: Final = ((20, 2), (100, 40))
+_ALL_TICKERS_WEIGHT: Final = 80
 _WEIGHTS: Final = {"exchangeInfo": 20, "trades": 25, "historicalTrades": 25, "aggTrades": 4, "klines": 2}
 _SMALLEST_STEP: Final = Decimal(1).scaleb(-DECIMAL_PLACES)
 
@@ -68,7 +76,18 @@ class Stopped(Exception):  # noqa: N818 - no error: the simulator is being stopp
 
 def weight(path: str) -> int:
     """What a request costs of the weight that each address has a minute."""
-    return _WEIGHTS.get(urlsplit(path).path.removeprefix("/api/v3/"), 1)
+    url = urlsplit(path)
+    if url.path == _TICKER:
+        return _ticker_weight(parse_qs(url.query))
+    return _WEIGHTS.get(url.path.removeprefix("/api/v3/"), 1)
+
+
+def _ticker_weight(query: Mapping[str, list[str]]) -> int:
+    if "symbol" in query:
+        return 2
+    count = query["symbols"][-1].count(",") + 1 if "symbols" in query else None
+    within = (weight for most, weight in _TICKER_WEIGHTS if count is not None and count <= most)
+    return next(within, _ALL_TICKERS_WEIGHT)
 
 
 def answer(
@@ -124,7 +143,7 @@ class _Request:
         if not is_symbol(symbol):
             raise RestError(
                 -1100,
-                "Illegal characters found in parameter 'symbol'; legal range is '^[A-Z0-9-_.]{1,20}$'.",
+                r"Illegal characters found in parameter 'symbol'; legal range is '^[\w\-._&&[^a-z]]{1,50}$'.",
             )
         listing = self.source.listing(symbol)
         if listing is None:
@@ -204,6 +223,38 @@ def _symbol_info(listing: Listing) -> dict[str, Any]:
             {"filterType": "LOT_SIZE", "stepSize": _step(listing.quantity_places)},
         ],
         "permissions": ["SPOT"],
+    }
+
+
+def _tickers(request: _Request) -> list[dict[str, Any]] | dict[str, Any]:
+    if request.query.get("type") != "MINI":
+        raise RestError(-1130, "Data sent for parameter 'type' is not valid: only MINI is served here.")
+    rows = [_ticker(request, listing.symbol) for listing in _asked_listings(request)]
+    return rows[0] if "symbol" in request.query else rows
+
+
+def _ticker(request: _Request, symbol: str) -> dict[str, Any]:
+    """The last 24 h of a symbol."""
+    source, present = request.source, request.source.present(request.now)
+    begin, end = source.id_range(symbol, request.now)
+    first = min(end, max(begin, source.id_at(symbol, present - _DAY_US)))
+    latest = list(source.trades(symbol, (max(begin, end - TICKER_TRADES), end)))
+    opening = next(source.trades(symbol, (first, min(end, first + 1))), latest[-1] if latest else None)
+    members = [trade for trade in latest if trade.trade_id >= first]
+    prices = [trade.price for trade in (*members, *latest[-1:])] or [Decimal(0)]
+    return {
+        "symbol": symbol,
+        "openPrice": decimal_text(opening.price if opening else prices[-1]),
+        "highPrice": decimal_text(max(prices)),
+        "lowPrice": decimal_text(min(prices)),
+        "lastPrice": decimal_text(prices[-1]),
+        "volume": decimal_text(sum((trade.quantity for trade in members), Decimal(0))),
+        "quoteVolume": decimal_text(sum((trade.notional for trade in members), Decimal(0))),
+        "openTime": request.units(present - _DAY_US),
+        "closeTime": request.units(present),
+        "firstId": first if first < end else -1,
+        "lastId": end - 1 if first < end else -1,
+        "count": end - first,
     }
 
 
@@ -396,6 +447,7 @@ _HANDLERS: Final[dict[str, Callable[[_Request], Any]]] = {
     "/api/v3/ping": _ping,
     "/api/v3/time": _time,
     "/api/v3/exchangeInfo": _exchange_info,
+    _TICKER: _tickers,
     "/api/v3/trades": _trades,
     "/api/v3/historicalTrades": _historical_trades,
     "/api/v3/aggTrades": _agg_trades,

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from candleflow.exchange.messages import TRADE_SUFFIX
+from candleflow.market.symbol import lower, upper
 from candleflow.market.trade import Trade
 
 
@@ -92,10 +93,10 @@ class Source(Protocol):
 
 def stream_of(symbol: str) -> str:
     """The name of the symbol's stream of trades: ``btcusdt@trade``."""
-    return symbol.lower() + TRADE_SUFFIX
+    return lower(symbol) + TRADE_SUFFIX
 
 
 def symbol_of(stream: str) -> str | None:
     """The symbol whose trades ``stream`` brings, None for a stream of something else."""
-    is_trade_stream = stream.endswith(TRADE_SUFFIX) and stream == stream.lower()
-    return stream.removesuffix(TRADE_SUFFIX).upper() if is_trade_stream else None
+    is_trade_stream = stream.endswith(TRADE_SUFFIX) and stream == lower(stream)
+    return upper(stream.removesuffix(TRADE_SUFFIX)) if is_trade_stream else None

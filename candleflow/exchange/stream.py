@@ -20,13 +20,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from random import SystemRandom
 from typing import Final, TypeAlias, TypeGuard
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, PayloadTooBig, WebSocketException
 from websockets.frames import CloseCode
 
-from candleflow.errors import ExchangeError
 from candleflow.exchange import tls
 from candleflow.exchange.messages import (
     TRADE_SUFFIX,
@@ -47,6 +46,9 @@ from candleflow.exchange.reconnect import (
     ban_seconds,
     share_out,
 )
+from candleflow.exchange.sockets import ExchangeConnection
+from candleflow.market.symbol import lower, upper
+from candleflow.proxies import proxy_for
 
 _log = logging.getLogger(__name__)
 
@@ -62,9 +64,9 @@ _MAX_QUEUE: Final = (256, 64)
 """Frames buffered by websockets above which it stops reading the socket, and below which it resumes."""
 # websockets' server, like many, takes a request line of 8,192 bytes; longer lists of streams are subscribed.
 _PATH_BYTES: Final = 7_500
-# A SUBSCRIBE names this many streams: 20 characters each stay below 4 kB. Four a second: Binance ends a
-# connection that sends more than five messages a second, and a pong is one.
-_STREAMS_PER_SUBSCRIBE: Final = 150
+# A SUBSCRIBE stays below 4 kB. Four a second: Binance ends a connection that sends more than five messages a
+# second, and a pong is one.
+_SUBSCRIBE_BYTES: Final = 3_500
 _SUBSCRIBE_PAUSE_SECONDS: Final = 0.25
 
 
@@ -115,7 +117,7 @@ class TradeStream:
         self._advice = advice
         self._random = random
         self._limit = attempt_limit or AttemptLimit()
-        streams = [f"{symbol.lower()}{TRADE_SUFFIX}" for symbol in symbols]
+        streams = [f"{lower(symbol)}{TRADE_SUFFIX}" for symbol in symbols]
         self._feeds = [_Feed(self, lot, backoff(random)) for lot in share_out(streams, max_streams)]
         self._failed_in_a_row = 0
 
@@ -135,7 +137,7 @@ class TradeStream:
         return sum(feed.reconnects for feed in self._feeds)
 
     async def run(self) -> None:
-        """Follow until cancelled. Raises ExchangeError where no attempt can help; what on_message raises."""
+        """Follow until cancelled. Raises SettingError for a wrong proxy variable; what on_message raises."""
         tasks = [asyncio.create_task(feed.run()) for feed in self._feeds]
         try:
             await asyncio.gather(*tasks)
@@ -153,7 +155,7 @@ class TradeStream:
         in_path, subscribed = _split_by_path(streams)
         try:
             socket = await connect(
-                f"{base_url}/stream?streams={'/'.join(in_path)}",
+                f"{base_url}/stream?streams={_quoted(in_path)}",
                 open_timeout=OPEN_SECONDS,
                 close_timeout=_CLOSE_SECONDS,
                 max_size=MAX_FRAME_BYTES,
@@ -161,17 +163,16 @@ class TradeStream:
                 # Whether the exchange is there is judged by the data it sends (Rotation): a ping of ours
                 # would go unanswered while reading waits for Kafka, and end a sound connection.
                 ping_interval=None,
-                proxy=None if _is_local(base_url) else True,
+                proxy=proxy_for(base_url),
                 ssl=tls.context_for(base_url),
                 max_queue=_MAX_QUEUE,
+                create_connection=ExchangeConnection,
             )
-        except ImportError as error:
-            raise ExchangeError(f"{base_url} can't be reached through the proxy: {error}") from error
         except (OSError, WebSocketException) as error:
             self._note_failure(base_url, error)
             return None
         self._failed_in_a_row = 0
-        self._on_connected([stream.removesuffix(TRADE_SUFFIX).upper() for stream in streams])
+        self._on_connected([upper(stream.removesuffix(TRADE_SUFFIX)) for stream in streams])
         return _Connection(socket, base_url, subscribed, self._decode, self._on_message)
 
     def _decode(self, frame: bytes) -> Message:
@@ -274,7 +275,7 @@ class _Connection:
         self._socket = socket
         self._decode = decode_frame
         self._on_message = on_message
-        self._requests = dict(enumerate(_lots(to_subscribe, _STREAMS_PER_SUBSCRIBE)))
+        self._requests = dict(enumerate(_lots(to_subscribe)))
         self._unanswered = set(self._requests)
         self._opened_at = time.monotonic()
         self._first_at: float | None = None
@@ -406,27 +407,39 @@ class _Connection:
 
 def _split_by_path(streams: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """The streams that fit into the address, and those that are subscribed once connected."""
+    fitting = _fitting(streams, _PATH_BYTES, _quoted)
+    return streams[:fitting], streams[fitting:]
+
+
+def _quoted(streams: Sequence[str]) -> str:
+    """The names as an address has them, a character beyond ASCII as its UTF-8 bytes."""
+    return quote("/".join(streams), safe="/@")
+
+
+def _fitting(streams: Sequence[str], most_bytes: int, written: Callable[[Sequence[str]], str]) -> int:
+    """How many of the first streams fit; at least one, so that there is an end."""
     length = 0
     for at, name in enumerate(streams):
-        length += len(name) + 1
-        if length > _PATH_BYTES:
-            return streams[:at], streams[at:]
-    return streams, ()
+        length += len(written([name]).encode()) + 1
+        if at and length > most_bytes:
+            return at
+    return len(streams)
 
 
-def _lots(streams: Sequence[str], most: int) -> list[Sequence[str]]:
-    return [streams[at : at + most] for at in range(0, len(streams), most)]
+def _lots(streams: Sequence[str]) -> list[Sequence[str]]:
+    """The streams in messages of ``_SUBSCRIBE_BYTES`` each."""
+    lots = []
+    while streams:
+        fitting = _fitting(streams, _SUBSCRIBE_BYTES, json.dumps)
+        lots.append(streams[:fitting])
+        streams = streams[fitting:]
+    return lots
 
 
 def _length(closed: ConnectionClosed) -> int | None:
     """The length of the frame that was too long, as far as websockets knows it."""
     cause = closed.__cause__
     return cause.size if isinstance(cause, PayloadTooBig) else None
-
-
-def _is_local(base_url: str) -> bool:
-    host = urlsplit(base_url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _words(closed: ConnectionClosed) -> str:

@@ -1,7 +1,7 @@
 """What a gap is: trade ids that the exchange gave out and we have not; and the book kept of them.
 
 Spot trade ids are consecutive per symbol, so whoever sees id 105 after id 100 knows that four trades are
-missing. What becomes of them is a sequence of events, each about a range of ids; the events in their order
+missing. What becomes of them is a sequence of events, each about a set of ids; the events in their order
 are the truth, and ``GapBook`` is what they add up to.
 """
 
@@ -11,14 +11,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 from candleflow.errors import MarketError
-from candleflow.market.trade_ids import TradeIds
+from candleflow.market.trade_ids import Ranges, TradeIds
 
 
 class GapEventKind(StrEnum):
-    """What happened to a range of ids."""
+    """What happened to a set of ids."""
 
     SEEN = "seen"
     """They are missing, and are to be brought."""
@@ -39,12 +39,18 @@ REPAIR: Final = "repair"
 """The reasons of who looked at the candles: by itself, or because someone asked."""
 
 
+RANGES_LIMIT: Final = 1_000
+"""Maximum number of ranges in an event, so that its record stays below 64 kB. A page of the exchange's
+history rarely has more."""
+
+
 @dataclass(frozen=True, slots=True)
 class GapEvent:
-    """One event; ``first_trade_id`` and ``last_trade_id`` are both of the range, ``at`` in microseconds.
+    """One event about all the ids of ``ranges``, the first and last of which are ``first_trade_id`` and
+    ``last_trade_id``; ``at`` is in microseconds.
 
-    ``why``: how the ids came to be missing (``seen``), where they were had from (``filled``), or what stands
-    against it (``given up``).
+    ``ranges`` are by default the one from the first to the last. ``why``: how the ids came to be missing
+    (``seen``), where they were had from (``filled``), or what stands against it (``given up``).
     """
 
     kind: GapEventKind
@@ -53,14 +59,30 @@ class GapEvent:
     last_trade_id: int
     at: int
     why: str
+    ranges: Ranges = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.first_trade_id <= self.last_trade_id:
             raise MarketError(f"no range of trade ids: {self.first_trade_id} to {self.last_trade_id}")
+        if not self.ranges:
+            object.__setattr__(self, "ranges", ((self.first_trade_id, self.last_trade_id + 1),))
+
+    @classmethod
+    def of(cls, kind: GapEventKind, symbol: str, ranges: Ranges, at: int, why: str) -> Self:
+        """The event about these ranges; raises MarketError where there are none."""
+        if not ranges:
+            raise MarketError("an event is about trade ids, and was given none")
+        return cls(kind, symbol, ranges[0][0], ranges[-1][1] - 1, at, why, ranges)
 
     @property
     def trade_count(self) -> int:
-        return self.last_trade_id - self.first_trade_id + 1
+        return sum(upper - lower for lower, upper in self.ranges)
+
+
+def events_of(kind: GapEventKind, symbol: str, ranges: Ranges, at: int, why: str) -> list[GapEvent]:
+    """The events that tell this of all the ranges: nearly always one, and none of no range."""
+    parts = (ranges[begin : begin + RANGES_LIMIT] for begin in range(0, len(ranges), RANGES_LIMIT))
+    return [GapEvent.of(kind, symbol, part, at, why) for part in parts]
 
 
 class GapBook:
@@ -68,37 +90,45 @@ class GapBook:
 
     def __init__(self) -> None:
         self._open: defaultdict[str, TradeIds] = defaultdict(TradeIds)
-        self._given_up: defaultdict[str, TradeIds] = defaultdict(TradeIds)
+        self._wanted: defaultdict[str, TradeIds] = defaultdict(TradeIds)
 
     def apply(self, event: GapEvent) -> None:
         """Take one event in; the same one again changes nothing."""
-        lower, upper = event.first_trade_id, event.last_trade_id + 1
-        match event.kind:
-            case GapEventKind.SEEN:
-                self._open[event.symbol].add_range(lower, upper)
-                self._given_up[event.symbol].remove_range(lower, upper)
-            case GapEventKind.FILLED:
-                self._open[event.symbol].remove_range(lower, upper)
-                self._given_up[event.symbol].remove_range(lower, upper)
-            case GapEventKind.GIVEN_UP:
-                self._given_up[event.symbol].add_range(lower, upper)
+        missing, wanted = self._open[event.symbol], self._wanted[event.symbol]
+        for lower, upper in event.ranges:
+            if event.kind is GapEventKind.SEEN:
+                missing.add_range(lower, upper)
+                wanted.add_range(lower, upper)
+                continue
+            wanted.remove_range(lower, upper)
+            if event.kind is GapEventKind.FILLED:
+                missing.remove_range(lower, upper)
 
-    def open_ranges(self) -> dict[str, tuple[tuple[int, int], ...]]:
+    def open_ranges(self) -> dict[str, Ranges]:
         """By symbol, the ``[lower, upper)`` ranges that are missing; symbols with none are left out."""
         return {symbol: ids.ranges for symbol, ids in sorted(self._open.items()) if ids}
 
-    def wanted_ranges(self) -> dict[str, tuple[tuple[int, int], ...]]:
+    def open_within(self, symbol: str, lower: int, upper: int) -> Ranges:
+        """Those of a symbol's ids ``[lower, upper)`` that are missing."""
+        return self._open[symbol].within(lower, upper)
+
+    @property
+    def open_trades(self) -> int:
+        """How many trades are missing, those that were given up included."""
+        return sum(map(len, self._open.values()))
+
+    @property
+    def open_gaps(self) -> int:
+        """How many ranges of ids, each without one between that is there, those trades are."""
+        return sum(ids.range_count for ids in self._open.values())
+
+    def wanted(self) -> dict[str, TradeIds]:
+        """By symbol, what is missing and was not given up since; symbols with none are left out."""
+        return {symbol: ids for symbol, ids in self._wanted.items() if ids}
+
+    def wanted_ranges(self) -> dict[str, Ranges]:
         """As ``open_ranges``, without what was given up."""
-        wanted = {}
-        for symbol, ids in sorted(self._open.items()):
-            rest = TradeIds()
-            for lower, upper in ids.ranges:
-                rest.add_range(lower, upper)
-            for lower, upper in self._given_up[symbol].ranges:
-                rest.remove_range(lower, upper)
-            if rest:
-                wanted[symbol] = rest.ranges
-        return wanted
+        return {symbol: ids.ranges for symbol, ids in sorted(self.wanted().items())}
 
 
 def book_of(events: Iterable[GapEvent]) -> GapBook:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from candleflow.market.symbol import SYMBOL_PATTERN
+from candleflow.market.symbol import SYMBOL_LENGTH, SYMBOL_PATTERN
 from candleflow.market.trade import Trade
 
 DECIMAL_PATTERN: Final = r"[0-9]+(?:\.[0-9]+)?"
@@ -37,6 +37,13 @@ within ``market.trade``'s limits. Whatever does not match goes to the full parse
 quick and decides nothing.
 """
 
+JSON_NAME_BYTES: Final = rf'[^"\\\x00-\x1f]{{1,{4 * SYMBOL_LENGTH}}}'
+"""A symbol's place in the layout for regular expressions on bytes, which can't tell one character of several
+bytes from another: the caller checks the name."""
+
+CANONICAL_BYTES: Final = CANONICAL_PATTERN.replace(SYMBOL_PATTERN, JSON_NAME_BYTES).encode()
+"""``CANONICAL_PATTERN`` for bytes, with ``JSON_NAME_BYTES`` for the symbol."""
+
 REQUIRED_FIELDS: Final[dict[str, str]] = {
     "E": "integer",
     "s": "string",
@@ -49,7 +56,7 @@ REQUIRED_FIELDS: Final[dict[str, str]] = {
 """The fields a trade must have, with their JSON types, in the order in which they are checked."""
 
 RECORD_LIMIT_BYTES: Final = 4_096
-"""A longer record is refused unread: Binance's trades have some 150 bytes, its longest symbols add 20."""
+"""A longer record is refused unread: Binance's trades have some 150 bytes, its longest symbols add 200."""
 
 # The reasons of refusal, in the order in which they are looked for. Beside these: those of trade.refusal().
 TOO_LONG: Final = "record too long"

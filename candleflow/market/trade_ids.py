@@ -2,6 +2,9 @@
 
 Spot trade ids are consecutive per symbol, so a set is nearly always a single range. PostgreSQL's
 ``int8multirange`` is the same thing in the store; ``str()`` gives its text form.
+
+A set may have many ranges: of a gap, where the exchange tells only sums. They are kept in blocks, so that a
+change moves the ranges of one block, not all of them.
 """
 
 from __future__ import annotations
@@ -9,9 +12,17 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from typing import Final, Self
+from itertools import chain, islice
+from typing import Final, Self, TypeAlias
 
 from candleflow.errors import MarketError
+
+Ranges: TypeAlias = tuple[tuple[int, int], ...]
+"""Of trade ids, ``[lower, upper)`` each, in order, disjoint and not touching."""
+
+_BLOCK: Final = 512
+"""A block with more than twice as many ranges is split in two."""
+_LEAST: Final = -(1 << 63)
 
 _RANGE: Final = re.compile(r"\[([0-9]+),([0-9]+)\)")
 _TEXT: Final = re.compile(r"\{(?:%s(?:,%s)*)?\}" % ((r"\[[0-9]+,[0-9]+\)",) * 2))
@@ -20,31 +31,38 @@ _TEXT: Final = re.compile(r"\{(?:%s(?:,%s)*)?\}" % ((r"\[[0-9]+,[0-9]+\)",) * 2)
 class TradeIds:
     """A growing set of trade ids, kept as disjoint, non-touching ``[lower, upper)`` ranges in order."""
 
-    __slots__ = ("_lowers", "_uppers")
+    # Block k has the ranges that begin in [_firsts[k], _firsts[k + 1]), and they end before the latter too.
+    __slots__ = ("_firsts", "_lowers", "_uppers")
 
     def __init__(self, ids: Iterable[int] = ()) -> None:
-        self._lowers: list[int] = []
-        self._uppers: list[int] = []
+        self._firsts: list[int] = [_LEAST]
+        self._lowers: list[list[int]] = [[]]
+        self._uppers: list[list[int]] = [[]]
         for trade_id in ids:
             self.add(trade_id)
+
+    @classmethod
+    def of_ranges(cls, ranges: Iterable[tuple[int, int]]) -> Self:
+        """The set of all ids in these ranges, ``[lower, upper)`` each, in any order."""
+        ids = cls()
+        for lower, upper in ranges:
+            ids.add_range(lower, upper)
+        return ids
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """The set that a text such as ``{[5,9),[12,13)}`` is; raises MarketError for anything else."""
         if _TEXT.fullmatch(text) is None:
             raise MarketError(f"no set of trade ids: {text[:200]!r}")
-        ids = cls()
-        for lower, upper in _RANGE.findall(text):
-            ids.add_range(int(lower), int(upper))
-        return ids
+        return cls.of_ranges((int(lower), int(upper)) for lower, upper in _RANGE.findall(text))
 
     def add(self, trade_id: int) -> bool:
         """Add one id; whether it was new."""
-        if self._uppers and trade_id == self._uppers[-1]:  # the next one in order: nearly every call
-            self._uppers[-1] += 1
+        uppers = self._uppers[-1]
+        if uppers and trade_id == uppers[-1]:  # the next one in order: nearly every call
+            uppers[-1] += 1
             return True
-        at = bisect_right(self._lowers, trade_id)
-        if at and trade_id < self._uppers[at - 1]:
+        if trade_id in self:
             return False
         self.add_range(trade_id, trade_id + 1)
         return True
@@ -53,43 +71,65 @@ class TradeIds:
         """Add every id of ``[lower, upper)``, those already in included."""
         if lower >= upper:
             return
-        first = bisect_right(self._lowers, lower)
-        if first and self._uppers[first - 1] >= lower:
-            first -= 1
-            lower = self._lowers[first]
-        last = bisect_right(self._lowers, upper)
-        if last > first:
-            upper = max(upper, self._uppers[last - 1])
-        self._lowers[first:last] = [lower]
-        self._uppers[first:last] = [upper]
+        at = self._joined(lower, upper)
+        lowers, uppers = self._lowers[at], self._uppers[at]
+        first, last = bisect_left(uppers, lower), bisect_right(lowers, upper)
+        if first < last:
+            lower, upper = min(lower, lowers[first]), max(upper, uppers[last - 1])
+        lowers[first:last] = [lower]
+        uppers[first:last] = [upper]
+        self._settle(at)
 
     def remove_range(self, lower: int, upper: int) -> None:
         """Take every id of ``[lower, upper)`` out, those that aren't in included."""
         if lower >= upper:
             return
-        first = bisect_right(self._uppers, lower)
-        last = bisect_left(self._lowers, upper)
-        if first >= last:
-            return
-        rest = [(self._lowers[first], lower), (upper, self._uppers[last - 1])]
-        kept = [(begin, end) for begin, end in rest if begin < end]
-        self._lowers[first:last] = [begin for begin, _ in kept]
-        self._uppers[first:last] = [end for _, end in kept]
+        at = self._joined(lower, upper)
+        lowers, uppers = self._lowers[at], self._uppers[at]
+        first, last = bisect_right(uppers, lower), bisect_left(lowers, upper)
+        if first < last:
+            rest = [(lowers[first], lower), (upper, uppers[last - 1])]
+            kept = [(begin, end) for begin, end in rest if begin < end]
+            lowers[first:last] = [begin for begin, _ in kept]
+            uppers[first:last] = [end for _, end in kept]
+        self._settle(at)
 
     def forget_below(self, trade_id: int) -> None:
         """Drop every id below ``trade_id``, so that a set that follows a stream stays small."""
-        keep = bisect_right(self._uppers, trade_id)
-        del self._lowers[:keep], self._uppers[:keep]
-        if self._lowers and self._lowers[0] < trade_id:
-            self._lowers[0] = trade_id
+        self.remove_range(_LEAST, trade_id)
+
+    def within(self, lower: int, upper: int) -> Ranges:
+        """Those of the ids ``[lower, upper)`` that are in."""
+        found: list[tuple[int, int]] = []
+        for at in range(self._block(lower), self._block(upper) + 1):
+            lowers, uppers = self._lowers[at], self._uppers[at]
+            some = slice(bisect_right(uppers, lower), bisect_left(lowers, upper))
+            found += zip(lowers[some], uppers[some], strict=True)
+        if found and lower < upper:
+            found[0] = (max(found[0][0], lower), found[0][1])
+            found[-1] = (found[-1][0], min(found[-1][1], upper))
+            return tuple(found)
+        return ()
+
+    def last_ranges(self, count: int) -> Ranges:
+        """The ``count`` ranges of the greatest ids, the last one first; fewer where there are fewer."""
+        blocks = zip(reversed(self._lowers), reversed(self._uppers), strict=True)
+        backwards = (zip(reversed(lowers), reversed(uppers), strict=True) for lowers, uppers in blocks)
+        return tuple(islice(chain.from_iterable(backwards), count))
 
     def holes(self) -> Iterator[tuple[int, int]]:
         """The ``[lower, upper)`` ranges missing between the first id and the last, in order."""
-        return zip(self._uppers[:-1], self._lowers[1:], strict=True)
+        uppers, lowers = map(chain.from_iterable, (self._uppers, self._lowers))
+        return zip(uppers, islice(lowers, 1, None), strict=False)
 
     @property
-    def ranges(self) -> tuple[tuple[int, int], ...]:
-        return tuple(zip(self._lowers, self._uppers, strict=True))
+    def ranges(self) -> Ranges:
+        lowers, uppers = map(chain.from_iterable, (self._lowers, self._uppers))
+        return tuple(zip(lowers, uppers, strict=True))
+
+    @property
+    def range_count(self) -> int:
+        return sum(map(len, self._lowers))
 
     def has_all(self, ids: TradeIds) -> bool:
         """Whether every one of ``ids`` is in."""
@@ -97,15 +137,48 @@ class TradeIds:
 
     def has_range(self, lower: int, upper: int) -> bool:
         """Whether every id of ``[lower, upper)`` is in."""
-        at = bisect_right(self._lowers, lower)
-        return lower >= upper or (at > 0 and upper <= self._uppers[at - 1])
+        at = self._block(lower)
+        before = bisect_right(self._lowers[at], lower)
+        return lower >= upper or (before > 0 and upper <= self._uppers[at][before - 1])
+
+    def _block(self, trade_id: int) -> int:
+        return bisect_right(self._firsts, trade_id) - 1
+
+    def _joined(self, lower: int, upper: int) -> int:
+        """The place of the block that has all of ``[lower, upper]``, those that had it before made one.
+
+        What lies in blocks between the first and the last is about to be covered, or taken out: it goes.
+        """
+        at, last = self._block(lower), self._block(upper)
+        if last > at:
+            self._lowers[at] += self._lowers[last]
+            self._uppers[at] += self._uppers[last]
+            for blocks in (self._firsts, self._lowers, self._uppers):
+                del blocks[at + 1 : last + 1]
+        return at
+
+    def _settle(self, at: int) -> None:
+        """Split a block that has become long, drop one that has become empty."""
+        lowers, uppers = self._lowers[at], self._uppers[at]
+        half = len(lowers) // 2
+        if half > _BLOCK:
+            self._firsts.insert(at + 1, lowers[half])
+            for blocks, ends in ((self._lowers, lowers), (self._uppers, uppers)):
+                blocks.insert(at + 1, ends[half:])
+                del ends[half:]
+        elif not lowers and len(self._firsts) > 1:
+            del self._lowers[at], self._uppers[at], self._firsts[max(at, 1)]
 
     def __contains__(self, trade_id: int) -> bool:
-        at = bisect_right(self._lowers, trade_id)
-        return at > 0 and trade_id < self._uppers[at - 1]
+        at = self._block(trade_id)
+        before = bisect_right(self._lowers[at], trade_id)
+        return before > 0 and trade_id < self._uppers[at][before - 1]
+
+    def __bool__(self) -> bool:
+        return any(self._lowers)
 
     def __len__(self) -> int:
-        return sum(self._uppers) - sum(self._lowers)
+        return sum(map(sum, self._uppers)) - sum(map(sum, self._lowers))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TradeIds) and self.ranges == other.ranges

@@ -65,6 +65,10 @@ _PRODUCER: Final = (
     _gauge("exchange_connections", "connected", "Connections to the exchange that stand."),
     _gauge("event_loop_lag_seconds", "loop_lag_ms", "How late the event loop was at the last beat.", 1e-3),
     _gauge("last_trade_age_seconds", "age_s:", "Age of the symbol's newest trade from the exchange."),
+    _gauge("symbols_quiet", "quiet", "Silent symbols that the exchange has no newer trade of either."),
+    _gauge("symbols_behind", "behind", "Symbols whose newest trades the stream did not bring."),
+    _gauge("quiet_asked_age_seconds", "quiet_s:", "How long ago the exchange had no newer trade either."),
+    _gauge("stream_behind_trades", "behind:", "Newer trades of the symbol that the stream did not bring."),
 )
 
 _PROCESSOR: Final = (

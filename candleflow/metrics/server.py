@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from candleflow.metrics.pages import Answer, Pages
-from candleflow.settings import is_loopback
+from candleflow.proxies import is_loopback
 
 _log = logging.getLogger(__name__)
 

@@ -1,15 +1,20 @@
 """What a server's answer means for a message: sent, to be sent later, refused, or nobody knows. Pure.
 
+Only the request that carries the message counts; a log-in that is taken sends nothing. A status of 2xx means
+that it was taken, unless the body (``"ok": false``) or apprise's plugin says that it wasn't.
+
 A message is sent again only where it is sure that it was not taken:
 
-- no connection was made (refused, no such host, no TLS);
+- no byte of it left (no such host, refused by host or proxy, no TLS, no mail server);
 - 429: too many, and the server says when it may come again;
-- 408, 425, 500 and 503: the server's own word that it did not do what was asked.
+- 407, 408, 425, 500 and 503: the server's own word, or a proxy's, that it did not do what was asked;
+- a mail server's 4yz, which is the same.
 
 Any other failure after the request was written, a silence above all, leaves open whether the message arrived:
 such a one is *unknown*, and is not sent again. 502 and 504 are a gateway's, which doesn't know either.
-Every other answer of 3xx and 4xx is a refusal, which another attempt would only repeat; 401, 403 and 404 are
-refusals of the channel itself: its token, its chat or its webhook is not there.
+Every other answer of 3xx and 4xx, and a mail server's 5yz, is a refusal, which another attempt would only
+repeat. 401, 403, 404 and a refused log-in are refusals of the channel itself: its token, its chat or its
+webhook is not there.
 """
 
 from __future__ import annotations
@@ -23,8 +28,12 @@ from typing import Any, Final
 
 LONGEST_WAIT_SECONDS: Final = 3_600.0
 _LONGEST_WORDS: Final = 100
-_NOT_TAKEN: Final = frozenset({408, 425, 429, 500, 503})
+_NOT_TAKEN: Final = frozenset({407, 408, 425, 429, 500, 503})
 _CHANNELS_OWN: Final = frozenset({401, 403, 404})
+_MAILS_OWN: Final = frozenset({530, 534, 535, 538})
+"""SMTP's: the log-in is wanting or wrong (RFC 4954)."""
+_SAID: Final = ("description", "message", "error")
+_IT_MAY: Final = "it may have arrived, so it isn't sent again"
 
 
 class Outcome(StrEnum):
@@ -44,11 +53,23 @@ class Exchange:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     was_written: bool = False
-    """Whether the request may have reached the server."""
+    """Whether a byte of the request, of an e-mail's text, may have left."""
+    carries: bool = True
+    """Whether the message, or a part of it, was in the request."""
+    why: str = ""
+    """Without an answer: the error's name."""
+    is_mail: bool = False
+    """Then ``status`` is SMTP's."""
 
     @property
     def is_accepted(self) -> bool:
-        return self.status is not None and 200 <= self.status < 300
+        return self.status is not None and 200 <= self.status < 300 and _json(self).get("ok") is not False
+
+    @property
+    def moved_to(self) -> str | None:
+        """Telegram's new number for a group that has become a supergroup."""
+        moved = _parameters(self).get("migrate_to_chat_id")
+        return None if self.is_accepted or not isinstance(moved, int) else str(moved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,55 +87,101 @@ class Answer:
         return replace(self, detail=detail)
 
 
-def judged(exchanges: Sequence[Exchange], *, went_well: bool, otherwise: str = "") -> Answer:
+def judged(
+    exchanges: Sequence[Exchange], *, went_well: bool, otherwise: str = "", is_witnessed: bool = False
+) -> Answer:
     """What an attempt came to, of one request or several; ``otherwise``: what else is known of a failure.
 
-    Where a server took one of them the message is sent: another attempt would send that part twice.
+    ``is_witnessed``: what left is among the exchanges, and nothing else. Where a server took a part of the
+    message it is sent: another attempt would send that part twice.
     """
-    if not exchanges:  # no HTTP: an e-mail, say
-        words = otherwise or "the channel's plugin could not send it"
-        return Answer(Outcome.SENT) if went_well else Answer(Outcome.UNKNOWN, words)
-    failed = next((one for one in exchanges if not one.is_accepted), None)
-    if any(one.is_accepted for one in exchanges):
+    if not exchanges:
+        return _unseen(went_well=went_well, otherwise=otherwise, is_witnessed=is_witnessed)
+    carrying = [one for one in exchanges if one.carries] or [exchanges[-1]]  # which hides it, or never had it
+    taken = [one for one in carrying if one.is_accepted]
+    failed = next((one for one in (*carrying, *exchanges) if not one.is_accepted), None)
+    if not taken and failed is not None:
+        return _failure(failed)
+    if went_well or failed is not None:
         detail = f"a part was not taken: {_words(failed)}" if failed is not None else ""
         return Answer(Outcome.SENT, detail, _pause(exchanges[-1]))
-    return _failure(exchanges[0])
+    return _denied(carrying)
+
+
+def _unseen(*, went_well: bool, otherwise: str, is_witnessed: bool) -> Answer:
+    if went_well:
+        return Answer(Outcome.SENT)
+    if is_witnessed:
+        return Answer(Outcome.LATER, otherwise or "nothing was sent: does the address name a recipient?")
+    return Answer(Outcome.UNKNOWN, otherwise or "the channel's plugin could not send it")
+
+
+def _denied(carrying: Sequence[Exchange]) -> Answer:
+    """The statuses say yes, and apprise's plugin says no."""
+    if len(carrying) > 1:
+        return Answer(Outcome.UNKNOWN, f"a part was not taken, the channel's plugin says: {_IT_MAY}")
+    (one,) = carrying
+    words = _words(one) if one.carries else "no request had the message: does the address name a recipient?"
+    return Answer(Outcome.REFUSED, f"not sent, the channel's plugin says: {words}")
 
 
 def _failure(exchange: Exchange) -> Answer:
-    status = exchange.status
+    status = _status(exchange)
     if status is None:
         if exchange.was_written:
-            return Answer(Outcome.UNKNOWN, "no answer: it may have arrived, so it isn't sent again")
-        return Answer(Outcome.LATER, "no connection")
+            return Answer(Outcome.UNKNOWN, f"no answer: {_IT_MAY}")
+        return Answer(Outcome.LATER, f"no connection ({exchange.why})" if exchange.why else "no connection")
+    if exchange.is_mail:
+        if status < 500:
+            return Answer(Outcome.LATER, _words(exchange))
+        return Answer(Outcome.REFUSED, _words(exchange), is_channels_own=status in _MAILS_OWN)
     if status in _NOT_TAKEN:
         return Answer(Outcome.LATER, _words(exchange), _retry_after(exchange))
     if status >= 500:
-        return Answer(Outcome.UNKNOWN, f"{_words(exchange)}: it may have arrived, so it isn't sent again")
+        return Answer(Outcome.UNKNOWN, f"{_words(exchange)}: {_IT_MAY}")
     return Answer(Outcome.REFUSED, _words(exchange), is_channels_own=status in _CHANNELS_OWN)
+
+
+def _status(exchange: Exchange) -> int | None:
+    """The answer's; where the body denies a status of 2xx, the body's own, as Telegram has it."""
+    told = _json(exchange)
+    code = told.get("error_code")
+    return code if told.get("ok") is False and isinstance(code, int) else exchange.status
 
 
 def _words(exchange: Exchange) -> str:
     """The status, and the server's own word for it: Telegram's description, Discord's message."""
     if exchange.status is None:
         return "no answer"
-    try:
-        name = f"{exchange.status} {HTTPStatus(exchange.status).phrase}"
-    except ValueError:
-        name = str(exchange.status)
     told = _json(exchange)
-    said = told.get("description") or told.get("message")
-    if not isinstance(said, str):
-        return name
-    return f"{name}: {''.join(one if one.isprintable() else ' ' for one in said)[:_LONGEST_WORDS]}"
+    said = next((told[one] for one in _SAID if isinstance(told.get(one), str)), "")
+    if exchange.is_mail:
+        said = exchange.body.decode(errors="replace")
+    name = _name(exchange)
+    return (
+        f"{name}: {''.join(one if one.isprintable() else ' ' for one in said)[:_LONGEST_WORDS]}"
+        if said
+        else name
+    )
+
+
+def _name(exchange: Exchange) -> str:
+    try:
+        phrase = "" if exchange.is_mail else HTTPStatus(exchange.status or 0).phrase
+    except ValueError:
+        phrase = ""
+    return f"{exchange.status} {phrase}".strip()
 
 
 def _retry_after(exchange: Exchange) -> float | None:
     """Telegram has it in ``parameters``, Discord at the top, others in a header."""
-    told = _json(exchange)
-    parameters = told.get("parameters")
-    inside = parameters.get("retry_after") if isinstance(parameters, dict) else None
-    return _seconds(inside, told.get("retry_after"), _header(exchange, "Retry-After"))
+    inside = _parameters(exchange).get("retry_after")
+    return _seconds(inside, _json(exchange).get("retry_after"), _header(exchange, "Retry-After"))
+
+
+def _parameters(exchange: Exchange) -> Mapping[str, Any]:
+    parameters = _json(exchange).get("parameters")
+    return parameters if isinstance(parameters, dict) else {}
 
 
 def _pause(exchange: Exchange) -> float | None:

@@ -1,10 +1,5 @@
 """The channels that alerts go out by: Telegram, Discord, and whatever else apprise speaks to.
 
-Apprise says of an attempt only whether it went well. What became of it is in the HTTP answer, so a witness
-stands between apprise and the network: the adapter of ``requests`` that every one of its plugins posts by. It
-notes each answer or failure, and lets nothing more out once a request of the attempt has failed (apprise's
-plugin for Discord would try again by itself).
-
 An address holds a secret, and apprise and urllib3 log addresses: both are silenced, at every level.
 """
 
@@ -12,26 +7,27 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Mapping
 from typing import Any, Final
 
 import apprise
-import requests
 from apprise.attachment.memory import AttachMemory
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import MaxRetryError, NewConnectionError, SSLError
 
 from candleflow.errors import SettingError
-from candleflow.notify.answers import Answer, Exchange, judged
+from candleflow.notify.answers import Answer, judged
+from candleflow.notify.witness import install, witnessed
 from candleflow.settings import Settings, channels_of
 
+_log = logging.getLogger(__name__)
+
 _SILENCED: Final = ("apprise", "urllib3", "requests")
-_KEPT_BYTES: Final = 4_096
 _SHORTEST_SECRET: Final = 6
 _PICTURE_NAME: Final = "chart.png"
+_DISCORDS: Final = re.compile(
+    r"^https://(?:(?:ptb|canary)\.)?discord(?:app)?\.com/api/(?:v[0-9]+/)?webhooks/", re.IGNORECASE
+)
+"""Webhook addresses as Discord's applications give them; apprise knows only some."""
 _in_memory: Final[Any] = AttachMemory
 """Apprise gives it no types."""
 
@@ -41,66 +37,6 @@ TELEGRAM_GROUP_SECONDS: Final = 3.0
 DISCORD_SECONDS: Final = 0.4
 """Discord says by its headers what it takes: five in two seconds, at the time of writing."""
 OTHER_SECONDS: Final = 1.0
-
-
-@dataclass
-class _Attempt:
-    """What one attempt has met so far."""
-
-    exchanges: list[Exchange] = field(default_factory=list)
-
-    @property
-    def has_failed(self) -> bool:
-        return any(not one.is_accepted for one in self.exchanges)
-
-
-_attempt: ContextVar[_Attempt | None] = ContextVar("attempt", default=None)
-
-
-class _Witness(HTTPAdapter):
-    """Sends as ``requests`` does, and notes what came of it for the attempt under way, if any."""
-
-    def send(self, request: requests.PreparedRequest, *args: Any, **more: Any) -> requests.Response:
-        attempt = _attempt.get()
-        if attempt is None:
-            return super().send(request, *args, **more)
-        if attempt.has_failed:
-            raise requests.ConnectionError("an earlier request of this attempt has failed")
-        try:
-            response = super().send(request, *args, **more)
-        except requests.RequestException as error:
-            attempt.exchanges.append(Exchange(None, was_written=not _never_left(error)))
-            raise
-        attempt.exchanges.append(
-            Exchange(response.status_code, dict(response.headers), _beginning(response), was_written=True)
-        )
-        return response
-
-
-def _beginning(response: requests.Response) -> bytes:
-    try:
-        return response.content[:_KEPT_BYTES]
-    except requests.RequestException:
-        return b""  # the status stands, whatever became of the rest
-
-
-def _never_left(error: requests.RequestException) -> bool:
-    """Whether no connection was made, so that the server can't have taken the message."""
-    if isinstance(error, requests.ConnectTimeout):
-        return True
-    cause = error.args[0] if error.args else None
-    reason = cause.reason if isinstance(cause, MaxRetryError) else cause
-    return isinstance(reason, NewConnectionError | SSLError)
-
-
-@contextmanager
-def _witnessed() -> Iterator[_Attempt]:
-    attempt = _Attempt()
-    token = _attempt.set(attempt)
-    try:
-        yield attempt
-    finally:
-        _attempt.reset(token)
 
 
 class Channel:
@@ -120,7 +56,7 @@ class Channel:
 
     def send(self, body: str) -> Answer:
         """Try once; takes as long as the server takes, some seconds at most. Never raises."""
-        return self._attempt(body)
+        return self._attempt(body, body)
 
     def send_picture(self, png: bytes) -> Answer:
         """The same with a picture, and no words.
@@ -129,24 +65,49 @@ class Channel:
         picture that isn't taken, or not answered, would be words that aren't.
         """
         attached = _in_memory(png, name=_PICTURE_NAME, mimetype="image/png")
-        return self._attempt("", attached)
+        return self._attempt(png, "", attached)
 
-    def _attempt(self, body: str, attached: Any = None) -> Answer:
-        with _witnessed() as attempt:
-            try:
-                went_well = bool(
-                    self._plugin.notify(
-                        body=body,
-                        title="",
-                        notify_type=apprise.NotifyType.INFO,
-                        body_format=apprise.NotifyFormat.TEXT,
-                        attach=attached,
-                    )
+    def _attempt(self, message: str | bytes, body: str, attached: Any = None) -> Answer:
+        with witnessed(message) as attempt:
+            went_well, otherwise = self._notify(body, attached)
+        answer = judged(
+            attempt.exchanges, went_well=went_well, otherwise=otherwise, is_witnessed=self._is_witnessed
+        )
+        return self._with_moves(answer.with_detail(self._scrubbed(answer.detail)), attempt.moved)
+
+    def _notify(self, body: str, attached: Any) -> tuple[bool, str]:
+        """What apprise says: whether it went well; and, where its plugin failed, by which error."""
+        try:
+            return bool(
+                self._plugin.notify(
+                    body=body,
+                    title="",
+                    notify_type=apprise.NotifyType.INFO,
+                    body_format=apprise.NotifyFormat.TEXT,
+                    attach=attached,
                 )
-            except Exception as error:  # noqa: BLE001 - a plugin's own: its text may hold the address
-                return judged(attempt.exchanges, went_well=False, otherwise=type(error).__name__)
-        answer = judged(attempt.exchanges, went_well=went_well)
-        return answer.with_detail(self._scrubbed(answer.detail))
+            ), ""
+        except Exception as error:  # noqa: BLE001 - a plugin's own: its text may hold the address
+            return False, type(error).__name__
+
+    @property
+    def _is_witnessed(self) -> bool:
+        """Whether the plugin sends by HTTP or e-mail, so that the witnesses see all that leaves."""
+        package = type(self._plugin).__module__
+        return any(hasattr(sys.modules[package], one) for one in ("requests", "smtplib"))
+
+    def _with_moves(self, answer: Answer, moved: Mapping[str, str]) -> Answer:
+        """Write to the new chats from here on, and say which setting to change."""
+        if not moved:
+            return answer
+        targets = self._plugin.targets
+        self._plugin.targets = [(moved.get(str(chat), chat), topic) for chat, topic in targets]
+        words = "; ".join(
+            f"Telegram moved chat {old} to {new}: write {new} in its place in CANDLEFLOW_ALERT_CHANNELS"
+            for old, new in moved.items()
+        )
+        _log.warning("channel %s: %s", self.name, words)
+        return answer.with_detail("; ".join(filter(None, (answer.detail, words))))
 
     def _scrubbed(self, words: str) -> str:
         for secret in self._secrets:
@@ -168,7 +129,9 @@ def channels(settings: Settings) -> Mapping[str, Channel]:
 
 
 def _channel(name: str, address: str, bases: Mapping[str, str]) -> Channel:
-    plugin: Any = apprise.Apprise.instantiate(address, suppress_exceptions=True)
+    plugin: Any = apprise.Apprise.instantiate(
+        _DISCORDS.sub("https://discord.com/api/webhooks/", address), suppress_exceptions=True
+    )
     if plugin is None:
         raise SettingError(f"CANDLEFLOW_ALERT_CHANNELS: {name}: apprise can't use such an address")
     kind = type(plugin).__module__.rpartition(".")[2]
@@ -186,7 +149,7 @@ def _pause(kind: str, plugin: Any) -> float:
 
 
 def _prepare() -> None:
-    """In the process that sends: every session of ``requests`` gets the witness, nobody logs an address."""
-    requests.sessions.HTTPAdapter = _Witness  # type: ignore[attr-defined]
+    """In the process that sends: attempts are witnessed, and nobody logs an address."""
+    install()
     for name in _SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

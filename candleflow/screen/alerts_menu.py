@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import streamlit as st
 
-from candleflow.errors import CandleflowError, StoreError
+from candleflow.errors import CandleflowError, StoreError, UnknownOutcomeError
 from candleflow.screen import words
 
 _EVERY: Final = "Every symbol"
@@ -24,6 +24,10 @@ _KINDS: Final = {
 }  # fmt: skip
 _WITHOUT_THRESHOLD: Final = ("gap", "differs")
 _FAILED: Final = ("refused", "unknown", "given up")
+_NO_CHANNEL: Final = (
+    "No channel is set up. Write `CANDLEFLOW_ALERT_CHANNELS=phone=tgram://<token>/<chat>` into `.env` and"
+    " restart; [addresses of Telegram, Discord, e-mail and others](https://github.com/caronc/apprise/wiki)."
+)
 _LATEST: Final = 10
 _HYSTERESIS: Final = "So far back, in the unit of the line beside, until it may fire again."
 _LONGEST_COOL_DOWN: Final = 30 * 86_400
@@ -90,6 +94,8 @@ def menu(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> None
             _latest(latest)
             _rules(desk)
             _form(desk, offered, is_simulated=is_simulated)
+        except UnknownOutcomeError as error:
+            st.warning(_plain(str(error)))
         except StoreError:
             st.caption("PostgreSQL is away: alerts show here once it is back.")
 
@@ -116,7 +122,7 @@ def _rules(desk: AlertDesk) -> None:
 
 def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> None:
     if not desk.channels:
-        st.caption("CANDLEFLOW_ALERT_CHANNELS names no channel yet: the README's Alerts says how.")
+        st.caption(_NO_CHANNEL)
         return
     with st.form("alert", border=False):
         kind = _KINDS[st.selectbox("When", list(_KINDS), key="alert-kind")]

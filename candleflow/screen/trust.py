@@ -38,6 +38,8 @@ SHORT_LAG_SECONDS: Final = 5.0
 LONG_LAG_SECONDS: Final = 60.0
 """What waits, by the pace of the last minute: five seconds are a batch or two that took long, and a minute is
 a backlog."""
+QUIET_SECONDS: Final = 180.0
+"""The producer asks once a minute for symbols that are silent: an answer that was missed twice is none."""
 COMPARED_SECONDS: Final = 180.0
 """The auditor compares once a minute: a comparison that was missed twice is none."""
 
@@ -208,12 +210,29 @@ def _freshness(facts: Facts, last: int, seconds: float) -> tuple[State, str]:
     newest = _newest_at_producer(facts.symbol, producer)
     if newest is not None and newest - last > FRESH_SECONDS * SECOND_US:
         return State.BAD, f"The producer had a trade at {words.utc(newest)}, and it is in no candle yet."
+    if (answer := _answer(facts, producer)) is not None:
+        return answer
     if newest is not None and producer.counts is not None and producer.counts.get("connected"):
         return State.WARN, "The producer is connected, and has had none since: the market is quiet."
     state = State.WARN if seconds <= OLD_SECONDS else State.BAD
     if producer.counts is None:
         return state, producer.why
     return state, f"The producer has had no trade of {facts.symbol} since its start, or is not connected."
+
+
+def _answer(facts: Facts, producer: _Heard) -> tuple[State, str] | None:
+    """What the exchange said when it was asked for newer trades, if that is still good for something."""
+    if producer.counts is None or producer.beat is None:
+        return None
+    if behind := producer.counts.get(f"behind:{facts.symbol}"):
+        newer = _counted(behind, "newer trade")
+        return State.BAD, f"The exchange had {newer} that the stream did not bring: they are fetched."
+    asked = producer.counts.get(f"quiet_s:{facts.symbol}")
+    age = None if asked is None else asked + facts.now / SECOND_US - producer.beat.beaten_at
+    if age is None or age > QUIET_SECONDS:
+        return None
+    ago = words.span(max(0, int(age)))
+    return State.GOOD, f"The market is quiet: the exchange has no newer trade, asked {ago} ago."
 
 
 def _newest_at_producer(symbol: str, producer: _Heard) -> int | None:

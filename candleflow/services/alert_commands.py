@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any, Final
 
 from candleflow.errors import MarketError, SettingError
+from candleflow.market.symbol import upper
 from candleflow.notify.answers import Outcome
 from candleflow.notify.channels import channels
 from candleflow.settings import Settings, channels_of
@@ -73,7 +74,7 @@ def _rule(settings: Settings, arguments: argparse.Namespace) -> Rule:
     given: Mapping[str, Any] = {
         "kind": arguments.kind,
         "threshold": arguments.threshold,
-        "symbol": arguments.symbol.upper() if arguments.symbol else None,
+        "symbol": upper(arguments.symbol) if arguments.symbol else None,
         "minutes": arguments.minutes,
         "candles": arguments.candles,
         "is_on_closed": arguments.closed,

@@ -41,7 +41,7 @@ class Decider:
         self._settings = settings
         self._book = book
         self._steady = steady
-        self._page_url = settings.alert_page_url or f"http://localhost:{settings.dashboard_port}"
+        self._page_url = settings.page_url
         self._told_wrong: set[int] = set()
         self.rules: list[Rule] = []
         self.forget()

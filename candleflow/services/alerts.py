@@ -24,6 +24,7 @@ from candleflow.services.alert_pictures import Pictures
 from candleflow.services.alert_sender import ChannelSender
 from candleflow.settings import Settings
 from candleflow.store.alerts import AlertBook
+from candleflow.store.clearing import Clearing
 from candleflow.telemetry import set_up_logging
 
 _log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ NAME: Final = "alerts"
 LOOK_SECONDS: Final = 0.25
 AWAY_SECONDS: Final = 1.0
 STRAY_SECONDS: Final = 5.0
+CLEAR_SECONDS: Final = 60.0
+"""How often old alerts are deleted, where a batch has left none."""
 STOP_SECONDS: Final = 8.0
 """An attempt under way at a stop is waited for so long."""
 _MOST_STRAY: Final = 100
@@ -65,7 +68,8 @@ class Alerting:
         self._message = ""
         self._decided = 0
         self._waiting = 0
-        self._stray_due = self._beat_due = float("-inf")
+        self._clearing = Clearing("old alerts")
+        self._stray_due = self._beat_due = self._clear_due = float("-inf")
 
     def stop(self, *_: object) -> None:
         """``run`` then returns as soon as the attempts under way are over."""
@@ -121,6 +125,8 @@ class Alerting:
                 self._decided += decided
                 for wake in self._wakes.values():
                     wake.set()
+            else:
+                self._clear()
         self._beat()
         return is_there
 
@@ -142,6 +148,12 @@ class Alerting:
             if stray:
                 self._book.note(name, stray, Outcome.REFUSED, "CANDLEFLOW_ALERT_CHANNELS has no such channel")
                 _log.warning("%d alerts are for %s, which CANDLEFLOW_ALERT_CHANNELS hasn't", len(stray), name)
+
+    def _clear(self) -> None:
+        """Delete a batch of old alerts, after a look that decided nothing."""
+        if time.monotonic() >= self._clear_due:
+            are_more = self._clearing.step(self._book.drop_old)
+            self._clear_due = time.monotonic() + (0.0 if are_more else CLEAR_SECONDS)
 
     def _problems(self) -> str:
         return "; ".join(f"{name}: {one.problem}" for name, one in self._senders.items() if one.problem)

@@ -14,14 +14,14 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from candleflow.broker import gap_log
-from candleflow.errors import BrokerError, CandleflowError, ExchangeError, StoreError
+from candleflow.errors import BrokerError, CandleflowError, ExchangeError, RateLimitError, StoreError
 from candleflow.exchange.rest import ExchangeRest
-from candleflow.market.gap import AUDIT, GapEvent, GapEventKind, book_of
+from candleflow.market.gap import AUDIT, GapEvent, GapEventKind, events_of
 from candleflow.market.window import SECOND_US, floor_time
 from candleflow.metrics.serving import served_heartbeat
 from candleflow.services.exchange_addresses import addresses
@@ -32,7 +32,7 @@ from candleflow.settings import Settings
 from candleflow.store.mending import CandleMending
 from candleflow.store.reader import CandleReader
 from candleflow.telemetry import set_up_logging
-from candleflow.watch.continuity import Ranges, unknown_holes
+from candleflow.watch.continuity import OnRecord, unknown_holes
 from candleflow.watch.klines import DIFFERING, Basis, Comparison, Verdict, bases, compare
 from candleflow.watch.soundness import Attempts, Suspect, doubts
 
@@ -48,12 +48,17 @@ AGAIN_US: Final = 3_600 * SECOND_US
 """What was fetched and is missing so long after is fetched again: an earlier database may be there now."""
 AGREEMENT_US: Final = 600 * SECOND_US
 """So long a time is looked over, but for holes: 600 klines of a second are one request."""
+BEHIND_US: Final = 120 * SECOND_US
+"""A processor that has been behind for longer than this is logged: newer candles can't be searched."""
 LONGEST_ROLL_UP: Final = "1h"
 """Longer roll-ups are held against their candles by ``repair`` alone: a day's are 17,280."""
 RECORDS_LIMIT: Final = 1_000_000
 """So many records are read for one stretch at most, which takes half a minute."""
 
-_REST_SECONDS: Final = 10.0
+_NAMED: Final = 10
+"""So many symbols are named in the heartbeat's message at most."""
+_PATIENCE_SECONDS: Final = 120.0
+"""How long a comparison may wait for the rate limit: two turns of the minute that weights are counted by."""
 _SYMBOLS_LIMIT: Final = 100
 """The heartbeat tells the agreement of so many symbols at most."""
 
@@ -96,6 +101,10 @@ class Auditor:
         self._history = HistoryLoader(settings, self._urls, self._reader)
         self._stop = asyncio.Event()
         self._message = ""
+        self._gaps = gap_log.GapReader(settings.kafka_bootstrap, settings.gaps_topic)
+        self._on_record = OnRecord()
+        self._behind = ""
+        self._unjudged = ""
         self._holes_found = 0
         self._agreement: dict[str, _Agreement] = {}
         self._told: set[tuple[str, str, int]] = set()
@@ -150,7 +159,7 @@ class Auditor:
     async def _look(self) -> None:
         """Mend first: a lost candle would be a hole, though the topic has its trades."""
         while not self._gives_up.is_set():
-            message = ", ".join(self._settings.symbols[:10])
+            message = ", ".join(self._settings.symbols[:_NAMED])
             for work in (self.mend, self.find_holes):
                 try:
                     await asyncio.to_thread(work, time.time_ns() // 1_000)
@@ -199,46 +208,80 @@ class Auditor:
         Raises StoreError and BrokerError while PostgreSQL or Kafka is away.
         """
         settings = self._settings
-        events = gap_log.read_all(settings.kafka_bootstrap, settings.gaps_topic)
         caught_up_at = self._reader.caught_up_at(settings.topic)
-        # What was filled but not yet merged is no hole: the processor must have read all since then.
-        settled = max((event.at for event in events), default=0) + SETTLE_US
-        if caught_up_at is None or caught_up_at < settled:
-            return []
-        missing = book_of(events).open_ranges()
+        until = min(now, caught_up_at or 0) - SETTLE_US
         since = now - int(settings.fill_hours * 3_600 * SECOND_US)
-        until = min(now, caught_up_at) - SETTLE_US
-        found = []
-        for symbol in settings.symbols:
-            held = self._reader.id_ranges(symbol, since, until)
-            audited = _audited(symbol, events, now - AGAIN_US)
-            holes = unknown_holes(held, [*missing.get(symbol, ()), *audited])
-            found += seen(symbol, holes, now, AUDIT)
+        # First the candles, then what is on record: a hole that came meanwhile is on record before it shows.
+        held = {symbol: self._reader.id_ranges(symbol, since, until) for symbol in settings.symbols}
+        self._read_on_record(now, min(until, now - AGAIN_US))
+        self._tell_unjudged(now, caught_up_at, until)
+        found = [event for symbol in held for event in self._unknown(symbol, held[symbol], until, now)]
         if found:
             gap_log.write_all(settings.kafka_bootstrap, settings.gaps_topic, found)
-            self._holes_found += len(found)
-            for event in found:
-                _log.warning(
-                    "%s: the candles lack trades %d to %d, and nobody had noted it: they are to be fetched",
-                    event.symbol,
-                    event.first_trade_id,
-                    event.last_trade_id,
-                )
+        for event in found:
+            self._holes_found += len(event.ranges)
+            _log.warning(
+                "%s: the candles lack %d trades in %d ranges, %d to %d, that were not on record: they will be"
+                " fetched",
+                event.symbol,
+                event.trade_count,
+                len(event.ranges),
+                event.first_trade_id,
+                event.last_trade_id,
+            )
         return found
+
+    def _read_on_record(self, now: int, needed_since: int) -> None:
+        events, is_all = self._gaps.read()
+        if is_all:
+            self._on_record = OnRecord()
+        self._on_record.add(events, now)
+        self._on_record.forget_before(needed_since)
+
+    def _unknown(self, symbol: str, held: list[tuple[int, int]], until: int, now: int) -> list[GapEvent]:
+        """The events that order what is missing of a symbol between its ids ``held``, and isn't on record."""
+        if not held:
+            return []
+        # What was filled but not yet merged is no hole: the processor must have read all since then.
+        known = self._on_record.known(
+            symbol, held[0][0], held[-1][1], merged_at=until, again_at=now - AGAIN_US
+        )
+        return events_of(GapEventKind.SEEN, symbol, unknown_holes(held, known), now, AUDIT)
+
+    def _tell_unjudged(self, now: int, caught_up_at: int | None, until: int) -> None:
+        """Say which candles can't be searched for holes now, and why."""
+        behind = ""
+        if caught_up_at is None:
+            behind = "no candle is searched for holes: no processor has read all of the topic yet"
+        elif now - caught_up_at >= BEHIND_US:
+            behind = f"no candle after {written(until)} is searched for holes: the processor is behind"
+        if behind and not self._behind:
+            _log.info("%s", behind)
+        elif self._behind and not behind:
+            _log.info("all candles are searched for holes again")
+        self._behind = behind
+        counts = {symbol: self._on_record.filled_since(symbol, until) for symbol in self._settings.symbols}
+        waiting = [f"{count:,} of {symbol}" for symbol, count in counts.items() if count]
+        told = ", ".join(waiting[:_NAMED])
+        self._unjudged = behind or (told and f"not searched for yet, as just filled: {told}")
 
     async def compare(self) -> None:
         """Hold each symbol's latest candles against the exchange's klines."""
         reached = await self._reached()
-        for symbol in self._settings.symbols:
-            if symbol not in reached:
-                self._agreement.pop(symbol, None)
-                continue
-            try:
-                async with asyncio.timeout(_REST_SECONDS):
-                    await self._compare_one(symbol, reached[symbol])
-            except (ExchangeError, StoreError, TimeoutError) as error:
-                _log.info("%s isn't compared with the exchange's klines now: %s", symbol, error)
-                self._agreement.pop(symbol, None)  # unknown is better than old
+        async with ExchangeRest(self._urls[0], patience_seconds=_PATIENCE_SECONDS) as rest:
+            for symbol in self._settings.symbols:
+                if symbol not in reached:
+                    self._agreement.pop(symbol, None)
+                    continue
+                try:
+                    await self._compare_one(rest, symbol, reached[symbol])
+                except RateLimitError as error:
+                    _log.warning("no symbol is compared with the exchange's klines now: %s", error)
+                    self._agreement.clear()
+                    return
+                except (ExchangeError, StoreError) as error:
+                    _log.info("%s isn't compared with the exchange's klines now: %s", symbol, error)
+                    self._agreement.pop(symbol, None)  # unknown is better than old
 
     async def _compare(self) -> None:
         while self._urls:
@@ -255,29 +298,26 @@ class Auditor:
             return {}
         return {one.symbol: one.last_trade_time for one in states}
 
-    async def _compare_one(self, symbol: str, reached: int) -> None:
+    async def _compare_one(self, rest: ExchangeRest, symbol: str, reached: int) -> None:
         """Compare the windows of the ten minutes before ``reached``, the time of our newest trade.
 
         Trades come in order; what comes later is late, not wrong: on two busy cores one took 46 s to its row.
         """
         agreement: Counter[Verdict] = Counter()
-        async with ExchangeRest(self._urls[0]) as rest:
-            now = await rest.server_time()
-            until = min(now - SETTLE_US, reached)
-            since = until - AGREEMENT_US
-            for basis in bases(self._settings.windows):
-                begins_at = await asyncio.to_thread(self._reader.first_open_time, symbol, basis.interval)
-                if begins_at is None:
-                    continue
-                ours = await asyncio.to_thread(self._reader.within, symbol, basis.interval, since, until)
-                theirs = await rest.klines(symbol, basis.kline, start_time=since, end_time=until - 1)
-                comparison = compare(
-                    ours, theirs, basis, since=since, until=until, now=now, begins_at=begins_at
-                )
-                agreement.update(comparison.counts)
-                for doubt in doubts(comparison, basis):
-                    self._doubts.put((symbol, doubt))
-                self._tell(symbol, basis, comparison)
+        now = await rest.server_time()
+        until = min(now - SETTLE_US, reached)
+        since = until - AGREEMENT_US
+        for basis in bases(self._settings.windows):
+            begins_at = await asyncio.to_thread(self._reader.first_open_time, symbol, basis.interval)
+            if begins_at is None:
+                continue
+            ours = await asyncio.to_thread(self._reader.within, symbol, basis.interval, since, until)
+            theirs = await rest.klines(symbol, basis.kline, start_time=since, end_time=until - 1)
+            comparison = compare(ours, theirs, basis, since=since, until=until, now=now, begins_at=begins_at)
+            agreement.update(comparison.counts)
+            for doubt in doubts(comparison, basis):
+                self._doubts.put((symbol, doubt))
+            self._tell(symbol, basis, comparison)
         self._agreement[symbol] = _Agreement(agreement, time.monotonic())
 
     def _tell(self, symbol: str, basis: Basis, comparison: Comparison) -> None:
@@ -292,23 +332,6 @@ class Auditor:
     async def _beat(self) -> None:
         while True:
             state = "waiting" if self._message.startswith("waits") else "running"
-            message = "; ".join(filter(None, (self._message, self._history.state)))
+            message = "; ".join(filter(None, (self._message, self._unjudged, self._history.state)))
             self._heartbeat.beat(state, message, self.counts())
             await asyncio.sleep(BEAT_SECONDS)
-
-
-def _audited(symbol: str, events: Sequence[GapEvent], since: int) -> list[tuple[int, int]]:
-    """What an audit has had fetched since then: where it is missing still, doing so again would not help."""
-    return [
-        (event.first_trade_id, event.last_trade_id + 1)
-        for event in events
-        if event.symbol == symbol
-        and event.kind is GapEventKind.SEEN
-        and event.why == AUDIT
-        and event.at >= since
-    ]
-
-
-def seen(symbol: str, holes: Ranges, now: int, why: str) -> list[GapEvent]:
-    """The events that order what is missing, ``now`` in microseconds."""
-    return [GapEvent(GapEventKind.SEEN, symbol, lower, upper - 1, now, why) for lower, upper in holes]

@@ -1,4 +1,4 @@
-"""``backfill``: a day's trades from the exchange's public archive, or a local file of one, into candles.
+"""``backfill``: a day's or month's trades from the exchange's public archive, or a local file, into candles.
 
 The file's lines go through the same Spark transform as Kafka's records, an hour at a time, each one
 transaction; beside a running processor too. Trades that the candles have already are left out, so a second
@@ -11,6 +11,7 @@ import argparse
 import re
 import sys
 import time
+from calendar import monthrange
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,10 +53,16 @@ _FIRST_DAY: Final = date(2017, 7, 14)
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """One day, UTC, of a symbol's trades."""
+    """One day, UTC, of a symbol's trades; or a month of them, by its first day."""
 
     symbol: str
     date: date
+    is_month: bool = False
+
+    @property
+    def name(self) -> str:
+        """As the archive's files have it: ``2024-08-08``, or ``2024-08``."""
+        return self.date.isoformat()[: 7 if self.is_month else 10]
 
     @property
     def since(self) -> int:
@@ -64,7 +71,8 @@ class Day:
 
     @property
     def until(self) -> int:
-        return self.since + DAY_US
+        days = monthrange(self.date.year, self.date.month)[1] if self.is_month else 1
+        return self.since + days * DAY_US
 
 
 @dataclass(slots=True)
@@ -87,10 +95,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``backfill``."""
     parser.add_argument("--symbol", type=symbol_argument, help="the first of CANDLEFLOW_SYMBOLS if not given")
     parser.add_argument(
-        "--date", type=_date, required=True, metavar="DAY", help="which day, UTC, such as 2024-08-08"
+        "--date",
+        type=_date,
+        required=True,
+        metavar="DAY",
+        help="which day, UTC, such as 2024-08-08, or month, such as 2024-08",
     )
     parser.add_argument(
-        "--file", type=Path, help="that day's archive as a local file, .zip or .csv; nothing is fetched then"
+        "--file",
+        type=Path,
+        help="that day's archive, or its month's, as a local file, .zip or .csv; nothing is fetched then",
     )
 
 
@@ -105,31 +119,36 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
             f"CANDLEFLOW_EXCHANGE={str(settings.exchange)!r}: the archive has the trades of Binance's main "
             "market, whose ids must not get among this one's; accepted: auto, binance, binance-vision"
         )
-    day = Day(arguments.symbol or settings.symbols[0], arguments.date)
+    day = Day(arguments.symbol or settings.symbols[0], *arguments.date)
+    is_of_month = arguments.file is not None and _is_of_month(arguments.file, day)
     if arguments.file is not None:
-        _check_file(arguments.file, day)
+        archive.check_shape(arguments.file, *(() if is_of_month else (day.since, day.until)))
     began_at = time.monotonic()
     loaded = Loaded()
     try:
         # In the data folder, as the archive may be larger than what /tmp holds.
         with work_folder("backfill-", settings.data_path) as work_dir:
-            _run_in(work_dir, settings, day, arguments.file, loaded)
+            _run_in(work_dir, settings, day, arguments.file, loaded, is_of_month=is_of_month)
     except KeyboardInterrupt:
         print("stopped before the end: what was loaded stays, and a new run goes on", file=sys.stderr)
         return 1
     _print(day, loaded, time.monotonic() - began_at)
-    return int(bool(loaded.refused))
+    if not loaded.trades:
+        print(f"nothing was loaded: there is no trade of {day.name}", file=sys.stderr)
+    return int(bool(loaded.refused) or not loaded.trades)
 
 
-def _run_in(work_dir: Path, settings: Settings, day: Day, given: Path | None, loaded: Loaded) -> None:
+def _run_in(
+    work_dir: Path, settings: Settings, day: Day, given: Path | None, loaded: Loaded, *, is_of_month: bool
+) -> None:
     console = Console(stderr=True)
     schema.apply(settings)  # before anything is fetched: it tells whether PostgreSQL is there
     file = _file(settings, day, given, work_dir, console)
     store = HistoryStore.from_settings(settings, seconds=LOAD_SECONDS)
-    with _spark(settings, work_dir) as spark, _counting(console, day) as progress:
+    with _spark(settings) as spark, _counting(console, day) as progress:
         loader = Loader(spark, store, settings.windows, day, loaded)
         try:
-            for part in archive.parts(file, work_dir):
+            for part in archive.parts(file, work_dir, day.since, day.until, passes_over=is_of_month):
                 loader.load(part)
                 progress.update(progress.task_ids[0], completed=loaded.trades)
         finally:
@@ -169,15 +188,19 @@ class Loader:
         return self._store.load(folded.partials, Source.ARCHIVE, self._closes_until)
 
 
-def _check_file(file: Path, day: Day) -> None:
-    """The lines don't say whose they are: where the archive's own name does, it must be the one asked for."""
-    named = re.match(r"(.+)-trades-([0-9-]{10})\.", file.name)
-    if named is not None and named.groups() != (day.symbol, day.date.isoformat()):
+def _is_of_month(file: Path, day: Day) -> bool:
+    """Whether the file is named as the archive of the day's month.
+
+    The lines don't say whose they are. Where the name does, it must be what was asked for, else SettingError.
+    """
+    named = re.match(r"(.+)-trades-([0-9]{4}-[0-9]{2}(?:-[0-9]{2})?)\.", file.name)
+    if named is not None and not (named[1] == day.symbol and day.name.startswith(named[2])):
         raise SettingError(
-            f"--file {file.name} is of {named[1]} on {named[2]}, not {day.symbol} on {day.date}"
+            f"--file {file.name} is of {named[1]} on {named[2]}, not {day.symbol} on {day.name}"
         )
     if not file.is_file():
         raise SettingError(f"--file {file}: there is no such file")
+    return named is not None and len(named[2]) < len("2024-08-08")
 
 
 def _file(settings: Settings, day: Day, given: Path | None, work_dir: Path, console: Console) -> Path:
@@ -186,7 +209,7 @@ def _file(settings: Settings, day: Day, given: Path | None, work_dir: Path, cons
         if archive.check(given):
             console.print(f"{given.name} is what its checksum says", highlight=False)
         return given
-    url = archive.address(settings.archive_url, day.symbol, day.date)
+    url = archive.address(settings.archive_url, day.symbol, day.name)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console.print(f"Fetching {url}", highlight=False, soft_wrap=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -197,7 +220,13 @@ def _file(settings: Settings, day: Day, given: Path | None, work_dir: Path, cons
 
 
 @contextmanager
-def _spark(settings: Settings, work_dir: Path) -> Iterator[SparkSession]:
+def _spark(settings: Settings) -> Iterator[SparkSession]:
+    # Among the temporary files: Spark cuts its folder's path at each comma, and keeps little there.
+    with work_folder("candleflow-backfill-") as work_dir:
+        yield from _session(settings, work_dir)
+
+
+def _session(settings: Settings, work_dir: Path) -> Iterator[SparkSession]:
     java_home = find_java(settings.cache_path)
     jars = ensure_jars("spark", settings.cache_path)
     class_archive = spark_archive(settings.cache_path, java_home, jars)
@@ -220,7 +249,7 @@ def _spark(settings: Settings, work_dir: Path) -> Iterator[SparkSession]:
 def _counting(console: Console, day: Day) -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} trades"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        progress.add_task(f"{day.symbol} {day.date}", total=None)
+        progress.add_task(f"{day.symbol} {day.name}", total=None)
         yield progress
 
 
@@ -230,21 +259,28 @@ def _print(day: Day, loaded: Loaded, seconds: float) -> None:
         table.add_column(name, justify="right")
     already = loaded.trades - loaded.merged
     numbers = (loaded.trades, loaded.merged, already, loaded.refused.total(), loaded.candles)
-    table.add_row(day.symbol, day.date.isoformat(), *(f"{number:,}" for number in numbers), f"{seconds:.1f}")
+    table.add_row(day.symbol, day.name, *(f"{number:,}" for number in numbers), f"{seconds:.1f}")
     console = Console()
     (console if console.is_terminal else Console(width=_WIDTH)).print(table)
     for reason, count in loaded.refused.most_common():
         print(f"{count:,} lines refused: {reason}", file=sys.stderr)
     if loaded.example is not None:
         line, reason = loaded.example
-        print(f"the first of them: {line[:200]!r}: {reason}", file=sys.stderr)
+        found = archive.fault(line) if reason == lines.NOT_A_LINE else None
+        words = f"{reason} ({','.join(archive.COLUMNS)}): it {found}" if found else reason
+        print(f"the first of them: {line[:200]!r}: {words}", file=sys.stderr)
 
 
-def _date(text: str) -> date:
+def _date(text: str) -> tuple[date, bool]:
+    """A day and False, or a month's first day and True."""
+    is_month = re.fullmatch(r"[0-9]{4}-[0-9]{2}", text) is not None
     try:
-        day = date.fromisoformat(text)
+        day = date.fromisoformat(f"{text}-01" if is_month else text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no day such as 2024-08-08") from None
-    if not _FIRST_DAY <= day <= datetime.now(UTC).date():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no day such as 2024-08-08, nor a month such as 2024-08"
+        ) from None
+    begin = _FIRST_DAY.replace(day=1) if is_month else _FIRST_DAY
+    if not begin <= day <= datetime.now(UTC).date():
         raise argparse.ArgumentTypeError(f"{text}: must be from {_FIRST_DAY} to today")
-    return day
+    return day, is_month

@@ -16,9 +16,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import streamlit as st
 
+from candleflow import environment
 from candleflow import settings as settings_module
 from candleflow.errors import SettingError, StackError, StoreError
 from candleflow.market.window import SECOND_US
@@ -48,6 +50,9 @@ SCRIPT: Final = Path(__file__).parents[2] / "dashboard.py"
 """Its neighbour ``.streamlit/config.toml`` goes with it, whatever folder the command is run in."""
 PAGE: Final = Path(__file__).with_name("dashboard_page.py")
 """The script of the app that ``SCRIPT`` makes."""
+
+LOCAL_HOSTS: Final = ("localhost", "127.0.0.1")
+"""As in ``.streamlit/config.toml``: an option of the command stands in place of those there."""
 
 _FIRST_SECONDS: Final = 30
 """A symbol's first candle changes only when history is loaded before it."""
@@ -96,7 +101,8 @@ def run(settings: Settings) -> int:
     Raises StackError if the port is taken.
     """
     _check_port(settings.dashboard_port)
-    os.execv(sys.executable, command(settings.dashboard_port))  # nosec B606 # noqa: S606 - no shell is wanted
+    started = command(settings.dashboard_port, settings.dashboard_public_url)
+    os.execv(sys.executable, started)  # nosec B606 # noqa: S606 - no shell is wanted
 
 
 @asynccontextmanager
@@ -114,9 +120,17 @@ def ask_store() -> None:
     Viewer(_answers()).ask("symbols", _reader().symbols)
 
 
-def command(port: int) -> list[str]:
-    """The command that serves the page on ``port`` of 127.0.0.1, from any working folder."""
-    return [sys.executable, "-m", "streamlit", "run", str(SCRIPT), f"--server.port={port}"]
+def command(port: int, public_url: str | None = None) -> list[str]:
+    """The command that serves the page on ``port`` of 127.0.0.1, from any working folder.
+
+    A browser at ``public_url`` may open the page's WebSocket too, through a proxy that passes ``Host`` on:
+    Streamlit takes an Origin that is the same as the Host, and a Host that is allowed.
+    """
+    served = [sys.executable, "-m", "streamlit", "run", str(SCRIPT), f"--server.port={port}"]
+    if public_url is None:
+        return served
+    hosts = (*LOCAL_HOSTS, urlsplit(public_url).hostname)
+    return [*served, *(f"--server.allowedHosts={host}" for host in hosts)]
 
 
 class SharedSource:
@@ -198,6 +212,7 @@ def _now() -> int:
 @st.cache_resource(show_spinner=False)
 def _settings() -> Settings:
     """The settings as the process found them; a wrong one is looked at anew by the next viewer."""
+    environment.prepare()
     settings = settings_module.load()
     set_up_logging("dashboard", settings.log_level, settings.log_format)
     return settings

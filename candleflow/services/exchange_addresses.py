@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from candleflow.exchange.rate_limit import RateLimiter, RestAddress, Share
 from candleflow.settings import EXCHANGE_URLS, Exchange, Settings
 
 _ADVICE: Final = (
@@ -17,24 +18,29 @@ class Addresses(NamedTuple):
     """Base addresses, the preferred first. Without REST addresses REST is off."""
 
     websocket: tuple[str, ...]
-    rest: tuple[str, ...]
+    rest: tuple[RestAddress, ...]
     advice: str = ""
 
 
-def addresses(settings: Settings) -> Addresses:
-    """Where the settings say the exchange is.
+def addresses(settings: Settings, share: Share = Share.AUDITING) -> Addresses:
+    """Where the settings say the exchange is, and ``share``: what of its REST's rate limit is ours.
 
     ``auto`` means either door to Binance's main market: never another market, nor the simulator, as their
     trades must not come into the same topic.
     """
+
+    def limited(*urls: str) -> tuple[RestAddress, ...]:
+        folder = settings.run_dir
+        return tuple(RestAddress(url, RateLimiter(url, share=share, folder=folder)) for url in urls)
+
     if settings.exchange_ws_url is not None:
         rest = settings.exchange_rest_url
-        return Addresses((settings.exchange_ws_url,), () if rest is None else (rest,))
+        return Addresses((settings.exchange_ws_url,), () if rest is None else limited(rest))
     if settings.exchange is Exchange.SIMULATOR:
         place = f"127.0.0.1:{settings.simulator_port}"
-        return Addresses((f"ws://{place}",), (settings.exchange_rest_url or f"http://{place}",))
+        return Addresses((f"ws://{place}",), limited(settings.exchange_rest_url or f"http://{place}"))
     is_auto = settings.exchange is Exchange.AUTO
     doors = (Exchange.BINANCE, Exchange.BINANCE_VISION) if is_auto else (settings.exchange,)
     websocket, rest_urls = zip(*(EXCHANGE_URLS[door] for door in doors), strict=True)
     rest_urls = rest_urls if settings.exchange_rest_url is None else (settings.exchange_rest_url,)
-    return Addresses(websocket, rest_urls, _ADVICE if is_auto else "")
+    return Addresses(websocket, limited(*rest_urls), _ADVICE if is_auto else "")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
@@ -22,8 +22,9 @@ from rich.table import Table
 
 from candleflow.errors import ExchangeError, SettingError
 from candleflow.exchange import archive
-from candleflow.exchange.messages import TradeMessage, decode
+from candleflow.exchange.messages import Rejected, TradeMessage, decode
 from candleflow.market.candle import fold
+from candleflow.market.payload import UNKNOWN_SYMBOL
 from candleflow.market.trade import TIME_LIMIT_US, Trade, refusal, to_microseconds
 from candleflow.market.window import SECOND_US, Windows
 from candleflow.services import forecast_words as words
@@ -38,10 +39,20 @@ from candleflow.watch.forecast.scores import Scores
 _PAGE_US: Final = 3_600 * SECOND_US
 _WIDTH: Final = 120
 """Characters of a line where no terminal says how many it has."""
-_LINE: Final = re.compile(
-    r"([0-9]+),([0-9.]+),([0-9.]+),[0-9.]+,([0-9]+),(true|false),(?:true|false)", re.IGNORECASE
-)
-"""A line of the exchange's archives (``engine.archive``)."""
+
+
+@dataclass(slots=True)
+class Unread:
+    """Lines of a file that could not be read."""
+
+    count: int = 0
+    first: str = ""
+    """The first of them, and what is wrong with it."""
+
+    def add(self, line: str, why: str) -> None:
+        """Count a line."""
+        self.first = self.first or f"{line[:200]!r} {why}"
+        self.count += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,7 @@ class Stretch:
     candles: Sequence[StoredCandle]
     left_out: int
     """Candles that are incomplete or not closed."""
+    unread: Unread = field(default_factory=Unread)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Evaluate and print; 0 whatever was found.
+    """Evaluate and print; 0, or 1 where lines of a file can't be read or it has too little to forecast.
 
     Raises SettingError for times that hold no window, ExchangeError for a file that can't be read, and
     StoreError while PostgreSQL can't answer.
@@ -76,7 +88,12 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     stretch = _of_file(settings, arguments) if arguments.file else _of_store(settings, arguments)
     found = evaluate(stretch.candles, settings.windows.size_us)
     print_report(stretch, found, is_simulated=settings.is_simulated and not arguments.file)
-    return 0
+    if stretch.unread.count:
+        print(
+            f"{stretch.unread.count:,} lines can't be read; the first: {stretch.unread.first}",
+            file=sys.stderr,
+        )
+    return int(bool(arguments.file) and (found.raced is None or stretch.unread.count > 0))
 
 
 def _of_store(settings: Settings, arguments: argparse.Namespace) -> Stretch:
@@ -99,12 +116,15 @@ def _stored(reader: CandleReader, windows: Windows, asked: Asked) -> Iterator[St
 
 def _of_file(settings: Settings, arguments: argparse.Namespace) -> Stretch:
     symbol = arguments.symbol or settings.symbols[0]
-    candles = candles_of(trades_of(arguments.file, symbol), settings.windows)
+    unread = Unread()
+    candles = candles_of(trades_of(arguments.file, symbol, unread), settings.windows)
+    if not candles:
+        lines = f"; {unread.count:,} lines can't be read, the first: {unread.first}" if unread.count else ""
+        raise ExchangeError(f"{arguments.file} has no trade of {symbol}{lines}")
     since = arguments.since or 0
     until = arguments.until or TIME_LIMIT_US
-    return _chosen(
-        symbol, arguments.file.name, (one for one in candles if since <= one.open_time < until), settings
-    )
+    asked = (one for one in candles if since <= one.open_time < until)
+    return replace(_chosen(symbol, arguments.file.name, asked, settings), unread=unread)
 
 
 def _chosen(symbol: str, origin: str, found: Iterator[StoredCandle], settings: Settings) -> Stretch:
@@ -116,45 +136,51 @@ def _chosen(symbol: str, origin: str, found: Iterator[StoredCandle], settings: S
     return Stretch(symbol, origin, with_quiet(usable, size_us, limit), len(candles) - len(usable))
 
 
-def trades_of(file: Path, symbol: str) -> Iterator[Trade]:
+def trades_of(file: Path, symbol: str, unread: Unread) -> Iterator[Trade]:
     """The symbol's trades in an archive's file, whose lines name no symbol, or in a recording.
 
-    Lines that are no trade of it are passed over. Raises ExchangeError where the file can't be read.
+    A recording's other messages are passed over; what can't be read is counted in ``unread``. Raises
+    ExchangeError where the file can't be read, or is none of these.
     """
-    name = file.name.removesuffix(".gz")
-    return _recorded(file, symbol) if name.endswith((".jsonl", ".ndjson")) else _archived(file, symbol)
+    read = _recorded if file.name.removesuffix(".gz").endswith((".jsonl", ".ndjson")) else _archived
+    return read(file, symbol, unread)
 
 
-def _recorded(file: Path, symbol: str) -> Iterator[Trade]:
+def _recorded(file: Path, symbol: str, unread: Unread) -> Iterator[Trade]:
     open_file = gzip.open if file.suffix == ".gz" else open
     try:
         with open_file(file, "rt", encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                message = decode(line.rstrip("\r\n"), {symbol}, TIME_LIMIT_US, 0)
+                text = line.rstrip("\r\n")
+                message = decode(text, {symbol}, TIME_LIMIT_US, 0)
                 if isinstance(message, TradeMessage):
                     yield message.trade
+                elif isinstance(message, Rejected) and message.reason != UNKNOWN_SYMBOL and text:
+                    unread.add(text, f"is refused: {message.reason}")
     except (OSError, EOFError) as error:
         raise ExchangeError(f"{file} can't be read: {error}") from error
 
 
-def _archived(file: Path, symbol: str) -> Iterator[Trade]:
+def _archived(file: Path, symbol: str, unread: Unread) -> Iterator[Trade]:
     if not file.is_file():
         raise SettingError(f"--file {file}: there is no such file")
+    archive.check_shape(file)
     with tempfile.TemporaryDirectory(prefix="candleflow-") as folder:
         for part in archive.parts(file, Path(folder)):
-            for line in part.read_text(encoding="ascii", errors="replace").splitlines():
+            for line in part.read_text(encoding="utf-8", errors="replace").splitlines():
                 trade = _trade(line, symbol)
-                if trade is not None:
+                if isinstance(trade, Trade):
                     yield trade
+                else:
+                    unread.add(line, trade)
 
 
-def _trade(line: str, symbol: str) -> Trade | None:
-    found = _LINE.fullmatch(line)
-    if found is None:
-        return None
-    number, price, quantity, at, is_maker = found.groups()
-    if price.count(".") > 1 or quantity.count(".") > 1:
-        return None
+def _trade(line: str, symbol: str) -> Trade | str:
+    """The trade, or what is wrong with the line."""
+    wrong = archive.fault(line)
+    if wrong is not None:
+        return wrong
+    number, price, quantity, _, at, is_maker, _ = line.split(",")
     trade = Trade(
         symbol,
         int(number),
@@ -163,7 +189,8 @@ def _trade(line: str, symbol: str) -> Trade | None:
         to_microseconds(int(at)),
         is_maker.lower() == "true",
     )
-    return trade if refusal(trade) is None else None
+    refused = refusal(trade)
+    return trade if refused is None else f"is refused: {refused}"
 
 
 def candles_of(trades: Iterator[Trade], windows: Windows) -> list[StoredCandle]:

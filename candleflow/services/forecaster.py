@@ -11,12 +11,14 @@ import logging
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from candleflow.errors import CandleflowError, StoreError
 from candleflow.market.window import DAY_US
 from candleflow.metrics.serving import served_heartbeat
 from candleflow.settings import Settings
+from candleflow.store.clearing import Clearing
 from candleflow.store.credentials import Role
 from candleflow.store.forecasts import Close, ForecastStore, KeptForecast, NewForecast
 from candleflow.store.reader import StoredCandle
@@ -65,6 +67,7 @@ class Forecaster:
         self._known: dict[str, int] = {}
         """By symbol the open time of the last candle that was looked at."""
         self._heartbeat = served_heartbeat(settings, NAME)
+        self._clearing = Clearing("old forecasts")
         self._stop = asyncio.Event()
         self._message = "starts"
         self._made = self._scored = self._late = 0
@@ -166,7 +169,8 @@ class Forecaster:
 
         ``now`` in microseconds. Raises StoreError while PostgreSQL can't answer.
         """
-        while self._store.drop_before(now - int(self._settings.forecast_days * DAY_US)):
+        oldest = now - int(self._settings.forecast_days * DAY_US)
+        while self._clearing.step(partial(self._store.drop_before, oldest)):
             pass
         for symbol, known in list(self._known.items()):
             again = self._store.candles({symbol: known - _FILLED * self._size_us}, _FILLED)

@@ -11,7 +11,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from candleflow.broker.publisher import Receipt
@@ -19,9 +20,19 @@ from candleflow.broker.trade_log import TradeLog
 from candleflow.errors import ExchangeError
 from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.past_trades import Origin
-from candleflow.market.gap import JUMP, OVERLOAD, RECONNECT, RESTART, GapBook, GapEvent, GapEventKind
+from candleflow.exchange.rest import MAX_LIMIT
+from candleflow.market.gap import (
+    JUMP,
+    OVERLOAD,
+    RECONNECT,
+    RESTART,
+    GapBook,
+    GapEvent,
+    GapEventKind,
+    events_of,
+)
 from candleflow.market.trade import Trade
-from candleflow.market.trade_ids import TradeIds
+from candleflow.market.trade_ids import Ranges, TradeIds
 from candleflow.services.intake import Intake
 
 _log = logging.getLogger(__name__)
@@ -37,6 +48,31 @@ _OWN_REASONS: Final = frozenset((RESTART, RECONNECT, JUMP, OVERLOAD))
 _LOOK_EVERY_SECONDS: Final = 1.0
 _PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
 _READ_BACK_SECONDS: Final = 30.0
+_COMPARED: Final = 64
+"""Number of a symbol's ranges, the newest, among which the smallest is looked for. The event loop also has
+live trades to take, so the search must not take longer with 100,000 ranges."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is asked for at once: some of a symbol's missing ids, no further apart than a page is long.
+
+    All of them are forced, or none. ``oldest``: older trades are given up, unless they are forced;
+    microseconds since the epoch.
+    """
+
+    symbol: str
+    ids: TradeIds
+    is_forced: bool
+    oldest: int
+
+    @property
+    def lower(self) -> int:
+        return self.ids.ranges[0][0]
+
+    @property
+    def upper(self) -> int:
+        return self.ids.ranges[-1][1]
 
 
 class GapFiller:
@@ -74,12 +110,12 @@ class GapFiller:
     @property
     def open_trades(self) -> int:
         """How many trades are missing, those that were given up included."""
-        return sum(upper - lower for ranges in self._book.open_ranges().values() for lower, upper in ranges)
+        return self._book.open_trades
 
     @property
     def open_gaps(self) -> int:
         """How many ranges of ids, each without one between that is there, those trades are."""
-        return sum(map(len, self._book.open_ranges().values()))
+        return self._book.open_gaps
 
     def begin(self, events: Sequence[GapEvent]) -> None:
         """Every event there is: whatever was known before is forgotten."""
@@ -92,13 +128,13 @@ class GapFiller:
     async def run(self) -> None:
         """Fill until cancelled."""
         while True:
-            gap = self._smallest_due()
-            if gap is None:
+            asked = self._next_due()
+            if asked is None:
                 await asyncio.sleep(_LOOK_EVERY_SECONDS)
                 continue
-            symbol, lower, upper = gap
+            symbol = asked.symbol
             try:
-                await self._fill_some(symbol, lower, upper)
+                await self._fill_some(asked)
             except ExchangeError as error:
                 # The symbol rests, not the filler: others may be in better luck.
                 pause = _PAUSES_SECONDS[min(self._failures[symbol], len(_PAUSES_SECONDS) - 1)]
@@ -112,58 +148,85 @@ class GapFiller:
         """Events that came since."""
         for event in events:
             self._book.apply(event)
-            if event.kind is GapEventKind.SEEN:
-                # Both counted from a symbol's first gap: else one gap after another would put off the filling
-                # for ever, and it would have to race the limit.
-                if event.symbol not in self._oldest:
-                    self._rests_until[event.symbol] = time.monotonic() + GRACE_SECONDS
-                    self._oldest[event.symbol] = self._now_us() - self._fill_us
-                if event.why not in _OWN_REASONS:
-                    ids = self._forced.setdefault(event.symbol, TradeIds())
-                    ids.add_range(event.first_trade_id, event.last_trade_id + 1)
-            if (waiting := self._read_back.get(event)) is not None:
+            # Both counted from a symbol's first gap: else one gap after another would put off the filling for
+            # ever, and it would have to race the limit.
+            if event.kind is GapEventKind.SEEN and event.symbol not in self._oldest:
+                self._rests_until[event.symbol] = time.monotonic() + GRACE_SECONDS
+                self._oldest[event.symbol] = self._now_us() - self._fill_us
+            self._force(event)
+            if self._read_back and (waiting := self._read_back.get(event)) is not None:
                 waiting.set()
 
-    def _smallest_due(self) -> tuple[str, int, int] | None:
-        """The smallest gap, ``[lower, upper)``, that may be filled now: a large one keeps nobody waiting."""
-        wanted = self._book.wanted_ranges()
+    def _force(self, event: GapEvent) -> None:
+        """Keep the set of ids that someone else misses, and that are still to be fetched."""
+        ids = self._forced.get(event.symbol)
+        for lower, upper in event.ranges:
+            if event.kind is not GapEventKind.SEEN:
+                if ids:
+                    ids.remove_range(lower, upper)
+            elif event.why not in _OWN_REASONS:
+                ids = self._forced.setdefault(event.symbol, TradeIds())
+                ids.add_range(lower, upper)
+
+    def _next_due(self) -> _Asked | None:
+        """Return the smallest gap that may be filled now, and those within a page after it.
+
+        The smallest first, so that none waits for a large one; of each symbol's newest ones, as some hosts
+        tell only the latest trades one by one.
+        """
+        wanted = self._book.wanted()
         self._oldest = {symbol: oldest for symbol, oldest in self._oldest.items() if symbol in wanted}
+        now = time.monotonic()
         due = [
             (upper - lower, symbol, lower, upper)
-            for symbol, ranges in wanted.items()
-            if symbol in self._symbols and time.monotonic() >= self._rests_until.get(symbol, 0)
-            for lower, upper in ranges
+            for symbol, ids in wanted.items()
+            if symbol in self._symbols and now >= self._rests_until.get(symbol, 0)
+            for lower, upper in ids.last_ranges(_COMPARED)
         ]
-        return min(due)[1:] if due else None
+        return self._asked(wanted, *min(due)[1:]) if due else None
 
-    async def _fill_some(self, symbol: str, lower: int, upper: int) -> None:
-        """Fill a page of a gap, or note that the stream has brought it after all."""
-        here = () if self._is_forced(symbol, lower) else self._intake.published_among(symbol, lower, upper)
+    def _asked(self, wanted: Mapping[str, TradeIds], symbol: str, lower: int, upper: int) -> _Asked:
+        """Return the gap ``[lower, upper)`` and those within a page after it, if they are forced as it is."""
+        forced = self._forced.get(symbol, TradeIds())
+        ids = TradeIds.of_ranges(wanted[symbol].within(lower, max(upper, lower + MAX_LIMIT)))
+        is_forced = lower in forced
+        among = forced.within(lower, ids.ranges[-1][1])
+        if is_forced:
+            ids = TradeIds.of_ranges(part for begin, end in among for part in ids.within(begin, end))
+        else:
+            _remove(ids, among)
+        return _Asked(symbol, ids, is_forced, self._oldest[symbol])
+
+    async def _fill_some(self, asked: _Asked) -> None:
+        """Fill a page, or note that the stream has brought some of it after all."""
+        here = () if asked.is_forced else self._published(asked)
         if not here:
-            await self._fill_page(symbol, lower, upper)
+            await self._fill_page(asked)
             return
         await self._intake.out_of_order.wait()
-        await self._note(GapEventKind.FILLED, symbol, here, STREAM)
+        await self._note(GapEventKind.FILLED, asked.symbol, here, STREAM)
 
-    async def _fill_page(self, symbol: str, lower: int, upper: int) -> None:
-        page = await self._history.page(symbol, lower, upper - lower)
+    def _published(self, asked: _Asked) -> Ranges:
+        among = self._intake.published_among(asked.symbol, asked.lower, asked.upper)
+        return tuple(part for begin, end in among for part in asked.ids.within(begin, end))
+
+    async def _fill_page(self, asked: _Asked) -> None:
+        symbol, lower = asked.symbol, asked.lower
+        page = await self._history.page(symbol, lower, asked.upper - lower)
         if page.end <= lower:
             raise ExchangeError(f"no history of {symbol} from trade {lower} on yet")
-        oldest = self._oldest[symbol]
-        if page.begins_at < oldest and not self._is_forced(symbol, lower):
-            since = await self._history.first_id_since(symbol, oldest)
-            end = upper if since is None else min(max(since, lower + 1), upper)
+        if page.begins_at < asked.oldest and not asked.is_forced:
+            since = await self._history.first_id_since(symbol, asked.oldest)
+            end = asked.upper if since is None else max(since, lower + 1)
             why = f"older than {self._fill_us / 3_600_000_000:g} h"
-            await self._note(GapEventKind.GIVEN_UP, symbol, [(lower, end)], why)
+            await self._note(GapEventKind.GIVEN_UP, symbol, asked.ids.within(lower, end), why)
             return
-        in_gap = [trade for trade in page.trades if trade.trade_id < upper]
-        found = TradeIds(trade.trade_id for trade in in_gap)
-        await self._publish(in_gap, page.origin)
+        absent = TradeIds.of_ranges(asked.ids.within(lower, page.end))
+        trades = [trade for trade in page.trades if trade.trade_id in absent]
+        found = TradeIds(trade.trade_id for trade in trades)
+        await self._publish(trades, page.origin)
         await self._note(GapEventKind.FILLED, symbol, found.ranges, page.origin)
-        absent = TradeIds()
-        absent.add_range(lower, min(upper, page.end))
-        for begin, end in found.ranges:
-            absent.remove_range(begin, end)
+        _remove(absent, found.ranges)
         why = ONLY_SUMMED if page.origin is Origin.AGGREGATE else NO_SUCH_TRADES
         await self._note(GapEventKind.GIVEN_UP, symbol, absent.ranges, why)
 
@@ -180,26 +243,28 @@ class GapFiller:
         """Whether someone misses the trade who has read the topic, though it may have been published."""
         return trade_id in self._forced.get(symbol, ())
 
-    async def _note(
-        self, kind: GapEventKind, symbol: str, ranges: Sequence[tuple[int, int]], why: str
-    ) -> None:
-        """Write what became of the ids ``[lower, upper)`` of each range, and wait until it was read back."""
+    async def _note(self, kind: GapEventKind, symbol: str, ranges: Ranges, why: str) -> None:
+        """Write what became of the ids of these ranges, and wait until it was read back."""
         if not ranges:
             return
         trades = sum(upper - lower for lower, upper in ranges)
         place = f"{ranges[0][0]} to {ranges[-1][1] - 1}"
         _log.info("%s: %d trades %s, in %d ranges from %s: %s", symbol, trades, kind, len(ranges), place, why)
-        now = self._now_us()
-        events = [GapEvent(kind, symbol, lower, upper - 1, now, why) for lower, upper in ranges]
+        events = events_of(kind, symbol, ranges, self._now_us(), why)
         await asyncio.gather(*map(self._note_one, events))
 
     async def _note_one(self, event: GapEvent) -> None:
-        self._read_back[event] = asyncio.Event()
+        read_back = self._read_back[event] = asyncio.Event()
         try:
             await self._write_event(event)
             async with asyncio.timeout(_READ_BACK_SECONDS):
-                await self._read_back[event].wait()
+                await read_back.wait()
         except TimeoutError:
             _log.warning("what became of a gap was written, and not read back in time")
         finally:
             del self._read_back[event]
+
+
+def _remove(ids: TradeIds, ranges: Ranges) -> None:
+    for lower, upper in ranges:
+        ids.remove_range(lower, upper)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
 
 from candleflow.broker.gap_log import read_all
-from candleflow.market.gap import GapEvent, GapEventKind, book_of
-from candleflow.market.trade_ids import TradeIds
+from candleflow.market.gap import GapBook, GapEvent, GapEventKind, book_of
 from candleflow.market.window import SECOND_US
 from candleflow.settings import Settings
 
 _COLUMNS: Final = (
     "symbol", "first id", "last id", "trades", "seen at", "reason", "settled at", "how", "missing"
 )  # fmt: skip
+_Place: TypeAlias = tuple[str, int, int, int]
+"""Symbol, lower and upper end of a range of ids, and the number of the event that is about it."""
 _FILE_COLUMNS: Final = 160
 _COUNTS: Final = ("trades", "missing")
 
@@ -54,42 +56,47 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     if not console.is_terminal:
         console = Console(width=_FILE_COLUMNS)
     console.print(_table(shown))
-    ranges = book_of(events).open_ranges().values()
-    missing = sum(upper - lower for some in ranges for lower, upper in some)
+    missing = book_of(events).open_trades
     print(f"{len(found):,} gaps, {missing:,} trades missing still")
     return 0
 
 
 def gaps(events: Sequence[GapEvent]) -> list[Gap]:
     """Each range that was seen missing, in the order of seeing, as it stands after all events."""
-    missing = book_of(events).open_ranges()
-    return [
-        _gap(seen, events[at + 1 :], missing.get(seen.symbol, ()))
-        for at, seen in enumerate(events)
-        if seen.kind is GapEventKind.SEEN
+    book = book_of(events)
+    places: list[_Place] = [
+        (event.symbol, lower, upper, at) for at, event in enumerate(events) for lower, upper in event.ranges
     ]
+    seen = [place for place in places if events[place[3]].kind is GapEventKind.SEEN]
+    outcomes = [place for place in places if events[place[3]].kind is not GapEventKind.SEEN]
+    later: defaultdict[_Place, set[int]] = defaultdict(set)
+    for gap, outcome in _overlapping(seen, outcomes):
+        if outcome[3] > gap[3]:
+            later[gap].add(outcome[3])
+    return [_gap(gap, events[gap[3]], [events[at] for at in sorted(later[gap])], book) for gap in seen]
 
 
-def _gap(seen: GapEvent, later: Sequence[GapEvent], missing: Sequence[tuple[int, int]]) -> Gap:
-    lower, upper = seen.first_trade_id, seen.last_trade_id + 1
-    outcomes = [
-        event
-        for event in later
-        if event.symbol == seen.symbol
-        and event.kind is not GapEventKind.SEEN
-        and event.first_trade_id < upper
-        and event.last_trade_id >= lower
-    ]
-    still = TradeIds()
-    for begin, end in missing:
-        still.add_range(max(begin, lower), min(end, upper))
+def _overlapping(some: Sequence[_Place], others: Sequence[_Place]) -> Iterator[tuple[_Place, _Place]]:
+    """Each pair of the two kinds with ids in common, found by going through the ids once."""
+    begun: tuple[list[_Place], list[_Place]] = ([], [])
+    for (symbol, lower, upper, at), kind in sorted([(one, 0) for one in some] + [(one, 1) for one in others]):
+        place = symbol, lower, upper, at
+        facing = begun[1 - kind]
+        facing[:] = [one for one in facing if one[0] == symbol and one[2] > lower]
+        for one in facing:
+            yield (one, place) if kind else (place, one)
+        begun[kind].append(place)
+
+
+def _gap(place: _Place, seen: GapEvent, outcomes: Sequence[GapEvent], book: GapBook) -> Gap:
+    symbol, lower, upper, _ = place
     return Gap(
-        symbol=seen.symbol,
-        first_trade_id=seen.first_trade_id,
-        last_trade_id=seen.last_trade_id,
+        symbol=symbol,
+        first_trade_id=lower,
+        last_trade_id=upper - 1,
         seen_at=seen.at,
         reason=seen.why,
-        missing=len(still),
+        missing=sum(end - begin for begin, end in book.open_within(symbol, lower, upper)),
         settled_at=outcomes[-1].at if outcomes else None,
         how=", ".join(dict.fromkeys(event.why for event in outcomes)),
     )

@@ -3,9 +3,9 @@
     received = published + duplicate + rejected + in flight
 
 holds at every moment, and at the end with nothing in flight. A trade whose id isn't the next one makes a gap,
-and the gap is on record before the trade is published. While Kafka takes nothing and the bound in flight is
-reached, trades are let go by rather than left in the socket, where the exchange's pings would wait behind
-them: they become a gap too, and come again from the exchange's history.
+and the gap is on record before the trade is published. Where a trade has to wait too long, for room in flight
+or for the gap before it to be on record, load is shed: trades left in the socket would keep the exchange's
+pings waiting behind them. They become a gap too, and come again from the exchange's history.
 """
 
 from __future__ import annotations
@@ -35,7 +35,11 @@ RANGES_LIMIT: Final = 1_024
 PATIENCE_SECONDS: Final = 20.0
 """So long reading waits for room before trades are let go by: Binance ends a connection that has left a ping
 unanswered for a minute."""
-_OVERLAP_IDS: Final = 10_000
+FAR_IDS: Final = 10_000
+FAR_US: Final = 60_000_000
+"""Within a sequence of ids, ids and times rise together. So a trade that is newer than one with a greater id
+begins a new sequence, where it is so far from it, in ids or in time, or where its id was published already: a
+late or repeated trade has the time that it was made at. The store's ``is_later`` has the same figures."""
 _CHECK_EVERY: Final = 4_096
 _SAY_EVERY_SECONDS: Final = 10.0
 
@@ -65,10 +69,18 @@ class PublishedIds:
                 ids.forget_below(ranges[-RANGES_LIMIT][0])
         return True
 
+    def greatest(self, symbol: str) -> int:
+        """The symbol's greatest id; -1 where there is none."""
+        ranges = self._ids[symbol].ranges
+        return ranges[-1][1] - 1 if ranges else -1
+
+    def forget(self, symbol: str) -> None:
+        """Take every id of the symbol out."""
+        self._ids.pop(symbol, None)
+
     def among(self, symbol: str, lower: int, upper: int) -> tuple[tuple[int, int], ...]:
         """Those of the ids ``[lower, upper)`` that are in, as such ranges."""
-        clipped = ((max(lower, begin), min(upper, end)) for begin, end in self._ids[symbol].ranges)
-        return tuple((begin, end) for begin, end in clipped if begin < end)
+        return self._ids[symbol].within(lower, upper)
 
 
 class Intake:
@@ -85,6 +97,7 @@ class Intake:
         self._published = PublishedIds()
         self._next_ids: dict[str, int] = {}
         self._why: dict[str, str] = {}
+        self._noting: dict[str, asyncio.Task[None]] = {}
         self._is_letting_go = False
         self._said_at = float("-inf")
         self.received = 0
@@ -96,7 +109,7 @@ class Intake:
         self.others = 0
         """Messages of streams that aren't of trades: no part of the equation."""
         self.last_trade_times: dict[str, int] = {}
-        """By symbol, the latest trade time seen, in microseconds since the epoch."""
+        """By symbol, the latest time of a published trade, in microseconds since the epoch."""
         self.out_of_order = Receipt()
         """Settled when every trade that came after a later one has been acknowledged."""
 
@@ -107,6 +120,15 @@ class Intake:
             self._next_ids[symbol] = trade_id + 1
             self._why[symbol] = RESTART
 
+    @property
+    def next_ids(self) -> Mapping[str, int]:
+        """By symbol, the id that its next live trade should have; a symbol that was never met has none."""
+        return self._next_ids
+
+    def count_from(self, symbol: str, trade_id: int) -> None:
+        """The first id of a symbol that was never met: what is missing from it on is a gap."""
+        self._next_ids.setdefault(symbol, trade_id)
+
     def on_connected(self, symbols: Iterable[str]) -> None:
         """A new connection is about to bring these symbols' trades."""
         for symbol in symbols:
@@ -116,11 +138,10 @@ class Intake:
         """Take messages that the stream has brought, in their order."""
         trade_log = self._trade_log
         for message in messages:
-            if trade_log.is_full and not await self._finds_room():
+            is_held_up = trade_log.is_full or (isinstance(message, TradeMessage) and self._is_ahead(message))
+            if is_held_up and not await self._finds_way(message):
                 self._let_go_by(message)
                 continue
-            if isinstance(message, TradeMessage) and self._is_ahead(message):
-                await self._note_gap_before(message)
             # No await from here on: one is counted and handed over, or neither, when reading is stopped.
             if isinstance(message, TradeMessage):
                 self._take_trade(message)
@@ -138,6 +159,8 @@ class Intake:
             self.duplicates += 1
             return
         self.filled += 1
+        latest = self.last_trade_times.get(trade.symbol, -1)
+        self.last_trade_times[trade.symbol] = max(latest, trade.trade_time)
         self._trade_log.publish(trade.symbol, encode(trade), origin=source, receipt=receipt)
 
     def published_among(self, symbol: str, lower: int, upper: int) -> tuple[tuple[int, int], ...]:
@@ -154,21 +177,29 @@ class Intake:
             "in_flight": self._trade_log.in_flight,
         }
 
-    async def _finds_room(self) -> bool:
-        """Whether there is room in the log, or soon was."""
+    async def _finds_way(self, message: Received) -> bool:
+        """Whether the log has room for it and the gap before it is on record, or soon was.
+
+        Once patience has run out, nothing is waited for until Kafka takes something again.
+        """
         if not self._can_refill:
-            await self._trade_log.wait_for_room()
+            await self._wait_for_way(message)
             return True
-        if not (self._is_letting_go and self._trade_log.holds_back):
-            try:
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    await self._trade_log.wait_for_room()
-            except TimeoutError:
-                self._is_letting_go = True
+        self._is_letting_go = self._is_letting_go and (self._trade_log.holds_back or bool(self._noting))
+        try:
+            async with asyncio.timeout(0 if self._is_letting_go else PATIENCE_SECONDS):
+                await self._wait_for_way(message)
+        except TimeoutError:
+            if not self._is_letting_go:
                 _log.warning("Kafka takes nothing: trades are let go by, and fetched from history later")
-            else:
-                self._is_letting_go = False
-        return not self._is_letting_go
+            self._is_letting_go = True
+            return False
+        return True
+
+    async def _wait_for_way(self, message: Received) -> None:
+        await self._trade_log.wait_for_room()
+        if isinstance(message, TradeMessage):
+            await self.note_missing(message.symbol, message.trade_id - 1)
 
     def _let_go_by(self, message: Received) -> None:
         self.let_go += 1
@@ -180,20 +211,34 @@ class Intake:
         """Whether ids are missing before this one."""
         return trade.trade_id > self._next_ids.get(trade.symbol, trade.trade_id)
 
-    async def _note_gap_before(self, trade: TradeMessage) -> None:
-        while self._is_ahead(trade):  # another connection's task may have gone on meanwhile
-            first = self._next_ids[trade.symbol]
-            await self._note_gap(trade.symbol, first, trade.trade_id - 1, self._why.get(trade.symbol, JUMP))
-            if self._next_ids[trade.symbol] == first:
-                self._next_ids[trade.symbol] = trade.trade_id
+    async def note_missing(self, symbol: str, last_trade_id: int) -> None:
+        """Return once a gap from the next id up to this one is on record; at once where that id has come.
+
+        A caller that stops waiting leaves the event on its way to Kafka: a symbol has one at a time.
+        """
+        while self._next_ids.get(symbol, last_trade_id + 1) <= last_trade_id:
+            noting = self._noting.get(symbol)
+            if noting is None:
+                noting = asyncio.create_task(self._note(symbol, self._next_ids[symbol], last_trade_id))
+                self._noting[symbol] = noting
+            await asyncio.shield(noting)
+
+    async def _note(self, symbol: str, first: int, last: int) -> None:
+        try:
+            # Once: the ids are settled then, and no lower one is taken for the first since the start.
+            await self._note_gap(symbol, first, last, self._why.pop(symbol, JUMP))
+            # The ids may have gone on meanwhile, by another connection.
+            if first <= self._next_ids[symbol] <= last:
+                self._next_ids[symbol] = last + 1
+        finally:
+            del self._noting[symbol]
 
     def _take_trade(self, trade: TradeMessage) -> None:
         self.received += 1
         symbol, trade_id, trade_time, payload = trade
         is_next = trade_id >= self._next_ids.get(symbol, 0)
-        if not is_next and self._why.get(symbol) == RESTART:
-            self._begin_lower(symbol, trade_id)
-            is_next = True
+        if not is_next:
+            is_next = self._begins_lower(trade)
         if is_next:
             self._next_ids[symbol] = trade_id + 1
             if self._why:
@@ -205,15 +250,34 @@ class Intake:
             self.last_trade_times[symbol] = trade_time
         self._trade_log.publish(symbol, payload, receipt=None if is_next else self.out_of_order)
 
-    def _begin_lower(self, symbol: str, trade_id: int) -> None:
-        """The first trade since the start is older than the topic's last: gaps count from it."""
-        if self._next_ids[symbol] - trade_id > _OVERLAP_IDS:
-            _log.warning(
-                "%s: the topic has trades up to id %d, the exchange goes on at %d: is it the same market?",
-                symbol,
-                self._next_ids[symbol] - 1,
-                trade_id,
-            )
+    def _begins_lower(self, trade: TradeMessage) -> bool:
+        """Whether gaps count from this trade on, though its id is lower than the next one expected."""
+        symbol, trade_id, last = trade.symbol, trade.trade_id, self._next_ids[trade.symbol] - 1
+        if self._why.get(symbol) == RESTART:  # the first trade since the start is older than the topic's last
+            if last - trade_id >= FAR_IDS:
+                words = "%s: the topic has trades up to id %d, the exchange goes on at %d: the same market?"
+                _log.warning(words, symbol, last, trade_id)
+            return True
+        newer_us = trade.trade_time - self.last_trade_times.get(symbol, trade.trade_time)
+        if newer_us <= 0 or not self._contradicts(symbol, trade_id, newer_us):
+            return False
+        _log.warning(
+            "%s: trade ids begin again at %d, after %d, with a trade newer than all before: was it listed "
+            "again? They count as a new sequence; trades missed before its first are not fetched",
+            symbol,
+            trade_id,
+            last,
+        )
+        self._published.forget(symbol)
+        return True
+
+    def _contradicts(self, symbol: str, trade_id: int, newer_us: int) -> bool:
+        """Whether a trade so much newer than all that were published can't be of their sequence of ids."""
+        lower_by = self._published.greatest(symbol) - trade_id
+        if lower_by < 0:  # late, of a gap that is on record and has not been filled
+            return False
+        is_known = bool(self._published.among(symbol, trade_id, trade_id + 1))
+        return is_known or lower_by >= FAR_IDS or newer_us > FAR_US
 
     def _reject(self, record: bytes, reason: str, length: int | None = None) -> None:
         self.received += 1

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import psycopg2
 from kafka import KafkaConsumer
 
 from candleflow.broker.security import python_options
@@ -26,6 +25,7 @@ from candleflow.errors import StackError
 from candleflow.market.trade import to_microseconds
 from candleflow.settings import Settings
 from candleflow.store import credentials
+from candleflow.store.credentials import Role
 
 POLL_SECONDS: Final = 0.01
 QUANTILES: Final = (0.5, 0.9, 0.95, 0.99, 0.999)
@@ -123,7 +123,7 @@ def follow_topic(settings: Settings, watches: Mapping[str, Watch], stop: threadi
 
 def _poll_rows(settings: Settings, watches: Mapping[str, Watch], seconds: float) -> list[float]:
     """The latency in milliseconds of each trade that came into the topic and then into a row."""
-    connection = psycopg2.connect(credentials.reader_url(settings))
+    connection = credentials.dsn(settings, Role.READER).connect()
     connection.autocommit = True
     found: list[float] = []
     until = time.time() + seconds

@@ -25,6 +25,7 @@ import psutil
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
+from candleflow.broker.last_records import LastRecords
 from candleflow.broker.offsets import EndOffsets, bounds, starting_offsets
 from candleflow.broker.topics import ensure_topics, topic_id
 from candleflow.engine import trades
@@ -50,6 +51,7 @@ from candleflow.stack.java import find_java
 from candleflow.stack.work_folder import work_folder
 from candleflow.store import credentials, schema
 from candleflow.store.credentials import Role
+from candleflow.store.snapshots import SnapshotWatch
 from candleflow.telemetry import set_up_logging
 
 _log = logging.getLogger(__name__)
@@ -193,12 +195,17 @@ class _Processor:
             windows=settings.windows,
             max_future_us=int(settings.max_future_seconds * SECOND_US),
         )
-        self._sink = CandleSink(ledger, work, self._stop)
+        last_records = LastRecords(settings.kafka_bootstrap, settings.topic)
+        self._sink = CandleSink(ledger, work, self._stop, last_records.confirm)
+        self._snapshots = SnapshotWatch(writer)
         self._end_offsets.start()
+        self._snapshots.start()
         try:
             self._keep_processing(spark, ledger, self._sink, work_dir)
         finally:
+            self._snapshots.stop()
             ledger.close()
+            last_records.close()
 
     def _keep_processing(self, spark: SparkSession, ledger: Ledger, sink: CandleSink, work_dir: Path) -> None:
         """Run one query after another, until stopped or until something that no new start can mend."""
@@ -236,7 +243,7 @@ class _Processor:
         began_at = time.monotonic()
         found = bounds(settings.kafka_bootstrap, settings.topic)
         offsets = starting_offsets(settings.topic, claim.offsets, found)
-        sink.begin(claim, checkpoint, found.end)
+        sink.begin(claim, checkpoint, offsets, found.end)
         records = trades.read_stream(
             spark,
             settings.kafka_bootstrap,
@@ -276,7 +283,7 @@ class _Processor:
             if sink.waits_for:
                 self._beat("waiting", f"for {sink.waits_for}")
             else:
-                self._beat("running", self._settings.topic)
+                self._beat("running", self._snapshots.message or self._settings.topic)
             self._stop.wait(_POLL_SECONDS)
 
     def _raise_if_made_anew(self, sink: CandleSink, since: float) -> None:

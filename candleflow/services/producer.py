@@ -26,6 +26,7 @@ from candleflow.errors import CandleflowError, ExchangeError, SettingError
 from candleflow.exchange.clock import ExchangeClock
 from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.messages import decode_payload
+from candleflow.exchange.rate_limit import Share
 from candleflow.exchange.reconnect import Rotation
 from candleflow.exchange.rest import TRADING, ExchangeRest
 from candleflow.exchange.stream import Received, TradeStream
@@ -37,6 +38,7 @@ from candleflow.metrics.serving import served_heartbeat
 from candleflow.services.exchange_addresses import addresses
 from candleflow.services.gap_filler import GapFiller
 from candleflow.services.intake import Intake
+from candleflow.services.tail import TailWatch
 from candleflow.settings import Settings
 from candleflow.telemetry import set_up_logging
 
@@ -92,7 +94,7 @@ class Producer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._addresses = addresses(settings)
+        self._addresses = addresses(settings, Share.FILLING)
         retention_us = int(settings.kafka_retention_hours * 3_600 * SECOND_US)
         self._clock = ExchangeClock(trusted_lag_us=retention_us // 2)
         self._stop = asyncio.Event()
@@ -118,6 +120,9 @@ class Producer:
             now_us=self._clock.now_us,
             fill_us=int(settings.fill_hours * 3_600 * SECOND_US),
         )
+        self._tail = TailWatch(
+            self._history, self._intake, self._symbols, may_note=lambda: self._gap_log.is_held
+        )
         self._gap_log = GapLog(
             settings.kafka_bootstrap,
             settings.gaps_topic,
@@ -134,7 +139,7 @@ class Producer:
             max_streams=settings.exchange_max_streams,
             max_future_us=int(settings.max_future_seconds * SECOND_US),
             now_us=self._clock.now_us,
-            on_connected=self._intake.on_connected,
+            on_connected=self._on_connected,
             advice=self._addresses.advice,
         )
         self._lag_ms = 0
@@ -191,6 +196,13 @@ class Producer:
         works = [self._stream.run(), self._watch_right(), self._keep_topics(), self._keep_time()]
         if self._can_fill:
             works.append(self._filler.run())
+        if self._addresses.rest:
+            works.append(self._tail.run())
+        else:
+            _log.warning(
+                "no REST address (CANDLEFLOW_EXCHANGE_REST_URL): lost trades are noticed only by the "
+                "symbol's next trade, and not fetched"
+            )
         tasks = [asyncio.create_task(work) for work in works]
         self._state = ("running", "")
         try:
@@ -207,6 +219,10 @@ class Producer:
             if left:
                 _log.error("%d records were not acknowledged by Kafka within %.0f s", left, FLUSH_SECONDS)
             _log.info("stopped: %s", _sentence(self._intake.counts()))
+
+    def _on_connected(self, symbols: Sequence[str]) -> None:
+        self._intake.on_connected(symbols)
+        self._tail.on_connected(symbols)
 
     async def _take(self, message: Received) -> None:
         while (
@@ -364,6 +380,7 @@ class Producer:
             "reconnects": self._stream.reconnects,
             "connected": self._stream.connected,
             "loop_lag_ms": self._lag_ms,
+            **self._tail.counts(_AGES_LIMIT),
             **{f"age_s:{symbol}": round((now - last) / SECOND_US, 3) for symbol, last in ages},
         }
 

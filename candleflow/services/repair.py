@@ -12,9 +12,9 @@ from contextlib import closing
 from functools import partial
 
 from candleflow.broker import gap_log
-from candleflow.market.gap import REPAIR
+from candleflow.market.gap import REPAIR, GapEventKind, events_of
 from candleflow.market.window import DAY_US, floor_time
-from candleflow.services.audit import SETTLE_US, seen
+from candleflow.services.audit import SETTLE_US
 from candleflow.services.mending import Mender
 from candleflow.services.verify import asked_for
 from candleflow.services.verify_report import Asked, written
@@ -67,12 +67,13 @@ def _days(settings: Settings, asked: Asked) -> Iterator[tuple[int, int]]:
 def _order(settings: Settings, asked: Asked, now: int) -> None:
     with closing(CandleReader.from_settings(settings)) as reader:
         held = reader.id_ranges(asked.symbol, asked.since, asked.until)
-    events = seen(asked.symbol, unknown_holes(held, ()), now, REPAIR)
+    holes = unknown_holes(held, ())
+    events = events_of(GapEventKind.SEEN, asked.symbol, holes, now, REPAIR)
     if events:
         gap_log.write_all(settings.kafka_bootstrap, settings.gaps_topic, events)
-    for event in events:
-        print(f"{event.symbol}: trades {event.first_trade_id} to {event.last_trade_id} are to be fetched")
+    for lower, upper in holes:
+        print(f"{asked.symbol}: trades {lower} to {upper - 1} are to be fetched")
     print(
-        f"{sum(event.trade_count for event in events):,} trades missing in {len(events):,} holes"
+        f"{sum(event.trade_count for event in events):,} trades missing in {len(holes):,} holes"
         + ("; the producer fills them, `gaps` tells how far it is" if events else "")
     )

@@ -24,7 +24,7 @@ from candleflow.exchange.simulated_market import SeededMarket
 from candleflow.exchange.simulated_symbol import Era
 from candleflow.exchange.simulator import Simulator
 from candleflow.exchange.simulator_source import Source
-from candleflow.market.symbol import is_symbol
+from candleflow.market.symbol import is_symbol, upper
 from candleflow.metrics.serving import served_heartbeat
 from candleflow.settings import Settings
 from candleflow.telemetry import HeartbeatFile, set_up_logging
@@ -223,7 +223,7 @@ def _speed(text: str) -> float:
 
 
 def _symbols(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip().upper() for name in text.split(",")))
+    names = tuple(dict.fromkeys(upper(name) for name in text.split(",")))
     if not all(is_symbol(name) for name in names):
         raise argparse.ArgumentTypeError(f"{text!r}: must be names such as BTCUSDT, by commas")
     return names

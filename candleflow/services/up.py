@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -56,6 +57,12 @@ STOP_STAGES: Final[Sequence[tuple[float, Sequence[str]]]] = (
 
 _SHOW_EVERY_SECONDS: Final = 0.5
 _TOPICS_SECONDS: Final = 60.0
+_KAFKA_SECONDS: Final = 600.0
+"""Kafka doesn't answer while it recovers its logs after a kill: seconds, with many partitions minutes."""
+_POSTGRES_SECONDS: Final = 120.0
+"""PostgreSQL's replay of the log that a kill left ends within half a minute."""
+_PAGE_SECONDS: Final = 60.0
+"""So long alerts, audit and forecaster let the page come first: it comes in 5 s of two free cores."""
 _DETACH_SECONDS: Final = 300.0
 _SETTLE_SECONDS: Final = 30.0
 """So long after the start its work is over, and Kafka's classes are archived for the next one."""
@@ -107,12 +114,15 @@ class _Session:
         self._supervisor = Supervisor(self._note)
         self._environment = _child_environment({})
         self._is_ready = False
+        self._page_problem = ""
 
     async def run(self) -> int:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(one, stop.set)
+            # nohup ignores SIGHUP: this process is meant to outlive its terminal.
+            if one != signal.SIGHUP or signal.getsignal(one) is not signal.SIG_IGN:
+                loop.add_signal_handler(one, stop.set)
         work = asyncio.create_task(self._work())
         told = asyncio.create_task(stop.wait())
         try:
@@ -211,9 +221,7 @@ class _Session:
         await self._supervisor.ready(kept_postgres)
         await in_thread(partial(_provide, settings, postgres))
         if self._command == "up":
-            await self._supervisor.ready(
-                self._supervisor.keep(self._child("dashboard", "dashboard", self._page_answers))
-            )
+            await self._wait_for_page()
             # Last, as nobody waits for them.
             for name in ("alerts", "audit", "forecaster"):
                 self._supervisor.keep(self._child(name, name))
@@ -227,6 +235,18 @@ class _Session:
         except StackError as error:
             self._display.say(f"{error}; the next start takes as long as this one")
 
+    async def _wait_for_page(self) -> None:
+        """Return once the page answers, or has had its time: what comes after it needs it not."""
+        page = self._supervisor.keep(self._page())
+        try:
+            async with asyncio.timeout(_PAGE_SECONDS):
+                await self._supervisor.ready(page)
+        except TimeoutError:
+            self._display.say(
+                f"the page hasn't answered in {_PAGE_SECONDS:.0f} s, the rest starts without it: "
+                f"{page.message or self._page_problem} ({page.part.log})"
+            )
+
     def _announce(self) -> None:
         self._is_ready = True
         self._write_run()
@@ -236,17 +256,23 @@ class _Session:
             self._display.say(f"Kafka is at {self._settings.kafka_bootstrap}", "bold")
             self._display.say(f"PostgreSQL is at {self._settings.postgres!r}", "bold")
 
-    def _child(self, name: str, command: str, is_ready: Callable[[], bool] | None = None) -> Part:
+    def _child(self, name: str, command: str) -> Part:
         log = self._settings.data_path / "logs" / f"{name}.log"
         launch = partial(process.spawn, _candleflow(command), log=log, environment=self._environment)
-        return Part(name, launch, log, is_ready=is_ready)
+        return Part(name, launch, log)
+
+    def _page(self) -> Part:
+        part = self._child("dashboard", "dashboard")
+        return replace(part, is_ready=self._page_answers, not_ready=lambda: self._page_problem)
 
     @property
     def _page_url(self) -> str:
         return f"http://localhost:{self._settings.dashboard_port}" if self._command == "up" else ""
 
     def _page_answers(self) -> bool:
-        return process.answers(f"http://{process.LOOPBACK}:{self._settings.dashboard_port}/_stcore/health")
+        url = f"http://{process.LOOPBACK}:{self._settings.dashboard_port}/_stcore/health"
+        self._page_problem = process.why_no_answer(url)
+        return not self._page_problem
 
     async def _show(self) -> None:
         while True:
@@ -335,6 +361,8 @@ def _kafka_part(server: KafkaServer) -> Part:
         server.log,
         prepare=server.prepare,
         is_ready=server.is_ready,
+        not_ready=server.not_ready,
+        ready_seconds=_KAFKA_SECONDS,
         why_it_ended=server.why_it_ended,
         is_essential=True,
     )
@@ -347,6 +375,8 @@ def _postgres_part(server: PostgresServer) -> Part:
         server.log,
         prepare=server.prepare,
         is_ready=server.is_ready,
+        not_ready=server.not_ready,
+        ready_seconds=_POSTGRES_SECONDS,
         stop_signal=signal.SIGINT,
         why_it_ended=server.why_it_ended,
         is_essential=True,
@@ -383,6 +413,14 @@ def _candleflow(command: str) -> list[str]:
 
 
 def _child_environment(chosen: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with what was chosen above it, whatever case a setting was written in."""
-    kept = {name: value for name, value in os.environ.items() if name.upper() not in chosen}
+    """This process's environment with what was chosen above it, whatever case a setting was written in.
+
+    Without Streamlit's variables, which could move the page to where it isn't looked for. Whoever starts the
+    page by itself may set them.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper() not in chosen and not name.startswith("STREAMLIT_")
+    }
     return {**kept, **chosen, "PYTHONUNBUFFERED": "1"}

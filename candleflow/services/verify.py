@@ -11,16 +11,16 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final, TypeVar
+from typing import Final
 
 from rich.console import Console
 from rich.progress import Progress
 
-from candleflow.errors import ExchangeError, RateLimitError, SettingError
+from candleflow.errors import ExchangeError, SettingError
 from candleflow.exchange.rest import MAX_LIMIT, ExchangeRest
-from candleflow.market.symbol import is_symbol
+from candleflow.market.symbol import is_symbol, upper
 from candleflow.market.window import SECOND_US
 from candleflow.services.exchange_addresses import addresses
 from candleflow.services.verify_report import Asked, Verified, as_json, print_report, written
@@ -28,17 +28,11 @@ from candleflow.settings import Settings
 from candleflow.store.reader import CandleReader
 from candleflow.watch.klines import Basis, Comparison, bases, compare, joined
 
-LONGEST_WAIT_SECONDS: Final = 120.0
+PATIENCE_SECONDS: Final = 120.0
 """A rate limit asks for a minute at most, as weights are counted by the minute; a ban goes on for longer."""
-WAITS: Final = 5
-"""An exchange that says so often in a row to wait is asked no more."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DEFAULT_SPAN_US: Final = 3_600 * SECOND_US
-
-_T = TypeVar("_T")
-Notice = Callable[[str], None]
-Sleep = Callable[[float], Awaitable[None]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,8 +102,6 @@ async def verify(
     reader: CandleReader,
     urls: Sequence[str],
     progress: Progress,
-    *,
-    sleep: Sleep = asyncio.sleep,
 ) -> Verified:
     """Compare all intervals with the klines of the first of ``urls`` that answers.
 
@@ -117,39 +109,17 @@ async def verify(
     """
     problems = []
     for url in urls:
-        async with ExchangeRest(url) as rest:
-            patience = Patience(progress.console.print, sleep)
+        async with ExchangeRest(url, patience_seconds=PATIENCE_SECONDS) as rest:
             try:
-                now = await patience.ask(rest.server_time)
+                now = await rest.server_time()
             except ExchangeError as error:
                 problems.append(str(error))
                 continue
             asked = Asked(asked.symbol, asked.since, min(asked.until, now))
-            comparing = _Comparing(asked, reader, rest, patience, progress, now)
+            comparing = _Comparing(asked, reader, rest, progress, now)
             comparisons = tuple([await comparing.all_of(one) for one in bases(settings.windows)])
             return Verified(asked, url, comparisons, settings.is_simulated)
     raise ExchangeError("; ".join(problems))
-
-
-class Patience:
-    """Asks again where the exchange says to wait first, within reason."""
-
-    def __init__(self, notice: Notice, sleep: Sleep) -> None:
-        self._notice = notice
-        self._sleep = sleep
-
-    async def ask(self, question: Callable[[], Awaitable[_T]]) -> _T:
-        """The answer. Raises RateLimitError for a ban, and where waiting doesn't help."""
-        waits = 0
-        while True:
-            try:
-                return await question()
-            except RateLimitError as error:
-                waits += 1
-                if error.is_banned or error.wait_seconds > LONGEST_WAIT_SECONDS or waits > WAITS:
-                    raise
-                self._notice(f"the exchange says to wait {error.wait_seconds:g} s: waiting")
-                await self._sleep(error.wait_seconds)
 
 
 class _Comparing:
@@ -160,14 +130,12 @@ class _Comparing:
         asked: Asked,
         reader: CandleReader,
         rest: ExchangeRest,
-        patience: Patience,
         progress: Progress,
         now: int,
     ) -> None:
         self._asked = asked
         self._reader = reader
         self._rest = rest
-        self._patience = patience
         self._progress = progress
         self._now = now
 
@@ -186,9 +154,7 @@ class _Comparing:
         symbol, since, until = self._asked.symbol, opens[0], opens[-1] + basis.windows.size_us
         # Ours first: what is in them by now, the exchange has had for longer.
         ours = await asyncio.to_thread(self._reader.within, symbol, basis.interval, since, until)
-        theirs = await self._patience.ask(
-            lambda: self._rest.klines(symbol, basis.kline, start_time=since, end_time=until - 1)
-        )
+        theirs = await self._rest.klines(symbol, basis.kline, start_time=since, end_time=until - 1)
         return compare(ours, theirs, basis, since=since, until=until, now=self._now, begins_at=begins_at)
 
 
@@ -201,7 +167,7 @@ def pages(opens: range, basis: Basis) -> Iterator[range]:
 
 def symbol_argument(text: str) -> str:
     """A symbol's name, in any letters, as argparse takes it."""
-    symbol = text.strip().upper()
+    symbol = upper(text)
     if not is_symbol(symbol):
         raise argparse.ArgumentTypeError(f"{text!r}: must be a name such as BTCUSDT")
     return symbol

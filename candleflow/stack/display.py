@@ -67,7 +67,7 @@ class Display:
             return
         for part in parts:
             # Counts change all the time: without a terminal, a line is worth a change of state or trouble.
-            trouble = part.message if part.state in ("restarting", "failed", "stopped") else ""
+            trouble = part.message if part.state in ("starting", "restarting", "failed", "stopped") else ""
             if self._shown.get(part.name) != (part.state, trouble):
                 self._shown[part.name] = (part.state, trouble)
                 self.say(_plain(part, trouble))

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from candleflow.errors import StackError
+from candleflow.proxies import proxy_for
 from candleflow.stack.jars import Jar
 
 _CONNECTIONS: Final = 8
@@ -36,7 +37,7 @@ def download(jars: list[Jar], folder: Path, maven_url: str, console: Console | N
     title = f"{what} jars from {host}"
     stopping = threading.Event()
     with (
-        httpx.Client(verify=_tls_context(), timeout=_TIMEOUT, follow_redirects=True) as client,
+        client_for(maven_url) as client,
         _progress(console or Console(stderr=True), title, len(jars), total_bytes) as advance,
         ThreadPoolExecutor(_CONNECTIONS) as pool,
     ):
@@ -111,6 +112,17 @@ def _check(jar: Jar, sha256: str, size_bytes: int) -> None:
 
 class _WrongBytesError(Exception):
     """What came isn't the locked file."""
+
+
+def client_for(url: str) -> httpx.Client:
+    """A client for downloads from ``url``, by the proxy that the environment names for it."""
+    return httpx.Client(
+        verify=_tls_context(),
+        timeout=_TIMEOUT,
+        follow_redirects=True,
+        trust_env=False,
+        proxy=proxy_for(url),
+    )
 
 
 def _tls_context() -> ssl.SSLContext:

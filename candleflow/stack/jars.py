@@ -14,6 +14,8 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from candleflow.errors import StackError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -79,7 +81,12 @@ def fetch(
         # Here, as a start with a whole cache needs no HTTP, whose import alone takes half a second.
         from candleflow.stack.jar_download import download
 
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StackError(
+                f"{folder} can't be made: {error.strerror}; CANDLEFLOW_CACHE_DIR moves it"
+            ) from error
         download(missing, folder, maven_url, console, what)
     return paths
 

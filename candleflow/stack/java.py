@@ -1,4 +1,4 @@
-"""A Java that Spark 4.2 and Kafka 4.4 run on: version 17 or 21, found here or brought with install-jdk."""
+"""A Java that Spark 4.2 and Kafka 4.4 run on: version 17 or 21, found here or fetched by ``java.lock``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import platform
 import re
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +20,10 @@ from candleflow.errors import StackError
 VERSIONS: Final = (17, 21)
 """What Spark 4.2 supports; Kafka 4.4 runs on both."""
 
-BROUGHT: Final = 17
+BROUGHT: Final = "17.0.20.1+1"
+"""The version that ``java.lock`` has; ``BASE`` is where its archives lie."""
+BASE: Final = "https://github.com/adoptium/temurin17-binaries/releases/download/jdk-17.0.20.1%2B1"
+LOCK: Final = "java.lock"
 
 # Spark 4.2 starts its JVM with --add-modules=jdk.incubator.vector; a JVM that was cut down lacks it.
 NEEDED_MODULE: Final = "jdk.incubator.vector"
@@ -87,21 +92,34 @@ def _macos_home() -> Iterator[Path]:
             yield Path(answer.stdout.strip())
 
 
-def _bring(folder: Path, console: Console) -> Path:
-    """Eclipse Temurin by install-jdk: into a folder of its own, moved into place when whole."""
-    import jdk  # imported where needed: it looks at the machine when imported
+def locked(lock: str | None = None) -> dict[str, tuple[str, str]]:
+    """SHA-256 and name of the archive for each kind of machine, such as ``linux x86_64``."""
+    text = resources.files(__package__).joinpath(LOCK).read_text("utf-8") if lock is None else lock
+    rows = (line.split() for line in text.splitlines() if line and not line.startswith("#"))
+    return {f"{system} {kind}": (sha256, name) for system, kind, sha256, name in rows}
 
+
+def machine() -> str:
+    """This one's kind, as the lock names it: Java for musl (Alpine) is another than for glibc."""
+    is_musl = platform.system() == "Linux" and platform.libc_ver()[0] != "glibc"
+    return f"{'musl' if is_musl else platform.system().lower()} {platform.machine()}"
+
+
+def _bring(folder: Path, console: Console) -> Path:
+    """Eclipse Temurin: checked, unpacked in a folder of its own, and moved into place when whole."""
+    found = locked().get(machine())
+    if found is None:
+        raise StackError(_advice())
     console.print(
         f"No Java {' or '.join(map(str, VERSIONS))} here: fetching Temurin {BROUGHT}", highlight=False
     )
+    from candleflow.stack.java_download import fetch  # here, as a start with a Java needs no HTTP
+
     beside = folder / f".part-{os.getpid()}"
     try:
         beside.mkdir(parents=True)
-        unpacked = Path(jdk.install(str(BROUGHT), path=str(beside)))
-        place = folder / unpacked.name
-        if not place.exists():
-            unpacked.rename(place)
-    except (jdk.JdkError, OSError, ValueError) as error:
+        place = _unpacked(fetch(f"{BASE}/{found[1]}", found[0], beside), folder)
+    except (OSError, tarfile.TarError) as error:
         raise StackError(f"{_advice()} (fetching one failed: {error})") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -109,6 +127,20 @@ def _bring(folder: Path, console: Console) -> Path:
         if is_suitable(home):
             return home
     raise StackError(f"{_advice()} (the one fetched into {place} lacks {NEEDED_MODULE})")
+
+
+def _unpacked(archive: Path, folder: Path) -> Path:
+    """The one folder that the archive has, in ``folder``."""
+    into = archive.parent / "unpacked"
+    with tarfile.open(archive) as content:
+        # What Python 3.11 had no word for before 3.11.4. The archive is the locked one either way.
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        content.extractall(into, **safely)  # type: ignore[arg-type]  # nosec B202 # noqa: S202 - as said
+    (unpacked,) = into.iterdir()
+    place = folder / unpacked.name
+    if not place.exists():
+        unpacked.rename(place)
+    return place
 
 
 def _advice() -> str:

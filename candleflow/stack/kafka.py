@@ -27,6 +27,7 @@ READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 8.0
 
 _META: Final = "meta.properties"
+_LOG4J_FILE: Final = "log4j2.xml"
 _MAIN: Final = "kafka.Kafka"
 _FORMAT: Final = "kafka.tools.StorageTool"
 
@@ -112,6 +113,7 @@ class KafkaServer:
         self._cluster_id = cluster_id
         self._archive = archive
         self._process: subprocess.Popen[bytes] | None = None
+        self._problem = ""
 
     @property
     def bootstrap(self) -> str:
@@ -153,6 +155,7 @@ class KafkaServer:
         self._process = process.spawn(
             self._command(_MAIN, self._server_properties, java_options=options),
             log=self.folder / "logs" / "console.log",
+            cwd=self.folder,
             signal_with_parent=None if outlives_parent else signal.SIGTERM,
         )
 
@@ -160,12 +163,19 @@ class KafkaServer:
         """Whether it answers a client now. Raises StackError when it has ended."""
         if self._process is not None and self._process.poll() is not None:
             raise StackError(f"Kafka ended while starting: {self.why_it_ended()}")
-        return process.is_listening(self.port, self.host) and self._answers()
+        if not process.is_listening(self.port, self.host):
+            self._problem = f"it doesn't listen at {self.bootstrap} yet"
+            return False
+        return self._answers()
+
+    def not_ready(self) -> str:
+        """Why ``is_ready`` last said no."""
+        return f"{self._problem}; it says: {self.why_it_ended()}"
 
     def wait_until_ready(self, within_seconds: float = READY_SECONDS) -> None:
         """Return once a client can use it; raise StackError when it ends first or isn't in time."""
         if not process.wait_for(self.is_ready, within_seconds):
-            raise StackError(f"Kafka wasn't ready in {within_seconds:.0f} s: {self.why_it_ended()}")
+            raise StackError(f"Kafka wasn't ready in {within_seconds:.0f} s: {self.not_ready()}")
 
     def stop(self, within_seconds: float = STOP_SECONDS) -> None:
         """Stop it cleanly; past the deadline it is killed, which costs the next start a recovery."""
@@ -192,7 +202,8 @@ class KafkaServer:
     def _answers(self) -> bool:
         try:
             client = KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=2_000)
-        except (KafkaError, OSError):
+        except (KafkaError, OSError) as error:
+            self._problem = f"no client is answered at {self.bootstrap} yet: {error}"
             return False
         client.close()
         return True
@@ -208,15 +219,18 @@ class KafkaServer:
     def _command(
         self, main: str, *arguments: str | Path, java_options: Sequence[str] = ()
     ) -> list[str | Path]:
-        console = f"-Dlog4j2.configurationFile={(self.folder / 'log4j2.xml').as_uri()}"
+        console = f"-Dlog4j2.configurationFile={_LOG4J_FILE}"
         jvm = [f"-Xmx{self._heap}", "-Xms64m", *_JVM, *java_options, console]
         return [self._java, *jvm, "-cp", self._class_path, main, *arguments]
 
     def _write_configuration(self) -> None:
         properties = self._given or self._own_properties()
-        lines = (f"{name}={value}\n" for name, value in {**properties, "log.dirs": self.data}.items())
+        # Paths are relative to the broker's working folder, so none has a character that means something in
+        # these files: log.dirs ends a path at each comma, and a property's value is read as Latin-1.
+        here = {"log.dirs": self.data.relative_to(self.folder)}
+        lines = (f"{name}={value}\n" for name, value in {**properties, **here}.items())
         self._server_properties.write_text("".join(lines))
-        (self.folder / "log4j2.xml").write_text(_LOG4J.format(log=self.log))
+        (self.folder / _LOG4J_FILE).write_text(_LOG4J.format(log=self.log.relative_to(self.folder)))
 
     def _own_properties(self) -> dict[str, str]:
         # The controller is found by no one but this broker: a new port each time can't be taken.
@@ -250,7 +264,7 @@ class KafkaServer:
     def _format(self) -> None:
         cluster_id = self._cluster_id or new_cluster_id()
         arguments = ("format", "-t", cluster_id, "-c", self._server_properties)
-        done = process.run(self._command(_FORMAT, *arguments))
+        done = process.run(self._command(_FORMAT, *arguments), cwd=self.folder)
         if done.returncode or not _is_whole(self.data / _META):
             raise StackError(
                 f"Kafka's folder could not be formatted: {(done.stderr or done.stdout).strip()[-400:]}"

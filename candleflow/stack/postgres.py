@@ -79,6 +79,7 @@ class PostgresServer:
         self._fsync = fsync
         self._identity: Identity | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._problem = ""
 
     @property
     def data(self) -> Path:
@@ -132,17 +133,23 @@ class PostgresServer:
         if self._process is not None and self._process.poll() is not None:
             raise StackError(f"PostgreSQL ended while starting: {self.why_it_ended()}")
         if not process.is_listening(self.port, self.host):
+            self._problem = f"it doesn't listen at {self.host}:{self.port} yet"
             return False
         try:
             self._connect().close()
-        except psycopg2.OperationalError:  # still starting
+        except psycopg2.OperationalError as error:  # still starting
+            self._problem = str(error).strip()
             return False
         return True
+
+    def not_ready(self) -> str:
+        """Why ``is_ready`` last said no."""
+        return f"{self._problem}; it says: {self.why_it_ended()}"
 
     def wait_until_ready(self, within_seconds: float = READY_SECONDS) -> None:
         """Return once the superuser can connect; raise StackError when it ends first or isn't in time."""
         if not process.wait_for(self.is_ready, within_seconds):
-            raise StackError(f"PostgreSQL wasn't ready in {within_seconds:.0f} s: {self.why_it_ended()}")
+            raise StackError(f"PostgreSQL wasn't ready in {within_seconds:.0f} s: {self.not_ready()}")
 
     def provide(self, owner: str, database: str, password: str | None = None) -> None:
         """Have the owner's role, with its password, and its database.
@@ -366,6 +373,7 @@ def find_identity(folder: Path) -> Identity:
     Raises StackError that says what to do when none can.
     """
     if os.geteuid() != 0:
+        _check_account()
         return Identity()
     user = _server_user()
     capabilities = (None, _CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE) if sys.platform == "linux" else (None,)
@@ -377,6 +385,16 @@ def find_identity(folder: Path) -> Identity:
         f"PostgreSQL can't run as root, and the user {user.pw_name} may not enter {_closed_folder(folder)}: "
         "work as an ordinary user, or where every user may enter (CANDLEFLOW_DATA_DIR moves the data)"
     )
+
+
+def _check_account() -> None:
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise StackError(
+            f"PostgreSQL can't run as the user id {os.geteuid()}, which has no name here: add a line for it "
+            "to /etc/passwd, or use a PostgreSQL that runs elsewhere (CANDLEFLOW_POSTGRES_URL)"
+        ) from None
 
 
 def _server_user() -> pwd.struct_passwd:

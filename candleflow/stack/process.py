@@ -266,9 +266,17 @@ def wait_for(condition: Callable[[], bool], within_seconds: float) -> bool:
 
 
 def answers(url: str) -> bool:
-    """Whether an HTTP server of ours says OK. Not by httpx: its import takes half a second of each start."""
+    """Whether an HTTP server of ours says OK."""
+    return not why_no_answer(url)
+
+
+def why_no_answer(url: str) -> str:
+    """Why an HTTP server of ours doesn't say OK; "" where it does.
+
+    Not by httpx: its import takes half a second of each start.
+    """
     try:
         with _DIRECTLY.open(url, timeout=2) as answer:
-            return bool(answer.status == HTTPStatus.OK)
-    except (OSError, HTTPException):
-        return False
+            return "" if answer.status == HTTPStatus.OK else f"{url} answered {answer.status}"
+    except (OSError, HTTPException) as error:
+        return f"{url}: {error or type(error).__name__}"

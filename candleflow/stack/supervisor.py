@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import subprocess
 import threading
@@ -26,6 +27,8 @@ T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.1
 TRIM_EVERY_SECONDS: Final = 30.0
+SAY_SECONDS: Final = 5.0
+"""A part that isn't ready after this says what it waits for."""
 
 FIRST_BACK_OFF_SECONDS: Final = 1.0
 LONGEST_BACK_OFF_SECONDS: Final = 30.0
@@ -48,6 +51,10 @@ class Part:
     """Blocking work before each start, in a thread."""
     is_ready: Callable[[], bool] | None = None
     """Asked in a thread until true; may raise StackError. None: ready when started."""
+    not_ready: Callable[[], str] | None = None
+    """Why the last answer was no."""
+    ready_seconds: float = math.inf
+    """How long to wait for a part that was never ready."""
     stop_signal: int = signal.SIGTERM
     why_it_ended: Callable[[], str] | None = None
     is_essential: bool = False
@@ -205,13 +212,25 @@ class Supervisor:
         return keeping.child.returncode
 
     async def _become_ready(self, keeping: Keeping) -> None:
+        began_at = time.monotonic()
         while keeping.part.is_ready is not None and keeping.is_alive:
             if await in_thread(keeping.part.is_ready):
                 break
+            self._say_late(keeping, time.monotonic() - began_at)
             await asyncio.sleep(POLL_SECONDS)
         if keeping.is_alive:
             self._set(keeping, "running")
             keeping.ready.set()
+
+    def _say_late(self, keeping: Keeping, waited_seconds: float) -> None:
+        """Say why a part isn't ready; raises StackError once it has had its time."""
+        if waited_seconds < min(SAY_SECONDS, keeping.part.ready_seconds):
+            return
+        why = keeping.part.not_ready() if keeping.part.not_ready else keeping.part.last_words()
+        if waited_seconds >= keeping.part.ready_seconds and not keeping.ready.is_set():
+            raise _not_started(keeping.part, f"not ready after {waited_seconds:.0f} s: {why}")
+        if keeping.message != why:
+            self._set(keeping, "starting", why)
 
     def _set(self, keeping: Keeping, state: str, message: str = "") -> None:
         keeping.state, keeping.message = state, message

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ def work_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
     try:
         if parent is not None:
             parent.mkdir(parents=True, exist_ok=True)
-        within = parent or Path(tempfile.gettempdir())
+        within = parent or _temporary_folder()
         for left in within.glob(f"{prefix}*"):
             with suppress(OSError):  # another's, or another process was quicker
                 _remove_unless_held(left)
@@ -40,6 +41,16 @@ def work_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def _temporary_folder() -> Path:
+    """The system's folder for temporary files; /tmp where the path of that isn't plain.
+
+    Spark escapes a checkpoint's path twice: ``/a b`` becomes ``/a%20b``, which nobody would clear. And it
+    takes ``spark.local.dir`` for several folders, by commas.
+    """
+    found = tempfile.gettempdir()
+    return Path(found if re.fullmatch(r"[A-Za-z0-9._/+@=~-]+", found) else "/tmp")  # nosec B108 # noqa: S108 - made by mkdtemp
 
 
 def _made(prefix: str, within: Path) -> tuple[Path, int]:

@@ -1,6 +1,7 @@
 """Alert rules, their states and the outbox, as the roles that may decide, edit and look.
 
-All changes by the functions of ``migrations/0004_alerts.sql``. Times are microseconds since the epoch, UTC.
+All changes by the functions of ``migrations/0004_alerts.sql`` and ``0010_alert_outcomes.sql``. Times are
+microseconds since the epoch, UTC.
 Rules and states are JSON objects here: what they mean is ``watch``'s business.
 """
 
@@ -201,19 +202,26 @@ class AlertBook:
         """Keep the states and the alerts, all or nothing; how many alerts are new."""
         texts = [_decision(one) for one in decisions]
         arguments = {"run": self._run_id, "decisions": json.dumps(texts)}
-        ((decided,),) = self._rows("SELECT decide_alerts(%(run)s, %(decisions)s)", arguments)
+        ((decided,),) = self._once("SELECT decide_alerts(%(run)s, %(decisions)s)", arguments)
         return int(decided)
 
     def take(self, channel: str, most: int) -> list[Delivery]:
-        """The channel's next alerts that are due, marked as being sent from here on."""
+        """The channel's next alerts that are due, marked as being sent from here on.
+
+        What was marked so before is unknown from here on. One thread takes and notes for a channel, so the
+        reply that named those alerts was lost, or what became of them was never noted.
+        """
         arguments = {"run": self._run_id, "channel": channel, "most": most}
-        rows = self._rows("SELECT * FROM take_deliveries(%(run)s, %(channel)s, %(most)s)", arguments)
+        rows = self._once("SELECT * FROM take_deliveries(%(run)s, %(channel)s, %(most)s)", arguments)
         return [Delivery(*row) for row in rows]
 
     def note(
         self, channel: str, attempted: Sequence[Delivery], state: str, detail: str = "", due_in: float = 0
     ) -> None:
-        """What became of an attempt; ``due_in`` seconds until the next, where it is pending again."""
+        """What became of an attempt; ``due_in`` seconds until the next, where it is pending again.
+
+        Idempotent: noted once more, it changes nothing.
+        """
         self._rows(
             "SELECT note_deliveries(%(channel)s, %(attempted)s, %(state)s, %(detail)s, %(due_in)s)",
             {
@@ -224,6 +232,11 @@ class AlertBook:
                 "due_in": due_in,
             },
         )
+
+    def drop_old(self, most: int) -> int:
+        """Delete up to ``most`` of the alerts that are over 90 days old, the oldest first; how many."""
+        ((dropped,),) = self._once("SELECT drop_alerts(%(most)s)", {"most": most})
+        return int(dropped)
 
     def waiting(self) -> dict[str, int]:
         """How many alerts are not sent yet, by channel."""
@@ -267,6 +280,9 @@ class AlertBook:
         return {"interval": self._windows.interval, "size_us": self._windows.size_us}
 
     def _rows(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        return _asked(self._pool, query, arguments, may_repeat=True)
+
+    def _once(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
         return _asked(self._pool, query, arguments)
 
     def _drop_claim(self) -> None:
@@ -276,7 +292,10 @@ class AlertBook:
 
 
 class AlertEditor:
-    """Adds and removes rules, as the role that may do nothing else. Raises StoreError."""
+    """Adds and removes rules, as the role that may do nothing else.
+
+    Raises StoreError, and UnknownOutcomeError where the rule may have been added or removed nonetheless.
+    """
 
     def __init__(self, dsn: Dsn) -> None:
         self._pool = Pool(dsn, 1)
@@ -314,23 +333,27 @@ class AlertReader:
 
     def rules(self) -> list[StoredRule]:
         """Those that weren't removed, the oldest first."""
-        return [StoredRule(*row) for row in _asked(self._pool, _RULES, {})]
+        return [StoredRule(*row) for row in _asked(self._pool, _RULES, {}, may_repeat=True)]
 
     def latest(self, limit: int) -> list[ToldAlert]:
         """The latest alerts, a line for each channel, the newest first."""
-        return [ToldAlert(*row) for row in _asked(self._pool, _LATEST, {"limit": limit})]
+        rows = _asked(self._pool, _LATEST, {"limit": limit}, may_repeat=True)
+        return [ToldAlert(*row) for row in rows]
 
     def close(self) -> None:
         """Close the idle connections; it may still be used."""
         self._pool.drop_idle()
 
 
-def _asked(pool: Pool, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+def _asked(
+    pool: Pool, query: str, arguments: Mapping[str, Any], *, may_repeat: bool = False
+) -> Sequence[tuple[Any, ...]]:
     try:
-        return pool.rows(query, arguments)
+        return pool.rows(query, arguments, may_repeat=may_repeat)
     except StoreError as error:
-        if isinstance(error.__cause__, psycopg2.Error):
-            raise _translated(error.__cause__) from error
+        cause = error.__cause__
+        if isinstance(cause, psycopg2.Error) and cause.pgcode in _HELD:
+            raise _translated(cause) from error
         raise
 
 

@@ -1,7 +1,8 @@
 """Forecasts in PostgreSQL: kept before their windows begin, scored once, read by the page.
 
-Written by the functions of ``migrations/0005_forecast.sql``, as the forecaster's role. Times are microseconds
-since the epoch, UTC; prices are floats where they are forecasts, and exact where they came to be.
+Written by the functions of ``migrations/0005_forecast.sql`` and ``0010_alert_outcomes.sql``, as the
+forecaster's role. Times are microseconds since the epoch, UTC; prices are floats where they are forecasts,
+and exact where they came to be.
 """
 
 from __future__ import annotations
@@ -105,9 +106,11 @@ class ForecastStore:
         rows = [one._asdict() | {"close": str(one.close)} for one in closes]
         return self._count("SELECT score_forecasts(%(rows)s, %(interval)s)", rows)
 
-    def drop_before(self, time: int) -> int:
-        """Delete some thousands of the forecasts of windows that began before ``time``; how many."""
-        ((dropped,),) = self._rows("SELECT drop_forecasts(%(before)s)", {"before": time})
+    def drop_before(self, time: int, most: int) -> int:
+        """Delete up to ``most`` of the forecasts of windows that began before ``time``; how many."""
+        ((dropped,),) = self._rows(
+            "SELECT drop_forecasts(%(before)s, %(most)s)", {"before": time, "most": most}
+        )
         return int(dropped)
 
     def recent(self, symbol: str, since: int, limit: int) -> list[KeptForecast]:
@@ -134,7 +137,8 @@ class ForecastStore:
         return int(count)
 
     def _rows(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        return self._pool.rows(query, arguments, within_seconds=ANSWER_SECONDS)
+        # Every function that is called here changes nothing more when it is called again.
+        return self._pool.rows(query, arguments, within_seconds=ANSWER_SECONDS, may_repeat=True)
 
 
 _CANDLES: Final = f"""

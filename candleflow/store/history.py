@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final, Self
 
-from candleflow.market.partial import encode_windows
+from candleflow.market.partial import array_text, encode_windows
 from candleflow.market.window import Windows
 from candleflow.settings import Settings
 from candleflow.store import credentials
@@ -28,7 +28,7 @@ class Source(StrEnum):
 class HistoryStore:
     """Loads history; safe to share among threads. A call raises StoreError while PostgreSQL can't answer.
 
-    Such a call may have been done nonetheless: made again, it then answers that all its ids are in.
+    After UnknownOutcomeError it may have been done: made again, it then answers that all its ids are in.
     """
 
     def __init__(self, dsn: Dsn, windows: Windows, *, seconds: float = QUERY_SECONDS) -> None:
@@ -43,7 +43,7 @@ class HistoryStore:
         return cls(credentials.dsn(settings, Role.AUDITOR), settings.windows, seconds=seconds)
 
     def load(self, partials: Sequence[str], source: Source, closes_until: int) -> Mapping[str, str] | None:
-        """Merge partial candles (``market.partial``) of the finest windows, all of them or none.
+        """Merge partial candles, encoded by ``market.partial``, of the finest windows, all of them or none.
 
         ``closes_until``, in microseconds: up to there the time is over, and the symbols' candles that end by
         then are closed.
@@ -54,7 +54,7 @@ class HistoryStore:
         ((answer,),) = self._pool.rows(
             _LOAD,
             {
-                "partials": f"[{','.join(partials)}]",
+                "partials": array_text(partials),
                 "windows": self._windows,
                 "source": str(source),
                 "closes_until": closes_until,
@@ -69,4 +69,6 @@ class HistoryStore:
         self._pool.drop_idle()
 
 
-_LOAD: Final = "SELECT load_history(%(partials)s, %(windows)s, %(source)s, %(closes_until)s)"
+_LOAD: Final = (
+    "SELECT load_history(%(partials)s::partial_candle[], %(windows)s, %(source)s, %(closes_until)s)"
+)

@@ -13,8 +13,7 @@ from typing import Any, Final, Self
 
 from candleflow.market.book import Book, StrayRollUp
 from candleflow.market.candle import Candle
-from candleflow.market.partial import encode_windows, fields
-from candleflow.market.trade import DECIMAL_PLACES
+from candleflow.market.partial import array_text, encode, encode_windows, of_candle
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
 from candleflow.settings import Settings
@@ -26,11 +25,6 @@ ANSWER_SECONDS: Final = 70.0
 """Above the role's statement_timeout: a day's candles take a second or two, on a busy machine some more."""
 
 _CONNECTIONS: Final = 2
-_PLACES: Final[dict[str, int]] = {
-    **dict.fromkeys(("open", "high", "low", "close", "volume", "taker_buy_volume"), DECIMAL_PLACES),
-    **dict.fromkeys(("quote_volume", "taker_buy_quote_volume"), 2 * DECIMAL_PLACES),
-}
-"""Decimal places, as the processor writes them."""
 
 
 class Replaced(StrEnum):
@@ -121,18 +115,19 @@ class CandleMending:
         the roll-ups that hold ``since``. No roll-up is folded that overlaps a ``doubtful`` stretch: it may be
         all that shows what is right there.
         """
-        ((found,),) = self._rows(
-            "SELECT replace_candles(%(symbol)s, %(since)s, %(until)s, %(seen)s, %(partials)s,"
-            " %(doubtful)s, %(windows)s)",
+        ((found,),) = self._pool.rows(
+            "SELECT replace_candles(%(symbol)s, %(since)s, %(until)s, %(seen)s,"
+            " %(partials)s::partial_candle[], %(doubtful)s, %(windows)s)",
             {
                 "symbol": symbol,
                 "since": since,
                 "until": until,
                 "seen": json.dumps({str(at): str(ids) for at, ids in seen.items()}),
-                "partials": json.dumps([_partial(candle) for candle in candles]),
+                "partials": array_text(encode(of_candle(candle, 0)) for candle in candles),
                 "doubtful": json.dumps(list(doubtful)),
                 "windows": self._windows,
             },
+            within_seconds=ANSWER_SECONDS,  # and never repeated: it would answer CHANGED to its own change
         )
         return Answer(
             Replaced(found["status"]), found.get("candles", 0), found.get("kept", 0), found.get("ids", "")
@@ -147,7 +142,8 @@ class CandleMending:
         return int(found)
 
     def _rows(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        return self._pool.rows(query, arguments, within_seconds=ANSWER_SECONDS)
+        """Of what only reads."""
+        return self._pool.rows(query, arguments, within_seconds=ANSWER_SECONDS, may_repeat=True)
 
     def close(self) -> None:
         """Close the idle connections; it may still be used."""
@@ -171,8 +167,3 @@ def _book(
 
 def _ids(text: str | None) -> TradeIds | None:
     return None if text is None else TradeIds.parse(text)
-
-
-def _partial(candle: Candle) -> dict[str, Any]:
-    """One candle in the terms of ``merge_batch``, its decimals with all their places."""
-    return fields(candle) | {name: f"{getattr(candle, name):.{places}f}" for name, places in _PLACES.items()}

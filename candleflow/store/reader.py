@@ -23,7 +23,7 @@ import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
 
-from candleflow.errors import MarketError, StoreError
+from candleflow.errors import MarketError, StoreError, UnknownOutcomeError
 from candleflow.market.window import ROLL_UPS, SECOND_US, Windows
 from candleflow.settings import Settings
 from candleflow.store import credentials
@@ -163,7 +163,7 @@ class CandleReader:
         """
         stored = self._stored_for(bucket_seconds)
         name = stored.interval if stored.parts == 1 else f"{bucket_seconds}s"
-        rows = self._pool.rows(*self._question(symbol, bucket_seconds, since, limit))
+        rows = self._rows(*self._question(symbol, bucket_seconds, since, limit))
         candles = [StoredCandle(symbol, name, *row) for row in reversed(rows)]
         return with_quiet(candles, bucket_seconds * SECOND_US, limit)
 
@@ -174,7 +174,7 @@ class CandleReader:
         one by one. Raises MarketError as it does.
         """
         parts, arguments = self._parts(symbol, bucket_seconds, since, limit)
-        rows = self._pool.rows(_OPEN_GAPS.format(parts=parts), arguments | {"newest": newest})
+        rows = self._rows(_OPEN_GAPS.format(parts=parts), arguments | {"newest": newest})
         if not rows:
             return OpenGaps(0, 0, ())
         count, trades = rows[0][:2]
@@ -185,7 +185,7 @@ class CandleReader:
 
         As they lie in the table, none folded. The one after shows whether trade ids are missing in between.
         """
-        rows = self._pool.rows(
+        rows = self._rows(
             _WITHIN,
             {
                 "symbol": symbol,
@@ -198,7 +198,7 @@ class CandleReader:
 
     def first_open_time(self, symbol: str, interval: str) -> int | None:
         """The open time of the symbol's first candle of a stored interval, None where it has none."""
-        rows = self._pool.rows(_FIRST, {"symbol": symbol, "interval": interval})
+        rows = self._rows(_FIRST, {"symbol": symbol, "interval": interval})
         return int(rows[0][0]) if rows else None
 
     def id_ranges(self, symbol: str, since: int, until: int) -> list[tuple[int, int]]:
@@ -206,7 +206,7 @@ class CandleReader:
 
         As ranges ``[lower, upper)`` in order, nearly always a single one.
         """
-        rows = self._pool.rows(
+        rows = self._rows(
             _ID_RANGES,
             {
                 "symbol": symbol,
@@ -219,27 +219,30 @@ class CandleReader:
 
     def caught_up_at(self, topic: str) -> int | None:
         """When the processor last said that it had read the whole topic; None where it never did."""
-        rows = self._pool.rows(_CAUGHT_UP, {"topic": topic})
+        rows = self._rows(_CAUGHT_UP, {"topic": topic})
         return int(rows[0][0]) if rows else None
 
     def symbols(self) -> list[SymbolState]:
         """Every symbol that has had a trade, by name."""
-        return [SymbolState(*row) for row in self._pool.rows(_SYMBOLS, {})]
+        return [SymbolState(*row) for row in self._rows(_SYMBOLS, {})]
 
     def days(self) -> list[DayOfSymbol]:
         """The last day of every symbol that has candles, by name: at most 96 rows of each, by the index."""
         return [
             DayOfSymbol(symbol, tuple(open_times), tuple(closes), first_open)
-            for symbol, open_times, closes, first_open in self._pool.rows(_DAYS, {})
+            for symbol, open_times, closes, first_open in self._rows(_DAYS, {})
         ]
 
     def counts(self) -> dict[str, int]:
         """Records by outcome: ``received``, ``merged``, ``duplicate``, ``late``, ``rejected: not JSON``."""
-        return {outcome: int(records) for outcome, records in self._pool.rows(_COUNTS, {})}
+        return {outcome: int(records) for outcome, records in self._rows(_COUNTS, {})}
 
     def close(self) -> None:
         """Close the idle connections; the reader may still be used."""
         self._pool.drop_idle()
+
+    def _rows(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        return self._pool.rows(query, arguments, may_repeat=True)
 
     def _question(
         self, symbol: str, bucket_seconds: int, since: int | None, limit: int
@@ -341,8 +344,10 @@ _STORED_CANDLES: Final = f"SELECT {CANDLE_COLUMNS} FROM ({{parts}}) part"  # nos
 
 # A hole is what lies between one range of ids and the next.
 _OPEN_GAPS: Final = f"""
-    WITH part AS MATERIALIZED ({{parts}}),
-    range AS (SELECT unnest(range_agg(trade_ids)) AS ids FROM part),
+    WITH part AS MATERIALIZED (
+        SELECT *, coalesce(trade_ids, held_ids(ROW(stored.*)::candles)) AS held FROM ({{parts}}) stored
+    ),
+    range AS (SELECT unnest(range_agg(held)) AS ids FROM part),
     hole AS (
         SELECT upper(ids) AS first_id, lead(lower(ids)) OVER (ORDER BY ids) AS held_again FROM range
     ),
@@ -351,8 +356,8 @@ _OPEN_GAPS: Final = f"""
         FROM hole WHERE held_again IS NOT NULL ORDER BY first_id DESC LIMIT %(newest)s
     )
     SELECT holes, trades, first_id, held_again - 1,
-        (SELECT {_MICROSECONDS.format("max(open_time)")} FROM part WHERE trade_ids @> first_id - 1),
-        (SELECT {_MICROSECONDS.format("min(end_time)")} FROM part WHERE trade_ids @> held_again)
+        (SELECT {_MICROSECONDS.format("max(open_time)")} FROM part WHERE held @> first_id - 1),
+        (SELECT {_MICROSECONDS.format("min(end_time)")} FROM part WHERE held @> held_again)
     FROM newest ORDER BY first_id DESC
 """  # nosec B608 # noqa: S608 - constants of this module
 
@@ -366,7 +371,7 @@ _FIRST: Final = f"SELECT {_MICROSECONDS.format('open_time')} {_OF_INTERVAL} ORDE
 
 _ID_RANGES: Final = """
     SELECT lower(ids), upper(ids) FROM (
-        SELECT unnest(range_agg(trade_ids)) AS ids FROM candles
+        SELECT unnest(range_agg(held_ids(candles))) AS ids FROM candles
         WHERE symbol = %(symbol)s AND interval = %(interval)s AND open_time >= %(since)s
             AND end_time <= %(until)s
     ) range ORDER BY 1
@@ -437,23 +442,32 @@ class Pool:
         self._lock = threading.Lock()
 
     def rows(
-        self, query: str, arguments: Mapping[str, Any], *, within_seconds: float | None = None
+        self,
+        query: str,
+        arguments: Mapping[str, Any],
+        *,
+        within_seconds: float | None = None,
+        may_repeat: bool = False,
     ) -> Sequence[tuple[Any, ...]]:
-        """All rows of a query, within QUERY_SECONDS or as long as is said. Raises StoreError."""
+        """All rows of a query, within QUERY_SECONDS or as long as is said.
+
+        ``may_repeat``: the query is idempotent, so it is asked again, on a new connection, where the reply of
+        a kept one was cut off. Any other is asked once: where its reply is cut off or late, PostgreSQL may
+        have done it, and UnknownOutcomeError says so. Raises StoreError for every other failure.
+        """
         seconds = QUERY_SECONDS if within_seconds is None else within_seconds
         with self._place():
             kept = self._take_idle()
-            if kept is not None:
-                try:
-                    return self._ask(kept, query, arguments, seconds)
-                except psycopg2.Error as error:
-                    if error.pgcode not in _SERVER_IS_GOING:
-                        raise _store_error(self._dsn, error) from error
-                    self.drop_idle()  # PostgreSQL was away: what it left behind is dead
+            try:
+                return self._ask(kept or self._connect(), query, arguments, seconds)
+            except (psycopg2.Error, TimeoutError) as error:
+                if kept is None or not may_repeat or not _is_cut_off(error):
+                    raise _failure(self._dsn, error, may_repeat=may_repeat) from error
+            self.drop_idle()  # PostgreSQL was away: what it left behind is dead
             try:
                 return self._ask(self._connect(), query, arguments, seconds)
-            except psycopg2.Error as error:
-                raise _store_error(self._dsn, error) from error
+            except (psycopg2.Error, TimeoutError) as error:
+                raise _failure(self._dsn, error, may_repeat=may_repeat) from error
 
     def drop_idle(self) -> None:
         with self._lock:
@@ -472,12 +486,20 @@ class Pool:
 
     def _take_idle(self) -> Connection | None:
         with self._lock:
-            return self._idle.pop() if self._idle else None
+            while self._idle:
+                connection = self._idle.pop()
+                if not _was_ended(connection):
+                    return connection
+                connection.close()
+        return None
 
     def _connect(self) -> Connection:
         # Asynchronous, as libpq's own calls have no deadline; such a connection is always in autocommit.
-        connection = self._dsn.connect(async_=True)
-        _finish(connection, CONNECT_SECONDS)
+        try:
+            connection = self._dsn.connect(async_=True)
+            _finish(connection, CONNECT_SECONDS)
+        except (psycopg2.Error, TimeoutError) as error:
+            raise _failure(self._dsn, error, may_repeat=True) from error
         return connection
 
     def _ask(
@@ -497,18 +519,35 @@ class Pool:
         return rows
 
 
+def _was_ended(connection: Connection) -> bool:
+    """Whether PostgreSQL has said something since the last reply: that it ended this connection."""
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    return bool(poller.poll(0))
+
+
 def _finish(connection: Connection, seconds: float) -> None:
-    """Wait until what was begun is done. Raises StoreError, the connection closed, when the time is up."""
+    """Wait until what was begun is done. Raises TimeoutError, the connection closed, when the time is up."""
     deadline = time.monotonic() + seconds
     while (state := connection.poll()) != POLL_OK:
         poller = select.poll()
         poller.register(connection.fileno(), select.POLLIN if state == POLL_READ else select.POLLOUT)
         if not poller.poll(max(0.0, deadline - time.monotonic()) * 1_000):
             connection.close()
-            raise StoreError(f"PostgreSQL gave no answer in {seconds:g} s")
+            raise TimeoutError(f"PostgreSQL gave no answer in {seconds:g} s")
 
 
-def _store_error(dsn: Dsn, error: psycopg2.Error) -> StoreError:
-    lines = str(error).strip().splitlines()
-    reason = credentials.advised(error) or (lines[0] if lines else repr(error))
-    return StoreError(f"PostgreSQL at {dsn.host}:{dsn.port} can't answer: {reason}")
+def _is_cut_off(error: psycopg2.Error | TimeoutError) -> bool:
+    return isinstance(error, psycopg2.Error) and error.pgcode in _SERVER_IS_GOING
+
+
+def _failure(dsn: Dsn, error: psycopg2.Error | TimeoutError, *, may_repeat: bool) -> StoreError:
+    if isinstance(error, TimeoutError):
+        words = str(error)
+    else:
+        lines = str(error).strip().splitlines()
+        reason = credentials.advised(error) or (lines[0] if lines else repr(error))
+        words = f"PostgreSQL at {dsn.host}:{dsn.port} can't answer: {reason}"
+    if may_repeat or not (isinstance(error, TimeoutError) or _is_cut_off(error)):
+        return StoreError(words)
+    return UnknownOutcomeError(f"{words}; it may have done what was asked: look before you repeat it")

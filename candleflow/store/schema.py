@@ -36,7 +36,12 @@ MINIMUM_VERSION: Final = 15
 READABLE_TABLES: Final = ("candles", "symbols", "record_counts", "topics", "forecasts")
 ALERT_TABLES: Final = ("alert_rules", "alert_states", "alerts", "alert_deliveries", "alerter")
 """Which the page and the alerter may read."""
-WRITER_FUNCTIONS: Final = ("claim_topic", "merge_batch", "close_quiet_candles", "current_schema_version")
+WRITER_FUNCTIONS: Final = (
+    "claim_topic", "merge_batch", "last_records", "close_quiet_candles", "current_schema_version",
+    "snapshot_holders",
+)  # fmt: skip
+READER_FUNCTIONS: Final = ("held_ids",)
+"""Of whoever may select candles and asks for their trade ids."""
 AUDITOR_FUNCTIONS: Final = (
     "current_schema_version",
     "finest_books",
@@ -47,7 +52,8 @@ AUDITOR_FUNCTIONS: Final = (
 )
 FORECASTER_FUNCTIONS: Final = ("drop_forecasts", "keep_forecasts", "score_forecasts")
 ALERTER_FUNCTIONS: Final = (
-    "claim_alerts", "current_schema_version", "decide_alerts", "note_deliveries", "take_deliveries"
+    "claim_alerts", "current_schema_version", "decide_alerts", "drop_alerts", "note_deliveries",
+    "take_deliveries",
 )  # fmt: skip
 EDITOR_FUNCTIONS: Final = ("add_alert_rule", "remove_alert_rule")
 
@@ -297,6 +303,7 @@ def _grant(settings: Settings, cursor: Cursor) -> None:
         "tables": sql.SQL(", ").join(map(sql.Identifier, READABLE_TABLES)),
         "alert_tables": sql.SQL(", ").join(map(sql.Identifier, ALERT_TABLES)),
         "writers": sql.SQL(", ").join(map(sql.Identifier, WRITER_FUNCTIONS)),
+        "readers": sql.SQL(", ").join(map(sql.Identifier, READER_FUNCTIONS)),
         "auditors": sql.SQL(", ").join(map(sql.Identifier, AUDITOR_FUNCTIONS)),
         "forecasters": sql.SQL(", ").join(map(sql.Identifier, FORECASTER_FUNCTIONS)),
         "alerters": sql.SQL(", ").join(map(sql.Identifier, ALERTER_FUNCTIONS)),
@@ -310,6 +317,7 @@ def _grant(settings: Settings, cursor: Cursor) -> None:
         "GRANT CONNECT ON DATABASE {database} TO {all}",
         "GRANT USAGE ON SCHEMA public TO {all}",
         "GRANT EXECUTE ON FUNCTION {writers} TO {writer}",
+        "GRANT EXECUTE ON FUNCTION {readers} TO {reader}, {auditor}",
         "GRANT EXECUTE ON FUNCTION {auditors} TO {auditor}",
         "GRANT EXECUTE ON FUNCTION {forecasters} TO {forecaster}",
         "GRANT EXECUTE ON FUNCTION {alerters} TO {alerter}",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
-from candleflow.market.trade_ids import TradeIds
-
-Ranges = tuple[tuple[int, int], ...]
-"""Of trade ids, ``[lower, upper)`` each, in order."""
+from candleflow.market.gap import AUDIT, GapBook, GapEvent, GapEventKind
+from candleflow.market.trade_ids import Ranges, TradeIds
 
 
 def unknown_holes(held: Iterable[tuple[int, int]], known: Iterable[tuple[int, int]]) -> Ranges:
@@ -15,11 +14,53 @@ def unknown_holes(held: Iterable[tuple[int, int]], known: Iterable[tuple[int, in
 
     All ranges are half-open, ``[lower, upper)``, in any order.
     """
-    ids, holes = TradeIds(), TradeIds()
-    for lower, upper in held:
-        ids.add_range(lower, upper)
-    for lower, upper in ids.holes():
-        holes.add_range(lower, upper)
+    holes = TradeIds.of_ranges(TradeIds.of_ranges(held).holes())
     for lower, upper in known:
         holes.remove_range(lower, upper)
     return holes.ranges
+
+
+class OnRecord:
+    """What the topic of gaps says of missing ids, added up as its events come: what an audit need not note.
+
+    Times are microseconds since the epoch. An event dated in the future counts as of when it was read.
+    """
+
+    def __init__(self) -> None:
+        self._book = GapBook()
+        self._recent: defaultdict[str, list[tuple[int, GapEvent]]] = defaultdict(list)
+
+    def add(self, events: Iterable[GapEvent], now: int) -> None:
+        """Take in events that were read at ``now``."""
+        for event in events:
+            self._book.apply(event)
+            if event.kind is GapEventKind.FILLED or _is_audits(event):
+                self._recent[event.symbol].append((min(event.at, now), event))
+
+    def forget_before(self, at: int) -> None:
+        """Drop what only the questions about earlier times would need."""
+        for symbol, events in list(self._recent.items()):
+            self._recent[symbol] = [one for one in events if one[0] >= at]
+
+    def known(self, symbol: str, lower: int, upper: int, *, merged_at: int, again_at: int) -> Ranges:
+        """Those of the ids ``[lower, upper)`` that are on record.
+
+        They are missing, as an event says; or were filled at ``merged_at`` or later, so that the candles need
+        not have them yet; or an audit has had them fetched at ``again_at`` or later: where they are missing
+        still, to fetch them again would not help.
+        """
+        known = TradeIds.of_ranges(self._book.open_within(symbol, lower, upper))
+        for at, event in self._recent[symbol]:
+            if at >= (again_at if event.kind is GapEventKind.SEEN else merged_at):
+                for begin, end in event.ranges:
+                    known.add_range(begin, end)
+        return known.ranges
+
+    def filled_since(self, symbol: str, at: int) -> int:
+        """How many of a symbol's trades were filled then or later."""
+        recent = self._recent[symbol]
+        return sum(one.trade_count for when, one in recent if when >= at and one.kind is GapEventKind.FILLED)
+
+
+def _is_audits(event: GapEvent) -> bool:
+    return event.kind is GapEventKind.SEEN and event.why == AUDIT

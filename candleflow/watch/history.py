@@ -100,4 +100,4 @@ def _partial(first_id: int, klines: Sequence[Placed], open_time: int, windows: W
         trade_ids=ids,
     )
     # The last trade's time is known to the second: it is at the second's end at the latest.
-    return partial.encode(candle, klines[-1].open_time + KLINE_US - 1)
+    return partial.encode(partial.of_candle(candle, klines[-1].open_time + KLINE_US - 1))

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+from candleflow.market.symbol import SYMBOL_PATTERN
+
 ZONES: Final = 3
 """Availability zones, and with them brokers: one of three may be lost, and two still acknowledge."""
 
@@ -168,7 +170,7 @@ _PATTERNS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "broker_ami": (r"ami-[0-9a-f]{8,17}", "such as ami-0123456789abcdef0"),
     "size": ("|".join(SIZES), " or ".join(SIZES)),
-    "symbols": (r"[A-Z0-9._-]{1,20}(,[A-Z0-9._-]{1,20})*", "names such as BTCUSDT, by commas"),
+    "symbols": (f"{SYMBOL_PATTERN}(,{SYMBOL_PATTERN})*", "names such as BTCUSDT, by commas"),
     "exchange": (r"binance(-vision|-us)?", "binance, binance-vision or binance-us"),
     "alarm_email": (r"|[^@\s]+@[^@\s]+\.[a-z]+", "an address, or nothing"),
     "visitors": (r"[0-9.]{7,15}/[0-9]{1,2}", "a range such as 203.0.113.0/24"),

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from kafka import KafkaConsumer, KafkaProducer
 
 from candleflow.broker import gap_log
 from candleflow.broker.gap_log import GapLog, decode, encode
 from candleflow.broker.topics import ensure_topics
 from candleflow.errors import HeldError, MarketError
-from candleflow.market.gap import GapEvent, GapEventKind
+from candleflow.market.gap import RANGES_LIMIT, GapEvent, GapEventKind
 from candleflow.market.shard import ALL, Shard
 from candleflow.stack.process import wait_for
+from tests.broker.topics import delete_topic
 
 SEEN = GapEvent(GapEventKind.SEEN, "BTCUSDT", 101, 104, 1_763_851_200_000_000, "reconnect")
 FILLED = GapEvent(GapEventKind.FILLED, "BTCUSDT", 101, 104, 1_763_851_201_000_000, "historicalTrades")
@@ -40,6 +44,7 @@ class Reader:
 
     def __init__(self, bootstrap: str, topic: str, holder: str, shard: Shard = ALL) -> None:
         self.events: list[GapEvent] = []
+        self.begun = 0
         self.log = GapLog(
             bootstrap,
             topic,
@@ -51,6 +56,7 @@ class Reader:
 
     def _begin(self, events: list[GapEvent]) -> None:
         self.events = events
+        self.begun += 1
 
     def _go_on(self, events: list[GapEvent]) -> None:
         self.events = [*self.events, *events]
@@ -74,13 +80,53 @@ def test_an_event_is_read_back_as_it_was_written() -> None:
     )
 
 
+def test_an_event_of_many_ranges_has_them_all() -> None:
+    some = GapEvent.of(GapEventKind.FILLED, "BTCUSDT", ((101, 103), (104, 105)), 7, "aggTrades")
+    assert decode(encode(some)) == some
+    assert encode(some) == (
+        b'{"event":"filled","symbol":"BTCUSDT","trade_ids":"{[101,103),[104,105)}","at":7,"why":"aggTrades"}'
+    )
+
+
+def test_the_longest_event_is_read_back() -> None:
+    ranges = tuple((10**18 + 2 * one, 10**18 + 2 * one + 1) for one in range(RANGES_LIMIT))
+    longest = GapEvent.of(GapEventKind.GIVEN_UP, "BTCUSDT", ranges, 7, "why")
+    assert decode(encode(longest)) == longest
+
+
+@given(
+    st.sampled_from(GapEventKind),
+    st.sampled_from(["BTCUSDT", "1000SATSUSDT", "A.B_C-D", "btc", "", '"', "BTC\u00c9"]),
+    *[st.integers(-1, 10**19)] * 3,
+    st.text(max_size=5) | st.sampled_from(["older than 6 h", '"', "\\", "\u00e9", "}"]),
+)
+def test_the_usual_layout_is_read_as_any_json_is(
+    kind: GapEventKind, symbol: str, first: int, last: int, at: int, why: str
+) -> None:
+    """The same verdict as on the same fields in another layout."""
+    names = ("event", "symbol", "first_trade_id", "last_trade_id", "at", "why")
+    fields = dict(zip(names, (kind, symbol, first, last, at, why), strict=True))
+    usual, other = json.dumps(fields, separators=(",", ":")), json.dumps(fields, indent=1)
+    read: list[GapEvent | None] = []
+    for text in (usual, other):
+        try:
+            read.append(decode(text.encode()))
+        except MarketError:
+            read.append(None)
+    assert read[0] == read[1]
+
+
 @pytest.mark.parametrize(
     "record",
     [
         b"", b"{", b"[]", b"null", b"\xff", encode(SEEN).replace(b"101", b'"101"'),
         encode(SEEN).replace(b"101", b"105"), encode(SEEN).replace(b"101", b"-1"),
         encode(SEEN).replace(b"seen", b"sighted"), encode(SEEN).replace(b"BTCUSDT", b"BTC USDT"),
-        encode(SEEN).replace(b"101", b"true"), encode(SEEN).replace(b"reconnect", b"x" * 5_000),
+        encode(SEEN).replace(b"101", b"true"), encode(SEEN).replace(b"101", b"0101"),
+        encode(SEEN).replace(b'"at"', b'"trade_ids":"{}","at"'),
+        encode(SEEN).replace(b'"at"', b'"trade_ids":"[1,2)","at"'),
+        encode(SEEN).replace(b'"at"', b'"trade_ids":7,"at"'),
+        encode(SEEN).replace(b"reconnect", b"x" * 70_000),
     ],
 )  # fmt: skip
 def test_what_is_no_event_is_refused(record: bytes) -> None:
@@ -98,6 +144,57 @@ def test_it_reads_from_the_first_event_and_follows_and_passes_over_what_is_none(
         write(kafka_bootstrap, gaps, encode(FILLED))
         assert wait_for(lambda: reader.events == [SEEN, FILLED], 20)
     assert gap_log.read_all(kafka_bootstrap, gaps) == [SEEN, FILLED]
+
+
+def test_a_reading_goes_on_where_the_last_one_ended_until_the_topic_is_made_anew(
+    kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = noted_records(monkeypatch)
+    reader = gap_log.GapReader(kafka_bootstrap, gaps)
+    assert reader.read() == ([], True)
+    write(kafka_bootstrap, gaps, encode(SEEN), b"garbage")
+    assert reader.read() == ([SEEN], False)
+    assert reader.read() == ([], False)
+    write(kafka_bootstrap, gaps, encode(FILLED))
+    assert reader.read() == ([FILLED], False)
+    assert len(decoded) == 3, "no record is read twice"
+    make_anew(kafka_bootstrap, gaps)
+    write(kafka_bootstrap, gaps, *[encode(FILLED)] * 4)
+    assert reader.read() == ([FILLED] * 4, True)
+    assert gap_log.GapReader(kafka_bootstrap, gaps).read() == ([FILLED] * 4, True)
+
+
+def noted_records(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Every record that is read from now on."""
+    decoded: list[bytes] = []
+
+    def noting(record: bytes) -> GapEvent:
+        decoded.append(record)
+        return decode(record)
+
+    monkeypatch.setattr(gap_log, "decode", noting)
+    return decoded
+
+
+def make_anew(bootstrap: str, topic: str) -> None:
+    delete_topic(bootstrap, topic)
+    gap_log.ensure_topic(bootstrap, topic, 1)
+
+
+def test_who_holds_it_reads_no_event_twice_and_all_of_a_topic_that_was_made_anew(
+    kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gap_log, "_CHECK_SECONDS", 0.1)
+    write(kafka_bootstrap, gaps, encode(SEEN))
+    with holding(kafka_bootstrap, gaps, "here") as reader:
+        for count in range(1, 6):
+            write(kafka_bootstrap, gaps, encode(FILLED))
+            expected = [SEEN, *[FILLED] * count]
+            assert wait_for(lambda: reader.events == expected, 20)  # noqa: B023 - asked at once
+        assert reader.begun == 1
+        make_anew(kafka_bootstrap, gaps)
+        write(kafka_bootstrap, gaps, encode(FILLED))
+        assert wait_for(lambda: reader.events == [FILLED], 30)
 
 
 def test_the_second_is_told_who_the_first_is_and_the_first_goes_on(kafka_bootstrap: str, gaps: str) -> None:

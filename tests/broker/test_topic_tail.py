@@ -15,6 +15,7 @@ from candleflow.errors import BrokerError
 from candleflow.exchange.messages import decode_payload
 from candleflow.market.payload import encode
 from candleflow.market.trade import Trade
+from tests.broker.topics import grow
 
 MAX_FUTURE_US = 60_000_000
 
@@ -32,6 +33,12 @@ class Topic:
 
     def add_raw(self, key: str, value: bytes | None, headers: list[tuple[str, bytes]]) -> None:
         self.producer.send(self.name, value, key.encode(), headers)
+
+    def grow(self, partitions: int) -> None:
+        """Add partitions, as an administrator may; the producer of this test knows of them at once."""
+        grow(self.bootstrap, self.name, partitions)
+        self.producer.close()
+        self.producer = KafkaProducer(bootstrap_servers=self.bootstrap)
 
     def last(self, *symbols: str) -> dict[str, int]:
         self.producer.flush(10)
@@ -101,3 +108,22 @@ def test_it_looks_back_so_far_and_says_so(
 def test_a_topic_that_is_not_there_is_named(kafka_bootstrap: str, topic: str) -> None:
     with pytest.raises(BrokerError, match=topic):
         last_trade_ids(kafka_bootstrap, topic, ["BTCUSDT"], read_trade)
+
+
+def test_after_partitions_were_added_the_latest_trade_counts_whichever_partition_it_is_in(
+    kafka_bootstrap: str, topic: str
+) -> None:
+    """The old partition ends with trades of all symbols, and the new ones are longer."""
+    records = Topic(kafka_bootstrap, topic, 1)
+    symbols = [f"{letter}USDT" for letter in "ABCDEFGH"]
+    for trade_id in range(10):
+        for symbol in symbols:
+            records.add(symbol, trade_id)
+    records.producer.flush(10)
+    records.grow(4)
+    for trade_id in range(10, 20):
+        for symbol in symbols:
+            records.add(symbol, trade_id)
+    for trade_id in range(20, 5_000):
+        records.add(symbols[0], trade_id)
+    assert records.last(*symbols) == {symbols[0]: 4_999} | dict.fromkeys(symbols[1:], 19)

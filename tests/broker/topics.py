@@ -17,3 +17,23 @@ def remove_topics(bootstrap: str) -> None:
         assert wait_for(lambda: not set(ours) & set(admin.list_topics()), 20)
     finally:
         admin.close()
+
+
+def delete_topic(bootstrap: str, topic: str) -> None:
+    """Delete one topic, and return once it is gone."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        admin.delete_topics([topic])
+        assert wait_for(lambda: topic not in admin.list_topics(), 20)
+    finally:
+        admin.close()
+
+
+def grow(bootstrap: str, topic: str, partitions: int) -> None:
+    """Have the topic so many partitions, and return once each has a leader."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        admin.create_partitions({topic: partitions})
+        assert wait_for(lambda: len(admin.describe_topics([topic])[0]["partitions"]) == partitions, 20)
+    finally:
+        admin.close()

@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 
 from candleflow.engine.session import class_path_of
 from candleflow.stack.class_archive import spark_archive
+from candleflow.stack.postgres import Identity
 
 CLASSES = ("java/lang/Object", "org/apache/spark/deploy/SparkSubmit", "org/apache/spark/SparkContext")
 
@@ -27,6 +28,10 @@ spark = start_session(
 )
 stop_session(spark)
 """
+WRITES = START.replace(
+    "stop_session(spark)",
+    "spark.range(3).write.parquet(f'{work_dir}/out'); print(spark.sparkContext.sparkUser())",
+)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where a class came from is asked of a Linux JVM's log")
@@ -49,3 +54,27 @@ def test_a_session_takes_its_classes_from_the_archive(
     sources = [line for line in loaded.read_text().splitlines() if "org.apache.spark.SparkContext " in line]
     assert [line.partition(" source: ")[2] for line in sources] == ["shared objects file"]
     assert "[cds" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="root takes another user id")
+def test_a_session_comes_up_for_a_user_id_without_a_name(
+    java_home: Path, spark_jars: list[Path], tmp_path: Path
+) -> None:
+    """As OpenShift runs containers: Ivy had no home folder, and Hadoop no user."""
+    looks_everywhere = 1  # CAP_DAC_OVERRIDE, as the jars lie below root's home
+    nobody = Identity("nobody known", 54_321, 54_321, looks_everywhere)
+    jars = os.pathsep.join(map(str, spark_jars))
+    command = [sys.executable, "-c", WRITES, str(java_home), str(tmp_path), jars]
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    done = subprocess.run(
+        command,
+        env=environment,
+        preexec_fn=nobody.become,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "candleflow"

@@ -31,9 +31,12 @@ from candleflow.engine.trades import (
 )
 from candleflow.exchange.messages import Rejected, decode_payload
 from candleflow.market.payload import CANONICAL_PATTERN
+from candleflow.market.symbol import SYMBOL_PATTERN, is_symbol
 from candleflow.market.trade import Trade
 from candleflow.market.window import Windows
+from tests.made_symbols import SYMBOLS
 from tests.spark_fixtures import PUBLISHED_AT, records_of
+from tests.unit.market.test_symbol import turns
 
 MAX_FUTURE_US = 60_000_000
 WINDOWS = Windows.of_seconds(5)
@@ -179,8 +182,14 @@ NIGHTMARES: list[tuple[str, bytes | None, str | None]] = [
     ("symbol a number", raw(s="5"), "field s is not a JSON string"),
     ("symbol in small letters", text(s="btcusdt"), "unknown symbol"),
     ("symbol empty", text(s=""), "unknown symbol"),
-    ("symbol of 20", text(s="A" * 20), None),
-    ("symbol of 21", text(s="A" * 21), "unknown symbol"),
+    ("symbol of 50", text(s="A" * 50), None),
+    ("symbol of 51", text(s="A" * 51), "unknown symbol"),
+    ("symbol in Chinese", text(s="币安人生USDT"), None),
+    ("symbol in Chinese, escaped", raw(s=json.dumps("币安人生USDT")), None),
+    ("symbol of 50 in four bytes each", text(s="\U00020000" * 50), None),
+    ("symbol of 51 in three bytes each", text(s="币" * 51), "unknown symbol"),
+    ("symbol with an emoji", text(s="🚀USDT"), "unknown symbol"),
+    ("symbol cut in a character", text(s="币A").replace("币".encode(), "币".encode()[:2]), "not UTF-8"),
     ("symbol with a blank", text(s="BTC USDT"), "unknown symbol"),
     ("symbol with a line break", text(s="BTCUSDT\n"), "unknown symbol"),
     ("symbol with SQL", text(s="BTC'; DROP TABLE candles;--"), "unknown symbol"),
@@ -251,6 +260,18 @@ def test_the_quick_way_says_the_same_or_leaves_it_to_the_strict_one(spark: Spark
     assert all(one in (UNREAD, reference(value)) for one, value in zip(quick, values, strict=True))
     assert quick[0] == reference(text())
     assert UNREAD in quick
+    assert unread_by_the_fold(spark, values) == quick.count(UNREAD)
+
+
+def test_each_reader_has_the_one_rule_of_symbols(spark: SparkSession) -> None:
+    """At both sides of each place where the rule turns."""
+    names = [f"A{chr(at)}" for turn in turns() for at in (turn - 1, turn) if not 0xD800 <= at < 0xE000]
+    values: list[bytes | None] = [text(s=name) for name in names]
+    expected = [reference(value) for value in values]
+    assert [isinstance(one, tuple) for one in expected] == [is_symbol(name) for name in names]
+    assert verdicts(spark, values) == expected
+    quick = verdicts(spark, values, read=read_quickly)
+    assert quick == [one if isinstance(one, tuple) else UNREAD for one in expected]
     assert unread_by_the_fold(spark, values) == quick.count(UNREAD)
 
 
@@ -332,10 +353,14 @@ def test_spark_and_the_decoder_agree_on_any_record(spark: SparkSession, values: 
 OF_THE_LAYOUT = b'{}",:.-_ 0159AZatrue'
 
 
+LAYOUT = st.from_regex(CANONICAL_PATTERN.replace(SYMBOL_PATTERN, "SYMBOL"), fullmatch=True)
+
+
 @st.composite
 def nearly_canonical(draw: st.DrawFn) -> bytes:
     """A record in Binance's exact layout, with some bytes left out, put in or put in place of others."""
-    value = draw(st.one_of(st.just(text()), st.from_regex(CANONICAL_PATTERN, fullmatch=True).map(str.encode)))
+    in_layout = st.builds(str.replace, LAYOUT, st.just("SYMBOL"), SYMBOLS).map(str.encode)
+    value = draw(st.one_of(st.just(text()), in_layout))
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(value)))
         until = draw(st.integers(at, min(len(value), at + 1)))
@@ -361,7 +386,8 @@ def test_the_quick_way_reads_what_is_in_the_layout_and_nothing_else(
     spark: SparkSession, values: list[bytes]
 ) -> None:
     expected = [reference(value) for value in values]
-    canonical = [re.fullmatch(CANONICAL_PATTERN, value.decode("latin-1")) is not None for value in values]
+    texts = [value.decode(errors="replace") for value in values]
+    canonical = [re.fullmatch(CANONICAL_PATTERN, one) is not None for one in texts]
     quick = verdicts(spark, list(values), read=read_quickly)
     wanted = [
         verdict if is_canonical and isinstance(verdict, tuple) else UNREAD

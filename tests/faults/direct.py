@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -64,6 +65,21 @@ def put(bootstrap: str, topic: str, records: Sequence[Record]) -> list[tuple[int
     return [(one.partition, one.offset) for one in found]
 
 
+def end_in_log(log: bytes, offset: int) -> int:
+    """Where in a segment's file the first batch of records begins that has this offset or a later one.
+
+    The layout: kafka.apache.org/documentation/#recordbatch.
+    """
+    at = 0
+    while at < len(log):
+        base, length = struct.unpack_from(">qi", log, at)
+        (last_delta,) = struct.unpack_from(">i", log, at + 23)
+        if base + last_delta >= offset:
+            return at
+        at += 12 + length
+    return at
+
+
 def trade(symbol: str, trade_id: int, time_ms: int, **more: Any) -> dict[str, Any]:
     """A trade as Binance sends it; price and quantity come of its id, so that no two are alike."""
     return {
@@ -76,6 +92,14 @@ def trade(symbol: str, trade_id: int, time_ms: int, **more: Any) -> dict[str, An
 def text(payload: Mapping[str, Any]) -> bytes:
     """As Binance writes it."""
     return json.dumps(payload, separators=(",", ":")).encode()
+
+
+def quiet_backlog(symbols: int, windows: int, begin_ms: int, window_ms: int) -> Iterator[Record]:
+    """One trade of each symbol in each of the windows, in the order of their time."""
+    for window in range(windows):
+        for number in range(symbols):
+            name, time_ms = f"Q{number:04d}USDT", begin_ms + window * window_ms + number % window_ms
+            yield Record(text(trade(name, window + 1, time_ms)), 0, name.encode())
 
 
 def skewed_backlog(

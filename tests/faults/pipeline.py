@@ -33,6 +33,7 @@ from candleflow.stack.postgres import SUPERUSER, PostgresServer
 from candleflow.stack.process import answers, free_port
 from candleflow.store import credentials
 from tests.broker import reading
+from tests.broker.topics import grow
 from tests.faults import direct
 from tests.faults.brokers import KafkaCluster
 from tests.faults.commits import CommitWatch
@@ -65,7 +66,7 @@ _PROCESSOR: Final = (sys.executable, ROOT / "processor.py")
 _ROWS: Final = """
     SELECT symbol, interval, open_time::text, end_time::text, open::text, high::text, low::text, close::text,
         volume::text, quote_volume::text, taker_buy_volume::text, taker_buy_quote_volume::text,
-        trade_count, first_trade_id, last_trade_id, trade_ids::text, is_complete,
+        trade_count, first_trade_id, last_trade_id, held_ids(candles)::text, is_complete,
         CASE WHEN end_time <= %s THEN is_closed END
     FROM candles ORDER BY 1, 2, 3
 """
@@ -309,6 +310,11 @@ class Pipeline:
         with closing(KafkaAdminClient(bootstrap_servers=self._kafka.bootstrap)) as admin:
             admin.delete_topics([TOPIC])
 
+    def grow_topic(self, partitions: int) -> None:
+        """The topic has so many partitions from now on; its records stay where they are."""
+        self.report.faults["partitions added"] += 1
+        grow(self._kafka.bootstrap, TOPIC, partitions)
+
     def outgrow_topic(self) -> None:
         """The topic is deleted, and made anew by the producer: it soon is longer than what was merged."""
         bootstrap = self._kafka.bootstrap
@@ -338,6 +344,22 @@ class Pipeline:
         self.kafka.start()
         self.kafka.wait_until_ready()
 
+    def cut_topic(self, records: int) -> None:
+        """The topic loses its last ``records`` merged ones and all later, as by a power cut before they were
+        flushed: Kafka is killed, and its log cut within a batch. Then it grows past what was merged.
+        """
+        self.report.faults["topic cut short"] += 1
+        merged: int = self.asked("SELECT next_offset FROM topic_offsets")[0][0]
+        self.kafka.kill()
+        folder = self.cluster.brokers[0].data / f"{TOPIC}-0"
+        for index in (*folder.glob("*.index"), *folder.glob("*.timeindex"), *folder.glob("*.snapshot")):
+            index.unlink()
+        (log,) = folder.glob("*.log")
+        os.truncate(log, direct.end_in_log(log.read_bytes(), merged - records) + 7)
+        self.kafka.start()
+        self.kafka.wait_until_ready()
+        awaited(lambda: self._end_offsets()[0] > merged, FLOW_SECONDS, self.said)
+
     def wait_for_refusal(self, *words: str) -> None:
         """Until the processor has ended with these words and the command that mends."""
         awaited(lambda: not self.processor.is_up, FLOW_SECONDS, self.said)
@@ -359,7 +381,8 @@ class Pipeline:
         return dict(
             self.asked(
                 "SELECT symbol, (range_merge(ids)::int8multirange - ids)::text FROM ("
-                "    SELECT symbol, range_agg(trade_ids) AS ids FROM candles WHERE interval = '1d' GROUP BY 1"
+                "    SELECT symbol, range_agg(held_ids(candles)) AS ids FROM candles"
+                "    WHERE interval = '1d' GROUP BY 1"
                 ") of_symbol WHERE ids <> range_merge(ids)::int8multirange"
             )
         )
@@ -461,11 +484,11 @@ class Pipeline:
         report.ended = [*self.producer.ended, *self.processor.ended]
         assert report.is_exact, report.words()
 
-    def judge(self, *, whole: bool = False) -> None:
+    def judge(self, *, whole: bool = False) -> Trades:
         """Drain, and hold each candle against the oracle's; fails with the verdicts.
 
         By default against what is in the topic: a trade that never came there must be a hole that shows. With
-        ``whole`` against all that the exchange had to give: then such a trade is a fault.
+        ``whole`` against all that the exchange had to give: then such a trade is a fault. The topic's trades.
         """
         in_topic = self.drain()
         put = by_id(json.loads(one.value or b"") for one in self._put.values() if one.refusal is None)
@@ -477,6 +500,7 @@ class Pipeline:
         report.check_refused(expected, self._put_aside())
         report.ended = [*self.producer.ended, *self.processor.ended]
         assert report.is_exact, report.words()
+        return in_topic
 
     def _refused(self) -> list[Refused]:
         """What must be in the topic of refused records."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
+from typing import Any
 
 import pytest
 
 from tests.faults.conftest import MakePipeline
-from tests.faults.direct import skewed_backlog
+from tests.faults.direct import quiet_backlog, skewed_backlog
 from tests.faults.feeds import seeded
 from tests.faults.pipeline import FLOW_SECONDS, Pipeline
 from tests.faults.usage import usage_of
@@ -28,6 +30,19 @@ LEAST_LAG = 10_000
 PRODUCER_MB = 30
 PROCESSOR_MB = 300
 """Its JVM takes more and more of the heap that it may have, 500 MB, whatever it does."""
+QUIET_SYMBOLS = 1_000
+QUIET_WINDOWS = 450
+QUIET_MB = 2_000
+"""The processor and its JVM, whose heap is 1 GB."""
+WINDOW_SECONDS = 5
+_OF_ONE_TRADE = """
+    SELECT symbol, (extract(epoch FROM open_time) * 1000)::bigint, first_trade_id,
+        close::numeric(20, 2)::text, volume::numeric(20, 5)::text
+    FROM candles
+    WHERE interval = '5s' AND symbol ~ '^Q[0-9]{4}USDT$' AND trade_count = 1
+        AND last_trade_id = first_trade_id AND is_complete = (first_trade_id > 1)
+        AND open = close AND high = close AND low = close AND quote_volume = close * volume
+"""
 CALM = ("AAAUSDT", "BBBUSDT", "CCCUSDT", "DDDUSDT", "EEEUSDT")
 
 
@@ -62,6 +77,47 @@ def test_a_backlog_of_which_one_symbol_has_nearly_all(make_pipeline: MakePipelin
         ["BUSYUSDT", *CALM],
     )
     assert revised == []
+
+
+def test_a_backlog_of_a_candle_a_trade(make_pipeline: MakePipeline) -> None:
+    """A thousand symbols, a trade to a window, as the settings have it: in one batch, too large to be merged.
+
+    Once the processor is killed on the way.
+    """
+    pipeline = make_pipeline(seeded(rate=5), spark_memory="1g")
+    pipeline.start()
+    assert pipeline.processor.terminate(STOP_SECONDS) == 0
+    before = pipeline.received()
+    begin_ms = (int(time.time()) - QUIET_WINDOWS * WINDOW_SECONDS) // WINDOW_SECONDS * WINDOW_SECONDS * 1_000
+    backlog = list(quiet_backlog(QUIET_SYMBOLS, QUIET_WINDOWS, begin_ms, WINDOW_SECONDS * 1_000))
+    pipeline.put(backlog)
+    pipeline.report.faults["quiet backlog"] += 1
+    most_mb = 0.0
+
+    def has_merged(records: int) -> bool:
+        nonlocal most_mb
+        assert pipeline.processor.is_up, pipeline.said()
+        most_mb = max(most_mb, memory_mb(pipeline)["processor"])
+        return pipeline.received() >= before + records
+
+    pipeline.processor.start()
+    awaited(lambda: has_merged(1), FLOW_SECONDS, pipeline.said)
+    assert not has_merged(len(backlog)), "in parts"
+    pipeline.processor.kill(with_children=True)
+    pipeline.processor.start()
+    awaited(lambda: has_merged(len(backlog)), FLOW_SECONDS, pipeline.said)
+    assert most_mb < QUIET_MB
+    # The oracle of ``judge`` would take minutes for so many: here each candle is its one trade.
+    expected = {one_trade(json.loads(one.value or b"")) for one in backlog}
+    assert set(pipeline.asked(_OF_ONE_TRADE)) == expected
+    counts = pipeline.counts()
+    assert counts["received"] == counts["merged"]
+
+
+def one_trade(payload: dict[str, Any]) -> tuple[str, int, int, str, str]:
+    """A candle of this trade alone, as ``_OF_ONE_TRADE`` tells it."""
+    open_ms = payload["T"] // (WINDOW_SECONDS * 1_000) * (WINDOW_SECONDS * 1_000)
+    return payload["s"], open_ms, payload["t"], payload["p"], payload["q"]
 
 
 @pytest.mark.long

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.faults.conftest import MakePipeline
-from tests.faults.feeds import unruly
+from tests.faults.feeds import SYMBOLS, unruly
 from tests.faults.pipeline import FLOW_SECONDS, Pipeline
 from tests.faults.unruly_exchange import Orders
 from tests.processes import awaited
@@ -57,6 +59,38 @@ def test_whatever_the_exchange_does_wrong_every_trade_is_had(
         orders.write()
         pipeline.wait_for_trades(200)
     pipeline.judge(whole=True)
+
+
+def test_trades_made_while_the_connection_is_away_are_had_though_none_comes_after_them(
+    make_pipeline: MakePipeline, tmp_path: Path
+) -> None:
+    """Each connection is cut and none comes back until 10,000 trades were made; then the market halts."""
+    orders = Orders(tmp_path / "orders.json")
+    pipeline = make_pipeline(unruly(orders.file, rate=1_000))
+    pipeline.start()
+    pipeline.wait_for_trades(2_000)
+    pipeline.report.faults["exchange: cut, and halted for good while away"] += 1
+    before = made(pipeline)
+    orders.write(disconnect_after=1, refuse_connections=1_000_000)
+    awaited(lambda: made(pipeline) >= before + 10_000, FLOW_SECONDS, pipeline.said)
+    orders.write(is_halted=True)
+    awaited(until(pipeline, "filled", 9_000), FLOW_SECONDS, pipeline.said)
+    awaited(until(pipeline, "quiet", len(SYMBOLS)), FLOW_SECONDS, pipeline.said)
+    in_topic, last = pipeline.judge(whole=True), last_ids(pipeline)
+    assert {one: max(i for of, i in in_topic if of == one) for one in SYMBOLS} == last
+
+
+def last_ids(pipeline: Pipeline) -> dict[str, int]:
+    """By symbol, the id of the last trade that the exchange has made."""
+    url = f"{pipeline.rest_url}/api/v3/ticker/24hr"
+    parameters = {"symbols": json.dumps(SYMBOLS, separators=(",", ":")), "type": "MINI"}
+    rows = httpx.get(url, params=parameters, trust_env=False).raise_for_status().json()
+    return {row["symbol"]: row["lastId"] for row in rows}
+
+
+def made(pipeline: Pipeline) -> int:
+    """How many trades the exchange has made."""
+    return sum(last_ids(pipeline).values())
 
 
 def until(pipeline: Pipeline, name: str, count: float) -> Callable[[], bool]:

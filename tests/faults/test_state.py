@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 UNSERVED_SECONDS = 12
 """Longer than the programs wait before they say again that Kafka is away."""
+LOST_RECORDS = 150
 LEFT_BEHIND = "candleflow-processor-left"
 
 
@@ -128,6 +129,31 @@ def test_a_topic_that_lost_records_is_refused_until_it_is_adopted(make_pipeline:
     pipeline.delete_kafka_folder()
     pipeline.processor.start()
     pipeline.wait_for_refusal("was made anew")
+    pipeline.adopt_topic()
+    pipeline.wait_for_trades(200)
+    pipeline.wait_for_no_holes()
+    pipeline.judge_where_topic_was_lost()
+
+
+@pytest.mark.long
+def test_a_topic_that_lost_its_end_and_grew_again_is_refused_until_it_is_adopted(
+    make_pipeline: MakePipeline,
+) -> None:
+    """The processor ended with Kafka, or stood still while that was away: no trade is left out in silence."""
+    pipeline = make_pipeline(seeded(rate=200))
+    pipeline.start()
+    pipeline.auditor.start()
+    pipeline.wait_for_trades(LOST_RECORDS)
+    pipeline.processor.kill(with_children=True)
+    pipeline.cut_topic(LOST_RECORDS)
+    pipeline.processor.start()
+    pipeline.wait_for_refusal("has another record at offset")
+    pipeline.adopt_topic()
+    pipeline.wait_for_trades(LOST_RECORDS)
+    pipeline.processor.pause()
+    pipeline.cut_topic(LOST_RECORDS)
+    pipeline.processor.resume()
+    pipeline.wait_for_refusal("has another record at offset")
     pipeline.adopt_topic()
     pipeline.wait_for_trades(200)
     pipeline.wait_for_no_holes()

@@ -20,8 +20,8 @@ from tests.processes import ROOT, environment
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SQL = "candleflow/store/migrations/0001_candles.sql"
-MENDING = "candleflow/store/migrations/0002_mending.sql"
-MERGING = "candleflow/store/migrations/0006_merging.sql"
+MERGING = "candleflow/store/migrations/0007_leaner_merges.sql"
+LAST_RECORDS = "candleflow/store/migrations/0008_last_records.sql"
 LEDGER = "candleflow/engine/ledger.py"
 SINK = "candleflow/engine/sink.py"
 TRADES = "candleflow/engine/trades.py"
@@ -56,24 +56,40 @@ class Tooth:
 ON_THE_STORE = [
     Tooth(
         "a candle folded anew leaves its roll-ups as they were",
-        [Patch(MENDING, "changed + put_candles(whole) + dropped", "changed + dropped")],
+        [Patch(MERGING, "changed + put_candles(whole) + dropped", "changed + dropped")],
         ["tests/store/test_mending.py::test_the_roll_ups_alone_are_folded_anew_where_the_stretch_is_empty"],
     ),
     Tooth(
         "what was merged while the topic was read is written over",
-        [Patch(MENDING, "IF seen <> (SELECT", "IF false AND seen <> (SELECT")],
+        [Patch(MERGING, "IF seen <> (SELECT", "IF false AND seen <> (SELECT")],
         ["tests/store/test_mending.py::test_candles_that_have_changed_since_they_were_read_are_not_touched"],
     ),
     Tooth(
         "no compare-and-set of the offsets",
-        [Patch(SQL, "IF stored <@ expected THEN", "IF true THEN")],
+        [Patch(LAST_RECORDS, "IF stored <@ expected THEN", "IF true THEN")],
         ["tests/store/test_merge.py::test_a_replayed_batch_changes_nothing",
          "tests/store/test_merge.py::test_offsets_that_stand_elsewhere_are_refused"],
     ),
     Tooth(
         "ids that are in already are not noticed",
-        [Patch(SQL, "(SELECT jsonb_object_agg(shared.symbol, shared.ids::text) FROM shared)", "NULL::jsonb")],
+        [
+            Patch(
+                MERGING,
+                "(SELECT jsonb_object_agg(shared.symbol, shared.ids::text) FROM shared)",
+                "NULL::jsonb",
+            )
+        ],
         ["tests/store/test_merge.py::test_an_overlap_names_the_ids_and_changes_nothing"],
+    ),
+    Tooth(
+        "ids of a roll-up without a set are not looked for",
+        [Patch(MERGING, "CASE WHEN has_minutes THEN c.trade_ids ELSE held_ids(c) END", "c.trade_ids")],
+        ["tests/store/test_merge.py::test_an_overlap_is_seen_whatever_the_windows_were_and_are[5-120]"],
+    ),
+    Tooth(
+        "each roll-up has a set of its ids, and writes it at each merge",
+        [Patch(MERGING, "CASE WHEN keeps_ids[b.ordinality] THEN b.trade_ids END", "b.trade_ids")],
+        ["tests/store/test_merge.py::test_the_rows_of_a_day_do_not_grow_with_the_gaps_in_it"],
     ),
     Tooth(
         "open and close by arrival",
@@ -93,7 +109,7 @@ ON_THE_STORE = [
     ),
     Tooth(
         "offsets not moved",
-        [Patch(SQL, "    PERFORM move_offsets(topic, reached_all);\n")],
+        [Patch(MERGING, "    PERFORM move_offsets(topic, reached_all);\n")],
         ["tests/store/test_claim.py::test_a_later_claim_continues_where_the_last_batch_ended"],
     ),
     Tooth(
@@ -158,6 +174,27 @@ ON_THE_EDGES = [
         [Patch(PRODUCER, "self._symbols = settings.own_symbols", "self._symbols = settings.symbols")],
         ["tests/pipeline/test_shards.py::test_two_shards_publish_every_trade_once_each_only_its_own"],
     ),
+    Tooth(
+        "a batch is merged at once, however many candles it has",
+        [Patch(SINK, "BatchFold(work.windows, work.candles_limit)", "BatchFold(work.windows)")],
+        ["tests/engine/test_sink.py::test_killed_between_two_parts_it_goes_on_from_the_last_one"],
+    ),
+    Tooth(
+        "a batch that failed is tried again as it was",
+        [
+            Patch(
+                SINK,
+                "            self._part_size.failed(records)\n            raise\n",
+                "            raise\n",
+            )
+        ],
+        ["tests/engine/test_sink.py::test_after_a_failure_of_time_or_size_the_next_attempt_is_smaller"],
+    ),
+    Tooth(
+        "nobody looks whether the topic has the last record still",
+        [Patch(SINK, "            self._confirm(self._last)\n")],
+        ["tests/engine/test_sink.py::test_another_record_where_the_last_one_was_stops_it_before_it_merges"],
+    ),
 ]
 
 ON_THE_WHOLE_WAY = [
@@ -182,11 +219,12 @@ ON_THE_WHOLE_WAY = [
     Tooth(
         "offsets moved in a transaction of their own",
         [
-            Patch(SQL, "    PERFORM move_offsets(topic, reached_all);\n"),
+            Patch(MERGING, "    PERFORM move_offsets(topic, reached_all);\n"),
             Patch(
-                SQL,
-                "CREATE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\nLANGUAGE plpgsql AS",
-                "CREATE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
+                LAST_RECORDS,
+                "CREATE OR REPLACE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
+                "LANGUAGE plpgsql AS",
+                "CREATE OR REPLACE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
                 "LANGUAGE plpgsql SECURITY DEFINER AS",
             ),
             Patch(SCHEMA, '"merge_batch", ', '"merge_batch", "move_offsets", '),

@@ -1,4 +1,4 @@
-"""The simulated exchange with the faults that a file asks for, whenever it asks for others.
+"""The simulated exchange with the faults that a file asks for, whenever it asks for others; it may halt.
 
     python -m tests.faults.unruly_exchange --port 9443 --rate 200 --seed 1 --symbols BTCUSDT --orders FILE
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,9 @@ class Orders:
 
     def write(self, **orders: Any) -> None:
         """Fields of ``Faults``, and beside them: ``lifetime_seconds`` of connections that open from now on,
-        ``omit_every`` so many ids one, ``delay_every`` so many messages one behind the next ones, and
-        ``shut_down``, a number: every other one than before announces that the server goes down.
+        ``omit_every`` so many ids one, ``delay_every`` so many messages one behind the next ones,
+        ``is_halted``, from when on nothing is traded for good, and ``shut_down``, a number: every other one
+        than before announces that the server goes down.
         """
         beside = self.file.with_suffix(".tmp")
         beside.write_text(json.dumps(orders))
@@ -50,6 +52,24 @@ class _Every:
         return isinstance(trade_id, int) and trade_id % self._one_in == 0
 
 
+class HaltingMarket(SeededMarket):
+    """A market that isn't traded any more once it has been halted, for its history; its feed goes on."""
+
+    halted_at: int | None = None
+
+    def halt(self) -> None:
+        self.halted_at = self.halted_at or time.time_ns() // 1_000
+
+    def present(self, now: int) -> int:
+        return min(now, self.halted_at or now)
+
+    def id_range(self, symbol: str, now: int) -> tuple[int, int]:
+        return super().id_range(symbol, self.present(now))
+
+    def id_at(self, symbol: str, time: int) -> int:
+        return super().id_at(symbol, self.present(time))
+
+
 class UnrulyExchange(Simulator):
     """Also sends some trades later than those that came after them."""
 
@@ -63,7 +83,9 @@ class UnrulyExchange(Simulator):
         self._delayed = tuple(late)
 
 
-async def _obey(simulator: UnrulyExchange, timing: Timing, file: Path, symbols: Sequence[str]) -> None:
+async def _obey(
+    simulator: UnrulyExchange, market: HaltingMarket, timing: Timing, file: Path, symbols: Sequence[str]
+) -> None:
     """Do what the file says, each time that it says something else."""
     said, shut_down = "", 0
     ending: set[asyncio.Task[None]] = set()
@@ -75,7 +97,10 @@ async def _obey(simulator: UnrulyExchange, timing: Timing, file: Path, symbols: 
             simulator.delay_every = orders.pop("delay_every", 0)
             omitted = orders.pop("omit_every", 0)
             wanted = orders.pop("shut_down", shut_down)
+            if is_halted := orders.pop("is_halted", False):
+                market.halt()
             faults = Faults(**orders)
+            faults.is_silent |= is_halted
             if omitted:
                 faults.omit_ids = dict.fromkeys(symbols, _Every(omitted))
             simulator.faults = faults
@@ -88,9 +113,9 @@ async def _obey(simulator: UnrulyExchange, timing: Timing, file: Path, symbols: 
 async def _serve(arguments: argparse.Namespace) -> None:
     symbols = arguments.symbols.split(",")
     timing = Timing()
-    market = SeededMarket(arguments.seed, arguments.rate, symbols)
+    market = HaltingMarket(arguments.seed, arguments.rate, symbols)
     async with UnrulyExchange(market, port=arguments.port, timing=timing) as simulator:
-        await _obey(simulator, timing, arguments.orders, symbols)
+        await _obey(simulator, market, timing, arguments.orders, symbols)
 
 
 def main() -> None:

@@ -121,7 +121,7 @@ def read_candles(connection: Any) -> dict[Key, Stored]:
     """Every row of ``candles``; ``connection`` is psycopg2's."""
     candles = oracle.stored_candles(connection)
     with connection.cursor() as cursor:
-        cursor.execute("SELECT symbol, interval, open_time, trade_ids::text FROM candles")
+        cursor.execute("SELECT symbol, interval, open_time, held_ids(candles)::text FROM candles")
         return {
             key: Stored(candles[key], _ids_in(text))
             for symbol, interval, open_time, text in cursor.fetchall()

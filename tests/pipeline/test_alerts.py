@@ -483,13 +483,15 @@ def test_a_rule_is_added_listed_and_removed_by_the_command_line(
 ) -> None:
     monkeypatch.setattr(settings_module, "load", lambda **_: scene.settings)
     monkeypatch.setattr(cli, "_running", lambda settings: settings)
-    assert cli.main(["alerts", "add", "crosses-up", "100000", "--symbol", "btcusdt", "--to", "phone"]) == 0
-    assert "rule 1: BTCUSDT crosses up 100000, to phone" in capsys.readouterr().out
+    assert (
+        cli.main(["alerts", "add", "crosses-up", "100000", "--symbol", "币安人生usdt", "--to", "phone"]) == 0
+    )
+    assert "rule 1: 币安人生USDT crosses up 100000, to phone" in capsys.readouterr().out
     assert cli.main(["alerts", "add", "above", "NaN"]) == 2
     assert "threshold: must be a number" in capsys.readouterr().out
     assert cli.main(["alerts", "add", "above", "1", "--to", "pager"]) == 2
     assert cli.main(["alerts", "list"]) == 0
-    assert "rule 1: BTCUSDT crosses up 100000" in capsys.readouterr().out
+    assert "rule 1: 币安人生USDT crosses up 100000" in capsys.readouterr().out
     assert cli.main(["alerts", "remove", "1"]) == 0
     assert cli.main(["alerts", "remove", "1"]) == 1
     capsys.readouterr()

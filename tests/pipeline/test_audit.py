@@ -15,15 +15,18 @@ import pytest
 
 from candleflow.broker import gap_log
 from candleflow.broker.gap_log import encode, read_all
+from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.messages import decode_payload
+from candleflow.exchange.rate_limit import Share
 from candleflow.exchange.simulated_market import SeededMarket
-from candleflow.exchange.simulator import Simulator
+from candleflow.exchange.simulator import Faults, Simulator
 from candleflow.market.gap import GapEvent, GapEventKind
 from candleflow.market.trade import Trade
-from candleflow.market.window import SECOND_US
-from candleflow.services.audit import AGAIN_US, SETTLE_US, Auditor
+from candleflow.market.window import DAY_US, SECOND_US
+from candleflow.services.audit import AGAIN_US, BEHIND_US, SETTLE_US, Auditor
+from candleflow.services.exchange_addresses import addresses
 from candleflow.settings import Settings
-from tests.broker.test_gap_log import write
+from tests.broker.test_gap_log import noted_records, write
 from tests.broker.topics import remove_topics
 from tests.pipeline.producing import Tail, producing, until
 from tests.store.processor import Processor
@@ -144,17 +147,73 @@ async def test_a_hole_on_record_is_not_noted_again(
         assert await asyncio.to_thread(scene.holes_found) == again
 
 
-async def test_before_the_processor_has_read_all_nothing_is_a_hole(
-    database: Database, kafka_bootstrap: str
+@pytest.mark.parametrize("ahead_us", [0, 30 * DAY_US], ids=["dated now", "dated 30 days ahead"])
+async def test_what_was_filled_is_no_hole_before_the_processor_has_read_all_since(
+    database: Database, kafka_bootstrap: str, ahead_us: int
 ) -> None:
     async with on_stage(database, kafka_bootstrap) as scene:
         trades = scene.trades()
         scene.store(trades[:100] + trades[110:])
-        last = GapEvent(GapEventKind.FILLED, SYMBOL, 1, 2, time.time_ns() // 1_000, "historicalTrades")
-        write(kafka_bootstrap, "trades.gaps", encode(last))
+        first, last = trades[100].trade_id, trades[109].trade_id
+        now = time.time_ns() // 1_000
+        write(
+            kafka_bootstrap,
+            "trades.gaps",
+            encode(GapEvent(GapEventKind.FILLED, SYMBOL, first, last, now + ahead_us, "historicalTrades")),
+        )
+        auditor = Auditor(scene.settings)
+        auditor.find_holes(now)  # reads the event: as of now, whatever its date
         settle_seconds = SETTLE_US / SECOND_US
-        assert await asyncio.to_thread(scene.holes_found, settle_seconds - 5) == []
-        assert len(await asyncio.to_thread(scene.holes_found, settle_seconds + 5)) == 1
+        assert await asyncio.to_thread(auditor.find_holes, scene.let_pass(settle_seconds - 5)) == []
+        assert auditor._unjudged == f"not searched for yet, as just filled: 10 of {SYMBOL}"
+        found = await asyncio.to_thread(auditor.find_holes, scene.let_pass(settle_seconds + 5))
+        assert [(one.first_trade_id, one.last_trade_id) for one in found] == [(first, last)]
+        assert auditor._unjudged == ""
+
+
+@pytest.mark.parametrize("symbol", [SYMBOL, "ETHUSDT"])
+@pytest.mark.parametrize("kind", GapEventKind)
+async def test_an_event_hides_no_hole_but_its_own(
+    database: Database, kafka_bootstrap: str, symbol: str, kind: GapEventKind
+) -> None:
+    """Whichever symbol it is about, and however recent it is."""
+    async with on_stage(database, kafka_bootstrap) as scene:
+        trades = scene.trades()
+        scene.store(trades[:100] + trades[110:])
+        now = time.time_ns() // 1_000
+        write(kafka_bootstrap, "trades.gaps", encode(GapEvent(kind, symbol, 1, 2, now, "jump")))
+        expected = [(trades[100].trade_id, trades[109].trade_id, "audit")]
+        assert await asyncio.to_thread(scene.holes_found, 1) == expected
+
+
+async def test_a_processor_that_is_behind_is_told_of(
+    database: Database, kafka_bootstrap: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with on_stage(database, kafka_bootstrap) as scene:
+        caplog.set_level("INFO")
+        scene.store(scene.trades())
+        auditor, now = Auditor(scene.settings), scene.let_pass(0)
+        for ahead_us in (0, BEHIND_US, BEHIND_US + SECOND_US):
+            await asyncio.to_thread(auditor.find_holes, now + ahead_us)
+        assert auditor._unjudged.endswith("is searched for holes: the processor is behind")
+        assert caplog.text.count("the processor is behind") == 1
+        await asyncio.to_thread(auditor.find_holes, scene.let_pass(200))
+        assert "all candles are searched for holes again" in caplog.text
+
+
+async def test_the_topic_of_gaps_is_read_once_and_from_there_on(
+    database: Database, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with on_stage(database, kafka_bootstrap) as scene:
+        trades = scene.trades()
+        scene.store(trades[:100] + trades[110:])
+        decoded = noted_records(monkeypatch)
+        other = GapEvent(GapEventKind.SEEN, "ETHUSDT", 1, 2, scene.began_at, "jump")
+        write(kafka_bootstrap, "trades.gaps", *[encode(other)] * 10)
+        auditor, now = Auditor(scene.settings), scene.let_pass(60)
+        for expected in (1, 0, 0):
+            assert len(await asyncio.to_thread(auditor.find_holes, now)) == expected
+        assert len(decoded) == 11, "ten, and the audit's own"
 
 
 async def run_until(auditor: Auditor, condition: Callable[[], bool]) -> None:
@@ -207,6 +266,36 @@ async def test_what_is_only_late_does_not_differ_from_the_klines(
         assert "is missing" not in caplog.text
 
 
+async def test_a_refusal_by_the_rate_limit_is_honoured_by_the_auditor_and_the_producers_filling(
+    database: Database,
+) -> None:
+    """As in two processes: they share nothing but the data folder."""
+    names = [f"S{number}USDT" for number in range(60)]
+    market = SeededMarket(1, RATE, names)
+    began_at = time.time_ns() // 1_000 - AGO_US
+    trades = []
+    for name in names:
+        first = market.id_at(name, began_at)
+        trades += list(market.trades(name, (first, first + 2)))
+    faults = Faults(throttle_after=90, throttle_requests=1, retry_after_seconds=1)
+    async with Simulator(market, faults=faults) as simulator:
+        settings = database.settings_with(
+            exchange_ws_url=simulator.ws_url, exchange_rest_url=simulator.rest_url, symbols=",".join(names)
+        )
+        Processor(database.writer(), FIVE_SECONDS).merge(trades)
+        auditor = Auditor(settings)
+        comparing = asyncio.create_task(auditor.compare())
+        await until(lambda: faults.throttle_requests == 0)
+        refused_at = simulator.rest_requests[-1]
+        async with TradeHistory(addresses(settings, Share.FILLING).rest) as history:
+            page = await history.page(names[0], trades[0].trade_id, 2)
+        assert [one.trade_id for one in page.trades] == [one.trade_id for one in trades[:2]]
+        await comparing
+        assert not [at for at in simulator.rest_requests if refused_at < at < refused_at + 0.95]
+        assert len(simulator.rest_requests) == 3 * 60 + 2, "all others are compared after the wait"
+        assert set(auditor._agreement) == set(names)
+
+
 async def test_repair_has_all_holes_of_the_time_fetched_again(
     database: Database, kafka_bootstrap: str
 ) -> None:
@@ -226,7 +315,7 @@ async def test_repair_has_all_holes_of_the_time_fetched_again(
         assert f"trades {first} to {last} are to be fetched" in done.stdout
         assert "11 trades missing in 2 holes" in done.stdout
         log = read_all(kafka_bootstrap, "trades.gaps")
-        assert [(one.kind, one.why) for one in log[2:]] == [(GapEventKind.SEEN, "repair")] * 2
+        assert [(one.kind, one.why, len(one.ranges)) for one in log[2:]] == [(GapEventKind.SEEN, "repair", 2)]
         listed = await asyncio.to_thread(command, scene, "gaps", "--open")
         assert "3 gaps, 11 trades missing still" in listed.stdout
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,11 +23,11 @@ import pytest
 from pyspark.sql import SparkSession
 
 from candleflow.engine import archive as lines_module
+from candleflow.engine.archive import NOT_A_LINE
 from candleflow.engine.folding import BatchFold
 from candleflow.engine.trades import REFUSAL
 from candleflow.errors import ExchangeError, SettingError
 from candleflow.exchange.messages import decode_payload
-from candleflow.market.payload import NOT_JSON
 from candleflow.market.trade import Trade
 from candleflow.services import backfill
 from tests import oracle
@@ -57,9 +58,17 @@ class Archive:
         checksum(file)
         return file
 
-    def backfill(self, symbol: str, file: Path | None = None, day: date = DAY, **settings: Any) -> int:
+    def backfill(
+        self,
+        symbol: str,
+        file: Path | None = None,
+        day: date = DAY,
+        *,
+        is_month: bool = False,
+        **settings: Any,
+    ) -> int:
         loaded = self.database.settings_with(archive_url=self.url, **settings)
-        return backfill.run(loaded, argparse.Namespace(symbol=symbol, date=day, file=file))
+        return backfill.run(loaded, argparse.Namespace(symbol=symbol, date=(day, is_month), file=file))
 
     def candles(self) -> dict[tuple[Any, ...], oracle.OracleCandle]:
         return oracle.stored_candles(self.database.reader())
@@ -220,17 +229,77 @@ def test_lines_that_are_no_trades_are_named_and_the_rest_is_loaded(
     said = capsys.readouterr().err
     assert "1 lines refused: trade time on another day" in said
     assert "the first of them: '1050,60050.5,0.00001,nonsense'" in said
+    assert "not a line of spot trades (id,price,qty,quote_qty,time,is_buyer_maker,is_best_match)" in said
+    assert "it has 4 columns" in said
 
 
+AWKWARD = [
+    "plain", "a b", "josé", "币安", "a,b", "{a,b}", "[ab]", "what?", "st*r", "back\\slash", "100%41", "a#b",
+    "a:b", "a\ttab", "'quoted'", '"twice"', "$HOME", "-dash", "trailing ",
+]  # fmt: skip
+"""Names of folders that a file system takes, and Hadoop, Spark, a URI or a shell reads in its own way."""
+
+
+def test_lines_are_read_below_a_folder_of_any_name(spark: SparkSession, tmp_path: Path) -> None:
+    files = {name: tmp_path / name / "part-00000.csv" for name in AWKWARD}
+    for name, file in files.items():
+        file.parent.mkdir()
+        file.write_text(f"{name}\n")
+    found = {name: lines_module.read_lines(spark, file).first() for name, file in files.items()}
+    assert {name: row and row["line"] for name, row in found.items()} == {name: name for name in AWKWARD}
+
+
+@pytest.mark.parametrize("is_month", [False, True])
+def test_a_file_as_people_have_it_is_loaded(archive: Archive, tmp_path: Path, *, is_month: bool) -> None:
+    """A month's, zipped on macOS, its hours interleaved, below awkward folders; of its day, or the whole."""
+    trades = made_up(3_000)
+    another_day = [{**one, "t": one["t"] + 3_000, "T": one["T"] + 86_400_000} for one in trades]
+    rows = [line_of(one) for one in trades]
+    rows[0] = rows[0].replace(trades[0]["q"], f"{float(trades[0]['q']):.1E}")
+    mixed = [row for start in range(500) for row in rows[start::500]]
+    file = tmp_path / "from, [josé] {a b}" / "BTCUSDT-trades-2024-08.zip"
+    file.parent.mkdir()
+    with zipfile.ZipFile(file, "w") as out:
+        out.writestr("BTCUSDT-trades-2024-08.csv", "".join([*mixed, *map(line_of, another_day)]))
+        out.writestr("__MACOSX/._BTCUSDT-trades-2024-08.csv", b"\x00\x05\x16\x07")
+        out.writestr(".DS_Store", b"\x00\x00\x00\x01Bud1")
+    data_dir = tmp_path / "data, [josé] {a b}"
+    shutil.copytree(archive.database.settings.data_path, data_dir)  # with the passwords
+    day = DAY.replace(day=1) if is_month else DAY
+    assert archive.backfill("BTCUSDT", file, day, is_month=is_month, data_dir=data_dir) == 0
+    expected = trades + (another_day if is_month else [])
+    assert oracle.differences(oracle.all_intervals(expected), archive.candles()) == []
+
+
+def test_a_file_of_another_shape_or_day_is_refused_before_anything_starts(
+    archive: Archive, tmp_path: Path
+) -> None:
+    file = tmp_path / "BTCUSDT-aggTrades-2024-08-08.csv"
+    file.write_text("1,1.0,1.0,1,1,1723075200000,True,True\n")
+    with pytest.raises(
+        ExchangeError, match=r"aggTrades-2024-08-08.csv.*id,price,qty.*8 columns, as spot aggT"
+    ):
+        archive.backfill("BTCUSDT", file)
+    month = tmp_path / "mine.csv"
+    month.write_text("".join(map(line_of, made_up(100))))
+    with pytest.raises(ExchangeError, match=r"begins at 2024-08-08 00:00 UTC.*BTCUSDT-trades-2024-08.zip"):
+        archive.backfill("BTCUSDT", month, DAY + timedelta(days=1))
+
+
+ANOTHERS_RECORD = (
+    '{"e":"trade","E":1,"s":"ETHUSDT","t":1,"p":"1","q":"1","T":1723075200000,"m":true,"M":true}'
+)
+"""A sound record of the topic: as a line of BTCUSDT's archive it must not become a trade of ETHUSDT."""
 LINES = {
     "1,61837.63,0.02,1236.7526,1723075200000,True,True": None,
     "1,61837.63,0.02,1236.7526,1723075200000123,false,true\r": None,
-    "": NOT_JSON,
-    "1,61837.63,0.02,1236.7526,1723075200000,True": NOT_JSON,
-    "1,61837.63,0.02,1236.7526,1723075200000,True,True,1": NOT_JSON,
-    "-1,61837.63,0.02,1236.7526,1723075200000,True,True": NOT_JSON,
-    "1,6.1e4,0.02,1236.7526,1723075200000,True,True": NOT_JSON,
-    "1,61837.63,0.02,1236.7526,1723075200000,maybe,True": NOT_JSON,
+    "": NOT_A_LINE,
+    "1,61837.63,0.02,1236.7526,1723075200000,True": NOT_A_LINE,
+    "1,61837.63,0.02,1236.7526,1723075200000,True,True,1": NOT_A_LINE,
+    "-1,61837.63,0.02,1236.7526,1723075200000,True,True": NOT_A_LINE,
+    "1,6.1e4,0.02,1236.7526,1723075200000,True,True": NOT_A_LINE,
+    "1,61837.63,0.02,1236.7526,1723075200000,maybe,True": NOT_A_LINE,
+    ANOTHERS_RECORD: NOT_A_LINE,
     "9223372036854775807,61837.63,0.02,1.0,1723075200000,True,True": "trade id out of range",
     "1,0.0,0.02,1.0,1723075200000,True,True": "price not a finite positive decimal",
     "1,1.0,0.000000001,1.0,1723075200000,True,True": "quantity has more than 8 decimal places",
@@ -253,7 +322,7 @@ def test_each_line_has_its_verdict(spark: SparkSession) -> None:
     assert {line: row[REFUSAL] for line, row in zip(LINES, rows, strict=True)} == LINES
     assert [row["trade_time"] for row in rows[:2]] == [day.since, day.since + 123]
     assert [row["is_taker_buy"] for row in rows[:2]] == [False, True]
-    assert lines_module.first_refused(judged, given) == ("", NOT_JSON)
+    assert lines_module.first_refused(judged, given) == ("", NOT_A_LINE)
 
 
 def test_another_markets_ids_never_get_in(archive: Archive) -> None:

@@ -22,20 +22,23 @@ from candleflow.exchange.simulated_market import SeededMarket
 from candleflow.exchange.simulator import Faults, Simulator, Timing
 from candleflow.market.gap import GapEvent, GapEventKind, book_of
 from candleflow.market.trade_ids import TradeIds
-from candleflow.services import intake
+from candleflow.services import gap_filler, intake, tail
 from candleflow.services.producer import Producer
 from candleflow.settings import Settings
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.process import free_port
 from tests.broker.test_gap_log import write
 from tests.broker.topics import remove_topics
+from tests.faults.unruly_exchange import HaltingMarket
 from tests.pipeline.producing import (
     Tail,
     end_of,
+    frame,
     last_heartbeat,
     producing,
     published_until_now,
     send_signal,
+    sending,
     settings_for,
     spawn,
     until,
@@ -192,6 +195,94 @@ async def test_connections_cut_again_and_again_leave_no_hole(tmp_path: Path, kaf
     assert {one.why for one in await events(kafka_bootstrap) if one.kind is SEEN} == {"reconnect"}
 
 
+async def test_trades_made_while_the_connection_is_away_are_had_though_none_comes_after_them(
+    tmp_path: Path, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((tail, "SETTLE_SECONDS"), (tail, "GRACE_SECONDS"), (gap_filler, "GRACE_SECONDS")):
+        monkeypatch.setattr(module, name, 0.2)
+    symbols = ("BTCUSDT", "ETHUSDT")
+    market = HaltingMarket(1, 6_000, symbols)
+    async with Simulator(market) as simulator:
+        settings = settings_for(
+            tmp_path,
+            kafka_bootstrap,
+            simulator.ws_url,
+            exchange_rest_url=simulator.rest_url,
+            symbols=symbols,
+        )
+        async with producing(settings) as producer:
+            await until(lambda: set(symbols) <= producer._intake.last_trade_times.keys())
+            simulator.faults.refuse_connections = 1_000_000
+            simulator.drop_all("a test")
+            cut_at = made(market, symbols)
+            await until(lambda: made(market, symbols) >= cut_at + 10_000)
+            market.halt()
+            simulator.faults.is_silent = True
+            simulator.faults.refuse_connections = 0
+            await until(lambda: has_caught_up(producer, 10_000))
+    for symbol, ids in (await ids_in_topic(kafka_bootstrap)).items():
+        assert not missing(ids)
+        assert max(ids) == market.id_range(symbol, time.time_ns() // 1_000)[1] - 1
+    log = await events(kafka_bootstrap)
+    assert {(one.symbol, one.why) for one in log if one.kind is SEEN} == {
+        (one, "reconnect") for one in symbols
+    }
+    assert open_ranges(log) == {}
+
+
+def made(market: HaltingMarket, symbols: Sequence[str]) -> int:
+    """How many trades there have been."""
+    return sum(market.id_range(symbol, time.time_ns() // 1_000)[1] for symbol in symbols)
+
+
+@pytest.mark.parametrize("first_anew", [1, 950])
+async def test_ids_that_begin_again_while_the_producer_runs_are_new_trades(
+    tmp_path: Path, kafka_bootstrap: str, caplog: pytest.LogCaptureFixture, first_anew: int
+) -> None:
+    """Also where the new ids were all published before."""
+    now_ms = time.time_ns() // 1_000_000
+    frames = [frame(one, time_ms=now_ms - 600_000) for one in range(900, 1_000)]
+    frames += [frame(one, time_ms=now_ms - 60_000 + one) for one in range(first_anew, first_anew + 40)]
+    frames += [frame(first_anew + 41, time_ms=now_ms)]
+    async with sending(*frames) as url, producing(settings_for(tmp_path, kafka_bootstrap, url)) as producer:
+        await until(lambda: producer.counts()["published"] == len(frames))
+    (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
+    assert ids == [*range(900, 1_000), *range(first_anew, first_anew + 40), first_anew + 41]
+    assert f"trade ids begin again at {first_anew}, after 999" in caplog.text
+    seen = [(one.first_trade_id, one.last_trade_id) for one in await events(kafka_bootstrap)]
+    assert seen == [(first_anew + 40, first_anew + 40)], "gaps count from the new ids"
+
+
+@pytest.mark.slow
+async def test_a_gap_while_kafka_takes_nothing_holds_up_its_own_symbol_only(
+    tmp_path: Path, own_broker: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "PATIENCE_SECONDS", 0.5)
+    symbols = ("BTCUSDT", "ETHUSDT")
+    faults = Faults()
+    async with Simulator(SeededMarket(1, RATE, symbols), faults=faults) as simulator:
+        settings = settings_for(
+            tmp_path,
+            own_broker.bootstrap,
+            simulator.ws_url,
+            exchange_rest_url=simulator.rest_url,
+            symbols=symbols,
+        )
+        async with producing(settings) as producer:
+            await until(lambda: producer.counts()["published"] > 200)
+            send_signal(own_broker, signal.SIGSTOP)
+            faults.omit_ids = {"BTCUSDT": Omitting()}
+            await until(lambda: producer._intake.let_go > 100)
+            in_flight = producer.counts()["in_flight"]
+            await until(lambda: producer.counts()["in_flight"] > in_flight + 300)  # ETHUSDT's
+            send_signal(own_broker, signal.SIGCONT)
+            await until(lambda: has_caught_up(producer, 1_000))
+    found = await ids_in_topic(own_broker.bootstrap)
+    assert not any(missing(ids) for ids in found.values())
+    log = await events(own_broker.bootstrap)
+    assert {one.symbol for one in log if one.kind is SEEN} == {"BTCUSDT"}
+
+
 @pytest.mark.parametrize("status", [429, 418])
 async def test_a_limit_of_the_exchanges_is_waited_out(
     tmp_path: Path, kafka_bootstrap: str, status: int, caplog: pytest.LogCaptureFixture
@@ -208,7 +299,8 @@ async def test_a_limit_of_the_exchanges_is_waited_out(
             await until(lambda: has_caught_up(producer, 400))
     (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
     assert not missing(ids)
-    assert "the exchange has us wait 2 s" in caplog.text
+    host = simulator.rest_url.removeprefix("http://")
+    assert f"exchange rate limit: no request to {host} for 2 s" in caplog.text
 
 
 async def test_history_away_leaves_the_gap_open_until_it_is_back(
@@ -261,9 +353,7 @@ async def test_what_is_older_than_the_setting_is_given_up_and_stays_open(
     given_up = [one for one in log if one.kind is GIVEN_UP]
     assert {one.why for one in given_up} == {"older than 0.00111111 h"}
     still_open = open_ranges(log)["BTCUSDT"]
-    ids_given_up = TradeIds(
-        trade_id for one in given_up for trade_id in range(one.first_trade_id, one.last_trade_id + 1)
-    )
+    ids_given_up = TradeIds.of_ranges(ids for one in given_up for ids in one.ranges)
     assert ids_given_up.ranges == still_open
     (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
     assert missing(ids) == list(still_open)
@@ -283,6 +373,8 @@ async def test_where_only_sums_can_be_had_single_trades_come_and_the_rest_stays_
     log = await events(kafka_bootstrap)
     assert "aggTrades" in {one.why for one in log if one.kind is FILLED}
     assert {one.why for one in log if one.kind is GIVEN_UP} == {"the exchange tells only their sum"}
+    requests = len([one for one in log if one.kind is FILLED])
+    assert len(log) <= 1 + 2 * requests < sum(len(one.ranges) for one in log), "an event a page, not a range"
     (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
     still_open = open_ranges(log)["BTCUSDT"]
     assert missing(ids) == list(still_open)

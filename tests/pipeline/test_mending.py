@@ -27,7 +27,8 @@ from tests.store_fixtures import Database
 
 AMOUNTS: Final = """
     SELECT interval, open_time, end_time, open, high, low, close, volume, quote_volume, taker_buy_volume,
-        taker_buy_quote_volume, trade_count, first_trade_id, last_trade_id, trade_ids, is_closed, is_complete
+        taker_buy_quote_volume, trade_count, first_trade_id, last_trade_id, held_ids(candles), is_closed,
+        is_complete
     FROM candles ORDER BY interval, open_time
 """
 OF_ONE: Final = "WHERE interval = '5s' AND first_trade_id <= %(id)s AND last_trade_id >= %(id)s"

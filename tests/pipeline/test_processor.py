@@ -39,6 +39,7 @@ from candleflow.store import credentials
 from candleflow.store.credentials import Role
 from tests import oracle, processes
 from tests.engine.test_trades import NIGHTMARES, reference
+from tests.partials import decode
 from tests.processes import Running
 from tests.store_fixtures import Database
 
@@ -172,13 +173,11 @@ class Scene:
         once = without_repeats(judge(records, 60_000_000))
         windows = self.settings().windows
         folded = read_fold(CandleFold(windows)(once).collect(), windows)
-        rows = [json.loads(text) for text in folded.partials]
+        rows = [decode(text) for text in folded.partials]
         return {
-            (row["symbol"], row["open_time"]): (
-                Decimal(row["close"]), Decimal(row["quote_volume"]), row["trade_ids"]
-            )
+            (row.symbol, row.open_time): (Decimal(row.close), Decimal(row.quote_volume), row.trade_ids or "")
             for row in rows
-        }  # fmt: skip
+        }
 
 
 def trade(

@@ -6,6 +6,7 @@ Spark and PostgreSQL. The oracle is computed from the recording's text and share
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 import socket
@@ -14,16 +15,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
 
+from candleflow import settings as settings_module
+from candleflow.market.symbol import lower
+from candleflow.store.reader import CandleReader
 from tests import oracle
 from tests.processes import ROOT, STOP_SECONDS, awaited, environment, started
 
 CATCH_UP_SECONDS = 150
+CHINESE = "币安人生USDT"
+SYMBOLS = ("BTCUSDT", "ETHUSDT", CHINESE)
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ def pipeline_on(recording: Path, folder: Path, *replay_options: str, **settings:
     """``candleflow up`` on a recording served at full speed."""
     exchange, kafka, postgres, page = free_ports(4)
     variables = environment(
-        symbols="BTCUSDT,ETHUSDT",
+        symbols=",".join(SYMBOLS),
         exchange_ws_url=f"ws://127.0.0.1:{exchange}",
         exchange_rest_url=f"http://127.0.0.1:{exchange}",
         kafka_bootstrap=f"127.0.0.1:{kafka}",
@@ -103,6 +110,40 @@ def stored_when_all_are_in(
         connection.close()
 
 
+def with_a_symbol_beyond_ascii(recording: Path, folder: Path) -> Path:
+    """The recording, its first trades of ETHUSDT once more as a symbol's whose name is not ASCII."""
+    named = folder / recording.name
+    with gzip.open(recording, "rt") as lines, gzip.open(named, "wt", 1, encoding="utf-8") as out:
+        left = 500
+        for line in lines:
+            out.write(line)
+            if left and '"stream":"ethusdt@trade"' in line:
+                out.write(line.replace("ethusdt", lower(CHINESE)).replace("ETHUSDT", CHINESE))
+                left -= 1
+    return named
+
+
+def shown_on_the_page(run: Run, symbol: str) -> set[tuple[Any, ...]]:
+    """The symbol's candles by the page's reader: open time, open, close, volume, trades."""
+    given = {name: run.environment[f"CANDLEFLOW_{name.upper()}"] for name in ("postgres_url", "data_dir")}
+    reader = CandleReader.from_settings(settings_module.load(**given))
+    try:
+        assert symbol in {one.symbol for one in reader.symbols()}
+        return {
+            (
+                datetime.fromtimestamp(one.open_time / 1_000_000, UTC),
+                one.open,
+                one.close,
+                one.volume,
+                one.trade_count,
+            )
+            for one in reader.candles(symbol, 5, None, 2_000)
+            if one.trade_count
+        }
+    finally:
+        reader.close()
+
+
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("recording", "options"),
@@ -118,10 +159,16 @@ def test_every_candle_of_a_recording_is_exact_the_whole_way(
 ) -> None:
     if not recording.exists():
         pytest.skip(oracle.ABSENT)
+    recording = with_a_symbol_beyond_ascii(recording, tmp_path)
     trades = list(oracle.recorded_trades(recording))
     expected = oracle.all_intervals(trades)
     with pipeline_on(recording, tmp_path, *options) as run:
         found = stored_when_all_are_in(run, len(trades))
+        assert shown_on_the_page(run, CHINESE) == {
+            (at, one.open, one.close, one.volume, one.trade_count)
+            for (symbol, name, at), one in expected.items()
+            if (symbol, name) == (CHINESE, "5s")
+        }
         assert oracle.differences(expected, found) == []
         for key, kline in oracle.published_klines().items():
             assert {name: getattr(found[key], name) for name in kline} == kline, key

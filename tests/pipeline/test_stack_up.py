@@ -22,6 +22,7 @@ import psutil
 import psycopg2
 import pytest
 
+from candleflow import settings
 from candleflow.broker.topics import topic_id
 from candleflow.stack.process import free_port, wait_for
 from tests.faults.disk import full, small_disk
@@ -29,6 +30,18 @@ from tests.faults.disk import full, small_disk
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120
 STOP_SECONDS = 15
+
+
+FOREIGN = {
+    "LC_ALL": "C",
+    "PGSSLMODE": "require",
+    "PGOPTIONS": "-c statement_timeout=1",
+    "JAVA_TOOL_OPTIONS": "-XX:+UseZGC",
+    "SPARK_LOCAL_DIRS": "/nowhere",
+    "HADOOP_CONF_DIR": "/nowhere",
+    "STREAMLIT_SERVER_BASE_URL_PATH": "theirs",
+}
+"""What a user has set for other work."""
 
 
 @dataclass
@@ -120,10 +133,15 @@ def machine_in(folder: Path, **more: str) -> Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path, kafka_jars: list[Path], java_home: Path) -> Iterator[Machine]:
-    """A fresh data folder below a folder that only its owner may enter."""
+    """A fresh data folder below a home that only its owner may enter, with all that a path may have in it."""
     assert kafka_jars
     tmp_path.chmod(0o700)
-    one = machine_in(tmp_path)
+    home = tmp_path / "josé, a\\b %20&co"
+    (home / ".streamlit").mkdir(parents=True)
+    (home / "t d").mkdir()
+    (home / ".streamlit" / "config.toml").write_text('[server]\nbaseUrlPath = "theirs"\n')
+    cache = str(settings.load().cache_path)
+    one = machine_in(home, HOME=str(home), TMPDIR=str(home / "t d"), CANDLEFLOW_CACHE_DIR=cache, **FOREIGN)
     yield one
     one.end()
 
@@ -142,7 +160,14 @@ def is_gone(member: psutil.Process) -> bool:
 
 
 def test_services_are_ready_to_use_and_end_clean(machine: Machine) -> None:
+    """Kafka's jars below an awkward home as well, and nohup outlives a terminal that is closed."""
+    cache = machine.folder / "cache"
+    cache.mkdir()
+    (cache / "jars").symlink_to(Path(machine.environment["CANDLEFLOW_CACHE_DIR"]) / "jars")
+    machine.environment["CANDLEFLOW_CACHE_DIR"] = str(cache)
+    machine.as_user = ["nohup"]
     running = machine.start()
+    running.send_signal(signal.SIGHUP)
     status = machine.status()
     assert [(one["name"], one["state"]) for one in status["processes"]] == [
         ("kafka", "running"),

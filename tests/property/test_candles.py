@@ -25,6 +25,7 @@ from candleflow.engine.trades import REFUSAL, TRADE_COLUMNS, judge, read_quickly
 from candleflow.market.candle import Candle, fold
 from candleflow.market.trade import Trade
 from candleflow.market.window import Windows
+from tests.partials import decode
 from tests.spark_fixtures import PUBLISHED_AT, records_of
 
 A_MINUTE_US = 60_000_000
@@ -143,7 +144,7 @@ def oracle(trades: list[Trade], windows: Windows) -> dict[tuple[str, int], Paylo
 def of_spark(partials: list[str]) -> dict[tuple[str, int], Payload]:
     found = {}
     for text in partials:
-        row = json.loads(text)
+        row: dict[str, Any] = decode(text)._asdict()
         key = row.pop("symbol"), row.pop("open_time")
         ranges = [one.strip("[)").split(",") for one in row.pop("trade_ids").strip("{}").split("),")]
         ids = [trade_id for lower, upper in ranges for trade_id in range(int(lower), int(upper))]
@@ -195,7 +196,9 @@ def test_a_batch_of_the_largest_trades_overflows_nothing(spark: SparkSession) ->
     copies, windows = 1_000_000, Windows.of_seconds(5)
     read = read_quickly(records_of(spark, values), A_MINUTE_US)
     many = read.crossJoin(spark.range(copies, numPartitions=2).withColumnRenamed("id", "copy"))
-    rest = [name for name in ("timestamp", REFUSAL, *TRADE_COLUMNS) if name != "trade_id"]
+    rest = [
+        name for name in ("partition", "offset", "timestamp", REFUSAL, *TRADE_COLUMNS) if name != "trade_id"
+    ]
     many = many.select(*rest, (F.col("trade_id") + F.col("copy")).alias("trade_id"))
     folded = read_fold(CandleFold(windows)(many).collect(), windows)
     found = of_spark(folded.partials)

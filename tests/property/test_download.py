@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candleflow.screen.download import Stretch, as_csv, as_parquet
+from tests.made_symbols import SYMBOLS
 from tests.unit.screen.examples import ExampleCandle
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -38,7 +39,7 @@ stored = st.builds(
 )  # fmt: skip
 stretches = st.builds(
     Stretch,
-    symbol=st.from_regex(r"[A-Z0-9][A-Z0-9._-]{0,19}", fullmatch=True),
+    symbol=SYMBOLS,
     bucket_seconds=st.sampled_from([1, 5, 90, 60, 14_400, 86_400]),
     candles=st.lists(stored, min_size=1, max_size=5),
     is_simulated=st.booleans(),

@@ -7,7 +7,6 @@ The naive klines know no function of ours: prices and quantities are whole numbe
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from decimal import Decimal
 from typing import NamedTuple
@@ -17,12 +16,13 @@ from hypothesis import strategies as st
 
 from candleflow.exchange.rest import Kline
 from candleflow.market.candle import Candle, fold
-from candleflow.market.partial import encode
+from candleflow.market.partial import encode, of_candle
 from candleflow.market.trade import EXACT, Trade
 from candleflow.market.window import SECOND_US, WINDOW_SECONDS, Windows
 from candleflow.store.reader import StoredCandle
 from candleflow.watch.history import Stretch, partials
 from candleflow.watch.klines import Basis, Comparison, Verdict, bases, compare
+from tests.partials import decode
 
 T0 = 1_723_161_600 * SECOND_US
 MINUTES = 2
@@ -152,7 +152,7 @@ def test_one_trade_less_shows_in_each_window_that_had_it_and_nowhere_else(
 
 def amounts(partial: str) -> dict[str, object]:
     """A partial candle's fields, decimals as numbers; but for the last trade's time, known to the second."""
-    fields = json.loads(partial)
+    fields = decode(partial)._asdict()
     time = fields.pop("last_trade_time")
     found = {
         name: Decimal(value) if isinstance(value, str) and name not in ("symbol", "trade_ids") else value
@@ -175,7 +175,7 @@ def test_candles_of_klines_are_those_of_the_trades(market: list[Dealt], windows:
         assert stretch.is_proved_by(klines)
         found = [amounts(one) for one in partials(stretch, klines, windows)]
         assert sorted(found, key=lambda one: str(one["open_time"])) == sorted(
-            (amounts(encode(candle, times[candle.last_trade_id])) for candle in expected.values()),
+            (amounts(encode(of_candle(candle, times[candle.last_trade_id]))) for candle in expected.values()),
             key=lambda one: str(one["open_time"]),
         )
 

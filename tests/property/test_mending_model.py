@@ -40,6 +40,7 @@ FIELDS = PRICES | {
     "is_complete": "NOT is_complete",
 }
 SUMS = "volume = volume * 2, quote_volume = quote_volume * 2, taker_buy_volume = taker_buy_volume * 2"
+IDS = "trade_ids = CASE WHEN trade_ids IS NOT NULL THEN %s::int8multirange END"
 OF_ONE = "WHERE symbol = %s AND interval = %s AND open_time = to_timestamp(%s::numeric / 1000000)"
 
 Harm = Callable[[Any, CandleKey, Row], None]
@@ -61,7 +62,7 @@ def forget_an_id(owner: Any, key: CandleKey, row: Row) -> None:
     ids.remove_range(row.candle.first_trade_id, row.candle.first_trade_id + 1)
     if ids:
         owner.execute(
-            f"UPDATE candles SET trade_ids = %s, first_trade_id = %s, trade_count = %s {OF_ONE}",  # noqa: S608
+            f"UPDATE candles SET {IDS}, first_trade_id = %s, trade_count = %s {OF_ONE}",  # noqa: S608
             (str(ids), ids.ranges[0][0], len(ids), *key),
         )
 

@@ -35,7 +35,7 @@ WINDOWS = [
 _STORED = """
     SELECT symbol, interval, (extract(epoch FROM open_time) * 1000000)::bigint, open, high, low, close,
         volume, quote_volume, taker_buy_volume, taker_buy_quote_volume, trade_count, first_trade_id,
-        last_trade_id, trade_ids::text, is_closed, is_complete, revision, source,
+        last_trade_id, held_ids(candles)::text, is_closed, is_complete, revision, source,
         (extract(epoch FROM end_time) * 1000000)::bigint
     FROM candles
 """

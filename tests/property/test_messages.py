@@ -22,11 +22,12 @@ from candleflow.exchange.messages import (
     decode_payload,
 )
 from candleflow.market.payload import NOT_AN_OBJECT, NOT_JSON, NOT_UTF8, TOO_LONG
+from candleflow.market.symbol import lower
 from candleflow.market.trade import NOTIONAL_LIMIT, Trade, refusal
-from tests import oracle
+from tests import made_symbols, oracle
 
 NOW: Final = 1_723_161_255_343_000
-SYMBOLS: Final = frozenset({"BTCUSDT", "ETHUSDT"})
+SYMBOLS: Final = frozenset({"BTCUSDT", "ETHUSDT", "币安人生USDT"})
 MINUTE_US: Final = 60_000_000
 MESSAGES: Final = get_args(Message)
 
@@ -48,15 +49,14 @@ digits = st.text("0123456789", min_size=1, max_size=14)
 decimals = st.one_of(
     digits, st.builds("{}.{}".format, digits, st.text("0123456789", min_size=1, max_size=10))
 )
-symbols = st.one_of(st.sampled_from(["BTCUSDT", "ETHUSDT"]), st.from_regex(r"\A[A-Z0-9][A-Z0-9._-]{0,19}\Z"))
+symbols = st.one_of(st.sampled_from(sorted(SYMBOLS)), made_symbols.SYMBOLS)
 flags = st.sampled_from(["true", "false"])
 canonical = st.builds(
     '{{"e":"trade","E":{},"s":"{}","t":{},"p":"{}","q":"{}","T":{},"m":{},"M":{}}}'.format,
     integers, symbols, integers, decimals, decimals, integers, flags, flags,
 )  # fmt: skip
-frames = st.one_of(
-    canonical, st.builds('{{"stream":"{}@trade","data":{}}}'.format, st.just("btcusdt"), canonical)
-)
+streams = st.sampled_from(["btcusdt", "币安人生usdt"])
+frames = st.one_of(canonical, st.builds('{{"stream":"{}@trade","data":{}}}'.format, streams, canonical))
 
 json_values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -82,11 +82,14 @@ def test_the_quick_way_and_the_full_parser_say_the_same(frame: str) -> None:
     st.one_of(st.integers(10**12, 10**13 - 1), st.integers(10**15, 10**16 - 1)),
     st.decimals(0, 10**11 - 1, places=8),
     st.decimals(0, 10**12 - 1, places=8),
+    st.sampled_from(sorted(SYMBOLS)),
 )
-def test_the_quick_way_is_really_taken(trade_id: int, time: int, price: Decimal, quantity: Decimal) -> None:
-    fields = {"t": trade_id, "T": time, "E": time, "p": f"{price:f}", "q": f"{quantity:f}"}
-    frame = json.dumps(json.loads(TRADE) | fields, separators=(",", ":"))
-    combined = f'{{"stream":"btcusdt@trade","data":{frame}}}'
+def test_the_quick_way_is_really_taken(
+    trade_id: int, time: int, price: Decimal, quantity: Decimal, symbol: str
+) -> None:
+    fields = {"s": symbol, "t": trade_id, "T": time, "E": time, "p": f"{price:f}", "q": f"{quantity:f}"}
+    frame = json.dumps(json.loads(TRADE) | fields, separators=(",", ":"), ensure_ascii=False)
+    combined = f'{{"stream":"{lower(symbol)}@trade","data":{frame}}}'
     assert messages._RAW.fullmatch(frame.encode()) is not None
     assert messages._COMBINED.fullmatch(combined.encode()) is not None
     if 0 < price * quantity < NOTIONAL_LIMIT * Decimal("0.99"):
@@ -135,6 +138,17 @@ def test_anything_at_all_has_an_answer(frame: str | bytes) -> None:
     assert isinstance(read(frame), MESSAGES)
     record = frame if isinstance(frame, bytes) else frame.encode(errors="surrogatepass")
     assert isinstance(decode_payload(record, NOW, MINUTE_US), Trade | Rejected)
+
+
+@given(frames, st.integers(0, 300), st.binary(min_size=1, max_size=2))
+@example('{"stream":"btcusdt@trade","data":' + TRADE + "}", 12, b"\xff")
+def test_bytes_that_are_no_utf8_are_never_taken_the_quick_way(frame: str, at: int, put_in: bytes) -> None:
+    record = frame.encode()[:at] + put_in + frame.encode()[at:]
+    try:
+        expected = decode_fully(record.decode(), SYMBOLS, NOW, MINUTE_US)
+    except UnicodeDecodeError:
+        expected = Rejected(NOT_UTF8, record)
+    assert read(record) == expected
 
 
 @given(st.text(st.characters(), max_size=50))

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from candleflow.errors import MarketError
 from candleflow.market.shard import ALL, MOST, PRODUCER, Shard
+from tests.made_symbols import SYMBOLS
 
-SYMBOLS = st.from_regex(r"[A-Z0-9][A-Z0-9._-]{0,19}", fullmatch=True)
 COUNTS = st.integers(1, MOST)
 SHARDS = COUNTS.flatmap(lambda count: st.integers(1, count).map(lambda number: Shard(number, count)))
 MANY = tuple(f"{base}{quote}" for base in map(str, range(1_000)) for quote in ("USDT", "BTC"))

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from candleflow.market.candle import fold
+from candleflow.market.partial import Partial, array_text, encode, of_candle
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US, Windows
 from candleflow.settings import Settings
@@ -20,7 +21,7 @@ from candleflow.store import credentials
 from candleflow.store.credentials import Role
 
 TOPIC = "trades"
-_MERGE = "SELECT merge_batch(%s, %s, %s, %s, %s, %s, %s)"
+_MERGE = "SELECT merge_batch(%s, %s, %s, %s, %s::partial_candle[], %s, %s)"
 
 
 def now_us() -> int:
@@ -96,8 +97,10 @@ class Feed:
             "size_us": self._windows.size_us,
             "slide_us": self._windows.slide_us,
         }
-        documents = (self._offsets, reached, partials, {"received": len(trades)}, windows)
-        (result,) = self._call(_MERGE, (self._run_id, TOPIC, *map(json.dumps, documents)))
+        offsets = (self._offsets, reached)
+        rest = ({"received": len(trades)}, windows)
+        texts = (*map(json.dumps, offsets), array_text(map(encode, partials)), *map(json.dumps, rest))
+        (result,) = self._call(_MERGE, (self._run_id, TOPIC, *texts))
         assert result["status"] == "merged", result
         self._offsets = reached
 
@@ -109,26 +112,10 @@ class Feed:
         return row
 
 
-def _partials(trades: list[Trade], windows: Windows) -> Iterator[dict[str, Any]]:
+def _partials(trades: list[Trade], windows: Windows) -> Iterator[Partial]:
     last_times = {open_time: t.trade_time for t in trades for open_time in windows.open_times(t.trade_time)}
     for candle in fold(trades, windows).values():
-        yield {
-            "symbol": candle.symbol,
-            "open_time": candle.open_time,
-            "last_trade_time": last_times[candle.open_time],
-            "open": str(candle.open),
-            "high": str(candle.high),
-            "low": str(candle.low),
-            "close": str(candle.close),
-            "volume": str(candle.volume),
-            "quote_volume": str(candle.quote_volume),
-            "taker_buy_volume": str(candle.taker_buy_volume),
-            "taker_buy_quote_volume": str(candle.taker_buy_quote_volume),
-            "trade_count": candle.trade_count,
-            "first_trade_id": candle.first_trade_id,
-            "last_trade_id": candle.last_trade_id,
-            "trade_ids": str(candle.trade_ids),
-        }
+        yield of_candle(candle, last_times[candle.open_time])
 
 
 @contextmanager

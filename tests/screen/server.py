@@ -40,7 +40,7 @@ def page_server(settings: Settings, port: int | None = None, **environment: str)
         log = Path(folder) / "page.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command(port),
+                command(port, settings.dashboard_public_url),
                 cwd=folder,
                 env={**page_environment(settings), **environment},
                 stdout=output,

@@ -12,6 +12,7 @@ import streamlit as st
 from selenium import webdriver
 from streamlit.testing.v1 import AppTest
 
+from candleflow.errors import UnknownOutcomeError
 from candleflow.market.window import SECOND_US
 from candleflow.services.dashboard import watched
 from candleflow.settings import load
@@ -41,10 +42,11 @@ def _nothing_cached() -> Iterator[None]:
     st.cache_resource.clear()
 
 
-def page(database: Database) -> AppTest:
-    settings = database.settings_with(
-        alert_channels="phone=tgram://123456789:canary/1,team=discord://1/canary"
-    )
+CHANNELS = "phone=tgram://123456789:canary/1,team=discord://1/canary"
+
+
+def page(database: Database, alert_channels: str = CHANNELS) -> AppTest:
+    settings = database.settings_with(alert_channels=alert_channels)
     shown = AppTest.from_function(_page, args=(settings,), default_timeout=30).run()
     assert not shown.exception
     return shown
@@ -86,6 +88,24 @@ def test_how_often_and_how_long_a_rule_fires_is_chosen_on_the_page(database: Dat
     assert rule["expires_at"] == 1_893_553_440 * SECOND_US
     said = " ".join(one.value for one in page(database).text)
     assert "hysteresis 2.5, cool-down 300 s, once, until 2030-01-02 03:04:00 UTC" in said
+
+
+def test_without_a_channel_one_line_says_what_to_do_with_a_link(database: Database) -> None:
+    shown = page(database, alert_channels="")
+    (line,) = [one.value for one in shown.caption if "CANDLEFLOW_ALERT_CHANNELS" in one.value]
+    assert ".env" in line
+    assert "](https://" in line
+
+
+def test_a_rule_that_may_have_been_added_says_so(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(*_: object) -> None:
+        raise UnknownOutcomeError("cut off; it may have done what was asked: look before you repeat it")
+
+    shown = page(database)
+    shown.text_input(key="alert-threshold").input("100")
+    monkeypatch.setattr("candleflow.store.alerts.AlertEditor.add", cut_off)
+    shown.button[-1].click().run()
+    assert "look before you repeat it" in shown.warning[0].value
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_the_servers_settings_are_the_safe_ones() -> None:
     assert config["server"]["address"] == "127.0.0.1"
     assert config["server"]["enableCORS"] is True
     assert config["server"]["enableXsrfProtection"] is True
-    assert config["server"]["allowedHosts"] == ["localhost", "127.0.0.1"]
+    assert config["server"]["allowedHosts"] == list(dashboard.LOCAL_HOSTS) == ["localhost", "127.0.0.1"]
     assert config["server"]["headless"] is True
     assert config["server"]["maxUploadSize"] == 1
     assert config["server"]["fileWatcherType"] == "none"

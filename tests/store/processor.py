@@ -8,25 +8,20 @@ from typing import Any
 
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
 
-from candleflow.market.candle import Candle, fold
-from candleflow.market.partial import fields
+from candleflow.market.candle import fold
+from candleflow.market.partial import Partial, array_text, encode, of_candle
 from candleflow.market.trade import Trade
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
 
-MERGE = "SELECT merge_batch(%s, %s, %s, %s, %s, %s, %s)"
+MERGE = "SELECT merge_batch(%s, %s, %s, %s, %s::partial_candle[], %s, %s)"
 
 
-def partial_of(candle: Candle, last_trade_time: int) -> dict[str, Any]:
-    """One partial candle as the sink writes it."""
-    return fields(candle) | {"last_trade_time": last_trade_time}
-
-
-def partials_of(trades: Iterable[Trade], windows: Windows) -> list[dict[str, Any]]:
+def partials_of(trades: Iterable[Trade], windows: Windows) -> list[Partial]:
     """A batch's partial candles."""
     times = {(trade.symbol, trade.trade_id): trade.trade_time for trade in trades}
     return [
-        partial_of(candle, times[candle.symbol, candle.last_trade_id])
+        of_candle(candle, times[candle.symbol, candle.last_trade_id])
         for candle in fold(trades, windows).values()
     ]
 
@@ -60,7 +55,7 @@ class Processor:
         self,
         expected: dict[str, int],
         reached: dict[str, int],
-        partials: Sequence[dict[str, Any]],
+        partials: Sequence[Partial],
         counts: dict[str, Any] | None = None,
     ) -> Any:
         """One call of merge_batch; its answer."""
@@ -69,8 +64,9 @@ class Processor:
             "size_us": self.windows.size_us,
             "slide_us": self.windows.slide_us,
         }
-        texts = [json.dumps(one) for one in (expected, reached, partials, counts or {}, windows)]
-        return self.call(MERGE, self.run_id, self.topic, *texts)
+        offsets = [json.dumps(one) for one in (expected, reached)]
+        rest = [json.dumps(one) for one in (counts or {}, windows)]
+        return self.call(MERGE, self.run_id, self.topic, *offsets, array_text(map(encode, partials)), *rest)
 
     def merge(self, trades: Sequence[Trade], partition: str = "0") -> int:
         """Merge a batch as the sink does, each trade a record; how many trades were late."""

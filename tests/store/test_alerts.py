@@ -13,10 +13,13 @@ import pytest
 from candleflow.errors import HeldError, StoreError
 from candleflow.market.window import SECOND_US
 from candleflow.store.alerts import Alert, AlertBook, AlertEditor, AlertReader, Decision
+from candleflow.store.clearing import Clearing
+from tests.processes import awaited
 from tests.store.processor import Processor
 from tests.store.trades import BEGINS_AT, FIVE_SECONDS, run_of
 from tests.store_fixtures import Database
 
+OLD_MILLISECONDS = 100
 RULE: dict[str, Any] = {"kind": "above", "threshold": "100", "channels": ["phone"]}
 
 
@@ -127,9 +130,9 @@ def test_a_delivery_is_taken_once_and_noted_by_who_took_it(database: Database, b
     book.decide([decision(added(database), 0, BEGINS_AT, "phone", "team")])
     taken = book.take("phone", 10)
     assert [(one.text, one.brief, one.attempt) for one in taken] == [("in full", "brief", 1)]
-    assert book.take("phone", 10) == []
     assert states(database) == [("phone", "sending"), ("team", "pending")]
     book.note("phone", taken, "sent")
+    assert book.take("phone", 10) == []
     assert states(database) == [("phone", "sent"), ("team", "pending")]
     book.note("phone", taken, "pending")
     assert book.take("phone", 10) == [], "what is sent stays sent"
@@ -193,3 +196,37 @@ def test_an_alert_is_found_with_its_rule_and_the_candles_up_to_its_own(
     figures = [last.open, last.high, last.low, last.close, last.volume]
     assert figures == [Decimal(one) for one in (110, 114, 110, 114, 5)]
     assert book.drawn("ETHUSDT", found.window, 60) == []
+
+
+def grown_old(database: Database, rule_id: int, alerts: int) -> None:
+    """So many alerts of a hundred days ago, each sent by one channel."""
+    database.owner().cursor().execute(
+        "WITH old AS (INSERT INTO alerts (rule_id, symbol, window_at, sampled_at, text, brief, decided_at)"
+        " SELECT %s, 'BTCUSDT', at, at, 'in full', 'brief', at FROM generate_series(1, %s) n,"
+        " LATERAL (SELECT now() - interval '100 days' - make_interval(secs => n) AS at) times"
+        " RETURNING alert_id, decided_at)"
+        " INSERT INTO alert_deliveries (alert_id, channel, state, due_at, updated_at)"
+        " SELECT alert_id, 'phone', 'sent', decided_at, decided_at FROM old",
+        (rule_id, alerts),
+    )
+
+
+def test_old_alerts_are_in_no_claims_way_and_go_in_batches(database: Database) -> None:
+    grown_old(database, added(database), 20_000)
+    database.owner().cursor().execute(
+        f'ALTER ROLE "{database.name}_alerter" SET statement_timeout = {OLD_MILLISECONDS}'
+    )
+    clearing = Clearing("old alerts", 20_000)
+    with closing(AlertBook.from_settings(database.settings)) as book:
+        book.claim("a test")
+        book.decide([decision(added(database))])
+        assert not clearing.step(book.drop_old), "so many are too many at once"
+        assert len(states(database)) == 100
+
+        def are_gone() -> bool:
+            while clearing.step(book.drop_old):
+                pass
+            return len(states(database)) == 1
+
+        awaited(are_gone, 60, lambda: "old alerts are left")
+    assert states(database) == [("phone", "pending")]

@@ -74,7 +74,7 @@ def test_an_adopted_topic_begins_at_its_beginning_and_counts_nothing_twice(datab
     processor = Processor(database.writer(), FIVE_SECONDS, topic_id="new")
     assert processor.offsets == {}
     processor.merge(run_of(2, 5))
-    owner.execute("SELECT trade_count, trade_ids::text FROM candles WHERE interval = '1d'")
+    owner.execute("SELECT trade_count, held_ids(candles)::text FROM candles WHERE interval = '1d'")
     assert owner.fetchall() == [(5, "{[1,6)}")]
 
 

@@ -105,7 +105,7 @@ def test_what_has_not_ended_has_no_actual(database: Database, store: ForecastSto
 def test_old_forecasts_are_deleted_and_others_stay(database: Database, store: ForecastStore) -> None:
     for day in range(4):
         past(database, BEGINS_AT + day * DAY_US)
-    assert store.drop_before(BEGINS_AT + 2 * DAY_US) == 2
+    assert store.drop_before(BEGINS_AT + 2 * DAY_US, 10) == 2
     assert [one.open_time for one in store.recent("BTCUSDT", 0, 10)] == [
         BEGINS_AT + 2 * DAY_US,
         BEGINS_AT + 3 * DAY_US,

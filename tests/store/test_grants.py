@@ -50,7 +50,7 @@ NOBODYS_BUSINESS = [
     "CREATE DATABASE mine",
     "SELECT adopt_topic('trades', 'mine')",
     "SELECT move_offsets('trades', '{}')",
-    "SELECT merge_candles('{}')",
+    "SELECT merge_candles('{}', '{}', '{}')",
     "SELECT hold_alerts(NULL)",
     "UPDATE alert_deliveries SET state = 'pending'",
     "SELECT count_records('trades', '{}', 1, 1)",
@@ -63,23 +63,25 @@ READERS_NOT = [
     "SELECT claim_topic('trades', 'id', 'me')",
     "SELECT merge_batch(NULL, '', NULL, NULL, NULL, NULL, NULL)",
     "SELECT close_quiet_candles(NULL, '', 0)",
+    "SELECT snapshot_holders()",
     "SELECT version FROM schema_version",
 ]
 KEEPING = [
     "SELECT keep_forecasts('[]', '5s')",
     "SELECT score_forecasts('[]', '5s')",
-    "SELECT drop_forecasts(0)",
+    "SELECT drop_forecasts(0, 1)",
 ]
 EDITS = ["SELECT add_alert_rule('{}')", "SELECT remove_alert_rule(1)"]
 ALERTS = [
     "SELECT claim_alerts('me')",
     "SELECT decide_alerts(NULL, '[]')",
     "SELECT take_deliveries(NULL, 'phone', 1)",
+    "SELECT drop_alerts(1)",
     "SELECT note_deliveries('phone', '{}', 'sent', '', 0)",
 ]
 MENDS = [
-    "SELECT replace_candles('X', 0, 0, '{}', '[]', '[]', '{}')",
-    "SELECT load_history('[]', '{}', 'kline', 0)",
+    "SELECT replace_candles('X', 0, 0, '{}', '{}', '[]', '{}')",
+    "SELECT load_history('{}', '{}', 'kline', 0)",
     "SELECT merged_offsets('trades')",
 ]
 AUDITORS_NOT = [*READERS_NOT, *KEEPING, *EDITS, *ALERTS, "SELECT * FROM alert_rules"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import psycopg2
 import pytest
 
 from candleflow.market.candle import fold
+from candleflow.market.partial import encode
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US, Windows
 from candleflow.store import credentials, schema
@@ -38,7 +38,7 @@ def load(
     until: float = 0,
     windows: Windows = FIVE_SECONDS,
 ) -> Any:
-    partials = [json.dumps(one) for one in partials_of(trades, windows)]
+    partials = [encode(one) for one in partials_of(trades, windows)]
     return store.load(partials, source, BEGINS_AT + round(until * SECOND_US))
 
 
@@ -53,7 +53,7 @@ def candles(database: Database) -> list[tuple[Any, ...]]:
     return asked(
         database,
         "SELECT symbol, interval, open_time, open, high, low, close, volume, quote_volume, taker_buy_volume,"
-        " taker_buy_quote_volume, trade_ids, is_complete FROM candles ORDER BY 1, 2, 3",
+        " taker_buy_quote_volume, held_ids(candles), is_complete FROM candles ORDER BY 1, 2, 3",
     )
 
 
@@ -184,7 +184,7 @@ def test_a_bucket_of_several_sources_says_so(database: Database, store: HistoryS
 @pytest.mark.parametrize("source", ["trades", "mixed", "", None])
 def test_only_the_names_of_histories_are_taken(database: Database, source: str | None) -> None:
     with pytest.raises(psycopg2.Error, match="no history of the source"):
-        asked_as_auditor(database, "SELECT load_history('[]', '{}', %s, 0)", source)
+        asked_as_auditor(database, "SELECT load_history('{}', '{}', %s, 0)", source)
 
 
 def asked_as_auditor(database: Database, query: str, *arguments: Any) -> Any:

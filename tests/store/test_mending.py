@@ -15,6 +15,7 @@ import pytest
 
 from candleflow.errors import StoreError
 from candleflow.market.candle import fold
+from candleflow.market.partial import array_text, encode
 from candleflow.market.trade import Trade
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import SECOND_US, Windows
@@ -80,8 +81,8 @@ def replace(
 EVERYTHING = "SELECT * FROM candles ORDER BY symbol, interval, open_time"
 AMOUNTS = """
     SELECT symbol, interval, open_time, end_time, open, high, low, close, volume, quote_volume,
-        taker_buy_volume, taker_buy_quote_volume, trade_count, first_trade_id, last_trade_id, trade_ids,
-        is_closed, is_complete, source
+        taker_buy_volume, taker_buy_quote_volume, trade_count, first_trade_id, last_trade_id,
+        held_ids(candles), is_closed, is_complete, source
     FROM candles ORDER BY symbol, interval, open_time
 """
 
@@ -230,10 +231,10 @@ def test_what_is_garbled_raises_and_changes_nothing(
     (partial,) = partials_of(TRADES[:5], FIVE_SECONDS)
     read = {str(time): str(ids) for time, ids in seen(mending, at(0), at(5)).items()}
     windows = {"interval": "5s", "size_us": 5 * SECOND_US, "slide_us": 5 * SECOND_US}
-    arguments = [json.dumps(one) for one in (read, [partial | changes], windows)]
+    arguments = json.dumps(read), array_text([encode(partial._replace(**changes))]), json.dumps(windows)
     with pytest.raises(psycopg2.Error), database.auditor().cursor() as cursor:
         cursor.execute(
-            "SELECT replace_candles(%s, %s, %s, %s, %s, '[]', %s)",
+            "SELECT replace_candles(%s, %s, %s, %s, %s::partial_candle[], '[]', %s)",
             (SYMBOL, BEGINS_AT + since, BEGINS_AT + until, *arguments),
         )
     assert own(EVERYTHING) == before

@@ -106,18 +106,100 @@ def test_an_overlap_names_the_ids_and_changes_nothing(database: Database, proces
     assert everything(database) == before
 
 
-def test_an_overlap_is_seen_in_the_roll_ups_after_the_window_was_changed(database: Database) -> None:
+@pytest.mark.parametrize(("first", "second"), [(5, 10), (120, 5), (5, 120), (300, 5), (5, 300), (60, 300)])
+def test_an_overlap_is_seen_whatever_the_windows_were_and_are(
+    database: Database, first: int, second: int
+) -> None:
+    """In the roll-ups that both have, be there ids missing in them or not, and whoever wrote them last."""
     connection = database.writer()
-    Processor(connection, FIVE_SECONDS).merge(run_of(1, 9))
-    connection.close()
-    wider = Processor(database.writer(), Windows.of_seconds(10))
-    answer = wider.send({"0": 9}, {"0": 12}, partials_of(run_of(8, 12), wider.windows))
-    assert answer == {"status": "overlap", "ids": {"BTCUSDT": "{[8,10)}"}}
+    Processor(connection, Windows.of_seconds(first)).merge([*run_of(1, 4), *run_of(6, 9)])
+    processor = Processor(connection, Windows.of_seconds(second))  # a session may claim its topic again
+
+    def overlap(*ids: int) -> Any:
+        trades = [trade(one, 400 if one > 9 else one) for one in ids]
+        at = processor.offsets["0"]
+        answer = processor.send({"0": at}, {"0": at + 3}, partials_of(trades, processor.windows))
+        return answer.get("ids")
+
+    assert overlap(4, 5, 7) == {"BTCUSDT": "{[4,5),[7,8)}"}
+    processor.merge([trade(12, 400), trade(14, 401)])
+    assert overlap(12, 13, 14) == {"BTCUSDT": "{[12,13),[14,15)}"}
+    assert overlap(7, 5, 4) == {"BTCUSDT": "{[4,5),[7,8)}"}
+    processor.merge([trade(5, 5)])
+    ids = "SELECT DISTINCT held_ids(candles)::text FROM candles WHERE interval = '1d'"
+    assert asked(database, ids) == [("{[1,10),[12,13),[14,15)}",)]
+
+
+def test_the_rows_of_a_day_do_not_grow_with_the_gaps_in_it(database: Database, processor: Processor) -> None:
+    """They are written by each merge; a set of 500 ranges is 5 kB."""
+    processor.merge([trade(2 * n, 3 * n) for n in range(500)])
+    processor.merge([trade(1_000 + 2 * n, 1_501) for n in range(3)])
+    query = """
+        SELECT max(pg_column_size(trade_ids)), min(id_count(held_ids(candles))), max(trade_count)
+        FROM candles WHERE interval IN ('5m', '15m', '1h', '1d') GROUP BY interval
+    """
+    assert {sizes for sizes, *_ in asked(database, query)} == {None}
+    assert asked(database, query + "HAVING interval = '1d'") == [(None, 503, 503)]
+
+
+def test_a_batch_looks_each_symbol_up_once_and_writes_no_row_that_stays_as_it_is(database: Database) -> None:
+    """Under an open snapshot each look passes all versions of the row since."""
+    connection = database.writer()
+    connection.autocommit = False  # the counts are those not yet told to others: of this session alone
+    processor = Processor(connection, FIVE_SECONDS)
+    processor.merge(run_of(1, 100), partition="0")
+    processor.merge(run_of(1, 100, "ETHUSDT"), partition="1")
+
+    def counts() -> tuple[int, int, int]:
+        looks, symbols, offsets = processor.call(
+            "SELECT json_build_array(sum(idx_scan) FILTER (WHERE relname = 'symbols'),"
+            " sum(n_tup_upd) FILTER (WHERE relname = 'symbols'),"
+            " sum(n_tup_upd) FILTER (WHERE relname = 'topic_offsets')) FROM pg_stat_xact_user_tables"
+        )
+        return looks, symbols, offsets
+
+    before = counts()
+    processor.merge([*run_of(101, 200), *run_of(101, 200, "ETHUSDT")], partition="1")
+    after = counts()
+    connection.commit()
+    # Once to read it, once to find what is to be updated: 44 candles of two symbols.
+    assert [now - was for now, was in zip(after, before, strict=True)] == [4, 2, 1]
+
+
+def test_a_late_trade_leaves_its_symbols_row_as_it_is(database: Database, processor: Processor) -> None:
+    processor.merge([*run_of(1, 4), *run_of(6, 20)])
+    before = asked(database, "SELECT xmin::text, * FROM symbols")
+    processor.merge(run_of(5, 5))
+    assert asked(database, "SELECT xmin::text, * FROM symbols") == before
+
+
+def test_the_index_of_open_candles_is_cleaned_though_few_pages_changed(database: Database) -> None:
+    """VACUUM passes the indexes by where fewer than 2 in 100 pages have dead rows, as in any large table."""
+    cursor = database.owner().cursor()
+    cursor.execute(
+        "INSERT INTO candles (symbol, interval, open_time, end_time, open, high, low, close, volume,"
+        " quote_volume, taker_buy_volume, taker_buy_quote_volume, trade_count, first_trade_id, last_trade_id,"
+        " is_closed, updated_at) SELECT 'OLD', '5s', opens, opens + interval '5 s', 1, 1, 1, 1, 1, 1, 0, 0,"
+        " 1, n, n, true, opens"
+        " FROM generate_series(1, 30000) n, LATERAL (SELECT to_timestamp(5 * n) AS opens)"
+    )
+    cursor.execute("UPDATE candles SET is_closed = false WHERE open_time <= to_timestamp(500)")
+    cursor.execute("ANALYZE candles")
+    in_index = "SELECT reltuples FROM pg_class WHERE relname = 'candles_open'"
+    assert asked(database, in_index) == [(100,)]
+    cursor.execute("UPDATE candles SET is_closed = true WHERE NOT is_closed")
+    cursor.execute("VACUUM candles")
+    assert asked(database, in_index) == [(0,)]
+
+
+def test_a_name_of_fifty_characters_of_any_alphabet_is_merged(processor: Processor) -> None:
+    answer = processor.send({"0": 0}, {"0": 3}, partials_of(run_of(1, 3, "\U00020000" * 50), FIVE_SECONDS))
+    assert answer["status"] == "merged"
 
 
 GARBAGE: list[dict[str, Any]] = [
     {"symbol": None},
-    {"symbol": "A" * 21},
+    {"symbol": "A" * 51},
     {"open_time": None},
     {"open_time": "soon"},
     {"open_time": BEGINS_AT + 1},
@@ -141,7 +223,6 @@ GARBAGE: list[dict[str, Any]] = [
     {"trade_ids": "{}"},
     {"trade_ids": "{[1,3)}"},
     {"trade_ids": "[1,5)"},
-    {"trade_ids": None},
 ]
 
 
@@ -164,11 +245,11 @@ def test_a_garbled_partial_fails_the_batch_and_changes_nothing(
 ) -> None:
     (partial,) = partials_of([trade(1, 1), trade(2, 2), trade(3, 3), trade(4, 4)], FIVE_SECONDS)
     with pytest.raises(psycopg2.Error):
-        unharmed.send({"0": 4}, {"0": 8}, [partial | wrong])
+        unharmed.send({"0": 4}, {"0": 8}, [partial._replace(**wrong)])
 
 
-@pytest.mark.parametrize("partials", ["null", "{}", '"x"', "[1]"])
-def test_partials_that_are_no_list_of_objects_fail_the_batch(unharmed: Processor, partials: str) -> None:
+@pytest.mark.parametrize("partials", ["", "[]", '{"x"}', "{1}", '{"(A,1)"}', "{NULL}", '{"(,,,,,)"}'])
+def test_partials_that_are_no_array_of_rows_fail_the_batch(unharmed: Processor, partials: str) -> None:
     windows = '{"interval": "5s", "size_us": 5000000, "slide_us": 5000000}'
     with pytest.raises(psycopg2.Error):
         unharmed.call(MERGE, unharmed.run_id, "trades", '{"0": 4}', '{"0": 5}', partials, "{}", windows)
@@ -178,7 +259,7 @@ def test_nothing_may_be_null(unharmed: Processor) -> None:
     arguments = [
         '{"0": 4}',
         '{"0": 5}',
-        "[]",
+        "{}",
         "{}",
         '{"interval": "5s", "size_us": 5000000, "slide_us": 5000000}',
     ]
@@ -226,6 +307,21 @@ def test_a_symbol_moves_forward_by_trade_id_only(database: Database, processor: 
     assert asked(database, query) == [(10, 110, begins + 3)]
     processor.merge([trade(11, 2, price="111")])
     assert asked(database, query) == [(11, 111, begins + 2)]
+
+
+def test_a_symbol_that_is_listed_anew_goes_on_with_its_new_ids(
+    database: Database, processor: Processor
+) -> None:
+    query = "SELECT last_trade_id, last_price FROM symbols"
+    processor.merge([trade(1_000_000, 3, price="110")])
+    processor.merge([trade(1, 7, price="50")])
+    assert asked(database, query) == [(1, 50)]
+    processor.merge([trade(1_000_001, 4, price="111")])  # missed, and fetched after that
+    assert asked(database, query) == [(1, 50)]
+    processor.merge([trade(2, 8, price="51")])
+    assert asked(database, query) == [(2, 51)]
+    processor.merge([trade(1, 90_000, price="70")])  # once more, after few trades, on another day
+    assert asked(database, query) == [(1, 70)]
 
 
 def test_open_and_close_go_by_trade_id_whenever_the_trades_come(

@@ -14,12 +14,13 @@ import pytest
 from psycopg2 import sql
 
 from candleflow.errors import StoreError
+from candleflow.market.partial import encode_windows
 from candleflow.settings import Settings
 from candleflow.stack.process import free_port
 from candleflow.store import credentials, schema
 from candleflow.store.credentials import Role
 from candleflow.store.mending import CandleMending
-from tests.store.processor import Processor
+from tests.store.processor import Processor, partials_of
 from tests.store.trades import BEGINS_AT, FIVE_SECONDS, run_of
 from tests.store_fixtures import Database
 
@@ -142,19 +143,34 @@ def test_a_database_of_the_first_version_keeps_its_candles(
         shutil.copy(schema.versions()[0][2], tmp_path / "migrations")
         before.setattr(schema, "MIGRATIONS", tmp_path / "migrations")
         for functions in (
-            "AUDITOR_FUNCTIONS", "ALERTER_FUNCTIONS", "EDITOR_FUNCTIONS", "FORECASTER_FUNCTIONS"
+            "AUDITOR_FUNCTIONS", "ALERTER_FUNCTIONS", "EDITOR_FUNCTIONS", "FORECASTER_FUNCTIONS",
+            "READER_FUNCTIONS",
         ):  # fmt: skip
             before.setattr(schema, functions, ("current_schema_version",))
+        before.setattr(schema, "WRITER_FUNCTIONS", ("claim_topic", "merge_batch", "current_schema_version"))
         before.setattr(schema, "READABLE_TABLES", ("candles", "symbols", "record_counts", "topics"))
         before.setattr(schema, "ALERT_TABLES", ("symbols",))
         schema.apply(empty_database.settings)
         processor = Processor(empty_database.writer(), FIVE_SECONDS)
-        processor.merge(run_of(1, 12))
+        rows = [
+            one._asdict() | {"trade_ids": f"{{[{one.first_trade_id},{one.last_trade_id + 1})}}"}
+            for one in partials_of(run_of(1, 12), FIVE_SECONDS)
+        ]
+        processor.call(
+            "SELECT merge_batch(%s, 'trades', '{}', '{\"0\": 12}', %s::jsonb, '{}', %s)",
+            processor.run_id,
+            json.dumps(rows),
+            encode_windows(FIVE_SECONDS),
+        )
+        processor.offsets = {"0": 12}
     schema.apply(empty_database.settings)
     with closing(CandleMending.from_settings(empty_database.settings)) as mending:
         assert [len(book.ids) for book in mending.books("BTCUSDT", BEGINS_AT, 2 * BEGINS_AT)] == [4, 5, 3]
         assert mending.repaired(["BTCUSDT"]) == 0
     processor.merge(run_of(13, 14))
+    cursor = empty_database.owner().cursor()
+    cursor.execute("SELECT trade_ids, held_ids(candles)::text FROM candles WHERE interval = '1d'")
+    assert cursor.fetchall() == [(None, "{[1,15)}")]
 
 
 def test_new_passwords_are_given_to_the_roles(database: Database) -> None:

@@ -11,12 +11,13 @@ import pytest
 import candleflow
 
 PACKAGE = Path(candleflow.__file__).parent
-COMMON = {"market", "settings", "errors", "telemetry"}
+COMMON = {"market", "settings", "errors", "telemetry", "proxies"}
 ALLOWED = {
     "market": {"market", "errors"},
     "errors": set(),
-    "settings": {"market", "errors"},
+    "settings": {"market", "errors", "proxies"},
     "telemetry": {"errors"},
+    "proxies": {"errors"},
     "metrics": {"metrics", *COMMON},
     "exchange": {"exchange", *COMMON},
     "broker": {"broker", *COMMON},

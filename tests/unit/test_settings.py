@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,44 @@ WRONG = [
     ("DASHBOARD_PORT", "0", "(accepted: from 1 to 65,535)"),
     ("DASHBOARD_PORT", "65536", "(accepted: from 1 to 65,535)"),
     ("DASHBOARD_PORT", "http", "valid integer"),
+    ("DASHBOARD_PUBLIC_URL", "candles.example.com", "must be an address such as https://candles.example.com"),
+    (
+        "DASHBOARD_PUBLIC_URL",
+        "ws://candles.example.com",
+        "must be an address such as https://candles.example.com",
+    ),
+    ("DASHBOARD_PUBLIC_URL", "https://", "must be an address such as https://candles.example.com"),
+    ("DASHBOARD_PUBLIC_URL", "https://*", "must be an address such as https://candles.example.com"),
+    (
+        "DASHBOARD_PUBLIC_URL",
+        "https://*.example.com",
+        "must be an address such as https://candles.example.com",
+    ),
+    (
+        "DASHBOARD_PUBLIC_URL",
+        "https://candles.example.com/page",
+        "must be an address such as https://candles.example.com",
+    ),
+    (
+        "DASHBOARD_PUBLIC_URL",
+        "https://candles.example.com?a",
+        "must be an address such as https://candles.example.com",
+    ),
+    (
+        "DASHBOARD_PUBLIC_URL",
+        "https://me:secret@candles.example.com",
+        "must be an address such as https://candles.example.com",
+    ),
+    (
+        "DASHBOARD_PUBLIC_URL",
+        "https://candles.example.com:0",
+        "must be an address such as https://candles.example.com",
+    ),
+    (
+        "DASHBOARD_PUBLIC_URL",
+        "https://bücher.example",
+        "must be an address such as https://candles.example.com",
+    ),
     ("WINDOW_SECONDS", "0", "must be one of 1, 2, 3"),
     ("WINDOW_SECONDS", "7", "must be one of 1, 2, 3"),
     ("WINDOW_SECONDS", "5.5", "valid integer"),
@@ -134,7 +173,8 @@ def test_no_secret_shows_in_a_description_or_a_repr() -> None:
 
 
 def test_symbols_are_upper_cased_trimmed_and_named_once() -> None:
-    assert load(symbols=" btcusdt, ETHUSDT,BTCUSDT ").symbols == ("BTCUSDT", "ETHUSDT")
+    given = " btcusdt, ETHUSDT,BTCUSDT,币安人生usdt "
+    assert load(symbols=given).symbols == ("BTCUSDT", "ETHUSDT", "币安人生USDT")
 
 
 def test_without_a_shard_the_producer_has_every_symbol_and_its_old_name() -> None:
@@ -269,3 +309,74 @@ def test_what_is_no_authority_is_named_and_not_shown(value: str, said: str) -> N
         load(kafka_security_protocol="SSL", kafka_ssl_ca=value)
     assert said in str(caught.value)
     assert "canary" not in str(caught.value)
+
+
+ENV_FILES = [
+    ("utf-8", True),
+    ("utf-8-sig", True),  # Notepad, and PowerShell's Out-File
+    ("utf-16", True),  # PowerShell's >
+    ("utf-16-le", False),
+    ("latin-1", False),
+]
+
+
+@pytest.mark.parametrize(("encoding", "is_read"), ENV_FILES)
+def test_an_env_file_is_read_or_refused_by_its_encoding(encoding: str, *, is_read: bool) -> None:
+    text = "CANDLEFLOW_SYMBOLS=ETHUSDT\r\nCANDLEFLOW_KAFKA_SASL_USERNAMES=Zoë\r\n"
+    Path(".env").write_bytes(text.encode(encoding))
+    if is_read:
+        assert load().symbols == ("ETHUSDT",)
+        assert unknown_names() == [
+            "CANDLEFLOW_KAFKA_SASL_USERNAMES is not a setting; did you mean CANDLEFLOW_KAFKA_SASL_USERNAME?"
+        ]
+    else:
+        with pytest.raises(
+            SettingError, match=r"^\S+\.env is neither UTF-8 nor UTF-16 text: save it as UTF-8$"
+        ):
+            load()
+
+
+FOLDERS = [
+    # what CANDLEFLOW_CACHE_DIR and CANDLEFLOW_DATA_DIR name, and what is said of each
+    ("/a b/josé,c\\d%&'\"", "", ""),
+    ("relative", "", ""),
+    ("/a:b", "must have no ':'", ""),
+    ("/a\nb", "control character", "control character"),
+    ("/jos\udce9", "no UTF-8", "no UTF-8"),
+    ("~/candles", "set HOME", "set HOME"),
+    ("~nobody-of-that-name/candles", "set HOME", "set HOME"),
+]
+
+
+@pytest.mark.parametrize(("folder", "cache_says", "data_says"), FOLDERS)
+def test_a_folder_that_a_server_could_not_take_is_named_with_its_setting(
+    folder: str, cache_says: str, data_says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(_: object) -> None:
+        raise KeyError("a user id without a name")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    settings = load(cache_dir=folder, data_dir=folder)
+    for name, says in (("cache", cache_says), ("data", data_says)):
+        if says:
+            with pytest.raises(SettingError, match=rf"^CANDLEFLOW_{name.upper()}_DIR=.*{says}"):
+                getattr(settings, f"{name}_path")
+        else:
+            assert getattr(settings, f"{name}_path") == Path(folder).absolute()
+
+
+@pytest.mark.parametrize(
+    ("given_settings", "page_url"),
+    [
+        ({"dashboard_port": 1234}, "http://localhost:1234"),
+        ({"dashboard_public_url": ""}, "http://localhost:8501"),
+        ({"dashboard_public_url": "https://candles.example.com:8443/"}, "https://candles.example.com:8443"),
+        (
+            {"dashboard_public_url": "https://a.example", "alert_page_url": "https://b.example/page"},
+            "https://b.example/page",
+        ),
+    ],
+)
+def test_alerts_lead_to_the_pages_public_address(given_settings: dict[str, Any], page_url: str) -> None:
+    assert load(**given_settings).page_url == page_url

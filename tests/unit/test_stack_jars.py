@@ -77,6 +77,15 @@ def fetched(repository: Repository, folder: Path, console: Console | None = None
     return fetch(WANTED, folder, maven_url=repository.url, console=console or Console(file=io.StringIO()))
 
 
+def test_a_folder_that_cannot_be_made_is_named_with_its_setting(
+    repository: Repository, tmp_path: Path
+) -> None:
+    (tmp_path / "a file").touch()
+    with pytest.raises(StackError, match=r"a file/jars can't be made: .*; CANDLEFLOW_CACHE_DIR moves it"):
+        fetched(repository, tmp_path / "a file" / "jars")
+    assert repository.asked == []
+
+
 def lock_of_spark_4_0() -> str:
     return Path(jars.__file__).with_name(jars.LOCK_OF_SPARK_4_0).read_text()
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+import tarfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import jdk
 import pytest
 
 from candleflow.errors import StackError
@@ -86,25 +92,76 @@ def test_a_java_that_was_brought_once_is_used_again(tmp_path: Path) -> None:
     assert java.find_java(tmp_path / "cache") == brought
 
 
-def test_where_there_is_none_one_is_brought_and_moved_into_place_when_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@dataclass
+class Download:
+    """What the lock's address gives, and how often it was asked."""
+
+    body: bytes
+    asked: int = 0
+
+
+@pytest.fixture
+def temurin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Download]:
+    """A server in Adoptium's place, and a lock that has the archive's SHA-256."""
+    home(tmp_path / "made" / "jdk-17.0.20.1+1", "17.0.20.1")
+    with tarfile.open(tmp_path / "jdk.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "made" / "jdk-17.0.20.1+1", "jdk-17.0.20.1+1")
+    served = Download((tmp_path / "jdk.tar.gz").read_bytes())
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            served.asked += 1
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(served.body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    sha256 = hashlib.sha256(served.body).hexdigest()
+    monkeypatch.setattr(java, "locked", lambda: {java.machine(): (sha256, "jdk.tar.gz")})
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        monkeypatch.setattr(java, "BASE", f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield served
+        server.shutdown()
+        thread.join()
+
+
+def test_where_there_is_none_one_is_fetched_checked_and_moved_into_place(
+    tmp_path: Path, temurin: Download
 ) -> None:
-    def install(version: str, path: str) -> str:
-        return str(home(Path(path) / "jdk-17.0.15+6", f"{version}.0.15"))
+    place = tmp_path / "cache" / "java"
+    assert java.find_java(tmp_path / "cache") == place / "jdk-17.0.20.1+1"
+    assert [one.name for one in place.iterdir()] == ["jdk-17.0.20.1+1"]
+    assert java.find_java(tmp_path / "cache") == place / "jdk-17.0.20.1+1"
+    assert temurin.asked == 1
 
-    monkeypatch.setattr(jdk, "install", install)
-    assert java.find_java(tmp_path / "cache") == tmp_path / "cache" / "java" / "jdk-17.0.15+6"
-    assert [one.name for one in (tmp_path / "cache" / "java").iterdir()] == ["jdk-17.0.15+6"]
 
-
-def test_when_none_can_be_brought_one_line_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(version: str, path: str) -> str:
-        raise jdk.JdkError("no network")
-
-    monkeypatch.setattr(jdk, "install", refuse)
-    with pytest.raises(StackError, match=r"^Java 17 or 21 is needed: .*no network\)$") as caught:
+def test_another_archive_than_the_locked_one_is_never_unpacked(tmp_path: Path, temurin: Download) -> None:
+    temurin.body += b"!"
+    with pytest.raises(
+        StackError, match=r"^Java 17 or 21 is needed: .*SHA-256 \w{64}, not \w{64}\)$"
+    ) as caught:
         java.find_java(tmp_path / "cache")
     assert "\n" not in str(caught.value)
     assert list((tmp_path / "cache" / "java").iterdir()) == []
+
+
+def test_the_lock_has_one_archive_of_one_version_for_each_kind_of_machine() -> None:
+    kinds = {"linux x86_64", "linux aarch64", "musl x86_64", "darwin x86_64", "darwin arm64"}
+    assert java.locked().keys() == kinds
+    for sha256, name in java.locked().values():
+        assert re.fullmatch(r"[0-9a-f]{64}", sha256)
+        assert java.BROUGHT.replace("+", "_") in name
+    assert java.BROUGHT.replace("+", "%2B") in java.BASE
+    assert len({sha256 for sha256, _ in java.locked().values()}) == len(kinds)
+
+
+def test_a_kind_of_machine_without_a_locked_one_gets_one_line_that_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with pytest.raises(StackError, match=r"^Java 17 or 21 is needed: [^\n]*$"):
+        java.find_java(tmp_path / "cache")

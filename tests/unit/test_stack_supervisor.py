@@ -117,6 +117,34 @@ async def test_an_essential_part_that_never_becomes_ready_is_an_error(tmp_path: 
             await one.ready(one.keep(dying))
 
 
+async def test_an_essential_part_that_has_had_its_time_is_an_error_with_the_reason(tmp_path: Path) -> None:
+    async with supervisor() as (one, _):
+        refusing = part(
+            tmp_path, FOR_EVER, is_ready=lambda: False, not_ready=lambda: "it speaks no TLS",
+            ready_seconds=0.2, is_essential=True,
+        )  # fmt: skip
+        with pytest.raises(
+            StackError, match=r"part could not be started: not ready after .* s: it speaks no TLS"
+        ):
+            await one.ready(one.keep(refusing))
+
+
+async def test_a_part_that_is_waited_for_says_for_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("candleflow.stack.supervisor.SAY_SECONDS", 0.1)
+    answers = [False]
+    async with supervisor() as (one, _):
+        late = one.keep(
+            part(tmp_path, FOR_EVER, is_ready=lambda: answers[0], not_ready=lambda: "HTTP Error 404")
+        )
+        await until(lambda: late.message == "HTTP Error 404")
+        assert late.state == "starting"
+        answers[0] = True
+        await one.ready(late)
+        assert (late.state, late.message) == ("running", "")
+
+
 async def test_an_essential_part_whose_preparation_fails_is_an_error_and_is_never_started(
     tmp_path: Path,
 ) -> None:

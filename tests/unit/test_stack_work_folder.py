@@ -45,11 +45,22 @@ def test_a_killed_ones_folder_goes_at_the_next_start_and_a_living_ones_stays(pla
     assert list(place.iterdir()) == [place / "work-is-a-file"]
 
 
+@pytest.mark.parametrize("name", ["t d", "josé", "a,b", "a%20b", "a\\b"])
+def test_a_temporary_folder_that_spark_would_mistake_is_not_taken(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / name))
+    with work_folder("candleflow-test-") as folder:
+        assert folder.parent == Path("/tmp")  # noqa: S108
+    assert list((tmp_path / name).iterdir()) == []
+
+
 def test_a_place_that_takes_no_folder_is_named_with_what_moves_it(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(place / "is not there"))
-    with pytest.raises(StackError, match=r"is not there.*TMPDIR"), work_folder(PREFIX):
+    monkeypatch.setattr("tempfile.tempdir", str(place / "is-not-there"))
+    with pytest.raises(StackError, match=r"is-not-there.*TMPDIR"), work_folder(PREFIX):
         pass
     (place / "a file").touch()
     with (

@@ -1,4 +1,4 @@
-"""``verify`` before and beside its connections: arguments, defaults, pages, and patience."""
+"""``verify`` before and beside its connections: arguments, defaults and pages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pytest
 
 from candleflow import cli
 from candleflow import settings as settings_module
-from candleflow.errors import RateLimitError
 from candleflow.exchange.rest import ExchangeRest
 from candleflow.market.window import SECOND_US, WINDOW_SECONDS, Windows
-from candleflow.services.verify import WAITS, Patience, add_arguments, asked_for, pages
+from candleflow.services.verify import add_arguments, asked_for, pages
 from candleflow.services.verify_report import Asked, Verified, print_report
 from candleflow.store.reader import CandleReader
 from candleflow.watch.klines import Comparison, FieldDifference, Finding, Verdict, bases
@@ -167,48 +166,3 @@ def test_the_report_ends_with_what_it_comes_to(
     lines = printed(verified, capsys)
     assert (lines[0], lines[-1]) == (["SIMULATED"], said.split())
     assert not verified.differs
-
-
-class Exchange:
-    """Answers each question with the next of its outcomes, and notes how long was waited."""
-
-    def __init__(self, *outcomes: float | RateLimitError) -> None:
-        self._outcomes = list(outcomes)
-        self.waited: list[float] = []
-        self.notices: list[str] = []
-
-    async def answer(self) -> float:
-        outcome = self._outcomes.pop(0)
-        if isinstance(outcome, RateLimitError):
-            raise outcome
-        return outcome
-
-    async def ask(self) -> float:
-        async def sleep(seconds: float) -> None:
-            self.waited.append(seconds)
-
-        return await Patience(self.notices.append, sleep).ask(self.answer)
-
-
-async def test_a_rate_limit_is_waited_for_as_long_as_it_says() -> None:
-    exchange = Exchange(RateLimitError("slow down", 17), RateLimitError("slow down", 3), 42)
-    assert await exchange.ask() == 42
-    assert exchange.waited == [17, 3]
-    assert exchange.notices == [f"the exchange says to wait {n} s: waiting" for n in (17, 3)]
-
-
-@pytest.mark.parametrize(
-    "refusal", [RateLimitError("banned", 120, is_banned=True), RateLimitError("slow down", 121)]
-)
-async def test_a_ban_and_a_long_wait_are_not_sat_out(refusal: RateLimitError) -> None:
-    exchange = Exchange(refusal, 42)
-    with pytest.raises(RateLimitError):
-        await exchange.ask()
-    assert exchange.waited == []
-
-
-async def test_an_exchange_that_never_answers_is_asked_no_more() -> None:
-    exchange = Exchange(*(RateLimitError("slow down", 1) for _ in range(9)))
-    with pytest.raises(RateLimitError):
-        await exchange.ask()
-    assert exchange.waited == [1] * WAITS

@@ -25,6 +25,10 @@ def test_what_is_missing_is_named() -> None:
         parameters_of({"image": SAMPLE.image, "broker_ami": SAMPLE.broker_ami}.get)
 
 
+def test_symbols_may_be_of_any_alphabet() -> None:
+    assert parameters_of((GIVEN | {"symbols": "BTCUSDT,币安人生USDT"}).get).symbols == "BTCUSDT,币安人生USDT"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

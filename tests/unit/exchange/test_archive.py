@@ -6,7 +6,6 @@ import hashlib
 import threading
 import zipfile
 from collections.abc import Iterator
-from datetime import date
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -64,6 +63,93 @@ def test_a_part_has_a_bounded_number_of_lines(tmp_path: Path, monkeypatch: pytes
     assert [one.count(b"\n") for one in found_parts(tmp_path / "a.csv", tmp_path)] == [3, 3, 1]
 
 
+def test_hours_that_interleave_make_no_more_parts_than_there_are_hours(tmp_path: Path) -> None:
+    lines = [line(n, T0_MS + (n * 7 % 24) * HOUR_MS + n) for n in range(2_400)]
+    (tmp_path / "a.csv").write_bytes(b"".join(lines))
+    (tmp_path / "work").mkdir()
+    found = found_parts(tmp_path / "a.csv", tmp_path / "work")
+    assert len(found) <= 24
+    assert b"".join(found) == b"".join(lines)
+
+
+def test_a_month_in_disorder_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    lines = [line(n, T0_MS + (n * 7 % 744) * HOUR_MS) for n in range(7_440)]
+    (tmp_path / "a.csv").write_bytes(b"".join(lines))
+    with pytest.raises(ExchangeError, match=r"more than 24 hours in disorder: sort its lines by time"):
+        list(archive.parts(tmp_path / "a.csv", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("1E-8", "0.00000001"), ("1e-08", "0.00000001"), ("2.5E-5", "0.000025"), ("1.0E7", "10000000"),
+        ("6E+1", "60"), ("0.5", "0.5"), ("1E999", "1E999"), ("E-8", "E-8"), ("-1E-8", "-1E-8"),
+    ],
+)  # fmt: skip
+def test_an_exponent_becomes_plain_digits(tmp_path: Path, written: str, plain: str) -> None:
+    (tmp_path / "a.csv").write_text(f"1,2,{written},0.0,{T0_MS},True,True\n")
+    assert found_parts(tmp_path / "a.csv", tmp_path) == [f"1,2,{plain},0.0,{T0_MS},True,True\n".encode()]
+
+
+def test_only_the_lines_of_the_time_asked_for_are_left_of_a_month(tmp_path: Path) -> None:
+    lines = [line(n, T0_MS + n * 24 * HOUR_MS) for n in range(-3, 4)]
+    (tmp_path / "a.csv").write_bytes(b"".join([*lines, b"nonsense\n"]))
+    since = T0_MS * 1_000
+    found = archive.parts(tmp_path / "a.csv", tmp_path, since, since + 1, passes_over=True)
+    assert [part.read_bytes() for part in found] == [lines[3] + b"nonsense\n"]
+
+
+TRADE = f"1,61837.63,0.02,1236.7526,{T0_MS},True,True"
+SHAPES = {
+    "trades": (TRADE, None),
+    "with a mark before it": ("\ufeff" + TRADE, None),
+    "with a header": ("id,price,qty,quote_qty,time,is_buyer_maker,is_best_match\n" + TRADE, None),
+    "in capitals": (TRADE.upper(), None),
+    "nonsense first": ("hello\n" + TRADE, None),
+    "spot aggTrades": (f"1,1.0,1.0,5,6,{T0_MS},True,True", "has 8 columns, as spot aggTrades have"),
+    "futures trades": (
+        f"id,price,qty,quote_qty,time,is_buyer_maker\n1,1.0,1.0,1.0,{T0_MS},true",
+        "has 6 columns, as futures trades have",
+    ),
+    "futures aggTrades": (
+        "agg_trade_id,price,quantity,first_trade_id,last_trade_id,transact_time,is_buyer_maker\n1,1,1,5,6,7,true",
+        r"has 'agg_trade_id' in column 1 \(id\)",
+    ),
+    "klines": (f"{T0_MS},1,1,1,1,1,{T0_MS},1,1,1,1,0", "has 12 columns, as klines have"),
+    "quoted": ('"' + TRADE.replace(",", '","') + '"', r"""has '"1"' in column 1 \(id\)"""),
+    "by semicolons": (TRADE.replace(",", ";"), "has 1 columns"),
+    "a negative quantity": (TRADE.replace("0.02", "-0.02"), r"has '-0.02' in column 3 \(qty\)"),
+    "a time of words": (TRADE.replace(str(T0_MS), "2024-08-08"), r"'2024-08-08' in column 5 \(time\)"),
+    "JSON": ('{"e":"trade"}', "has 1 columns"),
+    "nothing": ("", "it has no line"),
+    "another day": (TRADE.replace(str(T0_MS), str(T0_MS + 25 * HOUR_MS)), "begins at 2024-08-09 01:00 UTC"),
+    "no day at all": (TRADE.replace(str(T0_MS), "9" * 30), "begins at "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_file_says_what_it_is_instead_of_trades(tmp_path: Path, shape: str) -> None:
+    content, says = SHAPES[shape]
+    file = tmp_path / "given.csv"
+    file.write_text(content, encoding="utf-8")
+    since = T0_MS * 1_000
+    if says is None:
+        archive.check_shape(file, since, since + 24 * archive.PART_US)
+        return
+    with pytest.raises(ExchangeError, match=says) as raised:
+        archive.check_shape(file, since, since + 24 * archive.PART_US)
+    assert "given.csv" in str(raised.value)
+
+
+def test_a_zip_made_on_a_desktop_has_the_one_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w") as out:
+        out.writestr("a/a.csv", line(1, T0_MS))
+        for name in ("__MACOSX/a/._a.csv", "a/.DS_Store", ".DS_Store", "a/._a.csv", "Thumbs.db"):
+            out.writestr(name, b"\x00")
+    assert found_parts(file, tmp_path) == [line(1, T0_MS)]
+
+
 def test_a_header_and_empty_lines_are_left_out_and_nonsense_is_not(tmp_path: Path) -> None:
     content = b"id,price,qty,quote_qty,time,is_buyer_maker,is_best_match\r\n" + line(1, T0_MS) + b"\nhi\n"
     (tmp_path / "a.csv").write_bytes(content)
@@ -113,7 +199,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 def checksum(file: Path, digest: str = "") -> None:
     digest = digest or hashlib.sha256(file.read_bytes()).hexdigest()
-    file.with_name(f"{file.name}.CHECKSUM").write_text(f"{digest}  {file.name}\n")
+    file.with_name(f"{file.name}.CHECKSUM").write_text(f"{digest}  {file.name}\n", encoding="utf-8")
 
 
 def test_a_file_comes_whole_and_its_progress_is_told(served: tuple[Path, str], tmp_path: Path) -> None:
@@ -163,6 +249,20 @@ def test_a_local_file_is_checked_where_its_checksum_lies_beside_it(tmp_path: Pat
 
 
 def test_where_the_archive_has_a_day() -> None:
-    assert archive.address("https://data.binance.vision/", "BTCUSDT", date(2024, 8, 8)) == (
+    assert archive.address("https://data.binance.vision/", "BTCUSDT", "2024-08-08") == (
         "https://data.binance.vision/data/spot/daily/trades/BTCUSDT/BTCUSDT-trades-2024-08-08.zip"
     )
+    assert archive.address("https://data.binance.vision", "BTCUSDT", "2024-08") == (
+        "https://data.binance.vision/data/spot/monthly/trades/BTCUSDT/BTCUSDT-trades-2024-08.zip"
+    )
+
+
+def test_a_symbol_beyond_ascii_is_fetched_and_checked(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, url = served
+    where = archive.address(url, "币安人生USDT", "2026-01-01")
+    assert where.isascii()
+    file = folder / "data/spot/daily/trades/币安人生USDT/币安人生USDT-trades-2026-01-01.zip"
+    file.parent.mkdir(parents=True)
+    zipped(file, line(1, T0_MS))
+    checksum(file)
+    assert archive.fetch(where, tmp_path, lambda *_: None).name == file.name

@@ -11,23 +11,16 @@ import pytest
 from candleflow.errors import ExchangeError
 from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.past_trades import Origin
+from candleflow.exchange.rate_limit import RestAddress
 from candleflow.exchange.rest import ExchangeRest
 from candleflow.exchange.simulated_market import SeededMarket
 from candleflow.exchange.simulator import Faults, Simulator
+from candleflow.exchange.simulator_source import Listing
 from candleflow.market.trade import Trade
 from candleflow.stack.process import free_port
+from tests.unit.exchange.virtual_clock import Clock
 
 MARKET = SeededMarket(1, 100, ["BTCUSDT"])
-
-
-class Sleeps:
-    """Notes how long was slept, and takes no time."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    async def __call__(self, seconds: float) -> None:
-        self.seconds.append(seconds)
 
 
 async def trades_of(history: TradeHistory, symbol: str, from_id: int, limit: int) -> Sequence[Trade]:
@@ -48,6 +41,27 @@ async def test_trades_come_from_an_id_on_as_many_as_asked_for() -> None:
             first,
             first + 1,
         ]
+
+
+class Listed(SeededMarket):
+    """A market that lists a few symbols only."""
+
+    def listing(self, symbol: str) -> Listing | None:
+        return None if symbol.startswith("OLD") else super().listing(symbol)
+
+
+async def test_last_trade_ids_come_in_the_cheapest_requests_without_what_is_not_listed() -> None:
+    symbols = [f"SYM{number}USDT" for number in range(30)]
+    market = Listed(1, 0.1, symbols)
+    async with Simulator(market) as simulator, TradeHistory([simulator.rest_url]) as history:
+        before = {symbol: market.id_at(symbol, time.time_ns() // 1_000) for symbol in symbols}
+        found = await history.last_trade_ids([*symbols[:7], "OLDUSDT", *symbols[7:], "OLDBTC"])
+        assert list(found) == symbols
+        assert all(found[symbol] >= before[symbol] - 1 for symbol in symbols)
+        asked = len(simulator.rest_requests)
+        many = [*symbols, *(f"MORE{number}USDT" for number in range(800))]
+        assert list(await history.last_trade_ids(many)) == symbols, "of all that are listed"
+        assert len(simulator.rest_requests) == asked + 1, "one request for all, of weight 80"
 
 
 async def test_the_first_trade_since_a_time() -> None:
@@ -81,28 +95,24 @@ async def test_klines_are_those_that_open_within_the_times() -> None:
         assert abs(await history.server_time() - time.time_ns() // 1_000) < 10**7
 
 
-async def test_half_of_the_allowed_weight_is_used_and_then_the_next_minute_waited_for() -> None:
-    sleeps = Sleeps()
-    async with (
-        Simulator(MARKET) as simulator,
-        TradeHistory([simulator.rest_url], weight_share=50, sleep=sleeps, now=lambda: 1_000_045.5) as history,
-    ):
-        first = await latest_id(simulator) - 100
-        await trades_of(history, "BTCUSDT", first, 1)
-        assert sleeps.seconds == []
-        await trades_of(history, "BTCUSDT", first, 1)
-        assert sleeps.seconds == [60 - 1_000_045.5 % 60]
+async def test_the_next_minute_is_waited_for_once_our_share_is_used() -> None:
+    clock = Clock(1_000_045.5)
+    async with Simulator(MARKET) as simulator:
+        url = RestAddress(simulator.rest_url, clock.limiter(simulator.rest_url, share=50))
+        async with TradeHistory([url]) as history:
+            for _ in range(3):
+                await history.page("BTCUSDT", 10**9, 1)
+    assert clock.slept == [60 - 1_000_045.5 % 60]
 
 
 async def test_a_limit_is_waited_out_as_long_as_the_exchange_says() -> None:
-    sleeps = Sleeps()
-    faults = Faults(throttle_requests=2, retry_after_seconds=7)
-    async with (
-        Simulator(MARKET, faults=faults) as simulator,
-        TradeHistory([simulator.rest_url], sleep=sleeps) as history,
-    ):
-        assert await trades_of(history, "BTCUSDT", 10**9, 1)
-    assert sleeps.seconds == [7, 7]
+    clock = Clock(1_000_045.5)
+    faults = Faults(throttle_requests=2, retry_after_seconds=777)
+    async with Simulator(MARKET, faults=faults) as simulator:
+        url = RestAddress(simulator.rest_url, clock.limiter(simulator.rest_url))
+        async with TradeHistory([url]) as history:
+            assert await trades_of(history, "BTCUSDT", 10**9, 1)
+    assert clock.slept == [777, 777]
 
 
 async def test_the_second_address_answers_where_the_first_is_away() -> None:
@@ -171,6 +181,21 @@ async def test_older_ones_come_where_they_are_an_aggregate_of_their_own(
     assert page.trades == in_milliseconds(alone)
     assert 0 < len(page.trades) < page.end - first
     assert page.begins_at <= page.trades[0].trade_time
+
+
+@pytest.mark.parametrize("back", [1_050, 1_150, 1_250, 1_500])
+async def test_older_ones_leave_the_latest_to_the_page_that_has_them_whole(
+    past: tuple[TradeHistory, int], back: int
+) -> None:
+    history, last = past
+    first = last - back
+    while True:
+        page = await history.page("BTCUSDT", first, last + 1 - first)
+        if page.origin is Origin.RECENT:
+            break
+        assert first < page.end < last - 700
+        first = page.end
+    assert [trade.trade_id for trade in page.trades] == list(range(first, last + 1))
 
 
 async def test_what_is_to_come_is_on_no_page(past: tuple[TradeHistory, int]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 
 from candleflow.errors import ExchangeError, ExchangeRefusalError, RateLimitError
-from candleflow.exchange.rest import ExchangeRest, _retry_after
+from candleflow.exchange.rest import ExchangeRest
 from candleflow.exchange.simulated_market import SeededMarket
 from candleflow.exchange.simulator import Faults, Simulator
 from candleflow.market.trade import Trade
@@ -80,12 +80,12 @@ async def test_klines_have_all_their_fields(rest: ExchangeRest) -> None:
     assert same == klines[3:6]
 
 
-async def test_the_used_weight_is_remembered(rest: ExchangeRest) -> None:
-    weights = [rest.used_weight]
-    for _ in range(2):
-        await rest.historical_trades("BTCUSDT", limit=1)
-        weights.append(rest.used_weight)
-    assert weights in ([None, 25, 50], [None, 25, 25])  # 25 again where a new minute began in between
+async def test_last_trade_ids_are_told_for_several_symbols_at_once(rest: ExchangeRest) -> None:
+    latest = (await rest.recent_trades("BTCUSDT", limit=1))[0].trade_id
+    found = await rest.last_trade_ids(["BTCUSDT", "ETHUSDT"])
+    assert list(found) == ["BTCUSDT", "ETHUSDT"]
+    assert latest <= found["BTCUSDT"] <= latest + 5_000
+    assert found.keys() <= (await rest.last_trade_ids()).keys()
 
 
 async def test_a_refusal_carries_the_exchanges_own_code(rest: ExchangeRest) -> None:
@@ -94,15 +94,17 @@ async def test_a_refusal_carries_the_exchanges_own_code(rest: ExchangeRest) -> N
     assert (raised.value.status, raised.value.code) == (400, -1100)
 
 
-@pytest.mark.parametrize(("status", "is_banned"), [(429, False), (418, True)])
-async def test_a_rate_limit_says_how_long_to_wait(
-    simulator: Simulator, rest: ExchangeRest, status: int, is_banned: bool
+@pytest.mark.parametrize("status", [429, 418, 503])
+async def test_a_rate_limit_beyond_our_patience_is_told_and_nothing_more_asked(
+    simulator: Simulator, rest: ExchangeRest, status: int
 ) -> None:
     simulator.faults = Faults(throttle_requests=1, throttle_status=status, retry_after_seconds=17)
-    with pytest.raises(RateLimitError) as raised:
+    with pytest.raises(RateLimitError, match=f"HTTP {status}") as raised:
         await rest.server_time()
-    assert (raised.value.wait_seconds, raised.value.is_banned) == (17.0, is_banned)
-    assert await rest.server_time() > 0
+    assert raised.value.wait_seconds == 17.0
+    with pytest.raises(RateLimitError, match="no request for 17 s"):
+        await rest.server_time()
+    assert len(simulator.rest_requests) == 1
 
 
 async def test_weights_over_the_limit_are_refused_until_the_next_minute() -> None:
@@ -223,22 +225,6 @@ async def test_without_a_usable_retry_after_the_wait_is_the_documented_one(
         with pytest.raises(RateLimitError) as raised:
             await rest.server_time()
     assert raised.value.wait_seconds == seconds
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        (None, None),
-        ("30", 30.0),
-        ("0", 0.0),
-        ("Thu, 01 Jan 1970 00:01:10 GMT", 10.0),
-        ("Thu, 01 Jan 1970 00:00:10 GMT", 0.0),
-        ("tomorrow", None),
-        ("٣", None),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
-    assert _retry_after(header, now=60.0) == seconds
 
 
 async def test_a_server_that_never_answers_is_given_up() -> None:

@@ -192,7 +192,8 @@ def test_before_its_beginning_the_market_has_no_trade() -> None:
 
 
 @pytest.mark.parametrize(
-    "symbol", ["BTCUSDT", "SHIBUSDT", "ETHBTC", "BTCJPY", "NEVERHEARDOF", "A", "1000SATS.X-1_2"]
+    "symbol",
+    ["BTCUSDT", "SHIBUSDT", "ETHBTC", "BTCJPY", "NEVERHEARDOF", "A", "1000SATS.X-1_2", "币安人生USDT"],
 )
 def test_any_symbol_trades_at_its_own_steps(symbol: str) -> None:
     source = SeededMarket(1, 10, ["BTCUSDT"])
@@ -208,7 +209,7 @@ def test_any_symbol_trades_at_its_own_steps(symbol: str) -> None:
 
 def test_what_has_no_symbols_form_is_no_symbol() -> None:
     source = SeededMarket(1, 10, ["BTCUSDT"])
-    assert [source.listing(name) for name in ("", "btcusdt", "../X", "A" * 21)] == [None] * 4
+    assert [source.listing(name) for name in ("", "btcusdt", "../X", "A" * 51)] == [None] * 4
 
 
 def test_the_followed_symbols_are_listed_first_and_once() -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from candleflow.exchange import simulator_rest
 from candleflow.exchange.recording import Recording
 from candleflow.exchange.simulated_market import SeededMarket
 from candleflow.exchange.simulated_symbol import ORIGIN_US
@@ -204,7 +205,7 @@ def test_there_is_nothing_before_the_beginning_nor_after_now(market: SeededMarke
         ("trades", {}, -1102, 400),
         ("trades", {"symbol": ""}, -1102, 400),
         ("trades", {"symbol": "btcusdt"}, -1100, 400),
-        ("trades", {"symbol": "A" * 21}, -1100, 400),
+        ("trades", {"symbol": "A" * 51}, -1100, 400),
         ("trades", {"symbol": "BTCUSDT", "limit": "many"}, -1100, 400),
         ("trades", {"symbol": "BTCUSDT", "limit": "-1"}, -1100, 400),
         ("historicalTrades", {"symbol": "BTCUSDT", "fromId": "x"}, -1100, 400),
@@ -216,6 +217,8 @@ def test_there_is_nothing_before_the_beginning_nor_after_now(market: SeededMarke
         ("exchangeInfo", {"symbols": "BTCUSDT"}, -1100, 400),
         ("exchangeInfo", {"symbols": "[1]"}, -1100, 400),
         ("exchangeInfo", {"symbols": "[" * 5_000}, -1100, 400),
+        ("ticker/24hr", {"symbol": "BTCUSDT"}, -1130, 400),
+        ("ticker/24hr", {"symbol": "BTCUSDT", "symbols": "[]", "type": "MINI"}, -1128, 400),
         ("depth", {"symbol": "BTCUSDT"}, -1000, 404),
     ],
 )
@@ -231,6 +234,46 @@ def test_each_wrong_request_has_its_error(
 def test_a_long_answer_is_given_up_when_the_simulator_stops(market: SeededMarket) -> None:
     with pytest.raises(Stopped):
         answer(market, "/api/v3/klines?symbol=BTCUSDT&interval=1m", NOW, is_stopping=lambda: True)
+
+
+def test_a_ticker_tells_the_ids_of_the_last_day() -> None:
+    market = SeededMarket(3, 0.002, ["BTCUSDT", "ETHUSDT"])
+    rows = ask(market, "ticker/24hr", symbols='["ETHUSDT","BTCUSDT"]', type="MINI")
+    assert [row["symbol"] for row in rows] == ["ETHUSDT", "BTCUSDT"]
+    day = [market.id_at("BTCUSDT", at) for at in (NOW - 86_400_000_000, NOW)]
+    trades = list(market.trades("BTCUSDT", (day[0], day[1])))
+    assert rows[1] == ask(market, "ticker/24hr", symbol="BTCUSDT", type="MINI")
+    last = trades[-simulator_rest.TICKER_TRADES :]
+    assert {name: rows[1][name] for name in ("firstId", "lastId", "count", "openTime", "closeTime")} == {
+        "firstId": day[0], "lastId": day[1] - 1, "count": len(trades),
+        "openTime": NOW_MS - 86_400_000, "closeTime": NOW_MS,
+    }  # fmt: skip
+    prices = (trades[0].price, max(one.price for one in last), min(one.price for one in last), last[-1].price)
+    told = [rows[1][f"{name}Price"] for name in ("open", "high", "low", "last")]
+    assert [Decimal(price) for price in told] == list(prices)
+    assert Decimal(rows[1]["volume"]) == sum(one.quantity for one in last)
+    assert Decimal(rows[1]["quoteVolume"]) == sum(one.notional for one in last)
+    everything = ask(market, "ticker/24hr", type="MINI")
+    assert {"BTCUSDT", "ETHUSDT", "BNBUSDT"} <= {row["symbol"] for row in everything}
+
+
+def test_a_ticker_of_a_day_without_trades_has_no_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulator_rest, "_DAY_US", 1)
+    row = ask(SeededMarket(3, 0.002, ["BTCUSDT"]), "ticker/24hr", symbol="BTCUSDT", type="MINI")
+    assert (row["firstId"], row["lastId"], row["count"], row["volume"]) == (-1, -1, 0, "0.00000000")
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"symbol": "X"}, 2), ({"symbols": ["X"]}, 2), ({"symbols": ["X"] * 20}, 2),
+        ({"symbols": ["X"] * 21}, 40), ({"symbols": ["X"] * 100}, 40), ({"symbols": ["X"] * 101}, 80),
+        ({}, 80),
+    ],
+)  # fmt: skip
+def test_tickers_weigh_by_the_number_of_symbols(query: dict[str, Any], expected: int) -> None:
+    given = {name: value if name == "symbol" else json.dumps(value) for name, value in query.items()}
+    assert weight(f"/api/v3/ticker/24hr?{urlencode(given)}") == expected
 
 
 def test_weights_are_those_of_the_documentation() -> None:

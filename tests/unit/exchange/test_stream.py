@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
+from urllib.parse import unquote
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
@@ -168,12 +169,14 @@ async def test_more_symbols_than_a_connection_may_have_take_more_connections() -
 
 async def test_a_thousand_symbols_are_followed_over_one_connection() -> None:
     heard = Heard()
-    symbols = tuple(f"SYMBOL{number:04d}USDT" for number in range(1_000))
+    symbols = tuple(f"{('SYMBOL', '币安人生')[number % 2]}{number:04d}USDT" for number in range(1_000))
     asked: set[str] = set()
 
     async def exchange(connection: ServerConnection) -> None:
         assert connection.request is not None
-        asked.update(connection.request.path.partition("streams=")[2].split("/"))
+        path = connection.request.path
+        assert path.isascii()
+        asked.update(unquote(path.partition("streams=")[2]).split("/"))
         await connection.send(frame(1, symbols[0]))
         async for text in connection:
             request = json.loads(text)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from candleflow.errors import MarketError
-from candleflow.market.gap import GapBook, GapEvent, GapEventKind
+from candleflow.market.gap import GapBook, GapEvent, GapEventKind, book_of, events_of
 from candleflow.market.trade_ids import TradeIds
 
 EVENTS = st.lists(
     st.builds(
-        lambda kind, symbol, first, more: GapEvent(kind, symbol, first, first + more, 0, "why"),
+        lambda kind, symbol, ids: GapEvent.of(kind, symbol, TradeIds(ids).ranges, 0, "why"),
         st.sampled_from(GapEventKind),
         st.sampled_from(["BTCUSDT", "ETHUSDT"]),
-        st.integers(0, 30),
-        st.integers(0, 10),
+        st.lists(st.integers(0, 30), min_size=1, max_size=8)
+        | st.builds(
+            lambda first, more: range(first, first + more + 1), st.integers(0, 30), st.integers(0, 10)
+        ),
     )
 )
 
@@ -37,7 +41,8 @@ def test_it_adds_up_to_what_sets_would(events: list[GapEvent]) -> None:
     given_up: set[tuple[str, int]] = set()
     for event in events:
         book.apply(event)
-        those = {(event.symbol, one) for one in range(event.first_trade_id, event.last_trade_id + 1)}
+        those = ids({event.symbol: event.ranges})
+        assert event.trade_count == len(those)
         match event.kind:
             case GapEventKind.SEEN:
                 missing |= those
@@ -49,6 +54,31 @@ def test_it_adds_up_to_what_sets_would(events: list[GapEvent]) -> None:
                 given_up |= those
         assert ids(book.open_ranges()) == missing
         assert ids(book.wanted_ranges()) == missing - given_up
+        assert (book.open_trades, book.open_gaps) == (
+            len(missing),
+            sum(map(len, book.open_ranges().values())),
+        )
+
+
+@given(EVENTS, EVENTS)
+def test_events_of_many_ranges_add_up_to_what_one_event_a_range_does(
+    before: list[GapEvent], events: list[GapEvent]
+) -> None:
+    """As older versions wrote them, and as they are read together with newer ones."""
+    apart = [replace(one, first_trade_id=lower, last_trade_id=upper - 1, ranges=())
+             for one in events for lower, upper in one.ranges]  # fmt: skip
+    assert book_of([*before, *events]).open_ranges() == book_of([*before, *apart]).open_ranges()
+    assert book_of([*before, *events]).wanted_ranges() == book_of([*before, *apart]).wanted_ranges()
+
+
+@pytest.mark.parametrize("count", [0, 1, 999, 1_000, 1_001, 2_500])
+def test_many_ranges_are_told_by_few_events(count: int) -> None:
+    ranges = tuple((10 * one, 10 * one + 5) for one in range(count))
+    events = events_of(GapEventKind.SEEN, "BTCUSDT", ranges, 7, "audit")
+    assert len(events) == -(-count // 1_000)
+    assert tuple(one for event in events for one in event.ranges) == ranges
+    assert all((event.first_trade_id, event.last_trade_id) == (event.ranges[0][0], event.ranges[-1][1] - 1)
+               for event in events)  # fmt: skip
 
 
 @given(EVENTS)

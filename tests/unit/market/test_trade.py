@@ -7,7 +7,6 @@ from decimal import Decimal
 import pytest
 
 from candleflow.errors import MarketError
-from candleflow.market.symbol import is_symbol
 from candleflow.market.trade import EXACT, Trade, check, refusal, to_microseconds
 
 
@@ -56,24 +55,3 @@ def test_times_are_milliseconds_or_microseconds_by_their_size() -> None:
 def test_the_notional_is_exact_at_any_size() -> None:
     one = trade(price="12345678901.12345678", quantity="123456789.12345678")
     assert one.notional.scaleb(16, EXACT) == 1_234_567_890_112_345_678 * 12_345_678_912_345_678
-
-
-@pytest.mark.parametrize(
-    ("name", "good"),
-    [
-        ("BTCUSDT", True),
-        ("1000SATSUSDT", True),
-        ("A", True),
-        ("btcusdt", False),
-        ("", False),
-        ("BTC USDT", False),
-        ("BTCUSDT\n", False),
-        ("../../ETC", False),
-        ("BTCUSDT';--", False),
-        ("\u0410\u0411", False),  # Cyrillic letters
-        ("A" * 21, False),
-        ("\u202eBTC", False),
-    ],
-)
-def test_a_symbols_name_follows_binances_pattern(name: str, good: bool) -> None:
-    assert is_symbol(name) is good

@@ -3,15 +3,60 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from candleflow.errors import MarketError
+from candleflow.market import trade_ids
 from candleflow.market.trade_ids import TradeIds
 
 IDS = st.lists(st.integers(0, 60), max_size=80)
+CHANGES = st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.integers(0, 12)), max_size=60)
+
+
+@given(CHANGES, st.integers(0, 60), st.integers(0, 60))
+def test_ranges_added_and_taken_out_are_what_a_plain_set_has_in_blocks_of_any_size(
+    changes: list[tuple[bool, int, int]], lower: int, upper: int
+) -> None:
+    """Blocks of one range or two, which are split and joined by nearly every change."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trade_ids, "_BLOCK", 1)
+        held, plain = TradeIds(), set[int]()
+        for is_added, begin, length in changes:
+            (held.add_range if is_added else held.remove_range)(begin, begin + length)
+            those = range(begin, begin + length)
+            plain = plain.union(those) if is_added else plain.difference(those)
+            assert held.ranges == ranges_of(plain)
+            assert [one for one in range(75) if one in held] == sorted(plain)
+        assert held.within(lower, upper) == ranges_of(plain.intersection(range(lower, upper)))
+        assert held.last_ranges(3) == tuple(reversed(held.ranges))[:3]
+        assert (len(held), held.range_count, bool(held)) == (len(plain), len(held.ranges), bool(plain))
+        assert list(held.holes()) == [
+            (upper, lower) for (_, upper), (lower, _) in itertools.pairwise(held.ranges)
+        ]
+
+
+def ranges_of(ids: set[int]) -> tuple[tuple[int, int], ...]:
+    """The longest runs of neighbours."""
+    begins = sorted(one for one in ids if one - 1 not in ids)
+    ends = sorted(one + 1 for one in ids if one + 1 not in ids)
+    return tuple(zip(begins, ends, strict=True))
+
+
+def test_a_change_takes_no_longer_in_a_set_of_many_ranges() -> None:
+    """One list of all had to be moved for each: twenty times as long at the first of 200,000."""
+
+    def seconds(count: int) -> float:
+        held = TradeIds.of_ranges((10 * one, 10 * one + 5) for one in range(count))
+        began_at = time.process_time()
+        for one in range(2_000):
+            held.remove_range(10 * one, 10 * one + 5)
+        return time.process_time() - began_at
+
+    assert min(seconds(200_000) for _ in range(3)) < 5 * min(seconds(5_000) for _ in range(3))
 
 
 @given(IDS)

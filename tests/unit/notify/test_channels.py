@@ -95,7 +95,7 @@ def test_no_answer_leaves_open_whether_it_arrived(there: Messengers) -> None:
 def test_where_nobody_listens_nothing_can_have_arrived() -> None:
     away = f"http://127.0.0.1:{free_port()}"
     found = channels(load(alert_channels=f"phone={TELEGRAM}", alert_telegram_url=away))
-    assert found["phone"].send("text") == Answer(Outcome.LATER, "no connection")
+    assert found["phone"].send("text") == Answer(Outcome.LATER, "no connection (NewConnectionError)")
 
 
 @pytest.mark.parametrize("address", [TELEGRAM, DISCORD])

@@ -165,6 +165,28 @@ def test_an_old_trade_is_judged_by_what_the_producer_has_had(
     assert (found.value, found.state) == expected
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"quiet_s:BTCUSDT": 12.0}, (State.GOOD, "no newer trade, asked 12 seconds ago")),
+        ({"quiet_s:BTCUSDT": trust.QUIET_SECONDS + 1}, (State.WARN, "")),
+        ({"quiet_s:ETHUSDT": 12.0}, (State.WARN, "")),
+        ({"behind:BTCUSDT": 5}, (State.BAD, "5 newer trades that the stream did not bring")),
+        ({"quiet_s:BTCUSDT": 12.0, "age_s:BTCUSDT": 0.3}, (State.BAD, "in no candle yet")),
+    ],
+)
+def test_an_old_trade_is_judged_by_what_the_exchange_answered(
+    told: dict[str, float], expected: tuple[State, str]
+) -> None:
+    counts = PRODUCER | {"age_s:BTCUSDT": 600.0} | told
+    facts = replace(
+        hearing(producer=beat("producer", counts, age=0.0)), last_trade_time=NOON - 600 * SECOND_US
+    )
+    found = of(facts, "age")
+    assert found.state is expected[0]
+    assert expected[1] in found.why
+
+
 def test_without_the_producer_an_old_trade_is_never_good() -> None:
     for seconds, state in ((30, State.WARN), (61, State.BAD)):
         facts = replace(hearing(producer=None), last_trade_time=NOON - seconds * SECOND_US)

@@ -10,13 +10,44 @@ import org.apache.spark.sql.RowFactory;
 
 /** The candle rules of market/candle.py, by blocks of neighbouring trade ids: the rows of engine/candles.py's Block. */
 final class Blocks {
+  private static final String TOO_MANY = "(too many)"; // candles.TOO_MANY
+  private static final String LAST_RECORD = "(last record)"; // candles.LAST_RECORD
+
   private final long paneUs;
+  private final long most;
   private final Map blocks = new HashMap();
   private final Map refused = new HashMap();
+  private final Map lastRecords = new HashMap();
   private Block latest = null;
+  private LastRecord last = null;
+  private long records = 0;
 
-  Blocks(long paneUs) {
+  /** Holds {@code most} blocks at most: whoever adds to them asks {@link #isFull} before each record. */
+  Blocks(long paneUs, long most) {
     this.paneUs = paneUs;
+    this.most = most;
+  }
+
+  /** Whether there are more blocks than wanted; then no record need be read any more. */
+  boolean isFull() {
+    return blocks.size() > most;
+  }
+
+  /** Notes a record's place in the topic. Call it for each record, refused or not. */
+  void note(int partition, long offset, long writtenAt) {
+    records++;
+    if (last == null || last.partition != partition) {
+      Integer key = Integer.valueOf(partition);
+      last = (LastRecord) lastRecords.get(key);
+      if (last == null) {
+        last = new LastRecord(partition);
+        lastRecords.put(key, last);
+      }
+    }
+    if (offset > last.offset) {
+      last.offset = offset;
+      last.writtenAt = writtenAt;
+    }
   }
 
   void add(Trade trade, long writtenAt, boolean isLive) {
@@ -41,12 +72,36 @@ final class Blocks {
 
   Iterator rows() {
     List rows = new ArrayList();
+    if (isFull()) {
+      rows.add(Block.refusal(TOO_MANY, records));
+      return rows.iterator();
+    }
+    for (Iterator one = lastRecords.values().iterator(); one.hasNext(); ) rows.add(((LastRecord) one.next()).row());
     for (Iterator one = refused.entrySet().iterator(); one.hasNext(); ) {
       Map.Entry refusal = (Map.Entry) one.next();
       rows.add(Block.refusal((String) refusal.getKey(), ((long[]) refusal.getValue())[0]));
     }
     for (Iterator one = blocks.values().iterator(); one.hasNext(); ) rows.add(((Block) one.next()).row());
     return rows.iterator();
+  }
+
+  private static final class LastRecord {
+    private final int partition;
+    private long offset = -1;
+    private long writtenAt;
+
+    LastRecord(int partition) {
+      this.partition = partition;
+    }
+
+    Row row() {
+      Object[] row = new Object[Block.COLUMNS];
+      row[0] = LAST_RECORD;
+      row[2] = Long.valueOf(partition); // candles.Block tells which columns these are
+      row[3] = Long.valueOf(offset);
+      row[5] = Long.valueOf(writtenAt);
+      return RowFactory.create(row);
+    }
   }
 
   private static final class Block {

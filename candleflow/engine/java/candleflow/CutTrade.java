@@ -1,5 +1,6 @@
 package candleflow;
 
+import java.util.regex.Pattern;
 import org.apache.spark.sql.api.java.UDF1;
 
 /**
@@ -9,8 +10,14 @@ import org.apache.spark.sql.api.java.UDF1;
  * Object for type parameters, as it makes no bridge to a method of other types.
  */
 public final class CutTrade implements UDF1<Object, Object> {
+  private final Pattern symbolPattern;
+
+  public CutTrade(String symbolPattern) {
+    this.symbolPattern = Pattern.compile(symbolPattern);
+  }
+
   public Object call(Object record) {
     Trade trade = new Trade();
-    return record != null && new LayoutReader(trade).read((byte[]) record) ? trade.row() : null;
+    return record != null && new LayoutReader(trade, symbolPattern).read((byte[]) record) ? trade.row() : null;
   }
 }

@@ -1,11 +1,13 @@
 package candleflow;
 
 import java.util.Iterator;
+import java.util.regex.Pattern;
 import org.apache.spark.api.java.function.MapPartitionsFunction;
 import org.apache.spark.sql.Row;
 
 /**
- * Folds records as Kafka has them: the columns value, when it was written in microseconds, and whether it came live.
+ * Folds records as Kafka has them: the columns value, when it was written in microseconds, whether it came live, its
+ * partition and its offset.
  *
  * <p>What {@link LayoutReader} does not read, and a trade dated too far after its own record, counts as a refusal
  * without a reason, which only the full reader can give.
@@ -14,20 +16,25 @@ public final class FoldRecords implements MapPartitionsFunction<Object, Object> 
   private final long paneUs;
   private final long maxFutureUs;
   private final String unread;
+  private final Pattern symbolPattern;
+  private final long most;
 
-  public FoldRecords(long paneUs, long maxFutureUs, String unread) {
+  public FoldRecords(long paneUs, long maxFutureUs, String unread, String symbolPattern, long most) {
     this.paneUs = paneUs;
     this.maxFutureUs = maxFutureUs;
     this.unread = unread;
+    this.symbolPattern = Pattern.compile(symbolPattern);
+    this.most = most;
   }
 
   public Iterator call(Iterator rows) {
-    Blocks blocks = new Blocks(paneUs);
+    Blocks blocks = new Blocks(paneUs, most);
     Trade trade = new Trade();
-    LayoutReader reader = new LayoutReader(trade);
-    while (rows.hasNext()) {
+    LayoutReader reader = new LayoutReader(trade, symbolPattern);
+    while (!blocks.isFull() && rows.hasNext()) {
       Row row = (Row) rows.next();
       long writtenAt = row.getLong(1);
+      blocks.note(row.getInt(3), row.getLong(4), writtenAt);
       if (!row.isNullAt(0) && reader.read((byte[]) row.get(0)) && trade.time <= writtenAt + maxFutureUs) {
         blocks.add(trade, writtenAt, row.getBoolean(2));
       } else {

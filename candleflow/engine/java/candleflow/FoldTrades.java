@@ -6,22 +6,25 @@ import org.apache.spark.sql.Row;
 
 /**
  * Folds trades that were read already: the columns with the reason of a refusal, when the record was written in
- * microseconds, whether it came live, and those of {@link Trade}.
+ * microseconds, whether it came live, its partition, its offset, and those of {@link Trade}.
  */
 public final class FoldTrades implements MapPartitionsFunction<Object, Object> {
-  private static final int FIRST_OF_TRADE = 3;
+  private static final int FIRST_OF_TRADE = 5;
 
   private final long paneUs;
+  private final long most;
 
-  public FoldTrades(long paneUs) {
+  public FoldTrades(long paneUs, long most) {
     this.paneUs = paneUs;
+    this.most = most;
   }
 
   public Iterator call(Iterator rows) {
-    Blocks blocks = new Blocks(paneUs);
+    Blocks blocks = new Blocks(paneUs, most);
     Trade trade = new Trade();
-    while (rows.hasNext()) {
+    while (!blocks.isFull() && rows.hasNext()) {
       Row row = (Row) rows.next();
+      blocks.note(row.getInt(3), row.getLong(4), row.getLong(1));
       if (row.isNullAt(0)) {
         trade.set(row, FIRST_OF_TRADE);
         blocks.add(trade, row.getLong(1), row.getBoolean(2));

@@ -1,6 +1,8 @@
 package candleflow;
 
 import java.nio.charset.StandardCharsets;
+import java.util.HashSet;
+import java.util.regex.Pattern;
 
 /**
  * Reads a record in the exact layout that Binance sends, that of market/payload.py, into a trade.
@@ -25,18 +27,20 @@ final class LayoutReader {
   private static final int PRICE_DIGITS = 11; // market.trade.PRICE_LIMIT is 10^11
   private static final int QUANTITY_DIGITS = 12; // market.trade.QUANTITY_LIMIT is 10^12
   private static final int PLACES = 8; // market.trade.DECIMAL_PLACES
-  private static final int SYMBOL_LENGTH = 20; // market.symbol.SYMBOL_PATTERN
   private static final int MILLISECOND_DIGITS = 13;
   private static final int MICROSECOND_DIGITS = 16;
 
   private final Trade trade;
+  private final Pattern symbolPattern;
+  private final HashSet symbols = new HashSet(); // those met that match
   private byte[] record;
   private int at;
   private boolean fits;
 
-  /** {@code trade} is what the records are read into, one after the other. */
-  LayoutReader(Trade trade) {
+  /** {@code trade} is what the records are read into, one after the other; the pattern is market.symbol's. */
+  LayoutReader(Trade trade, Pattern symbolPattern) {
     this.trade = trade;
+    this.symbolPattern = symbolPattern;
   }
 
   /** Whether the record is a trade, as far as it tells that by itself; if not, the trade is of no use. */
@@ -123,15 +127,17 @@ final class LayoutReader {
     return isTrue;
   }
 
+  /** Bytes that are no UTF-8 become U+FFFD, which no symbol has. */
   private String symbol() {
+    if (!fits) return null;
     int begin = at;
-    while (at < record.length && at - begin < SYMBOL_LENGTH && isOfSymbol(record[at], at == begin)) at++;
-    fits = fits && at > begin;
-    return new String(record, begin, at - begin, StandardCharsets.US_ASCII);
-  }
-
-  private static boolean isOfSymbol(byte one, boolean isFirst) {
-    return isDigit(one) || (one >= 'A' && one <= 'Z') || (!isFirst && (one == '.' || one == '_' || one == '-'));
+    while (at < record.length && record[at] != '"') at++;
+    String symbol = new String(record, begin, at - begin, StandardCharsets.UTF_8);
+    if (!symbols.contains(symbol)) {
+      fits = symbolPattern.matcher(symbol).matches();
+      if (fits) symbols.add(symbol);
+    }
+    return symbol;
   }
 
   private static boolean isDigit(byte one) {

@@ -1,0 +1,31 @@
+"""One archive by HTTPS, with the SHA-256 that the lock has of it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import httpx
+
+from candleflow.stack.jar_download import client_for
+
+
+def fetch(url: str, sha256: str, folder: Path) -> Path:
+    """The archive in ``folder``. Raises OSError where it can't be had, or is another than the locked one."""
+    archive = folder / "archive"
+    digest = hashlib.sha256()
+    try:
+        with (
+            client_for(url) as client,
+            client.stream("GET", url) as answer,
+            archive.open("wb") as file,
+        ):
+            answer.raise_for_status()
+            for chunk in answer.iter_bytes():
+                file.write(chunk)
+                digest.update(chunk)
+    except httpx.HTTPError as error:
+        raise OSError(f"{url}: {error or type(error).__name__}") from error
+    if digest.hexdigest() != sha256:
+        raise OSError(f"what {url} gave has the SHA-256 {digest.hexdigest()}, not {sha256}")
+    return archive

@@ -1,0 +1,55 @@
+-- A symbol that is listed anew counts its trade ids from the beginning again.
+--
+-- Run once, by the owner, in a transaction of store/schema.py. Before, a symbol's last trade was the one of
+-- greatest id ever: its price stood still until the new ids had passed the old ones.
+
+-- Whether a trade is later than another of its symbol. Within a sequence of ids, ids and times rise together;
+-- two trades that are far apart, in ids or in time, may be of different sequences, and go by time (FAR_IDS and
+-- FAR_US in services/intake.py).
+CREATE FUNCTION is_later(trade_id bigint, trade_time timestamptz, than_id bigint, than_time timestamptz)
+RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF abs(trade_id - than_id) >= 10000 OR abs(extract(epoch FROM trade_time - than_time)) > 60 THEN
+        RETURN (trade_time, trade_id) > (than_time, than_id);
+    END IF;
+    RETURN trade_id > than_id;
+END
+$$;
+
+-- Moves each symbol on to the batch's trade of greatest id, if that is later, and to its latest candle. Returns
+-- the newest open times of those that moved, as newest_open_times does.
+CREATE OR REPLACE FUNCTION advance_symbols(partials partial_candle[], merged_at timestamptz) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+    moved jsonb;
+BEGIN
+    WITH moving AS (
+        INSERT INTO symbols AS s
+            (symbol, last_trade_id, last_price, last_trade_time, newest_open_time, updated_at)
+        SELECT p.symbol,
+            max(p.last_trade_id),
+            (array_agg(p.close ORDER BY p.last_trade_id DESC))[1],
+            from_microseconds((array_agg(p.last_trade_time ORDER BY p.last_trade_id DESC))[1]),
+            from_microseconds(max(p.open_time)),
+            merged_at
+        FROM unnest(partials) p
+        GROUP BY p.symbol
+        ORDER BY p.symbol
+        ON CONFLICT (symbol) DO UPDATE SET
+            (last_trade_id, last_price, last_trade_time) = (
+                SELECT t.last_trade_id, t.last_price, t.last_trade_time
+                FROM (VALUES (s.last_trade_id, s.last_price, s.last_trade_time, false),
+                    (excluded.last_trade_id, excluded.last_price, excluded.last_trade_time, true))
+                    t(last_trade_id, last_price, last_trade_time, is_of_batch)
+                WHERE t.is_of_batch = is_later(
+                    excluded.last_trade_id, excluded.last_trade_time, s.last_trade_id, s.last_trade_time)),
+            newest_open_time = greatest(s.newest_open_time, excluded.newest_open_time),
+            updated_at = excluded.updated_at
+        WHERE excluded.newest_open_time > s.newest_open_time OR is_later(
+            excluded.last_trade_id, excluded.last_trade_time, s.last_trade_id, s.last_trade_time)
+        RETURNING s.symbol, s.newest_open_time
+    )
+    SELECT coalesce(jsonb_object_agg(m.symbol, m.newest_open_time), '{}') INTO moved FROM moving m;
+    RETURN moved;
+END
+$$;

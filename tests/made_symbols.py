@@ -1,0 +1,17 @@
+"""Names of symbols, of any alphabet, as Hypothesis draws them."""
+
+from __future__ import annotations
+
+import string
+from typing import Final
+
+from hypothesis import strategies as st
+
+from candleflow.market.symbol import SYMBOL_LENGTH, is_symbol
+
+# st.from_regex(SYMBOL_PATTERN) goes through all of Unicode at each draw.
+_LETTERS: Final = st.one_of(
+    st.sampled_from(string.ascii_uppercase + string.digits + "._-"),
+    st.characters(min_codepoint=0xAA).filter(is_symbol),
+)
+SYMBOLS: Final = st.text(_LETTERS, min_size=1, max_size=SYMBOL_LENGTH).filter(is_symbol)

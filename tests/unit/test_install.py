@@ -1,0 +1,68 @@
+"""``deploy/environment`` fills the environment that it made, whatever the variables of pip and Python say."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT
+
+UV = """#!/bin/sh
+[ "$1" != --version ] || exit 0
+site=$(echo "$(dirname "$4")"/../lib/python*/site-packages)
+mkdir "$site/thing-1.dist-info"
+printf 'Metadata-Version: 2.1\\nName: thing\\nVersion: 1\\n' >"$site/thing-1.dist-info/METADATA"
+"""
+"""Stands for uv: real pip installs it, and it installs the one package of the lock."""
+
+
+def wheel_of_uv(folder: Path) -> Path:
+    wheel = folder / "uv-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        program = zipfile.ZipInfo("uv-1.data/scripts/uv")
+        program.external_attr = 0o100755 << 16
+        archive.writestr(program, UV)
+        archive.writestr("uv-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: uv\nVersion: 1\n")
+        archive.writestr(
+            "uv-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr("uv-1.dist-info/RECORD", "")
+    return wheel
+
+
+@pytest.mark.slow  # making an environment takes 5 s
+def test_pips_and_pythons_variables_and_a_pip_conf_move_nothing(tmp_path: Path) -> None:
+    tree, elsewhere = tmp_path / "tree", tmp_path / "elsewhere"
+    (tree / "deploy").mkdir(parents=True)
+    shutil.copy(ROOT / "deploy" / "environment", tree / "deploy")
+    wheel = wheel_of_uv(tmp_path)
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (tree / "deploy" / "uv.lock").write_text(f"uv==1 --hash=sha256:{digest}\n")
+    (tree / "requirements.lock").write_text("thing==1\n")
+    (tmp_path / "pip.conf").write_text(f"[install]\nprefix = {elsewhere}\nuser = true\n")
+    variables = {
+        "PYTHON": sys.executable,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(tmp_path),
+        "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"),
+        "PIP_USER": "1",
+        "PIP_TARGET": str(elsewhere),
+        "PIP_DRY_RUN": "1",
+        "PIP_NO_BINARY": ":all:",
+        "PIP_PYTHON": "/nowhere/python",
+        "PYTHONHOME": "/nowhere",
+        "PYTHONPATH": str(elsewhere),
+    }
+    command = (tree / "deploy" / "environment", "run")
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tree / ".venv" / "bin" / "uv").exists()
+    assert (tree / ".venv" / ".installed.requirements.lock").exists()
+    assert not elsewhere.exists()
