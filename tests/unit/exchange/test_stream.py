@@ -69,7 +69,7 @@ def stream_of(
     lifetime_seconds: float = 1e6,
     silence_seconds: float = 60.0,
     max_streams: int = 1_024,
-    take: Callable[[Sequence[Received]], Awaitable[None]] | None = None,
+    take: Callable[[Received], Awaitable[None]] | None = None,
     advice: str = "",
 ) -> TradeStream:
     return TradeStream(
