@@ -2,6 +2,8 @@
 
     python -m bench.merge                        with none stored, then with a million
     python -m bench.merge --stored 10000 0       with these
+    python -m bench.merge --snapshot             while a snapshot is held open
+    python -m bench.merge --gaps 3000            on a day that lacks so many trades, one in each window
 
 A real server of its own (the wheel's, durable as it comes), the schema as it is, batches as the processor
 sends them. Each time is one call with its commit, seen from the client; beside it is the processor time that
@@ -14,13 +16,15 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import psutil
+from psycopg2.extensions import connection
 
 from bench import machine, servers, stored
 from bench.oracle import at
@@ -35,6 +39,9 @@ from candleflow.store.credentials import Role
 BEGINS_AT: Final = 1_700_000_100 * SECOND_US
 FILLED_UNTIL: Final = at(floor_time(BEGINS_AT, DAY_US))
 BATCHES_PER_WINDOW: Final = 20
+LIVE_BATCHES: Final = 100
+SNAPSHOT_BATCHES: Final = 3_000
+SNAPSHOT_PART: Final = 500
 OLD_SYMBOLS: Final = tuple(f"OLD{number}" for number in range(200))
 
 
@@ -96,6 +103,15 @@ def batches(shape: Shape) -> Iterator[list[Partial]]:
         yield partials
 
 
+def day_with_gaps(gaps: int) -> Iterator[list[Partial]]:
+    """A day's windows, a trade missing after each, and then live batches of that day."""
+    day = floor_time(BEGINS_AT, DAY_US)
+    yield [live_partial("GAPS", day + at * WINDOWS.size_us, 1 + 11 * at) for at in range(gaps)]
+    for batch in range(LIVE_BATCHES):
+        window = day + (gaps + batch // BATCHES_PER_WINDOW) * WINDOWS.size_us
+        yield [live_partial("GAPS", window, 1 + 11 * gaps + 10 * batch)]
+
+
 def live_partial(symbol: str, open_time: int, first_id: int) -> Partial:
     """Ten trades, none missing, as a live market has them."""
     return Partial(
@@ -106,30 +122,67 @@ def live_partial(symbol: str, open_time: int, first_id: int) -> Partial:
     )  # fmt: skip
 
 
+class Merging:
+    """A processor's session: merges batches and measures each."""
+
+    def __init__(self, connection: connection) -> None:
+        connection.autocommit = True
+        self._cursor = connection.cursor()
+        self._cursor.execute("SELECT claim_topic('bench', 'id', 'bench')")
+        claimed = (self._cursor.fetchone() or ({},))[0]
+        self._run_id, self._reached = claimed["run_id"], claimed["offsets"]
+        self._server = psutil.Process(connection.info.backend_pid)
+
+    def merge(self, partials: Sequence[Partial]) -> float:
+        """The milliseconds that one batch takes by the clock. Raises StoreError where it isn't merged."""
+        expected, self._reached = self._reached, {"0": self._reached.get("0", 0) + len(partials)}
+        offsets = [json.dumps(one) for one in (expected, self._reached)]
+        arguments = [*offsets, array_text(map(encode, partials)), json.dumps({"received": 1})]
+        began = time.perf_counter()
+        self._cursor.execute(_MERGE, (self._run_id, *arguments, encode_windows(WINDOWS)))
+        milliseconds = (time.perf_counter() - began) * 1_000
+        if self._cursor.fetchone() != ("merged",):
+            raise StoreError("a batch was not merged")
+        return milliseconds
+
+    def cost(self, shape: Shape, batches: Iterable[Sequence[Partial]], warm_up: int) -> Cost:
+        """Of so many batches of ``shape``, the first ``warm_up`` of which are left out by the clock."""
+        cpu_before = sum(self._server.cpu_times()[:2])
+        times = [self.merge(partials) for partials in batches]
+        cpu = (sum(self._server.cpu_times()[:2]) - cpu_before) / len(times) * 1_000
+        times = sorted(times[warm_up:])
+        return Cost(shape, times[len(times) // 2], times[int(len(times) * 0.99)], cpu)
+
+
 def measure(settings: Settings, shapes: Sequence[Shape] = SHAPES) -> Iterator[Cost]:
     """Merge batches of each shape, one shape after the other, into the database of the settings."""
-    windows = encode_windows(WINDOWS)
     with closing(credentials.dsn(settings, Role.WRITER).connect()) as connection:
-        connection.autocommit = True
-        cursor = connection.cursor()
-        cursor.execute("SELECT claim_topic('bench', 'id', 'bench')")
-        claimed = (cursor.fetchone() or ({},))[0]
-        server = psutil.Process(connection.info.backend_pid)
-        run_id, reached = claimed["run_id"], claimed["offsets"]
+        merging = Merging(connection)
         for shape in shapes:
-            times, cpu_before = [], sum(server.cpu_times()[:2])
-            for partials in batches(shape):
-                expected, reached = reached, {"0": reached.get("0", 0) + len(partials)}
-                offsets = [json.dumps(one) for one in (expected, reached)]
-                arguments = [*offsets, array_text(map(encode, partials)), json.dumps({"received": 1})]
-                began = time.perf_counter()
-                cursor.execute(_MERGE, (run_id, *arguments, windows))
-                times.append((time.perf_counter() - began) * 1_000)
-                if cursor.fetchone() != ("merged",):
-                    raise StoreError("a batch was not merged")
-            cpu = (sum(server.cpu_times()[:2]) - cpu_before) / shape.batches * 1_000
-            times = sorted(times[shape.batches // 10 :])
-            yield Cost(shape, times[len(times) // 2], times[int(len(times) * 0.99)], cpu)
+            yield merging.cost(shape, batches(shape), shape.batches // 10)
+
+
+def measure_gaps(settings: Settings, gaps: int) -> Iterator[Cost]:
+    """Live batches of a day that lacks ``gaps`` trades."""
+    with closing(credentials.dsn(settings, Role.WRITER).connect()) as connection:
+        merging = Merging(connection)
+        days = day_with_gaps(gaps)
+        merging.merge(next(days))
+        yield merging.cost(Shape(1, 1, LIVE_BATCHES), days, LIVE_BATCHES // 10)
+
+
+def measure_under_snapshot(settings: Settings) -> Iterator[Cost]:
+    """Live batches of one symbol while another session holds a snapshot, a part of them at a time."""
+    with (
+        closing(credentials.dsn(settings, Role.WRITER).connect()) as connection,
+        closing(credentials.dsn(settings, Role.READER).connect()) as holder,
+    ):
+        holder.set_session(isolation_level="REPEATABLE READ")
+        holder.cursor().execute("SELECT count(*) FROM candles")
+        merging = Merging(connection)
+        live = batches(Shape(1, 1, SNAPSHOT_BATCHES))
+        while part := list(islice(live, SNAPSHOT_PART)):
+            yield merging.cost(Shape(1, 1, len(part)), part, 0)
 
 
 def main() -> None:
@@ -137,6 +190,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--stored", type=int, nargs="+", default=[0, 1_000_000], metavar="CANDLES")
+    parser.add_argument("--snapshot", action="store_true", help="with a snapshot held open")
+    parser.add_argument("--gaps", type=int, default=0, metavar="TRADES", help="on a day with so many gaps")
     arguments = parser.parse_args()
     print(machine.describe())
     with tempfile.TemporaryDirectory() as name, servers.postgres(Path(name)) as server:
@@ -149,7 +204,11 @@ def main() -> None:
             schema.apply(settings)
             url = server.url(database=settings.postgres.database)
             print(f"stored candles: {stored.fill(url, rows, OLD_SYMBOLS, FILLED_UNTIL) if rows else 0:,}")
-            for cost in measure(settings):
+            if arguments.gaps:
+                costs = measure_gaps(settings, arguments.gaps)
+            else:
+                costs = measure_under_snapshot(settings) if arguments.snapshot else measure(settings)
+            for cost in costs:
                 print(f"  {cost.words()}", flush=True)
 
 
