@@ -54,7 +54,7 @@ unit-exchange:
 	@$(python) -m pytest -q -m "not slow" tests/unit/exchange
 
 unit-others:
-	@$(python) -m pytest -q -m "not slow" tests/unit --ignore tests/unit/exchange
+	@$(python) -m pytest -q -m "not slow" --numprocesses 2 --dist loadfile tests/unit --ignore tests/unit/exchange
 
 security: install-dev ## what is known to be unsafe: in our code (bandit), secrets in it, in what the locks name (pip-audit)
 	@deploy/checkers tools
