@@ -44,7 +44,7 @@ DROP FUNCTION load_history(jsonb, jsonb, text, bigint);
 DROP FUNCTION replace_candles(text, bigint, bigint, jsonb, jsonb, jsonb, jsonb);
 DROP FUNCTION refolded(text, bigint, bigint, jsonb, jsonb, timestamptz);
 DROP FUNCTION expand_partials(jsonb, jsonb, timestamptz);
-DROP FUNCTION advance_symbols(jsonb, timestamptz);
+DROP FUNCTION advance_symbols(jsonb, timestamptz);  -- 0009_new_sequence.sql has its successor
 DROP FUNCTION weigh_batch(candles[], text);
 DROP FUNCTION merge_candles(candles[]);
 DROP FUNCTION close_passed_candles(candles[]);
@@ -221,41 +221,6 @@ BEGIN
 END
 $$;
 
--- Moves each symbol on to the batch's trade of greatest id, if that is greater, and to its latest candle. Returns
--- the newest open times of those that moved, as newest_open_times does.
-CREATE FUNCTION advance_symbols(partials partial_candle[], merged_at timestamptz) RETURNS jsonb
-LANGUAGE plpgsql AS $$
-DECLARE
-    moved jsonb;
-BEGIN
-    WITH moving AS (
-        INSERT INTO symbols AS s
-            (symbol, last_trade_id, last_price, last_trade_time, newest_open_time, updated_at)
-        SELECT p.symbol,
-            max(p.last_trade_id),
-            (array_agg(p.close ORDER BY p.last_trade_id DESC))[1],
-            from_microseconds((array_agg(p.last_trade_time ORDER BY p.last_trade_id DESC))[1]),
-            from_microseconds(max(p.open_time)),
-            merged_at
-        FROM unnest(partials) p
-        GROUP BY p.symbol
-        ORDER BY p.symbol
-        ON CONFLICT (symbol) DO UPDATE SET
-            last_trade_id = greatest(s.last_trade_id, excluded.last_trade_id),
-            last_price = CASE WHEN excluded.last_trade_id > s.last_trade_id
-                THEN excluded.last_price ELSE s.last_price END,
-            last_trade_time = CASE WHEN excluded.last_trade_id > s.last_trade_id
-                THEN excluded.last_trade_time ELSE s.last_trade_time END,
-            newest_open_time = greatest(s.newest_open_time, excluded.newest_open_time),
-            updated_at = excluded.updated_at
-        WHERE excluded.last_trade_id > s.last_trade_id OR excluded.newest_open_time > s.newest_open_time
-        RETURNING s.symbol, s.newest_open_time
-    )
-    SELECT coalesce(jsonb_object_agg(m.symbol, m.newest_open_time), '{}') INTO moved FROM moving m;
-    RETURN moved;
-END
-$$;
-
 -- The merge itself: open by least first id, close by greatest last id, extremes, sums, union of ids. A candle made
 -- only from history is still in the making, and its revision stays; so is it in 0003_history.sql.
 CREATE FUNCTION merge_candles(batch candles[], keeps_ids boolean[], newest jsonb) RETURNS void
@@ -359,17 +324,6 @@ BEGIN
     FROM judged j
     WHERE j.is_complete <> j.is_proven
         AND (c.symbol, c.interval, c.open_time) = (j.symbol, j.interval, j.open_time);
-END
-$$;
-
-CREATE OR REPLACE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO topic_offsets (topic, partition, next_offset)
-    SELECT move_offsets.topic, r.key::integer, r.value::bigint
-    FROM jsonb_each_text(reached) r ORDER BY 2
-    ON CONFLICT ON CONSTRAINT topic_offsets_pkey DO UPDATE SET next_offset = excluded.next_offset
-    WHERE topic_offsets.next_offset <> excluded.next_offset;
 END
 $$;
 

@@ -18,7 +18,7 @@ $$;
 
 -- Moves each symbol on to the batch's trade of greatest id, if that is later, and to its latest candle. Returns
 -- the newest open times of those that moved, as newest_open_times does.
-CREATE OR REPLACE FUNCTION advance_symbols(partials partial_candle[], merged_at timestamptz) RETURNS jsonb
+CREATE FUNCTION advance_symbols(partials partial_candle[], merged_at timestamptz) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
     moved jsonb;
