@@ -28,7 +28,7 @@ test-emr: ## the engine's tests on Spark 4.0.2, which Amazon EMR runs, in .venv-
 	@deploy/environment emr
 	@.venv-emr/bin/python -m pytest --durations 10 $(on-emr)
 
-on-emr := tests/engine tests/property/test_candles.py tests/unit/test_stack_jars.py tests/pipeline/test_processor_rules.py \
+on-emr := tests/engine tests/property/test_candles.py tests/unit/stack/test_jars.py tests/pipeline/test_processor_rules.py \
 	tests/security/test_kafka_tls.py::test_spark_reads_what_was_published_and_shows_no_password \
 	tests/pipeline/test_backfill.py::test_each_line_has_its_verdict \
 	tests/pipeline/test_backfill.py::test_a_recorded_day_is_exact_in_milliseconds_and_in_microseconds \
@@ -95,8 +95,8 @@ bench-producer: install-dev ## the producer with each client of Kafka's, beside 
 
 pictures: install-dev ## the README's pictures, of the running system on the simulator
 	@deploy/browser
-	@$(python) -m tests.screen.picture
-	@$(python) -m tests.screen.alerting
+	@$(python) -m tests.dashboard.picture
+	@$(python) -m tests.dashboard.alerting
 
 # What can be known without an account or a network: docs/aws.md says what that is. Node.js comes as a wheel.
 aws := PATH="$(CURDIR)/.venv-aws/bin:$$PATH" .venv-aws/bin/python

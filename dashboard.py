@@ -3,8 +3,9 @@
 import streamlit as st
 from starlette.middleware import Middleware
 
-from candleflow.screen.caching import KeepVersioned
-from candleflow.services import dashboard, dashboard_health
+from candleflow.dashboard import health as dashboard_health
+from candleflow.dashboard import process as dashboard
+from candleflow.dashboard.caching import KeepVersioned
 
 app = st.App(
     dashboard.PAGE,

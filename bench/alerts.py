@@ -38,17 +38,17 @@ import psycopg2
 from bench import machine, servers
 from bench.frames import accept, frame
 from candleflow import settings as settings_module
+from candleflow.alerts.rules import Kind, Rule, fields
 from candleflow.errors import CandleflowError
 from candleflow.exchange.messages import Rejected, decode_payload
 from candleflow.market.window import SECOND_US
-from candleflow.services.latency import Latencies
+from candleflow.processor.latency import Latencies
 from candleflow.settings import Settings
 from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.process import spawn, stop
 from candleflow.store import credentials, schema
 from candleflow.store.alerts import AlertEditor
 from candleflow.store.credentials import Role
-from candleflow.watch.alert_rules import Kind, Rule, fields
 from tests.messengers import DISCORD, TELEGRAM, Messengers, messengers
 from tests.store.processor import Processor
 

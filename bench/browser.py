@@ -22,7 +22,7 @@ from selenium import webdriver
 from bench import machine
 from bench.growth import slope
 from bench.served import served
-from tests.screen.browser import MISSING, Page, chromium
+from tests.dashboard.browser import MISSING, Page, chromium
 
 EVERY_SECONDS = 30
 TAKES, APART_SECONDS = 4, 1.5

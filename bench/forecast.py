@@ -16,8 +16,8 @@ from decimal import Decimal
 from typing import Final
 
 from bench import machine
+from candleflow.forecast.race import Race
 from candleflow.market.window import SECOND_US
-from candleflow.watch.forecast.race import Race
 
 SIZE_US: Final = 5 * SECOND_US
 

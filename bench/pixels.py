@@ -22,8 +22,8 @@ from typing import Final
 
 from bench import live, machine
 from candleflow import settings as settings_module
-from candleflow.services.latency import Latencies, Watch, follow_topic
-from tests.screen.browser import MISSING, Page, chromium
+from candleflow.processor.latency import Latencies, Watch, follow_topic
+from tests.dashboard.browser import MISSING, Page, chromium
 
 SYMBOL: Final = "BTCUSDT"
 WARM_UP_SECONDS: Final = 30.0

@@ -42,7 +42,7 @@ from bench.oracle import at
 from bench.race import RaceError, Run, race
 from candleflow import settings as settings_module
 from candleflow.errors import StackError
-from candleflow.services import latency
+from candleflow.processor import latency
 from candleflow.settings import Settings
 from candleflow.stack.postgres import PostgresServer
 from candleflow.store import schema

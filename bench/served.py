@@ -14,9 +14,9 @@ from candleflow.settings import Settings
 from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.process import free_port
 from candleflow.store import schema
-from tests.screen.feed import Feed, live_feed
-from tests.screen.server import PageServer, page_server
-from tests.screen.statements import StatementCount
+from tests.dashboard.feed import Feed, live_feed
+from tests.dashboard.server import PageServer, page_server
+from tests.dashboard.statements import StatementCount
 from tests.store_fixtures import Database
 
 SYMBOL = "BTCUSDT"

@@ -15,9 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
-from candleflow.exchange.simulated_market import SeededMarket
-from candleflow.exchange.simulated_symbol import SCALE
 from candleflow.market.window import SECOND_US, Windows
+from candleflow.simulator.market import SeededMarket
+from candleflow.simulator.symbol import SCALE
 
 SYMBOLS: Final = (
     "BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT", "XRPUSDT", "DOGEUSDT", "ADAUSDT", "LINKUSDT",

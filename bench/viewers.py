@@ -4,11 +4,11 @@
     python -m bench.viewers --pages 20 --tabs 0 --seconds 10
 
 A PostgreSQL, a live feed of five symbols, four trades a second of each, and the page's server, all real. The
-pages are sessions over WebSockets of their own (tests/screen/sessions.py), to which the chart and the strip
-of symbols come anew each second; real Chromium's, ``--tabs`` of them, are measured after them. A refresh is
-the chart's; bytes and processor time are of all. PostgreSQL itself counts the statements of the page's role.
-Processor time is that of the page's server: it says the same on a busy machine, where times from tick to data
-don't.
+pages are sessions over WebSockets of their own (tests/dashboard/sessions.py), to which the chart and the
+strip of symbols come anew each second; real Chromium's, ``--tabs`` of them, are measured after them. A
+refresh is the chart's; bytes and processor time are of all. PostgreSQL itself counts the statements of the
+page's role. Processor time is that of the page's server: it says the same on a busy machine, where times from
+tick to data don't.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from contextlib import ExitStack
 
 from bench import machine
 from bench.served import Served, percentile, processor_seconds, served
-from tests.screen.browser import MISSING, Page, chromium
-from tests.screen.sessions import Sessions
+from tests.dashboard.browser import MISSING, Page, chromium
+from tests.dashboard.sessions import Sessions
 
 OTHERS = ("ETHUSDT", "SOLUSDT", "XRPUSDT", "DOGEUSDT")
 

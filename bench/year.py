@@ -31,9 +31,9 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 - a class
 
 from bench import machine
 from bench.merge import live_partial
+from candleflow.dashboard.choice import CANDLE_LIMIT, LOOK_BACKS, Choice, buckets, period, proposed
 from candleflow.market.partial import array_text, encode, encode_windows
 from candleflow.market.window import DAY_US, ROLL_UPS, SECOND_US, Windows, floor_time
-from candleflow.screen.choice import CANDLE_LIMIT, LOOK_BACKS, Choice, buckets, period, proposed
 from candleflow.settings import Settings, load
 from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.process import free_port

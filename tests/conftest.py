@@ -25,7 +25,7 @@ from tests.processes import ROOT
 
 pytest_plugins = ["tests.store_fixtures", "tests.spark_fixtures"]
 
-_SCREEN = ROOT / "tests" / "screen"
+_PAGE = ROOT / "tests" / "dashboard"
 
 
 def pytest_report_header() -> str:
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Where time may not suffice, the files come in an order that each commit has another of: so it is not
     always the same ones that are left out.
     """
-    items.sort(key=lambda item: _SCREEN not in item.path.parents)
+    items.sort(key=lambda item: _PAGE not in item.path.parents)
     if config.getoption("minutes") is not None:
         asked = subprocess.run(("git", "rev-parse", "HEAD"), cwd=ROOT, capture_output=True, check=False)
         items.sort(
@@ -73,7 +73,7 @@ class _OneBrowser(LoadFileScheduling):  # type: ignore[misc]  # xdist has no typ
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return "screen" if (ROOT / file).parent == _SCREEN else file
+        return "page" if (ROOT / file).parent == _PAGE else file
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ import math
 import random
 from decimal import Decimal
 
+from candleflow.market.stored import StoredCandle
 from candleflow.market.window import SECOND_US
-from candleflow.store.reader import StoredCandle
 
 SIZE_US = 5 * SECOND_US
 BEGINS_AT = 1_700_000_000 * SECOND_US

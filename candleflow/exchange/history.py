@@ -18,7 +18,8 @@ from typing import Final, Self, TypeVar
 
 from candleflow.errors import ExchangeError, ExchangeRefusalError
 from candleflow.exchange.past_trades import Page, full_page, is_absent, page_by_other_means
-from candleflow.exchange.rest import ExchangeRest, Kline
+from candleflow.exchange.rest import ExchangeRest
+from candleflow.market.kline import Kline
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -24,6 +24,7 @@ from candleflow.errors import ExchangeError, ExchangeRefusalError, MarketError, 
 from candleflow.exchange import tls
 from candleflow.exchange.rate_limit import RestAddress, weight
 from candleflow.exchange.reconnect import ban_seconds
+from candleflow.market.kline import Kline
 from candleflow.market.trade import MICROSECONDS_FROM, Trade, check, to_microseconds
 from candleflow.proxies import proxy_for
 
@@ -55,28 +56,6 @@ class AggregateTrade:
     @property
     def trade_count(self) -> int:
         return self.last_trade_id - self.first_trade_id + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Kline:
-    """The exchange's own candle; times in microseconds, volumes in the base asset, decimals as published.
-
-    ``close_time`` is the last microsecond or millisecond that belongs to it, as the exchange gave it.
-    """
-
-    symbol: str
-    interval: str
-    open_time: int
-    close_time: int
-    open: Decimal
-    high: Decimal
-    low: Decimal
-    close: Decimal
-    volume: Decimal
-    quote_volume: Decimal
-    trade_count: int
-    taker_buy_volume: Decimal
-    taker_buy_quote_volume: Decimal
 
 
 class ExchangeRest:

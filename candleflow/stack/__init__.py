@@ -1,0 +1,34 @@
+"""Everything on one machine: Java, jars, local servers, the supervisor; ``up``, ``status``, ``down``."""
+
+from candleflow.command import Command
+
+COMMANDS = (
+    Command(
+        "up",
+        "start everything on this machine and show how it is, until Ctrl-C",
+        f"{__name__}.up:run",
+    ),
+    Command(
+        "services",
+        "start only Kafka and PostgreSQL, in place of docker compose",
+        f"{__name__}.up:run_services",
+        arguments=f"{__name__}.up:add_services_arguments",
+    ),
+    Command(
+        "status",
+        "what runs on the data folder",
+        f"{__name__}.status:run_status",
+        arguments=f"{__name__}.status:add_arguments",
+    ),
+    Command(
+        "down",
+        "stop what up or services started",
+        f"{__name__}.status:down",
+    ),
+    Command(
+        "psql",
+        "psql in the database, as the page's read-only role; what follows is psql's",
+        f"{__name__}.status:psql",
+        takes_anything=True,
+    ),
+)

@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, Self
 
+from candleflow.market.stored import StoredCandle
 from candleflow.market.window import SECOND_US, Windows
 from candleflow.settings import Settings
 from candleflow.store import credentials
 from candleflow.store.credentials import Dsn, Role
-from candleflow.store.reader import CANDLE_COLUMNS, Pool, StoredCandle, with_quiet
+from candleflow.store.reader import CANDLE_COLUMNS, Pool, with_quiet
 
 ANSWER_SECONDS: Final = 12.0
 """Above the role's statement_timeout."""

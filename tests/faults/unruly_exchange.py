@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from candleflow.exchange.simulated_market import SeededMarket
-from candleflow.exchange.simulator import Faults, Simulator, Timing
-from candleflow.exchange.simulator_source import Event
+from candleflow.simulator.market import SeededMarket
+from candleflow.simulator.server import Faults, Simulator, Timing
+from candleflow.simulator.source import Event
 
 _POLL_SECONDS = 0.05
 _NOTICE_SECONDS = 1.0

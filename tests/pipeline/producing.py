@@ -21,7 +21,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from candleflow import settings as settings_module
 from candleflow.broker.topics import ensure_topics
-from candleflow.services.producer import Producer
+from candleflow.producer.process import Producer
 from candleflow.settings import Settings
 from candleflow.stack.kafka import KafkaServer
 from candleflow.telemetry import Heartbeat, read_heartbeat

@@ -19,14 +19,15 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 - a class
 
 from candleflow import cli
 from candleflow import settings as settings_module
+from candleflow.alerts.channels import channels
+from candleflow.alerts.pictures import PALETTE
+from candleflow.alerts.rules import fields, rule_of
+from candleflow.alerts.sender import PICTURE_SECONDS, ChannelSender
 from candleflow.errors import StoreError
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US, floor_time
-from candleflow.notify.channels import channels
-from candleflow.services.alert_pictures import PALETTE
-from candleflow.services.alert_sender import PICTURE_SECONDS, ChannelSender
 from candleflow.store.alerts import Alert, AlertBook, AlertEditor, AlertReader, Decision, ToldAlert
-from candleflow.watch.alert_rules import fields, rule_of
+from tests.dashboard.feed import now_us
 from tests.messengers import (
     DISCORD,
     DISCORD_GONE,
@@ -41,7 +42,6 @@ from tests.messengers import (
     messengers,
 )
 from tests.processes import ROOT, Running, environment, started
-from tests.screen.feed import now_us
 from tests.store.processor import Processor
 from tests.store.trades import FIVE_SECONDS
 from tests.store_fixtures import Database

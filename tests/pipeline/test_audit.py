@@ -13,19 +13,19 @@ from typing import Final
 
 import pytest
 
+from candleflow.audit.process import AGAIN_US, BEHIND_US, SETTLE_US, Auditor
 from candleflow.broker import gap_log
 from candleflow.broker.gap_log import encode, read_all
+from candleflow.exchange.addresses import addresses
 from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.messages import decode_payload
 from candleflow.exchange.rate_limit import Share
-from candleflow.exchange.simulated_market import SeededMarket
-from candleflow.exchange.simulator import Faults, Simulator
 from candleflow.market.gap import GapEvent, GapEventKind
 from candleflow.market.trade import Trade
 from candleflow.market.window import DAY_US, SECOND_US
-from candleflow.services.audit import AGAIN_US, BEHIND_US, SETTLE_US, Auditor
-from candleflow.services.exchange_addresses import addresses
 from candleflow.settings import Settings
+from candleflow.simulator.market import SeededMarket
+from candleflow.simulator.server import Faults, Simulator
 from tests.broker.test_gap_log import noted_records, write
 from tests.broker.topics import remove_topics
 from tests.pipeline.producing import Tail, producing, until

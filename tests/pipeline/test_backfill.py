@@ -28,8 +28,8 @@ from candleflow.engine.folding import BatchFold
 from candleflow.engine.trades import REFUSAL
 from candleflow.errors import ExchangeError, SettingError
 from candleflow.exchange.messages import decode_payload
+from candleflow.history import backfill
 from candleflow.market.trade import Trade
-from candleflow.services import backfill
 from tests import oracle
 from tests.processes import ROOT, environment
 from tests.store.processor import Processor

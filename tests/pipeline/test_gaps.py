@@ -18,13 +18,13 @@ from pathlib import Path
 import pytest
 
 from candleflow.broker.gap_log import encode, read_all
-from candleflow.exchange.simulated_market import SeededMarket
-from candleflow.exchange.simulator import Faults, Simulator, Timing
 from candleflow.market.gap import GapEvent, GapEventKind, book_of
 from candleflow.market.trade_ids import TradeIds
-from candleflow.services import gap_filler, intake, tail
-from candleflow.services.producer import Producer
+from candleflow.producer import gap_filler, intake, tail
+from candleflow.producer.process import Producer
 from candleflow.settings import Settings
+from candleflow.simulator.market import SeededMarket
+from candleflow.simulator.server import Faults, Simulator, Timing
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.process import free_port
 from tests.broker.test_gap_log import write

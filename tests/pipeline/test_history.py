@@ -19,21 +19,23 @@ from typing import Any, Final
 import psycopg2
 import pytest
 
+from candleflow.audit.continuity import unknown_holes
 from candleflow.exchange.history import TradeHistory
-from candleflow.exchange.rest import ExchangeRest, Kline
-from candleflow.exchange.simulated_market import SeededMarket
-from candleflow.exchange.simulator import Simulator
+from candleflow.exchange.rest import ExchangeRest
+from candleflow.history import first_sight as history_module
+from candleflow.history.first_sight import HistoryLoader, _Lacking
+from candleflow.history.kline_ids import CHUNK_US
 from candleflow.market.candle import Candle, fold
+from candleflow.market.kline import Kline
+from candleflow.market.stored import StoredCandle
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US, Windows, floor_time, roll_up_windows
-from candleflow.services import history as history_module
-from candleflow.services.history import HistoryLoader, _Lacking
 from candleflow.settings import Settings
+from candleflow.simulator.market import SeededMarket
+from candleflow.simulator.server import Simulator
 from candleflow.stack.process import free_port
-from candleflow.store.reader import CandleReader, StoredCandle
+from candleflow.store.reader import CandleReader
 from candleflow.telemetry import read_heartbeat
-from candleflow.watch.continuity import unknown_holes
-from candleflow.watch.history import CHUNK_US
 from tests.pipeline.producing import until
 from tests.pipeline.test_recording import Run, free_ports
 from tests.processes import awaited, environment, started

@@ -12,13 +12,13 @@ from typing import Any, Final
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
+from candleflow.audit.process import Auditor
 from candleflow.broker import gap_log
 from candleflow.broker.topics import ensure_topics, topic_id
-from candleflow.exchange.simulator import Simulator
 from candleflow.market import payload
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US
-from candleflow.services.audit import Auditor
+from candleflow.simulator.server import Simulator
 from tests.broker.topics import remove_topics
 from tests.pipeline.test_audit import AGO_US, MARKET, SYMBOL, Scene, command, run_until
 from tests.store.processor import Processor

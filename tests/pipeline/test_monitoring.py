@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from candleflow.services.dashboard import command
+from candleflow.dashboard.process import command
 from candleflow.settings import METRICS_PORTS
 from candleflow.stack.process import free_port
 from tests.processes import ROOT, START_SECONDS, awaited, environment, started

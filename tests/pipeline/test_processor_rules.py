@@ -10,7 +10,7 @@ import pytest
 
 from candleflow import settings
 from candleflow.broker.offsets import Latest
-from candleflow.services.processor import GRACE_SECONDS, _Processor
+from candleflow.processor.process import GRACE_SECONDS, _Processor
 
 
 class RecordClock:

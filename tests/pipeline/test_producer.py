@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from candleflow.errors import BrokerError
-from candleflow.exchange.recording import Recording
-from candleflow.exchange.simulated_market import SeededMarket
-from candleflow.exchange.simulator import Faults, Simulator, Timing
 from candleflow.market.trade_ids import TradeIds
-from candleflow.services.producer import Producer
+from candleflow.producer.process import Producer
+from candleflow.simulator.market import SeededMarket
+from candleflow.simulator.recording import Recording
+from candleflow.simulator.server import Faults, Simulator, Timing
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.process import free_port
 from tests import oracle

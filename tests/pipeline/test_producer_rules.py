@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from candleflow import settings as settings_module
 from candleflow.errors import SettingError
-from candleflow.services.exchange_addresses import addresses
-from candleflow.services.intake import RANGES_LIMIT, PublishedIds
-from candleflow.services.producer import check_symbols, halted
+from candleflow.exchange.addresses import addresses
+from candleflow.producer.intake import RANGES_LIMIT, PublishedIds
+from candleflow.producer.process import check_symbols, halted
 
 
 def test_auto_alternates_between_the_two_doors_of_one_market_only() -> None:

@@ -18,14 +18,14 @@ import pytest
 
 from candleflow.broker.gap_log import encode, read_all
 from candleflow.errors import HeldError
-from candleflow.exchange.simulated_market import SeededMarket
-from candleflow.exchange.simulator import Simulator
 from candleflow.market.gap import GapEvent, GapEventKind, book_of
 from candleflow.market.shard import Shard
 from candleflow.market.trade_ids import TradeIds
-from candleflow.services import producer as module
-from candleflow.services.producer import Producer
+from candleflow.producer import process as module
+from candleflow.producer.process import Producer
 from candleflow.settings import Settings
+from candleflow.simulator.market import SeededMarket
+from candleflow.simulator.server import Simulator
 from candleflow.telemetry import read_heartbeat
 from tests.broker.test_gap_log import write
 from tests.broker.topics import remove_topics

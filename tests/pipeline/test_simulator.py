@@ -29,11 +29,11 @@ from candleflow.exchange.messages import (
     TradeMessage,
     decode,
 )
-from candleflow.exchange.recording import Recording
-from candleflow.exchange.simulated_market import SeededMarket
-from candleflow.exchange.simulator import SERVER_HEADER, Faults, Simulator, Timing
 from candleflow.market.trade_ids import TradeIds
-from candleflow.services.simulator import continued_market
+from candleflow.simulator.market import SeededMarket
+from candleflow.simulator.process import continued_market
+from candleflow.simulator.recording import Recording
+from candleflow.simulator.server import SERVER_HEADER, Faults, Simulator, Timing
 from tests import oracle
 
 ROOT: Final = Path(__file__).resolve().parents[2]

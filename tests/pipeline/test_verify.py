@@ -18,18 +18,18 @@ import pytest
 from rich.progress import Progress
 from websockets.asyncio.client import connect
 
+from candleflow.audit.klines import Verdict
+from candleflow.audit.verify import verify
+from candleflow.audit.verify_report import Asked
 from candleflow.errors import ExchangeError
-from candleflow.exchange.recording import Recording
-from candleflow.exchange.simulated_market import SeededMarket
-from candleflow.exchange.simulator import Faults, Simulator
 from candleflow.market.candle import fold
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US, Windows
-from candleflow.services.verify import verify
-from candleflow.services.verify_report import Asked
+from candleflow.simulator.market import SeededMarket
+from candleflow.simulator.recording import Recording
+from candleflow.simulator.server import Faults, Simulator
 from candleflow.stack.process import free_port
 from candleflow.store.reader import CandleReader
-from candleflow.watch.klines import Verdict
 from tests import oracle
 from tests.store.processor import Processor
 from tests.store.trades import FIVE_SECONDS

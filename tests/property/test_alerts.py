@@ -9,9 +9,9 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
+from candleflow.alerts.firing import Bar, Sample, State, deviations, evaluate
+from candleflow.alerts.rules import Kind, Rule, fields, rule_of
 from candleflow.market.window import SECOND_US
-from candleflow.watch.alert_rules import Kind, Rule, fields, rule_of
-from candleflow.watch.alerts import Bar, Sample, State, deviations, evaluate
 
 LINE = 100
 PRICES = st.lists(st.integers(95, 105), max_size=40)

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from candleflow.screen.download import Stretch, as_csv, as_parquet
+from candleflow.dashboard.download import Stretch, as_csv, as_parquet
 from tests.made_symbols import SYMBOLS
-from tests.unit.screen.examples import ExampleCandle
+from tests.unit.dashboard.examples import ExampleCandle
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = 253_402_300_799_000_000 // 2

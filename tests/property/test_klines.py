@@ -14,14 +14,14 @@ from typing import NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from candleflow.exchange.rest import Kline
+from candleflow.audit.klines import Basis, Comparison, Verdict, bases, compare
+from candleflow.history.kline_ids import Stretch, partials
 from candleflow.market.candle import Candle, fold
+from candleflow.market.kline import Kline
 from candleflow.market.partial import encode, of_candle
+from candleflow.market.stored import StoredCandle
 from candleflow.market.trade import EXACT, Trade
 from candleflow.market.window import SECOND_US, WINDOW_SECONDS, Windows
-from candleflow.store.reader import StoredCandle
-from candleflow.watch.history import Stretch, partials
-from candleflow.watch.klines import Basis, Comparison, Verdict, bases, compare
 from tests.partials import decode
 
 T0 = 1_723_161_600 * SECOND_US

@@ -23,9 +23,9 @@ from candleflow.errors import ExchangeError
 from candleflow.exchange import archive
 from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.probe import probe
-from candleflow.exchange.simulated_market import SeededMarket
-from candleflow.exchange.simulator import Simulator
 from candleflow.settings import Exchange
+from candleflow.simulator.market import SeededMarket
+from candleflow.simulator.server import Simulator
 from tests.security.certificates import Authority, Certificate
 from tests.security.plain import PlainServer, plain_server
 from tests.unit.exchange.test_stream import Heard, frame, running, scripted, sends, stream_of, until

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from candleflow.audit.mending import Mended, Mender
+from candleflow.audit.refold import Refold
+from candleflow.audit.soundness import Suspect
 from candleflow.market.trade import Trade
-from candleflow.services.mending import Mended, Mender
 from candleflow.settings import Settings
 from candleflow.store.mending import CandleMending, Merged
-from candleflow.watch.refold import Refold
-from candleflow.watch.soundness import Suspect
 
 
 class ListMender(Mender):

@@ -12,13 +12,13 @@ from typing import Any
 import psycopg2
 import pytest
 
+from candleflow.forecast.features import LOOK_BACK
+from candleflow.forecast.process import Forecaster
+from candleflow.forecast.race import AHEAD, VERSION, forecasts
 from candleflow.market.trade import Trade
 from candleflow.market.window import DAY_US, SECOND_US, floor_time
-from candleflow.services.forecaster import Forecaster
 from candleflow.store.credentials import Role
 from candleflow.store.forecasts import Close, ForecastStore, NewForecast
-from candleflow.watch.forecast.features import LOOK_BACK
-from candleflow.watch.forecast.race import AHEAD, VERSION, forecasts
 from tests.store.processor import Processor
 from tests.store.trades import BEGINS_AT, FIVE_SECONDS, trade
 from tests.store_fixtures import Database

@@ -16,15 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from candleflow.dashboard import choice
 from candleflow.errors import MarketError, StoreError
 from candleflow.market.candle import Candle, fold
+from candleflow.market.stored import StoredCandle
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US, Windows
-from candleflow.screen import choice
 from candleflow.settings import load
 from candleflow.stack.postgres import PostgresServer
 from candleflow.store import credentials, reader, schema
-from candleflow.store.reader import CandleReader, StoredCandle
+from candleflow.store.reader import CandleReader
 from tests.store.processor import Processor
 from tests.store.trades import BEGINS_AT, FIVE_SECONDS, run_of, trade
 from tests.store_fixtures import Database

@@ -13,7 +13,7 @@ import pytest
 from candleflow import environment
 from candleflow.cli import main
 from candleflow.engine import session
-from candleflow.services import up
+from candleflow.stack import up
 from tests.processes import ROOT
 
 FOREIGN = [

@@ -11,21 +11,21 @@ import pytest
 import candleflow
 
 PACKAGE = Path(candleflow.__file__).parent
-COMMON = {"market", "settings", "errors", "telemetry", "proxies"}
+COMMON = {"market", "settings", "errors", "telemetry", "proxies", "command", "backoff"}
+SYSTEMS = {"exchange", "broker", "engine", "store"}
+"""The rooms that wrap an outside system: none knows another."""
+PROCESSES = {"producer", "processor", "dashboard", "alerts", "forecast", "audit", "history", "simulator"}
 ALLOWED = {
     "market": {"market", "errors"},
     "errors": set(),
-    "settings": {"market", "errors", "proxies"},
+    "command": set(),
+    "backoff": set(),
+    "settings": {"market", "errors", "proxies", "settings"},
     "telemetry": {"errors"},
     "proxies": {"errors"},
     "metrics": {"metrics", *COMMON},
-    "exchange": {"exchange", *COMMON},
-    "broker": {"broker", *COMMON},
-    "engine": {"engine", *COMMON},
-    "store": {"store", *COMMON},
-    "screen": {"screen", *COMMON},
-    "notify": {"notify", *COMMON},
-    "watch": {"watch", *COMMON},
+    **{room: {room, *COMMON} for room in SYSTEMS},
+    **{room: {"metrics", *COMMON, *SYSTEMS, *PROCESSES} for room in PROCESSES},
 }
 PURE_STANDARD_LIBRARY_ONLY = "market"
 CLOCK_AND_IO = {"time", "datetime", "os", "socket", "pathlib", "random", "threading", "asyncio", "logging"}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from candleflow import settings
-from candleflow.services.exchange_addresses import addresses
-from candleflow.services.up import told_settings
+from candleflow.exchange.addresses import addresses
+from candleflow.stack.up import told_settings
 
 
 @pytest.mark.parametrize(

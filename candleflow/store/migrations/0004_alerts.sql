@@ -12,7 +12,7 @@ CREATE TABLE alert_rules (
     removed_at timestamptz
 );
 
-COMMENT ON COLUMN alert_rules.rule IS 'as watch/alert_rules.py has it; channels by their names, never addresses';
+COMMENT ON COLUMN alert_rules.rule IS 'as alerts/rules.py has it; channels by their names, never addresses';
 
 CREATE TABLE alert_states (
     rule_id bigint NOT NULL REFERENCES alert_rules,

@@ -38,7 +38,7 @@ def main() -> int:
     client = boto3.client("secretsmanager", region_name=given.region)
     os.environ.update(read_secrets(given.secret, client))
     from candleflow import settings
-    from candleflow.services import processor
+    from candleflow.processor import process as processor
 
     return processor.run(settings.load())
 

@@ -13,10 +13,10 @@ from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.past_trades import Origin
 from candleflow.exchange.rate_limit import RestAddress
 from candleflow.exchange.rest import ExchangeRest
-from candleflow.exchange.simulated_market import SeededMarket
-from candleflow.exchange.simulator import Faults, Simulator
-from candleflow.exchange.simulator_source import Listing
 from candleflow.market.trade import Trade
+from candleflow.simulator.market import SeededMarket
+from candleflow.simulator.server import Faults, Simulator
+from candleflow.simulator.source import Listing
 from candleflow.stack.process import free_port
 from tests.unit.exchange.virtual_clock import Clock
 

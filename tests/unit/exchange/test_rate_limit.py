@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from candleflow import settings as settings_module
 from candleflow.errors import RateLimitError
+from candleflow.exchange.addresses import addresses
 from candleflow.exchange.rate_limit import Budget, RateLimiter, RestAddress, Share, Wait, weight
-from candleflow.services.exchange_addresses import addresses
 from tests.unit.exchange.virtual_clock import Clock
 
 URL = "https://api.binance.com"

@@ -12,9 +12,9 @@ import pytest
 
 from candleflow.errors import ExchangeError, ExchangeRefusalError, RateLimitError
 from candleflow.exchange.rest import ExchangeRest
-from candleflow.exchange.simulated_market import SeededMarket
-from candleflow.exchange.simulator import Faults, Simulator
 from candleflow.market.trade import Trade
+from candleflow.simulator.market import SeededMarket
+from candleflow.simulator.server import Faults, Simulator
 
 MARKET: Final = SeededMarket(1, 100, ["BTCUSDT"])
 

@@ -19,11 +19,11 @@ from websockets.http11 import Request, Response
 from candleflow.exchange import stream as stream_module
 from candleflow.exchange.messages import OtherStream, Rejected, TradeMessage
 from candleflow.exchange.reconnect import Backoff, Rotation
-from candleflow.exchange.simulated_market import SeededMarket
-from candleflow.exchange.simulator import Faults, Simulator, Timing
 from candleflow.exchange.stream import MAX_FRAME_BYTES, Received, TooLong, TradeStream
 from candleflow.market.payload import NOT_JSON
 from candleflow.market.trade_ids import TradeIds
+from candleflow.simulator.market import SeededMarket
+from candleflow.simulator.server import Faults, Simulator, Timing
 
 DEADLINE_SECONDS = 20.0
 NOON_MS = 1_795_348_800_000

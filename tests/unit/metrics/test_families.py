@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 
 from candleflow import settings
+from candleflow.alerts.answers import Outcome
+from candleflow.alerts.process import Alerting
+from candleflow.audit.klines import Verdict
+from candleflow.audit.process import Auditor
 from candleflow.broker.offsets import Latest
 from candleflow.engine.recent_latency import LiveTrades
 from candleflow.engine.sink import Tally
+from candleflow.forecast.process import Forecaster
 from candleflow.market.gap import GapEvent, GapEventKind
 from candleflow.metrics.families import FAMILIES, LEFT_OUT, OF_EVERY_PROCESS, Family, Kind, values
-from candleflow.notify.answers import Outcome
-from candleflow.services.alerts import Alerting
-from candleflow.services.audit import Auditor
-from candleflow.services.forecaster import Forecaster
-from candleflow.services.processor import _Processor
-from candleflow.services.producer import Producer
+from candleflow.processor.process import _Processor
+from candleflow.producer.process import Producer
 from candleflow.settings import METRICS_PORTS, Settings
 from candleflow.store.credentials import Role
 from candleflow.store.forecasts import ForecastStore
-from candleflow.watch.klines import Verdict
 
 EVERY = [(process, family) for process, families in FAMILIES.items() for family in families]
 

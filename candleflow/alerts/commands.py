@@ -1,0 +1,147 @@
+"""``alerts add|list|remove|test``: rules, what became of alerts, and whether a channel works."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from typing import Any, Final
+
+from candleflow.alerts import process
+from candleflow.alerts.answers import Outcome
+from candleflow.alerts.channels import channels
+from candleflow.alerts.message import described, utc
+from candleflow.alerts.rules import Kind, Rule, RuleError, expiry, fields, rule_of
+from candleflow.errors import MarketError, SettingError
+from candleflow.market.symbol import upper
+from candleflow.settings import Settings, channels_of
+from candleflow.store.alerts import AlertEditor, AlertReader, StoredRule
+
+_LATEST: Final = 20
+_TEST: Final = "Candleflow: this channel works. Alerts come here."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The actions; without one the process runs."""
+    actions = parser.add_subparsers(dest="action", metavar="action")
+    add = actions.add_parser("add", help="add a rule")
+    add.add_argument("kind", choices=[str(kind) for kind in Kind])
+    add.add_argument("threshold", nargs="?", default="0", help="a price, percent, deviations or seconds")
+    add.add_argument("--symbol", help="of one symbol (all)")
+    add.add_argument("--minutes", type=int, default=0, help="of a move")
+    add.add_argument("--candles", type=int, default=0, help="that a volume is held against")
+    add.add_argument("--closed", action="store_true", help="look only at closed candles")
+    add.add_argument("--hysteresis", default="0", help="so far back until it may fire again (0)")
+    add.add_argument("--cool-down", type=int, default=60, help="seconds (60)")
+    add.add_argument("--once", action="store_true", help="fire once for each symbol")
+    add.add_argument("--until", help="a time in UTC, such as 2026-12-31T18:00")
+    add.add_argument("--note", default="", help="goes with the message")
+    add.add_argument("--to", help="names of channels, by commas (all)")
+    add.add_argument("--incomplete", action="store_true", help="of incomplete candles too")
+    add.add_argument("--simulated", action="store_true", help="of made-up trades too; they say so")
+    actions.add_parser("list", help="the rules, and the latest alerts")
+    actions.add_parser("remove", help="remove a rule").add_argument("rule_id", type=int)
+    test = actions.add_parser("test", help="send a message by each channel, or by one")
+    test.add_argument("channel", nargs="?")
+    for action in actions.choices.values():
+        action.set_defaults(of_what_runs=True)
+
+
+def run(settings: Settings, arguments: argparse.Namespace) -> int:
+    """One action, or the process where none is named; the exit status.
+
+    Raises StoreError while PostgreSQL can't answer.
+    """
+    if arguments.action is None:
+        return process.run(settings)
+    return _ACTIONS[arguments.action](settings, arguments)
+
+
+def _add(settings: Settings, arguments: argparse.Namespace) -> int:
+    try:
+        rule = _rule(settings, arguments)
+    except RuleError as error:
+        print(error)
+        return 2
+    with closing(AlertEditor.from_settings(settings)) as editor:
+        rule_id = editor.add(fields(rule))
+    print(f"rule {rule_id}: {described(rule)}")
+    if settings.is_simulated and not rule.may_be_simulated:
+        print("the trades here are made up: this rule fires on them only with --simulated")
+    return 0
+
+
+def _rule(settings: Settings, arguments: argparse.Namespace) -> Rule:
+    known = list(channels_of(settings.alert_channels.get_secret_value()))
+    names = [name.strip() for name in arguments.to.split(",")] if arguments.to else known
+    if not names:
+        raise RuleError("channels: CANDLEFLOW_ALERT_CHANNELS has none, and --to names none")
+    for name in names:
+        if known and name not in known:
+            raise RuleError(f"channels: CANDLEFLOW_ALERT_CHANNELS has {', '.join(known)}, not {name!r:.40}")
+    given: Mapping[str, Any] = {
+        "kind": arguments.kind,
+        "threshold": arguments.threshold,
+        "symbol": upper(arguments.symbol) if arguments.symbol else None,
+        "minutes": arguments.minutes,
+        "candles": arguments.candles,
+        "is_on_closed": arguments.closed,
+        "hysteresis": arguments.hysteresis,
+        "cool_down_seconds": arguments.cool_down,
+        "is_once": arguments.once,
+        "expires_at": expiry(arguments.until or ""),
+        "note": arguments.note,
+        "channels": names,
+        "may_be_incomplete": arguments.incomplete,
+        "may_be_simulated": arguments.simulated,
+    }
+    return rule_of(given)
+
+
+def _list(settings: Settings, _: argparse.Namespace) -> int:
+    with closing(AlertReader.from_settings(settings)) as reader:
+        rules, latest = reader.rules(), reader.latest(_LATEST)
+    for stored in rules:
+        print(f"rule {stored.rule_id}: {_stored_words(stored)}")
+    for alert in latest:
+        first = alert.text.splitlines()[0]
+        state = f"{alert.state} ({alert.detail})" if alert.detail else alert.state
+        print(f"{utc(alert.decided_at)}  {alert.channel}: {state}: {first}")
+    print(f"{len(rules)} rules; the latest {len(latest)} deliveries")
+    return 0
+
+
+def _stored_words(stored: StoredRule) -> str:
+    try:
+        return described(rule_of(stored.rule, stored.rule_id))
+    except MarketError as error:
+        return f"can't be used: {error}"
+
+
+def _remove(settings: Settings, arguments: argparse.Namespace) -> int:
+    with closing(AlertEditor.from_settings(settings)) as editor:
+        found = editor.remove(arguments.rule_id)
+    print(f"rule {arguments.rule_id} is removed" if found else f"there is no rule {arguments.rule_id}")
+    return 0 if found else 1
+
+
+def _test(settings: Settings, arguments: argparse.Namespace) -> int:
+    known = channels(settings)
+    if not known or (arguments.channel and arguments.channel not in known):
+        named = ", ".join(known) or "none"
+        raise SettingError(f"CANDLEFLOW_ALERT_CHANNELS has no such channel; those it has: {named}")
+    status = 0
+    for name in [arguments.channel] if arguments.channel else known:
+        answer = known[name].send(_TEST)
+        outcome = "not sent" if answer.outcome is Outcome.LATER else str(answer.outcome)
+        print(f"{name}: {outcome}{f': {answer.detail}' if answer.detail else ''}")
+        status = status if answer.outcome is Outcome.SENT else 1
+    return status
+
+
+_ACTIONS: Final[Mapping[str, Callable[[Settings, argparse.Namespace], int]]] = {
+    "add": _add,
+    "list": _list,
+    "remove": _remove,
+    "test": _test,
+}

@@ -1,0 +1,223 @@
+"""Looks at the candles and decides which rules fire; what is decided is kept in the same transaction."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Final
+
+from candleflow.alerts.firing import Bar, Firing, Sample, State, evaluate
+from candleflow.alerts.message import told
+from candleflow.alerts.rules import MOST_CANDLES, Kind, Rule, rule_of
+from candleflow.audit.klines import DIFFERING
+from candleflow.errors import MarketError
+from candleflow.market.window import SECOND_US, floor_time
+from candleflow.settings import Settings
+from candleflow.store.alerts import Alert, AlertBook, ClosedCandle, Decision, Sight, StoredState
+from candleflow.telemetry import read_heartbeat
+
+_log = logging.getLogger(__name__)
+
+RULES_SECONDS: Final = 1.0
+"""So soon a new rule is known."""
+GAPS_SECONDS: Final = 5.0
+GAPS_US: Final = 3_600 * SECOND_US
+"""Gaps of the last hour are told."""
+COMPARED_SECONDS: Final = 180.0
+"""An older comparison with the klines says nothing."""
+BEAT_SECONDS: Final = 5.0
+_AUDIT: Final = "audit"
+
+Clock = Callable[[], float]
+
+
+class Decider:
+    """One process's memory of rules, states and candles. ``steady`` gives seconds that no clock sets back."""
+
+    def __init__(self, settings: Settings, book: AlertBook, *, steady: Clock = time.monotonic) -> None:
+        self._settings = settings
+        self._book = book
+        self._steady = steady
+        self._page_url = settings.page_url
+        self._told_wrong: set[int] = set()
+        self.rules: list[Rule] = []
+        self.forget()
+
+    def forget(self) -> None:
+        """Know nothing any more: what is stored is the truth, and is read at the next look."""
+        self._states: dict[tuple[int, str], StoredState] = {}
+        self._bars: defaultdict[str, deque[ClosedCandle]] = defaultdict(
+            lambda: deque(maxlen=MOST_CANDLES + 1)
+        )
+        self._missing: Mapping[str, int] = {}
+        self._rules_due = self._gaps_due = float("-inf")
+        self._are_states_read = False
+
+    def look(self, now: int) -> int:
+        """One look at everything, ``now`` in microseconds; how many alerts are new.
+
+        Raises StoreError while PostgreSQL is away, HeldError where another decides.
+        """
+        self._read_rules()
+        if not self.rules:
+            return 0
+        sights = {one.symbol: one for one in self._book.sights()}
+        fresh = {symbol: self._newly_closed(symbol) for symbol in self._symbols_with_candles(sights)}
+        decisions: list[Decision] = []
+        states: dict[tuple[int, str], StoredState] = {}
+        for rule in self.rules:
+            for sample in self._samples(rule, sights, fresh, now):
+                self._decide(rule, sample, now, states, decisions)
+        decided = self._book.decide(decisions) if decisions else 0
+        self._states |= states
+        return decided
+
+    def _decide(
+        self,
+        rule: Rule,
+        sample: Sample,
+        now: int,
+        states: dict[tuple[int, str], StoredState],
+        decisions: list[Decision],
+    ) -> None:
+        """Only a state that is another is written: a price moving on its side of the line changes none."""
+        key = rule.rule_id, sample.symbol
+        stored = states.get(key) or self._states.get(key) or StoredState(0, State().fields())
+        before = State.of(stored.state)
+        after, firing = evaluate(rule, before, sample, now)
+        if after == before:
+            return
+        alert = None if firing is None else self._alert(firing)
+        decisions.append(Decision(*key, stored.version, after.fields(), alert))
+        states[key] = StoredState(stored.version + 1, after.fields())
+
+    def _alert(self, firing: Firing) -> Alert:
+        words, sample = told(firing, self._page_url), firing.sample
+        return Alert(sample.window, sample.at, words.text, words.brief, firing.rule.channels)
+
+    def _read_rules(self) -> None:
+        if not self._are_states_read:
+            self._states = self._book.states()
+            self._are_states_read = True
+        if self._steady() < self._rules_due:
+            return
+        self._rules_due = self._steady() + RULES_SECONDS
+        found = []
+        for stored in self._book.rules():
+            try:
+                found.append(rule_of(stored.rule, stored.rule_id))
+            except MarketError as error:
+                if stored.rule_id not in self._told_wrong:
+                    self._told_wrong.add(stored.rule_id)
+                    _log.error("alert rule %d can't be used: %s", stored.rule_id, error)
+        self.rules = found
+
+    def _symbols_with_candles(self, sights: Mapping[str, Sight]) -> Sequence[str]:
+        """Those of which some rule wants closed candles."""
+        wanting = [rule for rule in self.rules if _wants_candles(rule)]
+        if any(rule.symbol is None for rule in wanting):
+            return list(sights)
+        named = {rule.symbol for rule in wanting if rule.symbol is not None}
+        return sorted(named & sights.keys())
+
+    def _newly_closed(self, symbol: str) -> Sequence[int]:
+        """Where in the symbol's candles the new ones are; at first only the last is new."""
+        bars = self._bars[symbol]
+        if not bars:
+            bars.extend(self._book.closed(symbol, 0, bars.maxlen or 0))
+            return [len(bars) - 1] if bars else []
+        found = self._book.closed(symbol, bars[-1].open_time, bars.maxlen or 0)
+        bars.extend(found)
+        return range(len(bars) - len(found), len(bars))
+
+    def _samples(
+        self, rule: Rule, sights: Mapping[str, Sight], fresh: Mapping[str, Sequence[int]], now: int
+    ) -> Iterator[Sample]:
+        if not rule.kind.is_of_market:
+            yield from self._pipeline_samples(rule.kind, sights, now)
+            return
+        for symbol in sights if rule.symbol is None else [rule.symbol]:
+            if rule.is_on_closed:
+                yield from (self._closed_sample(symbol, at) for at in fresh.get(symbol, ()))
+            elif (sight := sights.get(symbol)) is not None and sight.window is not None:
+                yield self._live_sample(sight, sight.window)
+
+    def _live_sample(self, sight: Sight, window: int) -> Sample:
+        return Sample(
+            symbol=sight.symbol,
+            at=sight.traded_at,
+            window=window,
+            value=sight.price,
+            is_complete=sight.is_complete,
+            is_simulated=self._settings.is_simulated,
+            volume=sight.volume,
+            history=[_bar(one) for one in self._bars.get(sight.symbol, ()) if one.open_time < window],
+        )
+
+    def _closed_sample(self, symbol: str, at: int) -> Sample:
+        bars = list(self._bars[symbol])
+        candle = bars[at]
+        return Sample(
+            symbol=symbol,
+            at=candle.open_time + self._settings.windows.size_us,
+            window=candle.open_time,
+            value=candle.close,
+            is_closed=True,
+            is_complete=candle.is_complete,
+            is_simulated=self._settings.is_simulated,
+            volume=candle.volume,
+            history=[_bar(one) for one in bars[:at]],
+        )
+
+    def _pipeline_samples(self, kind: Kind, sights: Mapping[str, Sight], now: int) -> Iterator[Sample]:
+        window = floor_time(now, self._settings.windows.size_us)
+        for symbol, value in self._readings(kind, sights, now).items():
+            yield Sample(symbol, now, window, value, is_simulated=self._settings.is_simulated)
+
+    def _readings(self, kind: Kind, sights: Mapping[str, Sight], now: int) -> Mapping[str, Decimal]:
+        """By symbol, what a rule of the pipeline is about."""
+        if kind is Kind.SILENCE:
+            return {symbol: _seconds(now - sight.traded_at) for symbol, sight in sights.items()}
+        if kind is Kind.GAP:
+            return {symbol: Decimal(count) for symbol, count in self._gaps(now).items()}
+        if kind is Kind.DIFFERS:
+            return self._differing(now)
+        caught_up_at = self._book.caught_up_at(self._settings.topic)
+        return {} if caught_up_at is None else {"": _seconds(now - caught_up_at)}
+
+    def _gaps(self, now: int) -> Mapping[str, int]:
+        if self._steady() >= self._gaps_due:
+            self._gaps_due = self._steady() + GAPS_SECONDS
+            self._missing = self._book.missing(now - GAPS_US)
+        return self._missing
+
+    def _differing(self, now: int) -> Mapping[str, Decimal]:
+        """As the auditor last told; nothing where it doesn't tell any more."""
+        beat = read_heartbeat(self._settings.run_dir, _AUDIT)
+        if beat is None or now / SECOND_US - beat.beaten_at > BEAT_SECONDS:
+            return {}
+        compared = {
+            name.partition(":")[2]: age
+            for name, age in beat.counts.items()
+            if name.startswith("compared_age_s:")
+        }
+        return {
+            symbol: Decimal(sum(int(beat.counts.get(f"{verdict}:{symbol}", 0)) for verdict in DIFFERING))
+            for symbol, age in compared.items()
+            if age <= COMPARED_SECONDS
+        }
+
+
+def _wants_candles(rule: Rule) -> bool:
+    return rule.kind.is_of_market and (rule.is_on_closed or rule.kind in (Kind.MOVE, Kind.VOLUME))
+
+
+def _bar(candle: ClosedCandle) -> Bar:
+    return Bar(candle.open_time, candle.high, candle.low, candle.volume, candle.is_complete)
+
+
+def _seconds(microseconds: int) -> Decimal:
+    return Decimal(max(0, microseconds)).scaleb(-6).quantize(Decimal("0.1"))

@@ -1,0 +1,99 @@
+"""What an alert says, and how many are said at once. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Final
+from urllib.parse import quote
+
+from candleflow.alerts.firing import EXACT, Firing
+from candleflow.alerts.rules import Kind, Rule, plain
+
+LONGEST_MESSAGE: Final = 1_900
+"""Discord takes 2,000 letters, Telegram 4,096."""
+MOST_AT_ONCE: Final = 30
+LONGEST_BRIEF: Final = 60
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_UNITS: Final = {Kind.SILENCE: " s", Kind.LAG: " s", Kind.GAP: " trades", Kind.DIFFERS: " candles"}
+_DIRECTIONS: Final = {True: "up", False: "down"}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An alert in full, and in a line of at most LONGEST_BRIEF letters."""
+
+    text: str
+    brief: str
+
+
+def told(firing: Firing, page_url: str) -> Told:
+    """The words for a firing: symbol, rule, value, time in UTC, note, and the page's address for it."""
+    rule, sample = firing.rule, firing.sample
+    symbol = sample.symbol or "all symbols"
+    marks = "SIMULATED " if sample.is_simulated else ""
+    doubt = "" if sample.is_complete else " (of an incomplete candle)"
+    head = f"{marks}{symbol} {_event(firing)}: {_value(firing)} at {utc(sample.at)}{doubt}"
+    link = f"{page_url}/?symbol={quote(sample.symbol)}" if sample.symbol else page_url
+    brief = f"{marks}{symbol} {_event(firing)}: {plain(sample.value)}"
+    return Told("\n".join(filter(None, (head, rule.note, link))), brief[:LONGEST_BRIEF])
+
+
+def _event(firing: Firing) -> str:
+    """Of a crossing either way, which way it was."""
+    rule = firing.rule
+    if rule.kind is Kind.CROSSES:
+        return f"crosses {_DIRECTIONS[firing.is_upward]} {plain(rule.threshold)}"
+    return rule.words()
+
+
+def _value(firing: Firing) -> str:
+    rule, sample = firing.rule, firing.sample
+    if rule.kind is Kind.MOVE:
+        return (
+            f"{plain(firing.measured.quantize(Decimal('0.01'), context=EXACT))} %, to {plain(sample.value)}"
+        )
+    if rule.kind is Kind.VOLUME:
+        many = plain(firing.measured.quantize(Decimal("0.1"), context=EXACT))
+        return f"{plain(sample.volume)}, {many} above, at a price of {plain(sample.value)}"
+    return f"{plain(sample.value)}{_UNITS.get(rule.kind, '')}"
+
+
+def described(rule: Rule) -> str:
+    """The whole rule, for who edits it."""
+    marks = [
+        "on closed candles" if rule.is_on_closed else "",
+        f"hysteresis {plain(rule.hysteresis)}" if rule.hysteresis else "",
+        f"cool-down {rule.cool_down_seconds} s",
+        "once" if rule.is_once else "",
+        f"until {utc(rule.expires_at)}" if rule.expires_at is not None else "",
+        "incomplete ones too" if rule.may_be_incomplete else "",
+        "simulated ones too" if rule.may_be_simulated else "",
+        rule.note,
+    ]
+    said = ", ".join(filter(None, marks))
+    return f"{rule.symbol or 'every symbol'} {rule.words()}, to {', '.join(rule.channels)} ({said})"
+
+
+def utc(at: int) -> str:
+    """Such as ``2026-11-22 10:00:05 UTC``."""
+    return (_EPOCH + timedelta(microseconds=at)).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def together(alerts: Sequence[Told]) -> str:
+    """One message of several alerts, the first of them in full, as many as there is room for.
+
+    ``alerts``: at most MOST_AT_ONCE, so that each fits in brief.
+    """
+    room = LONGEST_MESSAGE - sum(len(one.brief) + 1 for one in alerts)
+    full = 0
+    for one in alerts:
+        room -= len(one.text) + 1 - len(one.brief)
+        if room < 0:
+            break
+        full += 1
+    parts = [one.text + "\n" for one in alerts[:full]] + [one.brief for one in alerts[full:]]
+    return "\n".join(parts).strip()

@@ -1,0 +1,165 @@
+"""The process of the alerts: decides four times a second which rules fire, and sends what was decided.
+
+Any number may run; one decides and sends, the others wait, say who it is, and take over when it is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from candleflow.alerts.answers import Outcome
+from candleflow.alerts.channels import channels
+from candleflow.alerts.decisions import Decider
+from candleflow.alerts.pictures import Pictures
+from candleflow.alerts.sender import ChannelSender
+from candleflow.errors import CandleflowError, HeldError, StoreError
+from candleflow.metrics.serving import served_heartbeat
+from candleflow.settings import Settings
+from candleflow.store.alerts import AlertBook
+from candleflow.store.clearing import Clearing
+from candleflow.telemetry import set_up_logging
+
+_log = logging.getLogger(__name__)
+
+NAME: Final = "alerts"
+LOOK_SECONDS: Final = 0.25
+AWAY_SECONDS: Final = 1.0
+STRAY_SECONDS: Final = 5.0
+CLEAR_SECONDS: Final = 60.0
+"""How often old alerts are deleted, where a batch has left none."""
+STOP_SECONDS: Final = 8.0
+"""An attempt under way at a stop is waited for so long."""
+_MOST_STRAY: Final = 100
+
+
+def run(settings: Settings) -> int:
+    """Decide and send until told to stop; the exit status. Logs to stderr."""
+    set_up_logging(NAME, settings.log_level, settings.log_format)
+    try:
+        Alerting(settings).run()
+    except CandleflowError as error:
+        _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
+        return error.exit_status
+    return 0
+
+
+class Alerting:
+    """One run. Raises SettingError, before anything is opened, for a channel that apprise can't use."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._channels = channels(settings)
+        self._book = AlertBook.from_settings(settings)
+        self._decider = Decider(settings, self._book)
+        picture_of = Pictures(settings, self._book).of if settings.alert_pictures else None
+        self._senders = {
+            name: ChannelSender(way, self._book, picture_of) for name, way in self._channels.items()
+        }
+        self._wakes = {name: threading.Event() for name in self._channels}
+        self._heartbeat = served_heartbeat(settings, NAME)
+        self._stop = threading.Event()
+        self._message = ""
+        self._decided = 0
+        self._waiting = 0
+        self._clearing = Clearing("old alerts")
+        self._stray_due = self._beat_due = self._clear_due = float("-inf")
+
+    def stop(self, *_: object) -> None:
+        """``run`` then returns as soon as the attempts under way are over."""
+        self._stop.set()
+        for wake in self._wakes.values():
+            wake.set()
+
+    def run(self) -> None:
+        """Decide and send until SIGTERM, SIGINT or ``stop``."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.stop)
+        threads = [
+            threading.Thread(target=sender.run, args=(self._stop, self._wakes[name]), name=name, daemon=True)
+            for name, sender in self._senders.items()
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            while not self._stop.is_set():
+                self._stop.wait(LOOK_SECONDS if self._look() else AWAY_SECONDS)
+        finally:
+            self.stop()
+            deadline = time.monotonic() + STOP_SECONDS
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+            self._heartbeat.remove()
+            self._book.close()
+
+    def counts(self) -> Mapping[str, int | float]:
+        """Rules in force, alerts decided, waiting, what became of those of this run, and pictures taken."""
+        outcomes: Counter[str] = sum((one.outcomes for one in self._senders.values()), Counter())
+        return {
+            "rules": len(self._decider.rules),
+            "decided": self._decided,
+            "waiting": self._waiting,
+            **{str(one): outcomes[one] for one in (Outcome.SENT, Outcome.REFUSED, Outcome.UNKNOWN)},
+            "pictures": sum(one.pictures for one in self._senders.values()),
+        }
+
+    def _look(self) -> bool:
+        """One look; False where it had to wait."""
+        is_there = False
+        try:
+            self._hold()
+            decided = self._decider.look(time.time_ns() // 1_000)
+            self._tell_strays()
+        except (StoreError, HeldError) as error:
+            self._decider.forget()
+            self._message = f"waits: {error}"
+        else:
+            is_there, self._message = True, self._problems()
+            if decided:
+                self._decided += decided
+                for wake in self._wakes.values():
+                    wake.set()
+            else:
+                self._clear()
+        self._beat()
+        return is_there
+
+    def _hold(self) -> None:
+        if not self._book.is_held():
+            self._decider.forget()
+            self._book.claim(f"{socket.gethostname()}, pid {os.getpid()}")
+            _log.info("alerts are decided here; channels: %s", ", ".join(self._channels) or "none")
+
+    def _tell_strays(self) -> None:
+        """Alerts for a channel that the settings don't have: refused, and shown as such."""
+        if time.monotonic() < self._stray_due:
+            return
+        self._stray_due = time.monotonic() + STRAY_SECONDS
+        waiting = self._book.waiting()
+        self._waiting = sum(waiting.values())
+        for name in waiting.keys() - self._channels.keys():
+            stray = self._book.take(name, _MOST_STRAY)
+            if stray:
+                self._book.note(name, stray, Outcome.REFUSED, "CANDLEFLOW_ALERT_CHANNELS has no such channel")
+                _log.warning("%d alerts are for %s, which CANDLEFLOW_ALERT_CHANNELS hasn't", len(stray), name)
+
+    def _clear(self) -> None:
+        """Delete a batch of old alerts, after a look that decided nothing."""
+        if time.monotonic() >= self._clear_due:
+            are_more = self._clearing.step(self._book.drop_old)
+            self._clear_due = time.monotonic() + (0.0 if are_more else CLEAR_SECONDS)
+
+    def _problems(self) -> str:
+        return "; ".join(f"{name}: {one.problem}" for name, one in self._senders.items() if one.problem)
+
+    def _beat(self) -> None:
+        if time.monotonic() >= self._beat_due:
+            self._beat_due = time.monotonic() + 1.0
+            state = "waiting" if self._message.startswith("waits") else "running"
+            self._heartbeat.beat(state, self._message, self.counts())

@@ -1,0 +1,79 @@
+"""``repair``: whatever can't be right of a symbol's candles, in any stretch of time, is folded anew from the
+topic; and every hole in their trade ids is ordered from the producer, those that were given up included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+
+from candleflow.audit.continuity import unknown_holes
+from candleflow.audit.mending import Mender
+from candleflow.audit.process import SETTLE_US
+from candleflow.audit.verify import asked_for
+from candleflow.audit.verify_report import Asked, written
+from candleflow.broker import gap_log
+from candleflow.market.gap import REPAIR, GapEventKind, events_of
+from candleflow.market.window import DAY_US, floor_time
+from candleflow.settings import Settings
+from candleflow.store.mending import CandleMending
+from candleflow.store.reader import CandleReader
+
+
+def run(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Mend what is wrong within the times, and have the holes filled; 0. Raises as what it asks does."""
+    now = time.time_ns() // 1_000
+    asked = asked_for(settings, arguments, now)
+    settled = now - SETTLE_US
+    asked = Asked(asked.symbol, asked.since, min(asked.until, settled))
+    _mend(settings, asked, settled)
+    _order(settings, asked, now)
+    return 0
+
+
+def _mend(settings: Settings, asked: Asked, settled: int) -> None:
+    """Lost candles too are mended before holes are looked for: the topic may have their trades."""
+    say = partial(print, file=sys.stderr)
+    mended = left = 0
+    with closing(CandleMending.from_settings(settings)) as store:
+        mender = Mender(settings, store, say=say)
+        for since, until in _days(settings, asked):
+            found = mender.suspects(asked.symbol, since, until)
+            due = [one for one in found if one.until <= settled and one.since < until and since <= one.until]
+            for suspect, outcome in mender.mend(asked.symbol, found, due.__contains__):
+                stretch = f"{asked.symbol} {written(suspect.since)} to {written(suspect.until)}"
+                print(f"{stretch}: {suspect.reason}: {outcome.candles:,} candles put right")
+                if outcome.left:
+                    print(f"{stretch}: left as it is: {outcome.left}")
+                mended += outcome.candles
+                left += bool(outcome.left)
+    print(f"{mended:,} candles put right" + (f", {left:,} stretches left as they are" if left else ""))
+
+
+def _days(settings: Settings, asked: Asked) -> Iterator[tuple[int, int]]:
+    """The stretch in parts of a day at most, from the beginning of a window to that of another."""
+    slide = settings.windows.slide_us
+    since, end = floor_time(max(asked.since, 0), slide), floor_time(asked.until, slide)
+    while since < end:
+        until = min(floor_time(since, DAY_US) + DAY_US, end)
+        yield since, until
+        since = until
+
+
+def _order(settings: Settings, asked: Asked, now: int) -> None:
+    with closing(CandleReader.from_settings(settings)) as reader:
+        held = reader.id_ranges(asked.symbol, asked.since, asked.until)
+    holes = unknown_holes(held, ())
+    events = events_of(GapEventKind.SEEN, asked.symbol, holes, now, REPAIR)
+    if events:
+        gap_log.write_all(settings.kafka_bootstrap, settings.gaps_topic, events)
+    for lower, upper in holes:
+        print(f"{asked.symbol}: trades {lower} to {upper - 1} are to be fetched")
+    print(
+        f"{sum(event.trade_count for event in events):,} trades missing in {len(holes):,} holes"
+        + ("; the producer fills them, `gaps` tells how far it is" if events else "")
+    )

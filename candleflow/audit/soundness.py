@@ -1,0 +1,168 @@
+"""Which stored candles can't be right, by what they say of each other. No I/O, and no clock of its own.
+
+The finest candles and the roll-ups are merged from the same trades, each by itself: so where they do not fit
+together, one of them is wrong, and both are folded anew. What is harmed in all of them alike only the
+exchange's klines can show (``doubts``). Times are microseconds since the epoch, UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from candleflow.audit.klines import Basis, Comparison, Verdict
+from candleflow.market.book import Book, StrayRollUp
+from candleflow.market.window import SECOND_US, Windows
+
+TRIES: Final = 3
+"""A stretch that the topic doesn't have whole is tried so often: it may be fetched again meanwhile."""
+PAUSE_US: Final = 60 * SECOND_US
+REMEMBERED: Final = 10_000
+LONGEST_US: Final = 3_600 * SECOND_US
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A stretch of windows to be folded anew: those that open in [since, until).
+
+    Where that is empty, only the roll-ups that hold ``since`` are. ``state`` is another one where the candles
+    in question are.
+    """
+
+    since: int
+    until: int
+    reason: str
+    state: str = ""
+
+
+def suspects(books: Sequence[Book], strays: Iterable[StrayRollUp], windows: Windows) -> list[Suspect]:
+    """What is to be folded anew of one symbol, in the order of time; ``books`` in that order too."""
+    found = [
+        _window(book, windows, "a candle's figures are not those of its ids")
+        for book in books
+        if not book.balances(windows.size_us)
+    ]
+    tiles = [book for book in books if book.open_time % windows.size_us == 0]
+    found += [_window(book, windows, "ids are in two candles") for book in overlapping(tiles)]
+    found += _of_roll_ups(strays)
+    return distinct(found)
+
+
+def overlapping(books: Iterable[Book]) -> list[Book]:
+    """Those that share an id with another of them."""
+    kept = list(books)
+    owned = sorted((lower, upper, at) for at, book in enumerate(kept) for lower, upper in book.ids.ranges)
+    shared: set[int] = set()
+    reached, owner = 0, -1
+    for lower, upper, at in owned:
+        if lower < reached and owner != at:
+            shared |= {owner, at}
+        if upper > reached:
+            reached, owner = upper, at
+    return [kept[at] for at in sorted(shared)]
+
+
+def doubts(comparison: Comparison, basis: Basis) -> list[Suspect]:
+    """The windows that differ from the exchange's klines though they have as many trades."""
+    step = basis.windows.slide_us
+    return [
+        Suspect(
+            one.open_time,
+            one.open_time + step,
+            f"a {basis.interval} candle differs from the exchange's",
+            repr(one.fields),
+        )
+        for one in comparison.findings
+        if one.verdict is Verdict.DIFFERENT and all(field.name != "trade_count" for field in one.fields)
+    ]
+
+
+def distinct(found: Iterable[Suspect]) -> list[Suspect]:
+    """The same windows in the order of time, each once: stretches that overlap are made one."""
+    kept: list[Suspect] = []
+    for one in sorted(found, key=lambda suspect: (suspect.since, -suspect.until)):
+        if kept and (one.since < kept[-1].until or one.since == kept[-1].since):
+            kept[-1] = _union([kept[-1], one])
+        else:
+            kept.append(one)
+    return kept
+
+
+def runs(found: Iterable[Suspect]) -> list[list[Suspect]]:
+    """The stretches of ``distinct`` in runs that have no room between them, of an hour at most each."""
+    grouped: list[list[Suspect]] = []
+    for one in distinct(found):
+        last = grouped[-1] if grouped else []
+        touches = bool(last) and one.since == last[-1].until > last[-1].since and one.until > one.since
+        if touches and one.until - last[0].since <= LONGEST_US:
+            last.append(one)
+        else:
+            grouped.append([one])
+    return grouped
+
+
+def whole(run: Sequence[Suspect]) -> Suspect:
+    """A run as one stretch."""
+    return run[0] if len(run) == 1 else _union(run)
+
+
+def _union(some: Sequence[Suspect]) -> Suspect:
+    reasons = dict.fromkeys(reason for one in some for reason in one.reason.split("; "))
+    return Suspect(
+        min(one.since for one in some),
+        max(one.until for one in some),
+        "; ".join(reasons),
+        " ".join(one.state for one in some),
+    )
+
+
+class Attempts:
+    """Which suspects are to be looked into: none for ever."""
+
+    def __init__(self) -> None:
+        self._left: dict[tuple[str, Suspect], tuple[int, int]] = {}
+
+    def is_due(self, symbol: str, suspect: Suspect, now: int) -> bool:
+        """Whether it is new, as it is now, or may be tried once more."""
+        tries, due_at = self._left.get((symbol, suspect), (TRIES, now))
+        return tries > 0 and now >= due_at
+
+    def note(self, symbol: str, suspect: Suspect, now: int, *, is_settled: bool) -> None:
+        """It was looked into; ``is_settled``: with all of its trades, so that trying again is of no use."""
+        tries, _ = self._left.pop((symbol, suspect), (TRIES, now))
+        while len(self._left) >= REMEMBERED:
+            del self._left[next(iter(self._left))]
+        self._left[symbol, suspect] = (0 if is_settled else tries - 1, now + PAUSE_US)
+
+
+def _window(book: Book, windows: Windows, reason: str) -> Suspect:
+    return Suspect(book.open_time, book.open_time + windows.slide_us, reason, book.state)
+
+
+def _of_roll_ups(strays: Iterable[StrayRollUp]) -> list[Suspect]:
+    """The shortest ones that stray: whatever holds them is folded anew with them."""
+    found: list[Suspect] = []
+    some = sorted(strays, key=lambda stray: stray.end_time - stray.open_time)
+    for one in some:
+        if any(one.open_time <= other.since < one.end_time for other in found):
+            continue
+        others = (other for other in some if other is not one)
+        until = one.open_time if _is_alone_at_fault(one, others) else one.end_time
+        found.append(
+            Suspect(
+                one.open_time, until, f"a {one.interval} roll-up is not the fold of its candles", one.state
+            )
+        )
+    return found
+
+
+def _is_alone_at_fault(stray: StrayRollUp, others: Iterable[StrayRollUp]) -> bool:
+    """Whether its finest candles are right, so that the topic need not be read: where it isn't there, or has
+    no trade more than they, and all other roll-ups of that time agree with them. But not where its prices
+    differ: those of one candle, if it is none of the extreme ones, don't show in the longer roll-ups."""
+    if any(other.open_time < stray.end_time and stray.open_time < other.end_time for other in others):
+        return False
+    if stray.folded is None:
+        return False
+    return stray.stored is None or (stray.prices_agree and stray.folded.has_all(stray.stored))

@@ -1,0 +1,49 @@
+"""The page's way to alert rules: it reads as the page's role, and edits as the role that may only do that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from candleflow.alerts.message import described
+from candleflow.alerts.rules import expiry, fields, rule_of
+from candleflow.dashboard.alerts_menu import ShownRule
+from candleflow.dashboard.shared_answers import SharedAnswers, Viewer
+from candleflow.errors import MarketError
+from candleflow.settings import Settings, channels_of
+from candleflow.store.alerts import AlertEditor, AlertReader, StoredRule, ToldAlert
+
+
+class StoredDesk:
+    """Shared by all viewers. Each method raises StoreError while PostgreSQL can't answer."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.channels: Sequence[str] = list(channels_of(settings.alert_channels.get_secret_value()))
+        self._reader = AlertReader.from_settings(settings)
+        self._editor = AlertEditor.from_settings(settings)
+        self._answers = SharedAnswers()
+
+    def rules(self) -> Sequence[ShownRule]:
+        return [ShownRule(one.rule_id, _words(one)) for one in self._reader.rules()]
+
+    def latest(self, limit: int) -> Sequence[ToldAlert]:
+        """A second old at most: every page asks as it loads, and many may load at once."""
+        return Viewer(self._answers).ask(limit, lambda: self._reader.latest(limit))
+
+    def add(self, rule: Mapping[str, Any], until: str) -> None:
+        """Raises MarketError for what is no rule, and for a channel that the settings don't have."""
+        wanted = rule_of({**rule, "expires_at": expiry(until)})
+        for name in wanted.channels:
+            if name not in self.channels:
+                raise MarketError(f"channels: CANDLEFLOW_ALERT_CHANNELS has no {name}")
+        self._editor.add(fields(wanted))
+
+    def remove(self, rule_id: int) -> None:
+        self._editor.remove(rule_id)
+
+
+def _words(stored: StoredRule) -> str:
+    try:
+        return described(rule_of(stored.rule, stored.rule_id))
+    except MarketError as error:
+        return f"can't be used: {error}"

@@ -1,0 +1,169 @@
+"""The menu of alerts: a rule is added, rules are removed, and what became of the latest alerts is shown.
+
+What was refused for good stands at the top, as nobody else would tell. Channels are shown by name: their
+addresses are secrets, and never come here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import streamlit as st
+
+from candleflow.dashboard import words
+from candleflow.errors import CandleflowError, StoreError, UnknownOutcomeError
+
+_EVERY: Final = "Every symbol"
+_KINDS: Final = {
+    "Price crosses up": "crosses-up", "Price crosses down": "crosses-down", "Price crosses": "crosses",
+    "Price is above": "above", "Price is below": "below", "Price moves by %": "move",
+    "Volume over standard deviations": "volume", "No trade for seconds": "silence",
+    "Trades are missing": "gap", "Differs from the exchange": "differs", "Candles lag by seconds": "lag",
+}  # fmt: skip
+_WITHOUT_THRESHOLD: Final = ("gap", "differs")
+_FAILED: Final = ("refused", "unknown", "given up")
+_NO_CHANNEL: Final = (
+    "No channel is set up. Write `CANDLEFLOW_ALERT_CHANNELS=phone=tgram://<token>/<chat>` into `.env` and"
+    " restart; [addresses of Telegram, Discord, e-mail and others](https://github.com/caronc/apprise/wiki)."
+)
+_LATEST: Final = 10
+_HYSTERESIS: Final = "So far back, in the unit of the line beside, until it may fire again."
+_LONGEST_COOL_DOWN: Final = 30 * 86_400
+_MINUTES: Final = 5
+_CANDLES: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRule:
+    """A rule in words."""
+
+    rule_id: int
+    words: str
+
+
+class ShownAlert(Protocol):
+    """An alert and how it went by one channel."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def decided_at(self) -> int: ...
+    @property
+    def channel(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
+
+
+class AlertDesk(Protocol):
+    """What the menu asks of who keeps rules. Each method raises StoreError while the store is away."""
+
+    channels: Sequence[str]
+
+    def rules(self) -> Sequence[ShownRule]: ...
+    def latest(self, limit: int) -> Sequence[ShownAlert]:
+        """The newest first."""
+        ...
+
+    def add(self, rule: Mapping[str, Any], until: str) -> None:
+        """``until``: when it expires, UTC, such as ``2026-12-31T18:00``; empty: never.
+
+        Raises MarketError, in words for the viewer, for what is no rule.
+        """
+        ...
+
+    def remove(self, rule_id: int) -> None: ...
+
+
+@st.fragment
+def menu(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> None:
+    """A button that opens to the rules. The chart isn't run again."""
+    try:
+        latest = desk.latest(_LATEST)
+    except StoreError:
+        latest = []
+    has_failed = any(one.state in _FAILED for one in latest)
+    opener = st.popover("Alerts (!)" if has_failed else "Alerts", key="alerts", on_change="rerun")
+    if not opener.open:
+        return
+    with opener:
+        try:
+            _latest(latest)
+            _rules(desk)
+            _form(desk, offered, is_simulated=is_simulated)
+        except UnknownOutcomeError as error:
+            st.warning(_plain(str(error)))
+        except StoreError:
+            st.caption("PostgreSQL is away: alerts show here once it is back.")
+
+
+def _latest(alerts: Sequence[ShownAlert]) -> None:
+    failed = next((one for one in alerts if one.state in _FAILED), None)
+    if failed is not None:
+        st.warning(_plain(f"{failed.channel}: {failed.state}: {failed.detail}"))
+    for one in alerts:
+        first = one.text.partition("\n")[0]
+        st.text(f"{words.utc(one.decided_at)}  {one.channel}, {one.state}: {first}")
+    if not alerts:
+        st.caption("No alert so far.")
+
+
+def _rules(desk: AlertDesk) -> None:
+    for rule in desk.rules():
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.text(rule.words)
+            if st.button("Remove", key=f"alert-remove-{rule.rule_id}"):
+                desk.remove(rule.rule_id)
+                st.rerun()
+
+
+def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> None:
+    if not desk.channels:
+        st.caption(_NO_CHANNEL)
+        return
+    with st.form("alert", border=False):
+        kind = _KINDS[st.selectbox("When", list(_KINDS), key="alert-kind")]
+        symbol = st.selectbox("Symbol", [_EVERY, *offered], key="alert-symbol")
+        threshold = st.text_input("Price, percent, deviations or seconds", key="alert-threshold")
+        with st.container(horizontal=True):
+            hysteresis = st.text_input("Hysteresis", "0", key="alert-hysteresis", help=_HYSTERESIS)
+            cool_down = st.number_input("Cool-down, s", 0, _LONGEST_COOL_DOWN, 60, key="alert-cool-down")
+            until = st.text_input("Until (UTC)", key="alert-until", placeholder="2026-12-31 18:00")
+        note = st.text_input("Note", key="alert-note", max_chars=100)
+        channels = st.multiselect("To", desk.channels, default=list(desk.channels), key="alert-channels")
+        with st.container(horizontal=True):
+            is_closed = st.toggle("Closed candles only", key="alert-closed")
+            is_once = st.toggle("Once", key="alert-once")
+        is_added = st.form_submit_button("Add")
+    if not is_added:
+        return
+    rule = {
+        "kind": kind,
+        "threshold": "0" if kind in _WITHOUT_THRESHOLD else threshold,
+        "symbol": None if symbol == _EVERY or kind == "lag" else symbol,
+        "minutes": _MINUTES if kind == "move" else 0,
+        "candles": _CANDLES if kind == "volume" else 0,
+        "is_on_closed": is_closed,
+        "hysteresis": "0" if kind in _WITHOUT_THRESHOLD else hysteresis,
+        "cool_down_seconds": cool_down,
+        "is_once": is_once,
+        "note": note,
+        "channels": channels,
+        "may_be_simulated": is_simulated,
+    }
+    try:
+        desk.add(rule, until)
+    except StoreError:
+        raise
+    except CandleflowError as error:
+        st.error(_plain(str(error)))
+        return
+    st.rerun()
+
+
+def _plain(text: str) -> str:
+    """``text`` such that Markdown shows it as it is."""
+    return "".join(f"\\{letter}" if letter in r"\`*_{}[]()<>#+-.!|~$:" else letter for letter in text)

@@ -1,0 +1,146 @@
+"""Candles as a file to take away, CSV or Parquet, each figure as it is stored. Pure: bytes out.
+
+No field of the CSV is taken for a formula by a spreadsheet: a symbol begins with a letter or a digit
+(``market.symbol``), nothing else is text of anyone else's, and no figure is negative.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from candleflow.dashboard.source import ShownCandle
+from candleflow.market.window import SECOND_US
+
+_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))
+_DECIMAL: Final = pa.decimal128(38, 18)
+_WIDE_DECIMAL: Final = pa.decimal256(76, 18)
+"""For a column with a figure of 10^20 or more, which a quote volume may reach where a coin costs nothing."""
+_TIME: Final = pa.timestamp("us", tz="UTC")
+
+_DECIMALS: Final = (
+    "open", "high", "low", "close", "volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume",
+)  # fmt: skip
+_OTHERS: Final = {
+    "trade_count": pa.int64(),
+    "first_trade_id": pa.int64(),
+    "last_trade_id": pa.int64(),
+    "is_closed": pa.bool_(),
+    "is_complete": pa.bool_(),
+    "revision": pa.int32(),
+    "source": pa.string(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What a file holds: a symbol's candles of one length, oldest first, at least one."""
+
+    symbol: str
+    bucket_seconds: int
+    candles: Sequence[ShownCandle]
+    is_simulated: bool
+
+    @property
+    def interval(self) -> str:
+        """The candles' length in its largest unit: ``5s``, ``90s``, ``4h``."""
+        for size, unit in _UNITS:
+            if self.bucket_seconds % size == 0:
+                return f"{self.bucket_seconds // size}{unit}"
+        return f"{self.bucket_seconds}s"
+
+    @property
+    def bucket_us(self) -> int:
+        return self.bucket_seconds * SECOND_US
+
+    def file_name(self, ending: str) -> str:
+        """Such as ``BTCUSDT_5s_2026-11-23T203000Z_2026-11-23T210000Z.csv``: the first open and the last end.
+
+        Made-up candles say so: a file gets about without the page that it was taken from.
+        """
+        begin, end = self.candles[0].open_time, self.candles[-1].open_time + self.bucket_us
+        times = [f"{_moment(time):%Y-%m-%dT%H%M%SZ}" for time in (begin, end)]
+        marks = ["SIMULATED"] if self.is_simulated else []
+        return "_".join([self.symbol, self.interval, *times, *marks]) + f".{ending}"
+
+
+def as_csv(stretch: Stretch) -> bytes:
+    """UTF-8, a line of names first; times in UTC by ISO 8601, decimals with every place that is stored."""
+    names = ["symbol", "interval", "open_time", "end_time", *_DECIMALS, *_OTHERS]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(_row(stretch, one) for one in stretch.candles)
+    return text.getvalue().encode()
+
+
+def _row(stretch: Stretch, candle: ShownCandle) -> list[str]:
+    times = (candle.open_time, candle.open_time + stretch.bucket_us)
+    figures = (getattr(candle, name) for name in (*_DECIMALS, *_OTHERS))
+    return [stretch.symbol, stretch.interval, *map(_iso, times), *map(_text, figures)]
+
+
+def _text(value: Decimal | int | bool | str) -> str:  # noqa: FBT001 - a column may hold booleans
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)  # never 0E-8
+
+
+def _iso(time: int) -> str:
+    return _moment(time).isoformat().replace("+00:00", "Z")
+
+
+def _moment(time: int) -> datetime:
+    seconds, microseconds = divmod(time, SECOND_US)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
+
+
+def as_parquet(stretch: Stretch) -> bytes:
+    """The CSV's columns, typed: times as microseconds in UTC, decimals of 38 digits with 18 places.
+
+    The file's own metadata has ``symbol``, ``interval`` and ``simulated``, ``true`` or ``false``.
+    """
+    count = len(stretch.candles)
+    opens = [one.open_time for one in stretch.candles]
+    columns = {
+        "symbol": pa.array([stretch.symbol] * count, pa.string()),
+        "interval": pa.array([stretch.interval] * count, pa.string()),
+        "open_time": pa.array(opens, _TIME),
+        "end_time": pa.array([time + stretch.bucket_us for time in opens], _TIME),
+        **{name: _decimals(_values(stretch, name)) for name in _DECIMALS},
+        **{name: pa.array(_values(stretch, name), kind) for name, kind in _OTHERS.items()},
+    }
+    told = {
+        "symbol": stretch.symbol,
+        "interval": stretch.interval,
+        "simulated": str(stretch.is_simulated).lower(),
+    }
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns).replace_schema_metadata(told), file)
+    return file.getvalue()
+
+
+def _values(stretch: Stretch, name: str) -> list[Any]:
+    return [getattr(one, name) for one in stretch.candles]
+
+
+def _decimals(values: list[Decimal]) -> pa.Array:
+    try:
+        return pa.array(values, _DECIMAL)
+    except pa.ArrowInvalid:
+        return pa.array(values, _WIDE_DECIMAL)
+
+
+FORMATS: Final[dict[str, tuple[str, str, Callable[[Stretch], bytes]]]] = {
+    "CSV": ("csv", "text/csv", as_csv),
+    "Parquet": ("parquet", "application/vnd.apache.parquet", as_parquet),
+}
+"""By name: a file name's ending, the media type, and what writes it."""

@@ -1,0 +1,209 @@
+"""Axes, panes and what is written on the chart, as Plotly's layout. Pure: plain JSON out.
+
+Text and grid colours are left to the page's style sheet, which takes them from its theme, light or dark.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+from candleflow.dashboard.choice import Period
+from candleflow.dashboard.colours import FALLING, INCOMPLETE, PLAIN, RISING
+from candleflow.dashboard.looks import MACD_PERIODS, Looks, Pane
+from candleflow.dashboard.source import ShownCandle
+from candleflow.market.window import SECOND_US, floor_time
+
+_FEWEST_BUCKETS: Final = 60
+"""The time axis spans at least so many, so that the first candles of a day are not as wide as the page."""
+_PANEL_GAP: Final = 0.03
+_VOLUME_HEIGHT: Final = 0.2
+_PANE_HEIGHT: Final = 0.15
+_ABOVE_MARKS: Final = 0.04
+"""Those at the foot of the prices: of repaired and of incomplete candles."""
+_ANY_DISTANCE: Final = 10_000
+"""In pixels, wider than any screen: with -1, its word for that, Plotly.js 4.1 tells of no point at all."""
+_TOP: Final = 10
+"""In pixels, more than half a label's height: for one at the end of any axis, the volume's too, Plotly would
+else widen the whole chart's margin, and narrow it again, and so the chart moved as volumes changed."""
+_MOST_GAPS: Final = 50
+"""Shaded at most: where there are more, the look-back is no place to tell them apart."""
+
+Json = dict[str, Any]
+
+
+def pane_axis(at: int) -> str:
+    """The value axis of a pane, by its place: one to three are the prices', the volume's and the marks'."""
+    return f"y{4 + at}"
+
+
+def time_range(candles: Sequence[ShownCandle], bucket_seconds: int, period: Period) -> list[float]:
+    """From the first candle to just past the period's end, in milliseconds."""
+    bucket_us = bucket_seconds * SECOND_US
+    last = max(floor_time(period.until, bucket_us), candles[-1].open_time)
+    first = min(candles[0].open_time, last - _FEWEST_BUCKETS * bucket_us)
+    margin = max(bucket_us, (last - first) // 50)
+    return [(first - bucket_us / 2) / 1_000, (last + margin) / 1_000]
+
+
+def axes(shown: list[float], price_places: int, looks: Looks) -> Json:
+    below = len(looks.panes) * (_PANE_HEIGHT + _PANEL_GAP)
+    volume_top = below + _VOLUME_HEIGHT
+    return {
+        "autosize": True,
+        "margin": {"l": 6, "r": 6, "t": _TOP, "b": 38},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "showlegend": bool(looks.overlays),
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": round(volume_top + _PANEL_GAP + _ABOVE_MARKS, 4),  # the crosshair's figures are at the top
+            "yanchor": "bottom",
+            "bgcolor": "rgba(0,0,0,0)",
+            "itemdoubleclick": False,
+        },
+        "hovermode": "x",
+        "hoverdistance": _ANY_DISTANCE,
+        "bargap": 0,
+        "barmode": "overlay",
+        "font": {"size": 12},
+        "xaxis": {
+            "type": "date",
+            "range": shown,
+            "anchor": pane_axis(len(looks.panes) - 1) if looks.panes else "y2",
+            "rangeslider": {"visible": False},
+            "showgrid": True,
+            "hoverformat": "%Y-%m-%d %H:%M:%S",
+        },
+        "yaxis": {
+            "side": "right",
+            "type": "log" if looks.is_log else "linear",
+            "domain": [volume_top + _PANEL_GAP, 1],
+            "tickformat": f",.{price_places}f",
+            "automargin": True,
+            "zeroline": False,
+        },
+        "yaxis2": _small_axis(below, volume_top) | {"rangemode": "tozero"},
+        "yaxis3": {"overlaying": "y", "range": [0, 1], "fixedrange": True, "visible": False},
+        **{f"yaxis{4 + at}": _pane_layout(at, pane, looks) for at, pane in enumerate(looks.panes)},
+    }
+
+
+def _small_axis(bottom: float, top: float) -> Json:
+    return {
+        "side": "right",
+        "domain": [round(bottom, 4), round(top, 4)],
+        "fixedrange": True,
+        "nticks": 3,
+        "automargin": True,
+        "zeroline": False,
+    }
+
+
+def _pane_bottom(at: int, looks: Looks) -> float:
+    """The first pane is the highest."""
+    return (len(looks.panes) - 1 - at) * (_PANE_HEIGHT + _PANEL_GAP)
+
+
+def _pane_layout(at: int, pane: Pane, looks: Looks) -> Json:
+    bottom = _pane_bottom(at, looks)
+    axis = _small_axis(bottom, bottom + _PANE_HEIGHT)
+    if pane in (Pane.RSI, Pane.TAKER):
+        marks = [30, 70] if pane is Pane.RSI else [25, 50, 75]
+        return axis | {"range": [0, 100], "tickvals": marks}
+    return axis | ({"rangemode": "tozero"} if pane is Pane.TRADES else {})
+
+
+def notes(candles: Sequence[ShownCandle], bucket_ms: int, price_places: int, looks: Looks) -> Json:
+    """What is written or shaded on the chart: the last price, the panes' names, the gaps."""
+    newest = candles[-1]
+    colour = RISING if newest.close >= newest.open else FALLING
+    price = float(newest.close)
+    shapes = [
+        {
+            "type": "line",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": price,
+            "y1": price,
+            "line": {"color": colour, "width": 1, "dash": "dot"},
+        }
+    ]
+    texts = [
+        {
+            "xref": "paper",
+            "x": 1,
+            "xanchor": "left",
+            "y": math.log10(price) if looks.is_log else price,
+            "yanchor": "middle",
+            "text": f"{newest.close:,.{price_places}f}",
+            "showarrow": False,
+            "bgcolor": colour,
+            "borderpad": 2,
+            "font": {"color": "#ffffff", "size": 12},
+        }
+    ]
+    texts += [_pane_title(at, pane, looks) for at, pane in enumerate(looks.panes)]
+    for begin, end, missing in _gaps(candles, bucket_ms):
+        shapes.append(
+            {
+                "type": "rect",
+                "xref": "x",
+                "yref": "paper",
+                "x0": begin,
+                "x1": end,
+                "y0": 0,
+                "y1": 1,
+                "fillcolor": INCOMPLETE,
+                "opacity": 0.14,
+                "line": {"width": 0},
+                "layer": "below",
+            }
+        )
+        texts.append(
+            {
+                "x": (begin + end) / 2,
+                "yref": "paper",
+                "y": 0.9,
+                "text": f"{missing:,} missing",
+                "textangle": -90,
+                "showarrow": False,
+                "font": {"color": INCOMPLETE, "size": 12},
+            }
+        )
+    return {"shapes": shapes, "annotations": texts}
+
+
+def _pane_title(at: int, pane: Pane, looks: Looks) -> Json:
+    period = f" {looks.period('RSI')}" if pane is Pane.RSI else ""
+    period = " " + "/".join(map(str, MACD_PERIODS)) if pane is Pane.MACD else period
+    unit = " %" if pane is Pane.TAKER else ""
+    return {
+        "xref": "paper",
+        "yref": "paper",
+        "x": 0,
+        "xanchor": "left",
+        "y": round(_pane_bottom(at, looks) + _PANE_HEIGHT, 4),
+        "yanchor": "top",
+        "text": f"{pane}{period}{unit}",
+        "showarrow": False,
+        "font": {"color": PLAIN, "size": 11},
+    }
+
+
+def _gaps(candles: Sequence[ShownCandle], bucket_ms: int) -> Iterator[tuple[int, int, int]]:
+    """Where whole candles are missing: from when to when (milliseconds), and how many trades; the newest."""
+    found = (
+        (before.open_time // 1_000 + bucket_ms, after.open_time // 1_000, missing)
+        for before, after in pairwise(candles)
+        if (missing := after.first_trade_id - before.last_trade_id - 1) > 0
+    )
+    wide = [gap for gap in found if gap[1] > gap[0]]
+    # A candle stands at its open time, in the middle of its place.
+    return (
+        (begin - bucket_ms // 2, end - bucket_ms // 2, missing) for begin, end, missing in wide[-_MOST_GAPS:]
+    )

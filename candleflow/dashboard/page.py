@@ -1,0 +1,320 @@
+"""The page: controls, the price, the chart, and what to say when there is nothing to draw.
+
+Streamlit runs ``show`` anew for each viewer and each change of a control, and then only the fragment inside
+at each refresh. Text from the database reaches HTML only through ``html.escape``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Final
+
+import streamlit as st
+
+from candleflow.dashboard import alerts_menu, chart, download_menu, grid, market_strip, symbols, words
+from candleflow.dashboard.choice import (
+    AUTO,
+    DEFAULT_LOOK_BACK,
+    LOOK_BACKS,
+    REFRESHES,
+    Choice,
+    buckets,
+    proposed,
+)
+from candleflow.dashboard.figure import figure
+from candleflow.dashboard.looks import PERIOD_LIMITS, PERIODS, Kind, Looks, Overlay, Pane
+from candleflow.dashboard.source import CandleSource, ForecastSource, PageSource, ShownForecast
+from candleflow.dashboard.trust_strip import TrustStrip
+from candleflow.dashboard.view import Nothing, View, look
+from candleflow.errors import StoreError
+from candleflow.market.window import SECOND_US, Windows
+
+_LOG: Final = logging.getLogger(__name__)
+_STYLES: Final = [
+    Path(__file__).parent / "assets" / name
+    for name in ("page.css", "chart.css", "keys.css", "market_strip.css", "trust_strip.css", "grid.css")
+]
+_ICON: Final = str(Path(__file__).parent / "assets" / "icon.svg")  # a named icon would be fetched from Google
+_LAST_VIEW: Final = "last_view"
+_LOCAL: Final = "Local"
+_AWAY_SINCE: Final = "away_since"
+
+Clock = Callable[[], int]
+
+
+def configure(*, is_simulated: bool) -> None:
+    """The browser's title, and the page's style. Comes before anything else on the page."""
+    title = "SIMULATED - Candleflow" if is_simulated else "Candleflow"
+    st.set_page_config(page_title=title, page_icon=_ICON, layout="wide", initial_sidebar_state="collapsed")
+    for style in _STYLES:
+        st.html(style)
+
+
+def show(
+    new_source: Callable[[], PageSource],
+    followed: Sequence[str],
+    windows: Windows,
+    clock: Clock,
+    *,
+    is_simulated: bool,
+    alert_desk: alerts_menu.AlertDesk | None = None,
+) -> None:
+    """Show the page. ``followed`` are the settings' symbols; ``clock`` gives microseconds since the epoch.
+
+    ``new_source`` makes a source for one part of the page, as each is refreshed by itself; ``alert_desk``
+    keeps the rules of alerts.
+    """
+    source = new_source()
+    if is_simulated:
+        st.html('<div class="cf-simulated"><b>SIMULATED</b> Made-up trades. No market, no real prices.</div>')
+    offered = _offered_symbols(source, followed)
+    wish, drawing, refresh_seconds = _controls(
+        offered, buckets(windows), alert_desk, is_simulated=is_simulated
+    )
+    market_strip.show(new_source(), followed, wish.symbol, clock, refresh_seconds)
+
+    # streamlit-autorefresh in the fragment keeps the same pace (a refresh each 1.00 s, p95 1.13-1.14 s; here
+    # 1.15-1.24 s), but its ticks pass through a frame of their own: 5 requests and 94 KB more to load, and
+    # 112-127 ms from a tick to the data in place of 79-82 (Chromium 156, 361 candles, twice 45 s each).
+    @st.fragment(run_every=refresh_seconds)
+    def live(source: PageSource, wish: _Wish, drawing: _Drawing) -> None:
+        source.refresh()
+        strip = TrustStrip(source, wish.symbol, wish.symbol in followed, refresh_seconds, drawing.slot)
+        _show_candles(source, wish, drawing, clock(), strip)
+        if _offered_symbols(source, followed) != offered:
+            st.rerun(scope="app")
+
+    for slot, symbol in grid.cells(offered, wish.symbol):
+        live(new_source(), replace(wish, symbol=symbol), replace(drawing, slot=slot))
+
+
+def complain(sentence: str) -> None:
+    """Show one sentence in place of the page."""
+    st.error(escape_markdown(sentence))
+
+
+def escape_markdown(text: str) -> str:
+    """``text`` such that Markdown shows it as it is."""
+    return "".join(f"\\{letter}" if letter in r"\`*_{}[]()<>#+-.!|~$:" else letter for letter in text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What the viewer has chosen to see; ``bucket_seconds`` is None where the look-back is to decide."""
+
+    symbol: str
+    bucket_seconds: int | None
+    look_back_seconds: int | None
+    offered: tuple[int, ...]
+
+    def choice(self, source: CandleSource, now: int) -> Choice:
+        return Choice(self.symbol, self.bucket_seconds or self._proposed(source, now), self.look_back_seconds)
+
+    def _proposed(self, source: CandleSource, now: int) -> int:
+        if self.look_back_seconds is not None:
+            return proposed(self.look_back_seconds, self.offered)
+        first = source.first_open_time(self.symbol)
+        return proposed(0 if first is None else (now - first) / SECOND_US, self.offered)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """How it is to be drawn."""
+
+    looks: Looks
+    is_local: bool
+    is_simulated: bool
+    finest_seconds: int
+    """The length of the candles that forecasts are of."""
+    slot: int = 1
+    """The chart's place on the page, from 1."""
+
+
+def _controls(
+    offered: Sequence[str],
+    bucket_labels: dict[str, int],
+    alert_desk: alerts_menu.AlertDesk | None,
+    *,
+    is_simulated: bool,
+) -> tuple[_Wish, _Drawing, int | None]:
+    """The row of controls. Each is bound to the address, so that a reload or a shared link shows the same."""
+    with st.container(horizontal=True, key="controls", vertical_alignment="bottom", gap="medium"):
+        symbol = symbols.pick(offered)
+        bucket = _segments("Candle", [AUTO, *bucket_labels], AUTO, "candle")
+        look_back = _segments("Look-back", list(LOOK_BACKS), DEFAULT_LOOK_BACK, "look_back")
+        with st.container(horizontal=True, width="content", key="menus", gap="small"):
+            looks, is_local = _drawing_controls()
+            download_menu.menu(_drawn, is_simulated=is_simulated)
+            if alert_desk is not None:
+                alerts_menu.menu(alert_desk, offered, is_simulated=is_simulated)
+        refresh = _segments("Refresh", list(REFRESHES), next(iter(REFRESHES)), "refresh")
+    lengths = tuple(bucket_labels.values())
+    wish = _Wish(symbol, bucket_labels.get(bucket), LOOK_BACKS[look_back], lengths)
+    return wish, _Drawing(looks, is_local, is_simulated, lengths[0]), REFRESHES[refresh]
+
+
+def _drawing_controls() -> tuple[Looks, bool]:
+    with st.popover("Chart", key="drawing"):
+        grid.count_control()
+        kind = _segments("Prices", list(Kind), Kind.CANDLES, "prices")
+        overlays = _several("Overlays", list(Overlay), "overlays")
+        panes = _several("Below", list(Pane), "below")
+        periods = [(name, _period(name)) for name in PERIODS if name in (*overlays, *panes)]
+        is_log = st.toggle("Logarithmic scale", key="log", bind="query-params")
+        past_forecasts = st.toggle("Past forecasts", key="forecasts", bind="query-params")
+        zone = _segments("Times", ["UTC", _LOCAL], "UTC", "times")
+    looks = Looks(
+        Kind(kind),
+        tuple(map(Overlay, overlays)),
+        tuple(map(Pane, panes)),
+        tuple(periods),
+        is_log=is_log,
+        past_forecasts=past_forecasts,
+    )
+    return looks, zone == _LOCAL
+
+
+def _period(name: str) -> int:
+    lowest, highest = PERIOD_LIMITS
+    key = name.lower()
+    found = st.number_input(f"{name}: candles", lowest, highest, PERIODS[name], key=key, bind="query-params")
+    return PERIODS[name] if found is None else int(found)
+
+
+def _several(label: str, options: list[str], key: str) -> list[str]:
+    chosen: list[str] = st.pills(
+        label, options, selection_mode="multi", default=[], key=key, bind="query-params"
+    )
+    return [one for one in options if one in chosen]  # always in the same order
+
+
+def _segments(label: str, options: list[str], default: str, key: str) -> str:
+    chosen: str = st.segmented_control(
+        label, options, default=default, required=True, key=key, bind="query-params", wrap=False
+    )
+    return chosen
+
+
+def _drawn() -> list[View]:
+    """What the charts show, in their order."""
+    lasts = [st.session_state.get(f"{_LAST_VIEW}{slot}", (None, None))[1] for slot in grid.slots()]
+    return [one for one in lasts if isinstance(one, View)]
+
+
+def _offered_symbols(source: CandleSource, followed: Sequence[str]) -> list[str]:
+    """The symbols followed, then those that only the store knows; those known before while it is away."""
+    try:
+        stored = sorted(state.symbol for state in source.symbols())
+    except StoreError:
+        stored = st.session_state.get("stored_symbols", [])
+    st.session_state["stored_symbols"] = stored
+    return list(dict.fromkeys([*followed, *stored]))
+
+
+def _show_candles(source: PageSource, wish: _Wish, drawing: _Drawing, now: int, strip: TrustStrip) -> None:
+    try:
+        choice = wish.choice(source, now)
+        view = look(source, choice, now, drawing.looks.warm_up, is_followed=strip.is_followed)
+        forecasts = _forecasts(source, view, drawing)
+    except StoreError as error:
+        _show_last_view(wish, drawing, now, strip, error)
+        return
+    st.session_state[f"{_LAST_VIEW}{drawing.slot}"] = (wish, view)
+    st.session_state[_AWAY_SINCE] = None
+    if isinstance(view, Nothing):
+        _say(view, now, strip)
+    else:
+        paused = [f"Paused at {words.utc(now)}."] if strip.refresh_seconds is None else []
+        _draw(view, drawing, now, [*paused, *view.notices], strip, is_stale=False, forecasts=forecasts)
+
+
+def _forecasts(
+    source: ForecastSource, view: View | Nothing, drawing: _Drawing
+) -> Sequence[ShownForecast] | None:
+    """Those to be drawn: of the finest candles, up to now."""
+    if isinstance(view, Nothing) or view.period.is_past:
+        return None
+    if view.choice.bucket_seconds != drawing.finest_seconds:
+        return None
+    drawn = view.candles[0 if drawing.looks.past_forecasts else -1]
+    return source.forecasts(view.choice.symbol, drawn.open_time)
+
+
+def _show_last_view(wish: _Wish, drawing: _Drawing, now: int, strip: TrustStrip, error: StoreError) -> None:
+    """While the store is away: what was last read, greyed, and since when. The next refresh tries again."""
+    if st.session_state.get(_AWAY_SINCE) is None:
+        st.session_state[_AWAY_SINCE] = now
+        _LOG.warning("the page can't read candles: %s", error)
+    since = words.utc(st.session_state[_AWAY_SINCE])
+    last_wish, last = st.session_state.get(f"{_LAST_VIEW}{drawing.slot}", (None, None))
+    if isinstance(last, View) and last_wish == wish:
+        notice = f"PostgreSQL has been away since {since}. This is what was last read; it goes on by itself."
+        _draw(last, drawing, now, [notice], strip, is_stale=True)
+    else:
+        advice = f"Since {since}. Candles show here by themselves once it is back."
+        _say(Nothing("PostgreSQL is away", advice), now, strip, is_away=True)
+
+
+def _draw(
+    view: View,
+    drawing: _Drawing,
+    now: int,
+    notices: Sequence[str],
+    strip: TrustStrip,
+    *,
+    is_stale: bool,
+    forecasts: Sequence[ShownForecast] | None = None,
+) -> None:
+    decimal_places = words.places(view.candles)
+    st.html(_header(view, notices, decimal_places, is_stale=is_stale))
+    strip.draw(None if is_stale else view, now)
+    choice, looks = view.choice, drawing.looks
+    price = words.price(view.candles[-1].close, decimal_places)
+    chart.draw(
+        figure(
+            view.candles, choice.bucket_seconds, view.period, decimal_places, looks, view.before, forecasts
+        ),
+        slot=drawing.slot,
+        view=f"{choice.symbol}/{choice.bucket_seconds}/{choice.look_back_seconds}/{looks.is_log}",
+        title=f"{price} {choice.symbol}" + (" SIMULATED" if drawing.is_simulated else ""),
+        price_places=decimal_places,
+        is_stale=is_stale,
+        is_local=drawing.is_local,
+    )
+
+
+def _header(view: View, notices: Sequence[str], decimal_places: int, *, is_stale: bool) -> str:
+    """One element, whatever it has to say: the strip and the chart below keep their places on the page."""
+    state, choice = view.symbol, view.choice
+    change, sign = words.change(view.candles, decimal_places)
+    direction = ("flat", "rising", "falling")[sign]
+    kind = "away" if is_stale else "plain"
+    lines = "".join(
+        f'<p class="cf-notice cf-{kind}" role="status">{escape(notice)}</p>' for notice in notices
+    )
+    return f"""
+<div class="cf-header">
+  <span class="cf-symbol">{escape(state.symbol)}</span>
+  <span class="cf-price">{escape(words.price(view.candles[-1].close, decimal_places))}</span>
+  <span><span class="cf-change cf-{direction}">{escape(change)}</span>
+    <span class="cf-over">{escape(_over(choice))}</span></span>
+</div>{lines}"""
+
+
+def _over(choice: Choice) -> str:
+    return "in all" if choice.look_back_seconds is None else f"in {words.span(choice.look_back_seconds)}"
+
+
+def _say(nothing: Nothing, now: int, strip: TrustStrip, *, is_away: bool = False) -> None:
+    """In the places of the header and of the chart, with the strip between them."""
+    chart.forget(strip.slot)
+    st.html(f'<div class="cf-header"><span class="cf-symbol">{escape(strip.symbol)}</span></div>')
+    strip.draw(None if is_away else nothing, now)
+    st.html(
+        f'<div class="cf-nothing" role="status"><h2>{escape(nothing.title)}</h2>'
+        f"<p>{escape(nothing.advice)}</p></div>"
+    )

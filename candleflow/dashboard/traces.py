@@ -1,0 +1,321 @@
+"""The candles and all that is reckoned from them as Plotly's traces. Pure: plain JSON out.
+
+Decimals become numbers here and nowhere before: a pixel is coarser than a double.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from functools import cached_property
+from typing import Any, Final
+
+import pandas as pd
+
+from candleflow.dashboard import indicators
+from candleflow.dashboard.colours import (
+    FALLING,
+    FORECAST,
+    FORECAST_GROUND,
+    INCOMPLETE,
+    INCOMPLETE_GROUND,
+    LINES,
+    PLAIN,
+    REPAIRED,
+    RISING,
+)
+from candleflow.dashboard.layout import pane_axis
+from candleflow.dashboard.looks import MACD_PERIODS, Kind, Looks, Overlay, Pane
+from candleflow.dashboard.source import ShownCandle, ShownForecast
+
+_PANE_PLACES: Final = 2
+_SURE_LETTERS: Final = sys.float_info.dig
+"""A double gives every number of so many digits back as it was."""
+
+Json = dict[str, Any]
+
+
+def as_stored(value: Decimal) -> float | str:
+    """A number that JavaScript writes as ``value`` is; its digits as text, which Plotly reads too, where a
+    double can't hold them all."""
+    text = str(value)
+    number = float(text)
+    if len(text) <= _SURE_LETTERS or Decimal(repr(number)) == value:
+        return number
+    return f"{value:f}"
+
+
+def _uid(name: str) -> str:
+    """Plotly makes a style sheet's selector of it when the trace goes, and fails where it has a space."""
+    return name.replace(" ", "-")
+
+
+def prices(candles: Sequence[ShownCandle], times: list[int], bucket_ms: int, kind: Kind) -> Json:
+    """The candles' own prices; there, though not to be seen, where the viewer wants another kind."""
+    # Plotly makes candles as wide as the least distance of two. A last place without a candle sets that
+    # distance where trades are rare, or there is one candle only.
+    return {
+        "type": "ohlc" if kind is Kind.BARS else "candlestick",
+        "uid": "price",
+        "name": "price",
+        "visible": kind in (Kind.CANDLES, Kind.BARS),
+        "x": [*times, times[-1] + bucket_ms],
+        "open": [*(as_stored(one.open) for one in candles), None],
+        "high": [*(as_stored(one.high) for one in candles), None],
+        "low": [*(as_stored(one.low) for one in candles), None],
+        "close": [*(as_stored(one.close) for one in candles), None],
+        **_directions(kind),
+    }
+
+
+def _directions(kind: Kind) -> Json:
+    rising, falling = (_direction(kind, colour) for colour in (RISING, FALLING))
+    return {"increasing": rising, "decreasing": falling, "hoverinfo": "none", "showlegend": False}
+
+
+def _direction(kind: Kind, colour: str) -> Json:
+    if kind is Kind.BARS:
+        return {"line": {"color": colour, "width": 1.5}}
+    return {"line": {"color": colour, "width": 1}, "fillcolor": colour}
+
+
+def volumes(candles: Sequence[ShownCandle], times: list[int], bucket_ms: int) -> Json:
+    return {
+        "type": "bar",
+        "uid": "volume",
+        "name": "volume",
+        "x": times,
+        "y": [as_stored(one.volume) for one in candles],
+        "width": bucket_ms * 0.7,
+        "yaxis": "y2",
+        "marker": {
+            # One digit a candle in place of a colour's seven characters.
+            "color": [int(one.close >= one.open) for one in candles],
+            "colorscale": [[0, FALLING], [1, RISING]],
+            "cmin": 0,
+            "cmax": 1,
+            "opacity": 0.65,
+            "line": {"width": 0},
+        },
+        "hoverinfo": "none",
+        "showlegend": False,
+    }
+
+
+class Reckoned:
+    """What is reckoned from the candles, as Plotly takes it: the drawn ones' part, rounded."""
+
+    def __init__(
+        self,
+        candles: Sequence[ShownCandle],
+        before: Sequence[ShownCandle],
+        times: list[int],
+        price_places: int,
+    ) -> None:
+        self._candles = [*before, *candles]
+        self.times = times
+        self.price_places = price_places + 1
+
+    @cached_property
+    def all(self) -> pd.DataFrame:
+        """The candles' table, made only where something is reckoned from it."""
+        return indicators.table(self._candles)
+
+    def points(self, values: pd.Series, places: int | None = None) -> list[float | None]:
+        digits = self.price_places if places is None else places
+        drawn = values.iloc[-len(self.times) :]
+        return [None if math.isnan(one) else round(one, digits) for one in drawn]
+
+    def line(
+        self,
+        name: str,
+        values: pd.Series,
+        colour: str,
+        *,
+        axis: str = "y",
+        places: int | None = None,
+        period: int | None = None,
+    ) -> Json:
+        """``period`` is told in the line's name only: by its uid a line with another period is the same, and
+        so stays hidden where the viewer has hidden it."""
+        return {
+            "type": "scatter",
+            "mode": "lines",
+            "uid": _uid(name),
+            "name": name if period is None else f"{name} {period}",
+            "x": self.times,
+            "y": self.points(values, places),
+            "yaxis": axis,
+            "line": {"color": colour, "width": 1.5},
+            "hoverinfo": "skip",
+            "showlegend": axis == "y",
+        }
+
+
+def other_prices(reckoned: Reckoned, bucket_ms: int, kind: Kind) -> Iterator[Json]:
+    """The prices of a kind that isn't the candles' own."""
+    if kind is Kind.LINE:
+        closes = reckoned.line("close", reckoned.all["close"], RISING)
+        yield closes | {"line": {"color": RISING, "width": 2}, "hoverinfo": "none", "showlegend": False}
+    elif kind is Kind.HEIKIN_ASHI:
+        averaged = indicators.heikin_ashi(reckoned.all)
+        yield {
+            "type": "candlestick",
+            "uid": "heikin-ashi",
+            "name": "Heikin-Ashi",
+            "x": [*reckoned.times, reckoned.times[-1] + bucket_ms],
+            **{name: [*reckoned.points(averaged[name]), None] for name in averaged.columns},
+            **_directions(kind),
+        }
+
+
+def overlays(reckoned: Reckoned, looks: Looks) -> Iterator[Json]:
+    for overlay in looks.overlays:
+        closes = reckoned.all["close"]
+        period, colour = looks.period(overlay), LINES[overlay]
+        if overlay is Overlay.SMA:
+            yield reckoned.line(overlay, indicators.sma(closes, period), colour, period=period)
+        elif overlay is Overlay.EMA:
+            yield reckoned.line(overlay, indicators.ema(closes, period), colour, period=period)
+        elif overlay is Overlay.VWAP:
+            yield reckoned.line(overlay, indicators.vwap(reckoned.all, period), colour, period=period)
+        else:
+            bands = indicators.bollinger(closes, period)
+            yield reckoned.line(overlay, bands.middle, colour, period=period) | {"legendgroup": overlay}
+            for edge in ("upper", "lower"):
+                band = reckoned.line(f"{overlay} {edge}", getattr(bands, edge), colour)
+                band |= {"line": {"color": colour, "width": 1, "dash": "dot"}, "showlegend": False}
+                yield band | {"legendgroup": overlay}
+
+
+def panes(reckoned: Reckoned, bucket_ms: int, looks: Looks) -> Iterator[Json]:
+    for at, pane in enumerate(looks.panes):
+        axis = pane_axis(at)
+        if pane is Pane.RSI:
+            values = indicators.rsi(reckoned.all["close"], looks.period("RSI"))
+            yield reckoned.line("RSI", values, LINES[Overlay.VWAP], axis=axis, places=_PANE_PLACES)
+        elif pane is Pane.MACD:
+            found = indicators.macd(reckoned.all["close"], *MACD_PERIODS)
+            histogram = reckoned.points(found.histogram)
+            yield _bars("MACD histogram", reckoned.times, histogram, bucket_ms, axis)
+            yield reckoned.line("MACD", found.line, RISING, axis=axis)
+            yield reckoned.line("MACD signal", found.signal, FALLING, axis=axis)
+        elif pane is Pane.TAKER:
+            values = indicators.taker_share(reckoned.all)
+            yield reckoned.line("Taker buys", values, LINES[Overlay.EMA], axis=axis, places=_PANE_PLACES)
+        else:
+            counts = reckoned.points(reckoned.all["trade_count"], 0)
+            yield _bars("Trades", reckoned.times, counts, bucket_ms, axis)
+
+
+def _bars(name: str, times: list[int], values: list[float | None], bucket_ms: int, axis: str) -> Json:
+    return {
+        "type": "bar",
+        "uid": _uid(name),
+        "name": name,
+        "x": times,
+        "y": values,
+        "width": bucket_ms * 0.7,
+        "yaxis": axis,
+        "marker": {"color": PLAIN, "opacity": 0.65, "line": {"width": 0}},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def marks(candles: Sequence[ShownCandle], times: list[int], bucket_ms: int) -> list[Json]:
+    """Hatching over each incomplete candle, with a cross at its foot that shows however narrow it is; and a
+    diamond at the foot of each that changed after it had closed."""
+    incomplete = [time for time, one in zip(times, candles, strict=True) if not one.is_complete]
+    repaired = [time for time, one in zip(times, candles, strict=True) if one.revision]
+    hatching = {
+        "type": "bar",
+        "uid": "incomplete",
+        "name": "incomplete",
+        "x": incomplete,
+        "y": [1] * len(incomplete),
+        "width": bucket_ms,
+        "yaxis": "y3",
+        "marker": {
+            "color": INCOMPLETE_GROUND,
+            "line": {"width": 0},
+            "pattern": {"shape": "/", "fgcolor": INCOMPLETE, "fgopacity": 0.7, "size": 7, "solidity": 0.15},
+        },
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+    cross = _points("incomplete foot", incomplete, 0.015, INCOMPLETE, "x-thin")
+    return [hatching, cross, _points("repaired", repaired, 0.04, REPAIRED, "diamond")]
+
+
+def _points(name: str, times: list[int], height: float, colour: str, symbol: str) -> Json:
+    return {
+        "type": "scatter",
+        "uid": _uid(name),
+        "name": name,
+        "mode": "markers",
+        "x": times,
+        "y": [height] * len(times),
+        "yaxis": "y3",
+        "marker": {"color": colour, "symbol": symbol, "size": 7, "line": {"color": colour, "width": 2}},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def forecasts(
+    found: Sequence[ShownForecast], last: int, price_places: int, *, with_past: bool
+) -> Iterator[Json]:
+    """The forecast of the candle after the ``last`` (its open time) with its interval, and those before it.
+
+    The next one's trace is there, though empty, while there is no such forecast: a figure whose traces come
+    and go is sent whole each time.
+    """
+    digits = price_places + 1
+    if with_past:
+        yield from _past([one for one in found if one.open_time <= last], digits)
+    ahead = [one for one in found if one.open_time > last][-1:]
+    yield {
+        "type": "scatter",
+        "mode": "markers+text",
+        "uid": "forecast",
+        "name": "forecast",
+        "x": [one.open_time // 1_000 for one in ahead],
+        "y": [round(one.forecast, digits) for one in ahead],
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": [round(one.upper - one.forecast, digits) for one in ahead],
+            "arrayminus": [round(one.forecast - one.lower, digits) for one in ahead],
+            "color": FORECAST,
+            "thickness": 1.5,
+            "width": 5,
+        },
+        "marker": {"color": FORECAST, "symbol": "diamond-open", "size": 8, "line": {"width": 1.5}},
+        "text": ["forecast"] * len(ahead),
+        "textposition": "middle left",
+        "textfont": {"color": FORECAST, "size": 11},
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def _past(found: Sequence[ShownForecast], digits: int) -> Iterator[Json]:
+    """What was forecast, dotted, over the ground of its intervals."""
+    times = [one.open_time // 1_000 for one in found]
+    for name, width in (("lower", 0), ("upper", 0), ("forecast", 1.5)):
+        ground = {"fill": "tonexty", "fillcolor": FORECAST_GROUND} if name == "upper" else {}
+        yield {
+            "type": "scatter",
+            "mode": "lines",
+            "uid": f"past-{name}",
+            "name": f"past {name}",
+            "x": times,
+            "y": [round(getattr(one, name), digits) for one in found],
+            "line": {"color": FORECAST, "width": width, "dash": "dot"},
+            "hoverinfo": "skip",
+            "showlegend": False,
+        } | ground

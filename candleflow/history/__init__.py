@@ -1,0 +1,13 @@
+"""Candles from before the first trade: the exchange's klines at first sight, and its archive."""
+
+from candleflow.command import Command
+
+COMMANDS = (
+    Command(
+        "backfill",
+        "load a day's or a month's trades from the exchange's public archive, or a file of it",
+        f"{__name__}.backfill:run",
+        arguments=f"{__name__}.backfill:add_arguments",
+        of_what_runs=True,
+    ),
+)

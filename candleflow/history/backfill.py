@@ -1,0 +1,286 @@
+"""``backfill``: a day's or month's trades from the exchange's public archive, or a local file, into candles.
+
+The file's lines go through the same Spark transform as Kafka's records, an hour at a time, each one
+transaction; beside a running processor too. Trades that the candles have already are left out, so a second
+run changes nothing, and one that was cut short goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from calendar import monthrange
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Final
+
+from pyspark.sql import SparkSession
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from candleflow.audit.verify import symbol_argument
+from candleflow.engine import archive as lines
+from candleflow.engine.folding import BatchFold
+from candleflow.engine.partials import Folded
+from candleflow.engine.session import start_session, stop_session
+from candleflow.errors import SettingError
+from candleflow.exchange import archive
+from candleflow.market.window import DAY_US, Windows
+from candleflow.settings import Settings, Venue
+from candleflow.stack.class_archive import spark_archive
+from candleflow.stack.jars import ensure_jars
+from candleflow.stack.java import find_java
+from candleflow.stack.work_folder import work_folder
+from candleflow.store import schema
+from candleflow.store.history import HistoryStore, Source
+
+LOAD_SECONDS: Final = 60.0
+"""An hour's candles take less than a second; but they may stand behind a long batch of the processor's."""
+
+_WIDTH: Final = 120
+"""Characters of a line where no terminal says how many it has."""
+_EPOCH: Final = date(1970, 1, 1)
+_FIRST_DAY: Final = date(2017, 7, 14)
+"""Binance's first day; before it no archive has anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """One day, UTC, of a symbol's trades; or a month of them, by its first day."""
+
+    symbol: str
+    date: date
+    is_month: bool = False
+
+    @property
+    def name(self) -> str:
+        """As the archive's files have it: ``2024-08-08``, or ``2024-08``."""
+        return self.date.isoformat()[: 7 if self.is_month else 10]
+
+    @property
+    def since(self) -> int:
+        """Its first microsecond since the epoch."""
+        return (self.date - _EPOCH).days * DAY_US
+
+    @property
+    def until(self) -> int:
+        days = monthrange(self.date.year, self.date.month)[1] if self.is_month else 1
+        return self.since + days * DAY_US
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What a run did so far."""
+
+    trades: int = 0
+    """Sound lines, repeated ones once more."""
+    merged: int = 0
+    """Of them, those that the candles had not."""
+    candles: int = 0
+    """Of the finest windows, those that got trades."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Other lines, by reason."""
+    example: tuple[str, str] | None = None
+    """The first of those, and its reason."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``backfill``."""
+    parser.add_argument("--symbol", type=symbol_argument, help="the first of CANDLEFLOW_SYMBOLS if not given")
+    parser.add_argument(
+        "--date",
+        type=_date,
+        required=True,
+        metavar="DAY",
+        help="which day, UTC, such as 2024-08-08, or month, such as 2024-08",
+    )
+    parser.add_argument(
+        "--file",
+        type=Path,
+        help="that day's archive, or its month's, as a local file, .zip or .csv; nothing is fetched then",
+    )
+
+
+def run(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Load and print a table; 0, or 1 where lines had to be refused.
+
+    Raises SettingError for another venue than the archive's, ExchangeError where the archive can't be had or
+    isn't sound, StoreError while PostgreSQL is away, StackError without Java or its jars.
+    """
+    if settings.venue is not Venue.MAIN:
+        raise SettingError(
+            f"CANDLEFLOW_EXCHANGE={str(settings.exchange)!r}: the archive has the trades of Binance's main "
+            "market, whose ids must not get among this one's; accepted: auto, binance, binance-vision"
+        )
+    day = Day(arguments.symbol or settings.symbols[0], *arguments.date)
+    is_of_month = arguments.file is not None and _is_of_month(arguments.file, day)
+    if arguments.file is not None:
+        archive.check_shape(arguments.file, *(() if is_of_month else (day.since, day.until)))
+    began_at = time.monotonic()
+    loaded = Loaded()
+    try:
+        # In the data folder, as the archive may be larger than what /tmp holds.
+        with work_folder("backfill-", settings.data_path) as work_dir:
+            _run_in(work_dir, settings, day, arguments.file, loaded, is_of_month=is_of_month)
+    except KeyboardInterrupt:
+        print("stopped before the end: what was loaded stays, and a new run goes on", file=sys.stderr)
+        return 1
+    _print(day, loaded, time.monotonic() - began_at)
+    if not loaded.trades:
+        print(f"nothing was loaded: there is no trade of {day.name}", file=sys.stderr)
+    return int(bool(loaded.refused) or not loaded.trades)
+
+
+def _run_in(
+    work_dir: Path, settings: Settings, day: Day, given: Path | None, loaded: Loaded, *, is_of_month: bool
+) -> None:
+    console = Console(stderr=True)
+    schema.apply(settings)  # before anything is fetched: it tells whether PostgreSQL is there
+    file = _file(settings, day, given, work_dir, console)
+    store = HistoryStore.from_settings(settings, seconds=LOAD_SECONDS)
+    with _spark(settings) as spark, _counting(console, day) as progress:
+        loader = Loader(spark, store, settings.windows, day, loaded)
+        try:
+            for part in archive.parts(file, work_dir, day.since, day.until, passes_over=is_of_month):
+                loader.load(part)
+                progress.update(progress.task_ids[0], completed=loaded.trades)
+        finally:
+            store.close()
+
+
+class Loader:
+    """Loads one day's lines, part by part, and counts in ``loaded``."""
+
+    def __init__(
+        self, spark: SparkSession, store: HistoryStore, windows: Windows, day: Day, loaded: Loaded
+    ) -> None:
+        self._spark = spark
+        self._store = store
+        self._fold = BatchFold(windows)
+        self._day = day
+        self._loaded = loaded
+        self._closes_until = min(day.until, time.time_ns() // 1_000)
+
+    def load(self, part: Path) -> None:
+        """Load a file of lines in one transaction. Raises StoreError, and then nothing of it was counted."""
+        day, loaded = self._day, self._loaded
+        found = lines.read_lines(self._spark, part)
+        records = lines.records(found, day.symbol)
+        judged, folded = lines.read(records, day.since, day.until, self._fold)
+        merged = self._fold.merge_once(lambda: judged, folded, self._merge)
+        loaded.trades += folded.sound
+        loaded.merged += merged.trades
+        loaded.candles += len(merged.partials)
+        if folded.rejected and loaded.example is None:
+            loaded.example = lines.first_refused(judged, found)
+        loaded.refused.update(folded.rejected)
+
+    def _merge(self, folded: Folded) -> Mapping[str, str] | None:
+        if not folded.partials:
+            return None
+        return self._store.load(folded.partials, Source.ARCHIVE, self._closes_until)
+
+
+def _is_of_month(file: Path, day: Day) -> bool:
+    """Whether the file is named as the archive of the day's month.
+
+    The lines don't say whose they are. Where the name does, it must be what was asked for, else SettingError.
+    """
+    named = re.match(r"(.+)-trades-([0-9]{4}-[0-9]{2}(?:-[0-9]{2})?)\.", file.name)
+    if named is not None and not (named[1] == day.symbol and day.name.startswith(named[2])):
+        raise SettingError(
+            f"--file {file.name} is of {named[1]} on {named[2]}, not {day.symbol} on {day.name}"
+        )
+    if not file.is_file():
+        raise SettingError(f"--file {file}: there is no such file")
+    return named is not None and len(named[2]) < len("2024-08-08")
+
+
+def _file(settings: Settings, day: Day, given: Path | None, work_dir: Path, console: Console) -> Path:
+    """The day's archive, checked as far as there is something to check it by."""
+    if given is not None:
+        if archive.check(given):
+            console.print(f"{given.name} is what its checksum says", highlight=False)
+        return given
+    url = archive.address(settings.archive_url, day.symbol, day.name)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console.print(f"Fetching {url}", highlight=False, soft_wrap=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(url.rpartition("/")[2], total=None)
+        return archive.fetch(
+            url, work_dir, lambda size, total: progress.update(task, advance=size, total=total)
+        )
+
+
+@contextmanager
+def _spark(settings: Settings) -> Iterator[SparkSession]:
+    # Among the temporary files: Spark cuts its folder's path at each comma, and keeps little there.
+    with work_folder("candleflow-backfill-") as work_dir:
+        yield from _session(settings, work_dir)
+
+
+def _session(settings: Settings, work_dir: Path) -> Iterator[SparkSession]:
+    java_home = find_java(settings.cache_path)
+    jars = ensure_jars("spark", settings.cache_path)
+    class_archive = spark_archive(settings.cache_path, java_home, jars)
+    spark = start_session(
+        java_home=java_home,
+        jars=jars,
+        master=settings.spark_master,
+        memory=settings.spark_memory,
+        work_dir=work_dir,
+        name="candleflow-backfill",
+        java_options=class_archive.java_options(work_dir / "classes.txt"),
+    )
+    try:
+        yield spark
+    finally:
+        stop_session(spark)
+
+
+@contextmanager
+def _counting(console: Console, day: Day) -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} trades"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        progress.add_task(f"{day.symbol} {day.name}", total=None)
+        yield progress
+
+
+def _print(day: Day, loaded: Loaded, seconds: float) -> None:
+    table = Table("symbol", "day", box=None)
+    for name in ("trades", "loaded", "there already", "refused lines", "candles", "seconds"):
+        table.add_column(name, justify="right")
+    already = loaded.trades - loaded.merged
+    numbers = (loaded.trades, loaded.merged, already, loaded.refused.total(), loaded.candles)
+    table.add_row(day.symbol, day.name, *(f"{number:,}" for number in numbers), f"{seconds:.1f}")
+    console = Console()
+    (console if console.is_terminal else Console(width=_WIDTH)).print(table)
+    for reason, count in loaded.refused.most_common():
+        print(f"{count:,} lines refused: {reason}", file=sys.stderr)
+    if loaded.example is not None:
+        line, reason = loaded.example
+        found = archive.fault(line) if reason == lines.NOT_A_LINE else None
+        words = f"{reason} ({','.join(archive.COLUMNS)}): it {found}" if found else reason
+        print(f"the first of them: {line[:200]!r}: {words}", file=sys.stderr)
+
+
+def _date(text: str) -> tuple[date, bool]:
+    """A day and False, or a month's first day and True."""
+    is_month = re.fullmatch(r"[0-9]{4}-[0-9]{2}", text) is not None
+    try:
+        day = date.fromisoformat(f"{text}-01" if is_month else text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no day such as 2024-08-08, nor a month such as 2024-08"
+        ) from None
+    begin = _FIRST_DAY.replace(day=1) if is_month else _FIRST_DAY
+    if not begin <= day <= datetime.now(UTC).date():
+        raise argparse.ArgumentTypeError(f"{text}: must be from {_FIRST_DAY} to today")
+    return day, is_month

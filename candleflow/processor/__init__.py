@@ -1,0 +1,24 @@
+"""The processor: Kafka's trades into PostgreSQL's candles, by Spark."""
+
+from candleflow.command import Command
+
+COMMANDS = (
+    Command(
+        "processor",
+        "Kafka's trades into candles (as processor.py)",
+        f"{__name__}.process:run",
+    ),
+    Command(
+        "latency",
+        "measure trade-to-row latency of what runs",
+        f"{__name__}.latency:run",
+        arguments=f"{__name__}.latency:add_arguments",
+        of_what_runs=True,
+    ),
+    Command(
+        "adopt-topic",
+        "accept a topic that was made anew: its offsets begin at its beginning",
+        f"{__name__}.adopt_topic:run",
+        of_what_runs=True,
+    ),
+)

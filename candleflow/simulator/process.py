@@ -1,0 +1,233 @@
+"""``python -m candleflow simulate`` and ``replay``: the simulated exchange as a process of its own.
+
+Standard output is for machines, one JSON object a line: ``listening`` with the addresses, then, for a
+recording, ``finished`` with what was sent. Everything else is logged to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from candleflow.market.symbol import is_symbol, upper
+from candleflow.metrics.serving import served_heartbeat
+from candleflow.settings import Settings
+from candleflow.simulator.market import SeededMarket
+from candleflow.simulator.recording import Recording
+from candleflow.simulator.server import Simulator
+from candleflow.simulator.source import Source
+from candleflow.simulator.symbol import Era
+from candleflow.telemetry import HeartbeatFile, set_up_logging
+
+NAME: Final = "simulator"
+MARKET_FILE: Final = "simulated-market.json"
+"""In the data folder: the settings that the seeded market has had, and since when."""
+_BEAT_SECONDS: Final = 1.0
+_LOG: Final = logging.getLogger(__name__)
+
+
+def add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``simulate``; what isn't given comes from the settings."""
+    _add_port(parser)
+    parser.add_argument("--rate", type=_rate, help="trades a second, over all symbols together")
+    parser.add_argument("--seed", type=_seed, help="which market: another seed is another market")
+    parser.add_argument("--symbols", type=_symbols, help="its symbols, separated by commas")
+
+
+def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``replay``."""
+    _add_port(parser)
+    parser.add_argument("file", type=Path, metavar="FILE", help="a recording: .ws.jsonl.gz or .jsonl")
+    parser.add_argument("--speed", type=_speed, default=1.0, help="times real time; 0: as fast as it goes")
+    parser.add_argument("--shift", action="store_true", help="move the trades' times to now")
+    parser.add_argument(
+        "--all-streams", action="store_true", help="send every line of the file to every client"
+    )
+    parser.add_argument(
+        "--wait-for",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="begin when so many symbols' trades are subscribed to",
+    )
+
+
+def _add_port(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=_port, help="port on 127.0.0.1; 0 takes a free one")
+
+
+def run(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status.
+
+    Raises ExchangeError where the port is taken or the recording can't be read.
+    """
+    set_up_logging(NAME, settings.log_level, settings.log_format)
+    is_replay = arguments.command == "replay"
+    source = _recording(arguments) if is_replay else _seeded_market(settings, arguments)
+    port = settings.simulator_port if arguments.port is None else arguments.port
+    asyncio.run(_serve(source, port, served_heartbeat(settings, NAME)))
+    return 0
+
+
+async def _serve(source: Source, port: int, heartbeat: HeartbeatFile) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        async with Simulator(source, port=port) as simulator:
+            _say({"event": "listening", "ws_url": simulator.ws_url, "rest_url": simulator.rest_url})
+            _LOG.info("SIMULATED exchange, not a real market: %s", simulator.ws_url)
+            async with _in_background(_beat(simulator, heartbeat), _tell_of_the_end(simulator, source)):
+                await simulator.run_until(stop)
+            heartbeat.beat("stopping")
+        _LOG.info("stopped; %d messages were sent", simulator.sent.messages)
+    finally:
+        heartbeat.remove()
+
+
+@asynccontextmanager
+async def _in_background(*parts: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+
+
+async def _beat(simulator: Simulator, heartbeat: HeartbeatFile) -> None:
+    while True:
+        counts = {"sent": simulator.sent.messages, "clients": simulator.clients}
+        heartbeat.beat("running", simulator.ws_url, counts)
+        await asyncio.sleep(_BEAT_SECONDS)
+
+
+async def _tell_of_the_end(simulator: Simulator, source: Source) -> None:
+    """Say what was sent once a recording is over; its clients stay connected."""
+    await simulator.feed_over()
+    if isinstance(source, Recording) and source.played is not None:
+        messages, seconds = source.played
+        sent = dict(sorted(simulator.sent.by_stream.items()))
+        _say({"event": "finished", "messages": messages, "seconds": round(seconds, 3), "sent": sent})
+        _LOG.info("the recording is over: %d messages in %.1f s", messages, seconds)
+
+
+def _seeded_market(settings: Settings, arguments: argparse.Namespace) -> SeededMarket:
+    return continued_market(
+        settings.data_path / MARKET_FILE,
+        settings.simulator_seed if arguments.seed is None else arguments.seed,
+        settings.simulator_rate if arguments.rate is None else arguments.rate,
+        arguments.symbols or settings.symbols,
+        time.time_ns() // 1_000,
+    )
+
+
+def continued_market(file: Path, seed: int, rate: float, symbols: Sequence[str], now: int) -> SeededMarket:
+    """The market of these settings; where ``file`` tells of others before, its ids go on from theirs.
+
+    Without it another rate or number of symbols would send ids back, and all that follows a symbol by its
+    ids would take its new trades for old ones.
+    """
+    market = SeededMarket(seed, rate, symbols)
+    earlier = _remembered(file)
+    if earlier and earlier[-1][1:] == market.eras[-1][1:]:
+        market = SeededMarket(seed, rate, symbols, earlier=earlier[:-1], since=earlier[-1].since)
+    elif earlier:
+        market = SeededMarket(seed, rate, symbols, earlier=earlier, since=now)
+    if market.eras != earlier:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_suffix(f".{os.getpid()}.tmp")
+        beside.write_text(json.dumps([era._asdict() for era in market.eras]))
+        beside.replace(file)
+    return market
+
+
+def _remembered(file: Path) -> tuple[Era, ...]:
+    """The eras in the file; none, with a warning, where it can't be understood."""
+    try:
+        return tuple(_era(fields) for fields in json.loads(file.read_text()))
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        _LOG.warning("%s can't be read (%s): the simulated market's ids begin anew", file, error)
+        return ()
+
+
+def _era(fields: dict[str, Any]) -> Era:
+    era = Era(**fields)
+    if not (isinstance(era.since, int) and isinstance(era.seed, int) and 0 < era.symbol_rate < math.inf):
+        raise ValueError(f"no era of a market: {fields}")
+    return era
+
+
+def _recording(arguments: argparse.Namespace) -> Recording:
+    return Recording(
+        arguments.file,
+        speed=arguments.speed,
+        is_shifted=arguments.shift,
+        every_line=arguments.all_streams,
+        wait_for=arguments.wait_for,
+    )
+
+
+def _say(content: dict[str, Any]) -> None:
+    print(json.dumps(content), flush=True)
+
+
+def _number(
+    text: str, convert: Callable[[str], float], is_accepted: Callable[[float], bool], accepted: str
+) -> float:
+    try:
+        number = convert(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or not is_accepted(number):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be {accepted}")
+    return number
+
+
+def _port(text: str) -> int:
+    return int(_number(text, int, lambda n: 0 <= n <= 65_535, "a port from 0 to 65535"))
+
+
+def _count(text: str) -> int:
+    return int(_number(text, int, lambda n: n >= 1, "a whole number from 1"))
+
+
+def _seed(text: str) -> int:
+    # Not by way of _number: a float can't hold every seed.
+    try:
+        seed = int(text)
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from 0 to 2^63 - 1")
+    return seed
+
+
+def _rate(text: str) -> float:
+    return _number(text, float, lambda n: 0 < n <= 1_000_000, "above 0, to 1,000,000")
+
+
+def _speed(text: str) -> float:
+    return _number(text, float, lambda n: n >= 0, "0 or more")
+
+
+def _symbols(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(upper(name) for name in text.split(",")))
+    if not all(is_symbol(name) for name in names):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be names such as BTCUSDT, by commas")
+    return names

@@ -1,0 +1,199 @@
+"""``status``, ``down`` and ``psql``: what runs on a data folder, its end, and a look into its database."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+from typing import Any, Final
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from candleflow import settings as settings_module
+from candleflow.errors import HeldError, StackError
+from candleflow.market.shard import PRODUCER
+from candleflow.producer.roster import told_shards
+from candleflow.settings import Settings
+from candleflow.stack import process
+from candleflow.stack.display import counted
+from candleflow.stack.postgres import binary
+from candleflow.stack.run_file import Run, only_one, read_run, stop_leftovers
+from candleflow.store import credentials
+from candleflow.store.credentials import Role
+from candleflow.telemetry import Heartbeat, read_heartbeat
+
+BEATING: Final = ("simulator", "producer", "processor", "dashboard", "alerts", "audit", "forecaster")
+"""The processes that tell of themselves by a heartbeat file, whoever started them."""
+
+_DOWN_SECONDS: Final = 20.0
+
+
+def status(settings: Settings) -> dict[str, Any] | None:
+    """What runs on this data folder, or None where nothing does.
+
+    Holds the reader's password in ``postgres_url``: for this user's eyes only.
+    """
+    run = _living_run(settings)
+    settings = _in_force(settings, run)
+    processes = (
+        [] if run is None else [_described(settings, one.name, one.pid, one.state) for one in run.parts]
+    )
+    known = {one["name"] for one in processes}
+    for name in _beating(settings):
+        beat = read_heartbeat(settings.run_dir, name)
+        if name not in known and beat is not None and _lives(beat):
+            processes.append(_described(settings, name, beat.pid, beat.state))
+    if run is None and not processes:
+        return None
+    return {
+        "command": run.command if run else None,
+        "supervisor_pid": run.pid if run else None,
+        "is_ready": run.is_ready if run else None,
+        "exchange": str(settings.exchange),
+        "simulated": settings.is_simulated,
+        "symbols": list(settings.symbols),
+        "topic": settings.topic,
+        "kafka_bootstrap": settings.kafka_bootstrap,
+        "postgres_url": credentials.reader_url(settings),
+        "dashboard_url": f"http://localhost:{settings.dashboard_port}",
+        "processes": processes,
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``status``."""
+    parser.add_argument("--json", action="store_true", help="for programs; holds the reader's password")
+
+
+def run_status(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Print it; exit status 1 where nothing runs."""
+    found = status(settings)
+    if found is None:
+        print(json.dumps({"processes": []}) if arguments.json else "nothing is running")
+        return 1
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+    else:
+        _print_table(found)
+    return 0
+
+
+def down(settings: Settings) -> int:
+    """Stop what ``up`` or ``services`` started on this data folder; what other terminals run goes on."""
+    run = _living_run(settings)
+    if run is not None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            supervisor = psutil.Process(run.pid)
+            supervisor.send_signal(signal.SIGTERM)
+            if not process.wait(supervisor, _DOWN_SECONDS):
+                raise StackError(
+                    f"`candleflow {run.command}` (pid {run.pid}) didn't stop in {_DOWN_SECONDS:.0f} s"
+                )
+        print(f"stopped `candleflow {run.command}`")
+        return 0
+    if not settings.run_dir.exists():
+        print("nothing is running")
+        return 0
+    try:
+        with only_one(settings.run_dir):
+            left = stop_leftovers(settings.run_dir)
+    except HeldError as error:
+        raise StackError(f"{error}: try again in a moment") from error
+    print(f"stopped {', '.join(left)}, left over from an earlier run" if left else "nothing is running")
+    return 0
+
+
+_LIBPQ_VARIABLES: Final = {
+    "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY"
+}  # fmt: skip
+
+
+def psql(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Become psql, as the reader, in the running database; the password goes by the environment."""
+    dsn = credentials.dsn(running_settings(settings), Role.READER)
+    program = shutil.which("psql") or str(binary("psql"))
+    given = {
+        "PGHOST": dsn.host,
+        "PGPORT": str(dsn.port),
+        "PGDATABASE": dsn.database,
+        "PGUSER": dsn.user,
+        "PGPASSWORD": dsn.password,
+        "PGTZ": "UTC",
+        **{_LIBPQ_VARIABLES[name]: value for name, value in dsn.parameters if name in _LIBPQ_VARIABLES},
+    }
+    sys.stdout.flush()
+    os.execve(program, [program, *arguments.handed_on], {**os.environ, **given})  # nosec B606 # noqa: S606 - no shell is wanted
+
+
+def running_settings(settings: Settings) -> Settings:
+    """The settings of what runs: it may have another environment, and may have chosen the exchange."""
+    return _in_force(settings, _living_run(settings))
+
+
+def _in_force(settings: Settings, run: Run | None) -> Settings:
+    return settings if run is None else settings_module.load(**run.settings)
+
+
+def _living_run(settings: Settings) -> Run | None:
+    run = read_run(settings.run_dir)
+    return run if run is not None and run.is_alive() else None
+
+
+def _beating(settings: Settings) -> list[str]:
+    """``BEATING``, with the producer of each shard in the producer's place."""
+    producers = [shard.name_of(PRODUCER) for shard in told_shards(settings.run_dir)]
+    at = BEATING.index(PRODUCER)
+    return [*BEATING[:at], *producers, *BEATING[at + 1 :]]
+
+
+def _lives(beat: Heartbeat) -> bool:
+    try:
+        found = psutil.Process(beat.pid)
+        # Created before it first told of itself: another process that has the pid by now was created later.
+        return found.create_time() <= beat.started_at + 1 and found.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _described(settings: Settings, name: str, pid: int, state: str) -> dict[str, Any]:
+    """One process, with its own words where its heartbeat is this process's."""
+    told: dict[str, Any] = {"name": name, "pid": pid, "state": state, "memory_mb": memory_mb(pid)}
+    beat = read_heartbeat(settings.run_dir, name)
+    if beat is not None and beat.pid == pid:
+        told |= {
+            "state": beat.state if state == "running" else state,
+            "message": beat.message,
+            "started_at": beat.started_at,
+            "beaten_at": beat.beaten_at,
+            "counts": dict(beat.counts),
+        }
+    return told
+
+
+def memory_mb(pid: int) -> int:
+    """Resident memory of a process and all below it, in MB; shared pages count for each."""
+    total_bytes = 0
+    with contextlib.suppress(psutil.Error):
+        found = psutil.Process(pid)
+        for one in (found, *found.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total_bytes += one.memory_info().rss
+    return round(total_bytes / 1e6)
+
+
+def _print_table(found: dict[str, Any]) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for one in found["processes"]:
+        words = "  ".join(filter(None, (counted(one.get("counts", {})), one.get("message", ""))))
+        table.add_row(one["name"], one["state"], f"pid {one['pid']}", f"{one['memory_mb']} MB", words)
+    console = Console()
+    if found["simulated"]:
+        console.print("SIMULATED", style="bold white on red")
+    console.print(table)
+    console.print(f"page {found['dashboard_url']}   topic {found['topic']} at {found['kafka_bootstrap']}")

@@ -1,0 +1,121 @@
+"""What the chart says of a candle or a gap by more than its prices: it is on the page, where it belongs.
+
+Asked of the drawn SVG, not of what Plotly was given; over rows that ``merge_batch`` has made.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from candleflow.market.window import SECOND_US, floor_time
+from tests.dashboard.browser import Page
+from tests.dashboard.conftest import HOLED, Running
+from tests.dashboard.feed import now_us
+
+MENDED = "MENDUSDT"
+WINDOW_US = 5 * SECOND_US
+# By a trace's uid: where each of its bars or points is on the page, and what pattern fills it.
+_DRAWN = """
+const groups = [...document.querySelectorAll('.cf-plot .cartesianlayer .trace')];
+const group = groups.find((one) => one.__data__[0].trace.uid === arguments[0]);
+return [...(group?.querySelectorAll('path') ?? [])].map((path) => {
+  const {left, width, height} = path.getBoundingClientRect();
+  const pattern = getComputedStyle(path).fill.match(/#([^"')]+)/)?.[1];
+  return {left, width, height, fill: document.getElementById(pattern)?.tagName ?? null};
+});
+"""
+_SHADES = """
+return [...document.querySelectorAll('.cf-plot .layer-below .shapelayer path')].map((path) => {
+  const {left, width, height} = path.getBoundingClientRect();
+  return {left, width, height, opacity: Number(getComputedStyle(path).opacity)};
+});
+"""
+_WRITTEN = """
+return [...document.querySelectorAll('.cf-plot .annotation-text')].map((text) => {
+  const {left, width} = text.getBoundingClientRect();
+  return {text: text.textContent, middle: left + width / 2};
+});
+"""
+# Where a time (milliseconds) is on the page.
+_PLACE = """
+const plot = document.querySelector('.cf-plot');
+const {xaxis} = plot._fullLayout;
+return plot.getBoundingClientRect().left + xaxis._offset + xaxis.d2p(arguments[0]);
+"""
+
+
+@pytest.fixture
+def holed(page: Page) -> Page:
+    page.open(f"symbol={HOLED}&candle=5+s")
+    page.wait_for_candles()
+    page.wait_for_text("7 trades missing")
+    page.choose("Refresh", "Paused")
+    page.wait_for_text("Paused at")
+    return page
+
+
+def test_an_incomplete_candle_is_hatched(holed: Page, pictures: Path) -> None:
+    """Two are: the first ever, with nothing known before it, and the one after the gap."""
+    times = holed.script("return document.querySelector('.cf-plot').data[2].x")
+    assert len(times) == 2
+    assert set(times) < set(holed.times())
+    hatched = _drawn(holed, "incomplete")
+    assert [one["fill"] for one in hatched] == ["pattern"] * 2
+    assert all(one["height"] > 100 for one in hatched), "as high as the prices"
+    assert [one["left"] + one["width"] / 2 for one in hatched] == pytest.approx(_places(holed, times), abs=1)
+    assert len(_drawn(holed, "incomplete-foot")) == 2
+    holed.save(pictures / "incomplete.png")
+
+
+def test_an_open_gap_is_shaded_and_says_what_is_missing(holed: Page, pictures: Path) -> None:
+    times = holed.times()
+    before, after = max(pairwise(times), key=lambda pair: pair[1] - pair[0])
+    assert after - before > 10_000
+    begin, end = _places(holed, [before + 2_500, after - 2_500])
+    (shade,) = holed.script(_SHADES)
+    assert (shade["left"], shade["width"]) == pytest.approx((begin, end - begin), abs=1)
+    assert shade["height"] > 300
+    assert 0 < shade["opacity"] < 1
+    (words,) = [one for one in holed.script(_WRITTEN) if "missing" in one["text"]]
+    assert words["text"] == "7 missing"
+    assert words["middle"] == pytest.approx((begin + end) / 2, abs=2)
+    holed.save(pictures / "open-gap.png")
+
+
+def test_a_repaired_candle_is_marked_and_no_longer_hatched(
+    page: Page, running: Running, pictures: Path
+) -> None:
+    """Trades that were lost on the way, brought after their candle had closed."""
+    begin = floor_time(now_us(), WINDOW_US) - 24 * WINDOW_US
+    broken = begin + 12 * WINDOW_US
+    whole_again = broken + 2 * SECOND_US
+    running.feed.send(MENDED, range(begin, broken, SECOND_US))
+    lost = running.feed.lose(MENDED, range(broken, whole_again, SECOND_US))
+    running.feed.send(MENDED, range(whole_again, begin + 20 * WINDOW_US, SECOND_US))
+    page.open(f"symbol={MENDED}&candle=5+s&look_back=5+m")
+    page.wait_for_candles()
+    page.wait(lambda: len(_drawn(page, "incomplete")) == 2, "the first one and the broken one hatched")
+    assert _drawn(page, "repaired") == []
+
+    running.feed.bring(lost)
+
+    page.wait(lambda: len(_drawn(page, "repaired")) == 1, "the mark")
+    page.wait(lambda: len(_drawn(page, "incomplete")) == 1, "only the first one hatched")
+    page.choose("Refresh", "Paused")
+    page.wait_for_text("Paused at")
+    (mark,) = _drawn(page, "repaired")
+    (place,) = _places(page, [broken / 1_000])
+    assert mark["left"] + mark["width"] / 2 == pytest.approx(place, abs=1)
+    page.save(pictures / "repaired.png")
+
+
+def _drawn(page: Page, uid: str) -> list[dict[str, Any]]:
+    return list(page.script(_DRAWN, uid))
+
+
+def _places(page: Page, times: list[float]) -> list[float]:
+    return [page.script(_PLACE, time) for time in times]

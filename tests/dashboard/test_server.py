@@ -1,0 +1,122 @@
+"""The page's server: who may reach it, and what it sends."""
+
+from __future__ import annotations
+
+import socket
+import tomllib
+import urllib.request
+
+import pytest
+from websockets.exceptions import InvalidHandshake
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
+
+from candleflow.dashboard import process as dashboard
+from candleflow.errors import StackError
+from candleflow.settings import load
+from tests.dashboard.browser import Page
+from tests.dashboard.conftest import Running
+
+
+def test_nothing_listens_off_this_machine(running: Running) -> None:
+    listening = [c for c in running.server.process.net_connections() if c.status == "LISTEN"]
+    assert [(c.laddr.ip, c.laddr.port) for c in listening] == [("127.0.0.1", running.server.port)]
+
+
+def connected(port: int, host: str, origin: str) -> ClientConnection:
+    """A WebSocket to the page's server, asked for by this name, from a page of this origin."""
+    there = socket.create_connection(("127.0.0.1", port))
+    try:
+        return connect(
+            f"ws://{host}:{port}/_stcore/stream", sock=there, origin=Origin(origin), open_timeout=10
+        )
+    except BaseException:
+        there.close()
+        raise
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [("127.0.0.1", "http://evil.example"), ("evil.example", "http://evil.example:{port}")],
+    ids=["another origin", "another name for this machine"],
+)
+def test_other_sites_pages_are_refused(running: Running, host: str, origin: str) -> None:
+    port = running.server.port
+    with pytest.raises(InvalidHandshake), connected(port, host, origin.format(port=port)):
+        pass
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_its_own_pages_are_let_in(running: Running, host: str) -> None:
+    port = running.server.port
+    with connected(port, host, f"http://{host}:{port}") as connection:
+        assert connection.response is not None
+        assert connection.response.status_code == 101
+
+
+def test_the_servers_settings_are_the_safe_ones() -> None:
+    config = tomllib.loads((dashboard.SCRIPT.parent / ".streamlit" / "config.toml").read_text())
+    assert config["server"]["address"] == "127.0.0.1"
+    assert config["server"]["enableCORS"] is True
+    assert config["server"]["enableXsrfProtection"] is True
+    assert config["server"]["allowedHosts"] == list(dashboard.LOCAL_HOSTS) == ["localhost", "127.0.0.1"]
+    assert config["server"]["headless"] is True
+    assert config["server"]["maxUploadSize"] == 1
+    assert config["server"]["fileWatcherType"] == "none"
+    assert config["client"]["showErrorDetails"] == "none"
+    assert config["client"]["showErrorLinks"] is False
+    assert config["client"]["toolbarMode"] == "minimal"
+    assert config["browser"]["gatherUsageStats"] is False
+
+
+def test_plotly_is_loaded_once_a_page_and_never_with_a_refresh(page: Page) -> None:
+    page.open()
+    page.wait_for_candles()
+    loads = (
+        "return performance.getEntriesByType('resource').filter((one) => one.name.includes('plotly.min.js'))"
+    )
+    assert len(page.script(loads)) == 1
+    page.script("performance.clearResourceTimings()")
+    page.wait_for_updates(3)
+    assert page.script("return performance.getEntriesByType('resource').map((one) => one.name)") == []
+
+
+def test_a_page_loaded_again_fetches_no_script_again(page: Page) -> None:
+    """Plotly alone is 1.5 MB packed, and takes a second of a core to be read anew."""
+    sizes = []
+    for _ in range(2):
+        page.open()
+        page.wait_for_candles()
+        sizes.append(
+            page.script(
+                "return performance.getEntriesByType('resource').map((one) => one.transferSize)"
+                ".reduce((all, one) => all + one, 0)"
+            )
+        )
+    print(f"bytes fetched by a page, and by the same loaded again: {sizes}")
+    assert sizes[1] < 50_000
+
+
+def test_only_what_has_a_version_is_kept(running: Running) -> None:
+    path = "component/candleflow.dashboard.component.scripts/patch.js"
+    for query, kept in (("?1", True), ("", False)):
+        with urllib.request.urlopen(f"{running.server.url}/{path}{query}", timeout=10) as answer:  # noqa: S310
+            assert ("immutable" in answer.headers["Cache-Control"]) is kept
+
+
+def test_the_page_asks_no_other_host_for_anything(page: Page) -> None:
+    page.open()
+    page.wait_for_candles()
+    hosts = page.script(
+        "return [...new Set(performance.getEntriesByType('resource').map((one) => new URL(one.name).host))]"
+    )
+    assert hosts == [f"127.0.0.1:{page.url.rpartition(':')[2]}"]
+
+
+def test_a_taken_port_is_named_with_the_setting_that_changes_it() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(StackError, match=rf"port {port} is taken; CANDLEFLOW_DASHBOARD_PORT"):
+            dashboard.run(load(dashboard_port=port))

@@ -1,0 +1,185 @@
+"""Channels against servers that answer as Telegram's and Discord's do."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from candleflow.alerts.answers import Answer, Exchange, Outcome, judged
+from candleflow.alerts.channels import Channel, channels
+from candleflow.errors import SettingError
+from candleflow.settings import channels_of, load
+from candleflow.stack.process import free_port
+from tests import messengers as doubles
+from tests.messengers import DISCORD, GROUP, SECRETS, TELEGRAM, TOKEN, Messengers, Reply, messengers
+
+
+def _png() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), "#1a85d6").save(out, "PNG")
+    return out.getvalue()
+
+
+PNG = _png()
+
+
+@pytest.fixture
+def there() -> Iterator[Messengers]:
+    with messengers() as serving:
+        yield serving
+
+
+def channel(there: Messengers, address: str = TELEGRAM, tmp: Path = Path("unused")) -> Channel:
+    return channels(load(alert_channels=f"phone={address}", data_dir=tmp, **there.settings))["phone"]
+
+
+@pytest.mark.parametrize("address", [TELEGRAM, DISCORD])
+def test_a_message_arrives_as_it_was_written(there: Messengers, address: str) -> None:
+    text = (
+        "BTCUSDT crosses up 100: 100.5\n1 < 2 & 3 > 2 *not bold* _nor this_\nhttp://localhost:8501/?symbol=X"
+    )
+    assert channel(there, address).send(text) == Answer(Outcome.SENT)
+    assert [one.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").replace("\r", "")
+            for one in there.messages] == [text]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("address", "reply", "outcome", "wait", "is_channels_own"),
+    [
+        (TELEGRAM, doubles.TELEGRAM_FLOOD, Outcome.LATER, 1.0, False),
+        (TELEGRAM, doubles.TELEGRAM_BROKEN, Outcome.LATER, None, False),
+        (TELEGRAM, doubles.TELEGRAM_BAD_TOKEN, Outcome.REFUSED, None, True),
+        (TELEGRAM, doubles.TELEGRAM_BLOCKED, Outcome.REFUSED, None, True),
+        (TELEGRAM, Reply(400, {"description": "Bad Request"}), Outcome.REFUSED, None, False),
+        (TELEGRAM, Reply(502, {}), Outcome.UNKNOWN, None, False),
+        (TELEGRAM, Reply(504, {}), Outcome.UNKNOWN, None, False),
+        (DISCORD, doubles.DISCORD_FLOOD, Outcome.LATER, 1.5, False),
+        (DISCORD, doubles.DISCORD_GONE, Outcome.REFUSED, None, True),
+        (DISCORD, Reply(500, {"message": "500: Internal Server Error"}), Outcome.LATER, None, False),
+        (DISCORD, Reply(503, {}, {"Retry-After": "7"}), Outcome.LATER, 7.0, False),
+    ],
+)
+def test_what_an_answer_means(
+    there: Messengers,
+    address: str,
+    reply: Reply,
+    outcome: Outcome,
+    wait: float | None,
+    is_channels_own: bool,
+) -> None:
+    there.answer_next(reply)
+    answer = channel(there, address).send("text")
+    assert (answer.outcome, answer.wait_seconds, answer.is_channels_own) == (outcome, wait, is_channels_own)
+    assert str(reply.status) in answer.detail
+    assert len(there.requests) == 1, "apprise's own second attempt is held back"
+    assert there.messages == []
+
+
+def test_discords_headers_say_when_the_next_may_come(there: Messengers) -> None:
+    there.answer_next(Reply(headers={"X-RateLimit-Remaining": "0", "X-RateLimit-Reset-After": "1.25"}))
+    assert channel(there, DISCORD).send("text") == Answer(Outcome.SENT, wait_seconds=1.25)
+
+
+def test_no_answer_leaves_open_whether_it_arrived(there: Messengers) -> None:
+    there.answer_next(doubles.HANG)
+    answer = channel(there, f"{TELEGRAM}?rto=0.3").send("text")
+    assert answer.outcome is Outcome.UNKNOWN
+    assert there.messages == ["text"]
+
+
+def test_where_nobody_listens_nothing_can_have_arrived() -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    found = channels(load(alert_channels=f"phone={TELEGRAM}", alert_telegram_url=away))
+    assert found["phone"].send("text") == Answer(Outcome.LATER, "no connection (NewConnectionError)")
+
+
+@pytest.mark.parametrize("address", [TELEGRAM, DISCORD])
+def test_a_picture_arrives_as_it_was_made_with_no_words(there: Messengers, address: str) -> None:
+    one = channel(there, address)
+    assert one.takes_pictures
+    assert one.send("words") == one.send_picture(PNG) == one.send_picture(PNG) == Answer(Outcome.SENT)
+    assert (there.messages, there.pictures) == (["words"], [PNG, PNG])
+
+
+def test_a_channel_that_takes_no_files_says_so() -> None:
+    assert not channels(load(alert_channels="team=ifttt://a@b"))["team"].takes_pictures
+
+
+@pytest.mark.parametrize(
+    ("address", "reply", "outcome", "wait"),
+    [
+        (TELEGRAM, doubles.TELEGRAM_FLOOD, Outcome.LATER, 1.0),
+        (TELEGRAM, doubles.TELEGRAM_NO_IMAGE, Outcome.REFUSED, None),
+        (DISCORD, doubles.DISCORD_FLOOD, Outcome.LATER, 1.5),
+        (DISCORD, Reply(413, {"message": "Request entity too large"}), Outcome.REFUSED, None),
+    ],
+)
+def test_what_an_answer_means_for_a_picture(
+    there: Messengers, address: str, reply: Reply, outcome: Outcome, wait: float | None
+) -> None:
+    there.answer_next_picture(reply)
+    answer = channel(there, address).send_picture(PNG)
+    assert (answer.outcome, answer.wait_seconds) == (outcome, wait)
+    assert len(there.picture_requests) == 1, "apprise's own second attempt is held back"
+
+
+def test_what_is_no_picture_is_refused_by_telegram(there: Messengers) -> None:
+    answer = channel(there).send_picture(b"\x89PNG, and no more")
+    assert answer.outcome is Outcome.REFUSED
+    assert "IMAGE_PROCESS_FAILED" in answer.detail
+
+
+def test_a_group_is_written_to_no_more_than_20_times_a_minute(there: Messengers) -> None:
+    assert channel(there).pause_seconds == 1
+    assert channel(there, f"tgram://{TOKEN}/{GROUP}").pause_seconds == 3
+
+
+def test_no_log_and_no_repr_shows_a_secret(
+    there: Messengers, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for address, secret in ((TELEGRAM, TOKEN), (DISCORD, doubles.WEBHOOK)):
+        there.answer_next(doubles.telegram_refusal(400, f"no {secret}"), doubles.TELEGRAM_BROKEN)
+        one = channel(there, address)
+        said = [repr(one), repr(one.send("text")), repr(one.send("text")), *capfd.readouterr(), caplog.text]
+        assert not [secret for secret in SECRETS for text in said if secret in text]
+
+
+def test_an_address_that_apprise_cannot_use_is_refused_by_the_channels_name() -> None:
+    with pytest.raises(SettingError, match="CANDLEFLOW_ALERT_CHANNELS: phone: apprise") as caught:
+        channels(load(alert_channels="phone=canary://nothing"))
+    assert "canary" not in str(caught.value)
+
+
+def test_a_comma_ends_an_address_only_where_another_channel_follows() -> None:
+    text = "mail=mailto://me:pw@example.com?to=a@b.c,d@e.f, team=discord://1/2"
+    assert channels_of(text) == {
+        "mail": "mailto://me:pw@example.com?to=a@b.c,d@e.f",
+        "team": "discord://1/2",
+    }
+    assert channels_of("") == {}
+
+
+@pytest.mark.parametrize("text", ["tgram://1/2", "Phone=tgram://1/2", "a=b", "a=x://1,a=x://2", "=x://1"])
+def test_channels_that_cannot_be_are_a_wrong_setting_whose_value_is_not_shown(text: str) -> None:
+    with pytest.raises(SettingError, match="CANDLEFLOW_ALERT_CHANNELS: must") as caught:
+        load(alert_channels=text)
+    assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://example.com", "ftp://x", "https://x/path", "https://u@x", ""])
+def test_a_token_goes_nowhere_in_clear_text(url: str) -> None:
+    with pytest.raises(SettingError, match="CANDLEFLOW_ALERT_TELEGRAM_URL"):
+        load(alert_telegram_url=url)
+
+
+def test_where_one_part_was_taken_the_message_counts_as_sent() -> None:
+    """To send it again would send that part twice."""
+    answer = judged([Exchange(200), Exchange(500)], went_well=False)
+    assert answer.outcome is Outcome.SENT
+    assert "500" in answer.detail

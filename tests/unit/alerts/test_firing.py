@@ -1,0 +1,189 @@
+"""What a rule looks at, what it says, and what is no rule at all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from candleflow.alerts.firing import Bar, Firing, Sample, State, evaluate
+from candleflow.alerts.message import LONGEST_MESSAGE, MOST_AT_ONCE, Told, together, told
+from candleflow.alerts.rules import Kind, Rule, RuleError, fields, rule_of
+from candleflow.market.window import SECOND_US
+
+AT = 1_700_006_400 * SECOND_US
+
+
+def sample(value: object = 101, **more: Any) -> Sample:
+    return replace(Sample("BTCUSDT", AT, AT, Decimal(str(value))), **more)
+
+
+def above(**more: Any) -> Rule:
+    return replace(Rule(Kind.ABOVE, Decimal(100), channels=("phone",)), **more)
+
+
+def fires(rule: Rule, one: Sample, now: int = AT) -> bool:
+    return evaluate(rule, State(), one, now)[1] is not None
+
+
+def test_a_rule_looks_at_its_own_symbol_or_at_all() -> None:
+    assert fires(above(), sample())
+    assert fires(above(symbol="BTCUSDT"), sample())
+    assert not fires(above(symbol="ETHUSDT"), sample())
+
+
+def test_no_alert_of_an_incomplete_candle_unless_the_rule_asks_for_it() -> None:
+    assert not fires(above(), sample(is_complete=False))
+    assert fires(above(may_be_incomplete=True), sample(is_complete=False))
+
+
+def test_no_alert_of_made_up_trades_unless_the_rule_asks_for_it() -> None:
+    assert not fires(above(), sample(is_simulated=True))
+    assert fires(above(may_be_simulated=True), sample(is_simulated=True))
+
+
+def test_a_sample_that_is_passed_over_changes_nothing() -> None:
+    crossing = above(kind=Kind.CROSSES_UP)
+    state, _ = evaluate(crossing, State(), sample(99), AT)
+    same, _ = evaluate(crossing, state, sample(101, is_complete=False), AT)
+    assert same == state
+    assert evaluate(crossing, same, sample(102), AT)[1] is not None
+
+
+def test_a_rule_on_closed_candles_does_not_see_the_live_one() -> None:
+    assert not fires(above(is_on_closed=True), sample())
+    assert fires(above(is_on_closed=True), sample(is_closed=True))
+
+
+def test_a_rule_of_the_pipeline_asks_nothing_of_candles() -> None:
+    silence = Rule(Kind.SILENCE, Decimal(30), is_on_closed=True)
+    assert fires(silence, sample(31, is_complete=False))
+    assert not fires(silence, sample(30))
+    assert fires(Rule(Kind.GAP), sample(1))
+    assert not fires(Rule(Kind.GAP), sample(0))
+
+
+def test_a_rule_ends_when_it_expires() -> None:
+    assert fires(above(expires_at=AT + 1), sample())
+    assert not fires(above(expires_at=AT), sample())
+
+
+def bars(count: int, **more: Any) -> list[Bar]:
+    """Candles of 5 s, the last of them just before AT."""
+    begins = AT - count * 5 * SECOND_US
+    return [
+        replace(
+            Bar(begins + one * 5 * SECOND_US, Decimal(101), Decimal(99), Decimal(one % 2), is_complete=True),
+            **more,
+        )
+        for one in range(count)
+    ]
+
+
+def test_a_volume_waits_for_as_many_candles_as_it_is_held_against() -> None:
+    volume = Rule(Kind.VOLUME, Decimal(3), candles=10)
+    assert not fires(volume, sample(volume=Decimal(9), history=bars(9)))
+    assert fires(volume, sample(volume=Decimal(9), history=bars(10)))
+    assert not fires(volume, sample(volume=Decimal(2), history=bars(10)))
+    assert not fires(volume, sample(volume=Decimal(9), history=bars(10, volume=Decimal(1))))
+
+
+def test_a_move_is_not_told_over_a_hole_in_its_minutes() -> None:
+    move = Rule(Kind.MOVE, Decimal(1), minutes=1)
+    holed = [*bars(5), *bars(1, is_complete=False)]
+    assert fires(move, sample(102, history=bars(5)))
+    assert not fires(move, sample(102, history=holed))
+    assert fires(move, sample(102, history=[*bars(1, open_time=0, is_complete=False), *bars(5)]))
+
+
+GOOD: dict[str, Any] = {"kind": "above", "threshold": "100", "channels": ["phone"]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"kind": "sideways"}, "kind"),
+        ({"kind": None}, "kind"),
+        ({"threshold": "NaN"}, "threshold"),
+        ({"threshold": "Infinity"}, "threshold"),
+        ({"threshold": "-1"}, "threshold"),
+        ({"threshold": "0"}, "threshold"),
+        ({"threshold": "1e13"}, "threshold"),
+        ({"threshold": "1e-17"}, "threshold"),
+        ({"threshold": "a lot"}, "threshold"),
+        ({"threshold": True}, "threshold"),
+        ({"hysteresis": "100"}, "hysteresis"),
+        ({"hysteresis": "NaN"}, "hysteresis"),
+        ({"symbol": "BTC'; DROP TABLE"}, "symbol"),
+        ({"symbol": ""}, "symbol"),
+        ({"minutes": 5}, "minutes"),
+        ({"kind": "move"}, "minutes"),
+        ({"kind": "move", "minutes": 61}, "minutes"),
+        ({"candles": 20}, "candles"),
+        ({"kind": "volume", "candles": 9}, "candles"),
+        ({"kind": "volume", "candles": 20.0}, "candles"),
+        ({"cool_down_seconds": -1}, "cool_down_seconds"),
+        ({"is_once": "yes"}, "is_once"),
+        ({"expires_at": "tomorrow"}, "expires_at"),
+        ({"note": "a\nb"}, "note"),
+        ({"note": "x" * 101}, "note"),
+        ({"channels": []}, "channels"),
+        ({"channels": "phone"}, "channels"),
+        ({"channels": ["tgram://1:a/2"]}, "channels"),
+        ({"channels": ["phone", "phone"]}, "channels"),
+        ({"kind": "gap"}, "threshold"),
+        ({"kind": "lag", "symbol": "BTCUSDT"}, "symbol"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_what_is_no_rule_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(RuleError, match=named):
+        rule_of(GOOD | wrong)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"kind": "move", "threshold": "0.5", "minutes": 5, "hysteresis": "0.1"},
+        {"kind": "volume", "threshold": "3", "candles": 60, "is_on_closed": True},
+        {"kind": "gap", "threshold": "0"},
+        {"symbol": "BTCUSDT", "expires_at": AT, "note": "für später", "is_once": True},
+    ],
+)
+def test_a_rule_is_the_same_after_it_was_kept(more: dict[str, Any]) -> None:
+    rule = rule_of(GOOD | more, 7)
+    assert rule_of(json.loads(json.dumps(fields(rule))), 7) == rule
+
+
+def test_an_alert_says_symbol_rule_price_time_note_and_where_to_look() -> None:
+    firing = Firing(above(note="sell?"), sample("100012.30"), Decimal("100012.30"))
+    assert told(firing, "http://localhost:8501").text.splitlines() == [
+        "BTCUSDT is above 100: 100012.3 at 2023-11-15 00:00:00 UTC",
+        "sell?",
+        "http://localhost:8501/?symbol=BTCUSDT",
+    ]
+
+
+def test_what_is_made_up_or_incomplete_says_so() -> None:
+    words = told(Firing(above(), sample(is_simulated=True, is_complete=False), Decimal(101)), "http://x")
+    assert words.text.startswith("SIMULATED BTCUSDT")
+    assert words.brief.startswith("SIMULATED BTCUSDT")
+    assert "incomplete" in words.text
+
+
+def test_a_crossing_either_way_says_which() -> None:
+    crossing = above(kind=Kind.CROSSES)
+    assert "crosses down 100" in told(Firing(crossing, sample(99), Decimal(99), False), "http://x").text
+
+
+def test_many_alerts_are_one_message_the_first_of_them_in_full() -> None:
+    alerts = [Told(f"alert {one} " + "x" * 300, f"brief {one}") for one in range(MOST_AT_ONCE)]
+    message = together(alerts)
+    assert len(message) <= LONGEST_MESSAGE
+    assert message.startswith("alert 0 ")
+    assert all(f"alert {one} " in message or f"brief {one}" in message for one in range(MOST_AT_ONCE))
+    assert together(alerts[:1]) == alerts[0].text

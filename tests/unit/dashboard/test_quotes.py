@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from decimal import Decimal
+
+from candleflow.dashboard.quotes import STALE_SECONDS, quotes
+from candleflow.dashboard.sparkline import SLOT_SECONDS, sparkline
+from candleflow.market.window import SECOND_US
+from tests.unit.dashboard.examples import NOON, ExampleSymbol
+
+SLOT = SLOT_SECONDS * SECOND_US
+DAY_SECONDS = 86_400
+
+
+def state(
+    symbol: str, price: str, change: str | None, *, seconds_ago: int = 0, over: int = DAY_SECONDS - 30
+) -> ExampleSymbol:
+    """A symbol whose last trade was so many seconds before noon, and its change over the seconds before."""
+    last = NOON - seconds_ago * SECOND_US
+    if change is None:
+        return ExampleSymbol(symbol, last, Decimal(price))
+    return ExampleSymbol(symbol, last, Decimal(price), Decimal(change), last - over * SECOND_US)
+
+
+def test_a_line_goes_from_the_first_open_over_every_close() -> None:
+    closes = [Decimal(price) for price in ("110", "90", "125")]
+    line = sparkline([NOON, NOON + SLOT, NOON + 2 * SLOT], Decimal(100), closes)
+    assert line.heights == "ak0z"
+
+
+def test_a_quarter_of_an_hour_without_a_candle_keeps_the_price_before_it() -> None:
+    line = sparkline([NOON, NOON + 3 * SLOT], Decimal(1), [Decimal(1), Decimal(2)])
+    assert line.heights == "0000z"
+
+
+def test_a_price_that_never_moved_is_a_line_in_the_middle() -> None:
+    assert sparkline([NOON], Decimal(7), [Decimal(7)]).heights == "ii"
+
+
+def test_every_price_of_the_day_is_shown_with_as_many_places() -> None:
+    line = sparkline([NOON], Decimal("0.10"), [Decimal("0.1234")])
+    shown = quotes(["AUSDT"], [state("AUSDT", "0.12", None)], {"AUSDT": line}, NOON)
+    assert shown["prices"] == ["0.1200"]
+
+
+def test_the_symbols_come_in_the_order_of_the_settings_and_others_do_not() -> None:
+    states = [
+        state("AUSDT", "1.5", "0.01234"),
+        state("BUSDT", "61234.5", "-0.5"),
+        state("OLDUSDT", "1", None),
+    ]
+    line = sparkline([NOON], Decimal(1), [Decimal(2)])
+    shown = quotes(["BUSDT", "CUSDT", "AUSDT"], states, {"BUSDT": line}, NOON)
+    assert shown == {
+        "symbols": ["BUSDT", "CUSDT", "AUSDT"],
+        "prices": ["61,234.50", "", "1.50"],
+        "changes": [-5000, None, 123],
+        "spans": ["1 day", "", "1 day"],
+        "ages": ["", "", ""],
+        "heights": ["0z", "", ""],
+    }
+
+
+def test_a_change_over_less_than_a_day_says_over_how_much() -> None:
+    young = state("AUSDT", "2", "1", over=6 * 3_600)
+    assert quotes(["AUSDT"], [young], {}, NOON)["spans"] == ["6 hours"]
+
+
+def test_only_an_old_last_trade_has_an_age() -> None:
+    states = [
+        state("AUSDT", "1", None, seconds_ago=STALE_SECONDS),
+        state("BUSDT", "1", None, seconds_ago=STALE_SECONDS + 1),
+    ]
+    assert quotes(["AUSDT", "BUSDT"], states, {}, NOON)["ages"] == ["", "5 minutes ago"]
+
+
+def test_without_a_symbol_every_list_is_empty() -> None:
+    assert set(map(len, quotes([], [], {}, NOON).values())) == {0}

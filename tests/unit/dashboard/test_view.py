@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+
+from candleflow.dashboard.choice import CANDLE_LIMIT, Choice
+from candleflow.dashboard.view import Nothing, View, look
+from candleflow.errors import StoreError
+from candleflow.market.window import SECOND_US
+from tests.unit.dashboard.examples import NOON, ExampleSource, ExampleSymbol, candle, candles
+
+CHOICE = Choice("BTCUSDT", 5, 300)
+MINUTE = 60 * SECOND_US
+
+
+def source_of(count: int) -> ExampleSource:
+    stored = candles(count)
+    return ExampleSource([ExampleSymbol("BTCUSDT", stored[-1].open_time + SECOND_US)], stored)
+
+
+def test_an_empty_store_is_waited_for() -> None:
+    nothing = look(ExampleSource(), CHOICE, NOON)
+    assert isinstance(nothing, Nothing)
+    assert nothing.title == "Waiting for the first trade"
+
+
+def test_a_symbol_without_a_trade_names_those_that_have_some() -> None:
+    source = ExampleSource([ExampleSymbol("ETHUSDT", NOON), ExampleSymbol("BNBUSDT", NOON)])
+    nothing = look(source, CHOICE, NOON)
+    assert isinstance(nothing, Nothing)
+    assert nothing.title == "No trade of BTCUSDT yet"
+    assert "There are trades of BNBUSDT, ETHUSDT." in nothing.advice
+
+
+def test_a_symbol_that_is_not_followed_is_said_not_to_be() -> None:
+    nothing = look(ExampleSource([ExampleSymbol("ETHUSDT", NOON)]), CHOICE, NOON, is_followed=False)
+    assert isinstance(nothing, Nothing)
+    assert nothing.title == "BTCUSDT is not followed"
+    assert "CANDLEFLOW_SYMBOLS" in nothing.advice
+    view = look(source_of(60), CHOICE, NOON + 5 * MINUTE, is_followed=False)
+    assert isinstance(view, View)
+    assert view.notices == ("BTCUSDT is not among CANDLEFLOW_SYMBOLS: shown is what was stored of it.",)
+
+
+def test_a_store_that_is_away_is_the_callers_to_tell() -> None:
+    with pytest.raises(StoreError):
+        look(ExampleSource(is_away=True), CHOICE, NOON)
+
+
+def test_fresh_candles_need_no_notice() -> None:
+    view = look(source_of(60), CHOICE, NOON + 5 * MINUTE)
+    assert isinstance(view, View)
+    assert (len(view.candles), view.notices) == (60, ())
+
+
+def test_trades_older_than_the_look_back_are_shown_up_to_the_last_and_said_to_be_old() -> None:
+    view = look(source_of(600), CHOICE, NOON + 3 * 86_400 * SECOND_US)
+    assert isinstance(view, View)
+    assert view.notices == (
+        "The last trade was 2 days ago, at 2024-08-08 12:49:56 UTC. Shown are the 5 minutes up to it.",
+    )
+    assert view.candles[-1].open_time == NOON + 599 * 5 * SECOND_US
+    assert len(view.candles) == 61  # the one that holds the trade five minutes before the last, and 60 since
+
+
+def test_too_many_candles_are_narrowed_to_the_newest_with_a_sentence() -> None:
+    source = source_of(CANDLE_LIMIT + 1)
+    view = look(source, Choice("BTCUSDT", 5, None), NOON)
+    assert isinstance(view, View)
+    assert [one.open_time for one in view.candles] == [one.open_time for one in source.stored[1:]]
+    assert view.notices == (
+        "Only the newest 2,000 candles of this look-back are shown. Wider ones reach further.",
+    )
+
+
+def test_as_many_candles_as_may_be_drawn_are_not_narrowed() -> None:
+    view = look(source_of(CANDLE_LIMIT), Choice("BTCUSDT", 5, None), NOON)
+    assert isinstance(view, View)
+    assert (len(view.candles), view.notices) == (CANDLE_LIMIT, ())
+
+
+def test_a_look_back_without_candles_says_so() -> None:
+    source = ExampleSource([ExampleSymbol("BTCUSDT", NOON)], [candle(-1_000)])
+    nothing = look(source, CHOICE, NOON)
+    assert isinstance(nothing, Nothing)
+    assert nothing.title == "No candles of BTCUSDT in this look-back"
+
+
+def test_candles_before_the_first_are_asked_for_and_kept_apart() -> None:
+    source = ExampleSource([ExampleSymbol("BTCUSDT", NOON + 499 * SECOND_US)], candles(100))
+    now = NOON + 500 * SECOND_US
+    view = look(source, Choice("BTCUSDT", 5, 100), now, warm_up=30)
+    assert isinstance(view, View)
+    assert view.candles[0].open_time == now - 100 * SECOND_US
+    assert [one.open_time for one in view.before] == [
+        now - (100 + 5 * back) * SECOND_US for back in range(30, 0, -1)
+    ]
+    assert source.asked[-1][3] == CANDLE_LIMIT + 31
