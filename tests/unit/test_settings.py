@@ -361,9 +361,9 @@ def test_a_folder_that_a_server_could_not_take_is_named_with_its_setting(
     for name, says in (("cache", cache_says), ("data", data_says)):
         if says:
             with pytest.raises(SettingError, match=rf"^CANDLEFLOW_{name.upper()}_DIR=.*{says}"):
-                getattr(settings, f"{name}_path")
+                getattr(settings.stack, f"{name}_path")
         else:
-            assert getattr(settings, f"{name}_path") == Path(folder).absolute()
+            assert getattr(settings.stack, f"{name}_path") == Path(folder).absolute()
 
 
 @pytest.mark.parametrize(
