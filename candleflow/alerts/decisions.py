@@ -199,14 +199,9 @@ class Decider:
         beat = read_heartbeat(self._settings.stack.run_dir, _AUDIT)
         if beat is None or now / SECOND_US - beat.beaten_at > BEAT_SECONDS:
             return {}
-        compared = {
-            name.partition(":")[2]: age
-            for name, age in beat.counts.items()
-            if name.startswith("compared_age_s:")
-        }
         return {
-            symbol: Decimal(sum(int(beat.counts.get(f"{verdict}:{symbol}", 0)) for verdict in DIFFERING))
-            for symbol, age in compared.items()
+            symbol: Decimal(sum(int(beat.of(str(verdict), symbol) or 0) for verdict in DIFFERING))
+            for symbol, age in beat.by_label.get("compared_age_s", {}).items()
             if age <= COMPARED_SECONDS
         }
 

@@ -13,7 +13,7 @@ import queue
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -34,7 +34,7 @@ from candleflow.metrics.serving import served_heartbeat
 from candleflow.settings import Settings
 from candleflow.store.mending import CandleMending
 from candleflow.store.reader import CandleReader
-from candleflow.telemetry import set_up_logging
+from candleflow.telemetry import ByLabel, set_up_logging
 
 _log = logging.getLogger(__name__)
 
@@ -115,20 +115,24 @@ class Auditor:
         self._stop.set()
 
     def counts(self) -> Mapping[str, int | float]:
-        """Holes found so far, candles ever put right, and how the last ten minutes' agree with the klines:
-        in all, and by symbol (``equal:BTCUSDT``), with how long ago they were compared."""
-        agreement = dict(self._agreement)
-        total: Counter[Verdict] = sum((one.verdicts for one in agreement.values()), Counter())
-        told = {
+        """Holes found so far, candles ever put right, and how the last ten minutes' agree with the klines."""
+        agreement = list(self._agreement.values())
+        total: Counter[Verdict] = sum((one.verdicts for one in agreement), Counter())
+        return {
             "holes": self._holes_found,
             "repaired": self._repaired,
             **{str(verdict): total[verdict] for verdict in Verdict},
         }
-        by_symbol: dict[str, int | float] = {}
-        for symbol, one in list(agreement.items())[:_SYMBOLS_LIMIT]:
-            by_symbol |= {f"{verdict}:{symbol}": count for verdict, count in one.verdicts.items() if count}
-            by_symbol[f"compared_age_s:{symbol}"] = round(time.monotonic() - one.compared_at, 1)
-        return told | by_symbol
+
+    def by_symbol(self) -> ByLabel:
+        """The same agreement of each symbol, and how long ago it was compared."""
+        told: dict[str, dict[str, float]] = defaultdict(dict)
+        for symbol, one in list(self._agreement.items())[:_SYMBOLS_LIMIT]:
+            for verdict, count in one.verdicts.items():
+                if count:
+                    told[str(verdict)][symbol] = count
+            told["compared_age_s"][symbol] = round(time.monotonic() - one.compared_at, 1)
+        return told
 
     async def run(self) -> None:
         """Audit until SIGTERM, SIGINT or ``stop``."""
@@ -333,5 +337,5 @@ class Auditor:
         while True:
             state = "waiting" if self._message.startswith("waits") else "running"
             message = "; ".join(filter(None, (self._message, self._unjudged, self._history.state)))
-            self._heartbeat.beat(state, message, self.counts())
+            self._heartbeat.beat(state, message, self.counts(), self.by_symbol())
             await asyncio.sleep(BEAT_SECONDS)

@@ -376,7 +376,8 @@ class _Processor:
         if time.monotonic() - self._beaten_at < BEAT_SECONDS:
             return
         self._beaten_at = time.monotonic()
-        self._heartbeat.beat(state, message, self._counts())
+        latency = {} if self._sink is None else {"latency": self._sink.tally.latency.histogram()}
+        self._heartbeat.beat(state, message, self._counts(), latency)
 
     def _counts(self) -> Mapping[str, int | float]:
         sink = self._sink
@@ -387,7 +388,7 @@ class _Processor:
             for name in ("received", "merged", "candles", "duplicate", "rejected", "late")
         }
         counts |= {"batches": sink.tally.batches, "restarts": self._restarts}
-        counts |= sink.tally.latency.counts() | sink.tally.latency.histogram()
+        counts |= sink.tally.latency.counts()
         latest = self._end_offsets.latest
         if latest is not None and time.monotonic() - latest.asked_at < _END_KNOWN_SECONDS:
             counts["lag"] = sum(

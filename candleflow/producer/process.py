@@ -15,6 +15,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 from candleflow.broker import gap_log
@@ -40,7 +41,7 @@ from candleflow.producer.gap_filler import GapFiller
 from candleflow.producer.intake import Intake
 from candleflow.producer.tail import TailWatch
 from candleflow.settings import Settings
-from candleflow.telemetry import set_up_logging
+from candleflow.telemetry import ByLabel, set_up_logging
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -344,7 +345,7 @@ class Producer:
         due = time.monotonic()
         while True:
             self._lag_ms = round(max(0.0, time.monotonic() - due) * 1_000)
-            self._heartbeat.beat(*self._words(), self._counts())
+            self._heartbeat.beat(*self._words(), self._counts(), self._by_symbol())
             due = time.monotonic() + BEAT_SECONDS
             await asyncio.sleep(BEAT_SECONDS)
 
@@ -368,8 +369,6 @@ class Producer:
         return f"shard {self._settings.shard}: {names or 'no symbol falls to it'}"
 
     def _counts(self) -> dict[str, int | float]:
-        now = self._clock.now_us()
-        ages = list(self._intake.last_trade_times.items())[:_AGES_LIMIT]
         return {
             **self._intake.counts(),
             "missing": self._filler.open_trades,
@@ -380,9 +379,14 @@ class Producer:
             "reconnects": self._stream.reconnects,
             "connected": self._stream.connected,
             "loop_lag_ms": self._lag_ms,
-            **self._tail.counts(_AGES_LIMIT),
-            **{f"age_s:{symbol}": round((now - last) / SECOND_US, 3) for symbol, last in ages},
+            **self._tail.counts(),
         }
+
+    def _by_symbol(self) -> ByLabel:
+        now = self._clock.now_us()
+        ages = islice(self._intake.last_trade_times.items(), _AGES_LIMIT)
+        age_s = {symbol: round((now - last) / SECOND_US, 3) for symbol, last in ages}
+        return {"age_s": age_s, **self._tail.by_symbol(_AGES_LIMIT)}
 
 
 async def _first_failure(tasks: Sequence[asyncio.Task[None]]) -> None:

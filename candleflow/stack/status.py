@@ -171,7 +171,8 @@ def _described(settings: Settings, name: str, pid: int, state: str) -> dict[str,
             "message": beat.message,
             "started_at": beat.started_at,
             "beaten_at": beat.beaten_at,
-            "counts": dict(beat.counts),
+            "counts": beat.counts,
+            "by_label": beat.by_label,
         }
     return told
 

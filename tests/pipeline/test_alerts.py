@@ -219,7 +219,7 @@ def test_the_pipelines_own_troubles_are_told(scene: Scene) -> None:
     (scene.settings.stack.run_dir / "audit.json").write_text(
         json.dumps(
             {"name": "audit", "pid": 1, "state": "running", "beaten_at": now_us() / SECOND_US + 60,
-             "counts": {"different:BTCUSDT": 2, "compared_age_s:BTCUSDT": 1}}
+             "by_label": {"different": {"BTCUSDT": 2}, "compared_age_s": {"BTCUSDT": 1}}}
         )
     )  # fmt: skip
     for kind, threshold in (("silence", "30"), ("gap", "0"), ("differs", "0"), ("lag", "1")):
