@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
-from candleflow.proxies import is_loopback
-from candleflow.settings.checks import HTTP_ADDRESS, has_good_host
+from candleflow.settings.checks import HTTP_ADDRESS, address, encrypted
 from candleflow.settings.section import Section
 
 
@@ -42,14 +40,8 @@ class AlertSettings(Section):
     @field_validator("telegram_url", "discord_url")
     @classmethod
     def _check_url(cls, value: str) -> str:
-        """A token goes there: so in clear text to this machine only."""
-        url = urlsplit(value)
-        is_good = url.scheme in ("http", "https") and has_good_host(value)
-        if not is_good or url.query or url.fragment or url.username or url.path.strip("/"):
-            raise ValueError("must be an address such as https://api.telegram.org, with no path")
-        if url.scheme == "http" and not is_loopback(url.hostname or ""):
-            raise ValueError("must be https:// unless the host is this machine")
-        return value.rstrip("/")
+        """A token goes there, so only encrypted."""
+        return encrypted(address(value, "https://api.telegram.org, with no path"))
 
 
 def channels_of(text: str) -> dict[str, str]:

@@ -7,8 +7,29 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from candleflow.proxies import is_loopback
+
 HTTP_ADDRESS: Final = r"^https?://[^\s/?#]+(/[^\s?#]*)?$"
 MEMORY: Final = r"^[1-9][0-9]{0,5}[mg]$"
+
+
+def address(
+    value: str, example: str, *, schemes: tuple[str, str] = ("http", "https"), may_have_path: bool = False
+) -> str:
+    """The address without a slash at its end; ``example`` is what the error says is accepted."""
+    url = urlsplit(value)
+    is_bare = not (url.query or url.fragment or url.username) and (may_have_path or not url.path.strip("/"))
+    if url.scheme not in schemes or not has_good_host(value) or not is_bare:
+        raise ValueError(f"must be an address such as {example}")
+    return value.rstrip("/")
+
+
+def encrypted(url: str) -> str:
+    """The address itself, if it is this machine's or what goes there is encrypted."""
+    parts = urlsplit(url)
+    if parts.scheme in ("ws", "http") and not is_loopback(parts.hostname or ""):
+        raise ValueError(f"must be {parts.scheme}s:// unless the host is this machine")
+    return url
 
 
 def has_good_host(url: str) -> bool:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from candleflow.proxies import is_loopback
-from candleflow.settings.checks import HTTP_ADDRESS, has_good_host
+from candleflow.settings.checks import HTTP_ADDRESS, address, encrypted
 from candleflow.settings.section import Section
 
 
@@ -96,15 +94,8 @@ class ExchangeSettings(Section):
         if not value:
             return None
         schemes = ("ws", "wss") if info.field_name == "ws_url" else ("http", "https")
-        url = urlsplit(value)
-        is_good = url.scheme in schemes and has_good_host(value)
-        if not is_good or url.query or url.fragment or url.username:
-            raise ValueError(
-                f"must be an address such as {schemes[0]}://127.0.0.1:9443, without query or user"
-            )
-        if url.scheme in ("ws", "http") and not is_loopback(url.hostname or ""):
-            raise ValueError(f"must be {schemes[1]}:// unless the host is this machine")
-        return value.rstrip("/")
+        example = f"{schemes[0]}://127.0.0.1:9443, without query or user"
+        return encrypted(address(value, example, schemes=schemes, may_have_path=True))
 
     @property
     def venue(self) -> Venue:
