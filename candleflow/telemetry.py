@@ -90,7 +90,7 @@ def set_up_logging(process_name: str, level: str = "INFO", log_format: str = "te
 
 Counts = Mapping[str, int | float]
 ByLabel = Mapping[str, Counts]
-"""Counts that there are several of: ``age_s`` by symbol, ``latency`` by the upper bounds of a histogram."""
+"""Counts with a value for each label: ``age_s`` for each symbol, ``latency`` for each histogram bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Heartbeat:
     by_label: ByLabel = field(default_factory=dict)
 
     def of(self, count: str, label: str) -> float | None:
-        """A count of one label, such as of a symbol; None where it isn't told."""
+        """Return a count of one label, such as a symbol; None if the process did not report it."""
         return self.by_label.get(count, {}).get(label)
 
 

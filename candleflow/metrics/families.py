@@ -32,10 +32,10 @@ class Family:
     scale: float = 1.0
     """A count is this many of the metric's unit."""
     of_symbols: bool = False
-    """Whether each count is told by symbol, which then is a label too."""
+    """Whether each count has a value for each symbol; the symbol becomes a label."""
 
     def metric(self, beat: Heartbeat) -> Metric | None:
-        """What the heartbeat tells of it; None where it tells nothing."""
+        """Build the metric from a heartbeat; None if the heartbeat has none of its counts."""
         found = list(self._values(beat))
         return metric(self.name, self.help, found) if found else None
 
@@ -49,7 +49,7 @@ class Family:
 
 
 def metric(name: str, text: str, found: Sequence[tuple[Mapping[str, str], float]]) -> Metric:
-    """Prometheus' metric of values, each with its labels; all have the same labels."""
+    """Build a metric from values and their labels; all values have the same label names."""
     made = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
     family = made(PREFIX + name, text, labels=list(found[0][0]))
     for labels, value in found:
@@ -58,7 +58,7 @@ def metric(name: str, text: str, found: Sequence[tuple[Mapping[str, str], float]
 
 
 def histogram(beat: Heartbeat) -> Metric | None:
-    """The processor's latencies, as ``RecentLatency.histogram`` tells them."""
+    """Build the processor's histogram of latencies, from what ``RecentLatency.histogram`` returned."""
     told = dict(beat.by_label.get("latency", {}))
     if not told:
         return None

@@ -66,8 +66,9 @@ ENV_FILE: Final = ".env"
 
 
 class Settings(Section):
-    """The settings in force: what several processes share, and a section for each part. ``load()`` is the way
-    to get one. What follows from more than one section is a property here.
+    """The settings in force; ``load()`` makes one.
+
+    Fields here are shared by several processes. Values that depend on more than one section are properties.
     """
 
     symbols: tuple[str, ...] = Field(("BTCUSDT",), description="The symbols to follow, separated by commas")
@@ -199,7 +200,7 @@ class Settings(Section):
 
 
 def _fields() -> Iterator[tuple[str, tuple[str, ...], FieldInfo]]:
-    """Each setting: its flat name, the way to it from Settings, and what is declared of it."""
+    """Yield each setting: its flat name, the attributes that lead to it from Settings, and its field."""
     for name, field in Settings.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, Section):
@@ -210,12 +211,12 @@ def _fields() -> Iterator[tuple[str, tuple[str, ...], FieldInfo]]:
 
 
 FIELDS: Final = {name: field for name, _, field in _fields()}
-"""Every setting by its flat name: its variable's in small letters, without the prefix."""
+"""Every setting by its flat name: the variable's name in lower case, without the prefix."""
 _PATHS: Final = {name: path for name, path, _ in _fields()}
 
 
 def load(**overrides: Any) -> Settings:
-    """The settings in force; ``overrides``, by flat names, stand above the environment.
+    """Read the settings; ``overrides``, by flat names, take precedence over the environment.
 
     Raises SettingError that names each wrong setting, its value unless it is a secret, and what is accepted.
     """

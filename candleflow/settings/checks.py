@@ -16,7 +16,7 @@ MEMORY: Final = r"^[1-9][0-9]{0,5}[mg]$"
 def address(
     value: str, example: str, *, schemes: tuple[str, str] = ("http", "https"), may_have_path: bool = False
 ) -> str:
-    """The address without a slash at its end; ``example`` is what the error says is accepted."""
+    """Return the address without a trailing slash; the error says that ``example`` is accepted."""
     url = urlsplit(value)
     is_bare = not (url.query or url.fragment or url.username) and (may_have_path or not url.path.strip("/"))
     if url.scheme not in schemes or not has_good_host(value) or not is_bare:
@@ -25,7 +25,7 @@ def address(
 
 
 def encrypted(url: str) -> str:
-    """The address itself, if it is this machine's or what goes there is encrypted."""
+    """Return the address, unless it would send clear text to another machine."""
     parts = urlsplit(url)
     if parts.scheme in ("ws", "http") and not is_loopback(parts.hostname or ""):
         raise ValueError(f"must be {parts.scheme}s:// unless the host is this machine")
@@ -33,7 +33,7 @@ def encrypted(url: str) -> str:
 
 
 def has_good_host(url: str) -> bool:
-    """Whether the address names a host, and a port in range if any: urlsplit finds out only when asked."""
+    """Whether the address has a host and a valid port, if any: urlsplit checks a port only when it is read."""
     try:
         parts = urlsplit(url)
         return bool(parts.hostname) and (parts.port is None or parts.port > 0)
@@ -42,7 +42,7 @@ def has_good_host(url: str) -> bool:
 
 
 def expanded(path: Path) -> Path:
-    """The full path, ``~`` resolved."""
+    """Return the full path, with ``~`` resolved."""
     try:
         return path.expanduser().absolute()
     except RuntimeError:
@@ -50,7 +50,7 @@ def expanded(path: Path) -> Path:
 
 
 def full_path(given: Path, without: str) -> Path:
-    """The full path, in a form that every program takes that is given it: without ``without``, too."""
+    """Return the full path if every program that gets it can read it, and it does not contain ``without``."""
     path = expanded(given)
     shown = str(path)
     if any(ord(one) < 32 or 0xD800 <= ord(one) < 0xE000 for one in shown):
@@ -61,7 +61,7 @@ def full_path(given: Path, without: str) -> Path:
 
 
 def certificates_in(file: Path) -> str:
-    """The text of a PEM file."""
+    """Return the text of a PEM file."""
     try:
         return file.read_text("ascii")
     except (OSError, ValueError) as error:
@@ -70,7 +70,7 @@ def certificates_in(file: Path) -> str:
 
 
 def check_certificates(text: str, what: str) -> None:
-    """Raise ValueError where there is no certificate in the text that can be read."""
+    """Raise ValueError if the text holds a private key, or no readable certificate."""
     if "PRIVATE KEY-----" in text:
         raise ValueError(f"must be certificates only, and {what} has a private key")
     try:

@@ -91,7 +91,7 @@ class PostgresSettings(Section):
         return self.password.get_secret_value() if self.password else None
 
     def password_of(self, role: str) -> str | None:
-        """The role's password as set, or None: then ``store.credentials`` knows where else to look."""
+        """Return the role's password as set; None if it is not: ``store.credentials`` then has it."""
         if role == "owner":
             return self.owner_password
         given: SecretStr | None = getattr(self, f"{role}_password")

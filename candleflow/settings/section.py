@@ -12,10 +12,10 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
 class Section(BaseModel):
-    """A part of the settings, frozen.
+    """A frozen part of the settings.
 
-    The variable of a field is ``CANDLEFLOW_<section>_<field>``; a field with another one has its name,
-    in small letters, as ``alias``.
+    A field is read from ``CANDLEFLOW_<SECTION>_<FIELD>``. Where the variable has another name, ``alias`` is
+    that name in lower case, without the prefix.
     """
 
     model_config = ConfigDict(
@@ -24,8 +24,7 @@ class Section(BaseModel):
 
 
 class NamedError(ValueError):
-    """An error found while looking at several settings; carries the one to name, and its value if it may be
-    shown."""
+    """An error found by comparing settings: ``name`` is the one to change; ``value`` is None if secret."""
 
     def __init__(self, name: str, value: object, message: str) -> None:
         super().__init__(message)

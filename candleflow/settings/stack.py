@@ -48,7 +48,7 @@ class StackSettings(Section):
 
 
 def _full_path(name: str, given: Path, without: str = "") -> Path:
-    """Raises SettingError only when it is asked for: a process that opens no such folder needs none."""
+    """Return the full path, checked at each use: a process that does not use the folder needs no valid one."""
     try:
         return full_path(given, without)
     except ValueError as error:
