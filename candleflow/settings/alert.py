@@ -11,8 +11,6 @@ from candleflow.settings.section import Section
 
 
 class AlertSettings(Section):
-    """``settings.alert``."""
-
     channels: SecretStr = Field(
         SecretStr(""),
         description="Where alerts go, by commas: a name, =, and an address of apprise's that is a secret",

@@ -33,7 +33,7 @@ def encrypted(url: str) -> str:
 
 
 def has_good_host(url: str) -> bool:
-    """Whether the address has a host and a valid port, if any: urlsplit checks a port only when it is read."""
+    """Whether the address has a host and a valid port, if any: urlsplit checks the port when it is read."""
     try:
         parts = urlsplit(url)
         return bool(parts.hostname) and (parts.port is None or parts.port > 0)

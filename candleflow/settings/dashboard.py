@@ -11,8 +11,6 @@ from candleflow.settings.section import Port, Section
 
 
 class DashboardSettings(Section):
-    """``settings.dashboard``."""
-
     port: Port = Field(8_501, description="The page's port, on 127.0.0.1")
     public_url: str | None = Field(
         None,

@@ -42,8 +42,6 @@ EXCHANGE_URLS: Final[dict[Exchange, tuple[str, str]]] = {
 
 
 class ExchangeSettings(Section):
-    """``settings.exchange``."""
-
     name: Exchange = Field(
         Exchange.AUTO,
         alias="exchange",

@@ -63,7 +63,7 @@ class KafkaAddress(str):
 
 
 class KafkaSettings(Section):
-    """``settings.kafka``. ``bootstrap`` is a KafkaAddress, which carries the security."""
+    """``bootstrap`` is a KafkaAddress, which carries the security."""
 
     bootstrap: str = Field("127.0.0.1:9092", description="Kafka's host:port, several by commas")
     security_protocol: KafkaProtocol = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +31,7 @@ def _password_of(whose: str) -> Any:
 
 
 class PostgresSettings(Section):
-    """``settings.postgres``. Each of ``store.credentials``' roles but the owner has a ``<role>_password``."""
+    """Each role of ``store.credentials`` but the owner has a field ``<role>_password``."""
 
     url: SecretStr = Field(
         SecretStr("postgresql://candleflow@127.0.0.1:5432/candleflow"),
@@ -119,17 +120,16 @@ class PostgresSettings(Section):
         return urlencode(dict(parse_qsl(query)) | tls)
 
 
+@dataclass(frozen=True, slots=True, repr=False)
 class PostgresAddress:
     """Where PostgreSQL is, with no secret in it."""
 
-    __slots__ = ("host", "name", "owner", "parameters", "port")
-
-    def __init__(self, *, host: str, port: int, name: str, owner: str, parameters: str = "") -> None:
-        self.host = host
-        self.port = port
-        self.name = name
-        self.owner = owner
-        self.parameters = parameters
+    host: str
+    port: int
+    name: str
+    """The database's."""
+    owner: str
+    parameters: str = ""
 
     @property
     def writer(self) -> str:

@@ -8,8 +8,6 @@ from candleflow.settings.section import Port, Section
 
 
 class SimulatorSettings(Section):
-    """``settings.simulator``."""
-
     port: Port = Field(9_443, description="The simulator's port, on 127.0.0.1")
     rate: float = Field(
         40, gt=0, le=1_000_000, description="Simulated trades a second, over all symbols together"

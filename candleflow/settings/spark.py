@@ -14,8 +14,6 @@ SPARK_SUBMIT: Final = "spark-submit"
 
 
 class SparkSettings(Section):
-    """``settings.spark``."""
-
     trigger_milliseconds: int = Field(
         20,
         ge=0,

@@ -13,8 +13,6 @@ from candleflow.settings.section import PREFIX, Section
 
 
 class StackSettings(Section):
-    """``settings.stack``."""
-
     data_dir: Path = Field(
         Path(".data"),
         alias="data_dir",
@@ -48,7 +46,7 @@ class StackSettings(Section):
 
 
 def _full_path(name: str, given: Path, without: str = "") -> Path:
-    """Return the full path, checked at each use: a process that does not use the folder needs no valid one."""
+    """Return the full path, checked when used: a process without need of the folder starts anyway."""
     try:
         return full_path(given, without)
     except ValueError as error:

@@ -16,8 +16,6 @@ producers of the second shard and the next ones have those above."""
 
 
 class LogSettings(Section):
-    """``settings.log``."""
-
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged")
     format: Literal["text", "json"] = Field(
         "text", description="json: each line that we log is a JSON object, for log collectors"
@@ -25,8 +23,6 @@ class LogSettings(Section):
 
 
 class MetricsSettings(Section):
-    """``settings.metrics``."""
-
     port: int = Field(
         0,
         ge=0,
