@@ -36,16 +36,16 @@ class Family:
 
     def metric(self, beat: Heartbeat) -> Metric | None:
         """Build the metric from a heartbeat; None if the heartbeat has none of its counts."""
-        found = list(self._values(beat))
+        found = [(labels, value * self.scale) for labels, value in self._values(beat)]
         return metric(self.name, self.help, found) if found else None
 
     def _values(self, beat: Heartbeat) -> Iterator[tuple[Mapping[str, str], float]]:
         for count, labels in self.counts.items():
             if self.of_symbols:
                 for symbol, value in beat.by_label.get(count, {}).items():
-                    yield {**labels, "symbol": symbol}, value * self.scale
+                    yield {**labels, "symbol": symbol}, value
             elif count in beat.counts:
-                yield labels, beat.counts[count] * self.scale
+                yield labels, beat.counts[count]
 
 
 def metric(name: str, text: str, found: Sequence[tuple[Mapping[str, str], float]]) -> Metric:

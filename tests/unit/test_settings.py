@@ -211,6 +211,12 @@ def test_a_dotenv_file_is_read_and_the_environment_stands_above_it(
     assert (settings.window_seconds, settings.dashboard.port) == (10, 9_001)
 
 
+def test_a_name_alone_in_the_dotenv_file_sets_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CANDLEFLOW_WINDOW_SECONDS\nCANDLEFLOW_DASHBOARD_PORT=9000\n")
+    settings = load()
+    assert (settings.window_seconds, settings.dashboard.port) == (5, 9_000)
+
+
 def test_a_wrong_value_in_the_dotenv_file_is_shown(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("CANDLEFLOW_WINDOW_SECONDS=7\n")
     with pytest.raises(SettingError, match="CANDLEFLOW_WINDOW_SECONDS='7'"):
