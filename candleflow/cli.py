@@ -68,12 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         environment.prepare()
         chosen = next((one for one in argv if one in COMMANDS), None)
-        settings = settings_module.load() if chosen is not None else None
+        if chosen is None:
+            build_parser().parse_args(argv)  # shows the help or what is wrong, and exits
+        settings = settings_module.load()
         ours, handed_on = _split(argv, chosen)
         arguments = build_parser(chosen).parse_args(ours)
         arguments.handed_on = handed_on
-        if settings is None:
-            settings = settings_module.load()
         for sentence in settings_module.unknown_names():
             print(f"warning: {sentence}", file=sys.stderr)
         return _run(COMMANDS[arguments.command], settings, arguments)

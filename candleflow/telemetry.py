@@ -88,6 +88,11 @@ def set_up_logging(process_name: str, level: str = "INFO", log_format: str = "te
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
+Counts = Mapping[str, int | float]
+ByLabel = Mapping[str, Counts]
+"""Counts with a value for each label: ``age_s`` for each symbol, ``latency`` for each histogram bound."""
+
+
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
     """What one process last said of itself; times in seconds since the epoch."""
@@ -99,7 +104,12 @@ class Heartbeat:
     message: str = ""
     started_at: float = 0.0
     beaten_at: float = 0.0
-    counts: Mapping[str, int | float] = field(default_factory=dict)
+    counts: Counts = field(default_factory=dict)
+    by_label: ByLabel = field(default_factory=dict)
+
+    def of(self, count: str, label: str) -> float | None:
+        """Return a count of one label, such as a symbol; None if the process did not report it."""
+        return self.by_label.get(count, {}).get(label)
 
 
 class HeartbeatFile:
@@ -111,7 +121,7 @@ class HeartbeatFile:
 
     def __init__(self, run_dir: Path, name: str) -> None:
         self._path = run_dir / f"{name}.json"
-        self._name = name
+        self.name = name
         self._started_at = time.time()
         self._said_at = float("-inf")
         self.last: tuple[Heartbeat | None, float] = (None, time.monotonic())
@@ -120,14 +130,18 @@ class HeartbeatFile:
         """Called once at the end."""
         run_dir.mkdir(parents=True, exist_ok=True)
 
-    @property
-    def name(self) -> str:
-        """The process's."""
-        return self._name
-
-    def beat(self, state: str, message: str = "", counts: Mapping[str, int | float] | None = None) -> None:
+    def beat(
+        self, state: str, message: str = "", counts: Counts | None = None, by_label: ByLabel | None = None
+    ) -> None:
         heartbeat = Heartbeat(
-            self._name, os.getpid(), state, message, self._started_at, time.time(), dict(counts or {})
+            self.name,
+            os.getpid(),
+            state,
+            message,
+            self._started_at,
+            time.time(),
+            counts or {},
+            by_label or {},
         )
         self.last = (heartbeat, time.monotonic())
         beside = self._path.with_suffix(f".{os.getpid()}.tmp")
@@ -141,7 +155,7 @@ class HeartbeatFile:
 
     def remove(self) -> None:
         """Remove the file, unless it is another process's: such as of the one that kept us from starting."""
-        heartbeat = read_heartbeat(self._path.parent, self._name)
+        heartbeat = read_heartbeat(self._path.parent, self.name)
         if heartbeat is None or heartbeat.pid == os.getpid():
             self._path.unlink(missing_ok=True)
         if self.on_removed is not None:

@@ -13,7 +13,7 @@ import queue
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -34,7 +34,7 @@ from candleflow.metrics.serving import served_heartbeat
 from candleflow.settings import Settings
 from candleflow.store.mending import CandleMending
 from candleflow.store.reader import CandleReader
-from candleflow.telemetry import set_up_logging
+from candleflow.telemetry import ByLabel, set_up_logging
 
 _log = logging.getLogger(__name__)
 
@@ -65,11 +65,11 @@ _SYMBOLS_LIMIT: Final = 100
 
 def run(settings: Settings) -> int:
     """Audit until told to stop; the exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log_level, settings.log_format)
+    set_up_logging(NAME, settings.log.level, settings.log.format)
     try:
         asyncio.run(Auditor(settings).run())
     except CandleflowError as error:
-        _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
+        _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
         return error.exit_status
     return 0
 
@@ -101,7 +101,7 @@ class Auditor:
         self._history = HistoryLoader(settings, self._urls, self._reader)
         self._stop = asyncio.Event()
         self._message = ""
-        self._gaps = gap_log.GapReader(settings.kafka_bootstrap, settings.gaps_topic)
+        self._gaps = gap_log.GapReader(settings.kafka.bootstrap, settings.gaps_topic)
         self._on_record = OnRecord()
         self._behind = ""
         self._unjudged = ""
@@ -115,20 +115,24 @@ class Auditor:
         self._stop.set()
 
     def counts(self) -> Mapping[str, int | float]:
-        """Holes found so far, candles ever put right, and how the last ten minutes' agree with the klines:
-        in all, and by symbol (``equal:BTCUSDT``), with how long ago they were compared."""
-        agreement = dict(self._agreement)
-        total: Counter[Verdict] = sum((one.verdicts for one in agreement.values()), Counter())
-        told = {
+        """Holes found so far, candles ever put right, and how the last ten minutes' agree with the klines."""
+        agreement = list(self._agreement.values())
+        total: Counter[Verdict] = sum((one.verdicts for one in agreement), Counter())
+        return {
             "holes": self._holes_found,
             "repaired": self._repaired,
             **{str(verdict): total[verdict] for verdict in Verdict},
         }
-        by_symbol: dict[str, int | float] = {}
-        for symbol, one in list(agreement.items())[:_SYMBOLS_LIMIT]:
-            by_symbol |= {f"{verdict}:{symbol}": count for verdict, count in one.verdicts.items() if count}
-            by_symbol[f"compared_age_s:{symbol}"] = round(time.monotonic() - one.compared_at, 1)
-        return told | by_symbol
+
+    def by_symbol(self) -> ByLabel:
+        """The same agreement of each symbol, and how long ago it was compared."""
+        told: dict[str, dict[str, float]] = defaultdict(dict)
+        for symbol, one in list(self._agreement.items())[:_SYMBOLS_LIMIT]:
+            for verdict, count in one.verdicts.items():
+                if count:
+                    told[str(verdict)][symbol] = count
+            told["compared_age_s"][symbol] = round(time.monotonic() - one.compared_at, 1)
+        return told
 
     async def run(self) -> None:
         """Audit until SIGTERM, SIGINT or ``stop``."""
@@ -210,14 +214,14 @@ class Auditor:
         settings = self._settings
         caught_up_at = self._reader.caught_up_at(settings.topic)
         until = min(now, caught_up_at or 0) - SETTLE_US
-        since = now - int(settings.fill_hours * 3_600 * SECOND_US)
+        since = now - int(settings.exchange.fill_hours * 3_600 * SECOND_US)
         # First the candles, then what is on record: a hole that came meanwhile is on record before it shows.
         held = {symbol: self._reader.id_ranges(symbol, since, until) for symbol in settings.symbols}
         self._read_on_record(now, min(until, now - AGAIN_US))
         self._tell_unjudged(now, caught_up_at, until)
         found = [event for symbol in held for event in self._unknown(symbol, held[symbol], until, now)]
         if found:
-            gap_log.write_all(settings.kafka_bootstrap, settings.gaps_topic, found)
+            gap_log.write_all(settings.kafka.bootstrap, settings.gaps_topic, found)
         for event in found:
             self._holes_found += len(event.ranges)
             _log.warning(
@@ -333,5 +337,5 @@ class Auditor:
         while True:
             state = "waiting" if self._message.startswith("waits") else "running"
             message = "; ".join(filter(None, (self._message, self._unjudged, self._history.state)))
-            self._heartbeat.beat(state, message, self.counts())
+            self._heartbeat.beat(state, message, self.counts(), self.by_symbol())
             await asyncio.sleep(BEAT_SECONDS)

@@ -129,6 +129,9 @@ class _Heard:
     why: str
     beat: Heartbeat | None = None
 
+    def of(self, count: str, symbol: str) -> float | None:
+        return None if self.counts is None or self.beat is None else self.beat.of(count, symbol)
+
 
 def _heard(facts: Facts, name: str) -> _Heard:
     beat = facts.heartbeats.get(name)
@@ -224,10 +227,10 @@ def _answer(facts: Facts, producer: _Heard) -> tuple[State, str] | None:
     """What the exchange said when it was asked for newer trades, if that is still good for something."""
     if producer.counts is None or producer.beat is None:
         return None
-    if behind := producer.counts.get(f"behind:{facts.symbol}"):
+    if behind := producer.of("behind", facts.symbol):
         newer = _counted(behind, "newer trade")
         return State.BAD, f"The exchange had {newer} that the stream did not bring: they are fetched."
-    asked = producer.counts.get(f"quiet_s:{facts.symbol}")
+    asked = producer.of("quiet_s", facts.symbol)
     age = None if asked is None else asked + facts.now / SECOND_US - producer.beat.beaten_at
     if age is None or age > QUIET_SECONDS:
         return None
@@ -237,7 +240,7 @@ def _answer(facts: Facts, producer: _Heard) -> tuple[State, str] | None:
 
 def _newest_at_producer(symbol: str, producer: _Heard) -> int | None:
     """When the last trade was that the producer has had, if it has."""
-    age = None if producer.counts is None else producer.counts.get(f"age_s:{symbol}")
+    age = producer.of("age_s", symbol)
     if age is None or producer.beat is None:
         return None
     return round((producer.beat.beaten_at - age) * SECOND_US)
@@ -421,13 +424,13 @@ def _agreement(facts: Facts) -> Item:
     audit = _heard(facts, "audit")
     if audit.counts is None:
         return _AGREEMENT.unknown(audit.why)
-    age = audit.counts.get(f"compared_age_s:{facts.symbol}")
+    age = audit.of("compared_age_s", facts.symbol)
     if age is None:
         return _AGREEMENT.unknown(f"{facts.symbol} has not been compared, or the exchange did not answer.")
     ages = ("Compared", f"{words.span(int(age))} ago")
     if age > COMPARED_SECONDS:
         return _AGREEMENT.unknown("The last comparison is too old to tell anything.", (ages,))
-    found = {name: round(audit.counts.get(f"{name}:{facts.symbol}", 0)) for name in _VERDICTS}
+    found = {name: round(audit.of(name, facts.symbol) or 0) for name in _VERDICTS}
     rows = tuple((told, f"{found[name]:,}") for name, told in _VERDICTS.items() if found[name])
     rows = (*rows, ages, ("Put right so far, all symbols", f"{audit.counts.get('repaired', 0):,.0f}"))
     differing = sum(found[name] for name in _DIFFERING)

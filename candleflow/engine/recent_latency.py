@@ -88,8 +88,8 @@ class RecentLatency:
         return rate | {"latency_ms_p50": p50, "latency_ms_p99": p99, "latency_trades": total.total()}
 
     def histogram(self) -> dict[str, float]:
-        """Of all latencies since this was made: ``latency_le:0.5``, how many were half a second at most, for
-        each of BOUNDS_SECONDS and ``+Inf``; ``latency_sum:s``, their sum in seconds."""
+        """Of all latencies since this was made: ``0.5``: how many were half a second at most, for each of
+        BOUNDS_SECONDS and ``+Inf``; ``sum``: their sum in seconds."""
         with self._lock:
             every = list(self._all.items())
         ends = [_step(bound * 1_000_000) for bound in BOUNDS_SECONDS]
@@ -97,9 +97,8 @@ class RecentLatency:
         for step, count in every:
             within[bisect_left(ends, step)] += count
         names = (*(f"{bound:g}" for bound in BOUNDS_SECONDS), "+Inf")
-        told = {f"latency_le:{name}": up_to for name, up_to in zip(names, accumulate(within), strict=True)}
         total = sum(math.sinh(step / _STEPS) * count for step, count in every) / 1_000
-        return {**told, "latency_sum:s": round(total, 3)}
+        return {**dict(zip(names, accumulate(within), strict=True)), "sum": round(total, 3)}
 
     def _recent(self) -> _Second:
         """The present second, made if need be; what is too old is forgotten."""

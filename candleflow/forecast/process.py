@@ -10,6 +10,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final
@@ -47,11 +48,11 @@ _FILLED: Final = 120
 
 def run(settings: Settings) -> int:
     """Forecast until told to stop; the exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log_level, settings.log_format)
+    set_up_logging(NAME, settings.log.level, settings.log.format)
     try:
         asyncio.run(Forecaster(settings, ForecastStore.from_settings(settings, Role.FORECASTER)).run())
     except CandleflowError as error:
-        _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
+        _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
         return error.exit_status
     return 0
 
@@ -71,7 +72,8 @@ class Forecaster:
         self._stop = asyncio.Event()
         self._message = "starts"
         self._made = self._scored = self._late = 0
-        self._skill: dict[str, float] = {}
+        self.skill: Mapping[str, dict[str, float]] = {}
+        """By symbol (``skill``), with the ends of its interval (``skill_lower``, ``skill_upper``)."""
 
     def stop(self) -> None:
         """``run`` then returns within a second or two."""
@@ -79,8 +81,8 @@ class Forecaster:
 
     def counts(self) -> Mapping[str, int | float]:
         """Forecasts kept and scored by this run; ``late`` are those whose window had begun: they count for
-        nothing. By symbol (``skill:BTCUSDT``) the skill, with the ends of its interval."""
-        return {"forecasts": self._made, "scored": self._scored, "late": self._late, **self._skill}
+        nothing."""
+        return {"forecasts": self._made, "scored": self._scored, "late": self._late}
 
     async def run(self) -> None:
         """Forecast until SIGTERM, SIGINT or ``stop``."""
@@ -158,7 +160,7 @@ class Forecaster:
         while True:
             try:
                 await asyncio.to_thread(self.tend, time.time_ns() // 1_000)
-                if self._settings.metrics_port:  # nobody else looks at it
+                if self._settings.metrics.port:  # nobody else looks at it
                     await asyncio.to_thread(self.judge)
             except StoreError as error:
                 _log.info("forecasts aren't tended now: %s", error)
@@ -178,19 +180,19 @@ class Forecaster:
 
     def judge(self) -> None:
         """Find each symbol's skill anew. Raises StoreError while PostgreSQL can't answer."""
-        skill: dict[str, float] = {}
+        skill: dict[str, dict[str, float]] = defaultdict(dict)
         for symbol in self._settings.symbols[:_JUDGED_SYMBOLS]:
             found = scores(scored(self._store.recent(symbol, 0, JUDGED)), self._size_us)
             if found is not None and found.count >= FEWEST:
-                skill[f"skill:{symbol}"] = round(found.skill, 6)
-                skill[f"skill_lower:{symbol}"] = round(found.skill_lower, 6)
-                skill[f"skill_upper:{symbol}"] = round(found.skill_upper, 6)
-        self._skill = skill
+                skill["skill"][symbol] = round(found.skill, 6)
+                skill["skill_lower"][symbol] = round(found.skill_lower, 6)
+                skill["skill_upper"][symbol] = round(found.skill_upper, 6)
+        self.skill = skill
 
     async def _beat(self) -> None:
         while True:
             state = "waiting" if self._message.startswith("waits") else "running"
-            self._heartbeat.beat(state, self._message, self.counts())
+            self._heartbeat.beat(state, self._message, self.counts(), self.skill)
             await asyncio.sleep(BEAT_SECONDS)
 
 

@@ -6,41 +6,26 @@ what it did before. Time is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from candleflow import __version__
-from candleflow.metrics.families import (
-    BUILD,
-    LAST_BEAT,
-    PREFIX,
-    STATE,
-    STATES,
-    Family,
-    Kind,
-    Value,
-    buckets,
-    families_of,
-    values,
-)
+from candleflow.metrics.families import families_of, histogram, metric
 from candleflow.telemetry import CONTROL, HeartbeatFile
 
 SILENT_SECONDS: Final = 30.0
 """A process that has told nothing for so long stands still. It tells once a second; a start on a busy machine
 has made one late by some seconds, and a lost PostgreSQL by ten."""
 
+_STATES: Final = ("starting", "running", "waiting", "stopping")
+_LAST_BEAT: Final = "How long ago the process last told of itself; it does once a second."
 _TEXT: Final = "text/plain; charset=utf-8"
 
 
@@ -111,28 +96,12 @@ class _Told(Collector):
         """Each family that the heartbeat has anything of."""
         beat, beaten_at = self._heartbeat.last
         process = {"process": self._heartbeat.name}
-        yield _metric(BUILD, [Value({**process, "version": __version__}, 1)])
-        yield _metric(LAST_BEAT, [Value(process, self._now() - beaten_at)])
+        version = {**process, "version": __version__}
+        yield metric("build_info", "Always 1; the version is a label.", [(version, 1)])
+        yield metric("last_beat_age_seconds", _LAST_BEAT, [(process, self._now() - beaten_at)])
         if beat is None:
             return
-        yield _metric(STATE, [Value({**process, "state": one}, float(one == beat.state)) for one in STATES])
-        for family in families_of(self._heartbeat.name):
-            if family.kind is Kind.HISTOGRAM:
-                yield from _histogram(family, beat.counts)
-            elif found := list(values(family, beat.counts)):
-                yield _metric(family, found)
-
-
-def _metric(family: Family, found: list[Value]) -> Metric:
-    names = list(found[0].labels)
-    made = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
-    metric = made(PREFIX + family.name, family.help, labels=names)
-    for one in found:
-        metric.add_metric([one.labels[name] for name in names], one.value)
-    return metric
-
-
-def _histogram(family: Family, counts: Mapping[str, int | float]) -> Iterator[Metric]:
-    found = buckets(counts)
-    if found is not None:
-        yield HistogramMetricFamily(PREFIX + family.name, family.help, buckets=found[0], sum_value=found[1])
+        states = [({**process, "state": one}, float(one == beat.state)) for one in _STATES]
+        yield metric("process_state", "1 for the state that the process is in, 0 for the others.", states)
+        told = (family.metric(beat) for family in families_of(self._heartbeat.name))
+        yield from filter(None, (*told, histogram(beat)))

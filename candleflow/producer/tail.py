@@ -197,12 +197,14 @@ class TailWatch:
         self._rule.follow(self._intake.next_ids, self._now())
         self._rule.answered(symbols, found, self._now())
 
-    def counts(self, most: int) -> dict[str, int | float]:
-        """For the heartbeat: how many symbols are quiet or behind, and ``most`` of each by name."""
+    def counts(self) -> dict[str, int]:
+        """For the heartbeat: how many symbols are quiet or behind."""
+        return {"quiet": len(self._rule.quiet(self._now())), "behind": len(self._rule.behind())}
+
+    def by_symbol(self, most: int) -> dict[str, dict[str, float]]:
+        """For the heartbeat: ``most`` of the quiet symbols, and of those behind."""
         quiet, behind = self._rule.quiet(self._now()), self._rule.behind()
         return {
-            "quiet": len(quiet),
-            "behind": len(behind),
-            **{f"quiet_s:{symbol}": round(age, 3) for symbol, age in islice(quiet.items(), most)},
-            **{f"behind:{symbol}": count for symbol, count in islice(behind.items(), most)},
+            "quiet_s": {symbol: round(age, 3) for symbol, age in islice(quiet.items(), most)},
+            "behind": dict(islice(behind.items(), most)),
         }

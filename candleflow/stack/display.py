@@ -31,9 +31,9 @@ class PartLine:
 
 
 def counted(counts: Mapping[str, int | float]) -> str:
-    """Counts in words for a person: what is nought, or told of each symbol apart, is left out."""
-    shown = ((name, value) for name, value in counts.items() if value and ":" not in name)
-    return "  ".join(f"{name} {value:,}" for name, value in shown if name not in _QUIET_COUNTS)
+    """Counts in words for a person: what is nought is left out."""
+    shown = ((name, value) for name, value in counts.items() if value and name not in _QUIET_COUNTS)
+    return "  ".join(f"{name} {value:,}" for name, value in shown)
 
 
 class Display:

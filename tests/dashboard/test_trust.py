@@ -30,12 +30,12 @@ from tests.dashboard.server import page_server
 from tests.store_fixtures import Database
 
 NAMES = ("age", "latency", "lag", "complete", "klines", "processes")
-PRODUCER = {"missing": 0, "connected": 1, f"age_s:{LIVE}": 0.2}
+PRODUCER = {"missing": 0, "connected": 1}
 PROCESSOR = {
     "lag": 14, "merged_per_s": 1_970.2, "latency_ms_p50": 212.3, "latency_ms_p99": 481.0,
     "latency_trades": 118_204, "batch_ms_p50": 180.0, "restarts": 0,
 }  # fmt: skip
-AUDIT = {f"equal:{LIVE}": 128, f"compared_age_s:{LIVE}": 31.0, "repaired": 0, f"different:{HOLED}": 2}
+AUDIT = {"repaired": 0}
 UNKNOWN_WHERE_NOBODY_TELLS = dict.fromkeys(("latency", "lag", "klines", "processes"), "unknown")
 
 
@@ -48,6 +48,10 @@ class Processes:
             "processor": dict(PROCESSOR),
             "audit": dict(AUDIT),
         }
+        self.by_symbol: dict[str, dict[str, dict[str, float]]] = {
+            "producer": {"age_s": {LIVE: 0.2}},
+            "audit": {"equal": {LIVE: 128}, "compared_age_s": {LIVE: 31.0}, "different": {HOLED: 2}},
+        }
         self.silenced: set[str] = set()
         self.state = "running"
         self.message = "as it should"
@@ -56,7 +60,7 @@ class Processes:
     def beat(self) -> None:
         for name, counts in self.counts.items():
             if name not in self.silenced:
-                self._files[name].beat(self.state, self.message, counts)
+                self._files[name].beat(self.state, self.message, counts, self.by_symbol.get(name))
 
     def remove(self) -> None:
         for file in self._files.values():
@@ -66,7 +70,7 @@ class Processes:
 @contextmanager
 def beating(settings: Settings) -> Iterator[Processes]:
     """Heartbeats as long as the block lasts; none after it."""
-    processes = Processes(settings.run_dir)
+    processes = Processes(settings.stack.run_dir)
     stop = threading.Event()
 
     def go_on() -> None:
@@ -130,7 +134,7 @@ def test_where_everything_is_known_and_well_every_sign_is_good(page: Page, proce
 def test_without_heartbeats_what_only_processes_can_tell_is_grey(
     page: Page, running: Running, pictures: Path
 ) -> None:
-    assert not list(running.settings.run_dir.glob("p*.json"))
+    assert not list(running.settings.stack.run_dir.glob("p*.json"))
     page.open()
     wait_for_states(page, UNKNOWN_WHERE_NOBODY_TELLS | {"age": "good", "complete": "good"})
     assert {page.trust(name) for name in UNKNOWN_WHERE_NOBODY_TELLS} == {"unknown"}
@@ -142,7 +146,7 @@ def test_without_heartbeats_what_only_processes_can_tell_is_grey(
 def test_the_strip_is_that_of_the_symbol_shown(page: Page, processes: Processes) -> None:
     page.open(f"symbol={HOLED}")
     wait_for_states(page, {"complete": "bad", "klines": "unknown"})
-    processes.counts["audit"][f"compared_age_s:{HOLED}"] = 3.0
+    processes.by_symbol["audit"]["compared_age_s"][HOLED] = 3.0
     page.wait(lambda: page.trust("klines") == "2 differ", "how many differ")
     page.open(f"symbol={OLD}")
     wait_for_states(page, {"age": "bad"})

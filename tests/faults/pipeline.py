@@ -468,8 +468,10 @@ class Pipeline:
 
     def _has_filled(self) -> bool:
         """Whether the producer has met each symbol since it began, and nothing is missing or piled up."""
-        counts = self.producer.running.running_counts()
-        has_met = self._feed.file is not None or all(f"age_s:{symbol}" in counts for symbol in SYMBOLS)
+        counts, beat = self.producer.running.running_counts(), self.producer.running.heartbeat()
+        has_met = self._feed.file is not None or (
+            beat is not None and all(beat.of("age_s", symbol) is not None for symbol in SYMBOLS)
+        )
         return has_met and counts.get("missing") == 0 and counts.get("in_flight", 10**6) < 1_000
 
     def judge_where_topic_was_lost(self) -> None:

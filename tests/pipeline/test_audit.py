@@ -233,10 +233,10 @@ async def test_the_latest_candles_are_held_against_the_klines(
         scene.store(trades)
         auditor = Auditor(scene.settings)
         await run_until(auditor, lambda: auditor.counts()["equal"] > 50)
-        sound = auditor.counts()
+        sound, by_symbol = auditor.counts(), auditor.by_symbol()
         assert sound["different"] == sound["extra"] == 0
-        assert sum(sound[f"equal:{symbol}"] for symbol in scene.settings.symbols) == sound["equal"]
-        assert all(0 <= sound[f"compared_age_s:{symbol}"] < 60 for symbol in scene.settings.symbols)
+        assert sum(by_symbol["equal"][symbol] for symbol in scene.settings.symbols) == sound["equal"]
+        assert all(0 <= by_symbol["compared_age_s"][symbol] < 60 for symbol in scene.settings.symbols)
         assert "is different" not in caplog.text
         with database.owner().cursor() as cursor:
             cursor.execute(
@@ -324,10 +324,10 @@ def command(scene: Scene, *arguments: str) -> subprocess.CompletedProcess[str]:
     settings, database = scene.settings, scene.database
     environment = {
         "PATH": "/usr/bin:/bin",
-        "CANDLEFLOW_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
-        "CANDLEFLOW_POSTGRES_URL": settings.postgres_url.get_secret_value(),
+        "CANDLEFLOW_KAFKA_BOOTSTRAP": settings.kafka.bootstrap,
+        "CANDLEFLOW_POSTGRES_URL": settings.postgres.url.get_secret_value(),
         "CANDLEFLOW_POSTGRES_PASSWORD": database.owner_password,
-        "CANDLEFLOW_DATA_DIR": str(settings.data_dir),
+        "CANDLEFLOW_DATA_DIR": str(settings.stack.data_dir),
     }
     return subprocess.run(
         [sys.executable, "-m", "candleflow", *arguments],

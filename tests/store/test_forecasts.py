@@ -188,10 +188,9 @@ def test_the_process_tells_the_skill_of_what_was_scored(database: Database, stor
     forecaster = Forecaster(database.settings, store)
     past(database, *(BEGINS_AT + at * SIZE_US for at in range(120)))
     forecaster.judge()
-    assert "skill:BTCUSDT" not in forecaster.counts()  # none is scored
+    assert not forecaster.skill  # none is scored
     closes = [Close("BTCUSDT", BEGINS_AT + at * SIZE_US, Decimal(100 + at % 3)) for at in range(120)]
     assert store.score(closes) == 120
     forecaster.judge()
-    counts = forecaster.counts()
-    assert counts["skill:BTCUSDT"] == 0  # the forecast was the last close
-    assert counts["skill_lower:BTCUSDT"] <= 0 <= counts["skill_upper:BTCUSDT"]
+    assert forecaster.skill["skill"]["BTCUSDT"] == 0  # the forecast was the last close
+    assert forecaster.skill["skill_lower"]["BTCUSDT"] <= 0 <= forecaster.skill["skill_upper"]["BTCUSDT"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from candleflow.metrics.families import FAMILIES, OF_EVERY_PROCESS, Kind
+from candleflow.metrics.families import FAMILIES, PREFIX
 from candleflow.settings import METRICS_PORTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,9 @@ OTHERS = {
     "active_sessions",  # Streamlit's
     "process_resident_memory_bytes",
     "process_cpu_seconds_total",
+    f"{PREFIX}trade_to_row_seconds_bucket",
 }
+OF_EVERY_PROCESS = {f"{PREFIX}{name}" for name in ("process_state", "last_beat_age_seconds", "build_info")}
 RULE_EXPRESSIONS = {rule["alert"]: rule["expr"] for group in RULES["groups"] for rule in group["rules"]}
 PANEL_EXPRESSIONS = {
     f"{panel['title']}, {target['legendFormat']}": target["expr"]
@@ -38,12 +40,8 @@ WORDS_OF_PROMQL = {"sum", "by", "le", "verdict", "rate", "increase", "histogram_
 
 
 def exported() -> set[str]:
-    names = set(OTHERS)
-    for family in (*OF_EVERY_PROCESS, *(one for families in FAMILIES.values() for one in families)):
-        names.add(family.full_name)
-        if family.kind is Kind.HISTOGRAM:
-            names |= {f"{family.full_name}{part}" for part in ("_bucket", "_sum", "_count")}
-    return names
+    of_one = {PREFIX + family.name for families in FAMILIES.values() for family in families}
+    return of_one | OF_EVERY_PROCESS | OTHERS
 
 
 @pytest.mark.parametrize("about", [*RULE_EXPRESSIONS, *PANEL_EXPRESSIONS])

@@ -15,11 +15,12 @@ from candleflow.telemetry import HeartbeatFile, read_heartbeat, set_up_logging
 
 def test_a_heartbeat_comes_back_as_it_was_written(tmp_path: Path) -> None:
     file = HeartbeatFile(tmp_path / "run", "producer")
-    file.beat("running", "all well", {"received": 3})
+    file.beat("running", "all well", {"received": 3}, {"age_s": {"BTCUSDT": 0.5}})
     heartbeat = read_heartbeat(tmp_path / "run", "producer")
     assert heartbeat is not None
     assert (heartbeat.name, heartbeat.pid, heartbeat.state) == ("producer", os.getpid(), "running")
     assert heartbeat.counts == {"received": 3}
+    assert (heartbeat.of("age_s", "BTCUSDT"), heartbeat.of("age_s", "ETHUSDT")) == (0.5, None)
     file.remove()
     assert read_heartbeat(tmp_path / "run", "producer") is None
 
@@ -55,7 +56,7 @@ def test_the_last_heartbeat_is_kept_for_other_threads(tmp_path: Path) -> None:
     file = HeartbeatFile(tmp_path / "run", "producer")
     heartbeat, made_at = file.last
     assert heartbeat is None
-    file.beat("running", "all well", {"received": 3})
+    file.beat("running", "all well", {"received": 3}, {"age_s": {"BTCUSDT": 0.5}})
     heartbeat, beaten_at = file.last
     assert heartbeat == read_heartbeat(tmp_path / "run", "producer")
     assert beaten_at >= made_at

@@ -17,19 +17,21 @@ from candleflow.telemetry import Heartbeat
 from tests.unit.dashboard.examples import NOON, candle, candles
 
 NAMES = ("producer", "processor", "audit")
-PRODUCER = {"missing": 0, "connected": 1, "age_s:BTCUSDT": 0.2}
+PRODUCER = {"missing": 0, "connected": 1, "age_s": {"BTCUSDT": 0.2}}
 PROCESSOR = {
     "lag": 20, "merged_per_s": 400.0, "latency_ms_p50": 212.4, "latency_ms_p99": 481.0,
     "latency_trades": 24_000, "batch_ms_p50": 180.0, "restarts": 0,
 }  # fmt: skip
-AUDIT = {"equal:BTCUSDT": 128, "compared_age_s:BTCUSDT": 31.0, "repaired": 0}
+AUDIT = {"equal": {"BTCUSDT": 128}, "compared_age_s": {"BTCUSDT": 31.0}, "repaired": 0}
 
 
 def beat(
     name: str, counts: dict[str, Any], *, age: float = 0.5, state: str = "running", message: str = ""
 ) -> Heartbeat:
     now = NOON / SECOND_US
-    return Heartbeat(name, 1, state, message, now - 60, now - age, counts)
+    one = {count: value for count, value in counts.items() if not isinstance(value, dict)}
+    by_symbol = {count: value for count, value in counts.items() if isinstance(value, dict)}
+    return Heartbeat(name, 1, state, message, now - 60, now - age, one, by_symbol)
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,8 @@ def test_a_process_that_never_told_is_unknown_and_those_that_wait_are_named() ->
 def test_an_old_trade_is_judged_by_what_the_producer_has_had(
     seconds: int, producers_age: float | None, connected: int, expected: tuple[str, State]
 ) -> None:
-    counts = PRODUCER | {"age_s:BTCUSDT": producers_age, "connected": connected}
-    told = {name: value for name, value in counts.items() if value is not None}
+    ages = {} if producers_age is None else {"BTCUSDT": producers_age}
+    told = PRODUCER | {"age_s": ages, "connected": connected}
     facts = replace(
         hearing(producer=beat("producer", told, age=0.0)), last_trade_time=NOON - seconds * SECOND_US
     )
@@ -168,17 +170,17 @@ def test_an_old_trade_is_judged_by_what_the_producer_has_had(
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
-        ({"quiet_s:BTCUSDT": 12.0}, (State.GOOD, "no newer trade, asked 12 seconds ago")),
-        ({"quiet_s:BTCUSDT": trust.QUIET_SECONDS + 1}, (State.WARN, "")),
-        ({"quiet_s:ETHUSDT": 12.0}, (State.WARN, "")),
-        ({"behind:BTCUSDT": 5}, (State.BAD, "5 newer trades that the stream did not bring")),
-        ({"quiet_s:BTCUSDT": 12.0, "age_s:BTCUSDT": 0.3}, (State.BAD, "in no candle yet")),
+        ({"quiet_s": {"BTCUSDT": 12.0}}, (State.GOOD, "no newer trade, asked 12 seconds ago")),
+        ({"quiet_s": {"BTCUSDT": trust.QUIET_SECONDS + 1}}, (State.WARN, "")),
+        ({"quiet_s": {"ETHUSDT": 12.0}}, (State.WARN, "")),
+        ({"behind": {"BTCUSDT": 5}}, (State.BAD, "5 newer trades that the stream did not bring")),
+        ({"quiet_s": {"BTCUSDT": 12.0}, "age_s": {"BTCUSDT": 0.3}}, (State.BAD, "in no candle yet")),
     ],
 )
 def test_an_old_trade_is_judged_by_what_the_exchange_answered(
-    told: dict[str, float], expected: tuple[State, str]
+    told: dict[str, dict[str, float]], expected: tuple[State, str]
 ) -> None:
-    counts = PRODUCER | {"age_s:BTCUSDT": 600.0} | told
+    counts = PRODUCER | {"age_s": {"BTCUSDT": 600.0}} | told
     facts = replace(
         hearing(producer=beat("producer", counts, age=0.0)), last_trade_time=NOON - 600 * SECOND_US
     )
@@ -207,8 +209,8 @@ def sharded(**beats: Heartbeat | None) -> Facts:
 
 
 def test_of_two_producers_the_one_that_has_the_symbol_is_asked_for_its_trades() -> None:
-    first = beat("producer-1-of-2", {"missing": 2, "connected": 1, "age_s:BTCUSDT": 30.0}, age=0.0)
-    second = beat("producer-2-of-2", {"missing": 3, "connected": 0, "age_s:ETHUSDT": 0.2}, age=0.0)
+    first = beat("producer-1-of-2", {"missing": 2, "connected": 1, "age_s": {"BTCUSDT": 30.0}}, age=0.0)
+    second = beat("producer-2-of-2", {"missing": 3, "connected": 0, "age_s": {"ETHUSDT": 0.2}}, age=0.0)
     facts = sharded(producer_1_of_2=first, producer_2_of_2=second)
     quiet = replace(facts, last_trade_time=NOON - 30 * SECOND_US)
     assert of(quiet, "age").state is State.WARN
@@ -310,15 +312,22 @@ def test_the_first_candle_of_all_is_not_called_complete() -> None:
     ],
 )
 def test_agreement_is_that_of_the_symbol_shown(verdicts: dict[str, int], expected: tuple[str, State]) -> None:
-    counts = {f"{verdict}:BTCUSDT": count for verdict, count in verdicts.items()}
-    others = {"equal:ETHUSDT": 9, "different:ETHUSDT": 7, "different": 7, "equal": 300}
-    audit = beat("audit", {**counts, **others, "compared_age_s:BTCUSDT": 3.0, "compared_age_s:ETHUSDT": 3.0})
+    of_all, others = {"different": 7, "equal": 300}, {"equal": 9, "different": 7}
+    by_symbol: dict[str, dict[str, float]] = {
+        verdict: {"BTCUSDT": verdicts.get(verdict, 0), "ETHUSDT": others.get(verdict, 0)}
+        for verdict in (*verdicts, *others)
+    }
+    by_symbol["compared_age_s"] = {"BTCUSDT": 3.0, "ETHUSDT": 3.0}
+    audit = replace(beat("audit", of_all), by_label=by_symbol)
     found = of(hearing(audit=audit), "klines")
     assert (found.value, found.state) == expected
 
 
 def test_an_old_comparison_or_none_is_no_agreement() -> None:
-    for counts in ({"equal:ETHUSDT": 9}, AUDIT | {"compared_age_s:BTCUSDT": trust.COMPARED_SECONDS + 1}):
+    for counts in (
+        {"equal": {"ETHUSDT": 9}},
+        AUDIT | {"compared_age_s": {"BTCUSDT": trust.COMPARED_SECONDS + 1}},
+    ):
         assert of(hearing(audit=beat("audit", counts)), "klines").state is State.UNKNOWN
 
 

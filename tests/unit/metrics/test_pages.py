@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from candleflow import __version__
 from candleflow.engine.recent_latency import BOUNDS_SECONDS, LiveTrades, RecentLatency
-from candleflow.metrics.families import FAMILIES, Kind
+from candleflow.metrics.families import FAMILIES
 from candleflow.metrics.pages import SILENT_SECONDS, Answer, Pages
-from candleflow.telemetry import HeartbeatFile
+from candleflow.telemetry import ByLabel, Counts, HeartbeatFile
 
 HOSTILE = 'A",state="x"} 1\nforged_total 9\n# TYPE x counter\r\\\x1b[31m\u2028'
 PROMTOOL = shutil.which("promtool")
@@ -59,14 +58,17 @@ def said(answer: Answer) -> tuple[int, str]:
     return int(answer.status), answer.body.decode()
 
 
-def every_count(process: str, symbols: Iterable[str] = ("BTCUSDT",)) -> dict[str, int | float]:
+def every_count(process: str, *symbols: str) -> tuple[Counts, ByLabel]:
     """All that a process can tell."""
-    names = [
-        count for family in FAMILIES[process] if family.kind is not Kind.HISTOGRAM for count in family.counts
-    ]
-    whole = [name for name in names if not name.endswith(":")]
-    by_symbol = [f"{name}{symbol}" for name in names if name.endswith(":") for symbol in symbols]
-    return {name: place for place, name in enumerate((*whole, *by_symbol), 1)}
+    one: dict[str, int] = {}
+    by_symbol: dict[str, Counts] = {}
+    for family in FAMILIES[process]:
+        for place, count in enumerate(family.counts, 1):
+            if family.of_symbols:
+                by_symbol[count] = dict.fromkeys(symbols, place)
+            else:
+                one[count] = place
+    return one, by_symbol | ({"latency": latencies()} if process == "processor" else {})
 
 
 def test_counts_since_the_start_are_counters_and_what_stands_now_is_a_gauge(scene: Scene) -> None:
@@ -94,11 +96,12 @@ def test_state_version_and_age_are_told_of_every_process(scene: Scene) -> None:
 @pytest.mark.parametrize("process", FAMILIES)
 def test_each_family_is_exported_with_type_and_help(process: str, tmp_path: Path) -> None:
     scene = Scene(tmp_path, process)
-    scene.heartbeat.beat("running", "", {**every_count(process), **latencies()})
+    scene.heartbeat.beat("running", "", *every_count(process, "BTCUSDT"))
     text = scene.pages.metrics().body.decode()
     for family in FAMILIES[process]:
-        assert f"# TYPE {family.full_name} {family.kind}\n" in text
-        assert f"# HELP {family.full_name} {family.help}\n" in text
+        kind = "counter" if family.name.endswith("_total") else "gauge"
+        assert f"# TYPE candleflow_{family.name} {kind}\n" in text
+        assert f"# HELP candleflow_{family.name} {family.help}\n" in text
 
 
 def latencies() -> dict[str, float]:
@@ -112,7 +115,7 @@ def latencies() -> dict[str, float]:
 
 def test_latencies_become_a_histogram(tmp_path: Path) -> None:
     scene = Scene(tmp_path, "processor")
-    scene.heartbeat.beat("running", "", latencies())
+    scene.heartbeat.beat("running", "", by_label={"latency": latencies()})
     name = "candleflow_trade_to_row_seconds"
     found = {
         le: scene.value(f"{name}_bucket", le=le) for le in ("0", "0.05", "0.1", "0.2", "5", "300", "+Inf")
@@ -124,7 +127,7 @@ def test_latencies_become_a_histogram(tmp_path: Path) -> None:
 
 
 def test_no_symbol_and_no_message_can_forge_a_line(scene: Scene) -> None:
-    scene.heartbeat.beat("running", HOSTILE, {f"age_s:{HOSTILE}": 1.0, "received": 1})
+    scene.heartbeat.beat("running", HOSTILE, {"received": 1}, {"age_s": {HOSTILE: 1.0}})
     families = scene.families()
     assert not [name for name in families if "forged" in name]
     (age,) = families["candleflow_last_trade_age_seconds"].samples
@@ -172,7 +175,7 @@ def test_another_path_is_not_found(scene: Scene) -> None:
 @pytest.mark.parametrize("process", FAMILIES)
 def test_promtool_finds_nothing_to_say(process: str, tmp_path: Path) -> None:
     scene = Scene(tmp_path, process)
-    scene.heartbeat.beat("running", "", {**every_count(process, ["BTCUSDT", "ETHUSDT"]), **latencies()})
+    scene.heartbeat.beat("running", "", *every_count(process, "BTCUSDT", "ETHUSDT"))
     checked = subprocess.run(
         ["promtool", "check", "metrics"],
         input=scene.pages.metrics().body,

@@ -198,7 +198,7 @@ async def test_whatever_happens_every_trade_since_the_first_came_or_is_on_record
     for symbol, last in exchange.last.items():
         had = exchange.came.get(symbol, set()) | exchange.noted.get(symbol, set())
         assert set(range(first[symbol], last + 1)) <= had
-    assert watch.counts(9)["quiet"] == 2
+    assert watch.counts()["quiet"] == 2
 
 
 async def test_without_an_answer_it_is_said_once_and_nothing_stops(caplog: pytest.LogCaptureFixture) -> None:
