@@ -7,10 +7,10 @@ a file or a connection. What a command needs is imported when it is chosen: ``st
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from pkgutil import resolve_name
+from typing import Final
 
 from candleflow import (
     alerts,
@@ -58,7 +58,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         one = commands.add_parser(name, help=command.help, description=command.help)
         if name == chosen and command.arguments is not None:
-            _named(command.arguments)(one)
+            resolve_name(command.arguments)(one)
     return parser
 
 
@@ -86,15 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: Command, settings: Settings, arguments: argparse.Namespace) -> int:
     if getattr(arguments, "of_what_runs", command.of_what_runs):
-        settings = _named("candleflow.stack.status:running_settings")(settings)
+        settings = resolve_name("candleflow.stack.status:running_settings")(settings)
     given = (arguments,) if command.arguments or command.takes_anything else ()
-    return int(_named(command.run)(settings, *given))
-
-
-def _named(function: str) -> Any:
-    """The function that ``module:name`` is the name of."""
-    module, _, name = function.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return int(resolve_name(command.run)(settings, *given))
 
 
 def _split(argv: list[str], chosen: str | None) -> tuple[list[str], list[str]]:

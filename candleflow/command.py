@@ -9,8 +9,9 @@ from dataclasses import dataclass
 class Command:
     """What the command line must know of a command before it imports the module that does the work.
 
-    ``run`` is a function's full name; it takes the Settings and returns the exit status. Where ``arguments``
-    names a function, that one adds arguments to the parser, and ``run`` takes the parsed ones as well.
+    ``run`` names a function (``module:function``) that takes the Settings and returns the exit status. Where
+    ``arguments`` names one too, that one adds arguments to the parser, and ``run`` takes the parsed ones as
+    well.
     """
 
     name: str
