@@ -1,7 +1,6 @@
 """Forecasts in PostgreSQL: kept before their windows begin, scored once, read by the page.
 
-Written by the functions of ``migrations/0005_forecast.sql`` and ``0010_alert_outcomes.sql``, as the
-forecaster's role. Times are microseconds since the epoch, UTC; prices are floats where they are forecasts,
+Written by the SQL functions that ``roles.py`` lists for the forecaster. Times are microseconds since the epoch, UTC; prices are floats where they are forecasts,
 and exact where they came to be.
 """
 

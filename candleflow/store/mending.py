@@ -1,6 +1,7 @@
 """What the auditor asks of PostgreSQL, and has changed there, as the role of its own.
 
-All of it by the functions of ``migrations/0002_mending.sql``. Times are microseconds since the epoch, UTC.
+All of it by the SQL functions that ``roles.py`` lists for the auditor. Times are microseconds since the epoch,
+UTC.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from candleflow.store.forecasts import Close, ForecastStore, NewForecast
 from candleflow.store.history import HistoryStore, Source
 from candleflow.store.mending import CandleMending
 from candleflow.store.reader import CandleReader, Pool
+from candleflow.store.roles import RIGHTS
 from tests.faults.proxy import Direction, Proxy
 from tests.processes import awaited
 from tests.store.test_alerts import RULE, added, decision, states
@@ -178,10 +179,8 @@ def test_each_call_is_repeated_only_where_it_is_idempotent(
 
 
 def test_that_list_has_every_function_that_a_pool_calls() -> None:
-    from candleflow.store import schema
-
-    called = {*schema.ALERTER_FUNCTIONS, *schema.EDITOR_FUNCTIONS, *schema.FORECASTER_FUNCTIONS,
-              *schema.AUDITOR_FUNCTIONS}  # fmt: skip
-    reading = {"current_schema_version", "finest_books", "merged_offsets", "stray_roll_ups"}
+    roles = (Role.ALERTER, Role.EDITOR, Role.FORECASTER, Role.AUDITOR)
+    called = {function for role in roles for function in RIGHTS[role].functions}
+    reading = {"held_ids", "finest_books", "merged_offsets", "stray_roll_ups"}
     on_its_own_connection = {"claim_alerts"}
     assert called - reading - on_its_own_connection == CHANGES.keys() - {"FROM symbols"}
