@@ -144,16 +144,6 @@ def reader_url(settings: Settings) -> str:
     return dsn(settings, Role.READER).url()
 
 
-def jdbc_url(settings: Settings) -> str:
-    """Where the processor connects, without secrets; ``jdbc_properties`` has the rest."""
-    return dsn(settings, Role.WRITER).jdbc_url()
-
-
-def jdbc_properties(settings: Settings) -> dict[str, str]:
-    """The processor's user, password and connection properties for the JDBC driver."""
-    return dsn(settings, Role.WRITER).jdbc_properties()
-
-
 def password(settings: Settings, role: Role) -> str:
     """The role's password; any but the owner's is made and kept if there is none yet.
 

@@ -1,10 +1,10 @@
 """The schema, brought up to date at each start: tables, functions, roles.
 
-``tables.sql`` makes the tables of a new database, as version ``BASELINE``. A later change of a table is a file
-of ``migrations/``, which runs once and, when it has been released, is never changed again. A SQL function
-stands once, in ``functions/<name>.sql``. It is dropped and created again when its text has changed, and dropped
-when its file is gone; where two versions of Candleflow share a database, the last one that started decides.
-``roles.py`` has what each role may do, which is granted again with the functions.
+``tables.sql`` makes the tables of a new database, as version ``BASELINE``. A later change of a table is a
+file of ``migrations/``, which runs once and, when it has been released, is never changed again. A SQL
+function stands once, in ``functions/<name>.sql``. It is dropped and created again when its text has changed,
+and dropped when its file is gone; where two versions of Candleflow share a database, the last one that
+started decides. ``roles.py`` has what each role may do, which is granted again with the functions.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def apply(settings: Settings) -> None:
 
     Changes nothing where nothing is to be done; any number of processes may apply at once. Raises StoreError,
     without waiting, if PostgreSQL is away, refuses the owner, is too old, or holds a schema that is newer
-    than ours or older than BASELINE. A process that can't log in as the owner is content with a current schema
-    that the writer can log in to.
+    than ours or older than BASELINE. A process that can't log in as the owner is content with a current
+    schema that the writer can log in to.
     """
     owner = credentials.dsn(settings, Role.OWNER)
     try:

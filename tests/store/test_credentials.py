@@ -112,8 +112,8 @@ def test_the_address_keeps_its_parameters(tmp_path: Path) -> None:
         "postgresql://me_reader:p%40ss%2Fw%3Ard%3F%23%25@[::1]:5433/prices"
         "?sslmode=verify-full&sslrootcert=%2Fa%20b%2Fca.pem&target_session_attrs=any"
     )
-    assert credentials.jdbc_url(settings) == "jdbc:postgresql://[::1]:5433/prices"
-    properties = credentials.jdbc_properties(settings)
+    assert credentials.dsn(settings, Role.WRITER).jdbc_url() == "jdbc:postgresql://[::1]:5433/prices"
+    properties = credentials.dsn(settings, Role.WRITER).jdbc_properties()
     assert (properties["sslmode"], properties["sslrootcert"]) == ("verify-full", "/a b/ca.pem")
     assert "target_session_attrs" not in properties
 

@@ -17,7 +17,8 @@ from candleflow.store.credentials import Role
 from candleflow.store.forecasts import Close, ForecastStore, NewForecast
 from candleflow.store.history import HistoryStore, Source
 from candleflow.store.mending import CandleMending
-from candleflow.store.reader import CandleReader, Pool
+from candleflow.store.pool import Pool
+from candleflow.store.reader import CandleReader
 from candleflow.store.roles import RIGHTS
 from tests.faults.proxy import Direction, Proxy
 from tests.processes import awaited
@@ -109,7 +110,7 @@ def test_a_rule_whose_reply_was_cut_off_is_added_once(database: Database, link: 
 def test_alerts_whose_taking_was_not_answered_become_unknown(
     database: Database, link: Proxy, *, only_stalls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("candleflow.store.reader.QUERY_SECONDS", 0.5)
+    monkeypatch.setattr("candleflow.store.pool.QUERY_SECONDS", 0.5)
     with closing(AlertBook.from_settings(through(database, link))) as book:
         book.claim("a test")
         book.decide([decision(added(database))])
