@@ -266,7 +266,7 @@ def _configure_roles(settings: Settings, cursor: Cursor) -> None:
 def _grant(settings: Settings, cursor: Cursor) -> None:
     """Everything revoked that PostgreSQL gives to anybody, then to each role what it needs."""
     names = {
-        "database": sql.Identifier(settings.postgres.database),
+        "database": sql.Identifier(settings.database.name),
         "roles": _listed(credentials.role_name(settings, role) for role in RIGHTS),
     }
     for statement in (
