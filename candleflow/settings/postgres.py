@@ -131,35 +131,5 @@ class PostgresAddress:
     owner: str
     parameters: str = ""
 
-    @property
-    def writer(self) -> str:
-        """The role that the processor merges candles as."""
-        return f"{self.owner}_writer"
-
-    @property
-    def reader(self) -> str:
-        """The role that the page reads as."""
-        return f"{self.owner}_reader"
-
-    @property
-    def auditor(self) -> str:
-        """The role that the auditor reads as, and replaces candles as."""
-        return f"{self.owner}_auditor"
-
-    @property
-    def forecaster(self) -> str:
-        """The role that the forecaster reads as, and keeps forecasts as."""
-        return f"{self.owner}_forecaster"
-
-    @property
-    def alerter(self) -> str:
-        """The role that decides and sends alerts."""
-        return f"{self.owner}_alerter"
-
-    @property
-    def editor(self) -> str:
-        """The role that adds and removes alert rules."""
-        return f"{self.owner}_editor"
-
     def __repr__(self) -> str:
         return f"postgresql://{self.owner}@{self.host}:{self.port}/{self.name}"

@@ -1,8 +1,7 @@
 """Alert rules, their states and the outbox, as the roles that may decide, edit and look.
 
-All changes by the functions of ``migrations/0004_alerts.sql`` and ``0010_alert_outcomes.sql``. Times are
-microseconds since the epoch, UTC.
-Rules and states are JSON objects here: what they mean is ``watch``'s business.
+All changes by the SQL functions that ``roles.py`` lists for the alerter and the editor. Rules and states are
+JSON objects here: the room ``alerts`` knows what they mean. Times are microseconds since the epoch, UTC.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, Self
 
@@ -18,17 +16,17 @@ import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
 
 from candleflow.errors import HeldError, StoreError
-from candleflow.market.window import Windows
+from candleflow.market.stored import Bar
+from candleflow.market.window import SECOND_US, Windows
 from candleflow.settings import Settings
 from candleflow.store import credentials
 from candleflow.store.credentials import Dsn, Role
-from candleflow.store.reader import Pool
+from candleflow.store.pool import Pool
+from candleflow.store.sql import CAUGHT_UP, TILES_TIME, as_time, microseconds
 
 _HELD: Final = ("CF001", "CF003")
-"""PostgreSQL's codes of 0004: another process decides and sends."""
+"""Codes of our SQL functions: another process decides and sends."""
 _CONNECTIONS: Final = 3
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECONDS: Final = "(extract(epoch FROM {}) * 1000000)::bigint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,31 +90,6 @@ class Sight:
     window: int | None
     is_complete: bool
     volume: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedCandle:
-    """What alerts are decided by, of a closed candle of the finest interval."""
-
-    open_time: int
-    high: Decimal
-    low: Decimal
-    close: Decimal
-    volume: Decimal
-    is_complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DrawnCandle:
-    """What is drawn of a candle of the finest interval."""
-
-    open_time: int
-    open: Decimal
-    high: Decimal
-    low: Decimal
-    close: Decimal
-    volume: Decimal
-    is_complete: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +175,8 @@ class AlertBook:
         """Keep the states and the alerts, all or nothing; how many alerts are new."""
         texts = [_decision(one) for one in decisions]
         arguments = {"run": self._run_id, "decisions": json.dumps(texts)}
-        ((decided,),) = self._once("SELECT decide_alerts(%(run)s, %(decisions)s)", arguments)
+        query = "SELECT decide_alerts(%(run)s, %(decisions)s)"
+        ((decided,),) = self._rows(query, arguments, may_repeat=False)
         return int(decided)
 
     def take(self, channel: str, most: int) -> list[Delivery]:
@@ -212,7 +186,8 @@ class AlertBook:
         reply that named those alerts was lost, or what became of them was never noted.
         """
         arguments = {"run": self._run_id, "channel": channel, "most": most}
-        rows = self._once("SELECT * FROM take_deliveries(%(run)s, %(channel)s, %(most)s)", arguments)
+        query = "SELECT * FROM take_deliveries(%(run)s, %(channel)s, %(most)s)"
+        rows = self._rows(query, arguments, may_repeat=False)
         return [Delivery(*row) for row in rows]
 
     def note(
@@ -235,7 +210,7 @@ class AlertBook:
 
     def drop_old(self, most: int) -> int:
         """Delete up to ``most`` of the alerts that are over 90 days old, the oldest first; how many."""
-        ((dropped,),) = self._once("SELECT drop_alerts(%(most)s)", {"most": most})
+        ((dropped,),) = self._rows("SELECT drop_alerts(%(most)s)", {"most": most}, may_repeat=False)
         return int(dropped)
 
     def waiting(self) -> dict[str, int]:
@@ -246,29 +221,29 @@ class AlertBook:
         """Every symbol that has had a trade, by name."""
         return [Sight(*row) for row in self._rows(_SIGHTS, self._interval())]
 
-    def closed(self, symbol: str, since: int, limit: int) -> list[ClosedCandle]:
+    def closed(self, symbol: str, since: int, limit: int) -> list[Bar]:
         """The newest closed candles that open after ``since``, oldest first; of sliding ones, what tiles."""
-        arguments = {**self._interval(), "symbol": symbol, "since": _time(since), "limit": limit}
-        return [ClosedCandle(*row) for row in self._rows(_CLOSED, arguments)][::-1]
+        arguments = {**self._interval(), "symbol": symbol, "since": as_time(since), "limit": limit}
+        return [Bar(*row) for row in self._rows(_CLOSED, arguments)][::-1]
 
     def alert(self, alert_id: int) -> StoredAlert | None:
         """The alert with this number."""
         rows = self._rows(_ALERT, {"alert_id": alert_id})
         return StoredAlert(*rows[0]) if rows else None
 
-    def drawn(self, symbol: str, until: int, windows: int) -> list[DrawnCandle]:
+    def drawn(self, symbol: str, until: int, windows: int) -> list[Bar]:
         """The candles of so many windows, the last opening at ``until``; of sliding ones, what tiles."""
         since = until - windows * self._windows.size_us
-        arguments = {**self._interval(), "symbol": symbol, "since": _time(since), "until": _time(until)}
-        return [DrawnCandle(*row) for row in self._rows(_DRAWN, arguments)]
+        arguments = {**self._interval(), "symbol": symbol, "since": as_time(since), "until": as_time(until)}
+        return [Bar(*row) for row in self._rows(_DRAWN, arguments)]
 
     def missing(self, since: int) -> dict[str, int]:
         """By symbol, how many trade ids are missing between the minutes that open at ``since`` or later."""
-        return {symbol: int(ids) for symbol, ids in self._rows(_MISSING, {"since": _time(since)})}
+        return {symbol: int(ids) for symbol, ids in self._rows(_MISSING, {"since": as_time(since)})}
 
     def caught_up_at(self, topic: str) -> int | None:
         """When the processor last had all of the topic in the candles; None where it never did."""
-        rows = self._rows(_CAUGHT_UP, {"topic": topic})
+        rows = self._rows(CAUGHT_UP, {"topic": topic})
         return int(rows[0][0]) if rows else None
 
     def close(self) -> None:
@@ -277,13 +252,18 @@ class AlertBook:
         self._pool.drop_idle()
 
     def _interval(self) -> dict[str, Any]:
-        return {"interval": self._windows.interval, "size_us": self._windows.size_us}
+        return {"interval": self._windows.interval, "seconds": self._windows.size_us // SECOND_US}
 
-    def _rows(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        return _asked(self._pool, query, arguments, may_repeat=True)
-
-    def _once(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        return _asked(self._pool, query, arguments)
+    def _rows(
+        self, query: str, arguments: Mapping[str, Any], *, may_repeat: bool = True
+    ) -> Sequence[tuple[Any, ...]]:
+        try:
+            return self._pool.rows(query, arguments, may_repeat=may_repeat)
+        except StoreError as error:
+            cause = error.__cause__
+            if isinstance(cause, psycopg2.Error) and cause.pgcode in _HELD:
+                raise _translated(cause) from error
+            raise
 
     def _drop_claim(self) -> None:
         if self._claim is not None:
@@ -307,12 +287,12 @@ class AlertEditor:
 
     def add(self, rule: Mapping[str, Any]) -> int:
         """The new rule's number."""
-        ((rule_id,),) = _asked(self._pool, "SELECT add_alert_rule(%(rule)s)", {"rule": json.dumps(rule)})
+        ((rule_id,),) = self._pool.rows("SELECT add_alert_rule(%(rule)s)", {"rule": json.dumps(rule)})
         return int(rule_id)
 
     def remove(self, rule_id: int) -> bool:
         """Whether there was such a rule. What it has decided is still sent."""
-        ((found,),) = _asked(self._pool, "SELECT remove_alert_rule(%(rule_id)s)", {"rule_id": rule_id})
+        ((found,),) = self._pool.rows("SELECT remove_alert_rule(%(rule_id)s)", {"rule_id": rule_id})
         return bool(found)
 
     def close(self) -> None:
@@ -333,28 +313,16 @@ class AlertReader:
 
     def rules(self) -> list[StoredRule]:
         """Those that weren't removed, the oldest first."""
-        return [StoredRule(*row) for row in _asked(self._pool, _RULES, {}, may_repeat=True)]
+        return [StoredRule(*row) for row in self._pool.rows(_RULES, {}, may_repeat=True)]
 
     def latest(self, limit: int) -> list[ToldAlert]:
         """The latest alerts, a line for each channel, the newest first."""
-        rows = _asked(self._pool, _LATEST, {"limit": limit}, may_repeat=True)
+        rows = self._pool.rows(_LATEST, {"limit": limit}, may_repeat=True)
         return [ToldAlert(*row) for row in rows]
 
     def close(self) -> None:
         """Close the idle connections; it may still be used."""
         self._pool.drop_idle()
-
-
-def _asked(
-    pool: Pool, query: str, arguments: Mapping[str, Any], *, may_repeat: bool = False
-) -> Sequence[tuple[Any, ...]]:
-    try:
-        return pool.rows(query, arguments, may_repeat=may_repeat)
-    except StoreError as error:
-        cause = error.__cause__
-        if isinstance(cause, psycopg2.Error) and cause.pgcode in _HELD:
-            raise _translated(cause) from error
-        raise
 
 
 def _translated(error: psycopg2.Error) -> HeldError | StoreError:
@@ -383,12 +351,8 @@ def _decision(one: Decision) -> dict[str, Any]:
     }
 
 
-def _time(at: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=at)
-
-
 _RULES: Final = f"""
-    SELECT rule_id, rule, {_MICROSECONDS.format("added_at")} FROM alert_rules
+    SELECT rule_id, rule, {microseconds("added_at")} FROM alert_rules
     WHERE removed_at IS NULL ORDER BY rule_id
 """  # nosec B608 # noqa: S608 - constants of this module
 _STATES: Final = """
@@ -398,37 +362,33 @@ _STATES: Final = """
 _WAITING: Final = """
     SELECT channel, count(*) FROM alert_deliveries WHERE state IN ('pending', 'sending') GROUP BY channel
 """
-# In a CASE, as in store/reader.py: the planner then walks the index to the first that tiles.
-_TILES: Final = """
-    CASE WHEN (extract(epoch FROM c.open_time) * 1000000)::bigint %% %(size_us)s = 0 THEN true ELSE false END
-"""
 _SIGHTS: Final = f"""
-    SELECT s.symbol, s.last_trade_id, s.last_price, {_MICROSECONDS.format("s.last_trade_time")},
-        {_MICROSECONDS.format("last.open_time")}, coalesce(last.is_complete, false), coalesce(last.volume, 0)
+    SELECT s.symbol, s.last_trade_id, s.last_price, {microseconds("s.last_trade_time")},
+        {microseconds("last.open_time")}, coalesce(last.is_complete, false), coalesce(last.volume, 0)
     FROM symbols s LEFT JOIN LATERAL (
         SELECT c.open_time, c.is_complete, c.volume FROM candles c
         WHERE c.symbol = s.symbol AND c.interval = %(interval)s AND c.open_time <= s.last_trade_time
-            AND {_TILES}
+            AND {TILES_TIME}
         ORDER BY c.open_time DESC LIMIT 1
     ) last ON true
     ORDER BY s.symbol
 """  # nosec B608 # noqa: S608 - constants of this module
 _CLOSED: Final = f"""
-    SELECT {_MICROSECONDS.format("c.open_time")}, c.high, c.low, c.close, c.volume, c.is_complete
+    SELECT {microseconds("c.open_time")}, c.open, c.high, c.low, c.close, c.volume, c.is_complete
     FROM candles c
     WHERE c.symbol = %(symbol)s AND c.interval = %(interval)s AND c.open_time > %(since)s AND c.is_closed
-        AND {_TILES}
+        AND {TILES_TIME}
     ORDER BY c.open_time DESC LIMIT %(limit)s
 """  # nosec B608 # noqa: S608 - constants of this module
 _ALERT: Final = f"""
-    SELECT a.symbol, {_MICROSECONDS.format("a.window_at")}, {_MICROSECONDS.format("a.sampled_at")}, r.rule
+    SELECT a.symbol, {microseconds("a.window_at")}, {microseconds("a.sampled_at")}, r.rule
     FROM alerts a JOIN alert_rules r USING (rule_id) WHERE a.alert_id = %(alert_id)s
 """  # nosec B608 # noqa: S608 - constants of this module
 _DRAWN: Final = f"""
-    SELECT {_MICROSECONDS.format("c.open_time")}, c.open, c.high, c.low, c.close, c.volume, c.is_complete
+    SELECT {microseconds("c.open_time")}, c.open, c.high, c.low, c.close, c.volume, c.is_complete
     FROM candles c
     WHERE c.symbol = %(symbol)s AND c.interval = %(interval)s AND c.open_time > %(since)s
-        AND c.open_time <= %(until)s AND {_TILES}
+        AND c.open_time <= %(until)s AND {TILES_TIME}
     ORDER BY c.open_time
 """  # nosec B608 # noqa: S608 - constants of this module
 _MISSING: Final = """
@@ -440,12 +400,8 @@ _MISSING: Final = """
         GROUP BY symbol
     ) held
 """
-_CAUGHT_UP: Final = f"""
-    SELECT {_MICROSECONDS.format("caught_up_at")} FROM topics
-    WHERE topic = %(topic)s AND caught_up_at IS NOT NULL
-"""  # nosec B608 # noqa: S608 - constants of this module
 _LATEST: Final = f"""
-    SELECT a.alert_id, a.rule_id, a.symbol, a.text, {_MICROSECONDS.format("a.decided_at")}, d.channel,
+    SELECT a.alert_id, a.rule_id, a.symbol, a.text, {microseconds("a.decided_at")}, d.channel,
         d.state, d.detail
     FROM (SELECT * FROM alerts ORDER BY decided_at DESC, alert_id DESC LIMIT %(limit)s) a
         JOIN alert_deliveries d USING (alert_id)

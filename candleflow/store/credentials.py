@@ -15,7 +15,6 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
@@ -25,6 +24,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 - a class
 
 from candleflow.errors import StoreError
 from candleflow.settings import Settings
+from candleflow.store.roles import Role as Role  # whoever asks for a password names one
 
 FILE_NAME: Final = "credentials.json"
 DEVELOPMENT_PASSWORD: Final = "candleflow"  # noqa: S105 - documented in docker-compose.yml, loopback only
@@ -41,20 +41,6 @@ _JDBC_PARAMETERS: Final = {
     "gssencmode": "gssEncMode",
     "options": "options",
 }
-
-
-class Role(StrEnum):
-    """Who asks: the schema's owner, the processor (may call its functions), the page (may read), the auditor
-    the forecaster and the alerter (may read, and call functions of their own), the editor of alert rules (may
-    add and remove them)."""
-
-    OWNER = "owner"
-    WRITER = "writer"
-    READER = "reader"
-    AUDITOR = "auditor"
-    FORECASTER = "forecaster"
-    ALERTER = "alerter"
-    EDITOR = "editor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +122,8 @@ def advised(error: psycopg2.Error) -> str | None:
 
 def role_name(settings: Settings, role: Role) -> str:
     """What PostgreSQL calls the role."""
-    address = settings.database
-    return {
-        Role.OWNER: address.owner,
-        Role.WRITER: address.writer,
-        Role.READER: address.reader,
-        Role.AUDITOR: address.auditor,
-        Role.FORECASTER: address.forecaster,
-        Role.ALERTER: address.alerter,
-        Role.EDITOR: address.editor,
-    }[role]
+    owner = settings.database.owner
+    return owner if role is Role.OWNER else f"{owner}_{role}"
 
 
 def dsn(settings: Settings, role: Role) -> Dsn:
@@ -164,16 +142,6 @@ def dsn(settings: Settings, role: Role) -> Dsn:
 def reader_url(settings: Settings) -> str:
     """The page's address of PostgreSQL, with its password: ready to connect with, for people and tools."""
     return dsn(settings, Role.READER).url()
-
-
-def jdbc_url(settings: Settings) -> str:
-    """Where the processor connects, without secrets; ``jdbc_properties`` has the rest."""
-    return dsn(settings, Role.WRITER).jdbc_url()
-
-
-def jdbc_properties(settings: Settings) -> dict[str, str]:
-    """The processor's user, password and connection properties for the JDBC driver."""
-    return dsn(settings, Role.WRITER).jdbc_properties()
 
 
 def password(settings: Settings, role: Role) -> str:

@@ -1,15 +1,13 @@
 """Forecasts in PostgreSQL: kept before their windows begin, scored once, read by the page.
 
-Written by the functions of ``migrations/0005_forecast.sql`` and ``0010_alert_outcomes.sql``, as the
-forecaster's role. Times are microseconds since the epoch, UTC; prices are floats where they are forecasts,
-and exact where they came to be.
+Written by the SQL functions that ``roles.py`` lists for the forecaster. Times are microseconds since the
+epoch, UTC; prices are floats where they are forecasts, and exact where they came to be.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, Self
 
@@ -18,14 +16,14 @@ from candleflow.market.window import SECOND_US, Windows
 from candleflow.settings import Settings
 from candleflow.store import credentials
 from candleflow.store.credentials import Dsn, Role
-from candleflow.store.reader import CANDLE_COLUMNS, Pool, with_quiet
+from candleflow.store.pool import Pool
+from candleflow.store.reader import with_quiet
+from candleflow.store.sql import CANDLE_COLUMNS, TILES_TIME, as_time, microseconds
 
 ANSWER_SECONDS: Final = 12.0
 """Above the role's statement_timeout."""
 
 _CONNECTIONS: Final = 2
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECONDS: Final = "(extract(epoch FROM {}) * 1000000)::bigint"
 
 
 class NewForecast(NamedTuple):
@@ -84,7 +82,7 @@ class ForecastStore:
             _CANDLES,
             {
                 "symbols": list(since),
-                "sinces": [_EPOCH + timedelta(microseconds=at or 0) for at in since.values()],
+                "sinces": [as_time(at or 0) for at in since.values()],
                 "interval": self._windows.interval,
                 "seconds": self._windows.size_us // SECOND_US,
                 "limit": limit,
@@ -121,7 +119,7 @@ class ForecastStore:
             {
                 "symbol": symbol,
                 "interval": self._windows.interval,
-                "since": _EPOCH + timedelta(microseconds=since),
+                "since": as_time(since),
                 "limit": limit,
             },
         )
@@ -147,14 +145,12 @@ _CANDLES: Final = f"""
         CROSS JOIN LATERAL (
             SELECT {CANDLE_COLUMNS} FROM candles
             WHERE symbol = wanted.symbol AND interval = %(interval)s AND open_time >= wanted.since
-                AND is_closed
-                AND CASE WHEN date_bin(make_interval(secs => %(seconds)s), open_time,
-                    timestamptz '1970-01-01 00:00Z') = open_time THEN true ELSE false END
+                AND is_closed AND {TILES_TIME}
             ORDER BY candles.open_time DESC LIMIT %(limit)s
         ) c
 """  # nosec B608 # noqa: S608 - constants of this module
 _RECENT: Final = f"""
-    SELECT {_MICROSECONDS.format("open_time")}, {_MICROSECONDS.format("made_at")}, model, forecast, lower,
+    SELECT {microseconds("open_time")}, {microseconds("made_at")}, model, forecast, lower,
         upper, last_close, actual
     FROM forecasts
     WHERE symbol = %(symbol)s AND interval = %(interval)s AND open_time >= %(since)s

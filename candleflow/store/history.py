@@ -15,7 +15,7 @@ from candleflow.market.window import Windows
 from candleflow.settings import Settings
 from candleflow.store import credentials
 from candleflow.store.credentials import Dsn, Role
-from candleflow.store.reader import QUERY_SECONDS, Pool
+from candleflow.store.pool import QUERY_SECONDS, Pool
 
 
 class Source(StrEnum):

@@ -1,6 +1,7 @@
 """What the auditor asks of PostgreSQL, and has changed there, as the role of its own.
 
-All of it by the functions of ``migrations/0002_mending.sql``. Times are microseconds since the epoch, UTC.
+All of it by the SQL functions that ``roles.py`` lists for the auditor. Times are microseconds since the
+epoch, UTC.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from candleflow.market.window import Windows
 from candleflow.settings import Settings
 from candleflow.store import credentials
 from candleflow.store.credentials import Dsn, Role
-from candleflow.store.reader import Pool
+from candleflow.store.pool import Pool
 
 ANSWER_SECONDS: Final = 70.0
 """Above the role's statement_timeout: a day's candles take a second or two, on a busy machine some more."""

@@ -2,43 +2,27 @@
 
 A bucket that is stored is read as it is; another (15 s, 30 s) is folded in SQL from the coarsest stored
 interval that divides it, by the same rules as every candle. Of sliding windows those count that tile time.
-
-The reader waits for nobody longer than its deadlines say, whether PostgreSQL is down, cut off or stopped in
-mid-answer, and finds it again by itself. Times are microseconds since the epoch, UTC.
+Times are microseconds since the epoch, UTC.
 """
 
 from __future__ import annotations
 
-import select
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, Self
 
-import psycopg2
-from psycopg2.extensions import POLL_OK, POLL_READ
-from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
-
-from candleflow.errors import MarketError, StoreError, UnknownOutcomeError
+from candleflow.errors import MarketError
 from candleflow.market.stored import DayOfSymbol, OpenGap, OpenGaps, StoredCandle, SymbolState
 from candleflow.market.window import ROLL_UPS, SECOND_US, Windows
 from candleflow.settings import Settings
 from candleflow.store import credentials
 from candleflow.store.credentials import Dsn, Role
+from candleflow.store.pool import Pool
+from candleflow.store.sql import CANDLE_COLUMNS, CAUGHT_UP, TILES_TIME, as_time, microseconds
 
-CONNECT_SECONDS: Final = 3.0
-QUERY_SECONDS: Final = 6.0
-"""Above the role's own statement_timeout, so that a slow query is ended by the server, cleanly."""
 CONNECTIONS: Final = 4
 """Enough for twenty viewers: a question takes a few milliseconds."""
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_SERVER_IS_GOING: Final = frozenset({None, "57P01", "57P02", "57P03"})
-"""No code at all (the connection broke), or PostgreSQL's own: shutdown, crash, can't connect now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +92,8 @@ class CandleReader:
             {
                 "symbol": symbol,
                 "interval": interval,
-                "since": _EPOCH + timedelta(microseconds=since),
-                "until": _EPOCH + timedelta(microseconds=until),
+                "since": as_time(since),
+                "until": as_time(until),
             },
         )
         return [StoredCandle(symbol, interval, *row) for row in sorted(rows)]
@@ -129,15 +113,15 @@ class CandleReader:
             {
                 "symbol": symbol,
                 "interval": self._windows.interval,
-                "since": _EPOCH + timedelta(microseconds=since),
-                "until": _EPOCH + timedelta(microseconds=until),
+                "since": as_time(since),
+                "until": as_time(until),
             },
         )
         return [(int(lower), int(upper)) for lower, upper in rows]
 
     def caught_up_at(self, topic: str) -> int | None:
         """When the processor last said that it had read the whole topic; None where it never did."""
-        rows = self._rows(_CAUGHT_UP, {"topic": topic})
+        rows = self._rows(CAUGHT_UP, {"topic": topic})
         return int(rows[0][0]) if rows else None
 
     def symbols(self) -> list[SymbolState]:
@@ -175,14 +159,15 @@ class CandleReader:
     ) -> tuple[str, dict[str, Any]]:
         """The query for the stored candles that a bucket's are made of, and its arguments."""
         stored = self._stored_for(bucket_seconds)
-        opens_from = None if since is None else -(-since // (bucket_seconds * SECOND_US)) * bucket_seconds
+        bucket_us = bucket_seconds * SECOND_US
+        opens_from = None if since is None else -(-since // bucket_us) * bucket_us
         tiles = stored.interval != self._windows.interval or self._windows.is_tumbling
-        return _PARTS.format(condition="" if tiles else _TILES_TIME), {
+        return _PARTS.format(condition="" if tiles else f"AND {TILES_TIME}"), {
             "symbol": symbol,
             "interval": stored.interval,
             "seconds": stored.seconds,
             "bucket_seconds": bucket_seconds,
-            "opens_from": "-infinity" if opens_from is None else _EPOCH + timedelta(seconds=opens_from),
+            "opens_from": "-infinity" if opens_from is None else as_time(opens_from),
             "limit": limit,
             "part_limit": limit * stored.parts,
         }
@@ -237,14 +222,6 @@ def _quiet(before: StoredCandle, after: StoredCandle, open_time: int) -> StoredC
     )
 
 
-_MICROSECONDS: Final = "(extract(epoch FROM {}) * 1000000)::bigint"
-
-# In a CASE, of which the planner expects that half the rows pass. Of a bare equation it expects one in 200,
-# and would rather read the whole table than walk the index until the limit is reached.
-_TILES_TIME: Final = """
-    AND CASE WHEN date_bin(make_interval(secs => %(seconds)s), open_time, timestamptz '1970-01-01 00:00Z')
-        = open_time THEN true ELSE false END
-"""
 _PARTS: Final = """
     SELECT * FROM candles
     WHERE symbol = %(symbol)s AND interval = %(interval)s AND open_time >= %(opens_from)s::timestamptz
@@ -252,12 +229,6 @@ _PARTS: Final = """
     ORDER BY open_time DESC LIMIT %(part_limit)s
 """
 
-CANDLE_COLUMNS: Final = f"""
-    {_MICROSECONDS.format("open_time")}, open, high, low, close, volume, quote_volume,
-        taker_buy_volume, taker_buy_quote_volume, trade_count, first_trade_id, last_trade_id, is_closed,
-        is_complete, revision, source, {_MICROSECONDS.format("updated_at")}
-"""
-"""Of the table ``candles``, in the order of StoredCandle's fields from ``open_time`` on."""
 _STORED_CANDLES: Final = f"SELECT {CANDLE_COLUMNS} FROM ({{parts}}) part"  # nosec B608 # noqa: S608 - constants of this module
 
 # A hole is what lies between one range of ids and the next.
@@ -274,8 +245,8 @@ _OPEN_GAPS: Final = f"""
         FROM hole WHERE held_again IS NOT NULL ORDER BY first_id DESC LIMIT %(newest)s
     )
     SELECT holes, trades, first_id, held_again - 1,
-        (SELECT {_MICROSECONDS.format("max(open_time)")} FROM part WHERE held @> first_id - 1),
-        (SELECT {_MICROSECONDS.format("min(end_time)")} FROM part WHERE held @> held_again)
+        (SELECT {microseconds("max(open_time)")} FROM part WHERE held @> first_id - 1),
+        (SELECT {microseconds("min(end_time)")} FROM part WHERE held @> held_again)
     FROM newest ORDER BY first_id DESC
 """  # nosec B608 # noqa: S608 - constants of this module
 
@@ -285,7 +256,7 @@ _WITHIN: Final = f"""
     UNION ALL
     (SELECT {CANDLE_COLUMNS} {_OF_INTERVAL} AND open_time >= %(until)s ORDER BY open_time LIMIT 1)
 """
-_FIRST: Final = f"SELECT {_MICROSECONDS.format('open_time')} {_OF_INTERVAL} ORDER BY open_time LIMIT 1"
+_FIRST: Final = f"SELECT {microseconds('open_time')} {_OF_INTERVAL} ORDER BY open_time LIMIT 1"
 
 _ID_RANGES: Final = """
     SELECT lower(ids), upper(ids) FROM (
@@ -294,10 +265,6 @@ _ID_RANGES: Final = """
             AND end_time <= %(until)s
     ) range ORDER BY 1
 """
-_CAUGHT_UP: Final = f"""
-    SELECT {_MICROSECONDS.format("caught_up_at")} FROM topics
-    WHERE topic = %(topic)s AND caught_up_at IS NOT NULL
-"""  # nosec B608 # noqa: S608 - constants of this module
 
 # The newest limit * parts parts hold every part of the newest limit buckets: what is cut off belongs to an
 # older bucket, or to none of them. The open goes with the least id and the close with the greatest as pairs:
@@ -308,7 +275,7 @@ _FOLDED_CANDLES: Final = f"""
             timestamptz '1970-01-01 00:00Z') AS opens
         FROM ({{parts}}) newest
     )
-    SELECT {_MICROSECONDS.format("opens")},
+    SELECT {microseconds("opens")},
         (min(ARRAY[first_trade_id, open]))[2], max(high), min(low), (max(ARRAY[last_trade_id, close]))[2],
         sum(volume), sum(quote_volume), sum(taker_buy_volume), sum(taker_buy_quote_volume),
         sum(trade_count)::bigint, min(first_trade_id), max(last_trade_id),
@@ -318,13 +285,13 @@ _FOLDED_CANDLES: Final = f"""
         bool_and(is_complete) AND sum(trade_count) = max(last_trade_id) - min(first_trade_id) + 1,
         sum(revision)::integer,
         CASE WHEN min(source) = max(source) THEN min(source) ELSE 'mixed' END,
-        {_MICROSECONDS.format("max(updated_at)")}
+        {microseconds("max(updated_at)")}
     FROM part GROUP BY opens ORDER BY opens DESC LIMIT %(limit)s
 """  # nosec B608 # noqa: S608 - constants of this module
 
 _SYMBOLS: Final = f"""
-    SELECT s.symbol, s.last_trade_id, s.last_price, {_MICROSECONDS.format("s.last_trade_time")},
-        {_MICROSECONDS.format("s.updated_at")}, day.open, {_MICROSECONDS.format("day.open_time")}
+    SELECT s.symbol, s.last_trade_id, s.last_price, {microseconds("s.last_trade_time")},
+        {microseconds("s.updated_at")}, day.open, {microseconds("day.open_time")}
     FROM symbols s LEFT JOIN LATERAL (
         SELECT c.open, c.open_time FROM candles c
         WHERE c.symbol = s.symbol AND c.interval = '1m'
@@ -337,7 +304,7 @@ _SYMBOLS: Final = f"""
 # The limit is no more than the day has, and lets the planner do nothing but walk the index from its end: of a
 # day that begins with each symbol's own last trade it would expect a third of all candles.
 _DAYS: Final = f"""
-    SELECT s.symbol, array_agg({_MICROSECONDS.format("c.open_time")} ORDER BY c.open_time),
+    SELECT s.symbol, array_agg({microseconds("c.open_time")} ORDER BY c.open_time),
         array_agg(c.close ORDER BY c.open_time), (array_agg(c.open ORDER BY c.open_time))[1]
     FROM symbols s CROSS JOIN LATERAL (
         SELECT open_time, open, close FROM candles
@@ -348,124 +315,3 @@ _DAYS: Final = f"""
 """  # nosec B608 # noqa: S608 - constants of this module
 
 _COUNTS: Final = "SELECT outcome, sum(records) FROM record_counts GROUP BY outcome ORDER BY outcome"
-
-
-class Pool:
-    """A few connections, each used by one thread at a time, made when needed and dropped when they fail."""
-
-    def __init__(self, dsn: Dsn, size: int) -> None:
-        self._dsn = dsn
-        self._places = threading.BoundedSemaphore(size)
-        self._idle: list[Connection] = []
-        self._lock = threading.Lock()
-
-    def rows(
-        self,
-        query: str,
-        arguments: Mapping[str, Any],
-        *,
-        within_seconds: float | None = None,
-        may_repeat: bool = False,
-    ) -> Sequence[tuple[Any, ...]]:
-        """All rows of a query, within QUERY_SECONDS or as long as is said.
-
-        ``may_repeat``: the query is idempotent, so it is asked again, on a new connection, where the reply of
-        a kept one was cut off. Any other is asked once: where its reply is cut off or late, PostgreSQL may
-        have done it, and UnknownOutcomeError says so. Raises StoreError for every other failure.
-        """
-        seconds = QUERY_SECONDS if within_seconds is None else within_seconds
-        with self._place():
-            kept = self._take_idle()
-            try:
-                return self._ask(kept or self._connect(), query, arguments, seconds)
-            except (psycopg2.Error, TimeoutError) as error:
-                if kept is None or not may_repeat or not _is_cut_off(error):
-                    raise _failure(self._dsn, error, may_repeat=may_repeat) from error
-            self.drop_idle()  # PostgreSQL was away: what it left behind is dead
-            try:
-                return self._ask(self._connect(), query, arguments, seconds)
-            except (psycopg2.Error, TimeoutError) as error:
-                raise _failure(self._dsn, error, may_repeat=may_repeat) from error
-
-    def drop_idle(self) -> None:
-        with self._lock:
-            dropped, self._idle = self._idle, []
-        for connection in dropped:
-            connection.close()
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        if not self._places.acquire(timeout=QUERY_SECONDS):
-            raise StoreError("every connection for reading candles is busy")
-        try:
-            yield
-        finally:
-            self._places.release()
-
-    def _take_idle(self) -> Connection | None:
-        with self._lock:
-            while self._idle:
-                connection = self._idle.pop()
-                if not _was_ended(connection):
-                    return connection
-                connection.close()
-        return None
-
-    def _connect(self) -> Connection:
-        # Asynchronous, as libpq's own calls have no deadline; such a connection is always in autocommit.
-        try:
-            connection = self._dsn.connect(async_=True)
-            _finish(connection, CONNECT_SECONDS)
-        except (psycopg2.Error, TimeoutError) as error:
-            raise _failure(self._dsn, error, may_repeat=True) from error
-        return connection
-
-    def _ask(
-        self, connection: Connection, query: str, arguments: Mapping[str, Any], seconds: float
-    ) -> Sequence[tuple[Any, ...]]:
-        """Query, and keep the connection if all went well; close it if not, its state being unknown."""
-        try:
-            cursor = connection.cursor()
-            cursor.execute(query, arguments)
-            _finish(connection, seconds)
-            rows = cursor.fetchall()
-        except BaseException:
-            connection.close()
-            raise
-        with self._lock:
-            self._idle.append(connection)
-        return rows
-
-
-def _was_ended(connection: Connection) -> bool:
-    """Whether PostgreSQL has said something since the last reply: that it ended this connection."""
-    poller = select.poll()
-    poller.register(connection.fileno(), select.POLLIN)
-    return bool(poller.poll(0))
-
-
-def _finish(connection: Connection, seconds: float) -> None:
-    """Wait until what was begun is done. Raises TimeoutError, the connection closed, when the time is up."""
-    deadline = time.monotonic() + seconds
-    while (state := connection.poll()) != POLL_OK:
-        poller = select.poll()
-        poller.register(connection.fileno(), select.POLLIN if state == POLL_READ else select.POLLOUT)
-        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1_000):
-            connection.close()
-            raise TimeoutError(f"PostgreSQL gave no answer in {seconds:g} s")
-
-
-def _is_cut_off(error: psycopg2.Error | TimeoutError) -> bool:
-    return isinstance(error, psycopg2.Error) and error.pgcode in _SERVER_IS_GOING
-
-
-def _failure(dsn: Dsn, error: psycopg2.Error | TimeoutError, *, may_repeat: bool) -> StoreError:
-    if isinstance(error, TimeoutError):
-        words = str(error)
-    else:
-        lines = str(error).strip().splitlines()
-        reason = credentials.advised(error) or (lines[0] if lines else repr(error))
-        words = f"PostgreSQL at {dsn.host}:{dsn.port} can't answer: {reason}"
-    if may_repeat or not (isinstance(error, TimeoutError) or _is_cut_off(error)):
-        return StoreError(words)
-    return UnknownOutcomeError(f"{words}; it may have done what was asked: look before you repeat it")

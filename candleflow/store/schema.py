@@ -1,18 +1,17 @@
-"""The schema, its versions and its roles, brought up to date at each start.
+"""The schema, brought up to date at each start: tables, functions, roles.
 
-Files of ``migrations/`` run once each, in the order of their numbers, each version with its own row in
-``schema_version``; a file that has been released is never changed again. There are seven roles: the owner of
-everything, whom only this module and the owner's commands connect as; the writer, who may call the
-processor's functions and nothing else; the reader, who may select what the page shows; the auditor, who may
-select the same, and call the functions that mend what it finds; the forecaster, who may select the same, and
-call the functions that keep its forecasts; the alerter, who may select the same, and call the functions that
-decide and send alerts; the editor, who may add and remove alert rules, nothing else.
+``tables.sql`` makes the tables of a new database, as version ``BASELINE``. A later change of a table is a
+file of ``migrations/``, which runs once and, when it has been released, is never changed again. A SQL
+function stands once, in ``functions/<name>.sql``. It is dropped and created again when its text has changed,
+and dropped when its file is gone; where two versions of Candleflow share a database, the last one that
+started decides. ``roles.py`` has what each role may do, which is granted again with the functions.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -27,116 +26,51 @@ from psycopg2.extensions import encrypt_password
 from candleflow.errors import StoreError
 from candleflow.settings import Settings
 from candleflow.store import credentials
-from candleflow.store.credentials import Dsn, Role
+from candleflow.store.credentials import Dsn
+from candleflow.store.roles import RIGHTS, Role
 
+TABLES: Final = Path(__file__).with_name("tables.sql")
+FUNCTIONS: Final = Path(__file__).with_name("functions")
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
+BASELINE: Final = 11
+"""The version of ``tables.sql``: before it, 0.1 had come there by eleven migrations."""
 MINIMUM_VERSION: Final = 15
 """The first PostgreSQL with ``range_agg`` over multiranges."""
-
-READABLE_TABLES: Final = ("candles", "symbols", "record_counts", "topics", "forecasts")
-ALERT_TABLES: Final = ("alert_rules", "alert_states", "alerts", "alert_deliveries", "alerter")
-"""Which the page and the alerter may read."""
-WRITER_FUNCTIONS: Final = (
-    "claim_topic", "merge_batch", "last_records", "close_quiet_candles", "current_schema_version",
-    "snapshot_holders",
-)  # fmt: skip
-READER_FUNCTIONS: Final = ("held_ids",)
-"""Of whoever may select candles and asks for their trade ids."""
-AUDITOR_FUNCTIONS: Final = (
-    "current_schema_version",
-    "finest_books",
-    "load_history",
-    "merged_offsets",
-    "replace_candles",
-    "stray_roll_ups",
-)
-FORECASTER_FUNCTIONS: Final = ("drop_forecasts", "keep_forecasts", "score_forecasts")
-ALERTER_FUNCTIONS: Final = (
-    "claim_alerts", "current_schema_version", "decide_alerts", "drop_alerts", "note_deliveries",
-    "take_deliveries",
-)  # fmt: skip
-EDITOR_FUNCTIONS: Final = ("add_alert_rule", "remove_alert_rule")
 
 _LOCK: Final = 7_310_580_216  # any number, always the same: whoever applies the schema holds it
 _LOCK_SECONDS: Final = 30
 _ATTEMPTS: Final = 5
 _MAINTENANCE_DATABASE: Final = "postgres"
-
-# Settings of the role, so that no client has to remember them. A processor that is cut off must not keep its
-# lock on the topic: the server looks every second whether a busy client is still there, and probes an idle
-# one. The reader's are a courtesy, as a client may change its own settings: what it may do is in the grants.
-_ROLE_SETTINGS: Final[dict[Role, dict[str, str]]] = {
-    Role.WRITER: {
-        "timezone": "UTC",
-        "lock_timeout": "30s",
-        "idle_in_transaction_session_timeout": "60s",
-        "client_connection_check_interval": "1s",
-        "tcp_keepalives_idle": "10",
-        "tcp_keepalives_interval": "5",
-        "tcp_keepalives_count": "3",
-    },
-    Role.READER: {
-        "timezone": "UTC",
-        "default_transaction_read_only": "on",
-        "statement_timeout": "5s",
-        "idle_in_transaction_session_timeout": "10s",
-        "client_connection_check_interval": "1s",
-    },
-    Role.AUDITOR: {
-        "timezone": "UTC",
-        "lock_timeout": "30s",
-        "statement_timeout": "60s",
-        "idle_in_transaction_session_timeout": "10s",
-        "client_connection_check_interval": "1s",
-    },
-    Role.FORECASTER: {
-        "timezone": "UTC",
-        "lock_timeout": "5s",
-        "statement_timeout": "10s",
-        "idle_in_transaction_session_timeout": "10s",
-        "client_connection_check_interval": "1s",
-    },
-    Role.ALERTER: {
-        "timezone": "UTC",
-        "lock_timeout": "4s",
-        "statement_timeout": "5s",
-        "idle_in_transaction_session_timeout": "10s",
-        "client_connection_check_interval": "1s",
-        "tcp_keepalives_idle": "10",
-        "tcp_keepalives_interval": "5",
-        "tcp_keepalives_count": "3",
-    },
-    Role.EDITOR: {
-        "timezone": "UTC",
-        "lock_timeout": "4s",
-        "statement_timeout": "5s",
-        "idle_in_transaction_session_timeout": "10s",
-    },
-}
-_CONNECTION_LIMIT: Final = {
-    Role.WRITER: 10, Role.READER: 30, Role.AUDITOR: 10, Role.ALERTER: 10, Role.FORECASTER: 4, Role.EDITOR: 10
-}  # fmt: skip
-_ROLES: Final = tuple(_ROLE_SETTINGS)
-"""All but the owner."""
+_BOOKKEEPING: Final = """
+    CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY, name text NOT NULL,
+        applied_at timestamptz NOT NULL DEFAULT clock_timestamp());
+    CREATE TABLE IF NOT EXISTS schema_functions (name text PRIMARY KEY, checksum text NOT NULL)
+"""
 
 
 def versions() -> list[tuple[int, str, Path]]:
-    """Number, name and file of each migration, in order."""
-    found = []
+    """Number, name and file of each version: a new database's tables, and each migration since, in order."""
+    found = [(BASELINE, "tables", TABLES)]
     for file in sorted(MIGRATIONS.glob("*.sql")):
         match = re.fullmatch(r"([0-9]{4})_([a-z_]+)", file.stem)
-        if match is None:
-            raise StoreError(f"{file.name} is not named as a migration is")
+        if match is None or int(match[1]) <= BASELINE:
+            raise StoreError(f"{file.name} is not named as a migration is: {BASELINE + 1:04}_what.sql")
         found.append((int(match[1]), match[2], file))
     return found
+
+
+def functions() -> dict[str, str]:
+    """The text of each SQL function, by name."""
+    return {file.stem: file.read_text(encoding="utf-8") for file in sorted(FUNCTIONS.glob("*.sql"))}
 
 
 def apply(settings: Settings) -> None:
     """Make the database if need be, bring its schema up to date, and see to the roles and their passwords.
 
     Changes nothing where nothing is to be done; any number of processes may apply at once. Raises StoreError,
-    without waiting, if PostgreSQL is away, refuses the owner, is too old, or holds a newer schema than ours.
-    A process that can't log in as the owner is content with a current schema that the writer can log in to.
+    without waiting, if PostgreSQL is away, refuses the owner, is too old, or holds a schema that is newer
+    than ours or older than BASELINE. A process that can't log in as the owner is content with a current
+    schema that the writer can log in to.
     """
     owner = credentials.dsn(settings, Role.OWNER)
     try:
@@ -148,7 +82,7 @@ def apply(settings: Settings) -> None:
     with closing(connection):
         _check_server(connection)
         _in_transaction(connection, partial(_bring_up_to_date, settings))
-        for role in _ROLES:
+        for role in RIGHTS:
             dsn = credentials.dsn(settings, role)
             if not _can_log_in(dsn):
                 _in_transaction(connection, partial(_set_password, dsn))
@@ -190,7 +124,7 @@ def _is_current_for_writer(settings: Settings) -> bool:
         connection = credentials.dsn(settings, Role.WRITER).connect()
         with closing(connection), connection.cursor() as cursor:
             cursor.execute("SELECT current_schema_version()")
-            return bool(cursor.fetchone() == (versions()[-1][0],))
+            return bool(cursor.fetchone() == ({"tables": versions()[-1][0], "functions": _checksums()},))
     except psycopg2.Error:
         return False
 
@@ -235,25 +169,20 @@ def _is_lost_race(error: psycopg2.Error) -> bool:
 
 
 def _bring_up_to_date(settings: Settings, cursor: Cursor) -> None:
-    missing = [role for role in _ROLES if not _exists(settings, role, cursor)]
-    pending = _pending(cursor)
-    for version, name, file in pending:
-        cursor.execute(file.read_text(encoding="utf-8"))
-        cursor.execute("INSERT INTO schema_version (version, name) VALUES (%s, %s)", (version, name))
+    cursor.execute(_BOOKKEEPING)
+    missing = [role for role in RIGHTS if not _exists(settings, role, cursor)]
+    has_new_tables, has_new_functions = _apply_tables(cursor), _apply_functions(cursor)
     for role in missing:
         cursor.execute(sql.SQL("CREATE ROLE {}").format(_identifier(settings, role)))
-    if missing or pending or not _may_all_connect(settings, cursor):
+    if missing or has_new_tables or has_new_functions or not _may_all_connect(settings, cursor):
         _configure_roles(settings, cursor)
         _grant(settings, cursor)
     for role in missing:
         _set_password(credentials.dsn(settings, role), cursor)
 
 
-def _pending(cursor: Cursor) -> list[tuple[int, str, Path]]:
-    cursor.execute(
-        "CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY, name text NOT NULL,"
-        " applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
-    )
+def _apply_tables(cursor: Cursor) -> bool:
+    """Apply each version that the database lacks. Returns whether there was one."""
     cursor.execute("SELECT coalesce(max(version), 0) FROM schema_version")
     (current,) = cursor.fetchone() or (0,)
     known = versions()
@@ -262,7 +191,50 @@ def _pending(cursor: Cursor) -> list[tuple[int, str, Path]]:
             f"the database was made by a newer Candleflow: its schema is version {current}, "
             f"this one knows {known[-1][0]}; use the newer one, or another database"
         )
-    return [one for one in known if one[0] > current]
+    if 0 < current < BASELINE:
+        raise StoreError(
+            f"the database was made by a Candleflow before 0.1: its schema is version {current}, this one "
+            f"takes over {BASELINE} or later; start Candleflow 0.1 on it once, or use another database"
+        )
+    pending = [one for one in known if one[0] > current]
+    for version, name, file in pending:
+        cursor.execute(file.read_text(encoding="utf-8"))
+        cursor.execute("INSERT INTO schema_version (version, name) VALUES (%s, %s)", (version, name))
+    return bool(pending)
+
+
+def _apply_functions(cursor: Cursor) -> bool:
+    """Create again each function whose text has changed, drop those whose files are gone.
+
+    Returns whether there was one. They are dropped first, as a function that is replaced in place can change
+    neither its arguments nor what it returns.
+    """
+    cursor.execute("SELECT name, checksum FROM schema_functions")
+    applied, wanted = dict(cursor.fetchall()), _checksums()
+    changed = [name for name, checksum in wanted.items() if applied.get(name) != checksum]
+    gone = [name for name in applied if name not in wanted]
+    if not changed and not gone:
+        return False
+    cursor.execute(
+        "SELECT oid::regprocedure::text FROM pg_proc"
+        " WHERE pronamespace = 'public'::regnamespace AND proname = ANY(%s)",
+        (changed + gone,),
+    )
+    for (signature,) in cursor.fetchall():
+        cursor.execute(f"DROP FUNCTION {signature}")  # quoted as need be by regprocedure
+    cursor.execute("DELETE FROM schema_functions WHERE name = ANY(%s)", (changed + gone,))
+    cursor.execute("SET LOCAL check_function_bodies = off")  # as they call one another, in any order
+    texts = functions()
+    for name in changed:
+        cursor.execute(texts[name])
+        cursor.execute("INSERT INTO schema_functions VALUES (%s, %s)", (name, wanted[name]))
+    return True
+
+
+def _checksums() -> dict[str, str]:
+    """By function, a checksum of its text and of all roles' rights, as those are granted together."""
+    rights = repr(RIGHTS)
+    return {name: hashlib.sha256((text + rights).encode()).hexdigest() for name, text in functions().items()}
 
 
 def _exists(settings: Settings, role: Role, cursor: Cursor) -> bool:
@@ -274,20 +246,18 @@ def _may_all_connect(settings: Settings, cursor: Cursor) -> bool:
     """False where a role was made for another database of this server since this one got its grants."""
     cursor.execute(
         "SELECT bool_and(has_database_privilege(name, current_database(), 'CONNECT')) FROM unnest(%s) name",
-        ([credentials.role_name(settings, role) for role in _ROLES],),
+        ([credentials.role_name(settings, role) for role in RIGHTS],),
     )
     return cursor.fetchone() == (True,)
 
 
 def _configure_roles(settings: Settings, cursor: Cursor) -> None:
-    for role, role_settings in _ROLE_SETTINGS.items():
+    for role, rights in RIGHTS.items():
         name = _identifier(settings, role)
         cursor.execute(
-            sql.SQL("ALTER ROLE {} LOGIN CONNECTION LIMIT {}").format(
-                name, sql.Literal(_CONNECTION_LIMIT[role])
-            )
+            sql.SQL("ALTER ROLE {} LOGIN CONNECTION LIMIT {}").format(name, sql.Literal(rights.connections))
         )
-        for setting, value in role_settings.items():
+        for setting, value in rights.settings.items():
             cursor.execute(
                 sql.SQL("ALTER ROLE {} SET {} = {}").format(name, sql.Identifier(setting), sql.Literal(value))
             )
@@ -295,37 +265,24 @@ def _configure_roles(settings: Settings, cursor: Cursor) -> None:
 
 def _grant(settings: Settings, cursor: Cursor) -> None:
     """Everything revoked that PostgreSQL gives to anybody, then to each role what it needs."""
-    by_role = {str(role): _identifier(settings, role) for role in _ROLES}
-    names: dict[str, sql.Composable] = {
+    names = {
         "database": sql.Identifier(settings.database.name),
-        **by_role,
-        "all": sql.SQL(", ").join(by_role.values()),
-        "tables": sql.SQL(", ").join(map(sql.Identifier, READABLE_TABLES)),
-        "alert_tables": sql.SQL(", ").join(map(sql.Identifier, ALERT_TABLES)),
-        "writers": sql.SQL(", ").join(map(sql.Identifier, WRITER_FUNCTIONS)),
-        "readers": sql.SQL(", ").join(map(sql.Identifier, READER_FUNCTIONS)),
-        "auditors": sql.SQL(", ").join(map(sql.Identifier, AUDITOR_FUNCTIONS)),
-        "forecasters": sql.SQL(", ").join(map(sql.Identifier, FORECASTER_FUNCTIONS)),
-        "alerters": sql.SQL(", ").join(map(sql.Identifier, ALERTER_FUNCTIONS)),
-        "editors": sql.SQL(", ").join(map(sql.Identifier, EDITOR_FUNCTIONS)),
+        "roles": _listed(credentials.role_name(settings, role) for role in RIGHTS),
     }
     for statement in (
         "REVOKE ALL ON DATABASE {database} FROM PUBLIC",
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
-        "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, {all}",
-        "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC, {all}",
-        "GRANT CONNECT ON DATABASE {database} TO {all}",
-        "GRANT USAGE ON SCHEMA public TO {all}",
-        "GRANT EXECUTE ON FUNCTION {writers} TO {writer}",
-        "GRANT EXECUTE ON FUNCTION {readers} TO {reader}, {auditor}",
-        "GRANT EXECUTE ON FUNCTION {auditors} TO {auditor}",
-        "GRANT EXECUTE ON FUNCTION {forecasters} TO {forecaster}",
-        "GRANT EXECUTE ON FUNCTION {alerters} TO {alerter}",
-        "GRANT EXECUTE ON FUNCTION {editors} TO {editor}",
-        "GRANT SELECT ON {tables} TO {reader}, {auditor}, {forecaster}, {alerter}",
-        "GRANT SELECT ON {alert_tables} TO {reader}, {alerter}",
+        "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, {roles}",
+        "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC, {roles}",
+        "GRANT CONNECT ON DATABASE {database} TO {roles}",
+        "GRANT USAGE ON SCHEMA public TO {roles}",
     ):
         cursor.execute(sql.SQL(statement).format(**names))
+    for role, rights in RIGHTS.items():
+        for granted, objects in (("SELECT ON", rights.tables), ("EXECUTE ON FUNCTION", rights.functions)):
+            if objects:
+                grant = sql.SQL("GRANT {} {} TO {}")
+                cursor.execute(grant.format(sql.SQL(granted), _listed(objects), _identifier(settings, role)))
 
 
 def _set_password(dsn: Dsn, cursor: Cursor) -> None:
@@ -344,3 +301,7 @@ def _can_log_in(dsn: Dsn) -> bool:
 
 def _identifier(settings: Settings, role: Role) -> Any:
     return sql.Identifier(credentials.role_name(settings, role))
+
+
+def _listed(names: Iterable[str]) -> Any:
+    return sql.SQL(", ").join(map(sql.Identifier, names))

@@ -14,7 +14,7 @@ from typing import Final
 
 from candleflow.errors import StoreError
 from candleflow.store.credentials import Dsn
-from candleflow.store.reader import Pool
+from candleflow.store.pool import Pool
 
 _log = logging.getLogger(__name__)
 

@@ -19,9 +19,6 @@ from tests.processes import ROOT, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SQL = "candleflow/store/migrations/0001_candles.sql"
-MERGING = "candleflow/store/migrations/0007_leaner_merges.sql"
-LAST_RECORDS = "candleflow/store/migrations/0008_last_records.sql"
 LEDGER = "candleflow/engine/ledger.py"
 SINK = "candleflow/engine/sink.py"
 TRADES = "candleflow/engine/trades.py"
@@ -29,9 +26,14 @@ TRADE = "candleflow/engine/java/candleflow/Trade.java"
 INTAKE = "candleflow/producer/intake.py"
 GAP_LOG = "candleflow/broker/gap_log.py"
 PRODUCER = "candleflow/producer/process.py"
-SCHEMA = "candleflow/store/schema.py"
+ROLES = "candleflow/store/roles.py"
 COPIED = ("candleflow", "tests", "pyproject.toml", "processor.py", "producer.py")
 RUN_SECONDS = 500
+
+
+def sql(function: str) -> str:
+    """The file of a SQL function."""
+    return f"candleflow/store/functions/{function}.sql"
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,17 @@ class Tooth:
 ON_THE_STORE = [
     Tooth(
         "a candle folded anew leaves its roll-ups as they were",
-        [Patch(MERGING, "changed + put_candles(whole) + dropped", "changed + dropped")],
+        [Patch(sql("replace_candles"), "changed + put_candles(whole) + dropped", "changed + dropped")],
         ["tests/store/test_mending.py::test_the_roll_ups_alone_are_folded_anew_where_the_stretch_is_empty"],
     ),
     Tooth(
         "what was merged while the topic was read is written over",
-        [Patch(MERGING, "IF seen <> (SELECT", "IF false AND seen <> (SELECT")],
+        [Patch(sql("replace_candles"), "IF seen <> (SELECT", "IF false AND seen <> (SELECT")],
         ["tests/store/test_mending.py::test_candles_that_have_changed_since_they_were_read_are_not_touched"],
     ),
     Tooth(
         "no compare-and-set of the offsets",
-        [Patch(LAST_RECORDS, "IF stored <@ expected THEN", "IF true THEN")],
+        [Patch(sql("is_next_batch"), "IF stored <@ expected THEN", "IF true THEN")],
         ["tests/store/test_merge.py::test_a_replayed_batch_changes_nothing",
          "tests/store/test_merge.py::test_offsets_that_stand_elsewhere_are_refused"],
     ),
@@ -74,7 +76,7 @@ ON_THE_STORE = [
         "ids that are in already are not noticed",
         [
             Patch(
-                MERGING,
+                sql("weigh_batch"),
                 "(SELECT jsonb_object_agg(shared.symbol, shared.ids::text) FROM shared)",
                 "NULL::jsonb",
             )
@@ -83,24 +85,36 @@ ON_THE_STORE = [
     ),
     Tooth(
         "ids of a roll-up without a set are not looked for",
-        [Patch(MERGING, "CASE WHEN has_minutes THEN c.trade_ids ELSE held_ids(c) END", "c.trade_ids")],
+        [
+            Patch(
+                sql("weigh_batch"),
+                "CASE WHEN has_minutes THEN c.trade_ids ELSE held_ids(c) END",
+                "c.trade_ids",
+            )
+        ],
         ["tests/store/test_merge.py::test_an_overlap_is_seen_whatever_the_windows_were_and_are[5-120]"],
     ),
     Tooth(
         "each roll-up has a set of its ids, and writes it at each merge",
-        [Patch(MERGING, "CASE WHEN keeps_ids[b.ordinality] THEN b.trade_ids END", "b.trade_ids")],
+        [
+            Patch(
+                sql("merge_candles"),
+                "CASE WHEN keeps_ids[b.ordinality] THEN b.trade_ids END",
+                "b.trade_ids",
+            )
+        ],
         ["tests/store/test_merge.py::test_the_rows_of_a_day_do_not_grow_with_the_gaps_in_it"],
     ),
     Tooth(
         "open and close by arrival",
         [
             Patch(
-                MERGING,
+                sql("merge_candles"),
                 "CASE WHEN excluded.first_trade_id < c.first_trade_id THEN excluded.open ELSE c.open END",
                 "c.open",
             ),
             Patch(
-                MERGING,
+                sql("merge_candles"),
                 "CASE WHEN excluded.last_trade_id > c.last_trade_id THEN excluded.close ELSE c.close END",
                 "excluded.close",
             ),
@@ -109,32 +123,38 @@ ON_THE_STORE = [
     ),
     Tooth(
         "offsets not moved",
-        [Patch(MERGING, "    PERFORM move_offsets(topic, reached_all);\n")],
+        [Patch(sql("merge_batch"), "    PERFORM move_offsets(topic, reached_all);\n")],
         ["tests/store/test_claim.py::test_a_later_claim_continues_where_the_last_batch_ended"],
     ),
     Tooth(
         "a processor that was superseded may merge",
-        [Patch(SQL, "IF holder.run_id IS DISTINCT FROM hold_topic.run_id OR", "IF false AND")],
+        [Patch(sql("hold_topic"), "IF holder.run_id IS DISTINCT FROM hold_topic.run_id OR", "IF false AND")],
         ["tests/store/test_claim.py::test_a_superseded_processor_merges_and_closes_nothing"],
     ),
     Tooth(
         "a candle is complete whatever came before it",
-        [Patch(MERGING, "coalesce(c.first_trade_id = before.last_trade_id + 1, false)", "true")],
+        [
+            Patch(
+                sql("prove_completeness"),
+                "coalesce(c.first_trade_id = before.last_trade_id + 1, false)",
+                "true",
+            )
+        ],
         ["tests/store/test_merge.py::test_a_late_last_trade_completes_the_newest_candle"],
     ),
     Tooth(
         "what its own batch continues is not judged anew",
-        [Patch(MERGING, "FROM passed p WHERE p.is_followed", "FROM passed p WHERE false")],
+        [Patch(sql("prove_completeness"), "FROM passed p WHERE p.is_followed", "FROM passed p WHERE false")],
         ["tests/store/test_merge.py::test_a_late_last_trade_completes_the_next_candle_of_its_own_batch"],
     ),
     Tooth(
         "a topic made anew is taken for the old one",
-        [Patch(SQL, "IF known.topic_id <> claim_topic.topic_id AND", "IF false AND")],
+        [Patch(sql("claim_topic"), "IF known.topic_id <> claim_topic.topic_id AND", "IF false AND")],
         ["tests/store/test_claim.py::test_a_topic_made_anew_is_refused_with_the_command_that_accepts_it"],
     ),
     Tooth(
         "an adopted topic is read from where the old one was left",
-        [Patch(SQL, "    DELETE FROM topic_offsets o WHERE o.topic = adopt_topic.topic;\n")],
+        [Patch(sql("adopt_topic"), "    DELETE FROM topic_offsets o WHERE o.topic = adopt_topic.topic;\n")],
         ["tests/store/test_claim.py::test_an_adopted_topic_begins_at_its_beginning_and_counts_nothing_twice"],
     ),
 ]  # fmt: skip
@@ -219,15 +239,15 @@ ON_THE_WHOLE_WAY = [
     Tooth(
         "offsets moved in a transaction of their own",
         [
-            Patch(MERGING, "    PERFORM move_offsets(topic, reached_all);\n"),
+            Patch(sql("merge_batch"), "    PERFORM move_offsets(topic, reached_all);\n"),
             Patch(
-                LAST_RECORDS,
-                "CREATE OR REPLACE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
+                sql("move_offsets"),
+                "CREATE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
                 "LANGUAGE plpgsql AS",
-                "CREATE OR REPLACE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
+                "CREATE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void\n"
                 "LANGUAGE plpgsql SECURITY DEFINER AS",
             ),
-            Patch(SCHEMA, '"merge_batch", ', '"merge_batch", "move_offsets", '),
+            Patch(ROLES, '"merge_batch",', '"merge_batch", "move_offsets",'),
             Patch(
                 LEDGER,
                 '        return Merged(answer["status"],',

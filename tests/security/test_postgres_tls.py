@@ -148,7 +148,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def ledger_of(spark: SparkSession, settings: Settings) -> Ledger:
-    url, properties = credentials.jdbc_url(settings), credentials.jdbc_properties(settings)
+    dsn = credentials.dsn(settings, Role.WRITER)
+    url, properties = dsn.jdbc_url(), dsn.jdbc_properties()
     return Ledger(spark, url, properties, settings.topic, settings.windows)
 
 
@@ -170,7 +171,7 @@ def why(request: pytest.FixtureRequest) -> Why:
             connect(settings)
         assert not isinstance(caught.value, StoreAwayError), "waiting would not help"
         assert "canary" not in str(caught.value)
-        assert credentials.jdbc_properties(settings)["password"] not in str(caught.value)
+        assert credentials.password(settings, Role.WRITER) not in str(caught.value)
         return str(caught.value)
 
     return said
@@ -188,7 +189,7 @@ def test_the_processors_connection_is_by_tls(place: Place, spark: SparkSession) 
         ):
             cursor.execute(
                 "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = %s",
-                (settings.database.writer,),
+                (credentials.role_name(settings, Role.WRITER),),
             )
             assert cursor.fetchall() == [(True,)]
     finally:

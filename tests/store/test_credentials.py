@@ -112,8 +112,8 @@ def test_the_address_keeps_its_parameters(tmp_path: Path) -> None:
         "postgresql://me_reader:p%40ss%2Fw%3Ard%3F%23%25@[::1]:5433/prices"
         "?sslmode=verify-full&sslrootcert=%2Fa%20b%2Fca.pem&target_session_attrs=any"
     )
-    assert credentials.jdbc_url(settings) == "jdbc:postgresql://[::1]:5433/prices"
-    properties = credentials.jdbc_properties(settings)
+    assert credentials.dsn(settings, Role.WRITER).jdbc_url() == "jdbc:postgresql://[::1]:5433/prices"
+    properties = credentials.dsn(settings, Role.WRITER).jdbc_properties()
     assert (properties["sslmode"], properties["sslrootcert"]) == ("verify-full", "/a b/ca.pem")
     assert "target_session_attrs" not in properties
 
@@ -131,5 +131,5 @@ def test_the_readers_url_connects_whatever_is_in_the_password(database: Database
     settings = database.settings_with(postgres_reader_password="@:/?#[]% +&='\"\\é")
     schema.apply(settings)
     connection = psycopg2.connect(credentials.reader_url(settings))
-    assert connection.info.user == settings.database.reader
+    assert connection.info.user == credentials.role_name(settings, Role.READER)
     connection.close()

@@ -24,7 +24,7 @@ from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US, Windows
 from candleflow.settings import load
 from candleflow.stack.postgres import PostgresServer
-from candleflow.store import credentials, reader, schema
+from candleflow.store import credentials, pool, reader, schema
 from candleflow.store.reader import CandleReader
 from tests.store.processor import Processor
 from tests.store.trades import BEGINS_AT, FIVE_SECONDS, run_of, trade
@@ -358,7 +358,7 @@ def test_a_server_that_is_away_is_an_error_at_once_and_is_found_again(
         began = time.monotonic()
         with pytest.raises(StoreError, match=r"127\.0\.0\.1"):
             own_reader.candles("BTCUSDT", 5, None, 10)
-        assert time.monotonic() - began < reader.CONNECT_SECONDS
+        assert time.monotonic() - began < pool.CONNECT_SECONDS
     own_server.start()
     assert answers_within(own_reader, 60)
 
@@ -366,8 +366,8 @@ def test_a_server_that_is_away_is_an_error_at_once_and_is_found_again(
 def test_a_server_that_hangs_is_given_up_on_and_found_again(
     own_server: PostgresServer, own_reader: CandleReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "QUERY_SECONDS", 0.5)
-    monkeypatch.setattr(reader, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(pool, "QUERY_SECONDS", 0.5)
+    monkeypatch.setattr(pool, "CONNECT_SECONDS", 0.5)
     assert len(own_reader.symbols()) == 1
     assert own_server.process is not None
     server = psutil.Process(own_server.process.pid)

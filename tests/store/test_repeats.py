@@ -17,7 +17,9 @@ from candleflow.store.credentials import Role
 from candleflow.store.forecasts import Close, ForecastStore, NewForecast
 from candleflow.store.history import HistoryStore, Source
 from candleflow.store.mending import CandleMending
-from candleflow.store.reader import CandleReader, Pool
+from candleflow.store.pool import Pool
+from candleflow.store.reader import CandleReader
+from candleflow.store.roles import RIGHTS
 from tests.faults.proxy import Direction, Proxy
 from tests.processes import awaited
 from tests.store.test_alerts import RULE, added, decision, states
@@ -108,7 +110,7 @@ def test_a_rule_whose_reply_was_cut_off_is_added_once(database: Database, link: 
 def test_alerts_whose_taking_was_not_answered_become_unknown(
     database: Database, link: Proxy, *, only_stalls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("candleflow.store.reader.QUERY_SECONDS", 0.5)
+    monkeypatch.setattr("candleflow.store.pool.QUERY_SECONDS", 0.5)
     with closing(AlertBook.from_settings(through(database, link))) as book:
         book.claim("a test")
         book.decide([decision(added(database))])
@@ -178,10 +180,8 @@ def test_each_call_is_repeated_only_where_it_is_idempotent(
 
 
 def test_that_list_has_every_function_that_a_pool_calls() -> None:
-    from candleflow.store import schema
-
-    called = {*schema.ALERTER_FUNCTIONS, *schema.EDITOR_FUNCTIONS, *schema.FORECASTER_FUNCTIONS,
-              *schema.AUDITOR_FUNCTIONS}  # fmt: skip
-    reading = {"current_schema_version", "finest_books", "merged_offsets", "stray_roll_ups"}
+    roles = (Role.ALERTER, Role.EDITOR, Role.FORECASTER, Role.AUDITOR)
+    called = {function for role in roles for function in RIGHTS[role].functions}
+    reading = {"held_ids", "finest_books", "merged_offsets", "stray_roll_ups"}
     on_its_own_connection = {"claim_alerts"}
     assert called - reading - on_its_own_connection == CHANGES.keys() - {"FROM symbols"}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,13 @@ import pytest
 from psycopg2 import sql
 
 from candleflow.errors import StoreError
-from candleflow.market.partial import encode_windows
 from candleflow.settings import Settings
 from candleflow.stack.process import free_port
 from candleflow.store import credentials, schema
 from candleflow.store.credentials import Role
-from candleflow.store.mending import CandleMending
-from tests.store.processor import Processor, partials_of
-from tests.store.trades import BEGINS_AT, FIVE_SECONDS, run_of
+from candleflow.store.roles import RIGHTS
+from tests.store.processor import Processor
+from tests.store.trades import FIVE_SECONDS, run_of
 from tests.store_fixtures import Database
 
 
@@ -122,55 +122,40 @@ def test_a_migration_that_fails_leaves_the_version_before(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = version_rows(database)
-    folder = tmp_path / "migrations"
-    shutil.copytree(schema.MIGRATIONS, folder)
-    (folder / "9998_good.sql").write_text("CREATE TABLE more (n integer);")
-    (folder / "9999_bad.sql").write_text("CREATE TABLE more (n integer);")
-    monkeypatch.setattr(schema, "MIGRATIONS", folder)
+    monkeypatch.setattr(schema, "MIGRATIONS", tmp_path)
+    (tmp_path / "9998_good.sql").write_text("CREATE TABLE more (n integer);")
+    (tmp_path / "9999_bad.sql").write_text("CREATE TABLE more (n integer);")
     with pytest.raises(StoreError, match="more"):
         schema.apply(database.settings)
     assert version_rows(database) == before
-    (folder / "9999_bad.sql").unlink()
+    (tmp_path / "9999_bad.sql").unlink()
     schema.apply(database.settings)
-    assert [version for version, _ in version_rows(database)][-1] == 9998
+    assert [version for version, _ in version_rows(database)] == [schema.BASELINE, 9998]
 
 
-def test_a_database_of_the_first_version_keeps_its_candles(
-    empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_applying_again_waits_for_no_merge_and_no_merge_for_it(database: Database) -> None:
+    """A batch that isn't committed yet holds every lock that a merge takes."""
+    processor = Processor(database.writer(), FIVE_SECONDS)
+    processor.cursor.connection.autocommit = False
+    processor.merge(run_of(1, 3))
+    begun = time.monotonic()
+    schema.apply(database.settings)
+    assert time.monotonic() - begun < 5
+    processor.cursor.connection.commit()
+    processor.merge(run_of(4, 6))
+
+
+def test_a_changed_right_is_granted_at_the_next_start(
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as before:
-        (tmp_path / "migrations").mkdir()
-        shutil.copy(schema.versions()[0][2], tmp_path / "migrations")
-        before.setattr(schema, "MIGRATIONS", tmp_path / "migrations")
-        for functions in (
-            "AUDITOR_FUNCTIONS", "ALERTER_FUNCTIONS", "EDITOR_FUNCTIONS", "FORECASTER_FUNCTIONS",
-            "READER_FUNCTIONS",
-        ):  # fmt: skip
-            before.setattr(schema, functions, ("current_schema_version",))
-        before.setattr(schema, "WRITER_FUNCTIONS", ("claim_topic", "merge_batch", "current_schema_version"))
-        before.setattr(schema, "READABLE_TABLES", ("candles", "symbols", "record_counts", "topics"))
-        before.setattr(schema, "ALERT_TABLES", ("symbols",))
-        schema.apply(empty_database.settings)
-        processor = Processor(empty_database.writer(), FIVE_SECONDS)
-        rows = [
-            one._asdict() | {"trade_ids": f"{{[{one.first_trade_id},{one.last_trade_id + 1})}}"}
-            for one in partials_of(run_of(1, 12), FIVE_SECONDS)
-        ]
-        processor.call(
-            "SELECT merge_batch(%s, 'trades', '{}', '{\"0\": 12}', %s::jsonb, '{}', %s)",
-            processor.run_id,
-            json.dumps(rows),
-            encode_windows(FIVE_SECONDS),
-        )
-        processor.offsets = {"0": 12}
-    schema.apply(empty_database.settings)
-    with closing(CandleMending.from_settings(empty_database.settings)) as mending:
-        assert [len(book.ids) for book in mending.books("BTCUSDT", BEGINS_AT, 2 * BEGINS_AT)] == [4, 5, 3]
-        assert mending.repaired(["BTCUSDT"]) == 0
-    processor.merge(run_of(13, 14))
-    cursor = empty_database.owner().cursor()
-    cursor.execute("SELECT trade_ids, held_ids(candles)::text FROM candles WHERE interval = '1d'")
-    assert cursor.fetchall() == [(None, "{[1,15)}")]
+    cursor = database.reader().cursor()
+    cursor.execute("SELECT count(*) FROM alerts")
+    fewer = replace(RIGHTS[Role.READER], tables=("candles",))
+    monkeypatch.setattr(schema, "RIGHTS", RIGHTS | {Role.READER: fewer})
+    schema.apply(database.settings)
+    cursor.execute("SELECT count(*) FROM candles")
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        cursor.execute("SELECT count(*) FROM alerts")
 
 
 def test_new_passwords_are_given_to_the_roles(database: Database) -> None:
@@ -204,6 +189,16 @@ def test_without_the_owners_password_a_current_schema_is_enough(database: Databa
     schema.apply(database.settings_with(postgres_password="forgotten"))
 
 
+def test_without_the_owners_password_other_functions_are_an_error(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may take other arguments than this version gives."""
+    changed = schema.functions() | {"merge_batch": "another text"}
+    monkeypatch.setattr(schema, "functions", lambda: changed)
+    with pytest.raises(StoreError, match="can't be used as"):
+        schema.apply(database.settings_with(postgres_password="forgotten"))
+
+
 def test_without_the_owners_password_no_schema_is_an_error(empty_database: Database) -> None:
     with pytest.raises(StoreError, match="can't be used as") as caught:
         schema.apply(empty_database.settings_with(postgres_password="forgotten"))
@@ -218,9 +213,11 @@ def test_a_server_that_is_away_is_an_error_at_once(database: Database) -> None:
 
 def test_a_migration_must_be_named_as_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(schema, "MIGRATIONS", tmp_path)
-    (tmp_path / "1-candles.sql").touch()
-    with pytest.raises(StoreError, match="1-candles"):
-        schema.versions()
+    for name in ("1-candles.sql", "0011_again.sql"):
+        (tmp_path / name).touch()
+        with pytest.raises(StoreError, match=name):
+            schema.versions()
+        (tmp_path / name).unlink()
 
 
 def test_live_candles_are_updated_in_their_page(database: Database) -> None:

@@ -1,0 +1,19 @@
+-- Deletes up to so many forecasts of windows that began before a time (microseconds), the oldest first; how many.
+-- Waits for no lock: what another transaction holds is left to the next call.
+CREATE FUNCTION drop_forecasts(before bigint, most integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, public, pg_temp
+SET timezone = 'UTC'
+AS $$
+DECLARE
+    dropped bigint;
+BEGIN
+    DELETE FROM forecasts WHERE ctid = ANY (ARRAY(
+        SELECT f.ctid FROM forecasts f
+        WHERE f.open_time < least(from_microseconds(before), clock_timestamp())
+        ORDER BY f.open_time LIMIT most FOR UPDATE SKIP LOCKED
+    ));
+    GET DIAGNOSTICS dropped = ROW_COUNT;
+    RETURN dropped;
+END
+$$;

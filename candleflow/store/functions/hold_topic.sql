@@ -1,0 +1,17 @@
+-- Takes the candles and the topic's row until the transaction ends, so that batches come one after another,
+-- should two topics even share the candles: no overlap goes unseen, and nobody can wait in a circle. CF003
+-- unless run_id is the run that claimed the topic last.
+CREATE FUNCTION hold_topic(run_id uuid, topic text) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    holder topics;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('candleflow candles', 0));
+    SELECT t.* INTO holder FROM topics t WHERE t.topic = hold_topic.topic FOR NO KEY UPDATE;
+    IF holder.run_id IS DISTINCT FROM hold_topic.run_id OR hold_topic.run_id IS NULL THEN
+        RAISE EXCEPTION 'this processor no longer holds the topic %: % does', topic,
+            coalesce(holder.held_by || ', since ' || date_trunc('second', holder.claimed_at), 'nobody')
+            USING ERRCODE = 'CF003';
+    END IF;
+END
+$$;

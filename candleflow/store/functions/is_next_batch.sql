@@ -1,0 +1,21 @@
+-- Compare-and-set of the offsets, first half. True: they stand at expected, the batch is to be merged. False:
+-- they stand at reached, it has been. CF003: at neither. A partition with nothing stored may begin anywhere.
+CREATE FUNCTION is_next_batch(topic text, expected jsonb, reached jsonb) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    stored constant jsonb := stored_offsets(topic);
+    next constant jsonb := next_offsets(reached);
+BEGIN
+    IF EXISTS (SELECT FROM jsonb_each_text(next) r
+               WHERE r.value::bigint < coalesce((expected ->> r.key)::bigint, 0)) THEN
+        RAISE EXCEPTION 'the batch ends at % before it begins at %', next, expected USING ERRCODE = '22023';
+    END IF;
+    IF stored <@ expected THEN
+        RETURN true;
+    ELSIF stored = next THEN
+        RETURN false;
+    END IF;
+    RAISE EXCEPTION 'the offsets of the topic % stand at %, neither at % nor at %: another processor has merged since',
+        topic, stored, expected, next USING ERRCODE = 'CF003';
+END
+$$;

@@ -1,0 +1,22 @@
+-- The candles that partials are, which must all be the symbol's and open in [since, until). 22023 else.
+CREATE FUNCTION refolded(
+    symbol text, since bigint, until bigint, partials partial_candle[], windows jsonb, replaced_at timestamptz
+) RETURNS candles[]
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    fresh candles[];
+    is_sound boolean;
+BEGIN
+    SELECT array_agg(f ORDER BY f.open_time),
+        bool_and(f.symbol = refolded.symbol AND f.open_time >= from_microseconds(since)
+            AND f.open_time < from_microseconds(until))
+    INTO fresh, is_sound
+    FROM unnest(expand_partials(partials, windows, replaced_at)) f
+    WHERE f.interval = windows ->> 'interval';
+    IF NOT is_sound THEN
+        RAISE EXCEPTION 'candles of another symbol, or outside the stretch that is replaced'
+            USING ERRCODE = '22023';
+    END IF;
+    RETURN coalesce(fresh, '{}');
+END
+$$;
