@@ -43,7 +43,7 @@ from bench.race import RaceError, Run, race
 from candleflow import settings as settings_module
 from candleflow.errors import StackError
 from candleflow.processor import latency
-from candleflow.settings import Settings
+from candleflow.settings import FIELDS
 from candleflow.stack.postgres import PostgresServer
 from candleflow.store import schema
 
@@ -234,7 +234,7 @@ def _outcome(spot: Spot, laid: Course, stack: Stack, name: str) -> Outcome:
 
 def _race(spot: Spot, laid: Course, stack: Stack, name: str) -> Run:
     names = topic.symbols(spot.symbols)
-    default: int = Settings.model_fields["max_offsets_per_trigger"].default
+    default: int = FIELDS["max_offsets_per_trigger"].default
     place = course.our_place(
         stack,
         name,

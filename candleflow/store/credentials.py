@@ -136,7 +136,7 @@ def advised(error: psycopg2.Error) -> str | None:
 
 def role_name(settings: Settings, role: Role) -> str:
     """What PostgreSQL calls the role."""
-    address = settings.postgres
+    address = settings.database
     return {
         Role.OWNER: address.owner,
         Role.WRITER: address.writer,
@@ -150,11 +150,11 @@ def role_name(settings: Settings, role: Role) -> str:
 
 def dsn(settings: Settings, role: Role) -> Dsn:
     """How ``role`` connects; raises StoreError if the file of credentials can't be read or written."""
-    address = settings.postgres
+    address = settings.database
     return Dsn(
         host=address.host,
         port=address.port,
-        database=address.database,
+        database=address.name,
         user=role_name(settings, role),
         password=password(settings, role),
         parameters=tuple(parse_qsl(address.parameters)),
@@ -182,7 +182,7 @@ def password(settings: Settings, role: Role) -> str:
     Raises StoreError if the file of credentials can't be read or written.
     """
     role = Role(role)
-    given = _given(settings, role)
+    given = settings.postgres.password_of(role)
     if given is not None:
         return given
     name = role_name(settings, role)
@@ -208,22 +208,8 @@ def keep(settings: Settings, role: Role, new_password: str, *, replace: bool = T
         return kept[name]
 
 
-def _given(settings: Settings, role: Role) -> str | None:
-    if role is Role.OWNER:
-        return settings.owner_password
-    secret = {
-        Role.WRITER: settings.postgres_writer_password,
-        Role.READER: settings.postgres_reader_password,
-        Role.AUDITOR: settings.postgres_auditor_password,
-        Role.FORECASTER: settings.postgres_forecaster_password,
-        Role.ALERTER: settings.postgres_alerter_password,
-        Role.EDITOR: settings.postgres_editor_password,
-    }[role]
-    return secret.get_secret_value() if secret is not None else None
-
-
 def _file(settings: Settings) -> Path:
-    return settings.run_dir / FILE_NAME
+    return settings.stack.run_dir / FILE_NAME
 
 
 def _read(file: Path) -> dict[str, str]:
