@@ -46,12 +46,9 @@ def read_lines(spark: SparkSession, file: Path) -> DataFrame:
 
 
 def records(lines: DataFrame, symbol: str) -> DataFrame:
-    """Each line as a record of ``symbol``'s trade, with Kafka's columns; of any other line an empty one.
-
-    That is refused by whoever reads it.
-    """
+    """Each line as a record of ``symbol``'s trade, with Kafka's columns; of any other line a null one."""
     line = F.lower("line")
-    payload = F.when(line.rlike(_LINE), F.regexp_replace(line, _LINE, _PAYLOAD % symbol)).otherwise("")
+    payload = F.when(line.rlike(_LINE), F.regexp_replace(line, _LINE, _PAYLOAD % symbol))
     return lines.select(
         F.lit("archive").alias("topic"),
         F.lit(0).alias("partition"),
@@ -81,7 +78,8 @@ def first_refused(judged: DataFrame, lines: DataFrame) -> tuple[str, str] | None
 
 
 def _of_day(judged: DataFrame, since: int, until: int) -> DataFrame:
-    told = F.when(F.col(REFUSAL) == NOT_JSON, NOT_A_LINE).otherwise(F.col(REFUSAL))
+    is_no_line = F.col(REFUSAL).isin(trades.NO_VALUE, NOT_JSON)  # not JSON: a number with a leading zero
+    told = F.when(is_no_line, NOT_A_LINE).otherwise(F.col(REFUSAL))
     judged = judged.withColumn(REFUSAL, told)
     is_elsewhere = F.col(REFUSAL).isNull() & ~F.col("trade_time").between(since, until - 1)
     refused = judged.withColumn(REFUSAL, F.when(is_elsewhere, ANOTHER_DAY).otherwise(F.col(REFUSAL)))
