@@ -69,6 +69,8 @@ class Merged:
 
     status: str
     late: int = 0
+    seconds: float = 0.0
+    """How long PostgreSQL took."""
     overlap: Mapping[str, str] | None = None
     """Of an overlap: the ids that are in candles already, by symbol, as an int8multirange's text."""
 
@@ -136,7 +138,7 @@ class Ledger:
                 self._windows,
             ),
         )
-        return Merged(answer["status"], answer.get("late", 0), answer.get("ids"))
+        return Merged(answer["status"], answer.get("late", 0), overlap=answer.get("ids"))
 
     def close_quiet_candles(self, closes_until_us: int) -> int:
         """Close every open candle that ends by then (microseconds since the epoch); how many."""

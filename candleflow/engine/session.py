@@ -65,7 +65,8 @@ class SparkFiles:
     java_options: Sequence[str] = ()
     """Added to those of every session."""
     archive_classes: Callable[[str], None] | None = None
-    """Makes the next start quicker, from the JVM's class path; to be called once the JVM is at rest."""
+    """Makes the next start quicker, from the JVM's class path; to be called once the JVM is at rest. It may
+    raise StackError."""
 
 
 FindSpark = Callable[[], AbstractContextManager[SparkFiles]]

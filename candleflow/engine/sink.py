@@ -22,7 +22,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -108,7 +108,6 @@ class CandleSink:
         self._ends: Mapping[int, int] = {}
         self._last: Mapping[int, LastRecord] = {}
         self._confirmed_at = -math.inf
-        self._merge_seconds = 0.0
         self.record_clock = RecordClock()
         self.checkpoint = Path()
         """The folder of the query's own, which is no truth."""
@@ -228,10 +227,7 @@ class CandleSink:
             self._part_size.failed(records, error.records)
             if records <= 1:
                 raise
-            _log.info(
-                "%d records have more than %d candles: merging them in parts of about %d records",
-                *(records, self._work.candles_limit, self._part_size.records),
-            )
+            _log.info("%s: merging %d records in parts of about %d", error, records, self._part_size.records)
             return False
         except BaseException:
             self._part_size.failed(records)
@@ -271,7 +267,7 @@ class CandleSink:
         if answer.status != "already_merged":
             self.tally.latency.note(folded.live, folded.trades, round(merged_at * SECOND_US))
             self._count(answer, folded, received)
-        return len(folded.partials), self._merge_seconds
+        return len(folded.partials), answer.seconds
 
     def _confirm_log(self) -> None:
         """Have it confirmed that the topic goes on from the last record merged, where it may not.
@@ -288,14 +284,15 @@ class CandleSink:
         self, blocks: DataFrame, records: Callable[[], DataFrame]
     ) -> tuple[Folded, Callable[[], DataFrame]]:
         """The batch folded, and what makes its trades row by row: as the query folded it, if that could read
-        every record; or else judged from Kafka's ``records``. Raises OversizeError where it read too few.
+        every record; or else judged from Kafka's ``records``. Raises OversizeError where it left too many.
         """
         quick = self._fold.read(blocks)
         unread = quick.rejected.get(trades.UNREAD, 0)
         if not unread:
             return quick, lambda: trades.read_quickly(records(), self._work.max_future_us)
         if unread > trades.UNREAD_LIMIT:
-            raise OversizeError((quick.sound + unread) * trades.UNREAD_LIMIT // unread)
+            records_of_limit = (quick.sound + unread) * trades.UNREAD_LIMIT // unread
+            raise OversizeError(records_of_limit, "records in another layout")
         judged = trades.judge(records(), self._work.max_future_us)
         folded = self._fold(judged)
         if folded.sound > 2 * quick.sound and not self._warned:
@@ -337,10 +334,9 @@ class CandleSink:
                 if self._stopping.wait(backoff.next_delay()):
                     raise StoppedError("stopping while PostgreSQL is away") from error
             else:
-                self._merge_seconds = time.monotonic() - began_at
                 if is_waiting:
                     _log.info("PostgreSQL is back, the batch is merged")
-                return answer
+                return replace(answer, seconds=time.monotonic() - began_at)
 
     def _claim_again(self, reached: Mapping[int, int]) -> bool:
         """Take the topic again after the connection was lost; whether the batch had been merged.

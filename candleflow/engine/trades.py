@@ -11,7 +11,7 @@ decimals are as exact, but each is an object of Java's.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
@@ -62,8 +62,9 @@ RECORDS_PER_TASK: Final = 125_000
 """A batch of up to so many is one task; a longer backlog is read by all cores even of one partition. Half a
 million are four tasks; five left one of two cores idle during the last."""
 
-UNREAD_LIMIT: Final = 20_000
-"""The most records of a batch that the driver reads itself; a batch with more is merged in parts."""
+UNREAD_LIMIT: Final = 40_000
+"""The most records that the driver reads by itself at once: 160 MB if all are as long as may be. A batch with
+more of them is merged in parts."""
 
 _RECORDS_PER_POLL: Final = 5_000
 """Spark asks the consumer anew after so many; with the consumer's own 500 that took a third of a backlog's
@@ -161,14 +162,12 @@ _VERDICT: Final = f"partition int, offset bigint, {REFUSAL} string, " + ", ".joi
 )
 
 
-def _verdicts(read: DataFrame, max_future_us: int) -> list[dict[str, Any]]:
+def _verdicts(read: DataFrame, max_future_us: int) -> Iterator[dict[str, Any]]:
     """The verdict on each record that is unread, by its place."""
     unread = read.where(F.col(REFUSAL) == UNREAD)
     rows = unread.select("partition", "offset", F.unix_micros("timestamp"), "value").toLocalIterator()
-    return [
-        {"partition": partition, "offset": offset, **_verdict(value, written_at, max_future_us)}
-        for partition, offset, written_at, value in rows
-    ]
+    for partition, offset, written_at, value in rows:
+        yield {"partition": partition, "offset": offset, **_verdict(value, written_at, max_future_us)}
 
 
 def _verdict(value: bytearray, written_at: int, max_future_us: int) -> dict[str, Any]:

@@ -164,8 +164,13 @@ class _Processor:
         while self._sink is None or self._sink.tally.batches < _SETTLED_BATCHES:
             if self._stop.wait(1):
                 return
-        if not self._stop.wait(_SETTLE_SECONDS):
+        if self._stop.wait(_SETTLE_SECONDS):
+            return
+        try:
             archive(class_path)
+        except StackError as error:
+            if not self._stop.is_set():
+                _log.warning("%s; the next start takes as long as this one", error)
 
     def _process(self, spark: SparkSession, work_dir: Path) -> None:
         settings = self._settings

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 from candleflow.engine.session import SparkFiles
-from candleflow.errors import StackError
 from candleflow.history import backfill
 from candleflow.processor import process as processor
 from candleflow.settings import SPARK_SUBMIT, Settings
@@ -63,13 +62,8 @@ def spark_files(settings: Settings, name: str) -> Iterator[SparkFiles]:
 
 
 def _archive_classes(archive: ClassArchive, listing: Path, class_path: str) -> None:
-    """Make the archive for the next start, where the JVM that runs found none."""
-    if not listing.exists():
-        return
+    """Make the archive for the next start, where the JVM that runs found none; may raise StackError."""
     began_at = time.monotonic()
-    try:
-        if archive.make(listing, class_path):
-            seconds = time.monotonic() - began_at
-            _log.info("archived Spark's classes in %.0f s: the next start is quicker", seconds)
-    except StackError as error:
-        _log.warning("%s; the next start takes as long as this one", error)
+    if listing.exists() and archive.make(listing, class_path):
+        seconds = time.monotonic() - began_at
+        _log.info("archived Spark's classes in %.0f s: the next start is quicker", seconds)
