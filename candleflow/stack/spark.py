@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from candleflow.stack.java import find_java
 from candleflow.stack.work_folder import work_folder
 
 _log = logging.getLogger(__name__)
+
+_END_SECONDS = 2.0
+"""How long to wait for the killed JVM that was making an archive; else it stays behind as a zombie."""
 
 
 def run_processor(settings: Settings) -> int:
@@ -55,15 +59,19 @@ def spark_files(settings: Settings, name: str) -> Iterator[SparkFiles]:
         archive = spark_archive(settings.cache_path, java_home, jars)
         listing = work_dir / "classes.txt"
         options = archive.java_options(listing)
+        making = threading.Lock()
         try:
-            yield SparkFiles(work_dir, java_home, jars, options, partial(_archive_classes, archive, listing))
+            archive_classes = partial(_archive_classes, archive, listing, making)
+            yield SparkFiles(work_dir, java_home, jars, options, archive_classes)
         finally:
             process.end_runs()
+            making.acquire(timeout=_END_SECONDS)
 
 
-def _archive_classes(archive: ClassArchive, listing: Path, class_path: str) -> None:
+def _archive_classes(archive: ClassArchive, listing: Path, making: threading.Lock, class_path: str) -> None:
     """Make the archive for the next start, where the JVM that runs found none; may raise StackError."""
     began_at = time.monotonic()
-    if listing.exists() and archive.make(listing, class_path):
-        seconds = time.monotonic() - began_at
-        _log.info("archived Spark's classes in %.0f s: the next start is quicker", seconds)
+    with making:
+        if listing.exists() and archive.make(listing, class_path):
+            seconds = time.monotonic() - began_at
+            _log.info("archived Spark's classes in %.0f s: the next start is quicker", seconds)
