@@ -173,8 +173,6 @@ _QUERIES: Final = {
     "spark.sql.maxMetadataStringLength": "100",
     "spark.sql.debug.maxToStringFields": "100",
     "spark.sql.shuffle.partitions": "1",
-    # Verdicts of the driver's are spread over so many tasks at most: Spark warns of one above 1,000 KiB.
-    "spark.sql.leafNodeDefaultParallelism": "8",
     # Kafka's password is among a query's options, in one that isn't named so.
     "spark.sql.redaction.options.regex": "(?i)url|jaas|password|secret",
 }
