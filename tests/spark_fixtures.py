@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from candleflow.engine.session import start_session, stop_session
+from candleflow.engine.session import SparkFiles, start_session, stop_session
 
 RECORD_SCHEMA = "topic string, partition int, offset long, timestamp timestamp, value binary"
 PUBLISHED_AT = datetime(2024, 8, 9, tzinfo=UTC)
@@ -20,13 +20,8 @@ PUBLISHED_AT = datetime(2024, 8, 9, tzinfo=UTC)
 def spark(
     java_home: Path, spark_jars: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SparkSession]:
-    session = start_session(
-        java_home=java_home,
-        jars=spark_jars,
-        master="local[2]",
-        memory="600m",
-        work_dir=tmp_path_factory.mktemp("spark"),
-    )
+    files = SparkFiles(tmp_path_factory.mktemp("spark"), java_home, spark_jars)
+    session = start_session(files, master="local[2]", memory="600m")
     yield session
     stop_session(session)
 

@@ -18,6 +18,7 @@ from candleflow.engine import trades
 from candleflow.engine.folding import BatchFold
 from candleflow.engine.partials import Folded
 from candleflow.engine.trades import REFUSAL
+from candleflow.errors import MarketError
 from candleflow.market.payload import NOT_JSON
 from candleflow.market.trade import TIME_LIMIT_US
 
@@ -46,12 +47,9 @@ def read_lines(spark: SparkSession, file: Path) -> DataFrame:
 
 
 def records(lines: DataFrame, symbol: str) -> DataFrame:
-    """Each line as a record of ``symbol``'s trade, with Kafka's columns; of any other line an empty one.
-
-    That is refused by whoever reads it.
-    """
+    """Each line as a record of ``symbol``'s trade, with Kafka's columns; of any other line a null one."""
     line = F.lower("line")
-    payload = F.when(line.rlike(_LINE), F.regexp_replace(line, _LINE, _PAYLOAD % symbol)).otherwise("")
+    payload = F.when(line.rlike(_LINE), F.regexp_replace(line, _LINE, _PAYLOAD % symbol))
     return lines.select(
         F.lit("archive").alias("topic"),
         F.lit(0).alias("partition"),
@@ -62,10 +60,18 @@ def records(lines: DataFrame, symbol: str) -> DataFrame:
 
 
 def read(records: DataFrame, since: int, until: int, fold: BatchFold) -> tuple[DataFrame, Folded]:
-    """The records judged and folded; those at a time outside [since, until), microseconds, are refused."""
+    """The records judged and folded; those at a time outside [since, until), microseconds, are refused.
+
+    Raises MarketError where more than ``UNREAD_LIMIT`` lines have the form of a trade and impossible numbers.
+    """
     judged = _of_day(trades.read_quickly(records, 0), since, until)
     folded = fold(judged)
-    if trades.UNREAD in folded.rejected:
+    unread = folded.rejected.get(trades.UNREAD, 0)
+    if unread > trades.UNREAD_LIMIT:
+        raise MarketError(
+            f"{unread:,} lines of an hour have numbers that no trade has: is it the right file?"
+        )
+    if unread:
         judged = _of_day(trades.judge(records, 0), since, until)
         folded = fold(judged)
     return judged, folded
@@ -81,7 +87,8 @@ def first_refused(judged: DataFrame, lines: DataFrame) -> tuple[str, str] | None
 
 
 def _of_day(judged: DataFrame, since: int, until: int) -> DataFrame:
-    told = F.when(F.col(REFUSAL) == NOT_JSON, NOT_A_LINE).otherwise(F.col(REFUSAL))
+    is_no_line = F.col("value").isNull() | (F.col(REFUSAL) == NOT_JSON)  # a number with a leading zero
+    told = F.when(is_no_line, NOT_A_LINE).otherwise(F.col(REFUSAL))
     judged = judged.withColumn(REFUSAL, told)
     is_elsewhere = F.col(REFUSAL).isNull() & ~F.col("trade_time").between(since, until - 1)
     refused = judged.withColumn(REFUSAL, F.when(is_elsewhere, ANOTHER_DAY).otherwise(F.col(REFUSAL)))

@@ -6,8 +6,8 @@ then merges the rest of the batch, each trade once.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -15,15 +15,15 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
 
 from candleflow.engine.candles import CandleFold, without_ids, without_repeats
+from candleflow.engine.driver_rows import rows_of
 from candleflow.engine.partials import Folded, read_fold
 from candleflow.errors import CandleflowError
 from candleflow.market.window import Windows
 
 _OVERLAPS_LIMIT: Final = 5
 
-Merge = Callable[[Folded], Mapping[str, str] | None]
-"""Merges a batch, all of it or nothing. None where it was done, else the ids of it that are in candles
-already, by symbol, as an int8multirange's text."""
+Overlap = Mapping[str, str]
+"""Ids of a batch that are in candles already, by symbol, as an int8multirange's text."""
 
 
 class BatchFold:
@@ -46,27 +46,14 @@ class BatchFold:
         """Rows of trades, folded by one job."""
         return self.read(self._candle_fold(trades))
 
-    def merge_once(self, trades: Callable[[], DataFrame], folded: Folded, merge: Merge) -> Folded:
-        """Merge ``folded``, each trade once; what was merged in the end.
+    def once(self, trades: DataFrame, folded: Folded, overlaps: Sequence[Overlap] = ()) -> Folded:
+        """Fold the batch again: each trade once, and without the ids that are in candles already.
 
-        ``trades`` makes the rows it was folded from: they are asked for only where they have to be folded
-        again. Raises CandleflowError where they overlap the candles however often that is done.
+        ``trades``: the rows that ``folded`` was made of. ``overlaps``: what attempts to merge it answered.
+        Raises CandleflowError where the batch overlaps the candles however often that is done.
         """
-        if folded.has_repeats:
-            folded = self._fold_without(trades(), folded, [])
-        overlaps: list[Mapping[str, str]] = []
-        while len(overlaps) <= _OVERLAPS_LIMIT:
-            overlap = merge(folded)
-            if overlap is None:
-                return folded
-            overlaps.append(overlap)
-            folded = self._fold_without(trades(), folded, overlaps)
-        raise CandleflowError(f"a batch overlaps the candles again and again: {overlaps[-1]}")
-
-    def _fold_without(
-        self, trades: DataFrame, folded: Folded, overlaps: Sequence[Mapping[str, str]]
-    ) -> Folded:
-        """The batch once more, each trade once and without the ids that are in the candles already."""
+        if len(overlaps) > _OVERLAPS_LIMIT:
+            raise CandleflowError(f"a batch overlaps the candles again and again: {overlaps[-1]}")
         rest = without_repeats(trades)
         for overlap in overlaps:
             rest = without_ids(rest, _ids(trades.sparkSession, overlap))
@@ -74,18 +61,12 @@ class BatchFold:
         return replace(folded, partials=once.partials, trades=once.trades, live=once.live)
 
 
-def _ids(spark: SparkSession, overlap: Mapping[str, str]) -> DataFrame:
-    """The ids of multiranges by symbol, such as ``{"BTCUSDT": "{[5,9)}"}``, as rows.
-
-    They are unfolded in the JVM from one text: rows given from Python would need a Python worker.
-    """
-    ranges = F.explode(F.expr("regexp_extract_all(ids, '\\\\[([0-9]+),([0-9]+)\\\\)', 0)"))
-    bounds = F.split(F.substring("one", 2, 60), "[,)]")
-    lower, upper = bounds[0].cast("bigint"), bounds[1].cast("bigint")
-    by_symbol = F.explode(F.from_json(F.lit(json.dumps(dict(overlap))), "map<string,string>"))
-    return (
-        spark.range(1)
-        .select(by_symbol.alias("symbol", "ids"))
-        .select("symbol", ranges.alias("one"))
-        .select("symbol", F.explode(F.sequence(lower, upper - 1)).alias("trade_id"))
-    )
+def _ids(spark: SparkSession, overlap: Overlap) -> DataFrame:
+    """The ids of multiranges by symbol, such as ``{"BTCUSDT": "{[5,9)}"}``, as rows."""
+    ranges = [
+        {"symbol": symbol, "lower": int(lower), "upper": int(upper)}
+        for symbol, ids in overlap.items()
+        for lower, upper in re.findall(r"\[([0-9]+),([0-9]+)\)", ids)
+    ]
+    ids = F.explode(F.expr("sequence(lower, upper - 1)")).alias("trade_id")
+    return rows_of(spark, ranges, "symbol string, lower bigint, upper bigint").select("symbol", ids)

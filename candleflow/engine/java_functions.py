@@ -21,31 +21,23 @@ from candleflow.market.symbol import SYMBOL_PATTERN
 CUT_TRADE: Final = "cut_trade"
 """A record (binary) into a struct of ``CUT_FIELDS``; null where ``LayoutReader.java`` leaves it unread."""
 
-COUNT_AMOUNTS: Final = "count_amounts"
-"""A price and a quantity, each as the digits before its point and those after it in steps of 10^-8, into a
-struct of ``AMOUNTS``; null where one of them is null, nothing or beyond its limit, or their product is."""
-
-AMOUNTS: Final = StructType(
-    [
-        StructField(name, LongType())
-        for name in (
-            "price", "quantity_whole", "quantity_fraction",
-            "notional_high", "notional_whole", "notional_fraction", "notional_rest",
-        )
-    ]
-)  # fmt: skip
-"""A trade's amounts as ``Trade.java`` counts them; ``trades.TRADE_COLUMNS`` tells their units."""
-
 CUT_FIELDS: Final = StructType(
     [
         StructField("symbol", StringType()),
         StructField("trade_id", LongType()),
         StructField("trade_time", LongType()),
         StructField("is_taker_buy", BooleanType()),
-        *AMOUNTS.fields,
+        *(
+            StructField(name, LongType())
+            for name in (
+                "price", "quantity_whole", "quantity_fraction",
+                "notional_high", "notional_whole", "notional_fraction", "notional_rest",
+            )
+        ),
     ]
-)
-"""All of a trade, in the order in which ``Trade.java`` reads and writes it."""
+)  # fmt: skip
+"""All of a trade, in the order in which ``Trade.java`` reads and writes it; the units of its amounts are at
+``trades.TRADE_COLUMNS``."""
 
 _PACKAGE: Final = "candleflow"
 _SOURCES: Final = Path(__file__).with_name("java") / _PACKAGE
@@ -53,7 +45,7 @@ _class_loaders: Final[WeakKeyDictionary[SparkContext, Any]] = WeakKeyDictionary(
 
 
 def register(spark: SparkSession, work_dir: Path) -> None:
-    """Have the session know ``CUT_TRADE``, ``COUNT_AMOUNTS`` and what ``map_partitions`` is given.
+    """Have the session know ``CUT_TRADE`` and what ``map_partitions`` is given.
 
     The jar for its executors is made in ``work_dir``, and stays. Raises py4j's error where a source doesn't
     compile.
@@ -71,11 +63,8 @@ def register(spark: SparkSession, work_dir: Path) -> None:
     loader = jvm.org.codehaus.commons.compiler.util.reflect.ByteArrayClassLoader(codes, parent)
     _class_loaders[spark.sparkContext] = loader
     # As an object: pyspark's registerJavaFunction asks for type parameters, which Janino doesn't write down.
-    for function, made, fields in (
-        (CUT_TRADE, _made(spark, "CutTrade", SYMBOL_PATTERN), CUT_FIELDS),
-        (COUNT_AMOUNTS, _made(spark, "CountAmounts"), AMOUNTS),
-    ):
-        session.udf().register(function, made, session.parseDataType(fields.json()))
+    cut_trade = _made(spark, "CutTrade", SYMBOL_PATTERN)
+    session.udf().register(CUT_TRADE, cut_trade, session.parseDataType(CUT_FIELDS.json()))
 
 
 def map_partitions(rows: DataFrame, schema: StructType, name: str, *arguments: object) -> DataFrame:
@@ -118,3 +107,13 @@ def _array(kind: Any, values: Sequence[object]) -> Any:
     for at, value in enumerate(values):
         array[at] = value
     return array
+
+
+def texts_of(spark: SparkSession, texts: Sequence[str]) -> DataFrame:
+    """``texts`` as rows with the column ``value``, which no plan's print shows."""
+    jvm: Any = spark._jvm  # noqa: SLF001
+    rows = jvm.java.util.ArrayList()
+    for text in texts:
+        rows.add(text)
+    dataset: Any = spark._jsparkSession.createDataset(rows, jvm.org.apache.spark.sql.Encoders.STRING())  # noqa: SLF001
+    return DataFrame(dataset.toDF(), spark)

@@ -69,12 +69,14 @@ class Merged:
 
     status: str
     late: int = 0
+    seconds: float = 0.0
+    """How long PostgreSQL took."""
     overlap: Mapping[str, str] | None = None
     """Of an overlap: the ids that are in candles already, by symbol, as an int8multirange's text."""
 
 
 class Ledger:
-    """The store's functions for the processor; see their files in store/functions.
+    """The store's functions for the processor; see the interface in ARCHITECTURE.md.
 
     All raise StoreAwayError where trying again may help, SupersededError where another processor has the
     topic, and StoreError otherwise.
@@ -136,7 +138,7 @@ class Ledger:
                 self._windows,
             ),
         )
-        return Merged(answer["status"], answer.get("late", 0), answer.get("ids"))
+        return Merged(answer["status"], answer.get("late", 0), overlap=answer.get("ids"))
 
     def close_quiet_candles(self, closes_until_us: int) -> int:
         """Close every open candle that ends by then (microseconds since the epoch); how many."""

@@ -27,13 +27,13 @@ their blocks: without this limit a few candles of a busy symbol could be made of
 
 
 class OversizeError(CandleflowError):
-    """Records that make more candles than may be merged at once.
+    """More candles, or more records that Spark leaves unread, than may be merged at once.
 
-    ``records``: about how many of them make as many as may be.
+    ``records``: about how many records have as many as may be.
     """
 
-    def __init__(self, records: int) -> None:
-        super().__init__(f"{records:,} records have as many candles as may be merged at once")
+    def __init__(self, records: int, what: str = "candles") -> None:
+        super().__init__(f"{records:,} records have as many {what} as may be merged at once")
         self.records = records
 
 

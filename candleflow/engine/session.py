@@ -1,6 +1,6 @@
 """Spark's session, for a stream of small batches on one machine, or for any master by one setting.
 
-Everything here was measured; see docs/decisions.md. No secret may come into Spark's
+Everything here was measured; see ARCHITECTURE.md, "Decisions". No secret may come into Spark's
 configuration: it is on the JVM's command line, in the event log and on the page of the UI.
 """
 
@@ -12,8 +12,11 @@ import os
 import pwd
 import shlex
 import subprocess
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,42 +51,41 @@ _CHECKPOINT_FILES: Final = (
     f"{'' if _IS_SPARK_4_0 else 'checkpointing.'}FileSystemBasedCheckpointFileManager"
 )
 
-# Spark 4.0 pushes a filter below all the columns that it is of, each written out wherever it is named: the
-# plan of an archive's refused lines was not made in four minutes. 4.2 doesn't where that computes one twice.
-_PUSHES: Final = ("PushDownPredicates", "PushPredicateThroughNonJoin")
-_OF_SPARK_4_0: Final = (
-    {
-        "spark.sql.optimizer.excludedRules": ",".join(
-            f"org.apache.spark.sql.catalyst.optimizer.{rule}" for rule in _PUSHES
-        )
-    }
-    if _IS_SPARK_4_0
-    else {}
-)
+
+@dataclass(frozen=True, slots=True)
+class SparkFiles:
+    """What Spark needs of this machine, found by whoever starts the process (``stack.spark``)."""
+
+    work_dir: Path
+    """Takes what Spark writes for itself."""
+    java_home: Path = Path()
+    """This, and what follows, is not for spark-submit, which has started the JVM already."""
+    jars: Sequence[Path] = ()
+    """The Kafka connector, PostgreSQL's driver and what they need."""
+    java_options: Sequence[str] = ()
+    """Added to those of every session."""
+    archive_classes: Callable[[str], None] | None = None
+    """Makes the next start quicker, from the JVM's class path; to be called once the JVM is at rest. It may
+    raise StackError."""
 
 
-def start_session(
-    *,
-    java_home: Path,
-    jars: Sequence[Path],
-    master: str,
-    memory: str,
-    work_dir: Path,
-    name: str = "candleflow",
-    java_options: Sequence[str] = (),
-) -> SparkSession:
+FindSpark = Callable[[], AbstractContextManager[SparkFiles]]
+"""Finds them, which may take a download; they are there until the context ends."""
+
+
+def start_session(files: SparkFiles, *, master: str, memory: str, name: str = "candleflow") -> SparkSession:
     """A session in a JVM of its own; ``memory`` is the driver's heap, such as ``1g``.
 
-    ``jars`` are the Kafka connector, PostgreSQL's driver and what they need; ``work_dir`` takes what Spark
-    writes for itself; ``java_options`` are added to those of every session. Raises StackError where the JVM
-    doesn't come up. Times are UTC throughout, whatever the machine's zone.
+    Raises StackError where the JVM doesn't come up. Times are UTC throughout, whatever the machine's zone.
     """
     _quieten()
+    java_home, work_dir = files.java_home, files.work_dir
     _prepare_environment(java_home, master)
+    java_options = files.java_options
     if not _has_account():
         java_options = [*java_options, f"-Duser.name={_NAME}", f"-Duser.home={work_dir}"]
     builder = SparkSession.builder.master(master).appName(name)
-    configuration = _configuration(jars, master, memory, work_dir, java_options)
+    configuration = _configuration(files.jars, master, memory, work_dir, java_options)
     for key, value in configuration.items():
         builder = builder.config(key, value)
     try:
@@ -99,7 +101,7 @@ def start_session(
 def join_session(work_dir: Path, *, name: str = "candleflow") -> SparkSession:
     """The session of the JVM that spark-submit started for this program, with its jars, memory and master.
 
-    ``work_dir`` as for ``start_session``. Raises StackError where no spark-submit did.
+    ``work_dir`` takes the jar for the executors. Raises StackError where no spark-submit did.
     """
     _quieten()
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
@@ -128,6 +130,8 @@ def _prepare_environment(java_home: Path, master: str) -> None:
             del os.environ[name]
     if is_local:
         os.environ["SPARK_LOCAL_IP"] = _LOOPBACK
+        # Else a Python worker would be whichever python3 is on the PATH, maybe of another version.
+        os.environ["PYSPARK_PYTHON"] = sys.executable
 
 
 def _has_account() -> bool:
@@ -158,7 +162,6 @@ _QUERIES: Final = {
     "spark.sql.caseSensitive": "true",
     # On both, the exactness rests: an overflow is an error, and a text that is no number is too.
     "spark.sql.ansi.enabled": "true",
-    "spark.sql.variant.allowDuplicateKeys": "false",
     # Replanning by statistics takes longer than a small batch, and finds nothing in a large one.
     "spark.sql.adaptive.enabled": "false",
     "spark.sql.streaming.checkpointFileManagerClass": _CHECKPOINT_FILES,
@@ -172,7 +175,6 @@ _QUERIES: Final = {
     "spark.sql.shuffle.partitions": "1",
     # Kafka's password is among a query's options, in one that isn't named so.
     "spark.sql.redaction.options.regex": "(?i)url|jaas|password|secret",
-    **_OF_SPARK_4_0,
 }
 """What the queries count on, whoever started the JVM."""
 

@@ -22,15 +22,16 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from pyspark.sql import DataFrame, SparkSession
 
+from candleflow.backoff import Backoff
 from candleflow.engine import trades
-from candleflow.engine.folding import BatchFold
+from candleflow.engine.folding import BatchFold, Overlap
 from candleflow.engine.ledger import Claim, Ledger, Merged, StoreAwayError, SupersededError
 from candleflow.engine.partials import Folded, LastRecord, OversizeError
 from candleflow.engine.parts import PartSize, part_end
@@ -44,7 +45,8 @@ _log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS: Final = 60.0
 """While PostgreSQL is away a batch waits for it so long; then the query ends, and is started anew."""
-_PAUSES_SECONDS: Final = (0.2, 0.5, 1.0, 2.0)
+_PAUSES_SECONDS: Final = (0.4, 4.0)
+"""The shortest and the longest bound of the pauses between attempts to merge a batch."""
 _POLL_SECONDS: Final = 0.1
 _BATCHES_REMEMBERED: Final = 1_000
 CANDLES_LIMIT: Final = 20_000
@@ -100,12 +102,12 @@ class CandleSink:
         self._is_ended = False
         self._fold = BatchFold(work.windows, work.candles_limit)
         self._part_size = PartSize(work.candles_limit)
-        self._reads_strictly = False
+        self._warned = False
+        """Whether it was said that most trades are in another layout."""
         self._begins: Mapping[int, int] = {}
         self._ends: Mapping[int, int] = {}
         self._last: Mapping[int, LastRecord] = {}
         self._confirmed_at = -math.inf
-        self._merge_seconds = 0.0
         self.record_clock = RecordClock()
         self.checkpoint = Path()
         """The folder of the query's own, which is no truth."""
@@ -143,7 +145,7 @@ class CandleSink:
         self._ends = ends
         self.failure = None
         self._is_ended = False
-        self._reads_strictly = False
+        self._warned = False
         self.checkpoint = checkpoint
 
     def __call__(self, batch: DataFrame, batch_id: int) -> None:
@@ -225,10 +227,7 @@ class CandleSink:
             self._part_size.failed(records, error.records)
             if records <= 1:
                 raise
-            _log.info(
-                "%d records have more than %d candles: merging them in parts of about %d records",
-                *(records, self._work.candles_limit, self._part_size.records),
-            )
+            _log.info("%s: merging %d records in parts of about %d", error, records, self._part_size.records)
             return False
         except BaseException:
             self._part_size.failed(records)
@@ -245,21 +244,22 @@ class CandleSink:
         many seconds PostgreSQL took.
         """
         read_at = time.monotonic()
-        judged, folded = self._read(blocks, partial(self._records, blocks.sparkSession, reached))
+        records = partial(self._records, blocks.sparkSession, reached)
+        folded, trades_of = self._read(blocks, records)
         self._confirm_log()
         received = folded.sound + sum(folded.rejected.values())
         if folded.sound and any(end > self._ends.get(number, 0) for number, end in reached.items()):
             self.record_clock.note(folded.written_at)  # what was there before may be of any age
         if folded.rejected:
-            publish_rejected(judged(), self._work.bootstrap, self._work.rejected_topic)
-        answer = Merged("")
-
-        def merge(folded: Folded) -> Mapping[str, str] | None:
-            nonlocal answer
-            answer = self._until_merged(reached, folded, _counts(folded, received))
-            return answer.overlap
-
-        folded = self._fold.merge_once(judged, folded, merge)
+            publish_rejected(trades_of(), self._work.bootstrap, self._work.rejected_topic)
+        if folded.has_repeats:
+            folded = self._fold.once(trades_of(), folded)
+        answer = self._until_merged(reached, folded, received)
+        overlaps: list[Overlap] = []
+        while answer.overlap is not None:
+            overlaps.append(answer.overlap)
+            folded = self._fold.once(trades_of(), folded, overlaps)
+            answer = self._until_merged(reached, folded, received)
         merged_at = time.time()
         self.offsets = {**self.offsets, **reached}
         self._last = {**self._last, **folded.last}
@@ -267,7 +267,7 @@ class CandleSink:
         if answer.status != "already_merged":
             self.tally.latency.note(folded.live, folded.trades, round(merged_at * SECOND_US))
             self._count(answer, folded, received)
-        return len(folded.partials), self._merge_seconds
+        return len(folded.partials), answer.seconds
 
     def _confirm_log(self) -> None:
         """Have it confirmed that the topic goes on from the last record merged, where it may not.
@@ -282,60 +282,61 @@ class CandleSink:
 
     def _read(
         self, blocks: DataFrame, records: Callable[[], DataFrame]
-    ) -> tuple[Callable[[], DataFrame], Folded]:
+    ) -> tuple[Folded, Callable[[], DataFrame]]:
         """The batch folded, and what makes its trades row by row: as the query folded it, if that could read
-        every record; or else judged anew from Kafka's ``records``.
+        every record; or else judged from Kafka's ``records``. Raises OversizeError where it left too many.
         """
-        quick_sound = 0
-        if not self._reads_strictly:
-            folded = self._fold.read(blocks)
-            if trades.UNREAD not in folded.rejected:
-                return lambda: trades.read_quickly(records(), self._work.max_future_us), folded
-            quick_sound = folded.sound
+        quick = self._fold.read(blocks)
+        unread = quick.rejected.get(trades.UNREAD, 0)
+        if not unread:
+            return quick, lambda: trades.read_quickly(records(), self._work.max_future_us)
+        if unread > trades.UNREAD_LIMIT:
+            records_of_limit = (quick.sound + unread) * trades.UNREAD_LIMIT // unread
+            raise OversizeError(records_of_limit, "records in another layout")
         judged = trades.judge(records(), self._work.max_future_us)
         folded = self._fold(judged)
-        if folded.sound > 2 * quick_sound and not self._reads_strictly:
+        if folded.sound > 2 * quick.sound and not self._warned:
             _log.warning(
                 "most trades are not in the layout that Binance sends: they are read, but more slowly"
             )
-            self._reads_strictly = True
-        return lambda: judged, folded
+            self._warned = True
+        return folded, lambda: judged
 
     def _records(self, spark: SparkSession, reached: Mapping[int, int]) -> DataFrame:
         """The batch's records once more: those from where the candles stand to where the batch ends."""
         work = self._work
         return trades.read_range(spark, work.bootstrap, work.topic, self._standing(reached), reached)
 
-    def _until_merged(self, reached: dict[int, int], folded: Folded, counts: Mapping[str, Any]) -> Merged:
+    def _until_merged(self, reached: dict[int, int], folded: Folded, received: int) -> Merged:
         """``Ledger.merge``, tried again while PostgreSQL is away; raises StoreAwayError in the end.
 
         A merge that failed only after a while is given up at once: it may have been too large.
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
-        attempt = 0
+        backoff = Backoff(*_PAUSES_SECONDS)
+        is_waiting = False
         while True:
             began_at = math.inf
             try:
                 if not self._ledger.is_open and self._claim_again(reached):
                     return Merged("already_merged")
                 began_at = time.monotonic()
+                counts = _counts(folded, received)
                 answer = self._ledger.merge(self.offsets, reached, folded.last, folded.partials, counts)
             except StoreAwayError as error:
                 failed_at = time.monotonic()
                 if failed_at >= deadline or failed_at - began_at >= _SLOW_SECONDS:
                     raise
-                if attempt == 0:
+                if not is_waiting:
                     _log.warning("waiting for PostgreSQL, the batch is kept: %s", error)
+                is_waiting = True
                 self.waits_for = f"PostgreSQL: {error}"
-                pause = _PAUSES_SECONDS[min(attempt, len(_PAUSES_SECONDS) - 1)]
-                attempt += 1
-                if self._stopping.wait(pause):
+                if self._stopping.wait(backoff.next_delay()):
                     raise StoppedError("stopping while PostgreSQL is away") from error
             else:
-                self._merge_seconds = time.monotonic() - began_at
-                if attempt:
+                if is_waiting:
                     _log.info("PostgreSQL is back, the batch is merged")
-                return answer
+                return replace(answer, seconds=time.monotonic() - began_at)
 
     def _claim_again(self, reached: Mapping[int, int]) -> bool:
         """Take the topic again after the connection was lost; whether the batch had been merged.

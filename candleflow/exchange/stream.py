@@ -32,7 +32,6 @@ from candleflow.exchange.messages import (
     ControlReply,
     Message,
     OtherStream,
-    Rejected,
     ServerShutdown,
     TradeMessage,
     decode,
@@ -47,6 +46,7 @@ from candleflow.exchange.reconnect import (
     share_out,
 )
 from candleflow.exchange.sockets import ExchangeConnection
+from candleflow.market.payload import Rejected
 from candleflow.market.symbol import lower, upper
 from candleflow.proxies import proxy_for
 

@@ -6,7 +6,7 @@ COMMANDS = (
     Command(
         "backfill",
         "load a day's or a month's trades from the exchange's public archive, or a file of it",
-        f"{__name__}.backfill:run",
+        "candleflow.stack.spark:run_backfill",
         arguments=f"{__name__}.backfill:add_arguments",
         of_what_runs=True,
     ),

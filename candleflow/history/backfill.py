@@ -13,8 +13,8 @@ import sys
 import time
 from calendar import monthrange
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -27,19 +27,17 @@ from rich.table import Table
 
 from candleflow.audit.verify import symbol_argument
 from candleflow.engine import archive as lines
-from candleflow.engine.folding import BatchFold
+from candleflow.engine.folding import BatchFold, Overlap
 from candleflow.engine.partials import Folded
-from candleflow.engine.session import start_session, stop_session
+from candleflow.engine.session import FindSpark, start_session, stop_session
 from candleflow.errors import SettingError
 from candleflow.exchange import archive
 from candleflow.market.window import DAY_US, Windows
 from candleflow.settings import Settings, Venue
-from candleflow.stack.class_archive import spark_archive
-from candleflow.stack.jars import ensure_jars
-from candleflow.stack.java import find_java
-from candleflow.stack.work_folder import work_folder
 from candleflow.store import schema
 from candleflow.store.history import HistoryStore, Source
+
+MakeFolder = Callable[[], AbstractContextManager[Path]]
 
 LOAD_SECONDS: Final = 60.0
 """An hour's candles take less than a second; but they may stand behind a long batch of the processor's."""
@@ -108,9 +106,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(settings: Settings, arguments: argparse.Namespace) -> int:
+def run(
+    settings: Settings, arguments: argparse.Namespace, work_folder: MakeFolder, find_spark: FindSpark
+) -> int:
     """Load and print a table; 0, or 1 where lines had to be refused.
 
+    ``work_folder`` makes a folder for the archive, which is gone when the context ends.
     Raises SettingError for another venue than the archive's, ExchangeError where the archive can't be had or
     isn't sound, StoreError while PostgreSQL is away, StackError without Java or its jars.
     """
@@ -126,9 +127,8 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     began_at = time.monotonic()
     loaded = Loaded()
     try:
-        # In the data folder, as the archive may be larger than what /tmp holds.
-        with work_folder("backfill-", settings.stack.data_path) as work_dir:
-            _run_in(work_dir, settings, day, arguments.file, loaded, is_of_month=is_of_month)
+        with work_folder() as work_dir:
+            _run_in(work_dir, find_spark, settings, day, arguments.file, loaded, is_of_month=is_of_month)
     except KeyboardInterrupt:
         print("stopped before the end: what was loaded stays, and a new run goes on", file=sys.stderr)
         return 1
@@ -139,13 +139,20 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _run_in(
-    work_dir: Path, settings: Settings, day: Day, given: Path | None, loaded: Loaded, *, is_of_month: bool
+    work_dir: Path,
+    find_spark: FindSpark,
+    settings: Settings,
+    day: Day,
+    given: Path | None,
+    loaded: Loaded,
+    *,
+    is_of_month: bool,
 ) -> None:
     console = Console(stderr=True)
     schema.apply(settings)  # before anything is fetched: it tells whether PostgreSQL is there
     file = _file(settings, day, given, work_dir, console)
     store = HistoryStore.from_settings(settings, seconds=LOAD_SECONDS)
-    with _spark(settings) as spark, _counting(console, day) as progress:
+    with _session(settings, find_spark) as spark, _counting(console, day) as progress:
         loader = Loader(spark, store, settings.windows, day, loaded)
         try:
             for part in archive.parts(file, work_dir, day.since, day.until, passes_over=is_of_month):
@@ -174,7 +181,11 @@ class Loader:
         found = lines.read_lines(self._spark, part)
         records = lines.records(found, day.symbol)
         judged, folded = lines.read(records, day.since, day.until, self._fold)
-        merged = self._fold.merge_once(lambda: judged, folded, self._merge)
+        merged = self._fold.once(judged, folded) if folded.has_repeats else folded
+        overlaps: list[Overlap] = []
+        while overlap := self._merge(merged):
+            overlaps.append(overlap)
+            merged = self._fold.once(judged, folded, overlaps)
         loaded.trades += folded.sound
         loaded.merged += merged.trades
         loaded.candles += len(merged.partials)
@@ -182,7 +193,7 @@ class Loader:
             loaded.example = lines.first_refused(judged, found)
         loaded.refused.update(folded.rejected)
 
-    def _merge(self, folded: Folded) -> Mapping[str, str] | None:
+    def _merge(self, folded: Folded) -> Overlap | None:
         if not folded.partials:
             return None
         return self._store.load(folded.partials, Source.ARCHIVE, self._closes_until)
@@ -220,29 +231,15 @@ def _file(settings: Settings, day: Day, given: Path | None, work_dir: Path, cons
 
 
 @contextmanager
-def _spark(settings: Settings) -> Iterator[SparkSession]:
-    # Among the temporary files: Spark cuts its folder's path at each comma, and keeps little there.
-    with work_folder("candleflow-backfill-") as work_dir:
-        yield from _session(settings, work_dir)
-
-
-def _session(settings: Settings, work_dir: Path) -> Iterator[SparkSession]:
-    java_home = find_java(settings.stack.cache_path)
-    jars = ensure_jars("spark", settings.stack.cache_path)
-    class_archive = spark_archive(settings.stack.cache_path, java_home, jars)
-    spark = start_session(
-        java_home=java_home,
-        jars=jars,
-        master=settings.spark.master,
-        memory=settings.spark.memory,
-        work_dir=work_dir,
-        name="candleflow-backfill",
-        java_options=class_archive.java_options(work_dir / "classes.txt"),
-    )
-    try:
-        yield spark
-    finally:
-        stop_session(spark)
+def _session(settings: Settings, find_spark: FindSpark) -> Iterator[SparkSession]:
+    with find_spark() as files:
+        spark = start_session(
+            files, master=settings.spark.master, memory=settings.spark.memory, name="candleflow-backfill"
+        )
+        try:
+            yield spark
+        finally:
+            stop_session(spark)
 
 
 @contextmanager

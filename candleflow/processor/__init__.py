@@ -6,7 +6,7 @@ COMMANDS = (
     Command(
         "processor",
         "Kafka's trades into candles (as processor.py)",
-        f"{__name__}.process:run",
+        "candleflow.stack.spark:run_processor",
     ),
     Command(
         "latency",

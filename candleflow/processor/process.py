@@ -25,12 +25,20 @@ import psutil
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
+from candleflow.backoff import Backoff
 from candleflow.broker.last_records import LastRecords
 from candleflow.broker.offsets import EndOffsets, bounds, starting_offsets
 from candleflow.broker.topics import ensure_topics, topic_id
 from candleflow.engine import trades
 from candleflow.engine.ledger import Claim, Ledger, StoreAwayError
-from candleflow.engine.session import class_path_of, join_session, start_session, stop_session
+from candleflow.engine.session import (
+    FindSpark,
+    SparkFiles,
+    class_path_of,
+    join_session,
+    start_session,
+    stop_session,
+)
 from candleflow.engine.sink import CandleSink, StoppedError, Work
 from candleflow.errors import (
     BrokerError,
@@ -44,11 +52,6 @@ from candleflow.errors import (
 from candleflow.market.window import SECOND_US
 from candleflow.metrics.serving import served_heartbeat
 from candleflow.settings import SPARK_SUBMIT, Settings
-from candleflow.stack import process
-from candleflow.stack.class_archive import ClassArchive, spark_archive
-from candleflow.stack.jars import ensure_jars
-from candleflow.stack.java import find_java
-from candleflow.stack.work_folder import work_folder
 from candleflow.store import credentials, schema
 from candleflow.store.credentials import Role
 from candleflow.store.snapshots import SnapshotWatch
@@ -69,11 +72,12 @@ HOLDER_SECONDS: Final = 15.0
 STORE_SECONDS: Final = 60.0
 """PostgreSQL may be starting as well: it is waited for so long."""
 
-_PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
+_PAUSES_SECONDS: Final = (2.0, 30.0)
+"""The shortest and the longest bound of the pauses before a query that failed is started again."""
 _AWAY_PAUSE_SECONDS: Final = 5.0
 """No pause is longer while Kafka or PostgreSQL is away: asking costs little, and candles wait for it."""
 _STEADY_SECONDS: Final = 60.0
-"""A query that ran so long before it failed is started anew at once, as if it had been the first."""
+"""A failure after the query ran so long counts as the first one."""
 _SET_BACK_SECONDS: Final = 2.0
 """Spark begins its next batch at a time of the machine's clock (ProcessingTimeExecutor): where that is set
 back, it waits until the clock is there again."""
@@ -86,10 +90,10 @@ _SAY_EVERY_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.1
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, find_spark: FindSpark) -> int:
     """Run the processor until it is told to stop; its exit status. Logs to stderr."""
     set_up_logging(NAME, settings.log.level, settings.log.format)
-    processor = _Processor(settings)
+    processor = _Processor(settings, find_spark)
     try:
         processor.run()
     except StoppedError:
@@ -106,8 +110,9 @@ def run(settings: Settings) -> int:
 class _Processor:
     """One run: ``starting``, ``running`` with ``waiting`` in between, ``stopping``."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, find_spark: FindSpark) -> None:
         self._settings = settings
+        self._find_spark = find_spark
         self._stop = threading.Event()
         self._heartbeat = served_heartbeat(settings, NAME)
         self._held_by = f"{socket.gethostname()} process {os.getpid()}"
@@ -120,31 +125,27 @@ class _Processor:
         self._listen_for_signals()
         self._beat("starting", "")
         try:
-            with work_folder(f"candleflow-{NAME}-") as work_dir:
-                self._run_in(work_dir)
+            with self._find_spark() as files:
+                spark = self._started(files)
+                try:
+                    self._process(spark, files.work_dir)
+                finally:
+                    self._end_offsets.stop()
+                    stop_session(spark)
+                    _log.info("stopped")
         finally:
             self._heartbeat.remove()
 
-    def _run_in(self, work_dir: Path) -> None:
+    def _started(self, files: SparkFiles) -> SparkSession:
+        """Spark's session, once Kafka and PostgreSQL are there as well."""
         settings = self._settings
         if settings.spark.master == SPARK_SUBMIT:
             self._wait_for_kafka()
             self._wait_for_store()
-            self._process_in(join_session(work_dir), work_dir)
-            return
-        java_home = find_java(settings.stack.cache_path)
-        jars = ensure_jars("spark", settings.stack.cache_path)
-        archive = spark_archive(settings.stack.cache_path, java_home, jars)
-        listing = work_dir / "classes.txt"
+            return join_session(files.work_dir)
         with ThreadPoolExecutor(1, "spark-start") as starter:
             starting = starter.submit(
-                start_session,
-                java_home=java_home,
-                jars=jars,
-                master=settings.spark.master,
-                memory=settings.spark.memory,
-                work_dir=work_dir,
-                java_options=archive.java_options(listing),
+                start_session, files, master=settings.spark.master, memory=settings.spark.memory
             )
             try:
                 self._wait_for_kafka()
@@ -153,32 +154,20 @@ class _Processor:
             except BaseException:
                 _end_children()  # the JVM that is coming up: its start can't be called off otherwise
                 raise
-        if listing.exists():
-            making = (archive, listing, class_path_of(spark))
+        if files.archive_classes is not None:
+            making = (files.archive_classes, class_path_of(spark))
             threading.Thread(target=self._archive_classes, args=making, daemon=True).start()
-        self._process_in(spark, work_dir)
+        return spark
 
-    def _process_in(self, spark: SparkSession, work_dir: Path) -> None:
-        try:
-            self._process(spark, work_dir)
-        finally:
-            process.end_runs()
-            self._end_offsets.stop()
-            stop_session(spark)
-            _log.info("stopped")
-
-    def _archive_classes(self, archive: ClassArchive, listing: Path, class_path: str) -> None:
+    def _archive_classes(self, archive: Callable[[str], None], class_path: str) -> None:
         """For the next start, once this one has come to rest and its JVM has loaded what a batch needs."""
         while self._sink is None or self._sink.tally.batches < _SETTLED_BATCHES:
             if self._stop.wait(1):
                 return
         if self._stop.wait(_SETTLE_SECONDS):
             return
-        began_at = time.monotonic()
         try:
-            if archive.make(listing, class_path):
-                seconds = time.monotonic() - began_at
-                _log.info("archived Spark's classes in %.0f s: the next start is quicker", seconds)
+            archive(class_path)
         except StackError as error:
             if not self._stop.is_set():
                 _log.warning("%s; the next start takes as long as this one", error)
@@ -210,7 +199,7 @@ class _Processor:
     def _keep_processing(self, spark: SparkSession, ledger: Ledger, sink: CandleSink, work_dir: Path) -> None:
         """Run one query after another, until stopped or until something that no new start can mend."""
         sparks_own = list(work_dir.glob("blockmgr-*"))
-        failures = 0
+        backoff = Backoff(*_PAUSES_SECONDS)
         while not self._stop.is_set():
             began_at = time.monotonic()
             try:
@@ -220,8 +209,9 @@ class _Processor:
             except (*_FATAL, StoppedError):
                 raise
             except (CandleflowError, _QueryEndedError) as error:
-                failures = 1 if time.monotonic() - began_at > _STEADY_SECONDS else failures + 1
-                pause = _PAUSES_SECONDS[min(failures, len(_PAUSES_SECONDS)) - 1]
+                if time.monotonic() - began_at > _STEADY_SECONDS:
+                    backoff.reset()
+                pause = backoff.next_delay()
                 if isinstance(error, (StoreAwayError, BrokerError)):
                     pause = min(pause, _AWAY_PAUSE_SECONDS)
                 self._restarts += 1

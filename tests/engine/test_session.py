@@ -20,12 +20,10 @@ CLASSES = ("java/lang/Object", "org/apache/spark/deploy/SparkSubmit", "org/apach
 START = """
 import sys
 from pathlib import Path
-from candleflow.engine.session import start_session, stop_session
+from candleflow.engine.session import SparkFiles, start_session, stop_session
 java_home, work_dir, jars, *options = sys.argv[1:]
-spark = start_session(
-    java_home=Path(java_home), jars=[Path(jar) for jar in jars.split(":")], master="local[1]", memory="500m",
-    work_dir=Path(work_dir), java_options=options,
-)
+files = SparkFiles(Path(work_dir), Path(java_home), [Path(jar) for jar in jars.split(":")], options)
+spark = start_session(files, master="local[1]", memory="500m")
 stop_session(spark)
 """
 WRITES = START.replace(

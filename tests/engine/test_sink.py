@@ -22,6 +22,7 @@ from candleflow.broker.last_records import LastRecords
 from candleflow.broker.offsets import bounds
 from candleflow.broker.topics import ensure_topics
 from candleflow.engine import sink as sinks
+from candleflow.engine import trades as trades_of_spark
 from candleflow.engine.ledger import Claim, Ledger, Merged, StoreAwayError
 from candleflow.engine.partials import LastRecord
 from candleflow.engine.sink import CandleSink, Work
@@ -199,6 +200,18 @@ def test_a_batch_with_few_candles_is_merged_at_once(place: Place) -> None:
     sink, ledger = place.start()
     place.merge_all(sink)
     assert ledger.sizes == [LIMIT]
+
+
+def test_a_flood_in_another_layout_is_merged_in_parts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the driver holds few of the records that it has to read by itself."""
+    monkeypatch.setattr(trades_of_spark, "UNREAD_LIMIT", 4)
+    trades = quiet_trades(3)
+    place.publish([text(one | {"X": 1}) for one in trades])
+    sink, ledger = place.start()
+    place.merge_all(sink)
+    assert max(ledger.sizes) <= 4
+    assert oracle.differences(oracle.all_intervals(trades), place.candles()) == []
+    assert place.counts() == {"received": 9, "merged": 9}
 
 
 def test_after_a_failure_of_time_or_size_the_next_attempt_is_smaller(

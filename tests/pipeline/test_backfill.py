@@ -27,9 +27,10 @@ from candleflow.engine.archive import NOT_A_LINE
 from candleflow.engine.folding import BatchFold
 from candleflow.engine.trades import REFUSAL
 from candleflow.errors import ExchangeError, SettingError
-from candleflow.exchange.messages import decode_payload
 from candleflow.history import backfill
+from candleflow.market.payload import decode_payload
 from candleflow.market.trade import Trade
+from candleflow.stack.spark import run_backfill
 from tests import oracle
 from tests.processes import ROOT, environment
 from tests.store.processor import Processor
@@ -68,7 +69,7 @@ class Archive:
         **settings: Any,
     ) -> int:
         loaded = self.database.settings_with(archive_url=self.url, **settings)
-        return backfill.run(loaded, argparse.Namespace(symbol=symbol, date=(day, is_month), file=file))
+        return run_backfill(loaded, argparse.Namespace(symbol=symbol, date=(day, is_month), file=file))
 
     def candles(self) -> dict[tuple[Any, ...], oracle.OracleCandle]:
         return oracle.stored_candles(self.database.reader())
@@ -102,7 +103,7 @@ def archive(
     def session(*_: object) -> Iterator[SparkSession]:
         yield spark
 
-    monkeypatch.setattr(backfill, "_spark", session)
+    monkeypatch.setattr(backfill, "_session", session)
     folder = tmp_path / "archive"
     folder.mkdir()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from candleflow import settings
 from candleflow.broker.offsets import Latest
 from candleflow.processor.process import GRACE_SECONDS, _Processor
+from candleflow.stack.spark import spark_files
 
 
 class RecordClock:
@@ -45,7 +47,8 @@ class Ends:
 
 @pytest.fixture
 def processor(tmp_path: Path) -> _Processor:
-    return _Processor(settings.load(data_dir=tmp_path))
+    loaded = settings.load(data_dir=tmp_path)
+    return _Processor(loaded, partial(spark_files, loaded, "test"))
 
 
 def ask(processor: _Processor, sink: Any, times: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from candleflow.engine.rejected import publish_rejected
-from candleflow.engine.session import start_session, stop_session
+from candleflow.engine.session import SparkFiles, start_session, stop_session
 from candleflow.engine.trades import judge, read_range, read_stream
 from candleflow.settings import KafkaAddress, load
 from candleflow.stack.jars import ensure_jars
@@ -57,18 +57,17 @@ def main(folder: Path, topic: str) -> None:
     set_up_logging("spark", "DEBUG")
     events = folder / "events"
     events.mkdir()
-    spark = start_session(
-        java_home=find_java(settings.stack.cache_path),
-        jars=ensure_jars("spark", settings.stack.cache_path),
-        master="local[1]",
-        memory="600m",
-        work_dir=folder / "work",
-        java_options=[
+    files = SparkFiles(
+        folder / "work",
+        find_java(settings.stack.cache_path),
+        ensure_jars("spark", settings.stack.cache_path),
+        [
             "-Dspark.eventLog.enabled=true",
             "-Dspark.eventLog.compress=false",
             f"-Dspark.eventLog.dir={events.as_uri()}",
         ],
     )
+    spark = start_session(files, master="local[1]", memory="600m")
     assert isinstance(settings.kafka.bootstrap, KafkaAddress)
     asyncio.run(publish(settings, topic))
     try:

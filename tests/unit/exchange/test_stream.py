@@ -17,10 +17,10 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from candleflow.exchange import stream as stream_module
-from candleflow.exchange.messages import OtherStream, Rejected, TradeMessage
+from candleflow.exchange.messages import OtherStream, TradeMessage
 from candleflow.exchange.reconnect import Backoff, Rotation
 from candleflow.exchange.stream import MAX_FRAME_BYTES, Received, TooLong, TradeStream
-from candleflow.market.payload import NOT_JSON
+from candleflow.market.payload import NOT_JSON, Rejected
 from candleflow.market.trade_ids import TradeIds
 from candleflow.simulator.market import SeededMarket
 from candleflow.simulator.server import Faults, Simulator, Timing

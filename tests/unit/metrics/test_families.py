@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from candleflow.metrics.families import FAMILIES, Family
 from candleflow.processor.process import _Processor
 from candleflow.producer.process import Producer
 from candleflow.settings import METRICS_PORTS, Settings
+from candleflow.stack.spark import spark_files
 from candleflow.store.credentials import Role
 from candleflow.store.forecasts import ForecastStore
 from candleflow.telemetry import ByLabel, Counts
@@ -66,7 +68,7 @@ class Sink:
 
 
 async def of_processor(in_force: Settings) -> tuple[Counts, ByLabel]:
-    sink, processor = Sink(), _Processor(in_force)
+    sink, processor = Sink(), _Processor(in_force, partial(spark_files, in_force, "test"))
     sink.tally.latency.note([LiveTrades(0, 0, 1)], 1, 1)
     sink.tally.batch_seconds.extend((0.2, 0.3))
     processor._sink = sink  # type: ignore[assignment]

@@ -8,7 +8,7 @@ import java.util.regex.Pattern;
  * Reads a record in the exact layout that Binance sends, that of market/payload.py, into a trade.
  *
  * <p>A record in any other layout, even by a blank, is not read, nor is one that is no sound trade: both are left to
- * the full reader, engine/trades.py's judge, so nothing is decided here.
+ * market/payload.py's decode_payload, so nothing is decided here.
  */
 final class LayoutReader {
   private static final byte[] EVENT_TIME = bytes("{\"e\":\"trade\",\"E\":");

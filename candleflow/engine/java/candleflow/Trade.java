@@ -60,10 +60,6 @@ final class Trade {
     for (int i = 0; i < ADDED; i++) added[i] = row.getLong(at + 5 + i);
   }
 
-  Row amounts() {
-    return RowFactory.create(new Object[] {price, added[0], added[1], added[2], added[3], added[4], added[5]});
-  }
-
   Row row() {
     return RowFactory.create(
         new Object[] {
