@@ -34,6 +34,7 @@ from typing import Any, Final
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition, errors
 from kafka.admin import KafkaAdminClient
 
+from candleflow.backoff import Backoff
 from candleflow.broker.security import python_options, raise_if_refused
 from candleflow.broker.topics import (
     ATTEMPT_MS,
@@ -65,6 +66,7 @@ _POLL_MS: Final = 200
 _POLL_RECORDS: Final = 5_000
 _WRITE_MS: Final = 10_000
 _PAUSE_SECONDS: Final = 0.5
+_LONGEST_PAUSE_SECONDS: Final = 2.0
 _UNASSIGNED_SECONDS: Final = 4.0
 _CHECK_SECONDS: Final = 3.0
 _READ_ATTEMPTS: Final = 3
@@ -298,6 +300,7 @@ class GapLog:
         self._was_removed = threading.Event()
         self._has_read = threading.Event()
         self._place = _Place()
+        self._backoff = Backoff(_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="gap-log", daemon=True)
 
@@ -391,7 +394,7 @@ class GapLog:
                 consumer = None
             except (errors.KafkaError, OSError) as error:
                 _log.info("the topic %s can't be read now: %s", self._topic, words(error))
-                self._stop.wait(_PAUSE_SECONDS)
+                self._stop.wait(self._backoff.next_delay())
             except Exception as error:  # noqa: BLE001 - handed to whoever asks next
                 self._failure = error
                 break
@@ -460,6 +463,7 @@ class GapLog:
         events, is_all = self._place.read_on(consumer, partition, topic_id)
         (self._on_all if is_all else self._on_more)(events)
         self._has_read.set()
+        self._backoff.reset()
 
     def _refuse_others(self) -> None:
         """Raise HeldError where the group has another member.

@@ -28,6 +28,7 @@ from typing import Any, Final, TypeAlias
 from kafka import KafkaProducer, errors
 from kafka.partitioner import DefaultPartitioner, murmur2
 
+from candleflow.backoff import Backoff
 from candleflow.broker.security import python_options
 from candleflow.broker.topics import words
 
@@ -108,11 +109,6 @@ class _RareWarning:
             _log.warning(line, *arguments)
 
 
-def _pause_after(failures_in_a_row: int) -> float:
-    """Seconds to wait before what a client gave up is sent again."""
-    return min(PAUSE_SECONDS * 2.0 ** min(failures_in_a_row, 16), LONGEST_PAUSE_SECONDS)
-
-
 @dataclass(frozen=True, slots=True)
 class _Again:
     """A record that a KafkaProducer (the ``generation``-th) gave up."""
@@ -146,7 +142,7 @@ class Publisher:
         self._producer: Any = None
         self._generation = 0
         self._retried = 0
-        self._failures_in_a_row = 0
+        self._backoff = Backoff(PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         self._warning = _RareWarning()
         self._loss_warning = _RareWarning()
 
@@ -230,7 +226,7 @@ class Publisher:
             elif future.exception is None:
                 settled.append(record)
         if settled:
-            self._failures_in_a_row = 0
+            self._backoff.reset()
             self._on_settled(settled)
 
     def _on_failed(self, record: Record, generation: int, error: BaseException) -> None:
@@ -244,8 +240,7 @@ class Publisher:
         )
         if again.generation == self._generation:  # else that producer has been replaced already
             self._drop_producer()
-            self._stopped.wait(_pause_after(self._failures_in_a_row))
-            self._failures_in_a_row += 1
+            self._stopped.wait(self._backoff.next_delay())
 
     def _drop_producer(self) -> None:
         """Close the producer without waiting: each record in it fails, and comes back to be sent again."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 from kafka import KafkaConsumer, errors
 from kafka.admin import KafkaAdminClient
 
+from candleflow.backoff import Backoff
 from candleflow.broker.security import python_options, raise_if_refused
 from candleflow.errors import BrokerError
 
@@ -35,6 +36,8 @@ STARTING_SECONDS: Final = 15.0
 
 _HOUR_MS: Final = 3_600_000
 _PAUSE_SECONDS: Final = 0.25
+_LONGEST_PAUSE_SECONDS: Final = 1.0
+"""So soon a caller that wants to stop is heard."""
 
 
 def ensure_topics(
@@ -55,6 +58,7 @@ def ensure_topics(
     """
     began_at = time.monotonic()
     said_at: float | None = None
+    backoff = Backoff(_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
     while True:
         try:
             with admin_client(bootstrap) as admin:
@@ -68,7 +72,7 @@ def ensure_topics(
             if said_at is None or now - said_at >= SAY_EVERY_SECONDS:
                 _log.warning("waiting for Kafka at %s: %s", bootstrap, words(error))
                 said_at = now
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(backoff.next_delay())
         else:
             if said_at is not None:
                 _log.info("Kafka at %s is there", bootstrap)

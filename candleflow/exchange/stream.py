@@ -26,6 +26,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, PayloadTooBig, WebSocketException
 from websockets.frames import CloseCode
 
+from candleflow.backoff import Backoff
 from candleflow.exchange import tls
 from candleflow.exchange.messages import (
     TRADE_SUFFIX,
@@ -40,10 +41,10 @@ from candleflow.exchange.messages import (
 from candleflow.exchange.probe import explain
 from candleflow.exchange.reconnect import (
     AttemptLimit,
-    Backoff,
     Rotation,
     Why,
     ban_seconds,
+    delay_after,
     share_out,
 )
 from candleflow.exchange.sockets import ExchangeConnection
@@ -55,6 +56,9 @@ _log = logging.getLogger(__name__)
 MAX_FRAME_BYTES: Final = 2**20
 OPEN_SECONDS: Final = 10.0
 """How long a handshake may take, and how long a new connection may take to bring its first message."""
+SHORTEST_WAIT_SECONDS: Final = 1.0
+LONGEST_WAIT_SECONDS: Final = 60.0
+"""Bounds of the wait before an attempt to connect."""
 OVERLAP_SECONDS: Final = 1.0
 """Old and new run side by side so long: the old may be behind in what it sends."""
 
@@ -104,8 +108,7 @@ class TradeStream:
         on_connected: OnConnected = lambda _: None,
         advice: str = "",
         random: Callable[[], float] = _RANDOM.random,
-        backoff: Callable[[Callable[[], float]], Backoff] = Backoff,
-        attempt_limit: AttemptLimit | None = None,
+        backoff: Callable[[], Backoff] = lambda: Backoff(SHORTEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS),
     ) -> None:
         self._base_urls = tuple(base_urls)
         self._symbols = frozenset(symbols)
@@ -116,9 +119,9 @@ class TradeStream:
         self._on_connected = on_connected
         self._advice = advice
         self._random = random
-        self._limit = attempt_limit or AttemptLimit()
+        self._limit = AttemptLimit()
         streams = [f"{lower(symbol)}{TRADE_SUFFIX}" for symbol in symbols]
-        self._feeds = [_Feed(self, lot, backoff(random)) for lot in share_out(streams, max_streams)]
+        self._feeds = [_Feed(self, lot, backoff()) for lot in share_out(streams, max_streams)]
         self._failed_in_a_row = 0
 
     @property
@@ -224,7 +227,7 @@ class _Feed:
                     await self._wait(self._backoff.next_delay())
                     continue
                 why = await fresh.wait_until_due(self._stream.rotation)
-                delay = self._backoff.delay_after(why, fresh.useful_seconds)
+                delay = delay_after(self._backoff, why, fresh.useful_seconds)
                 _log.info("the connection to %s is replaced: %s%s", fresh.base_url, why, fresh.last_words)
                 await self._wait(delay)
         finally:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from candleflow.backoff import Backoff
 from candleflow.broker.publisher import Receipt
 from candleflow.broker.trade_log import TradeLog
 from candleflow.errors import ExchangeError
@@ -46,7 +46,8 @@ ONLY_SUMMED: Final = "the exchange tells only their sum"
 
 _OWN_REASONS: Final = frozenset((RESTART, RECONNECT, JUMP, OVERLOAD))
 _LOOK_EVERY_SECONDS: Final = 1.0
-_PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
+_SHORTEST_PAUSE_SECONDS: Final = 2.0
+_LONGEST_PAUSE_SECONDS: Final = 60.0
 _READ_BACK_SECONDS: Final = 30.0
 _COMPARED: Final = 64
 """Number of a symbol's ranges, the newest, among which the smallest is looked for. The event loop also has
@@ -103,7 +104,7 @@ class GapFiller:
         self._book = GapBook()
         self._forced: dict[str, TradeIds] = {}
         self._rests_until: dict[str, float] = {}
-        self._failures: Counter[str] = Counter()
+        self._backoffs: dict[str, Backoff] = {}
         self._oldest: dict[str, int] = {}
         self._read_back: dict[GapEvent, asyncio.Event] = {}
 
@@ -137,12 +138,14 @@ class GapFiller:
                 await self._fill_some(asked)
             except ExchangeError as error:
                 # The symbol rests, not the filler: others may be in better luck.
-                pause = _PAUSES_SECONDS[min(self._failures[symbol], len(_PAUSES_SECONDS) - 1)]
-                self._failures[symbol] += 1
+                backoff = self._backoffs.setdefault(
+                    symbol, Backoff(_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+                )
+                pause = backoff.next_delay()
                 self._rests_until[symbol] = time.monotonic() + pause
                 _log.warning("a gap can't be filled now, next attempt in %.0f s: %s", pause, error)
             else:
-                self._failures[symbol] = 0
+                self._backoffs.pop(symbol, None)
 
     def go_on(self, events: Sequence[GapEvent]) -> None:
         """Events that came since."""

@@ -16,9 +16,10 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from candleflow.backoff import Backoff
 from candleflow.exchange import stream as stream_module
 from candleflow.exchange.messages import OtherStream, Rejected, TradeMessage
-from candleflow.exchange.reconnect import Backoff, Rotation
+from candleflow.exchange.reconnect import Rotation
 from candleflow.exchange.stream import MAX_FRAME_BYTES, Received, TooLong, TradeStream
 from candleflow.market.payload import NOT_JSON
 from candleflow.market.trade_ids import TradeIds
@@ -81,7 +82,7 @@ def stream_of(
         max_future_us=60_000_000,
         now_us=lambda: max(time.time_ns() // 1_000, NOON_MS * 1_000),
         random=lambda: 0.5,
-        backoff=lambda random: Backoff(random, shortest_seconds=0.1, longest_seconds=0.4, stable_seconds=5.0),
+        backoff=lambda: Backoff(0.1, 0.4, random=lambda: 0.5),
         advice=advice,
     )
 
