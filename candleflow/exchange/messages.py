@@ -38,11 +38,21 @@ from candleflow.market.payload import (
     missing,
     wrong_type,
 )
-from candleflow.market.symbol import is_symbol
+from candleflow.market.symbol import is_symbol, lower, upper
 from candleflow.market.trade import NOTIONAL_LIMIT, Trade, refusal, to_microseconds
 
-TRADE_SUFFIX: Final = "@trade"
-"""What the name of a stream of trades ends in: ``btcusdt@trade``."""
+_TRADE_SUFFIX: Final = "@trade"
+
+
+def stream_of(symbol: str) -> str:
+    """The name of the symbol's stream of trades: ``btcusdt@trade``."""
+    return lower(symbol) + _TRADE_SUFFIX
+
+
+def symbol_of(stream: str) -> str | None:
+    """The symbol whose trades ``stream`` brings, None for a stream of something else."""
+    is_trade_stream = stream.endswith(_TRADE_SUFFIX) and stream == lower(stream)
+    return upper(stream.removesuffix(_TRADE_SUFFIX)) if is_trade_stream else None
 
 
 class TradeMessage(NamedTuple):
@@ -224,7 +234,7 @@ def _parse(text: str, record: bytes, symbols: Collection[str], now: int, max_fut
 
 
 def _claims_to_be_a_trade(content: Any, stream: str) -> bool:
-    return stream.endswith(TRADE_SUFFIX) or (isinstance(content, dict) and content.get("e") == "trade")
+    return stream.endswith(_TRADE_SUFFIX) or (isinstance(content, dict) and content.get("e") == "trade")
 
 
 def _other_message(content: Any, stream: str) -> ServerShutdown | ControlReply | OtherStream | None:

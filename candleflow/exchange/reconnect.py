@@ -110,10 +110,10 @@ def ban_seconds(status: int, retry_after: str | None, now_utc: float) -> float:
     return min(max(asked, SHORTEST_BAN_SECONDS), LONGEST_BAN_SECONDS)
 
 
-def share_out(streams: Sequence[str], most: int) -> list[Sequence[str]]:
-    """The streams in as few lots of at most ``most`` as will hold them, of nearly the same size."""
-    lots = -(-len(streams) // most)
-    return [streams[lot::lots] for lot in range(lots)]
+def share_out(symbols: Sequence[str], most: int) -> list[Sequence[str]]:
+    """The symbols in as few lots of at most ``most`` as will hold them, of nearly the same size."""
+    lots = -(-len(symbols) // most)
+    return [symbols[lot::lots] for lot in range(lots)]
 
 
 def _seconds(retry_after: str, now_utc: float) -> float | None:

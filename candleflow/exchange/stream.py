@@ -29,7 +29,6 @@ from websockets.frames import CloseCode
 from candleflow.backoff import Backoff
 from candleflow.exchange import tls
 from candleflow.exchange.messages import (
-    TRADE_SUFFIX,
     ControlReply,
     Message,
     OtherStream,
@@ -37,6 +36,7 @@ from candleflow.exchange.messages import (
     ServerShutdown,
     TradeMessage,
     decode,
+    stream_of,
 )
 from candleflow.exchange.probe import explain
 from candleflow.exchange.reconnect import (
@@ -48,7 +48,6 @@ from candleflow.exchange.reconnect import (
     share_out,
 )
 from candleflow.exchange.sockets import ExchangeConnection
-from candleflow.market.symbol import lower, upper
 from candleflow.proxies import proxy_for
 
 _log = logging.getLogger(__name__)
@@ -120,8 +119,7 @@ class TradeStream:
         self._advice = advice
         self._random = random
         self._limit = AttemptLimit()
-        streams = [f"{lower(symbol)}{TRADE_SUFFIX}" for symbol in symbols]
-        self._feeds = [_Feed(self, lot, backoff()) for lot in share_out(streams, max_streams)]
+        self._feeds = [_Feed(self, lot, backoff()) for lot in share_out(tuple(symbols), max_streams)]
         self._failed_in_a_row = 0
 
     @property
@@ -149,13 +147,13 @@ class TradeStream:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def open(self, streams: Sequence[str]) -> _Connection | None:
+    async def open(self, symbols: Sequence[str]) -> _Connection | None:
         """One attempt to connect, once the limit on attempts allows it; None, and a line, where it failed."""
         while wait := self._limit.wait_seconds(time.monotonic()):
             await asyncio.sleep(wait)
         self._limit.attempted(time.monotonic())
         base_url = self._base_urls[self._failed_in_a_row % len(self._base_urls)]
-        in_path, subscribed = _split_by_path(streams)
+        in_path, subscribed = _split_by_path(list(map(stream_of, symbols)))
         try:
             socket = await connect(
                 f"{base_url}/stream?streams={_quoted(in_path)}",
@@ -175,7 +173,7 @@ class TradeStream:
             self._note_failure(base_url, error)
             return None
         self._failed_in_a_row = 0
-        self._on_connected([upper(stream.removesuffix(TRADE_SUFFIX)) for stream in streams])
+        self._on_connected(symbols)
         return _Connection(socket, base_url, subscribed, self._decode, self._on_message)
 
     def _decode(self, frame: bytes) -> Message:
@@ -200,11 +198,11 @@ class TradeStream:
 
 
 class _Feed:
-    """One lot of streams, followed over one connection after another."""
+    """One lot of symbols, followed over one connection after another."""
 
-    def __init__(self, stream: TradeStream, streams: Sequence[str], backoff: Backoff) -> None:
+    def __init__(self, stream: TradeStream, symbols: Sequence[str], backoff: Backoff) -> None:
         self._stream = stream
-        self._streams = streams
+        self._symbols = symbols
         self._backoff = backoff
         self._current: _Connection | None = None
         self.reconnects = 0
@@ -217,7 +215,7 @@ class _Feed:
         fresh: _Connection | None = None
         try:
             while True:
-                fresh = await self._stream.open(self._streams)
+                fresh = await self._stream.open(self._symbols)
                 if fresh is None:
                     await self._wait(self._backoff.next_delay())
                     continue
@@ -254,7 +252,7 @@ class _Feed:
             await old.wait_until_ended(OVERLAP_SECONDS)
         self._current = fresh
         if old is None:
-            _log.info("connected to %s: %d streams", fresh.base_url, len(self._streams))
+            _log.info("connected to %s: %d streams", fresh.base_url, len(self._symbols))
         else:
             self.reconnects += 1
             _log.info("connected anew to %s", fresh.base_url)

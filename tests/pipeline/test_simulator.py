@@ -30,10 +30,11 @@ from candleflow.exchange.messages import (
     decode,
 )
 from candleflow.market.trade_ids import TradeIds
+from candleflow.simulator.audience import Faults
 from candleflow.simulator.market import SeededMarket
 from candleflow.simulator.process import continued_market
 from candleflow.simulator.recording import Recording
-from candleflow.simulator.server import SERVER_HEADER, Faults, Simulator, Timing
+from candleflow.simulator.server import SERVER_HEADER, Simulator, Timing
 from tests import oracle
 
 ROOT: Final = Path(__file__).resolve().parents[2]

@@ -13,8 +13,9 @@ import pytest
 from candleflow.errors import ExchangeError, ExchangeRefusalError, RateLimitError
 from candleflow.exchange.rest import ExchangeRest
 from candleflow.market.trade import Trade
+from candleflow.simulator.audience import Faults
 from candleflow.simulator.market import SeededMarket
-from candleflow.simulator.server import Faults, Simulator
+from candleflow.simulator.server import Simulator
 
 MARKET: Final = SeededMarket(1, 100, ["BTCUSDT"])
 

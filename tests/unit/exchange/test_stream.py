@@ -23,8 +23,9 @@ from candleflow.exchange.reconnect import Rotation
 from candleflow.exchange.stream import MAX_FRAME_BYTES, Received, TooLong, TradeStream
 from candleflow.market.payload import NOT_JSON
 from candleflow.market.trade_ids import TradeIds
+from candleflow.simulator.audience import Faults
 from candleflow.simulator.market import SeededMarket
-from candleflow.simulator.server import Faults, Simulator, Timing
+from candleflow.simulator.server import Simulator, Timing
 
 DEADLINE_SECONDS = 20.0
 NOON_MS = 1_795_348_800_000

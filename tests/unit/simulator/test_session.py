@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from candleflow.exchange.messages import ControlReply, decode
-from candleflow.simulator.session import MAX_STREAMS, RequestError, Session
-from candleflow.simulator.source import Event
+from candleflow.simulator.session import MAX_STREAMS, Event, RequestError, Session
 
 EVENT = Event("btcusdt@trade", '{"T":1}', '{"T":1000}')
 
