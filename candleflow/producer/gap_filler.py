@@ -210,7 +210,7 @@ class GapFiller:
         await self._note(GapEventKind.FILLED, asked.symbol, here, STREAM)
 
     def _published(self, asked: _Asked) -> Ranges:
-        among = self._intake.published_among(asked.symbol, asked.lower, asked.upper)
+        among = self._intake.published.among(asked.symbol, asked.lower, asked.upper)
         return tuple(part for begin, end in among for part in asked.ids.within(begin, end))
 
     async def _fill_page(self, asked: _Asked) -> None:

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
 from candleflow.broker.publisher import Receipt
@@ -24,7 +24,7 @@ from candleflow.exchange.stream import Received, TooLong
 from candleflow.market.gap import JUMP, OVERLOAD, RECONNECT, RESTART
 from candleflow.market.payload import TOO_LONG, encode
 from candleflow.market.trade import Trade
-from candleflow.market.trade_ids import TradeIds
+from candleflow.market.trade_ids import Ranges, TradeIds
 
 _log = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ class PublishedIds:
         """Take every id of the symbol out."""
         self._ids.pop(symbol, None)
 
-    def among(self, symbol: str, lower: int, upper: int) -> tuple[tuple[int, int], ...]:
-        """Those of the ids ``[lower, upper)`` that are in, as such ranges."""
+    def among(self, symbol: str, lower: int, upper: int) -> Ranges:
+        """Those of the ids ``[lower, upper)`` that are in."""
         return self._ids[symbol].within(lower, upper)
 
 
@@ -94,7 +94,7 @@ class Intake:
         self._trade_log = trade_log
         self._note_gap = note_gap
         self._can_refill = can_refill
-        self._published = PublishedIds()
+        self.published = PublishedIds()
         self._next_ids: dict[str, int] = {}
         self._why: dict[str, str] = {}
         self._noting: dict[str, asyncio.Task[None]] = {}
@@ -116,7 +116,7 @@ class Intake:
     def begin_after(self, last_trade_ids: Mapping[str, int]) -> None:
         """What was published before this start, by symbol: what lies between it and the stream is a gap."""
         for symbol, trade_id in last_trade_ids.items():
-            self._published.add(symbol, trade_id)
+            self.published.add(symbol, trade_id)
             self._next_ids[symbol] = trade_id + 1
             self._why[symbol] = RESTART
 
@@ -134,38 +134,34 @@ class Intake:
         for symbol in symbols:
             self._why.setdefault(symbol, RECONNECT)
 
-    async def take(self, messages: Sequence[Received]) -> None:
-        """Take messages that the stream has brought, in their order."""
-        trade_log = self._trade_log
-        for message in messages:
-            is_held_up = trade_log.is_full or (isinstance(message, TradeMessage) and self._is_ahead(message))
-            if is_held_up and not await self._finds_way(message):
-                self._let_go_by(message)
-                continue
-            # No await from here on: one is counted and handed over, or neither, when reading is stopped.
-            if isinstance(message, TradeMessage):
-                self._take_trade(message)
-            elif isinstance(message, Rejected):
-                self._reject(message.record, message.reason)
-            elif isinstance(message, TooLong):
-                self._reject(b"", TOO_LONG, message.length)
-            else:
-                self.others += 1
+    async def take(self, message: Received) -> None:
+        """Take a message that the stream has brought."""
+        is_held_up = self._trade_log.is_full or (
+            isinstance(message, TradeMessage) and self._is_ahead(message)
+        )
+        if is_held_up and not await self._finds_way(message):
+            self._let_go_by(message)
+            return
+        # No await from here on: a message is counted and handed over, or neither, when reading is stopped.
+        if isinstance(message, TradeMessage):
+            self._take_trade(message)
+        elif isinstance(message, Rejected):
+            self._reject(message.record, message.reason)
+        elif isinstance(message, TooLong):
+            self._reject(b"", TOO_LONG, message.length)
+        else:
+            self.others += 1
 
     def fill_in(self, trade: Trade, source: str, receipt: Receipt, *, even_if_published: bool) -> None:
         """Take one trade of the exchange's history."""
         self.received += 1
-        if not self._published.add(trade.symbol, trade.trade_id) and not even_if_published:
+        if not self.published.add(trade.symbol, trade.trade_id) and not even_if_published:
             self.duplicates += 1
             return
         self.filled += 1
         latest = self.last_trade_times.get(trade.symbol, -1)
         self.last_trade_times[trade.symbol] = max(latest, trade.trade_time)
         self._trade_log.publish(trade.symbol, encode(trade), origin=source, receipt=receipt)
-
-    def published_among(self, symbol: str, lower: int, upper: int) -> tuple[tuple[int, int], ...]:
-        """Those of the ids ``[lower, upper)`` that this process has published, as such ranges."""
-        return self._published.among(symbol, lower, upper)
 
     def counts(self) -> dict[str, int]:
         """The equation's terms, as they stand now."""
@@ -243,7 +239,7 @@ class Intake:
             self._next_ids[symbol] = trade_id + 1
             if self._why:
                 self._why.pop(symbol, None)
-        if not self._published.add(symbol, trade_id):
+        if not self.published.add(symbol, trade_id):
             self.duplicates += 1
             return
         if trade_time > self.last_trade_times.get(symbol, -1):
@@ -268,15 +264,15 @@ class Intake:
             trade_id,
             last,
         )
-        self._published.forget(symbol)
+        self.published.forget(symbol)
         return True
 
     def _contradicts(self, symbol: str, trade_id: int, newer_us: int) -> bool:
         """Whether a trade so much newer than all that were published can't be of their sequence of ids."""
-        lower_by = self._published.greatest(symbol) - trade_id
+        lower_by = self.published.greatest(symbol) - trade_id
         if lower_by < 0:  # late, of a gap that is on record and has not been filled
             return False
-        is_known = bool(self._published.among(symbol, trade_id, trade_id + 1))
+        is_known = bool(self.published.among(symbol, trade_id, trade_id + 1))
         return is_known or lower_by >= FAR_IDS or newer_us > FAR_US
 
     def _reject(self, record: bytes, reason: str, length: int | None = None) -> None:

@@ -75,7 +75,7 @@ def run(settings: Settings) -> int:
         # for every attempt to connect while Kafka is away, and tracebacks from its threads.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
     try:
-        asyncio.run(_run(settings))
+        asyncio.run(Producer(settings).run())
     except CandleflowError as error:
         _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
         return error.exit_status
@@ -83,10 +83,6 @@ def run(settings: Settings) -> int:
         _log.exception("a defect ended the producer")
         return 1
     return 0
-
-
-async def _run(settings: Settings) -> None:
-    await Producer(settings).run()
 
 
 class Producer:
@@ -163,7 +159,9 @@ class Producer:
         beating = asyncio.create_task(self._beat())
         try:
             await self._unless_stopped(self._check_with_exchange())
-            await self._unless_stopped(self._wait_for_kafka())
+            self._state = ("waiting", f"for Kafka at {self._settings.kafka_bootstrap}")
+            await self._unless_stopped(self._ensure_topics())
+            self._state = ("waiting", "for the right to publish")
             await self._unless_stopped(self._become_the_one())
             if not self._stop.is_set():
                 await self._follow()
@@ -193,11 +191,11 @@ class Producer:
                 ", ".join(self._settings.symbols[:_AGES_LIMIT]),
             )
         self._trade_log.start()
-        works = [self._stream.run(), self._watch_right(), self._keep_topics(), self._keep_time()]
+        works = [self._stream.run(), self._watch_right(), self._keep_topics()]
         if self._can_fill:
             works.append(self._filler.run())
         if self._addresses.rest:
-            works.append(self._tail.run())
+            works += [self._tail.run(), self._keep_time()]
         else:
             _log.warning(
                 "no REST address (CANDLEFLOW_EXCHANGE_REST_URL): lost trades are noticed only by the "
@@ -225,11 +223,9 @@ class Producer:
         self._tail.on_connected(symbols)
 
     async def _take(self, message: Received) -> None:
-        while (
-            not self._gap_log.is_held
-        ):  # as after a time of standing still: who is the one is found out anew
+        while not self._gap_log.is_held:  # as after SIGSTOP: Kafka has yet to say who may publish
             await asyncio.sleep(RIGHT_SECONDS)
-        await self._intake.take((message,))
+        await self._intake.take(message)
 
     async def _watch_right(self) -> None:
         """Raise what took the right to publish from us."""
@@ -256,7 +252,6 @@ class Producer:
     async def _become_the_one(self) -> None:
         """Take the right to publish, and learn where the topic ends."""
         settings = self._settings
-        self._state = ("waiting", "for the right to publish")
         await asyncio.to_thread(self._gap_log.acquire, HOLDER_SECONDS, self._stop.is_set)
         last = await asyncio.to_thread(
             last_trade_ids, settings.kafka_bootstrap, settings.topic, self._symbols, self._read_trade
@@ -267,10 +262,6 @@ class Producer:
         """As the processor reads it."""
         verdict = decode_payload(record, written_us, int(self._settings.max_future_seconds * SECOND_US))
         return verdict if isinstance(verdict, Trade) else None
-
-    async def _wait_for_kafka(self) -> None:
-        self._state = ("waiting", f"for Kafka at {self._settings.kafka_bootstrap}")
-        await self._ensure_topics()
 
     async def _keep_topics(self) -> None:
         """Make the topics anew where they went while we run: by whom and why, the processor asks."""
@@ -299,46 +290,47 @@ class Producer:
         )
 
     async def _check_with_exchange(self) -> None:
-        """Set the clock and check the symbols by REST, at the first address that answers."""
+        """Set the clock and check the symbols by REST."""
+        if not self._addresses.rest:
+            return
+        try:
+            listed = await self._ask(self._time_and_symbols)
+        except ExchangeError as error:
+            _log.warning(
+                "symbols are not checked and this machine's clock is used, as REST can't be asked: %s", error
+            )
+            return
+        check_symbols(self._settings.symbols, listed)
+        if resting := halted(self._symbols, listed):
+            _log.warning("not traded now, and waited for: %s", ", ".join(resting))
+
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(CLOCK_SECONDS)
+            try:
+                await self._ask(self._set_clock)
+            except ExchangeError as error:
+                _log.info("the exchange does not tell the time: %s", error)
+
+    async def _ask(self, question: Callable[[ExchangeRest], Awaitable[_T]]) -> _T:
+        """The answer of the first address that gives one in time. Raises ExchangeError where none does."""
         problems = []
         for url in self._addresses.rest:
             try:
-                async with asyncio.timeout(REST_SECONDS):
-                    await self._set_clock(url)
-                    listed = await self._listed_symbols(url)
+                async with asyncio.timeout(REST_SECONDS), ExchangeRest(url) as rest:
+                    return await question(rest)
             except (ExchangeError, TimeoutError) as error:
                 problems.append(f"{url}: {error or 'no answer in time'}")
-            else:
-                check_symbols(self._settings.symbols, listed)
-                if resting := halted(self._symbols, listed):
-                    _log.warning("not traded now, and waited for: %s", ", ".join(resting))
-                return
-        if problems:
-            _log.warning(
-                "symbols are not checked and this machine's clock is used, as REST can't be asked: %s",
-                "; ".join(problems),
-            )
+        raise ExchangeError("; ".join(problems))
 
-    async def _set_clock(self, url: str) -> None:
-        async with ExchangeRest(url) as rest:
-            asked_at = self._clock.steady()
-            exchange_us = await rest.server_time()
-            self._clock.correct(exchange_us, asked_at, self._clock.steady())
+    async def _time_and_symbols(self, rest: ExchangeRest) -> Mapping[str, str]:
+        await self._set_clock(rest)
+        return await rest.symbols()
 
-    async def _listed_symbols(self, url: str) -> Mapping[str, str]:
-        async with ExchangeRest(url) as rest:
-            return await rest.symbols()
-
-    async def _keep_time(self) -> None:
-        while self._addresses.rest:
-            await asyncio.sleep(CLOCK_SECONDS)
-            for url in self._addresses.rest:
-                try:
-                    async with asyncio.timeout(REST_SECONDS):
-                        await self._set_clock(url)
-                    break
-                except (ExchangeError, TimeoutError) as error:
-                    _log.info("%s does not tell the time: %s", url, error)
+    async def _set_clock(self, rest: ExchangeRest) -> None:
+        asked_at = self._clock.steady()
+        exchange_us = await rest.server_time()
+        self._clock.correct(exchange_us, asked_at, self._clock.steady())
 
     async def _beat(self) -> None:
         due = time.monotonic()
