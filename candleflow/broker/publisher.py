@@ -118,10 +118,6 @@ class _Again:
     generation: int
 
 
-class _Stop:
-    """The publisher thread's last order."""
-
-
 class Publisher:
     """Sends what is put until stopped, in order within each partition, and never gives up a record.
 
@@ -137,18 +133,15 @@ class Publisher:
         self._on_settled = on_settled
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[Record] = []
-        self._queue: queue.SimpleQueue[list[Record] | _Again | _Stop] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Record] | _Again | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._producer: Any = None
         self._generation = 0
-        self._retried = 0
+        self.retried = 0
+        """Records that kafka-python gave up and that were sent again."""
         self._backoff = Backoff(PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         self._warning = _RareWarning()
         self._loss_warning = _RareWarning()
-
-    @property
-    def retried(self) -> int:
-        return self._retried
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -163,7 +156,7 @@ class Publisher:
 
     async def stop(self, seconds: float) -> None:
         self._stopped.set()
-        self._queue.put(_Stop())
+        self._queue.put(None)
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, seconds)
 
@@ -178,7 +171,7 @@ class Publisher:
             if isinstance(order, _Again):
                 self._take_back(order)
                 self._send([order.record])
-            elif isinstance(order, list):
+            elif order is not None:
                 self._send(order)
         self._drop_producer()
 
@@ -234,9 +227,9 @@ class Publisher:
         self._queue.put(_Again(record, error, generation))
 
     def _take_back(self, again: _Again) -> None:
-        self._retried += 1
+        self.retried += 1
         self._loss_warning.say(
-            "Kafka did not take %d record(s), sent again: %s", self._retried, words(again.error)
+            "Kafka did not take %d record(s), sent again: %s", self.retried, words(again.error)
         )
         if again.generation == self._generation:  # else that producer has been replaced already
             self._drop_producer()

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
 from typing import Any, Final, TypeAlias
 
-from kafka import KafkaConsumer, TopicPartition, errors
+from kafka import KafkaConsumer, TopicPartition
 
-from candleflow.broker.topics import consumer_of_no_group, words
+from candleflow.broker.topics import asking, consumer_of_no_group, partitions_of
 from candleflow.broker.trade_log import ORIGIN_HEADER
-from candleflow.errors import BrokerError
 from candleflow.market.trade import Trade
 
 _log = logging.getLogger(__name__)
@@ -43,36 +43,25 @@ def last_trade_ids(
 
     Blocks. Raises BrokerError where Kafka or the topic is away.
     """
-    try:
-        consumer = consumer_of_no_group(bootstrap, "candleflow-tail")
-        try:
-            return _read_backwards(consumer, topic, frozenset(symbols), read_trade)
-        finally:
-            consumer.close()
-    except (errors.KafkaError, OSError) as error:
-        raise BrokerError(f"Kafka at {bootstrap} can't be asked for topic {topic}: {words(error)}") from error
+    with asking(bootstrap, topic), closing(consumer_of_no_group(bootstrap, "candleflow-tail")) as consumer:
+        return _read_backwards(consumer, topic, frozenset(symbols), read_trade)
 
 
 def _read_backwards(
     consumer: KafkaConsumer, topic: str, symbols: frozenset[str], read_trade: ReadTrade
 ) -> dict[str, int]:
-    numbers = consumer.partitions_for_topic(topic)
-    if not numbers:
-        raise errors.UnknownTopicOrPartitionError(f"topic {topic} isn't there")
     found: dict[str, Trade] = {}
-    tails = [_Tail(consumer, TopicPartition(topic, number)) for number in sorted(numbers)]
+    tails = [_Tail(consumer, partition) for partition in partitions_of(consumer, topic)]
     while tails:
         for tail in tails:
             for trade in tail.step_back(read_trade):
                 if trade.symbol in symbols:
                     tail.met.add(trade.symbol)
-                    found[trade.symbol] = max(trade, found.get(trade.symbol, trade), key=_by_id)
+                    found[trade.symbol] = max(
+                        trade, found.get(trade.symbol, trade), key=lambda one: one.trade_id
+                    )
         tails = [tail for tail in tails if tail.may_have_later(symbols, found)]
     return {symbol: trade.trade_id for symbol, trade in found.items()}
-
-
-def _by_id(trade: Trade) -> int:
-    return trade.trade_id
 
 
 class _Tail:

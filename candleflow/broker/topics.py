@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from kafka import KafkaConsumer, errors
+from kafka import KafkaConsumer, TopicPartition, errors
 from kafka.admin import KafkaAdminClient
 
 from candleflow.backoff import Backoff
@@ -84,9 +84,15 @@ def topic_id(bootstrap: str, topic: str) -> str:
 
     A topic deleted and made anew has another. Raises BrokerError where Kafka or the topic is away.
     """
+    with asking(bootstrap, topic), admin_client(bootstrap) as admin:
+        return id_of(admin, topic)
+
+
+@contextmanager
+def asking(bootstrap: str, topic: str) -> Iterator[None]:
+    """Raise BrokerError for what kafka-python raises meanwhile."""
     try:
-        with admin_client(bootstrap) as admin:
-            return id_of(admin, topic)
+        yield
     except (errors.KafkaError, OSError) as error:
         raise BrokerError(f"Kafka at {bootstrap} can't be asked for topic {topic}: {words(error)}") from error
 
@@ -156,6 +162,14 @@ def consumer_of_no_group(bootstrap: str, client_id: str, **options: object) -> K
     except (errors.KafkaError, OSError) as error:
         raise_if_refused(bootstrap, error)
         raise
+
+
+def partitions_of(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
+    """The topic's, in order. Raises Kafka's own error where it isn't there."""
+    numbers = consumer.partitions_for_topic(topic)
+    if not numbers:
+        raise errors.UnknownTopicOrPartitionError(f"topic {topic} isn't there")
+    return [TopicPartition(topic, number) for number in sorted(numbers)]
 
 
 def _make_missing(

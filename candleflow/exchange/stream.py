@@ -22,12 +22,11 @@ from random import SystemRandom
 from typing import Final, TypeAlias, TypeGuard
 from urllib.parse import quote
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, PayloadTooBig, WebSocketException
 from websockets.frames import CloseCode
 
 from candleflow.backoff import Backoff
-from candleflow.exchange import tls
 from candleflow.exchange.messages import (
     ControlReply,
     Message,
@@ -47,8 +46,7 @@ from candleflow.exchange.reconnect import (
     delay_after,
     share_out,
 )
-from candleflow.exchange.sockets import ExchangeConnection
-from candleflow.proxies import proxy_for
+from candleflow.exchange.sockets import connect
 
 _log = logging.getLogger(__name__)
 
@@ -156,18 +154,13 @@ class TradeStream:
         in_path, subscribed = _split_by_path(list(map(stream_of, symbols)))
         try:
             socket = await connect(
-                f"{base_url}/stream?streams={_quoted(in_path)}",
+                base_url,
+                f"/stream?streams={_quoted(in_path)}",
                 open_timeout=OPEN_SECONDS,
                 close_timeout=_CLOSE_SECONDS,
                 max_size=MAX_FRAME_BYTES,
                 compression=None,
-                # Whether the exchange is there is judged by the data it sends (Rotation): a ping of ours
-                # would go unanswered while reading waits for Kafka, and end a sound connection.
-                ping_interval=None,
-                proxy=proxy_for(base_url),
-                ssl=tls.context_for(base_url),
                 max_queue=_MAX_QUEUE,
-                create_connection=ExchangeConnection,
             )
         except (OSError, WebSocketException) as error:
             self._note_failure(base_url, error)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from kafka import KafkaConsumer, KafkaProducer
 
 from candleflow.broker import gap_log
@@ -92,28 +89,6 @@ def test_the_longest_event_is_read_back() -> None:
     ranges = tuple((10**18 + 2 * one, 10**18 + 2 * one + 1) for one in range(RANGES_LIMIT))
     longest = GapEvent.of(GapEventKind.GIVEN_UP, "BTCUSDT", ranges, 7, "why")
     assert decode(encode(longest)) == longest
-
-
-@given(
-    st.sampled_from(GapEventKind),
-    st.sampled_from(["BTCUSDT", "1000SATSUSDT", "A.B_C-D", "btc", "", '"', "BTC\u00c9"]),
-    *[st.integers(-1, 10**19)] * 3,
-    st.text(max_size=5) | st.sampled_from(["older than 6 h", '"', "\\", "\u00e9", "}"]),
-)
-def test_the_usual_layout_is_read_as_any_json_is(
-    kind: GapEventKind, symbol: str, first: int, last: int, at: int, why: str
-) -> None:
-    """The same verdict as on the same fields in another layout."""
-    names = ("event", "symbol", "first_trade_id", "last_trade_id", "at", "why")
-    fields = dict(zip(names, (kind, symbol, first, last, at, why), strict=True))
-    usual, other = json.dumps(fields, separators=(",", ":")), json.dumps(fields, indent=1)
-    read: list[GapEvent | None] = []
-    for text in (usual, other):
-        try:
-            read.append(decode(text.encode()))
-        except MarketError:
-            read.append(None)
-    assert read[0] == read[1]
 
 
 @pytest.mark.parametrize(
