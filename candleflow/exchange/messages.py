@@ -24,22 +24,19 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from candleflow.errors import ExchangeError
 from candleflow.market.payload import (
     CANONICAL_BYTES,
-    DECIMAL_PATTERN,
-    FUTURE,
     JSON_NAME_BYTES,
     NOT_A_TRADE,
     NOT_AN_OBJECT,
     NOT_JSON,
     NOT_UTF8,
     RECORD_LIMIT_BYTES,
-    REQUIRED_FIELDS,
     TOO_LONG,
-    UNKNOWN_SYMBOL,
-    missing,
-    wrong_type,
+    Rejected,
+    judge,
+    parse,
 )
-from candleflow.market.symbol import is_symbol, lower, upper
-from candleflow.market.trade import NOTIONAL_LIMIT, Trade, refusal, to_microseconds
+from candleflow.market.symbol import lower, upper
+from candleflow.market.trade import NOTIONAL_LIMIT, Trade, to_microseconds
 
 _TRADE_SUFFIX: Final = "@trade"
 
@@ -72,7 +69,7 @@ class TradeMessage(NamedTuple):
         found = _RAW.fullmatch(self.payload)
         if found is not None:
             return _cut(found)
-        verdict = _judge(_loads(self.payload.decode()), {self.symbol}, self.trade_time, 0)
+        verdict = judge(parse(self.payload.decode()), {self.symbol}, self.trade_time, 0)
         if not isinstance(verdict, Trade):
             raise ExchangeError(f"{self.payload!r} was taken for a trade: {verdict}")
         return verdict
@@ -99,14 +96,6 @@ class OtherStream:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A frame that can't be used: why, in the words of ``market/payload.py``, and the frame as it came."""
-
-    reason: str
-    record: bytes
-
-
 Message: TypeAlias = TradeMessage | ServerShutdown | ControlReply | OtherStream | Rejected
 
 _RAW: Final = re.compile(CANONICAL_BYTES)
@@ -114,9 +103,8 @@ _COMBINED: Final = re.compile(
     rf'\{{"stream":"{JSON_NAME_BYTES}@trade","data":('.encode() + CANONICAL_BYTES + rb")\}"
 )
 _COMBINED_BEGINS: Final = b'{"stream"'
-_DECIMAL: Final = re.compile(DECIMAL_PATTERN)
+_MEMBERS: Final = json.JSONDecoder()
 _BLANKS: Final = re.compile(r"[ \t\n\r]*")  # JSON's white space, RFC 8259 section 2
-_NOT_A_NUMBER: Final = Decimal("NaN")
 _SURELY_BELOW_NOTIONAL_LIMIT: Final = 0.999 * float(NOTIONAL_LIMIT)
 
 _BOOK_TICKER_FIELDS: Final = frozenset("usbBaA")  # individual book ticker: the only stream without "e" ...
@@ -182,23 +170,6 @@ def decode_fully(text: str, symbols: Collection[str], now: int, max_future_us: i
     return Rejected(TOO_LONG, record) if is_refused and len(record) > RECORD_LIMIT_BYTES else message
 
 
-def decode_payload(record: bytes, now: int, max_future_us: int) -> Trade | Rejected:
-    """The trade in a bare payload, such as one of Kafka's topic ``trades``; of any symbol.
-
-    The reference for the verdicts of ``engine/trades.py``. Times as in ``decode``.
-    """
-    if len(record) > RECORD_LIMIT_BYTES:
-        return Rejected(TOO_LONG, record)
-    try:
-        fields = _loads(record.decode())
-    except UnicodeDecodeError:
-        return Rejected(NOT_UTF8, record)
-    except (ValueError, RecursionError):
-        return Rejected(NOT_JSON, record)
-    verdict = _judge(fields, None, now, max_future_us)
-    return verdict if isinstance(verdict, Trade) else Rejected(verdict, record)
-
-
 def _cut(found: re.Match[bytes]) -> Trade:
     """The trade of a payload in the canonical layout."""
     _, symbol, trade_id, price, quantity, time, is_maker = found.groups()
@@ -216,8 +187,8 @@ def _parse(text: str, record: bytes, symbols: Collection[str], now: int, max_fut
     if len(record) != len(text) and _has_surrogate(text):
         return Rejected(NOT_UTF8, record)
     try:
-        content = _loads(text)
-    except (ValueError, RecursionError):  # RecursionError: nested deeper than the interpreter's stack
+        content = parse(text)
+    except ValueError:
         return Rejected(NOT_JSON, record)
     stream = ""
     is_combined = isinstance(content, dict) and "e" not in content and "stream" in content
@@ -226,7 +197,7 @@ def _parse(text: str, record: bytes, symbols: Collection[str], now: int, max_fut
         content = content.get("data")
     if not _claims_to_be_a_trade(content, stream):
         return _other_message(content, stream) or Rejected(_why_nothing(content), record)
-    verdict = _judge(content, symbols, now, max_future_us)
+    verdict = judge(content, symbols, now, max_future_us)
     if not isinstance(verdict, Trade):
         return Rejected(verdict, record)
     payload = _data_text(text).encode() if is_combined else record
@@ -276,43 +247,6 @@ def _why_nothing(content: Any) -> str:
     return NOT_A_TRADE if isinstance(content, dict) else NOT_AN_OBJECT
 
 
-def _judge(fields: Any, symbols: Collection[str] | None, now: int, max_future_us: int) -> Trade | str:
-    """The trade that the JSON value ``fields`` is, or the first reason why it is none."""
-    if not isinstance(fields, dict):
-        return NOT_AN_OBJECT
-    if fields.get("e") != "trade":
-        return NOT_A_TRADE
-    for name, json_type in REQUIRED_FIELDS.items():
-        if name not in fields:
-            return missing(name)
-        if type(fields[name]) is not _PYTHON_TYPES[json_type]:
-            return wrong_type(name)
-    trade = Trade(
-        fields["s"],
-        fields["t"],
-        _decimal(fields["p"]),
-        _decimal(fields["q"]),
-        to_microseconds(fields["T"]),
-        fields["m"],
-    )
-    return _refusal(trade, symbols, now, max_future_us) or trade
-
-
-_PYTHON_TYPES: Final[dict[str, type]] = {"integer": int, "string": str, "boolean": bool}
-
-
-def _refusal(trade: Trade, symbols: Collection[str] | None, now: int, max_future_us: int) -> str | None:
-    """Why the trade is refused, or None; ``symbols`` None stands for every name of a symbol's form."""
-    if not (is_symbol(trade.symbol) if symbols is None else trade.symbol in symbols):
-        return UNKNOWN_SYMBOL
-    return refusal(trade) or (FUTURE if trade.trade_time > now + max_future_us else None)
-
-
-def _decimal(text: str) -> Decimal:
-    """The number that ``text`` is; NaN, which ``refusal`` knows, for whatever isn't in plain digits."""
-    return Decimal(text) if _DECIMAL.fullmatch(text) else _NOT_A_NUMBER
-
-
 def _data_text(text: str) -> str:
     """The text of ``data``'s value in a combined frame that has been parsed already.
 
@@ -320,9 +254,9 @@ def _data_text(text: str) -> str:
     """
     at = text.index("{") + 1
     while True:
-        key, at = _DECODER.raw_decode(text, _skip_blanks(text, at))
+        key, at = _MEMBERS.raw_decode(text, _skip_blanks(text, at))
         start = _skip_blanks(text, _skip_blanks(text, at) + 1)  # 1: the colon
-        _, at = _DECODER.raw_decode(text, start)
+        _, at = _MEMBERS.raw_decode(text, start)
         if key == "data":
             return text[start:at]
         at = _skip_blanks(text, at) + 1  # the comma: data is yet to come
@@ -347,18 +281,3 @@ def _has_surrogate(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
-
-
-def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(members)
-    if len(unique) != len(members):
-        raise ValueError("a key is named twice")
-    return unique
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")  # NaN, Infinity: Python's json would take them
-
-
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
-_loads: Final = _DECODER.decode

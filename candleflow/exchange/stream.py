@@ -31,7 +31,6 @@ from candleflow.exchange.messages import (
     ControlReply,
     Message,
     OtherStream,
-    Rejected,
     ServerShutdown,
     TradeMessage,
     decode,
@@ -47,6 +46,7 @@ from candleflow.exchange.reconnect import (
     share_out,
 )
 from candleflow.exchange.sockets import connect
+from candleflow.market.payload import Rejected
 
 _log = logging.getLogger(__name__)
 

@@ -24,13 +24,13 @@ from candleflow.audit.verify import add_times, asked_for
 from candleflow.audit.verify_report import Asked, written
 from candleflow.errors import ExchangeError, SettingError
 from candleflow.exchange import archive
-from candleflow.exchange.messages import Rejected, TradeMessage, decode
+from candleflow.exchange.messages import TradeMessage, decode
 from candleflow.forecast import words
 from candleflow.forecast.evaluation import Evaluation, evaluate
 from candleflow.forecast.race import AHEAD
 from candleflow.forecast.scores import Scores
 from candleflow.market.candle import fold
-from candleflow.market.payload import UNKNOWN_SYMBOL
+from candleflow.market.payload import UNKNOWN_SYMBOL, Rejected
 from candleflow.market.stored import StoredCandle
 from candleflow.market.trade import TIME_LIMIT_US, Trade, refusal, to_microseconds
 from candleflow.market.window import SECOND_US, Windows

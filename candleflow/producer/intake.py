@@ -19,10 +19,10 @@ from typing import Final, TypeAlias
 
 from candleflow.broker.publisher import Receipt
 from candleflow.broker.trade_log import TradeLog
-from candleflow.exchange.messages import Rejected, TradeMessage
+from candleflow.exchange.messages import TradeMessage
 from candleflow.exchange.stream import Received, TooLong
 from candleflow.market.gap import JUMP, OVERLOAD, RECONNECT, RESTART
-from candleflow.market.payload import TOO_LONG, encode
+from candleflow.market.payload import TOO_LONG, Rejected, encode
 from candleflow.market.trade import Trade
 from candleflow.market.trade_ids import Ranges, TradeIds
 

@@ -26,12 +26,12 @@ from candleflow.errors import CandleflowError, ExchangeError, SettingError
 from candleflow.exchange.addresses import addresses
 from candleflow.exchange.clock import ExchangeClock
 from candleflow.exchange.history import TradeHistory
-from candleflow.exchange.messages import decode_payload
 from candleflow.exchange.rate_limit import Share
 from candleflow.exchange.reconnect import Rotation
 from candleflow.exchange.rest import TRADING, ExchangeRest
 from candleflow.exchange.stream import Received, TradeStream
 from candleflow.market.gap import GapEvent, GapEventKind
+from candleflow.market.payload import decode_payload
 from candleflow.market.shard import ALL, PRODUCER
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US

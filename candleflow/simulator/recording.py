@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from candleflow.errors import ExchangeError
-from candleflow.exchange.messages import TradeMessage, decode, decode_payload, stream_of, symbol_of
+from candleflow.exchange.messages import TradeMessage, decode, stream_of, symbol_of
+from candleflow.market.payload import decode_payload
 from candleflow.market.trade import DECIMAL_PLACES, TIME_LIMIT_US, Trade, to_microseconds
 from candleflow.market.window import SECOND_US
 from candleflow.simulator.audience import Audience

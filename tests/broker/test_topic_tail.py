@@ -12,8 +12,7 @@ from candleflow.broker import topic_tail
 from candleflow.broker.topic_tail import last_trade_ids
 from candleflow.broker.topics import ensure_topics
 from candleflow.errors import BrokerError
-from candleflow.exchange.messages import decode_payload
-from candleflow.market.payload import encode
+from candleflow.market.payload import decode_payload, encode
 from candleflow.market.trade import Trade
 from tests.broker.topics import grow
 

@@ -18,9 +18,9 @@ from candleflow.broker import gap_log
 from candleflow.broker.gap_log import encode, read_all
 from candleflow.exchange.addresses import addresses
 from candleflow.exchange.history import TradeHistory
-from candleflow.exchange.messages import decode_payload
 from candleflow.exchange.rate_limit import Share
 from candleflow.market.gap import GapEvent, GapEventKind
+from candleflow.market.payload import decode_payload
 from candleflow.market.trade import Trade
 from candleflow.market.window import DAY_US, SECOND_US
 from candleflow.settings import Settings

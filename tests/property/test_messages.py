@@ -15,13 +15,11 @@ from hypothesis import strategies as st
 from candleflow.exchange import messages
 from candleflow.exchange.messages import (
     Message,
-    Rejected,
     TradeMessage,
     decode,
     decode_fully,
-    decode_payload,
 )
-from candleflow.market.payload import NOT_AN_OBJECT, NOT_JSON, NOT_UTF8, TOO_LONG
+from candleflow.market.payload import NOT_AN_OBJECT, NOT_JSON, NOT_UTF8, TOO_LONG, Rejected, decode_payload
 from candleflow.market.symbol import lower
 from candleflow.market.trade import NOTIONAL_LIMIT, Trade, refusal
 from tests import made_symbols, oracle

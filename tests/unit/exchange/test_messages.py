@@ -14,14 +14,12 @@ from candleflow.exchange.messages import (
     ControlReply,
     Message,
     OtherStream,
-    Rejected,
     ServerShutdown,
     TradeMessage,
     decode,
-    decode_payload,
 )
 from candleflow.market import payload
-from candleflow.market.payload import RECORD_LIMIT_BYTES, missing, wrong_type
+from candleflow.market.payload import RECORD_LIMIT_BYTES, Rejected, decode_payload, missing, wrong_type
 from candleflow.market.trade import Trade
 from tests import oracle
 

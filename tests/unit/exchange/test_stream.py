@@ -18,10 +18,10 @@ from websockets.http11 import Request, Response
 
 from candleflow.backoff import Backoff
 from candleflow.exchange import stream as stream_module
-from candleflow.exchange.messages import OtherStream, Rejected, TradeMessage
+from candleflow.exchange.messages import OtherStream, TradeMessage
 from candleflow.exchange.reconnect import Rotation
 from candleflow.exchange.stream import MAX_FRAME_BYTES, Received, TooLong, TradeStream
-from candleflow.market.payload import NOT_JSON
+from candleflow.market.payload import NOT_JSON, Rejected
 from candleflow.market.trade_ids import TradeIds
 from candleflow.simulator.audience import Faults
 from candleflow.simulator.market import SeededMarket
