@@ -18,7 +18,6 @@ import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from candleflow.errors import ExchangeError
@@ -32,6 +31,7 @@ from candleflow.market.payload import (
     RECORD_LIMIT_BYTES,
     TOO_LONG,
     Rejected,
+    decode_payload,
     judge,
     parse,
 )
@@ -66,12 +66,9 @@ class TradeMessage(NamedTuple):
     @property
     def trade(self) -> Trade:
         """All of it, read from the payload."""
-        found = _RAW.fullmatch(self.payload)
-        if found is not None:
-            return _cut(found)
-        verdict = judge(parse(self.payload.decode()), {self.symbol}, self.trade_time, 0)
-        if not isinstance(verdict, Trade):
-            raise ExchangeError(f"{self.payload!r} was taken for a trade: {verdict}")
+        verdict = decode_payload(self.payload, self.trade_time, 0)
+        if isinstance(verdict, Rejected):
+            raise ExchangeError(f"{self.payload!r} was taken for a trade: {verdict.reason}")
         return verdict
 
 
@@ -168,19 +165,6 @@ def decode_fully(text: str, symbols: Collection[str], now: int, max_future_us: i
     message = _parse(text, record, symbols, now, max_future_us)
     is_refused = isinstance(message, TradeMessage | Rejected)
     return Rejected(TOO_LONG, record) if is_refused and len(record) > RECORD_LIMIT_BYTES else message
-
-
-def _cut(found: re.Match[bytes]) -> Trade:
-    """The trade of a payload in the canonical layout."""
-    _, symbol, trade_id, price, quantity, time, is_maker = found.groups()
-    return Trade(
-        symbol.decode(),
-        int(trade_id),
-        Decimal(price.decode()),
-        Decimal(quantity.decode()),
-        to_microseconds(int(time)),
-        is_maker == b"true",
-    )
 
 
 def _parse(text: str, record: bytes, symbols: Collection[str], now: int, max_future_us: int) -> Message:

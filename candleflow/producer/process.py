@@ -31,9 +31,7 @@ from candleflow.exchange.reconnect import Rotation
 from candleflow.exchange.rest import TRADING, ExchangeRest
 from candleflow.exchange.stream import Received, TradeStream
 from candleflow.market.gap import GapEvent, GapEventKind
-from candleflow.market.payload import decode_payload
 from candleflow.market.shard import ALL, PRODUCER
-from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US
 from candleflow.metrics.serving import served_heartbeat
 from candleflow.producer.gap_filler import GapFiller
@@ -92,6 +90,7 @@ class Producer:
         self._settings = settings
         self._addresses = addresses(settings, Share.FILLING)
         retention_us = int(settings.kafka_retention_hours * 3_600 * SECOND_US)
+        self._max_future_us = int(settings.max_future_seconds * SECOND_US)
         self._clock = ExchangeClock(trusted_lag_us=retention_us // 2)
         self._stop = asyncio.Event()
         self._state = ("starting", "")
@@ -133,7 +132,7 @@ class Producer:
             self._take,
             rotation=Rotation(settings.exchange_lifetime_minutes * 60, settings.exchange_silence_seconds),
             max_streams=settings.exchange_max_streams,
-            max_future_us=int(settings.max_future_seconds * SECOND_US),
+            max_future_us=self._max_future_us,
             now_us=self._clock.now_us,
             on_connected=self._on_connected,
             advice=self._addresses.advice,
@@ -254,14 +253,9 @@ class Producer:
         settings = self._settings
         await asyncio.to_thread(self._gap_log.acquire, HOLDER_SECONDS, self._stop.is_set)
         last = await asyncio.to_thread(
-            last_trade_ids, settings.kafka_bootstrap, settings.topic, self._symbols, self._read_trade
+            last_trade_ids, settings.kafka_bootstrap, settings.topic, self._symbols, self._max_future_us
         )
         self._intake.begin_after(last)
-
-    def _read_trade(self, record: bytes, written_us: int) -> Trade | None:
-        """As the processor reads it."""
-        verdict = decode_payload(record, written_us, int(self._settings.max_future_seconds * SECOND_US))
-        return verdict if isinstance(verdict, Trade) else None
 
     async def _keep_topics(self) -> None:
         """Make the topics anew where they went while we run: by whom and why, the processor asks."""
