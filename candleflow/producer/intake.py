@@ -1,11 +1,11 @@
-"""What becomes of each message from the exchange: published, a duplicate, or refused; and the counts.
+"""What becomes of each message from the exchange: published, a duplicate, or rejected; and the counts.
 
     received = published + duplicate + rejected + in flight
 
 holds at every moment, and at the end with nothing in flight. A trade whose id isn't the next one makes a gap,
 and the gap is on record before the trade is published. Where a trade has to wait too long, for room in flight
-or for the gap before it to be on record, load is shed: trades left in the socket would keep the exchange's
-pings waiting behind them. They become a gap too, and come again from the exchange's history.
+or for the gap before it to be on record, the producer sheds load: it drops trades, as trades left in the
+socket would keep the exchange's pings waiting behind them. Dropped trades are a gap too, to fill later.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _log = logging.getLogger(__name__)
 NoteGap: TypeAlias = Callable[[str, int, int, str], Awaitable[None]]
 
 RANGES_LIMIT: Final = 1_024
-"""Of each symbol's published ids so many ranges are remembered at least; nearly always there is one."""
+"""Minimum number of published id ranges kept per symbol; nearly always there is one."""
 PATIENCE_SECONDS: Final = 20.0
-"""So long reading waits for room before trades are let go by: Binance ends a connection that has left a ping
+"""How long reading waits for room before trades are dropped: Binance ends a connection that has left a ping
 unanswered for a minute."""
 FAR_IDS: Final = 10_000
 FAR_US: Final = 60_000_000
@@ -87,7 +87,7 @@ class Intake:
     """Takes messages to the trade log.
 
     ``note_gap(symbol, first_trade_id, last_trade_id, why)`` returns once the gap is on record.
-    ``can_refill``: whether what is let go by can be had again; if not, reading waits for room instead.
+    ``can_refill``: whether dropped trades can be fetched later; if not, reading waits for room instead.
     """
 
     def __init__(self, trade_log: TradeLog, note_gap: NoteGap, *, can_refill: bool) -> None:
@@ -105,7 +105,7 @@ class Intake:
         self.filled = 0
         """Trades that came from the exchange's history."""
         self.let_go = 0
-        """Messages let go by; the trades among them are no part of the equation until they come again."""
+        """Messages dropped; the trades among them count as received only once they are fetched."""
         self.others = 0
         """Messages of streams that aren't of trades: no part of the equation."""
         self.last_trade_times: dict[str, int] = {}
@@ -114,7 +114,7 @@ class Intake:
         """Settled when every trade that came after a later one has been acknowledged."""
 
     def begin_after(self, last_trade_ids: Mapping[str, int]) -> None:
-        """What was published before this start, by symbol: what lies between it and the stream is a gap."""
+        """Note each symbol's last id published before this start: up to the stream's first id is a gap."""
         for symbol, trade_id in last_trade_ids.items():
             self.published.add(symbol, trade_id)
             self._next_ids[symbol] = trade_id + 1
@@ -122,11 +122,11 @@ class Intake:
 
     @property
     def next_ids(self) -> Mapping[str, int]:
-        """By symbol, the id that its next live trade should have; a symbol that was never met has none."""
+        """By symbol, the id that its next live trade should have; none before its first trade."""
         return self._next_ids
 
     def count_from(self, symbol: str, trade_id: int) -> None:
-        """The first id of a symbol that was never met: what is missing from it on is a gap."""
+        """Note the first id of a symbol without a trade so far: what is missing from it on is a gap."""
         self._next_ids.setdefault(symbol, trade_id)
 
     def on_connected(self, symbols: Iterable[str]) -> None:
@@ -174,9 +174,9 @@ class Intake:
         }
 
     async def _finds_way(self, message: Received) -> bool:
-        """Whether the log has room for it and the gap before it is on record, or soon was.
+        """Whether the log has room for it, and the gap before it is on record, within ``PATIENCE_SECONDS``.
 
-        Once patience has run out, nothing is waited for until Kafka takes something again.
+        After one timeout nothing waits any more until Kafka acknowledges again.
         """
         if not self._can_refill:
             await self._wait_for_way(message)
@@ -187,7 +187,7 @@ class Intake:
                 await self._wait_for_way(message)
         except TimeoutError:
             if not self._is_letting_go:
-                _log.warning("Kafka takes nothing: trades are let go by, and fetched from history later")
+                _log.warning("Kafka accepts no records: trades are dropped, to be fetched from history later")
             self._is_letting_go = True
             return False
         return True

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from candleflow.broker import gap_log
-from candleflow.broker.gap_log import GapLog
+from candleflow.broker.lease import Lease
 from candleflow.broker.topic_tail import last_trade_ids
 from candleflow.broker.topics import ensure_topics
 from candleflow.broker.trade_log import TradeLog
@@ -45,23 +45,24 @@ _T = TypeVar("_T")
 
 NAME: Final = PRODUCER
 FLUSH_SECONDS: Final = 5.0
-"""Of the 10 s a stop may take, so many are for Kafka's last acknowledgements."""
-HOLDER_SECONDS: Final = 20.0
-"""So long a rival is waited for: one that was killed is gone for Kafka after ``gap_log.SESSION_MS``."""
+"""How long a stop, of 10 s at most, waits for Kafka's last acknowledgements."""
+LEASE_SECONDS: Final = 20.0
+"""How long to wait for another producer's lease to expire; Kafka drops a killed one after
+``lease.SESSION_MS``."""
 GIVE_BACK_SECONDS: Final = 2.0
 REST_SECONDS: Final = 10.0
 GARBAGE_OBJECTS: Final = 50_000
-"""So many new objects before Python looks for cycles among them. Records in flight are no cycles: at its own
-700 the search took 2.2 us a trade of a busy producer, more than all that is done with one on its way."""
+"""New objects before Python's garbage collector runs. Records in flight are no cycles: at its default of 700
+the collector took 2.2 us a trade of a busy producer, more than all else that is done with a trade."""
 BEAT_SECONDS: Final = 1.0
-RIGHT_SECONDS: Final = 0.2
+LEASE_POLL_SECONDS: Final = 0.2
 TOPICS_SECONDS: Final = 5.0
-"""So often it is looked after the topics while Kafka takes nothing."""
+"""How often to re-check that the topics exist while Kafka accepts no writes."""
 CLOCK_SECONDS: Final = 600.0
-"""So often the exchange is asked for the time: a machine's clock drifts some ms in that time."""
+"""How often to ask the exchange for the time: a machine's clock drifts some ms in between."""
 
 _AGES_LIMIT: Final = 100
-"""The heartbeat tells the last trade's age of so many symbols at most."""
+"""Maximum number of symbols whose last trade's age the heartbeat tells."""
 
 
 def run(settings: Settings) -> int:
@@ -69,8 +70,8 @@ def run(settings: Settings) -> int:
     set_up_logging(settings.producer_name, settings.log_level, settings.log_format)
     gc.set_threshold(GARBAGE_OBJECTS)
     if settings.log_level != "DEBUG":
-        # Each delivery's outcome is looked at and told of by the trade log; kafka-python would add a line
-        # for every attempt to connect while Kafka is away, and tracebacks from its threads.
+        # The trade log reports failed deliveries; kafka-python would add a line for every attempt to connect
+        # while Kafka is away, and tracebacks from its threads.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
     try:
         asyncio.run(Producer(settings).run())
@@ -116,9 +117,9 @@ class Producer:
             fill_us=int(settings.fill_hours * 3_600 * SECOND_US),
         )
         self._tail = TailWatch(
-            self._history, self._intake, self._symbols, may_note=lambda: self._gap_log.is_held
+            self._history, self._intake, self._symbols, may_note=lambda: self._lease.is_held
         )
-        self._gap_log = GapLog(
+        self._lease = Lease(
             settings.kafka_bootstrap,
             settings.gaps_topic,
             holder=f"{socket.gethostname()} process {os.getpid()}",
@@ -161,13 +162,13 @@ class Producer:
             self._state = ("waiting", f"for Kafka at {self._settings.kafka_bootstrap}")
             await self._unless_stopped(self._ensure_topics())
             self._state = ("waiting", "for the right to publish")
-            await self._unless_stopped(self._become_the_one())
+            await self._unless_stopped(self._take_lease())
             if not self._stop.is_set():
                 await self._follow()
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
-            await asyncio.to_thread(self._gap_log.close, GIVE_BACK_SECONDS)
+            await asyncio.to_thread(self._lease.close, GIVE_BACK_SECONDS)
             self._heartbeat.remove()
 
     async def _unless_stopped(self, work: Awaitable[_T]) -> _T | None:
@@ -190,7 +191,7 @@ class Producer:
                 ", ".join(self._settings.symbols[:_AGES_LIMIT]),
             )
         self._trade_log.start()
-        works = [self._stream.run(), self._watch_right(), self._keep_topics()]
+        works = [self._stream.run(), self._watch_lease(), self._keep_topics()]
         if self._can_fill:
             works.append(self._filler.run())
         if self._addresses.rest:
@@ -222,15 +223,15 @@ class Producer:
         self._tail.on_connected(symbols)
 
     async def _take(self, message: Received) -> None:
-        while not self._gap_log.is_held:  # as after SIGSTOP: Kafka has yet to say who may publish
-            await asyncio.sleep(RIGHT_SECONDS)
+        while not self._lease.is_held:  # as after SIGSTOP: Kafka has yet to say who may publish
+            await asyncio.sleep(LEASE_POLL_SECONDS)
         await self._intake.take(message)
 
-    async def _watch_right(self) -> None:
-        """Raise what took the right to publish from us."""
-        while self._gap_log.failure is None:
-            await asyncio.sleep(RIGHT_SECONDS)
-        raise self._gap_log.failure
+    async def _watch_lease(self) -> None:
+        """Raise what ended the lease."""
+        while self._lease.failure is None:
+            await asyncio.sleep(LEASE_POLL_SECONDS)
+        raise self._lease.failure
 
     def _on_loop(self, take: Callable[[list[GapEvent]], None]) -> Callable[[list[GapEvent]], None]:
         """``take``, to be called from another thread; other shards' gaps are none of ours."""
@@ -248,20 +249,20 @@ class Producer:
     async def _write(self, event: GapEvent) -> None:
         await self._trade_log.note(self._settings.gaps_topic, event.symbol, gap_log.encode(event))
 
-    async def _become_the_one(self) -> None:
-        """Take the right to publish, and learn where the topic ends."""
+    async def _take_lease(self) -> None:
+        """Take the lease, and learn where the topic ends."""
         settings = self._settings
-        await asyncio.to_thread(self._gap_log.acquire, HOLDER_SECONDS, self._stop.is_set)
+        await asyncio.to_thread(self._lease.acquire, LEASE_SECONDS, self._stop.is_set)
         last = await asyncio.to_thread(
             last_trade_ids, settings.kafka_bootstrap, settings.topic, self._symbols, self._max_future_us
         )
         self._intake.begin_after(last)
 
     async def _keep_topics(self) -> None:
-        """Make the topics anew where they went while we run: by whom and why, the processor asks."""
+        """Recreate topics that were deleted while we run; the processor checks whether the candles fit."""
         while True:
             await asyncio.sleep(TOPICS_SECONDS)
-            if self._trade_log.is_stalled or not self._gap_log.is_held:
+            if self._trade_log.is_stalled or not self._lease.is_held:
                 await self._ensure_topics()
 
     async def _ensure_topics(self) -> None:

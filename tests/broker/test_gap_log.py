@@ -10,8 +10,9 @@ from contextlib import contextmanager
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
-from candleflow.broker import gap_log
-from candleflow.broker.gap_log import GapLog, decode, encode
+from candleflow.broker import gap_log, lease
+from candleflow.broker.gap_log import decode, encode
+from candleflow.broker.lease import Lease
 from candleflow.broker.topics import ensure_topics
 from candleflow.errors import HeldError, MarketError
 from candleflow.market.gap import RANGES_LIMIT, GapEvent, GapEventKind
@@ -37,12 +38,12 @@ def write(bootstrap: str, topic: str, *records: bytes) -> None:
 
 
 class Reader:
-    """A GapLog, and what it told of."""
+    """A Lease, and the events that it passed on."""
 
     def __init__(self, bootstrap: str, topic: str, holder: str, shard: Shard = ALL) -> None:
         self.events: list[GapEvent] = []
         self.begun = 0
-        self.log = GapLog(
+        self.log = Lease(
             bootstrap,
             topic,
             holder=holder,
@@ -159,7 +160,7 @@ def make_anew(bootstrap: str, topic: str) -> None:
 def test_who_holds_it_reads_no_event_twice_and_all_of_a_topic_that_was_made_anew(
     kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gap_log, "_CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "_CHECK_SECONDS", 0.1)
     write(kafka_bootstrap, gaps, encode(SEEN))
     with holding(kafka_bootstrap, gaps, "here") as reader:
         for count in range(1, 6):
@@ -187,7 +188,7 @@ def test_after_the_first_has_ended_the_second_holds_it(kafka_bootstrap: str, gap
     began_at = time.monotonic()
     with holding(kafka_bootstrap, gaps, "there") as second:
         assert wait_for(lambda: second.log.is_held, 20)
-    assert time.monotonic() - began_at < gap_log.SESSION_MS / 1_000, "the first had taken its leave"
+    assert time.monotonic() - began_at < lease.SESSION_MS / 1_000, "the first had taken its leave"
 
 
 @pytest.mark.slow
@@ -196,9 +197,9 @@ def test_a_consumer_that_brings_nothing_any_more_is_replaced(
 ) -> None:
     """As one did for ever after a broker's restart, and the producer waited for the right to publish."""
     write(kafka_bootstrap, gaps, encode(SEEN))
-    join, made = GapLog._joined, []
+    join, made = Lease._joined, []
 
-    def joined(log: GapLog) -> KafkaConsumer:
+    def joined(log: Lease) -> KafkaConsumer:
         consumer = join(log)
         made.append(consumer)
         if len(made) == 1:
@@ -206,8 +207,9 @@ def test_a_consumer_that_brings_nothing_any_more_is_replaced(
             consumer.poll = lambda **of: poll(**of) and {}
         return consumer
 
-    monkeypatch.setattr(GapLog, "_joined", joined)
-    monkeypatch.setattr(gap_log, "_CHECK_SECONDS", 0.3)
+    monkeypatch.setattr(Lease, "_joined", joined)
+    monkeypatch.setattr(lease, "_CHECK_SECONDS", 0.3)
+    monkeypatch.setattr(gap_log, "_SILENCE_SECONDS", 0.3)
     with holding(kafka_bootstrap, gaps, "here") as reader:
         assert wait_for(lambda: reader.events == [SEEN] and reader.log.is_held, 20)
     assert len(made) == 2
@@ -245,7 +247,7 @@ def test_two_with_symbols_in_common_that_begin_at_once_do_not_both_hold_it(
     kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither sees the other before it joins: so whoever is a member looks again. Both may give way."""
-    monkeypatch.setattr(GapLog, "_other_holder", lambda _: None)
+    monkeypatch.setattr(Lease, "_other_holder", lambda _: None)
     readers = [
         Reader(kafka_bootstrap, gaps, place, Shard.of(shard))
         for place, shard in (("here", "1/1"), ("there", "1/2"))
