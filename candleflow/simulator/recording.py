@@ -195,7 +195,7 @@ class Recording:
         whole = _shifted(line.text, shift_ms) if self._every_line else None
         if symbol_of(line.stream) is None:
             return Event(line.stream, text, text, line=whole)
-        message = decode(text, self._listings.keys(), TIME_LIMIT_US, 0)
+        message = decode(text.encode(errors="surrogateescape"), self._listings.keys(), TIME_LIMIT_US, 0)
         if not isinstance(message, TradeMessage):  # a broken one is sent as it is: the client is to cope
             return Event(line.stream, text, text, line=whole)
         trade = message.trade

@@ -48,7 +48,9 @@ def market(rate: float = 400) -> SeededMarket:
 
 
 def read(frame: str | bytes) -> Message:
-    return decode(frame, SYMBOLS, time.time_ns() // 1_000, 1_000_000)
+    return decode(
+        frame if isinstance(frame, bytes) else frame.encode(), SYMBOLS, time.time_ns() // 1_000, 1_000_000
+    )
 
 
 async def messages(connection: ClientConnection, count: int) -> list[Message]:

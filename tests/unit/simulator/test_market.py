@@ -231,7 +231,7 @@ def test_the_feed_sends_what_history_has_in_both_units() -> None:
     until = NOW + 3 * SECOND_US
     events = feed.due(until)
     symbols = {"BTCUSDT", "ETHUSDT"}
-    sent = [decode(event.text_us, symbols, until, 0) for event in events]
+    sent = [decode(event.text_us.encode(), symbols, until, 0) for event in events]
     times = [message.trade.trade_time for message in sent if isinstance(message, TradeMessage)]
     assert times == sorted(times)
     for symbol in symbols:
@@ -239,7 +239,7 @@ def test_the_feed_sends_what_history_has_in_both_units() -> None:
         live = [one.trade for one in sent if isinstance(one, TradeMessage) and one.trade.symbol == symbol]
         assert live == list(source.trades(symbol, ids))
     for event in events:
-        message = decode(event.text, symbols, until, 0)
+        message = decode(event.text.encode(), symbols, until, 0)
         assert isinstance(message, TradeMessage)
         assert (message.trade.symbol, message.trade.trade_id) == (event.symbol, event.trade_id)
         assert message.trade.trade_time % 1_000 == 0
