@@ -106,8 +106,6 @@ class Intake:
         """Trades that came from the exchange's history."""
         self.let_go = 0
         """Messages dropped; the trades among them count as received only once they are fetched."""
-        self.others = 0
-        """Messages of streams that aren't of trades: no part of the equation."""
         self.last_trade_times: dict[str, int] = {}
         """By symbol, the latest time of a published trade, in microseconds since the epoch."""
         self.out_of_order = Receipt()
@@ -149,8 +147,6 @@ class Intake:
             self._reject(message.record, message.reason)
         elif isinstance(message, TooLong):
             self._reject(b"", TOO_LONG, message.length)
-        else:
-            self.others += 1
 
     def fill_in(self, trade: Trade, source: str, receipt: Receipt, *, even_if_published: bool) -> None:
         """Take one trade of the exchange's history."""

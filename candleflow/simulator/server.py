@@ -86,7 +86,7 @@ class Simulator(Audience):
         self.rest_requests: deque[float] = deque(maxlen=10_000)
         """When each of the last REST requests came, by the event loop's clock."""
         self._source = source
-        self._port = port
+        self.port = port
         self._timing = timing or Timing()
         self._weight_limit = weight_limit
         self._weight_used: tuple[int, int] = (0, 0)
@@ -95,23 +95,19 @@ class Simulator(Audience):
         self._feed: asyncio.Task[None] | None = None
 
     @property
-    def port(self) -> int:
-        return self._port
-
-    @property
     def ws_url(self) -> str:
-        return f"ws://{HOST}:{self._port}"
+        return f"ws://{HOST}:{self.port}"
 
     @property
     def rest_url(self) -> str:
-        return f"http://{HOST}:{self._port}"
+        return f"http://{HOST}:{self.port}"
 
     async def __aenter__(self) -> Self:
         try:
             self._server = await serve(
                 self._serve_client,
                 HOST,
-                self._port,
+                self.port,
                 process_request=self._process_request,
                 server_header=SERVER_HEADER,
                 compression=None,  # Binance offers none, and it would cost more than all the rest
@@ -122,12 +118,12 @@ class Simulator(Audience):
             )
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise ExchangeError(f"the simulator can't listen on {HOST}:{self._port}: {error}") from error
+                raise ExchangeError(f"the simulator can't listen on {HOST}:{self.port}: {error}") from error
             raise ExchangeError(
-                f"port {self._port} on {HOST} is taken: "
+                f"port {self.port} on {HOST} is taken: "
                 "choose another by --port or CANDLEFLOW_SIMULATOR_PORT, or stop what listens there"
             ) from error
-        self._port = next(iter(self._server.sockets)).getsockname()[1]
+        self.port = next(iter(self._server.sockets)).getsockname()[1]
         self._feed = asyncio.create_task(self._source.play(self), name="simulator feed")
         return self
 
