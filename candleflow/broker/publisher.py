@@ -1,15 +1,14 @@
 """Sends records to Kafka with kafka-python, for the trade log.
 
-Three threads share the work, and nothing but simple queues lies between them:
+Three threads share the work, joined only by simple queues:
 
     event loop --records--> publisher thread --KafkaProducer.send--> kafka-python's sender thread
         ^-----------------------acknowledged, in batches--------------------------'
 
 ``send`` can block for its topic's metadata, and on the event loop that would miss the exchange's ping: so it
-has a thread of its own. What is put in one turn of the event loop crosses together, as waking a thread for
-each record took longer than sending it; and of what is sent together only the last one's success is waited
-for. kafka-python retries by itself for DELIVERY_TIMEOUT_MS; what it gives up all the same is sent again by a
-new KafkaProducer.
+has a thread of its own. Records put in one turn of the event loop cross to it together, as waking a thread
+for each record took longer than sending it; of those, only the last one's success is awaited. kafka-python
+retries for DELIVERY_TIMEOUT_MS; records that it gives up are sent again by a new KafkaProducer.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ CLIENT_ID: Final = "candleflow-producer"
 BATCH_BYTES: Final = 131_072
 REQUEST_TIMEOUT_MS: Final = 15_000
 RECONNECT_MAX_MS: Final = 1_000
-"""The clients' defaults, 30 s and 10 s, would let the log stand still so long after Kafka is back."""
+"""With the clients' defaults, 30 s and 10 s, the log would stand still that long after Kafka is back."""
 PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 10.0
 SAY_EVERY_SECONDS: Final = 10.0
@@ -90,14 +89,14 @@ class Record:
 
 
 OnSettled: TypeAlias = Callable[[Sequence[Record]], None]
-"""Told of records that Kafka has acknowledged, on whatever thread."""
+"""Called with records that Kafka has acknowledged, on any thread."""
 
 _Sent: TypeAlias = list[tuple[Record, Any]]
 """Records, each with its future."""
 
 
 class _RareWarning:
-    """Says the first of many like lines, and then one each SAY_EVERY_SECONDS."""
+    """Logs the first of many similar warnings, and then one each SAY_EVERY_SECONDS."""
 
     def __init__(self) -> None:
         self._said_at = float("-inf")
@@ -119,7 +118,7 @@ class _Again:
 
 
 class Publisher:
-    """Sends what is put until stopped, in order within each partition, and never gives up a record.
+    """Sends records until stopped, in order within each partition, and never gives up a record.
 
     All methods belong to the event loop, and none of them blocks it. ``on_settled`` is called on
     kafka-python's thread or the publisher's.
@@ -161,7 +160,7 @@ class Publisher:
             await asyncio.to_thread(self._thread.join, seconds)
 
     def _hand_on(self) -> None:
-        """What was put in one turn of the loop crosses to the thread together."""
+        """Hand the records of one turn of the loop to the thread together."""
         self._queue.put(self._waiting)
         self._waiting = []
 
@@ -180,7 +179,7 @@ class Publisher:
         now_ms = self._now_ms()
         for record in records:
             while (future := self._future_of(record, now_ms)) is None:
-                # What went before waits no longer for what can't be sent yet.
+                # The records sent before must not wait for this one.
                 self._watch(sent)
                 sent = []
                 if self._stopped.wait(PAUSE_SECONDS):
@@ -206,16 +205,16 @@ class Publisher:
             return None
 
     def _watch(self, sent: _Sent) -> None:
-        """Look at what was sent once the last of it is done: in one partition the others are then, too."""
+        """Settle records once the last one is done: in one partition the others are done then, too."""
         if sent:
-            sent[-1][1].add_both(partial(self._look_at, sent))
+            sent[-1][1].add_both(partial(self._settle, sent))
 
-    def _look_at(self, sent: _Sent, _: object) -> None:
-        """On kafka-python's thread, or the publisher's. What has failed is told of by ``_on_failed``."""
+    def _settle(self, sent: _Sent, _: object) -> None:
+        """On kafka-python's thread, or the publisher's. ``_on_failed`` handles failed records."""
         settled = []
         for record, future in sent:
             if not future.is_done:
-                future.add_callback(partial(self._look_at, [(record, future)]))
+                future.add_callback(partial(self._settle, [(record, future)]))
             elif future.exception is None:
                 settled.append(record)
         if settled:
@@ -223,7 +222,7 @@ class Publisher:
             self._on_settled(settled)
 
     def _on_failed(self, record: Record, generation: int, error: BaseException) -> None:
-        """On kafka-python's thread: the publisher shall send it again."""
+        """On kafka-python's thread: have the publisher send it again."""
         self._queue.put(_Again(record, error, generation))
 
     def _take_back(self, again: _Again) -> None:

@@ -32,12 +32,12 @@ SAY_EVERY_SECONDS: Final = 10.0
 """While Kafka is away, a line says so this often."""
 
 STARTING_SECONDS: Final = 15.0
-"""A cluster that has just started may lack brokers: for so long "too few" is waited out."""
+"""How long to wait out "too few brokers": a cluster that has just started may lack some."""
 
 _HOUR_MS: Final = 3_600_000
 _PAUSE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 1.0
-"""So soon a caller that wants to stop is heard."""
+"""So a caller that wants to stop waits 3 s at most."""
 
 
 def ensure_topics(

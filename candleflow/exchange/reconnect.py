@@ -25,7 +25,7 @@ LONGEST_BAN_SECONDS: Final = 3 * 86_400.0
 SHORTEST_BAN_SECONDS: Final = 1.0
 """Also where ``Retry-After`` is 0, or a time that is over by this machine's clock."""
 _BAN_SECONDS: Final = {418: 120.0, 429: 60.0}
-"""How long to stay away where the answer does not say."""
+"""How long to wait where the answer does not say."""
 
 
 class Why(StrEnum):
@@ -97,7 +97,7 @@ class Rotation:
 
 
 def ban_seconds(status: int, retry_after: str | None, now_utc: float) -> float:
-    """How long the exchange bids us stay away; 0 where the answer's status is no ban.
+    """How long to wait after an answer with this status; 0 where it is no ban.
 
     ``retry_after`` is the header's text, seconds or an HTTP date (RFC 9110, section 10.2.3); ``now_utc`` the
     present, in seconds since the epoch.

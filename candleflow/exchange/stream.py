@@ -57,7 +57,7 @@ SHORTEST_WAIT_SECONDS: Final = 1.0
 LONGEST_WAIT_SECONDS: Final = 60.0
 """Bounds of the wait before an attempt to connect."""
 OVERLAP_SECONDS: Final = 1.0
-"""Old and new run side by side so long: the old may be behind in what it sends."""
+"""How long old and new connections overlap: the old one may lag behind."""
 
 _RANDOM: Final = SystemRandom()
 _CLOSE_SECONDS: Final = 3.0
@@ -185,7 +185,7 @@ class TradeStream:
             seconds = ban_seconds(response.status_code, response.headers.get("Retry-After"), time.time())
             if seconds:
                 self._limit.ban(time.monotonic(), seconds)
-                _log.warning("the exchange bids us wait %.0f s: no attempt before", seconds)
+                _log.warning("exchange rate limit: reconnecting in %.0f s", seconds)
         if self._advice and self._failed_in_a_row == len(self._base_urls):
             _log.warning("%s", self._advice)
 

@@ -19,7 +19,7 @@ from candleflow.simulator.session import Event, Session
 
 _LOG: Final = logging.getLogger(__name__)
 _INCOMING_LIMIT: Final = 5
-"""Messages a second that a client may send; Binance cuts off whoever sends more."""
+"""Maximum messages a second from a client; Binance disconnects a client that sends more."""
 
 
 @dataclass(slots=True)
@@ -29,18 +29,18 @@ class Faults:
     omit_ids: Mapping[str, Container[int]] = field(default_factory=dict)
     """By symbol, trades that are never sent; history has them."""
     duplicate_fraction: float = 0.0
-    """This share of the trades is sent twice, chosen by trade id."""
+    """Share of the trades that are sent twice, chosen by trade id."""
     disconnect_after: int | None = None
-    """Each connection is cut, with no closing handshake, after so many messages."""
+    """Number of messages after which each connection is cut, with no closing handshake."""
     refuse_connections: int = 0
-    """The next so many WebSocket connections are answered with HTTP 503."""
+    """Number of WebSocket connections to answer with HTTP 503 next."""
     is_silent: bool = False
     """Nothing is sent, though connections stay open; what would have been sent is lost."""
     throttle_requests: int = 0
-    """The next so many REST requests are answered with ``throttle_status`` and ``Retry-After``."""
+    """Number of REST requests to answer with ``throttle_status`` and ``Retry-After`` next."""
     throttle_status: int = HTTPStatus.TOO_MANY_REQUESTS
     throttle_after: int = 0
-    """So many REST requests are answered before those."""
+    """Number of REST requests to answer before those."""
     retry_after_seconds: int = 1
     has_historical_trades: bool = True
     """False as at the hosts for market data only: that REST request is answered with HTTP 404."""
@@ -48,7 +48,7 @@ class Faults:
 
 @dataclass(slots=True)
 class SentLedger:
-    """What was handed to at least one client's socket; to however many, an event counts once."""
+    """The events handed to at least one client's socket, each counted once."""
 
     by_stream: Counter[str] = field(default_factory=Counter)
     trade_ids: dict[str, TradeIds] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Client:
 
     @property
     def waiting_bytes(self) -> int:
-        """How much was sent that the client has not taken yet."""
+        """Bytes that were sent and that the client has not read yet."""
         return self.connection.transport.get_write_buffer_size()
 
     def write(self, texts: Iterable[str]) -> None:

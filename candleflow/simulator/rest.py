@@ -27,7 +27,7 @@ from candleflow.simulator.source import Listing, Source
 
 DEFAULT_LIMIT: Final = 500
 MAX_FOLDED_TRADES: Final = 1_000_000
-"""Klines of more trades than this are refused: they are some 10 s of work, and nobody waits much longer."""
+"""Klines of more trades than this are refused: they take some 10 s of work."""
 
 INTERVALS_US: Final[dict[str, int]] = {
     f"{count}{unit}": count * seconds * SECOND_US
@@ -69,7 +69,7 @@ class RestError(Exception):
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the simulator is being stopped
-    """A long answer was given up, as nobody waits for it any more."""
+    """A long answer was abandoned, as the simulator is being stopped."""
 
 
 def weight(path: str) -> int:

@@ -57,11 +57,11 @@ class Timing:
 
     ping_seconds: float = 20.0
     pong_seconds: float = 60.0
-    """A client that hasn't answered a ping for so long is cut off."""
+    """A client is disconnected after a ping without an answer for this long."""
     lifetime_seconds: float = _DAY_SECONDS
     """A connection is ended after this."""
     shutdown_notice_seconds: float | None = None
-    """``serverShutdown`` is sent so long before a connection's end; None: it comes unannounced."""
+    """How long before a connection's end ``serverShutdown`` is sent; None: never."""
 
 
 class Simulator(Audience):

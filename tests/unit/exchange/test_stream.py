@@ -348,7 +348,7 @@ async def test_retry_after_is_honoured_by_every_connection(caplog: pytest.LogCap
         asked_at = time.monotonic()
         await until(lambda: heard.trades() == [1])
     assert time.monotonic() - asked_at >= 0.9
-    assert "bids us wait 1 s" in caplog.text
+    assert "rate limit: reconnecting in 1 s" in caplog.text
 
 
 async def test_where_one_host_is_away_the_next_is_tried() -> None:
