@@ -163,6 +163,7 @@ class Lease:
             except StuckError as error:
                 _log.warning("the topic %s is read by another consumer: %s", self._topic, error)
                 self._holds.clear()
+                self._was_removed.set()  # as it may have been, and another one may hold the lease now
                 _close(consumer)
                 consumer = None
             except (errors.KafkaError, OSError) as error:

@@ -191,13 +191,10 @@ def test_after_the_first_has_ended_the_second_holds_it(kafka_bootstrap: str, gap
     assert time.monotonic() - began_at < lease.SESSION_MS / 1_000, "the first had taken its leave"
 
 
-@pytest.mark.slow
-def test_a_consumer_that_brings_nothing_any_more_is_replaced(
-    kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As one did for ever after a broker's restart, and the producer waited for the right to publish."""
-    write(kafka_bootstrap, gaps, encode(SEEN))
-    join, made = Lease._joined, []
+def stuck_once(monkeypatch: pytest.MonkeyPatch) -> list[KafkaConsumer]:
+    """The consumers that are made from now on; the first one brings nothing."""
+    join = Lease._joined
+    made: list[KafkaConsumer] = []
 
     def joined(log: Lease) -> KafkaConsumer:
         consumer = join(log)
@@ -210,10 +207,34 @@ def test_a_consumer_that_brings_nothing_any_more_is_replaced(
     monkeypatch.setattr(Lease, "_joined", joined)
     monkeypatch.setattr(lease, "_CHECK_SECONDS", 0.3)
     monkeypatch.setattr(gap_log, "_SILENCE_SECONDS", 0.3)
+    return made
+
+
+@pytest.mark.slow
+def test_a_consumer_that_brings_nothing_any_more_is_replaced(
+    kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one did for ever after a broker's restart, and the producer waited for the right to publish."""
+    write(kafka_bootstrap, gaps, encode(SEEN))
+    made = stuck_once(monkeypatch)
     with holding(kafka_bootstrap, gaps, "here") as reader:
         assert wait_for(lambda: reader.events == [SEEN] and reader.log.is_held, 20)
     assert len(made) == 2
     assert "is read by another consumer" in caplog.text
+
+
+@pytest.mark.slow
+def test_where_another_has_joined_meanwhile_a_consumer_that_brings_nothing_gives_way(
+    kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a suspended process has resumed: the group has removed it, and it has not heard of that."""
+    write(kafka_bootstrap, gaps, encode(SEEN))
+    with holding(kafka_bootstrap, gaps, "there"):
+        monkeypatch.setattr(Lease, "_other_holder", lambda _: None)
+        stuck_once(monkeypatch)
+        first = Reader(kafka_bootstrap, gaps, "here")
+        with pytest.raises(HeldError, match="there"):
+            first.log.acquire(20, lambda: False)
 
 
 @pytest.mark.parametrize("shards", [("1/2", "2/2"), ("1/2", "2/3")])
