@@ -40,7 +40,7 @@ from bench.frames import accept, frame
 from candleflow import settings as settings_module
 from candleflow.alerts.rules import Kind, Rule, fields
 from candleflow.errors import CandleflowError
-from candleflow.exchange.messages import Rejected, decode_payload
+from candleflow.market.payload import Rejected, decode_payload
 from candleflow.market.window import SECOND_US
 from candleflow.processor.latency import Latencies
 from candleflow.settings import Settings

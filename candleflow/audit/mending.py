@@ -17,7 +17,7 @@ from candleflow.audit.soundness import Suspect, runs, suspects, whole
 from candleflow.broker.topics import topic_id
 from candleflow.broker.trade_reader import TopicRecord, TradeReader
 from candleflow.errors import CandleflowError
-from candleflow.exchange.messages import decode_payload
+from candleflow.market.payload import decode_payload
 from candleflow.market.trade import Trade
 from candleflow.market.window import ROLL_UPS, SECOND_US, floor_time, roll_up_windows
 from candleflow.settings import Settings

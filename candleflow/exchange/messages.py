@@ -18,31 +18,38 @@ import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from candleflow.errors import ExchangeError
 from candleflow.market.payload import (
     CANONICAL_BYTES,
-    DECIMAL_PATTERN,
-    FUTURE,
     JSON_NAME_BYTES,
     NOT_A_TRADE,
     NOT_AN_OBJECT,
     NOT_JSON,
     NOT_UTF8,
     RECORD_LIMIT_BYTES,
-    REQUIRED_FIELDS,
     TOO_LONG,
-    UNKNOWN_SYMBOL,
-    missing,
-    wrong_type,
+    Rejected,
+    decode_payload,
+    judge,
+    parse,
 )
-from candleflow.market.symbol import is_symbol
-from candleflow.market.trade import NOTIONAL_LIMIT, Trade, refusal, to_microseconds
+from candleflow.market.symbol import lower, upper
+from candleflow.market.trade import NOTIONAL_LIMIT, Trade, to_microseconds
 
-TRADE_SUFFIX: Final = "@trade"
-"""What the name of a stream of trades ends in: ``btcusdt@trade``."""
+_TRADE_SUFFIX: Final = "@trade"
+
+
+def stream_of(symbol: str) -> str:
+    """The name of the symbol's stream of trades: ``btcusdt@trade``."""
+    return lower(symbol) + _TRADE_SUFFIX
+
+
+def symbol_of(stream: str) -> str | None:
+    """The symbol whose trades ``stream`` brings, None for a stream of something else."""
+    is_trade_stream = stream.endswith(_TRADE_SUFFIX) and stream == lower(stream)
+    return upper(stream.removesuffix(_TRADE_SUFFIX)) if is_trade_stream else None
 
 
 class TradeMessage(NamedTuple):
@@ -59,12 +66,9 @@ class TradeMessage(NamedTuple):
     @property
     def trade(self) -> Trade:
         """All of it, read from the payload."""
-        found = _RAW.fullmatch(self.payload)
-        if found is not None:
-            return _cut(found)
-        verdict = _judge(_loads(self.payload.decode()), {self.symbol}, self.trade_time, 0)
-        if not isinstance(verdict, Trade):
-            raise ExchangeError(f"{self.payload!r} was taken for a trade: {verdict}")
+        verdict = decode_payload(self.payload, self.trade_time, 0)
+        if isinstance(verdict, Rejected):
+            raise ExchangeError(f"{self.payload!r} was taken for a trade: {verdict.reason}")
         return verdict
 
 
@@ -89,14 +93,6 @@ class OtherStream:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A frame that can't be used: why, in the words of ``market/payload.py``, and the frame as it came."""
-
-    reason: str
-    record: bytes
-
-
 Message: TypeAlias = TradeMessage | ServerShutdown | ControlReply | OtherStream | Rejected
 
 _RAW: Final = re.compile(CANONICAL_BYTES)
@@ -104,34 +100,23 @@ _COMBINED: Final = re.compile(
     rf'\{{"stream":"{JSON_NAME_BYTES}@trade","data":('.encode() + CANONICAL_BYTES + rb")\}"
 )
 _COMBINED_BEGINS: Final = b'{"stream"'
-_DECIMAL: Final = re.compile(DECIMAL_PATTERN)
+_MEMBERS: Final = json.JSONDecoder()
 _BLANKS: Final = re.compile(r"[ \t\n\r]*")  # JSON's white space, RFC 8259 section 2
-_NOT_A_NUMBER: Final = Decimal("NaN")
 _SURELY_BELOW_NOTIONAL_LIMIT: Final = 0.999 * float(NOTIONAL_LIMIT)
 
 _BOOK_TICKER_FIELDS: Final = frozenset("usbBaA")  # individual book ticker: the only stream without "e" ...
 _DEPTH_FIELDS: Final = frozenset(("lastUpdateId", "bids", "asks"))  # ... but for the partial book's depth
 
 
-def decode(frame: str | bytes, symbols: Collection[str], now: int, max_future_us: int) -> Message:
+def decode(frame: bytes, symbols: Collection[str], now: int, max_future_us: int) -> Message:
     """What ``frame`` says.
 
     ``symbols``: those followed, a set for speed; a trade of any other is rejected. ``now``: the present, in
     microseconds since the epoch; a trade dated more than ``max_future_us`` after it is rejected. A frame of
     more than ``RECORD_LIMIT_BYTES`` is rejected unless it is another stream's.
     """
-    if isinstance(frame, str):
-        if _has_surrogate(frame):
-            return decode_fully(frame, symbols, now, max_future_us)
-        frame = frame.encode()
     message = _recognized(frame, symbols, now + max_future_us)
-    if message is not None:
-        return message
-    try:
-        text = frame.decode()
-    except UnicodeDecodeError:
-        return Rejected(NOT_UTF8 if len(frame) <= RECORD_LIMIT_BYTES else TOO_LONG, frame)
-    return decode_fully(text, symbols, now, max_future_us)
+    return message or decode_fully(frame, symbols, now, max_future_us)
 
 
 def _recognized(frame: bytes, symbols: Collection[str], latest: int) -> TradeMessage | None:
@@ -164,50 +149,20 @@ def _recognized(frame: bytes, symbols: Collection[str], latest: int) -> TradeMes
     return None
 
 
-def decode_fully(text: str, symbols: Collection[str], now: int, max_future_us: int) -> Message:
-    """``decode`` without its quick way: the full parser, for any text."""
-    record = text.encode(errors="surrogatepass")
-    message = _parse(text, record, symbols, now, max_future_us)
-    is_refused = isinstance(message, TradeMessage | Rejected)
-    return Rejected(TOO_LONG, record) if is_refused and len(record) > RECORD_LIMIT_BYTES else message
-
-
-def decode_payload(record: bytes, now: int, max_future_us: int) -> Trade | Rejected:
-    """The trade in a bare payload, such as one of Kafka's topic ``trades``; of any symbol.
-
-    The reference for the verdicts of ``engine/trades.py``. Times as in ``decode``.
-    """
-    if len(record) > RECORD_LIMIT_BYTES:
-        return Rejected(TOO_LONG, record)
+def decode_fully(frame: bytes, symbols: Collection[str], now: int, max_future_us: int) -> Message:
+    """``decode`` without its quick way: the full parser, for any bytes."""
     try:
-        fields = _loads(record.decode())
+        message = _parse(frame.decode(), frame, symbols, now, max_future_us)
     except UnicodeDecodeError:
-        return Rejected(NOT_UTF8, record)
-    except (ValueError, RecursionError):
-        return Rejected(NOT_JSON, record)
-    verdict = _judge(fields, None, now, max_future_us)
-    return verdict if isinstance(verdict, Trade) else Rejected(verdict, record)
-
-
-def _cut(found: re.Match[bytes]) -> Trade:
-    """The trade of a payload in the canonical layout."""
-    _, symbol, trade_id, price, quantity, time, is_maker = found.groups()
-    return Trade(
-        symbol.decode(),
-        int(trade_id),
-        Decimal(price.decode()),
-        Decimal(quantity.decode()),
-        to_microseconds(int(time)),
-        is_maker == b"true",
-    )
+        message = Rejected(NOT_UTF8, frame)
+    is_refused = isinstance(message, TradeMessage | Rejected)
+    return Rejected(TOO_LONG, frame) if is_refused and len(frame) > RECORD_LIMIT_BYTES else message
 
 
 def _parse(text: str, record: bytes, symbols: Collection[str], now: int, max_future_us: int) -> Message:
-    if len(record) != len(text) and _has_surrogate(text):
-        return Rejected(NOT_UTF8, record)
     try:
-        content = _loads(text)
-    except (ValueError, RecursionError):  # RecursionError: nested deeper than the interpreter's stack
+        content = parse(text)
+    except ValueError:
         return Rejected(NOT_JSON, record)
     stream = ""
     is_combined = isinstance(content, dict) and "e" not in content and "stream" in content
@@ -215,8 +170,9 @@ def _parse(text: str, record: bytes, symbols: Collection[str], now: int, max_fut
         stream = content["stream"] if isinstance(content["stream"], str) else ""
         content = content.get("data")
     if not _claims_to_be_a_trade(content, stream):
-        return _other_message(content, stream) or Rejected(_why_nothing(content), record)
-    verdict = _judge(content, symbols, now, max_future_us)
+        why = NOT_A_TRADE if isinstance(content, dict) else NOT_AN_OBJECT
+        return _other_message(content, stream) or Rejected(why, record)
+    verdict = judge(content, symbols, now, max_future_us)
     if not isinstance(verdict, Trade):
         return Rejected(verdict, record)
     payload = _data_text(text).encode() if is_combined else record
@@ -224,7 +180,7 @@ def _parse(text: str, record: bytes, symbols: Collection[str], now: int, max_fut
 
 
 def _claims_to_be_a_trade(content: Any, stream: str) -> bool:
-    return stream.endswith(TRADE_SUFFIX) or (isinstance(content, dict) and content.get("e") == "trade")
+    return stream.endswith(_TRADE_SUFFIX) or (isinstance(content, dict) and content.get("e") == "trade")
 
 
 def _other_message(content: Any, stream: str) -> ServerShutdown | ControlReply | OtherStream | None:
@@ -262,47 +218,6 @@ def _control_reply(content: dict[str, Any]) -> ControlReply | None:
     return None
 
 
-def _why_nothing(content: Any) -> str:
-    return NOT_A_TRADE if isinstance(content, dict) else NOT_AN_OBJECT
-
-
-def _judge(fields: Any, symbols: Collection[str] | None, now: int, max_future_us: int) -> Trade | str:
-    """The trade that the JSON value ``fields`` is, or the first reason why it is none."""
-    if not isinstance(fields, dict):
-        return NOT_AN_OBJECT
-    if fields.get("e") != "trade":
-        return NOT_A_TRADE
-    for name, json_type in REQUIRED_FIELDS.items():
-        if name not in fields:
-            return missing(name)
-        if type(fields[name]) is not _PYTHON_TYPES[json_type]:
-            return wrong_type(name)
-    trade = Trade(
-        fields["s"],
-        fields["t"],
-        _decimal(fields["p"]),
-        _decimal(fields["q"]),
-        to_microseconds(fields["T"]),
-        fields["m"],
-    )
-    return _refusal(trade, symbols, now, max_future_us) or trade
-
-
-_PYTHON_TYPES: Final[dict[str, type]] = {"integer": int, "string": str, "boolean": bool}
-
-
-def _refusal(trade: Trade, symbols: Collection[str] | None, now: int, max_future_us: int) -> str | None:
-    """Why the trade is refused, or None; ``symbols`` None stands for every name of a symbol's form."""
-    if not (is_symbol(trade.symbol) if symbols is None else trade.symbol in symbols):
-        return UNKNOWN_SYMBOL
-    return refusal(trade) or (FUTURE if trade.trade_time > now + max_future_us else None)
-
-
-def _decimal(text: str) -> Decimal:
-    """The number that ``text`` is; NaN, which ``refusal`` knows, for whatever isn't in plain digits."""
-    return Decimal(text) if _DECIMAL.fullmatch(text) else _NOT_A_NUMBER
-
-
 def _data_text(text: str) -> str:
     """The text of ``data``'s value in a combined frame that has been parsed already.
 
@@ -310,9 +225,9 @@ def _data_text(text: str) -> str:
     """
     at = text.index("{") + 1
     while True:
-        key, at = _DECODER.raw_decode(text, _skip_blanks(text, at))
+        key, at = _MEMBERS.raw_decode(text, _skip_blanks(text, at))
         start = _skip_blanks(text, _skip_blanks(text, at) + 1)  # 1: the colon
-        _, at = _DECODER.raw_decode(text, start)
+        _, at = _MEMBERS.raw_decode(text, start)
         if key == "data":
             return text[start:at]
         at = _skip_blanks(text, at) + 1  # the comma: data is yet to come
@@ -329,26 +244,3 @@ def _is_utf8(frame: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _has_surrogate(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(members)
-    if len(unique) != len(members):
-        raise ValueError("a key is named twice")
-    return unique
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")  # NaN, Infinity: Python's json would take them
-
-
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
-_loads: Final = _DECODER.decode

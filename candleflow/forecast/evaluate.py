@@ -24,13 +24,13 @@ from candleflow.audit.verify import add_times, asked_for
 from candleflow.audit.verify_report import Asked, written
 from candleflow.errors import ExchangeError, SettingError
 from candleflow.exchange import archive
-from candleflow.exchange.messages import Rejected, TradeMessage, decode
+from candleflow.exchange.messages import TradeMessage, decode
 from candleflow.forecast import words
 from candleflow.forecast.evaluation import Evaluation, evaluate
 from candleflow.forecast.race import AHEAD
 from candleflow.forecast.scores import Scores
 from candleflow.market.candle import fold
-from candleflow.market.payload import UNKNOWN_SYMBOL
+from candleflow.market.payload import UNKNOWN_SYMBOL, Rejected
 from candleflow.market.stored import StoredCandle
 from candleflow.market.trade import TIME_LIMIT_US, Trade, refusal, to_microseconds
 from candleflow.market.window import SECOND_US, Windows
@@ -153,7 +153,7 @@ def _recorded(file: Path, symbol: str, unread: Unread) -> Iterator[Trade]:
         with open_file(file, "rt", encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 text = line.rstrip("\r\n")
-                message = decode(text, {symbol}, TIME_LIMIT_US, 0)
+                message = decode(text.encode(), {symbol}, TIME_LIMIT_US, 0)
                 if isinstance(message, TradeMessage):
                     yield message.trade
                 elif isinstance(message, Rejected) and message.reason != UNKNOWN_SYMBOL and text:

@@ -29,8 +29,7 @@ from candleflow.engine.trades import (
     judge,
     read_quickly,
 )
-from candleflow.exchange.messages import Rejected, decode_payload
-from candleflow.market.payload import CANONICAL_PATTERN
+from candleflow.market.payload import CANONICAL_PATTERN, DEPTH_LIMIT, Rejected, decode_payload
 from candleflow.market.symbol import SYMBOL_PATTERN, is_symbol
 from candleflow.market.trade import Trade
 from candleflow.market.window import Windows
@@ -147,7 +146,10 @@ NIGHTMARES: list[tuple[str, bytes | None, str | None]] = [
     ("a leading zero", raw(t="0123"), "not JSON"),
     ("a plus", raw(t="+5"), "not JSON"),
     ("nested deep", raw(x="[" * 300 + "]" * 300), None),
-    ("nested deeper than any trade", raw(x="[" * 1_500 + "]" * 1_500), "not JSON"),
+    ("as deep as may be", raw(x="[" * (DEPTH_LIMIT - 1) + "]" * (DEPTH_LIMIT - 1)), None),
+    ("nested deeper than any trade", raw(x="[" * DEPTH_LIMIT + "]" * DEPTH_LIMIT), "not JSON"),
+    ("nested as deep as its length allows", raw(x="[" * 1_900 + "]" * 1_900), "not JSON"),
+    ("many brackets in a text", raw(x=json.dumps("[\"" * 600)), None),
     ("over-long", text(x="y" * 4_096), "record too long"),
     ("over-long and no UTF-8", b"\xff" * 4_097, "record too long"),
     ("as long as may be", text(x="y" * (4_096 - len(text(x="")))), None),

@@ -18,14 +18,15 @@ from candleflow.broker import gap_log
 from candleflow.broker.gap_log import encode, read_all
 from candleflow.exchange.addresses import addresses
 from candleflow.exchange.history import TradeHistory
-from candleflow.exchange.messages import decode_payload
 from candleflow.exchange.rate_limit import Share
 from candleflow.market.gap import GapEvent, GapEventKind
+from candleflow.market.payload import decode_payload
 from candleflow.market.trade import Trade
 from candleflow.market.window import DAY_US, SECOND_US
 from candleflow.settings import Settings
+from candleflow.simulator.audience import Faults
 from candleflow.simulator.market import SeededMarket
-from candleflow.simulator.server import Faults, Simulator
+from candleflow.simulator.server import Simulator
 from tests.broker.test_gap_log import noted_records, write
 from tests.broker.topics import remove_topics
 from tests.pipeline.producing import Tail, producing, until

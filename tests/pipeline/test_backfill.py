@@ -27,8 +27,8 @@ from candleflow.engine.archive import NOT_A_LINE
 from candleflow.engine.folding import BatchFold
 from candleflow.engine.trades import REFUSAL
 from candleflow.errors import ExchangeError, SettingError
-from candleflow.exchange.messages import decode_payload
 from candleflow.history import backfill
+from candleflow.market.payload import decode_payload
 from candleflow.market.trade import Trade
 from tests import oracle
 from tests.processes import ROOT, environment

@@ -8,8 +8,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from candleflow.exchange.messages import decode_payload
-from candleflow.market.payload import CANONICAL_PATTERN, encode
+from candleflow.market.payload import CANONICAL_PATTERN, decode_payload, encode
 from candleflow.market.trade import Trade
 
 AMOUNTS = st.decimals(Decimal("0.00000001"), Decimal("999999.99999999"), places=8)
