@@ -11,8 +11,7 @@ from typing import Any, Final
 from kafka import KafkaConsumer, TopicPartition, errors
 
 from candleflow.broker.offsets import not_fitting
-from candleflow.broker.topics import consumer_of_no_group, words
-from candleflow.errors import BrokerError
+from candleflow.broker.topics import asking, consumer_of_no_group
 
 _POLL_MS: Final = 20
 _PATIENCE_SECONDS: Final = 10.0
@@ -35,14 +34,12 @@ class LastRecords:
         another record in its place: it lost its end, as by a power cut, and has grown again. Raises
         BrokerError while Kafka is away.
         """
-        with self._lock:
+        with self._lock, asking(self._bootstrap, self._topic):
             try:
                 self._confirm(last)
-            except (errors.KafkaError, OSError) as error:
+            except (errors.KafkaError, OSError):
                 self._close()
-                raise BrokerError(
-                    f"Kafka at {self._bootstrap} can't be asked for topic {self._topic}: {words(error)}"
-                ) from error
+                raise
 
     def close(self) -> None:
         with self._lock:

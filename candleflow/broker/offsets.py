@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,8 +13,14 @@ from kafka import KafkaConsumer, TopicPartition, errors
 from kafka.admin import KafkaAdminClient
 
 from candleflow.broker.security import KafkaRefusalError
-from candleflow.broker.topics import admin_client, consumer_of_no_group, id_and_partitions, words
-from candleflow.errors import BrokerError, LedgerError
+from candleflow.broker.topics import (
+    admin_client,
+    asking,
+    consumer_of_no_group,
+    id_and_partitions,
+    partitions_of,
+)
+from candleflow.errors import LedgerError
 
 _ASK_EVERY_SECONDS: Final = 1.0
 _CLIENT_ID: Final = "candleflow-offsets"
@@ -30,17 +36,10 @@ class Bounds:
 
 def bounds(bootstrap: str, topic: str) -> Bounds:
     """The topic's bounds now. Raises BrokerError where Kafka or the topic is away."""
-    try:
-        consumer = consumer_of_no_group(bootstrap, _CLIENT_ID)
-        try:
-            partitions = partitions_of(consumer, topic)
-            begin = consumer.beginning_offsets(partitions)
-            end = consumer.end_offsets(partitions)
-        finally:
-            consumer.close()
-    except (errors.KafkaError, OSError) as error:
-        raise BrokerError(f"Kafka at {bootstrap} can't be asked for topic {topic}: {words(error)}") from error
-    return Bounds(_by_number(begin), _by_number(end))
+    with asking(bootstrap, topic), closing(consumer_of_no_group(bootstrap, _CLIENT_ID)) as consumer:
+        partitions = partitions_of(consumer, topic)
+        begin = consumer.beginning_offsets(partitions)
+        return Bounds(_by_number(begin), _by_number(consumer.end_offsets(partitions)))
 
 
 def starting_offsets(topic: str, stored: Mapping[int, int], found: Bounds) -> dict[int, int]:
@@ -109,10 +108,10 @@ class EndOffsets:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                with ExitStack() as clients:
-                    admin = clients.enter_context(admin_client(self._bootstrap))
-                    consumer = consumer_of_no_group(self._bootstrap, _CLIENT_ID)
-                    clients.callback(consumer.close)
+                with (
+                    admin_client(self._bootstrap) as admin,
+                    closing(consumer_of_no_group(self._bootstrap, _CLIENT_ID)) as consumer,
+                ):
                     self._ask(admin, consumer)
             except (errors.KafkaError, OSError, KafkaRefusalError):
                 # Told by the query itself, which reads from the same Kafka; here the lag is unknown.
@@ -131,14 +130,6 @@ class EndOffsets:
                 return
             self._latest = Latest(asked_at, made, end)
             self._stop.wait(_ASK_EVERY_SECONDS)
-
-
-def partitions_of(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
-    """The topic's, in order. Raises Kafka's own error where it isn't there."""
-    numbers = consumer.partitions_for_topic(topic)
-    if not numbers:
-        raise errors.UnknownTopicOrPartitionError(f"topic {topic} isn't there")
-    return [TopicPartition(topic, number) for number in sorted(numbers)]
 
 
 def _by_number(offsets: Mapping[TopicPartition, int]) -> dict[int, int]:

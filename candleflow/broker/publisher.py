@@ -1,15 +1,14 @@
 """Sends records to Kafka with kafka-python, for the trade log.
 
-Three threads share the work, and nothing but simple queues lies between them:
+Three threads share the work, joined only by simple queues:
 
     event loop --records--> publisher thread --KafkaProducer.send--> kafka-python's sender thread
         ^-----------------------acknowledged, in batches--------------------------'
 
 ``send`` can block for its topic's metadata, and on the event loop that would miss the exchange's ping: so it
-has a thread of its own. What is put in one turn of the event loop crosses together, as waking a thread for
-each record took longer than sending it; and of what is sent together only the last one's success is waited
-for. kafka-python retries by itself for DELIVERY_TIMEOUT_MS; what it gives up all the same is sent again by a
-new KafkaProducer.
+has a thread of its own. Records put in one turn of the event loop cross to it together, as waking a thread
+for each record took longer than sending it; of those, only the last one's success is awaited. kafka-python
+retries for DELIVERY_TIMEOUT_MS; records that it gives up are sent again by a new KafkaProducer.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from typing import Any, Final, TypeAlias
 from kafka import KafkaProducer, errors
 from kafka.partitioner import DefaultPartitioner, murmur2
 
+from candleflow.backoff import Backoff
 from candleflow.broker.security import python_options
 from candleflow.broker.topics import words
 
@@ -37,7 +37,7 @@ CLIENT_ID: Final = "candleflow-producer"
 BATCH_BYTES: Final = 131_072
 REQUEST_TIMEOUT_MS: Final = 15_000
 RECONNECT_MAX_MS: Final = 1_000
-"""The clients' defaults, 30 s and 10 s, would let the log stand still so long after Kafka is back."""
+"""With the clients' defaults, 30 s and 10 s, the log would stand still that long after Kafka is back."""
 PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 10.0
 SAY_EVERY_SECONDS: Final = 10.0
@@ -89,14 +89,14 @@ class Record:
 
 
 OnSettled: TypeAlias = Callable[[Sequence[Record]], None]
-"""Told of records that Kafka has acknowledged, on whatever thread."""
+"""Called with records that Kafka has acknowledged, on any thread."""
 
 _Sent: TypeAlias = list[tuple[Record, Any]]
 """Records, each with its future."""
 
 
 class _RareWarning:
-    """Says the first of many like lines, and then one each SAY_EVERY_SECONDS."""
+    """Logs the first of many similar warnings, and then one each SAY_EVERY_SECONDS."""
 
     def __init__(self) -> None:
         self._said_at = float("-inf")
@@ -108,11 +108,6 @@ class _RareWarning:
             _log.warning(line, *arguments)
 
 
-def _pause_after(failures_in_a_row: int) -> float:
-    """Seconds to wait before what a client gave up is sent again."""
-    return min(PAUSE_SECONDS * 2.0 ** min(failures_in_a_row, 16), LONGEST_PAUSE_SECONDS)
-
-
 @dataclass(frozen=True, slots=True)
 class _Again:
     """A record that a KafkaProducer (the ``generation``-th) gave up."""
@@ -122,12 +117,8 @@ class _Again:
     generation: int
 
 
-class _Stop:
-    """The publisher thread's last order."""
-
-
 class Publisher:
-    """Sends what is put until stopped, in order within each partition, and never gives up a record.
+    """Sends records until stopped, in order within each partition, and never gives up a record.
 
     All methods belong to the event loop, and none of them blocks it. ``on_settled`` is called on
     kafka-python's thread or the publisher's.
@@ -141,18 +132,15 @@ class Publisher:
         self._on_settled = on_settled
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[Record] = []
-        self._queue: queue.SimpleQueue[list[Record] | _Again | _Stop] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Record] | _Again | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._producer: Any = None
         self._generation = 0
-        self._retried = 0
-        self._failures_in_a_row = 0
+        self.retried = 0
+        """Records that kafka-python gave up and that were sent again."""
+        self._backoff = Backoff(PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         self._warning = _RareWarning()
         self._loss_warning = _RareWarning()
-
-    @property
-    def retried(self) -> int:
-        return self._retried
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -167,12 +155,12 @@ class Publisher:
 
     async def stop(self, seconds: float) -> None:
         self._stopped.set()
-        self._queue.put(_Stop())
+        self._queue.put(None)
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, seconds)
 
     def _hand_on(self) -> None:
-        """What was put in one turn of the loop crosses to the thread together."""
+        """Hand the records of one turn of the loop to the thread together."""
         self._queue.put(self._waiting)
         self._waiting = []
 
@@ -182,7 +170,7 @@ class Publisher:
             if isinstance(order, _Again):
                 self._take_back(order)
                 self._send([order.record])
-            elif isinstance(order, list):
+            elif order is not None:
                 self._send(order)
         self._drop_producer()
 
@@ -191,7 +179,7 @@ class Publisher:
         now_ms = self._now_ms()
         for record in records:
             while (future := self._future_of(record, now_ms)) is None:
-                # What went before waits no longer for what can't be sent yet.
+                # The records sent before must not wait for this one.
                 self._watch(sent)
                 sent = []
                 if self._stopped.wait(PAUSE_SECONDS):
@@ -217,35 +205,34 @@ class Publisher:
             return None
 
     def _watch(self, sent: _Sent) -> None:
-        """Look at what was sent once the last of it is done: in one partition the others are then, too."""
+        """Settle records once the last one is done: in one partition the others are done then, too."""
         if sent:
-            sent[-1][1].add_both(partial(self._look_at, sent))
+            sent[-1][1].add_both(partial(self._settle, sent))
 
-    def _look_at(self, sent: _Sent, _: object) -> None:
-        """On kafka-python's thread, or the publisher's. What has failed is told of by ``_on_failed``."""
+    def _settle(self, sent: _Sent, _: object) -> None:
+        """On kafka-python's thread, or the publisher's. ``_on_failed`` handles failed records."""
         settled = []
         for record, future in sent:
             if not future.is_done:
-                future.add_callback(partial(self._look_at, [(record, future)]))
+                future.add_callback(partial(self._settle, [(record, future)]))
             elif future.exception is None:
                 settled.append(record)
         if settled:
-            self._failures_in_a_row = 0
+            self._backoff.reset()
             self._on_settled(settled)
 
     def _on_failed(self, record: Record, generation: int, error: BaseException) -> None:
-        """On kafka-python's thread: the publisher shall send it again."""
+        """On kafka-python's thread: have the publisher send it again."""
         self._queue.put(_Again(record, error, generation))
 
     def _take_back(self, again: _Again) -> None:
-        self._retried += 1
+        self.retried += 1
         self._loss_warning.say(
-            "Kafka did not take %d record(s), sent again: %s", self._retried, words(again.error)
+            "Kafka did not take %d record(s), sent again: %s", self.retried, words(again.error)
         )
         if again.generation == self._generation:  # else that producer has been replaced already
             self._drop_producer()
-            self._stopped.wait(_pause_after(self._failures_in_a_row))
-            self._failures_in_a_row += 1
+            self._stopped.wait(self._backoff.next_delay())
 
     def _drop_producer(self) -> None:
         """Close the producer without waiting: each record in it fails, and comes back to be sent again."""

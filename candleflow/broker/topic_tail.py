@@ -11,20 +11,18 @@ that is missing up to there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
+from typing import Any, Final
 
-from kafka import KafkaConsumer, TopicPartition, errors
+from kafka import KafkaConsumer, TopicPartition
 
-from candleflow.broker.topics import consumer_of_no_group, words
+from candleflow.broker.topics import asking, consumer_of_no_group, partitions_of
 from candleflow.broker.trade_log import ORIGIN_HEADER
-from candleflow.errors import BrokerError
+from candleflow.market.payload import decode_payload
 from candleflow.market.trade import Trade
 
 _log = logging.getLogger(__name__)
-
-ReadTrade: TypeAlias = Callable[[bytes, int], Trade | None]
-"""The trade in a record, written at that time (microseconds since the epoch); None where it is none."""
 
 RECORDS_LIMIT: Final = 400_000
 """So many records of a partition are looked at, which takes some ten seconds, for a symbol that is hardly
@@ -37,42 +35,32 @@ _MS_US: Final = 1_000
 
 
 def last_trade_ids(
-    bootstrap: str, topic: str, symbols: Collection[str], read_trade: ReadTrade
+    bootstrap: str, topic: str, symbols: Collection[str], max_future_us: int
 ) -> dict[str, int]:
     """The greatest trade id of each symbol near the topic's end; a symbol that isn't there is left out.
 
-    Blocks. Raises BrokerError where Kafka or the topic is away.
+    A trade dated more than ``max_future_us`` after its record is none, as for the processor. Blocks. Raises
+    BrokerError where Kafka or the topic is away.
     """
-    try:
-        consumer = consumer_of_no_group(bootstrap, "candleflow-tail")
-        try:
-            return _read_backwards(consumer, topic, frozenset(symbols), read_trade)
-        finally:
-            consumer.close()
-    except (errors.KafkaError, OSError) as error:
-        raise BrokerError(f"Kafka at {bootstrap} can't be asked for topic {topic}: {words(error)}") from error
+    with asking(bootstrap, topic), closing(consumer_of_no_group(bootstrap, "candleflow-tail")) as consumer:
+        return _read_backwards(consumer, topic, frozenset(symbols), max_future_us)
 
 
 def _read_backwards(
-    consumer: KafkaConsumer, topic: str, symbols: frozenset[str], read_trade: ReadTrade
+    consumer: KafkaConsumer, topic: str, symbols: frozenset[str], max_future_us: int
 ) -> dict[str, int]:
-    numbers = consumer.partitions_for_topic(topic)
-    if not numbers:
-        raise errors.UnknownTopicOrPartitionError(f"topic {topic} isn't there")
     found: dict[str, Trade] = {}
-    tails = [_Tail(consumer, TopicPartition(topic, number)) for number in sorted(numbers)]
+    tails = [_Tail(consumer, partition) for partition in partitions_of(consumer, topic)]
     while tails:
         for tail in tails:
-            for trade in tail.step_back(read_trade):
+            for trade in tail.step_back(max_future_us):
                 if trade.symbol in symbols:
                     tail.met.add(trade.symbol)
-                    found[trade.symbol] = max(trade, found.get(trade.symbol, trade), key=_by_id)
+                    found[trade.symbol] = max(
+                        trade, found.get(trade.symbol, trade), key=lambda one: one.trade_id
+                    )
         tails = [tail for tail in tails if tail.may_have_later(symbols, found)]
     return {symbol: trade.trade_id for symbol, trade in found.items()}
-
-
-def _by_id(trade: Trade) -> int:
-    return trade.trade_id
 
 
 class _Tail:
@@ -87,7 +75,7 @@ class _Tail:
         self.met: set[str] = set()
         """The symbols found here so far."""
 
-    def step_back(self, read_trade: ReadTrade) -> Iterator[Trade]:
+    def step_back(self, max_future_us: int) -> Iterator[Trade]:
         """The trades of the next step."""
         bounds = next(self._steps, None)
         self._has_more = bounds is not None
@@ -96,8 +84,8 @@ class _Tail:
             return
         self._consumer.assign([self._partition])
         for record in _records(self._consumer, self._partition, *bounds):
-            trade = read_trade(record.value, record.timestamp * _MS_US)
-            if trade is not None:
+            trade = decode_payload(record.value, record.timestamp * _MS_US, max_future_us)
+            if isinstance(trade, Trade):
                 self._newest = max(trade.trade_time, self._newest or 0)
                 yield trade
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from kafka import KafkaConsumer, errors
+from kafka import KafkaConsumer, TopicPartition, errors
 from kafka.admin import KafkaAdminClient
 
+from candleflow.backoff import Backoff
 from candleflow.broker.security import python_options, raise_if_refused
 from candleflow.errors import BrokerError
 
@@ -31,10 +32,12 @@ SAY_EVERY_SECONDS: Final = 10.0
 """While Kafka is away, a line says so this often."""
 
 STARTING_SECONDS: Final = 15.0
-"""A cluster that has just started may lack brokers: for so long "too few" is waited out."""
+"""How long to wait out "too few brokers": a cluster that has just started may lack some."""
 
 _HOUR_MS: Final = 3_600_000
 _PAUSE_SECONDS: Final = 0.25
+_LONGEST_PAUSE_SECONDS: Final = 1.0
+"""So a caller that wants to stop waits 3 s at most."""
 
 
 def ensure_topics(
@@ -55,6 +58,7 @@ def ensure_topics(
     """
     began_at = time.monotonic()
     said_at: float | None = None
+    backoff = Backoff(_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
     while True:
         try:
             with admin_client(bootstrap) as admin:
@@ -68,7 +72,7 @@ def ensure_topics(
             if said_at is None or now - said_at >= SAY_EVERY_SECONDS:
                 _log.warning("waiting for Kafka at %s: %s", bootstrap, words(error))
                 said_at = now
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(backoff.next_delay())
         else:
             if said_at is not None:
                 _log.info("Kafka at %s is there", bootstrap)
@@ -80,9 +84,15 @@ def topic_id(bootstrap: str, topic: str) -> str:
 
     A topic deleted and made anew has another. Raises BrokerError where Kafka or the topic is away.
     """
+    with asking(bootstrap, topic), admin_client(bootstrap) as admin:
+        return id_of(admin, topic)
+
+
+@contextmanager
+def asking(bootstrap: str, topic: str) -> Iterator[None]:
+    """Raise BrokerError for what kafka-python raises meanwhile."""
     try:
-        with admin_client(bootstrap) as admin:
-            return id_of(admin, topic)
+        yield
     except (errors.KafkaError, OSError) as error:
         raise BrokerError(f"Kafka at {bootstrap} can't be asked for topic {topic}: {words(error)}") from error
 
@@ -152,6 +162,14 @@ def consumer_of_no_group(bootstrap: str, client_id: str, **options: object) -> K
     except (errors.KafkaError, OSError) as error:
         raise_if_refused(bootstrap, error)
         raise
+
+
+def partitions_of(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
+    """The topic's, in order. Raises Kafka's own error where it isn't there."""
+    numbers = consumer.partitions_for_topic(topic)
+    if not numbers:
+        raise errors.UnknownTopicOrPartitionError(f"topic {topic} isn't there")
+    return [TopicPartition(topic, number) for number in sorted(numbers)]
 
 
 def _make_missing(

@@ -62,7 +62,6 @@ class TradeLog:
         self._rejected_topic = rejected_topic
         self._max_records = max_in_flight
         self._max_bytes = max_in_flight * BYTES_PER_RECORD
-        self._keys: dict[str, bytes] = {}
         self._records = 0
         self._bytes = 0
         self._acknowledged = dict.fromkeys(Kind, 0)
@@ -91,11 +90,8 @@ class TradeLog:
 
         ``origin``: whence it came, if not from the stream.
         """
-        key = self._keys.get(symbol)
-        if key is None:
-            key = self._keys[symbol] = symbol.encode()
         headers = None if origin is None else [(ORIGIN_HEADER, origin.encode())]
-        self._hand_over(Record(self._topic, key, payload, Kind.TRADE, headers, receipt))
+        self._hand_over(Record(self._topic, symbol.encode(), payload, Kind.TRADE, headers, receipt))
 
     async def note(self, topic: str, key: str, value: bytes) -> None:
         """Write one record to a topic beside the trades', and return once it is acknowledged."""

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from kafka import TopicPartition, errors
+from kafka import TopicPartition
 
-from candleflow.broker.offsets import partitions_of
-from candleflow.broker.topics import consumer_of_no_group, words
+from candleflow.broker.topics import asking, consumer_of_no_group, partitions_of
 from candleflow.errors import BrokerError
 
 _POLL_MS: Final = 200
@@ -35,10 +34,8 @@ class TradeReader:
     def __init__(self, bootstrap: str, topic: str) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
-        try:
+        with asking(bootstrap, topic):
             self._consumer = consumer_of_no_group(bootstrap, "candleflow-refold")
-        except (errors.KafkaError, OSError) as error:
-            raise self._error(error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -48,22 +45,18 @@ class TradeReader:
 
     def offsets_at(self, at: int) -> dict[int, int]:
         """In each partition the first record of that time (microseconds) or later; its end if it has none."""
-        try:
+        with asking(self._bootstrap, self._topic):
             partitions = partitions_of(self._consumer, self._topic)
             found = self._consumer.offsets_for_times(dict.fromkeys(partitions, max(0, at // 1_000)))
             ends = self._consumer.end_offsets(partitions)
-        except (errors.KafkaError, OSError) as error:
-            raise self._error(error) from error
         return {
             one.partition: ends[one] if found.get(one) is None else found[one].offset for one in partitions
         }
 
     def records(self, begin: Mapping[int, int], end: Mapping[int, int]) -> Iterator[list[TopicRecord]]:
         """What is there still with ``begin <= offset < end`` in each partition, some thousands at a time."""
-        try:
+        with asking(self._bootstrap, self._topic):
             yield from self._records(begin, end)
-        except (errors.KafkaError, OSError) as error:
-            raise self._error(error) from error
 
     def _records(self, begin: Mapping[int, int], end: Mapping[int, int]) -> Iterator[list[TopicRecord]]:
         consumer = self._consumer
@@ -91,8 +84,3 @@ class TradeReader:
                 if consumer.position(one) >= end[one.partition]:
                     del nexts[one]
                     consumer.pause(one)
-
-    def _error(self, error: BaseException) -> BrokerError:
-        return BrokerError(
-            f"Kafka at {self._bootstrap} can't be asked for topic {self._topic}: {words(error)}"
-        )

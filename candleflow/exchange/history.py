@@ -13,7 +13,6 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from candleflow.errors import ExchangeError, ExchangeRefusalError
@@ -46,12 +45,7 @@ class TradeHistory:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for client in self._clients:
             await client.close()
 

@@ -18,7 +18,6 @@ import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from candleflow.errors import ExchangeError
@@ -32,13 +31,25 @@ from candleflow.market.payload import (
     RECORD_LIMIT_BYTES,
     TOO_LONG,
     Rejected,
+    decode_payload,
     judge,
     parse,
 )
+from candleflow.market.symbol import lower, upper
 from candleflow.market.trade import NOTIONAL_LIMIT, Trade, to_microseconds
 
-TRADE_SUFFIX: Final = "@trade"
-"""What the name of a stream of trades ends in: ``btcusdt@trade``."""
+_TRADE_SUFFIX: Final = "@trade"
+
+
+def stream_of(symbol: str) -> str:
+    """The name of the symbol's stream of trades: ``btcusdt@trade``."""
+    return lower(symbol) + _TRADE_SUFFIX
+
+
+def symbol_of(stream: str) -> str | None:
+    """The symbol whose trades ``stream`` brings, None for a stream of something else."""
+    is_trade_stream = stream.endswith(_TRADE_SUFFIX) and stream == lower(stream)
+    return upper(stream.removesuffix(_TRADE_SUFFIX)) if is_trade_stream else None
 
 
 class TradeMessage(NamedTuple):
@@ -55,12 +66,9 @@ class TradeMessage(NamedTuple):
     @property
     def trade(self) -> Trade:
         """All of it, read from the payload."""
-        found = _RAW.fullmatch(self.payload)
-        if found is not None:
-            return _cut(found)
-        verdict = judge(parse(self.payload.decode()), {self.symbol}, self.trade_time, 0)
-        if not isinstance(verdict, Trade):
-            raise ExchangeError(f"{self.payload!r} was taken for a trade: {verdict}")
+        verdict = decode_payload(self.payload, self.trade_time, 0)
+        if isinstance(verdict, Rejected):
+            raise ExchangeError(f"{self.payload!r} was taken for a trade: {verdict.reason}")
         return verdict
 
 
@@ -100,25 +108,15 @@ _BOOK_TICKER_FIELDS: Final = frozenset("usbBaA")  # individual book ticker: the 
 _DEPTH_FIELDS: Final = frozenset(("lastUpdateId", "bids", "asks"))  # ... but for the partial book's depth
 
 
-def decode(frame: str | bytes, symbols: Collection[str], now: int, max_future_us: int) -> Message:
+def decode(frame: bytes, symbols: Collection[str], now: int, max_future_us: int) -> Message:
     """What ``frame`` says.
 
     ``symbols``: those followed, a set for speed; a trade of any other is rejected. ``now``: the present, in
     microseconds since the epoch; a trade dated more than ``max_future_us`` after it is rejected. A frame of
     more than ``RECORD_LIMIT_BYTES`` is rejected unless it is another stream's.
     """
-    if isinstance(frame, str):
-        if _has_surrogate(frame):
-            return decode_fully(frame, symbols, now, max_future_us)
-        frame = frame.encode()
     message = _recognized(frame, symbols, now + max_future_us)
-    if message is not None:
-        return message
-    try:
-        text = frame.decode()
-    except UnicodeDecodeError:
-        return Rejected(NOT_UTF8 if len(frame) <= RECORD_LIMIT_BYTES else TOO_LONG, frame)
-    return decode_fully(text, symbols, now, max_future_us)
+    return message or decode_fully(frame, symbols, now, max_future_us)
 
 
 def _recognized(frame: bytes, symbols: Collection[str], latest: int) -> TradeMessage | None:
@@ -151,30 +149,17 @@ def _recognized(frame: bytes, symbols: Collection[str], latest: int) -> TradeMes
     return None
 
 
-def decode_fully(text: str, symbols: Collection[str], now: int, max_future_us: int) -> Message:
-    """``decode`` without its quick way: the full parser, for any text."""
-    record = text.encode(errors="surrogatepass")
-    message = _parse(text, record, symbols, now, max_future_us)
+def decode_fully(frame: bytes, symbols: Collection[str], now: int, max_future_us: int) -> Message:
+    """``decode`` without its quick way: the full parser, for any bytes."""
+    try:
+        message = _parse(frame.decode(), frame, symbols, now, max_future_us)
+    except UnicodeDecodeError:
+        message = Rejected(NOT_UTF8, frame)
     is_refused = isinstance(message, TradeMessage | Rejected)
-    return Rejected(TOO_LONG, record) if is_refused and len(record) > RECORD_LIMIT_BYTES else message
-
-
-def _cut(found: re.Match[bytes]) -> Trade:
-    """The trade of a payload in the canonical layout."""
-    _, symbol, trade_id, price, quantity, time, is_maker = found.groups()
-    return Trade(
-        symbol.decode(),
-        int(trade_id),
-        Decimal(price.decode()),
-        Decimal(quantity.decode()),
-        to_microseconds(int(time)),
-        is_maker == b"true",
-    )
+    return Rejected(TOO_LONG, frame) if is_refused and len(frame) > RECORD_LIMIT_BYTES else message
 
 
 def _parse(text: str, record: bytes, symbols: Collection[str], now: int, max_future_us: int) -> Message:
-    if len(record) != len(text) and _has_surrogate(text):
-        return Rejected(NOT_UTF8, record)
     try:
         content = parse(text)
     except ValueError:
@@ -185,7 +170,8 @@ def _parse(text: str, record: bytes, symbols: Collection[str], now: int, max_fut
         stream = content["stream"] if isinstance(content["stream"], str) else ""
         content = content.get("data")
     if not _claims_to_be_a_trade(content, stream):
-        return _other_message(content, stream) or Rejected(_why_nothing(content), record)
+        why = NOT_A_TRADE if isinstance(content, dict) else NOT_AN_OBJECT
+        return _other_message(content, stream) or Rejected(why, record)
     verdict = judge(content, symbols, now, max_future_us)
     if not isinstance(verdict, Trade):
         return Rejected(verdict, record)
@@ -194,7 +180,7 @@ def _parse(text: str, record: bytes, symbols: Collection[str], now: int, max_fut
 
 
 def _claims_to_be_a_trade(content: Any, stream: str) -> bool:
-    return stream.endswith(TRADE_SUFFIX) or (isinstance(content, dict) and content.get("e") == "trade")
+    return stream.endswith(_TRADE_SUFFIX) or (isinstance(content, dict) and content.get("e") == "trade")
 
 
 def _other_message(content: Any, stream: str) -> ServerShutdown | ControlReply | OtherStream | None:
@@ -232,10 +218,6 @@ def _control_reply(content: dict[str, Any]) -> ControlReply | None:
     return None
 
 
-def _why_nothing(content: Any) -> str:
-    return NOT_A_TRADE if isinstance(content, dict) else NOT_AN_OBJECT
-
-
 def _data_text(text: str) -> str:
     """The text of ``data``'s value in a combined frame that has been parsed already.
 
@@ -262,11 +244,3 @@ def _is_utf8(frame: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _has_surrogate(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, ProxyError
 
 from candleflow.exchange import tls
-from candleflow.exchange.sockets import ExchangeConnection
-from candleflow.proxies import proxy_for
+from candleflow.exchange.sockets import connect
 from candleflow.settings import EXCHANGE_URLS, Exchange
 
 WITHIN_SECONDS: Final = 10.0
@@ -67,15 +65,7 @@ async def _ask(exchange: Exchange, ws_url: str, within_seconds: float) -> Answer
     problem = None
     try:
         async with asyncio.timeout(within_seconds):
-            connection = await connect(
-                f"{ws_url}/ws",
-                open_timeout=None,
-                close_timeout=0,
-                ping_interval=None,
-                proxy=proxy_for(ws_url),
-                ssl=tls.context_for(ws_url),
-                create_connection=ExchangeConnection,
-            )
+            connection = await connect(ws_url, "/ws", open_timeout=None, close_timeout=0)
             connection.transport.abort()
     except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:  # TimeoutError is an OSError
         problem = explain(error, within_seconds)

@@ -9,19 +9,23 @@ to connect per 5 minutes and address, a connection's life of 24 hours, and for R
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Final
 
+from candleflow.backoff import Backoff
+
 ATTEMPTS_LIMIT: Final = 300
 ATTEMPTS_PERIOD_SECONDS: Final = 300.0
+STABLE_SECONDS: Final = 60.0
+"""A connection that brought data for this long was stable."""
 LONGEST_BAN_SECONDS: Final = 3 * 86_400.0
 SHORTEST_BAN_SECONDS: Final = 1.0
 """Also where ``Retry-After`` is 0, or a time that is over by this machine's clock."""
 _BAN_SECONDS: Final = {418: 120.0, 429: 60.0}
-"""How long to stay away where the answer does not say."""
+"""How long to wait where the answer does not say."""
 
 
 class Why(StrEnum):
@@ -33,43 +37,16 @@ class Why(StrEnum):
     CLOSED = "it was closed"
 
 
-class Backoff:
-    """Waits between attempts: at random up to a bound that doubles with each failure ("full jitter").
+def delay_after(backoff: Backoff, why: Why, useful_seconds: float) -> float:
+    """Seconds to wait before a connection is replaced; 0 where its time was simply up, or it was stable.
 
-    Source: aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter. The bound goes back to the
-    shortest only after a connection that was stable, not at once when one opens: an exchange that accepts
-    and drops would else be tried without end.
+    ``useful_seconds``: from the first message it brought to the last. The backoff is reset only after a
+    stable connection, not when one opens: an exchange that accepts and drops would else be tried without end.
     """
-
-    def __init__(
-        self,
-        random: Callable[[], float],
-        shortest_seconds: float = 1.0,
-        longest_seconds: float = 60.0,
-        stable_seconds: float = 60.0,
-    ) -> None:
-        self._random = random
-        self._shortest = shortest_seconds
-        self._longest = longest_seconds
-        self._stable = stable_seconds
-        self._failures = 0
-
-    def next_delay(self) -> float:
-        """Seconds to wait before the next attempt; each call counts as a failure."""
-        bound = min(self._longest, self._shortest * 2.0 ** min(self._failures, 32))
-        self._failures += 1
-        return self._random() * bound
-
-    def delay_after(self, why: Why, useful_seconds: float) -> float:
-        """Seconds to wait before a connection is replaced.
-
-        ``useful_seconds``: from the first message it brought to the last. None at all where its time was
-        simply up, or where it was stable: what the exchange sends meanwhile may be lost.
-        """
-        if useful_seconds >= self._stable:
-            self._failures = 0
-            return 0.0
-        return 0.0 if why is Why.LIFETIME else self.next_delay()
+    if useful_seconds >= STABLE_SECONDS:
+        backoff.reset()
+        return 0.0
+    return 0.0 if why is Why.LIFETIME else backoff.next_delay()
 
 
 class AttemptLimit:
@@ -120,7 +97,7 @@ class Rotation:
 
 
 def ban_seconds(status: int, retry_after: str | None, now_utc: float) -> float:
-    """How long the exchange bids us stay away; 0 where the answer's status is no ban.
+    """How long to wait after an answer with this status; 0 where it is no ban.
 
     ``retry_after`` is the header's text, seconds or an HTTP date (RFC 9110, section 10.2.3); ``now_utc`` the
     present, in seconds since the epoch.
@@ -133,10 +110,10 @@ def ban_seconds(status: int, retry_after: str | None, now_utc: float) -> float:
     return min(max(asked, SHORTEST_BAN_SECONDS), LONGEST_BAN_SECONDS)
 
 
-def share_out(streams: Sequence[str], most: int) -> list[Sequence[str]]:
-    """The streams in as few lots of at most ``most`` as will hold them, of nearly the same size."""
-    lots = -(-len(streams) // most)
-    return [streams[lot::lots] for lot in range(lots)]
+def share_out(symbols: Sequence[str], most: int) -> list[Sequence[str]]:
+    """The symbols in as few lots of at most ``most`` as will hold them, of nearly the same size."""
+    lots = -(-len(symbols) // most)
+    return [symbols[lot::lots] for lot in range(lots)]
 
 
 def _seconds(retry_after: str, now_utc: float) -> float | None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from http import HTTPStatus
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import httpx
@@ -92,12 +91,7 @@ class ExchangeRest:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -139,20 +133,14 @@ class ExchangeRest:
         *,
         from_id: int | None = None,
         start_time: int | None = None,
-        end_time: int | None = None,
         limit: int = MAX_LIMIT,
     ) -> list[AggregateTrade]:
-        """Up to ``limit`` aggregates, from the aggregate ``from_id`` or within the times, both ends included.
+        """Up to ``limit`` aggregates, from the aggregate ``from_id`` or from ``start_time`` on.
 
-        Weight 4. Without any of these, the latest. Times are microseconds.
+        Weight 4. Without either, the latest.
         """
         rows = await self._get(
-            "/api/v3/aggTrades",
-            symbol=symbol,
-            fromId=from_id,
-            startTime=_time_parameter(start_time),
-            endTime=_time_parameter(end_time),
-            limit=limit,
+            "/api/v3/aggTrades", symbol=symbol, fromId=from_id, startTime=_written(start_time), limit=limit
         )
         return self._rows(rows, lambda row: _aggregate(symbol, row))
 
@@ -173,8 +161,8 @@ class ExchangeRest:
             "/api/v3/klines",
             symbol=symbol,
             interval=interval,
-            startTime=_time_parameter(start_time),
-            endTime=_time_parameter(end_time),
+            startTime=_written(start_time),
+            endTime=_written(end_time),
             limit=limit,
         )
         return self._rows(rows, lambda row: _kline(symbol, interval, row))
@@ -322,7 +310,7 @@ def _decimal(value: Any) -> Decimal:
     return number
 
 
-def _time_parameter(time_us: int | None) -> int | None:
+def _written(time_us: int | None) -> int | None:
     """As Binance takes a time: in either unit, told by its size (rest-api.md, "General API Information")."""
     if time_us is None or time_us >= MICROSECONDS_FROM:
         return time_us

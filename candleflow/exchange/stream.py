@@ -22,41 +22,42 @@ from random import SystemRandom
 from typing import Final, TypeAlias, TypeGuard
 from urllib.parse import quote
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, PayloadTooBig, WebSocketException
 from websockets.frames import CloseCode
 
-from candleflow.exchange import tls
+from candleflow.backoff import Backoff
 from candleflow.exchange.messages import (
-    TRADE_SUFFIX,
     ControlReply,
     Message,
     OtherStream,
     ServerShutdown,
     TradeMessage,
     decode,
+    stream_of,
 )
 from candleflow.exchange.probe import explain
 from candleflow.exchange.reconnect import (
     AttemptLimit,
-    Backoff,
     Rotation,
     Why,
     ban_seconds,
+    delay_after,
     share_out,
 )
-from candleflow.exchange.sockets import ExchangeConnection
+from candleflow.exchange.sockets import connect
 from candleflow.market.payload import Rejected
-from candleflow.market.symbol import lower, upper
-from candleflow.proxies import proxy_for
 
 _log = logging.getLogger(__name__)
 
 MAX_FRAME_BYTES: Final = 2**20
 OPEN_SECONDS: Final = 10.0
 """How long a handshake may take, and how long a new connection may take to bring its first message."""
+SHORTEST_WAIT_SECONDS: Final = 1.0
+LONGEST_WAIT_SECONDS: Final = 60.0
+"""Bounds of the wait before an attempt to connect."""
 OVERLAP_SECONDS: Final = 1.0
-"""Old and new run side by side so long: the old may be behind in what it sends."""
+"""How long old and new connections overlap: the old one may lag behind."""
 
 _RANDOM: Final = SystemRandom()
 _CLOSE_SECONDS: Final = 3.0
@@ -104,8 +105,7 @@ class TradeStream:
         on_connected: OnConnected = lambda _: None,
         advice: str = "",
         random: Callable[[], float] = _RANDOM.random,
-        backoff: Callable[[Callable[[], float]], Backoff] = Backoff,
-        attempt_limit: AttemptLimit | None = None,
+        backoff: Callable[[], Backoff] = lambda: Backoff(SHORTEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS),
     ) -> None:
         self._base_urls = tuple(base_urls)
         self._symbols = frozenset(symbols)
@@ -116,9 +116,8 @@ class TradeStream:
         self._on_connected = on_connected
         self._advice = advice
         self._random = random
-        self._limit = attempt_limit or AttemptLimit()
-        streams = [f"{lower(symbol)}{TRADE_SUFFIX}" for symbol in symbols]
-        self._feeds = [_Feed(self, lot, backoff(random)) for lot in share_out(streams, max_streams)]
+        self._limit = AttemptLimit()
+        self._feeds = [_Feed(self, lot, backoff()) for lot in share_out(tuple(symbols), max_streams)]
         self._failed_in_a_row = 0
 
     @property
@@ -146,33 +145,28 @@ class TradeStream:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def open(self, streams: Sequence[str]) -> _Connection | None:
+    async def open(self, symbols: Sequence[str]) -> _Connection | None:
         """One attempt to connect, once the limit on attempts allows it; None, and a line, where it failed."""
         while wait := self._limit.wait_seconds(time.monotonic()):
             await asyncio.sleep(wait)
         self._limit.attempted(time.monotonic())
         base_url = self._base_urls[self._failed_in_a_row % len(self._base_urls)]
-        in_path, subscribed = _split_by_path(streams)
+        in_path, subscribed = _split_by_path(list(map(stream_of, symbols)))
         try:
             socket = await connect(
-                f"{base_url}/stream?streams={_quoted(in_path)}",
+                base_url,
+                f"/stream?streams={_quoted(in_path)}",
                 open_timeout=OPEN_SECONDS,
                 close_timeout=_CLOSE_SECONDS,
                 max_size=MAX_FRAME_BYTES,
                 compression=None,
-                # Whether the exchange is there is judged by the data it sends (Rotation): a ping of ours
-                # would go unanswered while reading waits for Kafka, and end a sound connection.
-                ping_interval=None,
-                proxy=proxy_for(base_url),
-                ssl=tls.context_for(base_url),
                 max_queue=_MAX_QUEUE,
-                create_connection=ExchangeConnection,
             )
         except (OSError, WebSocketException) as error:
             self._note_failure(base_url, error)
             return None
         self._failed_in_a_row = 0
-        self._on_connected([upper(stream.removesuffix(TRADE_SUFFIX)) for stream in streams])
+        self._on_connected(symbols)
         return _Connection(socket, base_url, subscribed, self._decode, self._on_message)
 
     def _decode(self, frame: bytes) -> Message:
@@ -191,17 +185,17 @@ class TradeStream:
             seconds = ban_seconds(response.status_code, response.headers.get("Retry-After"), time.time())
             if seconds:
                 self._limit.ban(time.monotonic(), seconds)
-                _log.warning("the exchange bids us wait %.0f s: no attempt before", seconds)
+                _log.warning("exchange rate limit: reconnecting in %.0f s", seconds)
         if self._advice and self._failed_in_a_row == len(self._base_urls):
             _log.warning("%s", self._advice)
 
 
 class _Feed:
-    """One lot of streams, followed over one connection after another."""
+    """One lot of symbols, followed over one connection after another."""
 
-    def __init__(self, stream: TradeStream, streams: Sequence[str], backoff: Backoff) -> None:
+    def __init__(self, stream: TradeStream, symbols: Sequence[str], backoff: Backoff) -> None:
         self._stream = stream
-        self._streams = streams
+        self._symbols = symbols
         self._backoff = backoff
         self._current: _Connection | None = None
         self.reconnects = 0
@@ -214,7 +208,7 @@ class _Feed:
         fresh: _Connection | None = None
         try:
             while True:
-                fresh = await self._stream.open(self._streams)
+                fresh = await self._stream.open(self._symbols)
                 if fresh is None:
                     await self._wait(self._backoff.next_delay())
                     continue
@@ -224,7 +218,7 @@ class _Feed:
                     await self._wait(self._backoff.next_delay())
                     continue
                 why = await fresh.wait_until_due(self._stream.rotation)
-                delay = self._backoff.delay_after(why, fresh.useful_seconds)
+                delay = delay_after(self._backoff, why, fresh.useful_seconds)
                 _log.info("the connection to %s is replaced: %s%s", fresh.base_url, why, fresh.last_words)
                 await self._wait(delay)
         finally:
@@ -251,7 +245,7 @@ class _Feed:
             await old.wait_until_ended(OVERLAP_SECONDS)
         self._current = fresh
         if old is None:
-            _log.info("connected to %s: %d streams", fresh.base_url, len(self._streams))
+            _log.info("connected to %s: %d streams", fresh.base_url, len(self._symbols))
         else:
             self.reconnects += 1
             _log.info("connected anew to %s", fresh.base_url)

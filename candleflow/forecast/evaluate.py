@@ -153,7 +153,7 @@ def _recorded(file: Path, symbol: str, unread: Unread) -> Iterator[Trade]:
         with open_file(file, "rt", encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 text = line.rstrip("\r\n")
-                message = decode(text, {symbol}, TIME_LIMIT_US, 0)
+                message = decode(text.encode(), {symbol}, TIME_LIMIT_US, 0)
                 if isinstance(message, TradeMessage):
                     yield message.trade
                 elif isinstance(message, Rejected) and message.reason != UNKNOWN_SYMBOL and text:

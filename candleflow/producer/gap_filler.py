@@ -1,8 +1,8 @@
-"""Brings the trades that are missing: from the exchange's history, in order, into the topic like all others.
+"""Fills gaps: fetches missing trades from the exchange's history and publishes them like all others.
 
-What is missing is what the topic of gaps says, and nothing else: the filler writes what it did there, and
-goes by what it reads back. So it goes on after a kill where it stopped, and who else finds a hole only has to
-write it down.
+A trade is missing where the topic of gaps says so, and nowhere else: the filler writes the outcome there, and
+relies only on what it reads back. So after a kill it resumes where it stopped, and another process that finds
+a gap only has to write it down.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from candleflow.backoff import Backoff
 from candleflow.broker.publisher import Receipt
 from candleflow.broker.trade_log import TradeLog
 from candleflow.errors import ExchangeError
@@ -38,27 +38,28 @@ from candleflow.producer.intake import Intake
 _log = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 2.0
-"""A gap is left alone so long: while connections are exchanged, the old one often brings what is missing."""
+"""How long to leave a new gap alone: during a reconnect, the old connection often still delivers it."""
 STREAM: Final = "stream"
-"""Where ids were had from that the stream brought after all."""
+"""The source of ids that the stream delivered after all."""
 NO_SUCH_TRADES: Final = "the exchange has no such trades"
 ONLY_SUMMED: Final = "the exchange tells only their sum"
 
 _OWN_REASONS: Final = frozenset((RESTART, RECONNECT, JUMP, OVERLOAD))
 _LOOK_EVERY_SECONDS: Final = 1.0
-_PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
+_SHORTEST_PAUSE_SECONDS: Final = 2.0
+_LONGEST_PAUSE_SECONDS: Final = 60.0
 _READ_BACK_SECONDS: Final = 30.0
 _COMPARED: Final = 64
-"""Number of a symbol's ranges, the newest, among which the smallest is looked for. The event loop also has
-live trades to take, so the search must not take longer with 100,000 ranges."""
+"""How many of a symbol's newest ranges to search for the smallest one. The event loop also has live trades to
+take, so the search must not take longer with 100,000 ranges."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What is asked for at once: some of a symbol's missing ids, no further apart than a page is long.
+    """One request: some of a symbol's missing ids, no further apart than a page is long.
 
-    All of them are forced, or none. ``oldest``: older trades are given up, unless they are forced;
-    microseconds since the epoch.
+    All of them are forced, or none. Trades older than ``oldest``, microseconds since the epoch, are given up
+    unless forced.
     """
 
     symbol: str
@@ -76,7 +77,7 @@ class _Asked:
 
 
 class GapFiller:
-    """Fills what ``begin`` and ``go_on`` tell of, as long as ``run`` runs. All on one event loop.
+    """Fills the gaps of the events given to ``begin`` and ``go_on``, while ``run`` runs; on one event loop.
 
     ``write`` returns once the event is on record. ``fill_us``: how far back it fills; ``now_us``: the present
     by the exchange's clock, both in microseconds.
@@ -103,7 +104,7 @@ class GapFiller:
         self._book = GapBook()
         self._forced: dict[str, TradeIds] = {}
         self._rests_until: dict[str, float] = {}
-        self._failures: Counter[str] = Counter()
+        self._backoffs: dict[str, Backoff] = {}
         self._oldest: dict[str, int] = {}
         self._read_back: dict[GapEvent, asyncio.Event] = {}
 
@@ -118,7 +119,7 @@ class GapFiller:
         return self._book.open_gaps
 
     def begin(self, events: Sequence[GapEvent]) -> None:
-        """Every event there is: whatever was known before is forgotten."""
+        """Take every event there is, in place of those taken before."""
         self._book = GapBook()
         self._forced.clear()
         self._oldest.clear()
@@ -136,16 +137,18 @@ class GapFiller:
             try:
                 await self._fill_some(asked)
             except ExchangeError as error:
-                # The symbol rests, not the filler: others may be in better luck.
-                pause = _PAUSES_SECONDS[min(self._failures[symbol], len(_PAUSES_SECONDS) - 1)]
-                self._failures[symbol] += 1
+                # The symbol rests, not the filler: another symbol's gap may be filled meanwhile.
+                backoff = self._backoffs.setdefault(
+                    symbol, Backoff(_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+                )
+                pause = backoff.next_delay()
                 self._rests_until[symbol] = time.monotonic() + pause
                 _log.warning("a gap can't be filled now, next attempt in %.0f s: %s", pause, error)
             else:
-                self._failures[symbol] = 0
+                self._backoffs.pop(symbol, None)
 
     def go_on(self, events: Sequence[GapEvent]) -> None:
-        """Events that came since."""
+        """Take later events."""
         for event in events:
             self._book.apply(event)
             # Both counted from a symbol's first gap: else one gap after another would put off the filling for
@@ -158,7 +161,7 @@ class GapFiller:
                 waiting.set()
 
     def _force(self, event: GapEvent) -> None:
-        """Keep the set of ids that someone else misses, and that are still to be fetched."""
+        """Keep the set of ids that another process misses and that are still to be fetched."""
         ids = self._forced.get(event.symbol)
         for lower, upper in event.ranges:
             if event.kind is not GapEventKind.SEEN:
@@ -207,7 +210,7 @@ class GapFiller:
         await self._note(GapEventKind.FILLED, asked.symbol, here, STREAM)
 
     def _published(self, asked: _Asked) -> Ranges:
-        among = self._intake.published_among(asked.symbol, asked.lower, asked.upper)
+        among = self._intake.published.among(asked.symbol, asked.lower, asked.upper)
         return tuple(part for begin, end in among for part in asked.ids.within(begin, end))
 
     async def _fill_page(self, asked: _Asked) -> None:
@@ -240,7 +243,7 @@ class GapFiller:
         await receipt.wait()
 
     def _is_forced(self, symbol: str, trade_id: int) -> bool:
-        """Whether someone misses the trade who has read the topic, though it may have been published."""
+        """Whether another process, one that reads the topic, misses the trade: then it is published again."""
         return trade_id in self._forced.get(symbol, ())
 
     async def _note(self, kind: GapEventKind, symbol: str, ranges: Ranges, why: str) -> None:

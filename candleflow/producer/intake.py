@@ -1,11 +1,11 @@
-"""What becomes of each message from the exchange: published, a duplicate, or refused; and the counts.
+"""What becomes of each message from the exchange: published, a duplicate, or rejected; and the counts.
 
     received = published + duplicate + rejected + in flight
 
 holds at every moment, and at the end with nothing in flight. A trade whose id isn't the next one makes a gap,
 and the gap is on record before the trade is published. Where a trade has to wait too long, for room in flight
-or for the gap before it to be on record, load is shed: trades left in the socket would keep the exchange's
-pings waiting behind them. They become a gap too, and come again from the exchange's history.
+or for the gap before it to be on record, the producer sheds load: it drops trades, as trades left in the
+socket would keep the exchange's pings waiting behind them. Dropped trades are a gap too, to fill later.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
 from candleflow.broker.publisher import Receipt
@@ -24,16 +24,16 @@ from candleflow.exchange.stream import Received, TooLong
 from candleflow.market.gap import JUMP, OVERLOAD, RECONNECT, RESTART
 from candleflow.market.payload import TOO_LONG, Rejected, encode
 from candleflow.market.trade import Trade
-from candleflow.market.trade_ids import TradeIds
+from candleflow.market.trade_ids import Ranges, TradeIds
 
 _log = logging.getLogger(__name__)
 
 NoteGap: TypeAlias = Callable[[str, int, int, str], Awaitable[None]]
 
 RANGES_LIMIT: Final = 1_024
-"""Of each symbol's published ids so many ranges are remembered at least; nearly always there is one."""
+"""Minimum number of published id ranges kept per symbol; nearly always there is one."""
 PATIENCE_SECONDS: Final = 20.0
-"""So long reading waits for room before trades are let go by: Binance ends a connection that has left a ping
+"""How long reading waits for room before trades are dropped: Binance ends a connection that has left a ping
 unanswered for a minute."""
 FAR_IDS: Final = 10_000
 FAR_US: Final = 60_000_000
@@ -78,8 +78,8 @@ class PublishedIds:
         """Take every id of the symbol out."""
         self._ids.pop(symbol, None)
 
-    def among(self, symbol: str, lower: int, upper: int) -> tuple[tuple[int, int], ...]:
-        """Those of the ids ``[lower, upper)`` that are in, as such ranges."""
+    def among(self, symbol: str, lower: int, upper: int) -> Ranges:
+        """Those of the ids ``[lower, upper)`` that are in."""
         return self._ids[symbol].within(lower, upper)
 
 
@@ -87,14 +87,14 @@ class Intake:
     """Takes messages to the trade log.
 
     ``note_gap(symbol, first_trade_id, last_trade_id, why)`` returns once the gap is on record.
-    ``can_refill``: whether what is let go by can be had again; if not, reading waits for room instead.
+    ``can_refill``: whether dropped trades can be fetched later; if not, reading waits for room instead.
     """
 
     def __init__(self, trade_log: TradeLog, note_gap: NoteGap, *, can_refill: bool) -> None:
         self._trade_log = trade_log
         self._note_gap = note_gap
         self._can_refill = can_refill
-        self._published = PublishedIds()
+        self.published = PublishedIds()
         self._next_ids: dict[str, int] = {}
         self._why: dict[str, str] = {}
         self._noting: dict[str, asyncio.Task[None]] = {}
@@ -105,28 +105,26 @@ class Intake:
         self.filled = 0
         """Trades that came from the exchange's history."""
         self.let_go = 0
-        """Messages let go by; the trades among them are no part of the equation until they come again."""
-        self.others = 0
-        """Messages of streams that aren't of trades: no part of the equation."""
+        """Messages dropped; the trades among them count as received only once they are fetched."""
         self.last_trade_times: dict[str, int] = {}
         """By symbol, the latest time of a published trade, in microseconds since the epoch."""
         self.out_of_order = Receipt()
         """Settled when every trade that came after a later one has been acknowledged."""
 
     def begin_after(self, last_trade_ids: Mapping[str, int]) -> None:
-        """What was published before this start, by symbol: what lies between it and the stream is a gap."""
+        """Note each symbol's last id published before this start: up to the stream's first id is a gap."""
         for symbol, trade_id in last_trade_ids.items():
-            self._published.add(symbol, trade_id)
+            self.published.add(symbol, trade_id)
             self._next_ids[symbol] = trade_id + 1
             self._why[symbol] = RESTART
 
     @property
     def next_ids(self) -> Mapping[str, int]:
-        """By symbol, the id that its next live trade should have; a symbol that was never met has none."""
+        """By symbol, the id that its next live trade should have; none before its first trade."""
         return self._next_ids
 
     def count_from(self, symbol: str, trade_id: int) -> None:
-        """The first id of a symbol that was never met: what is missing from it on is a gap."""
+        """Note the first id of a symbol without a trade so far: what is missing from it on is a gap."""
         self._next_ids.setdefault(symbol, trade_id)
 
     def on_connected(self, symbols: Iterable[str]) -> None:
@@ -134,38 +132,32 @@ class Intake:
         for symbol in symbols:
             self._why.setdefault(symbol, RECONNECT)
 
-    async def take(self, messages: Sequence[Received]) -> None:
-        """Take messages that the stream has brought, in their order."""
-        trade_log = self._trade_log
-        for message in messages:
-            is_held_up = trade_log.is_full or (isinstance(message, TradeMessage) and self._is_ahead(message))
-            if is_held_up and not await self._finds_way(message):
-                self._let_go_by(message)
-                continue
-            # No await from here on: one is counted and handed over, or neither, when reading is stopped.
-            if isinstance(message, TradeMessage):
-                self._take_trade(message)
-            elif isinstance(message, Rejected):
-                self._reject(message.record, message.reason)
-            elif isinstance(message, TooLong):
-                self._reject(b"", TOO_LONG, message.length)
-            else:
-                self.others += 1
+    async def take(self, message: Received) -> None:
+        """Take a message that the stream has brought."""
+        is_held_up = self._trade_log.is_full or (
+            isinstance(message, TradeMessage) and self._is_ahead(message)
+        )
+        if is_held_up and not await self._finds_way(message):
+            self._let_go_by(message)
+            return
+        # No await from here on: a message is counted and handed over, or neither, when reading is stopped.
+        if isinstance(message, TradeMessage):
+            self._take_trade(message)
+        elif isinstance(message, Rejected):
+            self._reject(message.record, message.reason)
+        elif isinstance(message, TooLong):
+            self._reject(b"", TOO_LONG, message.length)
 
     def fill_in(self, trade: Trade, source: str, receipt: Receipt, *, even_if_published: bool) -> None:
         """Take one trade of the exchange's history."""
         self.received += 1
-        if not self._published.add(trade.symbol, trade.trade_id) and not even_if_published:
+        if not self.published.add(trade.symbol, trade.trade_id) and not even_if_published:
             self.duplicates += 1
             return
         self.filled += 1
         latest = self.last_trade_times.get(trade.symbol, -1)
         self.last_trade_times[trade.symbol] = max(latest, trade.trade_time)
         self._trade_log.publish(trade.symbol, encode(trade), origin=source, receipt=receipt)
-
-    def published_among(self, symbol: str, lower: int, upper: int) -> tuple[tuple[int, int], ...]:
-        """Those of the ids ``[lower, upper)`` that this process has published, as such ranges."""
-        return self._published.among(symbol, lower, upper)
 
     def counts(self) -> dict[str, int]:
         """The equation's terms, as they stand now."""
@@ -178,9 +170,9 @@ class Intake:
         }
 
     async def _finds_way(self, message: Received) -> bool:
-        """Whether the log has room for it and the gap before it is on record, or soon was.
+        """Whether the log has room for it, and the gap before it is on record, within ``PATIENCE_SECONDS``.
 
-        Once patience has run out, nothing is waited for until Kafka takes something again.
+        After one timeout nothing waits any more until Kafka acknowledges again.
         """
         if not self._can_refill:
             await self._wait_for_way(message)
@@ -191,7 +183,7 @@ class Intake:
                 await self._wait_for_way(message)
         except TimeoutError:
             if not self._is_letting_go:
-                _log.warning("Kafka takes nothing: trades are let go by, and fetched from history later")
+                _log.warning("Kafka accepts no records: trades are dropped, to be fetched from history later")
             self._is_letting_go = True
             return False
         return True
@@ -243,7 +235,7 @@ class Intake:
             self._next_ids[symbol] = trade_id + 1
             if self._why:
                 self._why.pop(symbol, None)
-        if not self._published.add(symbol, trade_id):
+        if not self.published.add(symbol, trade_id):
             self.duplicates += 1
             return
         if trade_time > self.last_trade_times.get(symbol, -1):
@@ -268,15 +260,15 @@ class Intake:
             trade_id,
             last,
         )
-        self._published.forget(symbol)
+        self.published.forget(symbol)
         return True
 
     def _contradicts(self, symbol: str, trade_id: int, newer_us: int) -> bool:
         """Whether a trade so much newer than all that were published can't be of their sequence of ids."""
-        lower_by = self._published.greatest(symbol) - trade_id
+        lower_by = self.published.greatest(symbol) - trade_id
         if lower_by < 0:  # late, of a gap that is on record and has not been filled
             return False
-        is_known = bool(self._published.among(symbol, trade_id, trade_id + 1))
+        is_known = bool(self.published.among(symbol, trade_id, trade_id + 1))
         return is_known or lower_by >= FAR_IDS or newer_us > FAR_US
 
     def _reject(self, record: bytes, reason: str, length: int | None = None) -> None:

@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any, Final, TypeVar
 
 from candleflow.broker import gap_log
-from candleflow.broker.gap_log import GapLog
+from candleflow.broker.lease import Lease
 from candleflow.broker.topic_tail import last_trade_ids
 from candleflow.broker.topics import ensure_topics
 from candleflow.broker.trade_log import TradeLog
@@ -32,9 +32,7 @@ from candleflow.exchange.reconnect import Rotation
 from candleflow.exchange.rest import TRADING, ExchangeRest
 from candleflow.exchange.stream import Received, TradeStream
 from candleflow.market.gap import GapEvent, GapEventKind
-from candleflow.market.payload import decode_payload
 from candleflow.market.shard import ALL, PRODUCER
-from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US
 from candleflow.metrics.serving import served_heartbeat
 from candleflow.producer.gap_filler import GapFiller
@@ -48,23 +46,24 @@ _T = TypeVar("_T")
 
 NAME: Final = PRODUCER
 FLUSH_SECONDS: Final = 5.0
-"""Of the 10 s a stop may take, so many are for Kafka's last acknowledgements."""
-HOLDER_SECONDS: Final = 20.0
-"""So long a rival is waited for: one that was killed is gone for Kafka after ``gap_log.SESSION_MS``."""
+"""How long a stop, of 10 s at most, waits for Kafka's last acknowledgements."""
+LEASE_SECONDS: Final = 20.0
+"""How long to wait for another producer's lease to expire; Kafka drops a killed one after
+``lease.SESSION_MS``."""
 GIVE_BACK_SECONDS: Final = 2.0
 REST_SECONDS: Final = 10.0
 GARBAGE_OBJECTS: Final = 50_000
-"""So many new objects before Python looks for cycles among them. Records in flight are no cycles: at its own
-700 the search took 2.2 us a trade of a busy producer, more than all that is done with one on its way."""
+"""New objects before Python's garbage collector runs. Records in flight are no cycles: at its default of 700
+the collector took 2.2 us a trade of a busy producer, more than all else that is done with a trade."""
 BEAT_SECONDS: Final = 1.0
-RIGHT_SECONDS: Final = 0.2
+LEASE_POLL_SECONDS: Final = 0.2
 TOPICS_SECONDS: Final = 5.0
-"""So often it is looked after the topics while Kafka takes nothing."""
+"""How often to re-check that the topics exist while Kafka accepts no writes."""
 CLOCK_SECONDS: Final = 600.0
-"""So often the exchange is asked for the time: a machine's clock drifts some ms in that time."""
+"""How often to ask the exchange for the time: a machine's clock drifts some ms in between."""
 
 _AGES_LIMIT: Final = 100
-"""The heartbeat tells the last trade's age of so many symbols at most."""
+"""Maximum number of symbols whose last trade's age the heartbeat tells."""
 
 
 def run(settings: Settings) -> int:
@@ -72,11 +71,11 @@ def run(settings: Settings) -> int:
     set_up_logging(settings.producer_name, settings.log.level, settings.log.format)
     gc.set_threshold(GARBAGE_OBJECTS)
     if settings.log.level != "DEBUG":
-        # Each delivery's outcome is looked at and told of by the trade log; kafka-python would add a line
-        # for every attempt to connect while Kafka is away, and tracebacks from its threads.
+        # The trade log reports failed deliveries; kafka-python would add a line for every attempt to connect
+        # while Kafka is away, and tracebacks from its threads.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
     try:
-        asyncio.run(_run(settings))
+        asyncio.run(Producer(settings).run())
     except CandleflowError as error:
         _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
         return error.exit_status
@@ -86,10 +85,6 @@ def run(settings: Settings) -> int:
     return 0
 
 
-async def _run(settings: Settings) -> None:
-    await Producer(settings).run()
-
-
 class Producer:
     """One run: ``starting``, ``running`` with ``waiting`` in between, ``stopping``."""
 
@@ -97,6 +92,7 @@ class Producer:
         self._settings = settings
         self._addresses = addresses(settings, Share.FILLING)
         retention_us = int(settings.kafka.retention_hours * 3_600 * SECOND_US)
+        self._max_future_us = int(settings.max_future_seconds * SECOND_US)
         self._clock = ExchangeClock(trusted_lag_us=retention_us // 2)
         self._stop = asyncio.Event()
         self._state = ("starting", "")
@@ -122,9 +118,9 @@ class Producer:
             fill_us=int(settings.exchange.fill_hours * 3_600 * SECOND_US),
         )
         self._tail = TailWatch(
-            self._history, self._intake, self._symbols, may_note=lambda: self._gap_log.is_held
+            self._history, self._intake, self._symbols, may_note=lambda: self._lease.is_held
         )
-        self._gap_log = GapLog(
+        self._lease = Lease(
             settings.kafka.bootstrap,
             settings.gaps_topic,
             holder=f"{socket.gethostname()} process {os.getpid()}",
@@ -138,7 +134,7 @@ class Producer:
             self._take,
             rotation=Rotation(settings.exchange.lifetime_minutes * 60, settings.exchange.silence_seconds),
             max_streams=settings.exchange.max_streams,
-            max_future_us=int(settings.max_future_seconds * SECOND_US),
+            max_future_us=self._max_future_us,
             now_us=self._clock.now_us,
             on_connected=self._on_connected,
             advice=self._addresses.advice,
@@ -164,14 +160,16 @@ class Producer:
         beating = asyncio.create_task(self._beat())
         try:
             await self._unless_stopped(self._check_with_exchange())
-            await self._unless_stopped(self._wait_for_kafka())
-            await self._unless_stopped(self._become_the_one())
+            self._state = ("waiting", f"for Kafka at {self._settings.kafka.bootstrap}")
+            await self._unless_stopped(self._ensure_topics())
+            self._state = ("waiting", "for the right to publish")
+            await self._unless_stopped(self._take_lease())
             if not self._stop.is_set():
                 await self._follow()
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
-            await asyncio.to_thread(self._gap_log.close, GIVE_BACK_SECONDS)
+            await asyncio.to_thread(self._lease.close, GIVE_BACK_SECONDS)
             self._heartbeat.remove()
 
     async def _unless_stopped(self, work: Awaitable[_T]) -> _T | None:
@@ -194,11 +192,11 @@ class Producer:
                 ", ".join(self._settings.symbols[:_AGES_LIMIT]),
             )
         self._trade_log.start()
-        works = [self._stream.run(), self._watch_right(), self._keep_topics(), self._keep_time()]
+        works = [self._stream.run(), self._watch_lease(), self._keep_topics()]
         if self._can_fill:
             works.append(self._filler.run())
         if self._addresses.rest:
-            works.append(self._tail.run())
+            works += [self._tail.run(), self._keep_time()]
         else:
             _log.warning(
                 "no REST address (CANDLEFLOW_EXCHANGE_REST_URL): lost trades are noticed only by the "
@@ -226,17 +224,15 @@ class Producer:
         self._tail.on_connected(symbols)
 
     async def _take(self, message: Received) -> None:
-        while (
-            not self._gap_log.is_held
-        ):  # as after a time of standing still: who is the one is found out anew
-            await asyncio.sleep(RIGHT_SECONDS)
-        await self._intake.take((message,))
+        while not self._lease.is_held:  # as after SIGSTOP: Kafka has yet to say who may publish
+            await asyncio.sleep(LEASE_POLL_SECONDS)
+        await self._intake.take(message)
 
-    async def _watch_right(self) -> None:
-        """Raise what took the right to publish from us."""
-        while self._gap_log.failure is None:
-            await asyncio.sleep(RIGHT_SECONDS)
-        raise self._gap_log.failure
+    async def _watch_lease(self) -> None:
+        """Raise what ended the lease."""
+        while self._lease.failure is None:
+            await asyncio.sleep(LEASE_POLL_SECONDS)
+        raise self._lease.failure
 
     def _on_loop(self, take: Callable[[list[GapEvent]], None]) -> Callable[[list[GapEvent]], None]:
         """``take``, to be called from another thread; other shards' gaps are none of ours."""
@@ -254,30 +250,20 @@ class Producer:
     async def _write(self, event: GapEvent) -> None:
         await self._trade_log.note(self._settings.gaps_topic, event.symbol, gap_log.encode(event))
 
-    async def _become_the_one(self) -> None:
-        """Take the right to publish, and learn where the topic ends."""
+    async def _take_lease(self) -> None:
+        """Take the lease, and learn where the topic ends."""
         settings = self._settings
-        self._state = ("waiting", "for the right to publish")
-        await asyncio.to_thread(self._gap_log.acquire, HOLDER_SECONDS, self._stop.is_set)
+        await asyncio.to_thread(self._lease.acquire, LEASE_SECONDS, self._stop.is_set)
         last = await asyncio.to_thread(
-            last_trade_ids, settings.kafka.bootstrap, settings.topic, self._symbols, self._read_trade
+            last_trade_ids, settings.kafka.bootstrap, settings.topic, self._symbols, self._max_future_us
         )
         self._intake.begin_after(last)
 
-    def _read_trade(self, record: bytes, written_us: int) -> Trade | None:
-        """As the processor reads it."""
-        verdict = decode_payload(record, written_us, int(self._settings.max_future_seconds * SECOND_US))
-        return verdict if isinstance(verdict, Trade) else None
-
-    async def _wait_for_kafka(self) -> None:
-        self._state = ("waiting", f"for Kafka at {self._settings.kafka.bootstrap}")
-        await self._ensure_topics()
-
     async def _keep_topics(self) -> None:
-        """Make the topics anew where they went while we run: by whom and why, the processor asks."""
+        """Recreate topics that were deleted while we run; the processor checks whether the candles fit."""
         while True:
             await asyncio.sleep(TOPICS_SECONDS)
-            if self._trade_log.is_stalled or not self._gap_log.is_held:
+            if self._trade_log.is_stalled or not self._lease.is_held:
                 await self._ensure_topics()
 
     async def _ensure_topics(self) -> None:
@@ -300,46 +286,47 @@ class Producer:
         )
 
     async def _check_with_exchange(self) -> None:
-        """Set the clock and check the symbols by REST, at the first address that answers."""
+        """Set the clock and check the symbols by REST."""
+        if not self._addresses.rest:
+            return
+        try:
+            listed = await self._ask(self._time_and_symbols)
+        except ExchangeError as error:
+            _log.warning(
+                "symbols are not checked and this machine's clock is used, as REST can't be asked: %s", error
+            )
+            return
+        check_symbols(self._settings.symbols, listed)
+        if resting := halted(self._symbols, listed):
+            _log.warning("not traded now, and waited for: %s", ", ".join(resting))
+
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(CLOCK_SECONDS)
+            try:
+                await self._ask(self._set_clock)
+            except ExchangeError as error:
+                _log.info("the exchange does not tell the time: %s", error)
+
+    async def _ask(self, question: Callable[[ExchangeRest], Awaitable[_T]]) -> _T:
+        """The answer of the first address that gives one in time. Raises ExchangeError where none does."""
         problems = []
         for url in self._addresses.rest:
             try:
-                async with asyncio.timeout(REST_SECONDS):
-                    await self._set_clock(url)
-                    listed = await self._listed_symbols(url)
+                async with asyncio.timeout(REST_SECONDS), ExchangeRest(url) as rest:
+                    return await question(rest)
             except (ExchangeError, TimeoutError) as error:
                 problems.append(f"{url}: {error or 'no answer in time'}")
-            else:
-                check_symbols(self._settings.symbols, listed)
-                if resting := halted(self._symbols, listed):
-                    _log.warning("not traded now, and waited for: %s", ", ".join(resting))
-                return
-        if problems:
-            _log.warning(
-                "symbols are not checked and this machine's clock is used, as REST can't be asked: %s",
-                "; ".join(problems),
-            )
+        raise ExchangeError("; ".join(problems))
 
-    async def _set_clock(self, url: str) -> None:
-        async with ExchangeRest(url) as rest:
-            asked_at = self._clock.steady()
-            exchange_us = await rest.server_time()
-            self._clock.correct(exchange_us, asked_at, self._clock.steady())
+    async def _time_and_symbols(self, rest: ExchangeRest) -> Mapping[str, str]:
+        await self._set_clock(rest)
+        return await rest.symbols()
 
-    async def _listed_symbols(self, url: str) -> Mapping[str, str]:
-        async with ExchangeRest(url) as rest:
-            return await rest.symbols()
-
-    async def _keep_time(self) -> None:
-        while self._addresses.rest:
-            await asyncio.sleep(CLOCK_SECONDS)
-            for url in self._addresses.rest:
-                try:
-                    async with asyncio.timeout(REST_SECONDS):
-                        await self._set_clock(url)
-                    break
-                except (ExchangeError, TimeoutError) as error:
-                    _log.info("%s does not tell the time: %s", url, error)
+    async def _set_clock(self, rest: ExchangeRest) -> None:
+        asked_at = self._clock.steady()
+        exchange_us = await rest.server_time()
+        self._clock.correct(exchange_us, asked_at, self._clock.steady())
 
     async def _beat(self) -> None:
         due = time.monotonic()

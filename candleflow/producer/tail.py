@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from candleflow.backoff import Backoff
 from candleflow.errors import ExchangeError
 from candleflow.exchange.history import TradeHistory
 from candleflow.producer.intake import Intake
@@ -33,8 +34,9 @@ ROUND_SECONDS: Final = 60.0
 """Seconds between questions about silent symbols: at most 80 of the 6,000 weight a minute."""
 CONNECT_PAUSE_SECONDS: Final = 10.0
 """Least seconds between questions after connects: at most 480 weight a minute where connections flap."""
-PAUSES_SECONDS: Final = (10.0, 30.0, 60.0, 300.0)
-"""After so many failures in a row."""
+SHORTEST_PAUSE_SECONDS: Final = 20.0
+LONGEST_PAUSE_SECONDS: Final = 300.0
+"""Bounds of the wait after a question that failed."""
 UNLISTED_SECONDS: Final = 3_600.0
 """How long to wait before asking again for a symbol that the exchange doesn't list."""
 LOOK_SECONDS: Final = 0.5
@@ -64,7 +66,9 @@ class TailRule:
         self._answers: dict[str, _Answer] = {}
         self._rests_until: dict[str, float] = {}
         self._asked_at = self._round_at = self._may_ask_at = -_NEVER
-        self._failures = 0
+        self.has_failed = False
+        """Whether the last question failed."""
+        self._backoff = Backoff(SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
 
     def follow(self, next_ids: Mapping[str, int], now: float) -> None:
         """Note which symbols have been heard since the last call."""
@@ -96,7 +100,8 @@ class TailRule:
 
     def answered(self, asked: Iterable[str], last_trade_ids: Mapping[str, int], now: float) -> None:
         """Take the answer to the last question; -1 stands for no trade within 24 h."""
-        self._failures = 0
+        self.has_failed = False
+        self._backoff.reset()
         for symbol in asked:
             if self._connected_at.get(symbol, _NEVER) <= self._asked_at:
                 del self._connected_at[symbol]
@@ -109,16 +114,11 @@ class TailRule:
 
     def failed(self, now: float) -> float:
         """The exchange didn't answer: the seconds until it may be asked again."""
-        pause = PAUSES_SECONDS[min(self._failures, len(PAUSES_SECONDS) - 1)]
-        self._failures += 1
+        self.has_failed = True
+        pause = self._backoff.next_delay()
         self._may_ask_at = now + pause
         self._round_at = -_NEVER
         return pause
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether the last question failed."""
-        return self._failures > 0
 
     def missing(self, now: float) -> list[tuple[str, int]]:
         """Symbols whose stream has had its time and lacks trades, and the last one's id; each answer once."""

@@ -1,6 +1,6 @@
 """A made-up market of any symbols, for ever: a source for the simulator that keeps nothing.
 
-Trades, ids and times are those of ``simulated_symbol``; here they become a live feed and its history.
+Trades, ids and times are those of ``symbol``; here they become a live feed and its history.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Final
 
+from candleflow.exchange.messages import stream_of, symbol_of
 from candleflow.market.symbol import is_symbol
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US
-from candleflow.simulator.source import Audience, Event, Listing, stream_of, symbol_of
+from candleflow.simulator.audience import Audience
+from candleflow.simulator.session import Event
+from candleflow.simulator.source import Listing
 from candleflow.simulator.symbol import (
     ORIGIN_US,
     SCALE,
@@ -106,7 +109,7 @@ class SeededMarket:
             if feed.is_behind(now):  # the machine slept, say: a real exchange would have gone on alone
                 audience.drop_all("the simulated market fell 10 s behind the time")
                 feed = _Feed(self)
-            feed.follow(audience.streams(), now)
+            feed.follow(audience.streams, now)
             events = feed.due(now)
             if events:
                 audience.publish(events)

@@ -15,9 +15,9 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar
 
 from candleflow.market.symbol import is_symbol, upper
 from candleflow.metrics.serving import served_heartbeat
@@ -33,29 +33,35 @@ NAME: Final = "simulator"
 MARKET_FILE: Final = "simulated-market.json"
 """In the data folder: the settings that the seeded market has had, and since when."""
 _BEAT_SECONDS: Final = 1.0
+_N = TypeVar("_N", int, float)
+_Parser: TypeAlias = Callable[[str], _N]
 _LOG: Final = logging.getLogger(__name__)
 
 
 def add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``simulate``; what isn't given comes from the settings."""
+    rate = _number(float, lambda n: 0 < n <= 1_000_000, "above 0, to 1,000,000")
+    seed = _number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2^63 - 1")
     _add_port(parser)
-    parser.add_argument("--rate", type=_rate, help="trades a second, over all symbols together")
-    parser.add_argument("--seed", type=_seed, help="which market: another seed is another market")
+    parser.add_argument("--rate", type=rate, help="trades a second, over all symbols together")
+    parser.add_argument("--seed", type=seed, help="which market: another seed is another market")
     parser.add_argument("--symbols", type=_symbols, help="its symbols, separated by commas")
 
 
 def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``replay``."""
+    speed = _number(float, lambda n: 0 <= n < math.inf, "0 or more")
+    count = _number(int, lambda n: n >= 1, "a whole number from 1")
     _add_port(parser)
     parser.add_argument("file", type=Path, metavar="FILE", help="a recording: .ws.jsonl.gz or .jsonl")
-    parser.add_argument("--speed", type=_speed, default=1.0, help="times real time; 0: as fast as it goes")
+    parser.add_argument("--speed", type=speed, default=1.0, help="times real time; 0: as fast as it goes")
     parser.add_argument("--shift", action="store_true", help="move the trades' times to now")
     parser.add_argument(
         "--all-streams", action="store_true", help="send every line of the file to every client"
     )
     parser.add_argument(
         "--wait-for",
-        type=_count,
+        type=count,
         default=1,
         metavar="N",
         help="begin when so many symbols' trades are subscribed to",
@@ -63,7 +69,8 @@ def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_port(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=_port, help="port on 127.0.0.1; 0 takes a free one")
+    port = _number(int, lambda n: 0 <= n <= 65_535, "a port from 0 to 65535")
+    parser.add_argument("--port", type=port, help="port on 127.0.0.1; 0 takes a free one")
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -187,43 +194,16 @@ def _say(content: dict[str, Any]) -> None:
     print(json.dumps(content), flush=True)
 
 
-def _number(
-    text: str, convert: Callable[[str], float], is_accepted: Callable[[float], bool], accepted: str
-) -> float:
-    try:
-        number = convert(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or not is_accepted(number):
+def _number(convert: Callable[[str], _N], is_accepted: Callable[[_N], bool], accepted: str) -> _Parser[_N]:
+    """A type for argparse: a number that ``is_accepted``."""
+
+    def parse(text: str) -> _N:
+        with suppress(ValueError):
+            if is_accepted(number := convert(text)):
+                return number
         raise argparse.ArgumentTypeError(f"{text!r}: must be {accepted}")
-    return number
 
-
-def _port(text: str) -> int:
-    return int(_number(text, int, lambda n: 0 <= n <= 65_535, "a port from 0 to 65535"))
-
-
-def _count(text: str) -> int:
-    return int(_number(text, int, lambda n: n >= 1, "a whole number from 1"))
-
-
-def _seed(text: str) -> int:
-    # Not by way of _number: a float can't hold every seed.
-    try:
-        seed = int(text)
-    except ValueError:
-        seed = -1
-    if not 0 <= seed < 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from 0 to 2^63 - 1")
-    return seed
-
-
-def _rate(text: str) -> float:
-    return _number(text, float, lambda n: 0 < n <= 1_000_000, "above 0, to 1,000,000")
-
-
-def _speed(text: str) -> float:
-    return _number(text, float, lambda n: n >= 0, "0 or more")
+    return parse
 
 
 def _symbols(text: str) -> tuple[str, ...]:

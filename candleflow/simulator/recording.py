@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from candleflow.errors import ExchangeError
-from candleflow.exchange.messages import TradeMessage, decode
+from candleflow.exchange.messages import TradeMessage, decode, stream_of, symbol_of
 from candleflow.market.payload import decode_payload
 from candleflow.market.trade import DECIMAL_PLACES, TIME_LIMIT_US, Trade, to_microseconds
 from candleflow.market.window import SECOND_US
-from candleflow.simulator.source import Audience, Event, Listing, stream_of, symbol_of
+from candleflow.simulator.audience import Audience
+from candleflow.simulator.session import Event
+from candleflow.simulator.source import Listing
 
 AS_FAST_AS_POSSIBLE: Final = 0.0
 """The speed at which nothing waits but for the clients."""
@@ -184,25 +186,22 @@ class Recording:
         if self._speed == AS_FAST_AS_POSSIBLE:
             await audience.subscribed(1)
         events = [self._event(line, shift_ms) for line in lines]
-        if self._every_line:
-            texts = (line.text if shift_ms == 0 else _shifted(line.text, shift_ms) for line in lines)
-            audience.publish_to_all(list(zip(texts, events, strict=True)))
-        else:
-            audience.publish([event for event in events if event.stream])
+        audience.publish([event for event in events if event.stream or self._every_line])
         await audience.drained()
 
     def _event(self, line: Line, shift_ms: int) -> Event:
         """The message as it is sent; a trade enters history with it."""
-        text = line.data if shift_ms == 0 else _shifted(line.data, shift_ms)
+        text = _shifted(line.data, shift_ms)
+        whole = _shifted(line.text, shift_ms) if self._every_line else None
         if symbol_of(line.stream) is None:
-            return Event(line.stream, text, text)
-        message = decode(text, self._listings.keys(), TIME_LIMIT_US, 0)
+            return Event(line.stream, text, text, line=whole)
+        message = decode(text.encode(errors="surrogateescape"), self._listings.keys(), TIME_LIMIT_US, 0)
         if not isinstance(message, TradeMessage):  # a broken one is sent as it is: the client is to cope
-            return Event(line.stream, text, text)
+            return Event(line.stream, text, text, line=whole)
         trade = message.trade
         self._of(trade.symbol).add(trade)
         self._last_time = max(self._last_time, trade.trade_time)
-        return Event(line.stream, text, _in_microseconds(text), trade.symbol, trade.trade_id)
+        return Event(line.stream, text, _in_microseconds(text), trade.symbol, trade.trade_id, whole)
 
     def _of(self, symbol: str) -> _SymbolHistory:
         return self._history.setdefault(symbol, _SymbolHistory())
@@ -270,7 +269,7 @@ def _shifted(text: str, shift_ms: int) -> str:
         is_milliseconds = to_microseconds(units) != units
         return f'"{found[1]}":{units + (shift_ms if is_milliseconds else shift_ms * 1_000)}'
 
-    return _TIMES.sub(move, text)
+    return _TIMES.sub(move, text) if shift_ms else text
 
 
 def _in_microseconds(text: str) -> str:

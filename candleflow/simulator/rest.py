@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
+from candleflow.exchange import rate_limit
+from candleflow.exchange.rest import MAX_LIMIT, TRADING
 from candleflow.market.candle import Candle, CandleFold
 from candleflow.market.symbol import is_symbol
 from candleflow.market.trade import DECIMAL_PLACES, EXACT, Trade, to_microseconds
@@ -24,9 +26,8 @@ from candleflow.market.window import SECOND_US
 from candleflow.simulator.source import Listing, Source
 
 DEFAULT_LIMIT: Final = 500
-MAX_LIMIT: Final = 1_000
 MAX_FOLDED_TRADES: Final = 1_000_000
-"""Klines of more trades than this are refused: they are some 10 s of work, and nobody waits much longer."""
+"""Klines of more trades than this are refused: they take some 10 s of work."""
 
 INTERVALS_US: Final[dict[str, int]] = {
     f"{count}{unit}": count * seconds * SECOND_US
@@ -50,9 +51,6 @@ and last price are the day's. A market that keeps nothing would have to make a d
 
 _DAY_US: Final = 86_400 * SECOND_US
 _TICKER: Final = "/api/v3/ticker/24hr"
-_TICKER_WEIGHTS: Final = ((20, 2), (100, 40))
-_ALL_TICKERS_WEIGHT: Final = 80
-_WEIGHTS: Final = {"exchangeInfo": 20, "trades": 25, "historicalTrades": 25, "aggTrades": 4, "klines": 2}
 _SMALLEST_STEP: Final = Decimal(1).scaleb(-DECIMAL_PLACES)
 
 
@@ -71,23 +69,13 @@ class RestError(Exception):
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the simulator is being stopped
-    """A long answer was given up, as nobody waits for it any more."""
+    """A long answer was abandoned, as the simulator is being stopped."""
 
 
 def weight(path: str) -> int:
     """What a request costs of the weight that each address has a minute."""
     url = urlsplit(path)
-    if url.path == _TICKER:
-        return _ticker_weight(parse_qs(url.query))
-    return _WEIGHTS.get(url.path.removeprefix("/api/v3/"), 1)
-
-
-def _ticker_weight(query: Mapping[str, list[str]]) -> int:
-    if "symbol" in query:
-        return 2
-    count = query["symbols"][-1].count(",") + 1 if "symbols" in query else None
-    within = (weight for most, weight in _TICKER_WEIGHTS if count is not None and count <= most)
-    return next(within, _ALL_TICKERS_WEIGHT)
+    return rate_limit.weight(url.path, dict(parse_qsl(url.query)))
 
 
 def answer(
@@ -106,7 +94,7 @@ def answer(
     handler = _HANDLERS.get(url.path)
     if handler is None:
         raise RestError(-1000, f"Path {url.path}, Method GET is invalid", status=404)
-    query = {name: values[-1] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
+    query = dict(parse_qsl(url.query, keep_blank_values=True))
     return _compact(handler(_Request(source, query, now, in_microseconds, is_stopping)))
 
 
@@ -209,7 +197,7 @@ def _asked_listings(request: _Request) -> list[Listing]:
 def _symbol_info(listing: Listing) -> dict[str, Any]:
     return {
         "symbol": listing.symbol,
-        "status": "TRADING",
+        "status": TRADING,
         "baseAsset": listing.base_asset,
         "baseAssetPrecision": DECIMAL_PLACES,
         "quoteAsset": listing.quote_asset,

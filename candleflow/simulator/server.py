@@ -18,27 +18,24 @@ import asyncio
 import errno
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from types import TracebackType
 from typing import Final, Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
-from websockets.protocol import State
 
 from candleflow.errors import ExchangeError
-from candleflow.market.trade_ids import TradeIds
 from candleflow.simulator import rest as simulator_rest
+from candleflow.simulator.audience import Audience, Client, Faults
 from candleflow.simulator.rest import RestError, Stopped
 from candleflow.simulator.session import RequestError, Session
-from candleflow.simulator.source import Event, Source, symbol_of
+from candleflow.simulator.source import Source
 
 HOST: Final = "127.0.0.1"
 SERVER_HEADER: Final = "candleflow-simulator"
@@ -49,8 +46,6 @@ _LOG: Final = logging.getLogger(__name__)
 _DAY_SECONDS: Final = 86_400.0
 _GOING_AWAY: Final = 1001  # RFC 6455 section 7.4.1
 _POLICY_VIOLATION: Final = 1008
-_INCOMING_LIMIT: Final = 5
-"""Messages a second that a client may send; Binance cuts off whoever sends more."""
 _MINUTE_SECONDS: Final = 60
 _CLOSE_SECONDS: Final = 2.0
 """How long a client may take to answer a closing handshake."""
@@ -62,100 +57,17 @@ class Timing:
 
     ping_seconds: float = 20.0
     pong_seconds: float = 60.0
-    """A client that hasn't answered a ping for so long is cut off."""
+    """A client is disconnected after a ping without an answer for this long."""
     lifetime_seconds: float = _DAY_SECONDS
     """A connection is ended after this."""
     shutdown_notice_seconds: float | None = None
-    """``serverShutdown`` is sent so long before a connection's end; None: it comes unannounced."""
+    """How long before a connection's end ``serverShutdown`` is sent; None: never."""
 
 
-@dataclass(slots=True)
-class Faults:
-    """What goes wrong. May be changed while the simulator runs; live feed only, unless it says REST."""
-
-    omit_ids: Mapping[str, Container[int]] = field(default_factory=dict)
-    """By symbol, trades that are never sent; history has them."""
-    duplicate_fraction: float = 0.0
-    """This share of the trades is sent twice, chosen by trade id."""
-    disconnect_after: int | None = None
-    """Each connection is cut, with no closing handshake, after so many messages."""
-    refuse_connections: int = 0
-    """The next so many WebSocket connections are answered with HTTP 503."""
-    is_silent: bool = False
-    """Nothing is sent, though connections stay open; what would have been sent is lost."""
-    throttle_requests: int = 0
-    """The next so many REST requests are answered with ``throttle_status`` and ``Retry-After``."""
-    throttle_status: int = HTTPStatus.TOO_MANY_REQUESTS
-    throttle_after: int = 0
-    """So many REST requests are answered before those."""
-    retry_after_seconds: int = 1
-    has_historical_trades: bool = True
-    """False as at the hosts for market data only: that REST request is answered with HTTP 404."""
-
-
-@dataclass(slots=True)
-class SentLedger:
-    """What was handed to at least one client's socket; to however many, an event counts once."""
-
-    by_stream: Counter[str] = field(default_factory=Counter)
-    trade_ids: dict[str, TradeIds] = field(default_factory=dict)
-    """By symbol."""
-
-    @property
-    def messages(self) -> int:
-        return self.by_stream.total()
-
-    def add(self, event: Event) -> None:
-        self.by_stream[event.stream] += 1
-        if event.symbol:
-            self.trade_ids.setdefault(event.symbol, TradeIds()).add(event.trade_id)
-
-
-class _Client:
-    """One open connection."""
-
-    def __init__(self, connection: ServerConnection, session: Session) -> None:
-        self.connection = connection
-        self.session = session
-        self.sent = 0
-        self._incoming: deque[float] = deque(maxlen=_INCOMING_LIMIT)
-
-    @property
-    def is_open(self) -> bool:
-        connection = self.connection
-        return connection.protocol.state is State.OPEN and not connection.transport.is_closing()
-
-    @property
-    def waiting_bytes(self) -> int:
-        """How much was sent that the client has not taken yet."""
-        return self.connection.transport.get_write_buffer_size()
-
-    def write(self, texts: Iterable[str]) -> None:
-        """Send all of ``texts`` without waiting; as ``websockets.broadcast`` does, but for many messages.
-
-        One pass through the transport for a batch: with ``send`` each message would cost a task switch.
-        """
-        for text in texts:
-            self.connection.protocol.send_text(text.encode(errors="surrogateescape"))
-            self.sent += 1
-        self.connection.send_data()
-
-    def may_send(self, now: float) -> bool:
-        """Note one incoming message; False if it is one too many within a second."""
-        is_too_many = len(self._incoming) == _INCOMING_LIMIT and now - self._incoming[0] < 1.0
-        self._incoming.append(now)
-        return not is_too_many
-
-    def cut(self) -> None:
-        """End the connection as a broken cable would."""
-        self.connection.transport.abort()
-
-
-class Simulator:
+class Simulator(Audience):
     """The server. An async context manager; ``port`` 0 takes a free one.
 
-    A client that takes its messages too slowly is cut off once ``max_waiting_bytes`` wait for it, as Binance
-    does; a recording waits for its clients instead. Raises ExchangeError where the port is taken.
+    Raises ExchangeError where the port is taken.
     """
 
     def __init__(
@@ -168,48 +80,34 @@ class Simulator:
         weight_limit: int = 6_000,
         max_waiting_bytes: int = 64 * 2**20,
     ) -> None:
-        self.faults = faults or Faults()
-        self.sent = SentLedger()
+        super().__init__(faults, max_waiting_bytes)
         self.connection_attempts: deque[float] = deque(maxlen=10_000)
         """When each of the last WebSocket connections was asked for, by the event loop's clock."""
         self.rest_requests: deque[float] = deque(maxlen=10_000)
         """When each of the last REST requests came, by the event loop's clock."""
         self._source = source
-        self._port = port
+        self.port = port
         self._timing = timing or Timing()
         self._weight_limit = weight_limit
-        self._max_waiting_bytes = max_waiting_bytes
-        self._clients: set[_Client] = set()
-        self._streams: frozenset[str] = frozenset()
-        self._changed = asyncio.Event()
         self._weight_used: tuple[int, int] = (0, 0)
         self._is_stopping = False
         self._server: Server | None = None
         self._feed: asyncio.Task[None] | None = None
 
     @property
-    def port(self) -> int:
-        return self._port
-
-    @property
     def ws_url(self) -> str:
-        return f"ws://{HOST}:{self._port}"
+        return f"ws://{HOST}:{self.port}"
 
     @property
     def rest_url(self) -> str:
-        return f"http://{HOST}:{self._port}"
-
-    @property
-    def clients(self) -> int:
-        """How many connections are open."""
-        return sum(client.is_open for client in self._clients)
+        return f"http://{HOST}:{self.port}"
 
     async def __aenter__(self) -> Self:
         try:
             self._server = await serve(
                 self._serve_client,
                 HOST,
-                self._port,
+                self.port,
                 process_request=self._process_request,
                 server_header=SERVER_HEADER,
                 compression=None,  # Binance offers none, and it would cost more than all the rest
@@ -220,21 +118,16 @@ class Simulator:
             )
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise ExchangeError(f"the simulator can't listen on {HOST}:{self._port}: {error}") from error
+                raise ExchangeError(f"the simulator can't listen on {HOST}:{self.port}: {error}") from error
             raise ExchangeError(
-                f"port {self._port} on {HOST} is taken: "
+                f"port {self.port} on {HOST} is taken: "
                 "choose another by --port or CANDLEFLOW_SIMULATOR_PORT, or stop what listens there"
             ) from error
-        self._port = next(iter(self._server.sockets)).getsockname()[1]
+        self.port = next(iter(self._server.sockets)).getsockname()[1]
         self._feed = asyncio.create_task(self._source.play(self), name="simulator feed")
         return self
 
-    async def __aexit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._is_stopping = True
         if self._server is not None:
             self._server.close()
@@ -264,95 +157,15 @@ class Simulator:
         """Tell every client by ``serverShutdown``, and end its connection ``after_seconds``."""
         await asyncio.gather(*(self._end(client, after_seconds) for client in tuple(self._clients)))
 
-    # What a source sees of the clients (Audience).
-
-    def streams(self) -> frozenset[str]:
-        return self._streams
-
-    def publish(self, events: Sequence[Event]) -> None:
-        chosen = self._after_faults(events)
-        reached: set[int] = set()
-        for client in tuple(self._clients):
-            wanted = client.session.streams
-            mine = [number for number, event in enumerate(chosen) if event.stream in wanted]
-            written = self._write(client, [client.session.frame(chosen[number]) for number in mine])
-            reached.update(mine[:written])
-        for number in sorted(reached):
-            self.sent.add(chosen[number])
-
-    def publish_to_all(self, lines: Sequence[tuple[str, Event]]) -> None:
-        if self.faults.is_silent:
-            return
-        kept = [(text, event) for text, event in lines if not self._is_omitted(event)]
-        texts = [text for text, _ in kept]
-        written = max((self._write(client, texts) for client in tuple(self._clients)), default=0)
-        for _, event in kept[:written]:
-            self.sent.add(event)
-
-    def drop_all(self, reason: str) -> None:
-        _LOG.warning("cut %d connections: %s", len(self._clients), reason)
-        for client in tuple(self._clients):
-            client.cut()
-
-    async def drained(self) -> None:
-        waits = [client.connection.drain() for client in self._clients if client.is_open]
-        await asyncio.gather(
-            *waits, return_exceptions=True
-        )  # a connection lost meanwhile has nothing to wait for
-        await asyncio.sleep(0)  # a feed that never waits must let the others in
-
-    async def subscribed(self, count: int = 1) -> None:
-        while sum(symbol_of(stream) is not None for stream in self._streams) < count:
-            self._changed.clear()
-            await self._changed.wait()
-
-    def _after_faults(self, events: Sequence[Event]) -> Sequence[Event]:
-        faults = self.faults
-        if faults.is_silent:
-            return ()
-        if not faults.omit_ids and not faults.duplicate_fraction:
-            return events
-        return [event for event in events if not self._is_omitted(event) for _ in range(self._copies(event))]
-
-    def _is_omitted(self, event: Event) -> bool:
-        return event.trade_id in self.faults.omit_ids.get(event.symbol, ())
-
-    def _copies(self, event: Event) -> int:
-        # Fibonacci hashing spreads consecutive ids evenly over 0 to 1, the same ones each time.
-        share = event.trade_id * 0x9E3779B97F4A7C15 % 2**64 / 2**64
-        return 2 if event.symbol and share < self.faults.duplicate_fraction else 1
-
-    def _write(self, client: _Client, texts: list[str]) -> int:
-        """Send to one client; how many of the texts were handed to its socket."""
-        if not texts or not client.is_open:
-            return 0
-        left = len(texts)
-        if self.faults.disconnect_after is not None:
-            left = min(left, self.faults.disconnect_after - client.sent)
-        if left > 0:
-            client.write(texts[:left])
-        if left < len(texts):
-            self._cut_soon(client)
-        elif client.waiting_bytes > self._max_waiting_bytes:
-            _LOG.warning("a client was cut off: %d bytes wait for it", client.waiting_bytes)
-            client.cut()
-        return max(0, left)
-
-    def _cut_soon(self, client: _Client) -> None:
-        """Cut the connection once what was sent is out: an abort would take back what is still buffered."""
-        client.session.streams = {}
-        self._note_streams()
-        asyncio.get_running_loop().call_later(0.05, client.cut)
-
     # One connection.
 
     async def _serve_client(self, connection: ServerConnection) -> None:
         session = Session.of_path(connection.request.path if connection.request else "/ws")
         if session is None:
             return
-        client = _Client(connection, session)
+        client = Client(connection, session)
         self._clients.add(client)
-        self._note_streams()
+        self.note_streams()
         end = asyncio.create_task(self._end_of_life(client))
         try:
             async for request in connection:
@@ -360,7 +173,7 @@ class Simulator:
                     await connection.close(_POLICY_VIOLATION, "Too many requests")
                     return
                 reply = session.answer(request)
-                self._note_streams()
+                self.note_streams()
                 if client.is_open:
                     client.write([reply])
         except ConnectionClosed as closed:
@@ -368,9 +181,9 @@ class Simulator:
         finally:
             end.cancel()
             self._clients.discard(client)
-            self._note_streams()
+            self.note_streams()
 
-    async def _end_of_life(self, client: _Client) -> None:
+    async def _end_of_life(self, client: Client) -> None:
         notice = self._timing.shutdown_notice_seconds
         await asyncio.sleep(max(0.0, self._timing.lifetime_seconds - (notice or 0.0)))
         if notice is None:
@@ -378,16 +191,12 @@ class Simulator:
         else:
             await self._end(client, notice)
 
-    async def _end(self, client: _Client, after_seconds: float) -> None:
+    async def _end(self, client: Client, after_seconds: float) -> None:
         if client.is_open:
             event = f'{{"e":"serverShutdown","E":{time.time_ns() // 1_000_000}}}'
             client.write([client.session.wrap("!serverShutdown", event)])
         await asyncio.sleep(after_seconds)
         await client.connection.close(_GOING_AWAY, "the server is shutting down")
-
-    def _note_streams(self) -> None:
-        self._streams = frozenset().union(*(client.session.streams for client in self._clients))
-        self._changed.set()
 
     # HTTP.
 

@@ -9,14 +9,28 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
-
-from candleflow.simulator.source import Event
 
 MAX_STREAMS: Final = 1_024
 _METHODS: Final = "SUBSCRIBE, UNSUBSCRIBE, LIST_SUBSCRIPTIONS, SET_PROPERTY, GET_PROPERTY"
 _UNSIGNED_LIMIT: Final = 2**64
+
+
+class Event(NamedTuple):
+    """One message of the live feed.
+
+    ``text`` is the data object alone, with times in milliseconds; ``text_us`` the same in microseconds.
+    ``symbol`` and ``trade_id`` are set for trades. ``stream`` is empty where the message belongs to none. A
+    ``line`` is sent as it stands to every client, whatever that is subscribed to.
+    """
+
+    stream: str
+    text: str
+    text_us: str
+    symbol: str = ""
+    trade_id: int = -1
+    line: str | None = None
 
 
 class RequestError(Exception):
@@ -62,8 +76,13 @@ class Session:
             raise RequestError(2, f"Invalid request: more than {MAX_STREAMS} streams")
         self.streams = wanted
 
+    def wants(self, event: Event) -> bool:
+        return event.stream in self.streams or event.line is not None
+
     def frame(self, event: Event) -> str:
         """The event as this client gets it."""
+        if event.line is not None:
+            return event.line
         return self.wrap(event.stream, event.text_us if self.in_microseconds else event.text)
 
     def wrap(self, stream: str, text: str) -> str:

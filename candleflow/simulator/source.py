@@ -1,4 +1,4 @@
-"""What the simulator asks of whatever it serves, the seeded market or a recording; and what it offers them.
+"""What the simulator asks of whatever it serves: the seeded market or a recording.
 
 A source has two sides that must agree: the live feed, which ``play`` sends to an audience, and the history,
 which REST is answered from. Times are microseconds since the epoch, UTC; ranges of ids are half-open.
@@ -9,23 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from candleflow.exchange.messages import TRADE_SUFFIX
-from candleflow.market.symbol import lower, upper
 from candleflow.market.trade import Trade
-
-
-class Event(NamedTuple):
-    """One message of the live feed.
-
-    ``text`` is the data object alone, with times in milliseconds; ``text_us`` the same in microseconds.
-    ``symbol`` and ``trade_id`` are set for trades. ``stream`` is empty where the message belongs to none.
-    """
-
-    stream: str
-    text: str
-    text_us: str
-    symbol: str = ""
-    trade_id: int = -1
+from candleflow.simulator.audience import Audience
 
 
 class Listing(NamedTuple):
@@ -36,28 +21,6 @@ class Listing(NamedTuple):
     quote_asset: str
     price_places: int
     quantity_places: int
-
-
-class Audience(Protocol):
-    """The clients, as a source sees them."""
-
-    def streams(self) -> frozenset[str]:
-        """Every stream that some client is subscribed to."""
-
-    def publish(self, events: Sequence[Event]) -> None:
-        """Send each event to the clients that are subscribed to its stream."""
-
-    def publish_to_all(self, lines: Sequence[tuple[str, Event]]) -> None:
-        """Send each line, as it stands, to every client; its event is for the ledger."""
-
-    def drop_all(self, reason: str) -> None:
-        """Cut every connection."""
-
-    async def drained(self) -> None:
-        """Wait until every client has taken most of what was sent to it."""
-
-    async def subscribed(self, count: int = 1) -> None:
-        """Wait until clients are subscribed to at least ``count`` streams of trades."""
 
 
 class Source(Protocol):
@@ -89,14 +52,3 @@ class Source(Protocol):
 
     async def play(self, audience: Audience) -> None:
         """Send the live feed until cancelled or at its end."""
-
-
-def stream_of(symbol: str) -> str:
-    """The name of the symbol's stream of trades: ``btcusdt@trade``."""
-    return lower(symbol) + TRADE_SUFFIX
-
-
-def symbol_of(stream: str) -> str | None:
-    """The symbol whose trades ``stream`` brings, None for a stream of something else."""
-    is_trade_stream = stream.endswith(TRADE_SUFFIX) and stream == lower(stream)
-    return upper(stream.removesuffix(TRADE_SUFFIX)) if is_trade_stream else None

@@ -164,10 +164,6 @@ class SymbolEra:
             self._origin + number * self._slice_us,
         )
 
-    def trade(self, trade_id: int) -> SimulatedTrade:
-        number = self._slice_of(trade_id - self._id_shift)
-        return self._slice(number)[trade_id - self._id_shift - self._count_until(number)]
-
     def from_id(self, trade_id: int) -> Iterator[SimulatedTrade]:
         """The trades from ``trade_id`` on, without end."""
         number = self._slice_of(trade_id - self._id_shift)
@@ -319,9 +315,6 @@ class SymbolMarket:
     @property
     def listing(self) -> Listing:
         return self._eras[-1].listing
-
-    def trade(self, trade_id: int) -> SimulatedTrade:
-        return self._eras[self._number(trade_id)].trade(trade_id)
 
     def from_id(self, trade_id: int) -> Iterator[SimulatedTrade]:
         """The trades from ``trade_id`` on, without end."""

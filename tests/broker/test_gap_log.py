@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from kafka import KafkaConsumer, KafkaProducer
 
-from candleflow.broker import gap_log
-from candleflow.broker.gap_log import GapLog, decode, encode
+from candleflow.broker import gap_log, lease
+from candleflow.broker.gap_log import decode, encode
+from candleflow.broker.lease import Lease
 from candleflow.broker.topics import ensure_topics
 from candleflow.errors import HeldError, MarketError
 from candleflow.market.gap import RANGES_LIMIT, GapEvent, GapEventKind
@@ -40,12 +38,12 @@ def write(bootstrap: str, topic: str, *records: bytes) -> None:
 
 
 class Reader:
-    """A GapLog, and what it told of."""
+    """A Lease, and the events that it passed on."""
 
     def __init__(self, bootstrap: str, topic: str, holder: str, shard: Shard = ALL) -> None:
         self.events: list[GapEvent] = []
         self.begun = 0
-        self.log = GapLog(
+        self.log = Lease(
             bootstrap,
             topic,
             holder=holder,
@@ -92,28 +90,6 @@ def test_the_longest_event_is_read_back() -> None:
     ranges = tuple((10**18 + 2 * one, 10**18 + 2 * one + 1) for one in range(RANGES_LIMIT))
     longest = GapEvent.of(GapEventKind.GIVEN_UP, "BTCUSDT", ranges, 7, "why")
     assert decode(encode(longest)) == longest
-
-
-@given(
-    st.sampled_from(GapEventKind),
-    st.sampled_from(["BTCUSDT", "1000SATSUSDT", "A.B_C-D", "btc", "", '"', "BTC\u00c9"]),
-    *[st.integers(-1, 10**19)] * 3,
-    st.text(max_size=5) | st.sampled_from(["older than 6 h", '"', "\\", "\u00e9", "}"]),
-)
-def test_the_usual_layout_is_read_as_any_json_is(
-    kind: GapEventKind, symbol: str, first: int, last: int, at: int, why: str
-) -> None:
-    """The same verdict as on the same fields in another layout."""
-    names = ("event", "symbol", "first_trade_id", "last_trade_id", "at", "why")
-    fields = dict(zip(names, (kind, symbol, first, last, at, why), strict=True))
-    usual, other = json.dumps(fields, separators=(",", ":")), json.dumps(fields, indent=1)
-    read: list[GapEvent | None] = []
-    for text in (usual, other):
-        try:
-            read.append(decode(text.encode()))
-        except MarketError:
-            read.append(None)
-    assert read[0] == read[1]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +160,7 @@ def make_anew(bootstrap: str, topic: str) -> None:
 def test_who_holds_it_reads_no_event_twice_and_all_of_a_topic_that_was_made_anew(
     kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gap_log, "_CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "_CHECK_SECONDS", 0.1)
     write(kafka_bootstrap, gaps, encode(SEEN))
     with holding(kafka_bootstrap, gaps, "here") as reader:
         for count in range(1, 6):
@@ -212,7 +188,26 @@ def test_after_the_first_has_ended_the_second_holds_it(kafka_bootstrap: str, gap
     began_at = time.monotonic()
     with holding(kafka_bootstrap, gaps, "there") as second:
         assert wait_for(lambda: second.log.is_held, 20)
-    assert time.monotonic() - began_at < gap_log.SESSION_MS / 1_000, "the first had taken its leave"
+    assert time.monotonic() - began_at < lease.SESSION_MS / 1_000, "the first had taken its leave"
+
+
+def stuck_once(monkeypatch: pytest.MonkeyPatch) -> list[KafkaConsumer]:
+    """The consumers that are made from now on; the first one brings nothing."""
+    join = Lease._joined
+    made: list[KafkaConsumer] = []
+
+    def joined(log: Lease) -> KafkaConsumer:
+        consumer = join(log)
+        made.append(consumer)
+        if len(made) == 1:
+            poll = consumer.poll
+            consumer.poll = lambda **of: poll(**of) and {}
+        return consumer
+
+    monkeypatch.setattr(Lease, "_joined", joined)
+    monkeypatch.setattr(lease, "_CHECK_SECONDS", 0.3)
+    monkeypatch.setattr(gap_log, "_SILENCE_SECONDS", 0.3)
+    return made
 
 
 @pytest.mark.slow
@@ -221,22 +216,25 @@ def test_a_consumer_that_brings_nothing_any_more_is_replaced(
 ) -> None:
     """As one did for ever after a broker's restart, and the producer waited for the right to publish."""
     write(kafka_bootstrap, gaps, encode(SEEN))
-    join, made = GapLog._joined, []
-
-    def joined(log: GapLog) -> KafkaConsumer:
-        consumer = join(log)
-        made.append(consumer)
-        if len(made) == 1:
-            poll = consumer.poll
-            consumer.poll = lambda **of: poll(**of) and {}
-        return consumer
-
-    monkeypatch.setattr(GapLog, "_joined", joined)
-    monkeypatch.setattr(gap_log, "_CHECK_SECONDS", 0.3)
+    made = stuck_once(monkeypatch)
     with holding(kafka_bootstrap, gaps, "here") as reader:
         assert wait_for(lambda: reader.events == [SEEN] and reader.log.is_held, 20)
     assert len(made) == 2
     assert "is read by another consumer" in caplog.text
+
+
+@pytest.mark.slow
+def test_where_another_has_joined_meanwhile_a_consumer_that_brings_nothing_gives_way(
+    kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a suspended process has resumed: the group has removed it, and it has not heard of that."""
+    write(kafka_bootstrap, gaps, encode(SEEN))
+    with holding(kafka_bootstrap, gaps, "there"):
+        monkeypatch.setattr(Lease, "_other_holder", lambda _: None)
+        stuck_once(monkeypatch)
+        first = Reader(kafka_bootstrap, gaps, "here")
+        with pytest.raises(HeldError, match="there"):
+            first.log.acquire(20, lambda: False)
 
 
 @pytest.mark.parametrize("shards", [("1/2", "2/2"), ("1/2", "2/3")])
@@ -270,7 +268,7 @@ def test_two_with_symbols_in_common_that_begin_at_once_do_not_both_hold_it(
     kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither sees the other before it joins: so whoever is a member looks again. Both may give way."""
-    monkeypatch.setattr(GapLog, "_other_holder", lambda _: None)
+    monkeypatch.setattr(Lease, "_other_holder", lambda _: None)
     readers = [
         Reader(kafka_bootstrap, gaps, place, Shard.of(shard))
         for place, shard in (("here", "1/1"), ("there", "1/2"))

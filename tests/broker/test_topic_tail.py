@@ -12,7 +12,7 @@ from candleflow.broker import topic_tail
 from candleflow.broker.topic_tail import last_trade_ids
 from candleflow.broker.topics import ensure_topics
 from candleflow.errors import BrokerError
-from candleflow.market.payload import decode_payload, encode
+from candleflow.market.payload import encode
 from candleflow.market.trade import Trade
 from tests.broker.topics import grow
 
@@ -41,12 +41,7 @@ class Topic:
 
     def last(self, *symbols: str) -> dict[str, int]:
         self.producer.flush(10)
-        return last_trade_ids(self.bootstrap, self.name, symbols, read_trade)
-
-
-def read_trade(record: bytes, written_us: int) -> Trade | None:
-    verdict = decode_payload(record, written_us, MAX_FUTURE_US)
-    return verdict if isinstance(verdict, Trade) else None
+        return last_trade_ids(self.bootstrap, self.name, symbols, MAX_FUTURE_US)
 
 
 def trade(symbol: str, trade_id: int, ahead_us: int = 0) -> Trade:
@@ -106,7 +101,7 @@ def test_it_looks_back_so_far_and_says_so(
 
 def test_a_topic_that_is_not_there_is_named(kafka_bootstrap: str, topic: str) -> None:
     with pytest.raises(BrokerError, match=topic):
-        last_trade_ids(kafka_bootstrap, topic, ["BTCUSDT"], read_trade)
+        last_trade_ids(kafka_bootstrap, topic, ["BTCUSDT"], MAX_FUTURE_US)
 
 
 def test_after_partitions_were_added_the_latest_trade_counts_whichever_partition_it_is_in(

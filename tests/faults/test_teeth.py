@@ -24,7 +24,7 @@ SINK = "candleflow/engine/sink.py"
 TRADES = "candleflow/engine/trades.py"
 TRADE = "candleflow/engine/java/candleflow/Trade.java"
 INTAKE = "candleflow/producer/intake.py"
-GAP_LOG = "candleflow/broker/gap_log.py"
+LEASE = "candleflow/broker/lease.py"
 PRODUCER = "candleflow/producer/process.py"
 ROLES = "candleflow/store/roles.py"
 COPIED = ("candleflow", "tests", "pyproject.toml", "processor.py", "producer.py")
@@ -184,7 +184,7 @@ ON_THE_EDGES = [
     ),
     Tooth(
         "a producer of some symbols goes on beside one of all",
-        [Patch(GAP_LOG, "shard.overlaps(self._shard)", "False")],
+        [Patch(LEASE, "shard.overlaps(self._shard)", "False")],
         [
             "tests/broker/test_gap_log.py::test_two_with_symbols_in_common_that_begin_at_once_do_not_both_hold_it"
         ],

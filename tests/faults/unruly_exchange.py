@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from candleflow.simulator.audience import Faults
 from candleflow.simulator.market import SeededMarket
-from candleflow.simulator.server import Faults, Simulator, Timing
-from candleflow.simulator.source import Event
+from candleflow.simulator.server import Simulator, Timing
+from candleflow.simulator.session import Event
 
 _POLL_SECONDS = 0.05
 _NOTICE_SECONDS = 1.0

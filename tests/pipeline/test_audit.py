@@ -24,8 +24,9 @@ from candleflow.market.payload import decode_payload
 from candleflow.market.trade import Trade
 from candleflow.market.window import DAY_US, SECOND_US
 from candleflow.settings import Settings
+from candleflow.simulator.audience import Faults
 from candleflow.simulator.market import SeededMarket
-from candleflow.simulator.server import Faults, Simulator
+from candleflow.simulator.server import Simulator
 from tests.broker.test_gap_log import noted_records, write
 from tests.broker.topics import remove_topics
 from tests.pipeline.producing import Tail, producing, until

@@ -23,8 +23,9 @@ from candleflow.market.trade_ids import TradeIds
 from candleflow.producer import gap_filler, intake, tail
 from candleflow.producer.process import Producer
 from candleflow.settings import Settings
+from candleflow.simulator.audience import Faults
 from candleflow.simulator.market import SeededMarket
-from candleflow.simulator.server import Faults, Simulator, Timing
+from candleflow.simulator.server import Simulator, Timing
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.process import free_port
 from tests.broker.test_gap_log import write

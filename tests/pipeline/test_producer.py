@@ -17,9 +17,10 @@ import pytest
 from candleflow.errors import BrokerError
 from candleflow.market.trade_ids import TradeIds
 from candleflow.producer.process import Producer
+from candleflow.simulator.audience import Faults
 from candleflow.simulator.market import SeededMarket
 from candleflow.simulator.recording import Recording
-from candleflow.simulator.server import Faults, Simulator, Timing
+from candleflow.simulator.server import Simulator, Timing
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.process import free_port
 from tests import oracle

@@ -227,7 +227,7 @@ async def test_a_shard_that_was_killed_goes_on_with_its_own_symbols_while_the_ot
 async def test_a_second_producer_of_the_same_symbols_is_told_who_has_them(
     place: Place, holder: str, rival: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "HOLDER_SECONDS", 1.0)
+    monkeypatch.setattr(module, "LEASE_SECONDS", 1.0)
     async with producing(place.settings(holder)) as first:
         await until(lambda: published(first) > 100)
         second = Producer(place.settings(rival, "other"))

@@ -30,10 +30,11 @@ from candleflow.exchange.messages import (
     decode,
 )
 from candleflow.market.trade_ids import TradeIds
+from candleflow.simulator.audience import Faults
 from candleflow.simulator.market import SeededMarket
 from candleflow.simulator.process import continued_market
 from candleflow.simulator.recording import Recording
-from candleflow.simulator.server import SERVER_HEADER, Faults, Simulator, Timing
+from candleflow.simulator.server import SERVER_HEADER, Simulator, Timing
 from tests import oracle
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -47,7 +48,9 @@ def market(rate: float = 400) -> SeededMarket:
 
 
 def read(frame: str | bytes) -> Message:
-    return decode(frame, SYMBOLS, time.time_ns() // 1_000, 1_000_000)
+    return decode(
+        frame if isinstance(frame, bytes) else frame.encode(), SYMBOLS, time.time_ns() // 1_000, 1_000_000
+    )
 
 
 async def messages(connection: ClientConnection, count: int) -> list[Message]:

@@ -25,9 +25,10 @@ from candleflow.errors import ExchangeError
 from candleflow.market.candle import fold
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US, Windows
+from candleflow.simulator.audience import Faults
 from candleflow.simulator.market import SeededMarket
 from candleflow.simulator.recording import Recording
-from candleflow.simulator.server import Faults, Simulator
+from candleflow.simulator.server import Simulator
 from candleflow.stack.process import free_port
 from candleflow.store.reader import CandleReader
 from tests import oracle

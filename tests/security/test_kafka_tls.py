@@ -17,6 +17,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from candleflow.broker import gap_log
+from candleflow.broker.lease import Lease
 from candleflow.broker.offsets import bounds
 from candleflow.broker.security import KafkaRefusalError
 from candleflow.broker.topics import consumer_of_no_group, ensure_topics, topic_id
@@ -109,7 +110,7 @@ def ignored(_: Sequence[GapEvent]) -> None:
 def test_the_right_to_publish_is_had(broker: Broker) -> None:
     kafka = broker.settings().kafka.bootstrap
     gap_log.ensure_topic(kafka, "trades.right", 1)
-    log = gap_log.GapLog(kafka, "trades.right", holder="test", on_all=ignored, on_more=ignored)
+    log = Lease(kafka, "trades.right", holder="test", on_all=ignored, on_more=ignored)
     deadline = time.monotonic() + DEADLINE_SECONDS
     try:
         log.acquire(20, lambda: time.monotonic() > deadline)

@@ -14,8 +14,9 @@ from candleflow.exchange.past_trades import Origin
 from candleflow.exchange.rate_limit import RestAddress
 from candleflow.exchange.rest import ExchangeRest
 from candleflow.market.trade import Trade
+from candleflow.simulator.audience import Faults
 from candleflow.simulator.market import SeededMarket
-from candleflow.simulator.server import Faults, Simulator
+from candleflow.simulator.server import Simulator
 from candleflow.simulator.source import Listing
 from candleflow.stack.process import free_port
 from tests.unit.exchange.virtual_clock import Clock

@@ -16,14 +16,16 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from candleflow.backoff import Backoff
 from candleflow.exchange import stream as stream_module
 from candleflow.exchange.messages import OtherStream, TradeMessage
-from candleflow.exchange.reconnect import Backoff, Rotation
+from candleflow.exchange.reconnect import Rotation
 from candleflow.exchange.stream import MAX_FRAME_BYTES, Received, TooLong, TradeStream
 from candleflow.market.payload import NOT_JSON, Rejected
 from candleflow.market.trade_ids import TradeIds
+from candleflow.simulator.audience import Faults
 from candleflow.simulator.market import SeededMarket
-from candleflow.simulator.server import Faults, Simulator, Timing
+from candleflow.simulator.server import Simulator, Timing
 
 DEADLINE_SECONDS = 20.0
 NOON_MS = 1_795_348_800_000
@@ -81,7 +83,7 @@ def stream_of(
         max_future_us=60_000_000,
         now_us=lambda: max(time.time_ns() // 1_000, NOON_MS * 1_000),
         random=lambda: 0.5,
-        backoff=lambda random: Backoff(random, shortest_seconds=0.1, longest_seconds=0.4, stable_seconds=5.0),
+        backoff=lambda: Backoff(0.1, 0.4, random=lambda: 0.5),
         advice=advice,
     )
 
@@ -346,7 +348,7 @@ async def test_retry_after_is_honoured_by_every_connection(caplog: pytest.LogCap
         asked_at = time.monotonic()
         await until(lambda: heard.trades() == [1])
     assert time.monotonic() - asked_at >= 0.9
-    assert "bids us wait 1 s" in caplog.text
+    assert "rate limit: reconnecting in 1 s" in caplog.text
 
 
 async def test_where_one_host_is_away_the_next_is_tried() -> None:

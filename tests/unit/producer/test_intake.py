@@ -66,6 +66,11 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake_module, "PATIENCE_SECONDS", 0.05)
 
 
+async def take(intake: Intake, messages: Sequence[TradeMessage]) -> None:
+    for message in messages:
+        await intake.take(message)
+
+
 def intake_of(log: Log, gaps: Gaps, *, can_refill: bool = True) -> Intake:
     return Intake(log, gaps.note, can_refill=can_refill)  # type: ignore[arg-type]
 
@@ -75,12 +80,12 @@ async def test_a_gap_that_cannot_be_recorded_holds_up_its_own_symbol_only() -> N
     gaps = Gaps(log)
     intake = intake_of(log, gaps)
     async with asyncio.timeout(5):
-        await intake.take([*trades(A, [1, 2, 5, 6]), *trades(B, [1, 2]), *trades(A, [8]), *trades(B, [3])])
+        await take(intake, [*trades(A, [1, 2, 5, 6]), *trades(B, [1, 2]), *trades(A, [8]), *trades(B, [3])])
     assert log.trades == [(A, 1), (A, 2), (B, 1), (B, 2), (B, 3)]
     assert intake.let_go == 3
     assert gaps.begun == [(A, 3, 4)], "one event at a time is on its way"
     await gaps.come_back()
-    await intake.take([*trades(A, [10, 11]), *trades(B, [4])])
+    await take(intake, [*trades(A, [10, 11]), *trades(B, [4])])
     assert gaps.noted == [(A, 3, 4, "jump"), (A, 5, 9, "overload")]
     assert max(gaps.published_before) == 2, "on record before any later trade is published"
     assert log.trades[5:] == [(A, 10), (A, 11), (B, 4)]
@@ -93,9 +98,9 @@ async def test_patience_runs_out_once_for_all_symbols(monkeypatch: pytest.Monkey
     gaps = Gaps(log)
     intake = intake_of(log, gaps)
     symbols = [f"SYMBOL{number}" for number in range(50)]
-    await intake.take([one for symbol in symbols for one in trades(symbol, [1])])
+    await take(intake, [one for symbol in symbols for one in trades(symbol, [1])])
     async with asyncio.timeout(10):  # not 50 s
-        await intake.take([one for symbol in symbols for one in trades(symbol, [3])])
+        await take(intake, [one for symbol in symbols for one in trades(symbol, [3])])
     assert intake.let_go == 50
     assert gaps.begun == [(symbol, 2, 2) for symbol in symbols]
 
@@ -104,7 +109,7 @@ async def test_without_history_reading_waits_for_the_gap_to_be_on_record() -> No
     log = Log()
     gaps = Gaps(log)
     intake = intake_of(log, gaps, can_refill=False)
-    taking = asyncio.create_task(intake.take(trades(A, [1, 3])))
+    taking = asyncio.create_task(take(intake, trades(A, [1, 3])))
     await asyncio.wait({taking}, timeout=0.3)
     assert not taking.done()
     gaps.is_there.set()
@@ -117,10 +122,10 @@ async def test_a_late_trade_that_comes_while_its_gap_is_recorded_is_published_on
     log = Log()
     gaps = Gaps(log)
     intake = intake_of(log, gaps)
-    await intake.take(trades(A, [1, 4]))
-    await intake.take(trades(A, [2]))  # by another connection
+    await take(intake, trades(A, [1, 4]))
+    await take(intake, trades(A, [2]))  # by another connection
     await gaps.come_back()
-    await intake.take(trades(A, [5, 3, 2]))
+    await take(intake, trades(A, [5, 3, 2]))
     assert [one[:3] for one in gaps.noted] == [(A, 2, 3), (A, 4, 4)]
     assert log.trades == [(A, 1), (A, 2), (A, 5), (A, 3)]
     assert intake.duplicates == 1
@@ -150,8 +155,8 @@ async def test_a_lower_id_begins_a_new_sequence_only_where_it_can_be_no_late_or_
     gaps.is_there.set()
     intake = intake_of(log, gaps)
     now = 10 * FAR_US
-    await intake.take(trades(A, ids, now))
-    await intake.take(trades(A, [trade_id], now + later_us))
+    await take(intake, trades(A, ids, now))
+    await take(intake, trades(A, [trade_id], now + later_us))
     assert intake.next_ids[A] == (trade_id + 1 if is_new else ids[-1] + 1)
     assert intake.duplicates == (not is_new and trade_id in ids)
 
@@ -161,14 +166,14 @@ async def test_a_late_trade_of_a_gap_begins_no_new_sequence_filled_or_not() -> N
     gaps = Gaps(log)
     gaps.is_there.set()
     intake = intake_of(log, gaps)
-    await intake.take(trades(A, [1]))
+    await take(intake, trades(A, [1]))
     await intake.note_missing(A, 20_000)
-    await intake.take(trades(A, [2, 3], 2 * FAR_US))  # newer than all, and far below what is on record
+    await take(intake, trades(A, [2, 3], 2 * FAR_US))  # newer than all, and far below what is on record
     for trade_id in (4, 5):
         trade = Trade(A, trade_id, Decimal(1), Decimal(1), 3 * FAR_US, True)
         intake.fill_in(trade, "historicalTrades", Receipt(), even_if_published=False)
-    await intake.take(trades(A, [4, 5], 3 * FAR_US))
-    await intake.take(trades(A, [20_001], 4 * FAR_US))
+    await take(intake, trades(A, [4, 5], 3 * FAR_US))
+    await take(intake, trades(A, [20_001], 4 * FAR_US))
     assert [trade_id for _, trade_id in log.trades] == [1, 2, 3, 4, 5, 20_001]
     assert intake.duplicates == 2
     assert gaps.noted == [(A, 2, 20_000, "jump")]
@@ -182,5 +187,5 @@ async def test_an_id_that_is_on_record_as_the_last_before_any_trade_came_is_not_
     intake = intake_of(log, gaps)
     intake.begin_after({A: 10})
     await intake.note_missing(A, 20)
-    await intake.take(trades(A, [15, 21]))
+    await take(intake, trades(A, [15, 21]))
     assert gaps.noted == [(A, 11, 20, "restart")]

@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from candleflow.backoff import Backoff
 from candleflow.errors import ExchangeError
 from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.rest import ExchangeRest
@@ -24,6 +26,14 @@ from candleflow.producer.tail import GRACE_SECONDS, ROUND_SECONDS, SETTLE_SECOND
 from candleflow.simulator.rest import weight
 
 SYMBOL = "BTCUSDT"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_chance() -> Iterator[None]:
+    """Pauses last as long as they may."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tail, "Backoff", partial(Backoff, random=lambda: 1.0))
+        yield
 
 
 def asked(rule: TailRule, next_ids: Mapping[str, int], until: float, since: float = 0.0) -> float | None:
@@ -97,7 +107,7 @@ def test_failures_are_followed_by_longer_and_longer_pauses_and_forget_no_questio
     rule = TailRule([SYMBOL], 0.0)
     now = 0.0
     rule.connected([SYMBOL], now)
-    for pause in (*tail.PAUSES_SECONDS, tail.PAUSES_SECONDS[-1]):
+    for pause in (20, 40, 80, 160, 300, 300):
         at = asked(rule, {}, now + 400, since=now)
         assert at is not None
         assert rule.failed(at) == pause
@@ -211,7 +221,7 @@ async def test_without_an_answer_it_is_said_once_and_nothing_stops(caplog: pytes
     assert len(exchange.requests) == 4
     warnings = [one for one in caplog.records if one.levelno >= logging.WARNING]
     assert [one.getMessage() for one in warnings] == [
-        "the exchange can't be asked for its last trade ids, next attempt in 10 s: away"
+        "the exchange can't be asked for its last trade ids, next attempt in 20 s: away"
     ]
 
 

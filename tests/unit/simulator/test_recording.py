@@ -12,36 +12,26 @@ from typing import Any, Final
 import pytest
 
 from candleflow.errors import ExchangeError
+from candleflow.simulator.audience import Audience
 from candleflow.simulator.recording import Recording
-from candleflow.simulator.source import Event
+from candleflow.simulator.session import Event
 
 FIRST_MS: Final = 1_723_161_255_343
 
 
-class Listeners:
+class Listeners(Audience):
     """An audience that takes everything down, with the moment at which it came."""
 
     def __init__(self) -> None:
+        super().__init__()
+        self.streams = frozenset({"btcusdt@trade"})
         self.events: list[Event] = []
-        self.lines: list[str] = []
         self.moments: list[float] = []
         self.waited_for: list[int] = []
-
-    def streams(self) -> frozenset[str]:
-        return frozenset({"btcusdt@trade"})
 
     def publish(self, events: Sequence[Event]) -> None:
         self.events.extend(events)
         self.moments.extend([time.monotonic()] * len(events))
-
-    def publish_to_all(self, lines: Sequence[tuple[str, Event]]) -> None:
-        self.lines.extend(text for text, _ in lines)
-
-    def drop_all(self, reason: str) -> None:
-        raise AssertionError(reason)
-
-    async def drained(self) -> None:
-        pass
 
     async def subscribed(self, count: int = 1) -> None:
         self.waited_for.append(count)
@@ -94,10 +84,9 @@ async def test_with_every_line_even_those_of_no_stream_are_sent(tmp_path: Path) 
         "é",
     ]
     listeners = await played(recording_of(tmp_path, lines, speed=0, every_line=True))
-    assert listeners.lines == lines
-    assert listeners.events == []
+    assert [event.line for event in listeners.events] == lines
     listeners = await played(recording_of(tmp_path, lines, speed=0))
-    assert [event.text for event in listeners.events] == [trade(1)]
+    assert [(event.text, event.line) for event in listeners.events] == [(trade(1), None)]
 
 
 async def test_bare_payloads_come_on_their_symbols_streams(tmp_path: Path) -> None:
@@ -149,7 +138,7 @@ async def test_every_line_is_shifted_too(tmp_path: Path) -> None:
     depth = combined(f'{{"e":"depthUpdate","E":{FIRST_MS},"u":1723161255343}}', "btcusdt@depth")
     lines = [combined(trade(1)), depth]
     listeners = await played(recording_of(tmp_path, lines, is_shifted=True, speed=0, every_line=True))
-    shifted = [json.loads(line)["data"] for line in listeners.lines]
+    shifted = [json.loads(event.line or "")["data"] for event in listeners.events]
     assert shifted[0]["E"] == shifted[1]["E"] > FIRST_MS
     assert shifted[1]["u"] == 1723161255343
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from candleflow.exchange.messages import ControlReply, decode
-from candleflow.simulator.session import MAX_STREAMS, RequestError, Session
-from candleflow.simulator.source import Event
+from candleflow.simulator.session import MAX_STREAMS, Event, RequestError, Session
 
 EVENT = Event("btcusdt@trade", '{"T":1}', '{"T":1000}')
 
@@ -106,7 +105,7 @@ def test_each_request_has_its_reply(request_: Any, reply: Any) -> None:
     assert session is not None
     answer = session.answer(json.dumps(request_))
     assert json.loads(answer) == reply
-    assert isinstance(decode(answer, (), 0, 0), ControlReply)
+    assert isinstance(decode(answer.encode(), (), 0, 0), ControlReply)
 
 
 @pytest.mark.parametrize("request_", ["", "{", b"\xff", "[" * 100_000])

@@ -1,0 +1,288 @@
+"""The single-writer lease: only the member of a Kafka consumer group may publish trades.
+
+The producer reads the topic of gaps as the only member of the group. A process that finds another member does
+not begin, and one that has lost the membership to another stops.
+
+Each shard of the symbols has a group of its own, and all read the one topic. A group's name tells its shard.
+So a producer sees in Kafka's list of groups whether a shard of another count, such as the only producer where
+there are to be two, has some of the same symbols.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition, errors
+from kafka.admin import KafkaAdminClient
+
+from candleflow.backoff import Backoff
+from candleflow.broker.gap_log import Place, StuckError, events_in, poll
+from candleflow.broker.security import python_options
+from candleflow.broker.topics import ATTEMPT_MS, admin_client, id_of, words
+from candleflow.errors import HeldError
+from candleflow.market.gap import GapEvent
+from candleflow.market.shard import ALL, Shard
+
+_log = logging.getLogger(__name__)
+
+SESSION_MS: Final = 6_000
+"""How soon Kafka notices that a producer is gone: the minimum that a broker grants by default
+(``group.min.session.timeout.ms``)."""
+_HEARTBEAT_MS: Final = 1_500
+_PAUSE_SECONDS: Final = 0.5
+_LONGEST_PAUSE_SECONDS: Final = 2.0
+_UNASSIGNED_SECONDS: Final = 4.0
+_CHECK_SECONDS: Final = 3.0
+_NO_SUCH_GROUP: Final = "Dead"
+
+
+class Lease:
+    """Holds the lease and follows the topic of gaps, in a thread of its own.
+
+    ``holder`` names this process to others, and ``shard`` says for which symbols' trades it holds the lease.
+    Both callbacks are called on the thread, with events of every shard: ``on_all`` with all there are, once
+    the lease is held; ``on_more`` with later ones. ``on_all`` is called again only after the topic was
+    recreated. After any other interruption the thread resumes where it was.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        holder: str,
+        shard: Shard = ALL,
+        on_all: Callable[[list[GapEvent]], None],
+        on_more: Callable[[list[GapEvent]], None],
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._groups = f"candleflow-producer.{topic}"
+        self._group = shard.name_of(self._groups)
+        self._shard = shard
+        self._holder = holder
+        self._on_all = on_all
+        self._on_more = on_more
+        self._stop = threading.Event()
+        self._holds = threading.Event()
+        self._was_removed = threading.Event()
+        self._has_read = threading.Event()
+        self._place = Place()
+        self._backoff = Backoff(_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+        self.failure: BaseException | None = None
+        """What ended the thread: HeldError, if another took over."""
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process may publish now."""
+        return self._holds.is_set()
+
+    def acquire(self, within_seconds: float, gives_up: Callable[[], bool]) -> None:
+        """Take the lease and begin to read; blocks.
+
+        Returns early when ``gives_up()``. While Kafka is away it waits, with no limit. Raises HeldError,
+        naming the holder, where another one still holds the lease after ``within_seconds``.
+        """
+        deadline = time.monotonic() + within_seconds
+        while not gives_up():
+            try:
+                other = self._other_holder()
+            except (errors.KafkaError, OSError) as error:
+                _log.info("Kafka can't tell who publishes to %s yet: %s", self._topic, words(error))
+            else:
+                if other is None:
+                    break
+                if time.monotonic() >= deadline:
+                    raise self._held_by(other)
+            self._stop.wait(_PAUSE_SECONDS)
+        self._thread.start()
+        while not gives_up() and not self._has_read.wait(_PAUSE_SECONDS):
+            if self.failure is not None:
+                raise self.failure
+
+    def close(self, within_seconds: float) -> None:
+        """Give the lease back."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(within_seconds)
+
+    def _other_holder(self) -> str | None:
+        with admin_client(self._bootstrap) as admin:
+            return self._member_of(admin, [(self._group, self._shard), *self._overlapping(admin)])
+
+    def _member_of(self, admin: KafkaAdminClient, groups: Iterable[tuple[str, Shard]]) -> str | None:
+        """Return the first member of any of these groups."""
+        for group, shard in groups:
+            for member in self._members(admin, group):
+                return self._who(member, shard)
+        return None
+
+    def _overlapping(self, admin: KafkaAdminClient) -> list[tuple[str, Shard]]:
+        """Return the groups, with their shards, of another count that may have some of our symbols."""
+        named = (
+            (str(one["group_id"]), Shard.named(one["group_id"], self._groups)) for one in admin.list_groups()
+        )
+        return [
+            (group, shard)
+            for group, shard in named
+            if shard is not None and shard != self._shard and shard.overlaps(self._shard)
+        ]
+
+    def _who(self, member: Mapping[str, Any], shard: Shard) -> str:
+        name = str(member["client_id"])
+        return name if shard == self._shard == ALL else f"{name}, for shard {shard}"
+
+    def _held_by(self, holder: str) -> HeldError:
+        return HeldError(
+            f"another producer publishes the trades that {self._topic} belongs to: {holder}; only one may. "
+            "Stop it, or wait until it has ended"
+        )
+
+    def _members(self, admin: KafkaAdminClient, group: str) -> list[dict[str, Any]]:
+        try:
+            described = admin.describe_groups([group])[group]
+        except errors.GroupIdNotFoundError:
+            return []
+        # As while the broker that coordinates the group still starts: an empty list would then be no answer.
+        if described["error"] and described["group_state"] != _NO_SUCH_GROUP:
+            raise errors.KafkaError(described["error"])
+        return list(described["members"])
+
+    def _run(self) -> None:
+        consumer: KafkaConsumer | None = None
+        while not self._stop.is_set():
+            try:
+                consumer = consumer or self._joined()
+                self._follow(consumer)
+            except StuckError as error:
+                _log.warning("the topic %s is read by another consumer: %s", self._topic, error)
+                self._holds.clear()
+                self._was_removed.set()  # as it may have been, and another one may hold the lease now
+                _close(consumer)
+                consumer = None
+            except (errors.KafkaError, OSError) as error:
+                _log.info("the topic %s can't be read now: %s", self._topic, words(error))
+                self._stop.wait(self._backoff.next_delay())
+            except Exception as error:  # noqa: BLE001 - raised by the next ``acquire``, or by the producer
+                self.failure = error
+                break
+        self._holds.clear()
+        _close(consumer)
+
+    def _joined(self) -> KafkaConsumer:
+        consumer = KafkaConsumer(
+            **python_options(self._bootstrap),
+            client_id=self._holder,
+            group_id=self._group,
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=_HEARTBEAT_MS,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            allow_auto_create_topics=False,
+            bootstrap_timeout_ms=ATTEMPT_MS,
+            metrics_enabled=False,
+        )
+        # Once known, the topic's one partition is assigned by the first join: else by a second one.
+        consumer.partitions_for_topic(self._topic)
+        consumer.subscribe([self._topic], listener=_Holding(self._holds, self._was_removed))
+        return consumer
+
+    def _follow(self, consumer: KafkaConsumer) -> None:
+        """Read on until stopped."""
+        partition, place = TopicPartition(self._topic, 0), self._place
+        unassigned_since: float | None = None
+        checked_at = time.monotonic()
+        while not self._stop.is_set():
+            records = poll(consumer, partition)
+            if self._was_removed.is_set():
+                self._refuse_others()
+                self._was_removed.clear()
+            if partition not in consumer.assignment():
+                unassigned_since = unassigned_since or time.monotonic()
+                if time.monotonic() - unassigned_since >= _UNASSIGNED_SECONDS:
+                    self._refuse_others()
+                continue
+            unassigned_since = None
+            if self._holds.is_set() and records:
+                self._take(records)
+            is_due = time.monotonic() - checked_at >= _CHECK_SECONDS
+            if not self._holds.is_set():
+                made = self._refuse_overlapping()
+                self._holds.set()  # before reading: a revocation meanwhile clears it again
+                self._read_on(consumer, partition, made)
+            elif is_due and place.end(consumer, partition) != place.next_offset:
+                self._read_on(consumer, partition, place.topic_id)
+            if is_due:
+                checked_at = time.monotonic()
+
+    def _take(self, records: Sequence[Any]) -> None:
+        """Pass on the records of a poll.
+
+        Where they begin before our place, the topic may have been recreated: the client then starts over.
+        """
+        if records[0].offset < self._place.next_offset:
+            self._holds.clear()  # so that the topic's id is asked for, and what it has is read
+            return
+        self._on_more(events_in(records))
+        self._place.next_offset = records[-1].offset + 1
+
+    def _read_on(self, consumer: KafkaConsumer, partition: TopicPartition, topic_id: str) -> None:
+        """Read and pass on the events since the last reading, whether or not a poll returned them."""
+        events, is_all = self._place.read_on(consumer, partition, topic_id)
+        (self._on_all if is_all else self._on_more)(events)
+        self._has_read.set()
+        self._backoff.reset()
+
+    def _refuse_others(self) -> None:
+        """Raise HeldError where the group has another member.
+
+        A member that the group had removed, such as a process that was suspended, gives way as soon as it is
+        back. So the one that joined in the meantime has the partition again before it would give way too.
+        """
+        with admin_client(self._bootstrap) as admin:
+            for member in self._members(admin, self._group):
+                if member["client_id"] != self._holder:
+                    raise self._held_by(self._who(member, self._shard))
+
+    def _refuse_overlapping(self) -> str:
+        """Raise HeldError where a shard of another count has some of our symbols; else return the topic's id.
+
+        Each asks after it has joined: of two that begin at once at least one sees the other. If both do,
+        both give way.
+        """
+        with admin_client(self._bootstrap) as admin:
+            holder = self._member_of(admin, self._overlapping(admin))
+            if holder is not None:
+                raise self._held_by(holder)
+            return id_of(admin, self._topic)
+
+
+def _close(consumer: KafkaConsumer | None) -> None:
+    if consumer is not None:
+        with suppress(errors.KafkaError, OSError):
+            consumer.close()
+
+
+class _Holding(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
+    """Notes at once that the assignment was revoked, and whether the group had removed us."""
+
+    def __init__(self, holds: threading.Event, was_removed: threading.Event) -> None:
+        self._holds = holds
+        self._was_removed = was_removed
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        if revoked:
+            self._holds.clear()
+
+    def on_partitions_lost(self, lost: Any) -> None:
+        self._holds.clear()
+        self._was_removed.set()
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        """Do nothing: the thread polls the assignment."""
