@@ -26,6 +26,12 @@ COMMANDS = (
         f"{__name__}.status:down",
     ),
     Command(
+        "prove",
+        "send a day of the exchange's archive the whole way, and compare every candle with its klines",
+        f"{__name__}.prove:run",
+        arguments=f"{__name__}.prove:add_arguments",
+    ),
+    Command(
         "psql",
         "psql in the database, as the page's read-only role; what follows is psql's",
         f"{__name__}.status:psql",

@@ -96,7 +96,14 @@ def detach(settings: Settings, console: Console | None = None) -> int:
     console = console or Console()
     log = settings.data_path / "logs" / "services.log"
     log.unlink(missing_ok=True)
-    child = process.spawn(_candleflow("services"), log=log, signal_with_parent=None)
+    child = process.spawn(candleflow("services"), log=log, signal_with_parent=None)
+    wait_for_services(settings, child, log)
+    console.print(f"Kafka and PostgreSQL run (pid {child.pid}); stop them with: python -m candleflow down")
+    return 0
+
+
+def wait_for_services(settings: Settings, child: subprocess.Popen[bytes], log: Path) -> None:
+    """Return once the child, a ``services`` on the settings' data folder, is ready; else StackError."""
 
     def is_ready() -> bool:
         known = read_run(settings.run_dir)
@@ -110,8 +117,6 @@ def detach(settings: Settings, console: Console | None = None) -> int:
         raise StackError(
             f"the services weren't ready in {_DETACH_SECONDS:.0f} s: {process.tail(log)} ({log})"
         )
-    console.print(f"Kafka and PostgreSQL run (pid {child.pid}); stop them with: python -m candleflow down")
-    return 0
 
 
 class _Session:
@@ -123,7 +128,7 @@ class _Session:
         self._console = console
         self._display = Display(console)
         self._supervisor = Supervisor(self._note)
-        self._environment = _child_environment({})
+        self._environment = child_environment({})
         self._is_ready = False
         self._page_problem = ""
 
@@ -194,7 +199,7 @@ class _Session:
             raise
         java_home, kafka_jars = await assets
         chosen = {"CANDLEFLOW_EXCHANGE": str(self._settings.exchange), "JAVA_HOME": str(java_home)}
-        self._environment = _child_environment(chosen)
+        self._environment = child_environment(chosen)
         self._write_run()
         return java_home, kafka_jars
 
@@ -269,7 +274,7 @@ class _Session:
 
     def _child(self, name: str, command: str) -> Part:
         log = self._settings.data_path / "logs" / f"{name}.log"
-        launch = partial(process.spawn, _candleflow(command), log=log, environment=self._environment)
+        launch = partial(process.spawn, candleflow(command), log=log, environment=self._environment)
         return Part(name, launch, log)
 
     def _page(self) -> Part:
@@ -419,11 +424,12 @@ def _make_topics(settings: Settings) -> None:
     )
 
 
-def _candleflow(command: str) -> list[str]:
-    return [sys.executable, "-m", "candleflow", command]
+def candleflow(command: str, *arguments: str | Path) -> list[str | Path]:
+    """A command of ours, as a child is started by."""
+    return [sys.executable, "-m", "candleflow", command, *arguments]
 
 
-def _child_environment(chosen: Mapping[str, str]) -> dict[str, str]:
+def child_environment(chosen: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with what was chosen above it, whatever case a setting was written in.
 
     Without Streamlit's variables, which could move the page to where it isn't looked for. Whoever starts the
