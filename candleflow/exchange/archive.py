@@ -187,11 +187,12 @@ def trades(file: Path, since: int, until: int) -> Iterator[list[str]]:
     with _read(file) as lines:
         for line in lines:
             text = line.decode(errors="replace")
-            wrong = fault(text)
-            if wrong is not None:
-                raise ExchangeError(f"{file} is no file of spot trades: a line {wrong}: {text[:200]!r}")
-            if since <= _time(line) < until:
-                yield text.rstrip().split(",")
+            if not _LINE.fullmatch(text):
+                found = f"a line {fault(text)}: {text[:200]!r}"
+                raise ExchangeError(f"{file} is no file of spot trades: {found}")
+            trade = text.rstrip().split(",")
+            if since <= to_microseconds(int(trade[4])) < until:
+                yield trade
 
 
 def klines(file: Path, symbol: str, interval: str) -> Iterator[Kline]:

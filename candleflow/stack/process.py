@@ -167,15 +167,19 @@ def kill_group(leader: int) -> None:
 def stop_leftover(pid: int, created_at: float, with_signal: int, within_seconds: float) -> bool:
     """Stop a process of an earlier run, if this pid is still that process; whether there was one."""
     found = living(pid, created_at)
-    if found is None:
-        return False
+    if found is not None:
+        end(found, with_signal, within_seconds)
+    return found is not None
+
+
+def end(process: psutil.Process, with_signal: int, within_seconds: float) -> None:
+    """As ``stop``, for a process that another one started."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        found.send_signal(with_signal)
-        if not wait(found, within_seconds):
-            kill_group(pid)
-            found.kill()
-            wait(found, 5)
-    return True
+        process.send_signal(with_signal)
+        if not wait(process, within_seconds):
+            kill_group(process.pid)
+            process.kill()
+            wait(process, 5)
 
 
 def kill_session(leader: int, created_at: float) -> None:

@@ -11,6 +11,7 @@ import argparse
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from candleflow import settings as settings_module
 from candleflow.audit.klines import FIELDS, SETTLE_US, Basis, Comparison, Verdict, bases, compare
 from candleflow.audit.verify import symbol_argument
 from candleflow.audit.verify_report import Asked, Verified, print_report
-from candleflow.errors import ExchangeError, StackError
+from candleflow.errors import ExchangeError, SettingError, StackError
 from candleflow.exchange import archive
 from candleflow.market.kline import Kline
 from candleflow.market.symbol import lower
@@ -40,6 +41,7 @@ from candleflow.stack.work_folder import work_folder
 from candleflow.store.reader import CandleReader
 from candleflow.telemetry import read_heartbeat
 
+RECORDING: Final = "trades.jsonl"
 STALLED_SECONDS: Final = 90.0
 """When no count has changed for this long, the rest isn't waited for. Spark's start is the longest silence:
 10 s, and 40 s while other work has the cores."""
@@ -72,30 +74,38 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     Raises ExchangeError where the archive can't be had or isn't sound, StackError where a part can't run.
     """
     asked = _asked(settings, arguments)
+    try:
+        with ExitStack() as held:
+            if arguments.keep:
+                settings.data_path.mkdir(parents=True, exist_ok=True)
+                folder = Path(tempfile.mkdtemp(prefix=f"proof-{asked.symbol}-", dir=settings.data_path))
+                held.callback(print, f"the data is kept in {folder}", file=sys.stderr)
+            else:
+                folder = held.enter_context(work_folder("prove-", settings.data_path))
+            return _prove(settings, asked, arguments.date, folder)
+    except KeyboardInterrupt:
+        print("stopped before the end: nothing is proved", file=sys.stderr)
+        return 1
+
+
+def _prove(settings: Settings, asked: Asked, day: date, folder: Path) -> int:
     console = Console(stderr=True)
-    with ExitStack() as held:
-        if arguments.keep:
-            settings.data_path.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f"proof-{asked.symbol}-", dir=settings.data_path))
-        else:
-            folder = held.enter_context(work_folder("prove-", settings.data_path))
-        day = _Day.fetched(settings, asked, arguments.date, folder, console)
-        sent = day.write_recording(folder / "trades.jsonl")
-        with _pipeline(asked.symbol, folder, console) as pipeline:
-            stored, seconds = pipeline.wait_for(sent)
-            comparisons = tuple(pipeline.compared(day, basis) for basis in _bases(pipeline.settings))
+    published = _Day.fetched(settings, asked, day, folder, console)
+    console.print("Writing the trades as a recording", highlight=False)
+    sent = published.write_recording(folder / RECORDING)
+    with _pipeline(asked.symbol, folder, console) as pipeline:
+        stored, seconds = pipeline.wait_for(sent)
+        comparisons = tuple(pipeline.compared(published, basis) for basis in _bases(pipeline.settings))
     print_report(Verified(asked, settings.archive_url, comparisons))
-    if arguments.keep:
-        print(f"the data is kept in {folder}")
     return _print_verdict(comparisons, sent, stored, seconds)
 
 
 def _asked(settings: Settings, arguments: argparse.Namespace) -> Asked:
-    """The symbol, and the stretch of the day in microseconds. Raises StackError for an empty one."""
+    """The symbol, and the stretch of the day in microseconds. Raises SettingError for an empty one."""
     begin = (arguments.date - _EPOCH).days * DAY_US
     until = arguments.until if arguments.minutes is None else arguments.since + arguments.minutes
     if not arguments.since < until <= 1_440:
-        raise StackError("--from, --to and --minutes must leave a minute of the day at least")
+        raise SettingError("--from, --to and --minutes must leave a minute of the day at least")
     symbol = arguments.symbol or settings.symbols[0]
     return Asked(symbol, begin + arguments.since * _MINUTE_US, begin + until * _MINUTE_US)
 
@@ -286,9 +296,7 @@ def _pipeline(symbol: str, folder: Path, console: Console) -> Iterator[_Pipeline
     try:
         pipeline.start(environment, "services")
         pipeline.start(environment, "processor")
-        pipeline.start(
-            environment, "replay", folder / "trades.jsonl", "--port", str(exchange), "--speed", "0"
-        )
+        pipeline.start(environment, "replay", folder / RECORDING, "--port", str(exchange), "--speed", "0")
         pipeline.start(environment, "producer")
         pipeline.wait_until_ready()
         yield pipeline

@@ -33,7 +33,6 @@ from candleflow.stack import local, process
 from candleflow.stack.display import SIMULATED, Display, PartLine, counted
 from candleflow.stack.jars import ensure_jars
 from candleflow.stack.java import find_java
-from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.run_file import (
     Run,
@@ -44,6 +43,7 @@ from candleflow.stack.run_file import (
     stop_leftovers,
     write_run,
 )
+from candleflow.stack.server import LocalServer
 from candleflow.stack.supervisor import Keeping, Part, Supervisor, in_thread
 from candleflow.store import schema
 from candleflow.telemetry import read_heartbeat
@@ -226,8 +226,8 @@ class _Session:
         settings = self._settings
         kafka = local.kafka_server(settings, java_home, kafka_jars)
         postgres = local.postgres_server(settings)
-        kept_kafka = self._supervisor.keep(_kafka_part(kafka))
-        kept_postgres = self._supervisor.keep(_postgres_part(postgres))
+        kept_kafka = self._supervisor.keep(_server_part("kafka", kafka, _KAFKA_SECONDS))
+        kept_postgres = self._supervisor.keep(_server_part("postgres", postgres, _POSTGRES_SECONDS))
         if self._command == "up":
             # Each waits by itself for what it needs; Spark's JVM takes longest to come up.
             self._supervisor.keep(self._child("processor", "processor"))
@@ -370,40 +370,19 @@ def chosen_exchange(answers: Sequence[Answer]) -> Exchange:
     return next((one.exchange for one in answers if one.problem is None), Exchange.SIMULATOR)
 
 
-def _kafka_part(server: KafkaServer) -> Part:
+def _server_part(name: str, server: LocalServer, ready_seconds: float) -> Part:
     return Part(
-        "kafka",
-        partial(_launch, server),
+        name,
+        server.launch,
         server.log,
         prepare=server.prepare,
         is_ready=server.is_ready,
         not_ready=server.not_ready,
-        ready_seconds=_KAFKA_SECONDS,
+        ready_seconds=ready_seconds,
+        stop_signal=server.stop_signal,
         why_it_ended=server.why_it_ended,
         is_essential=True,
     )
-
-
-def _postgres_part(server: PostgresServer) -> Part:
-    return Part(
-        "postgres",
-        partial(_launch, server),
-        server.log,
-        prepare=server.prepare,
-        is_ready=server.is_ready,
-        not_ready=server.not_ready,
-        ready_seconds=_POSTGRES_SECONDS,
-        stop_signal=signal.SIGINT,
-        why_it_ended=server.why_it_ended,
-        is_essential=True,
-    )
-
-
-def _launch(server: KafkaServer | PostgresServer) -> subprocess.Popen[bytes]:
-    server.launch()
-    if server.process is None:
-        raise StackError("the server was stopped while it started")
-    return server.process
 
 
 def _provide(settings: Settings, postgres: PostgresServer) -> None:
