@@ -10,7 +10,7 @@ COMMANDS = (
     ),
     Command(
         "services",
-        "start only Kafka and PostgreSQL, in place of docker compose",
+        "start only Kafka and PostgreSQL, instead of docker compose",
         f"{__name__}.up:run_services",
         arguments=f"{__name__}.up:add_services_arguments",
     ),

@@ -53,7 +53,7 @@ _PROPERTIES: Final[dict[str, str]] = {
     "share.coordinator.state.topic.num.partitions": "1",
     "group.initial.rebalance.delay.ms": "0",
     # After a kill -9 the controller refuses the broker until its former self's session has run out. The
-    # default (9 s) made such a start take 13.4 s in place of 6.
+    # default (9 s) made such a start take 13.4 s instead of 6.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "250",
     "num.network.threads": "2",

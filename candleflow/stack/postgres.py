@@ -35,10 +35,10 @@ from candleflow.store import credentials
 SUPERUSER: Final = "postgres"
 
 _COMPLETE: Final = "candleflow.complete"
-"""Our mark in a data folder that initdb finished. Nobody's data was ever in one that lacks it."""
+"""Marks a data folder that initdb finished. A folder without it never held data."""
 
 # Durable as it comes (synchronous_commit and fsync are on); small, as it shares a laptop with Spark and
-# Kafka. The replication that nobody asks for is off, which spares the log half its bytes.
+# Kafka. Replication is off, which spares the log half its bytes.
 _CONFIGURATION: Final[dict[str, str]] = {
     "unix_socket_directories": "''",
     "max_connections": "60",
@@ -151,7 +151,7 @@ class PostgresServer(LocalServer):
         return psycopg2.connect(self.url(), connect_timeout=5)
 
     def _heal(self) -> None:
-        """Leave a finished data folder, made anew only where no data of ours can have been."""
+        """Leave a finished data folder; one without our mark is removed and initialised again."""
         if (self.data / _COMPLETE).exists():
             if not (self.data / "PG_VERSION").exists():
                 raise StackError(

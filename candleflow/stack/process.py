@@ -204,7 +204,7 @@ def living(pid: int, created_at: float) -> psutil.Process | None:
 
 
 def trim_log(log: Path, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
-    """Keep a log bounded: past the limit it becomes ``<name>.1`` and begins anew.
+    """Keep a log bounded: past the limit its end is copied to ``<name>.1`` and it is emptied.
 
     Children write in append mode, so cutting the file to nothing under them is safe.
     """
@@ -232,7 +232,7 @@ def tail(log: Path, lines: int = 2) -> str:
 
 
 def free_port(host: str = LOOPBACK) -> int:
-    """A port that nobody listens on at this moment."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]

@@ -71,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
     """Prove and print; 0 where every candle equals its kline, else 1.
 
-    Raises ExchangeError where the archive can't be had or isn't sound, StackError where a part can't run.
+    Raises ExchangeError where the archive can't be fetched or its files are wrong, StackError where a
+    process can't run, SettingError for a stretch of no minute.
     """
     asked = _asked(settings, arguments)
     try:
@@ -182,7 +183,7 @@ class _Pipeline:
         wait_for_services(self.settings, self._children["services"], self._log("services"))
 
     def stop(self) -> None:
-        """Stop them all, whoever writes before what it writes to."""
+        """Stop the processes, writers before the servers that they write to."""
         if self._reader is not None:
             self._reader.close()
         for child in reversed(self._children.values()):

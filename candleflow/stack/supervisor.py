@@ -34,7 +34,7 @@ SAY_SECONDS: Final = 5.0
 
 _RESTARTS: Final = partial(Backoff, 1.0, 30.0)
 STABLE_SECONDS: Final = 60.0
-"""A part that ran for so long is restarted as soon as after a first failure."""
+"""A part that ran this long starts over with the shortest restart delay."""
 
 BAD_SETTING_STATUS: Final = 2
 
@@ -255,7 +255,7 @@ async def in_thread(work: Callable[[], T]) -> T:
             result = work()
         except BaseException as error:  # noqa: BLE001 - handed to who awaits it
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody awaits it
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(tell, result, failure)
 
     threading.Thread(target=body, daemon=True).start()

@@ -54,7 +54,7 @@ STOP_STAGES: Final[Sequence[tuple[float, Sequence[str]]]] = (
     (9.0, ("producer", "processor", "dashboard", "simulator", "audit", "alerts", "forecaster")),
     (4.5, ("kafka", "postgres")),
 )
-"""Seconds, and who is stopped within them: whoever writes first, then what it writes to; 13.5 s in all."""
+"""Seconds for each stage of a stop, and its parts: writers first, then the servers; 13.5 s in all."""
 
 _SHOW_EVERY_SECONDS: Final = 0.5
 _TOPICS_SECONDS: Final = 60.0
@@ -63,10 +63,10 @@ _KAFKA_SECONDS: Final = 600.0
 _POSTGRES_SECONDS: Final = 120.0
 """PostgreSQL's replay of the log that a kill left ends within half a minute."""
 _PAGE_SECONDS: Final = 60.0
-"""So long alerts, audit and forecaster let the page come first: it comes in 5 s of two free cores."""
+"""How long alerts, audit and forecaster wait for the page to start first; it takes 5 s on two free cores."""
 _DETACH_SECONDS: Final = 300.0
 _SETTLE_SECONDS: Final = 30.0
-"""So long after the start its work is over, and Kafka's classes are archived for the next one."""
+"""Pause between the start and archiving Kafka's classes for the next one."""
 
 
 def run(settings: Settings, command: Command = "up", *, console: Console | None = None) -> int:
@@ -229,7 +229,7 @@ class _Session:
         kept_kafka = self._supervisor.keep(_server_part("kafka", kafka, _KAFKA_SECONDS))
         kept_postgres = self._supervisor.keep(_server_part("postgres", postgres, _POSTGRES_SECONDS))
         if self._command == "up":
-            # Each waits by itself for what it needs; Spark's JVM takes longest to come up.
+            # Each waits for the servers that it needs; Spark's JVM takes longest to start.
             self._supervisor.keep(self._child("processor", "processor"))
             if settings.is_simulated:
                 self._supervisor.keep(self._child("simulator", "simulate"))
@@ -238,7 +238,7 @@ class _Session:
         await in_thread(partial(_provide, settings, postgres))
         if self._command == "up":
             await self._wait_for_page()
-            # Last, as nobody waits for them.
+            # Last: no user waits for them.
             for name in ("alerts", "audit", "forecaster"):
                 self._supervisor.keep(self._child(name, name))
         else:
@@ -252,7 +252,7 @@ class _Session:
             self._display.say(f"{error}; the next start takes as long as this one")
 
     async def _wait_for_page(self) -> None:
-        """Return once the page answers, or has had its time: what comes after it needs it not."""
+        """Wait until the page answers, for ``_PAGE_SECONDS`` at most: the later parts don't need it."""
         page = self._supervisor.keep(self._page())
         try:
             async with asyncio.timeout(_PAGE_SECONDS):
@@ -411,8 +411,7 @@ def candleflow(command: str, *arguments: str | Path) -> list[str | Path]:
 def child_environment(chosen: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with what was chosen above it, whatever case a setting was written in.
 
-    Without Streamlit's variables, which could move the page to where it isn't looked for. Whoever starts the
-    page by itself may set them.
+    Streamlit's variables are dropped: they could move the page from the port at which it is checked.
     """
     kept = {
         name: value
