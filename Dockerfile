@@ -10,8 +10,8 @@ RUN python -m pip install --no-cache-dir --disable-pip-version-check --require-h
     && uv venv /opt/venv \
     && uv pip install --no-cache --python /opt/venv/bin/python --compile-bytecode --require-hashes -r requirements.lock
 # Spark's connectors, by their SHA-256 too. Only what fetching needs is copied: another change fetches nothing anew.
-COPY candleflow/__init__.py candleflow/command.py candleflow/errors.py candleflow/proxies.py candleflow/
-COPY candleflow/stack/__init__.py candleflow/stack/jars.py candleflow/stack/jar_download.py candleflow/stack/jars.lock candleflow/stack/
+COPY candleflow/__init__.py candleflow/backoff.py candleflow/command.py candleflow/errors.py candleflow/proxies.py candleflow/
+COPY candleflow/stack/__init__.py candleflow/stack/jar_lock.py candleflow/stack/jars.py candleflow/stack/jar_download.py candleflow/stack/jars.lock candleflow/stack/
 ARG MAVEN_URL=https://repo1.maven.org/maven2
 RUN /opt/venv/bin/python -c "import sys; from pathlib import Path; from candleflow.stack.jars import ensure_jars; ensure_jars('spark', Path('/opt/cache'), maven_url=sys.argv[1])" "${MAVEN_URL}"
 

@@ -27,6 +27,7 @@ import httpx
 
 from candleflow.errors import ExchangeError
 from candleflow.exchange import tls
+from candleflow.market.kline import Kline
 from candleflow.market.trade import TIME_LIMIT_US, to_microseconds
 from candleflow.market.window import SECOND_US
 from candleflow.proxies import proxy_for
@@ -47,6 +48,17 @@ COLUMNS: Final[Mapping[str, str]] = {
 """What a line of spot trades has, each column's form as a regular expression of Python's."""
 
 _LINE: Final = re.compile(",".join(COLUMNS.values()) + r"[\r\n]*")
+_KLINE: Final = re.compile(
+    ",".join(
+        f"({column})"
+        for column in (
+            _INTEGER, *[_DECIMAL] * 5, _INTEGER, _DECIMAL, _INTEGER, _DECIMAL, _DECIMAL,
+        )
+    )
+    + ",.*"
+)  # fmt: skip
+"""Opens, open, high, low, close, volume, closes, quote volume, trades, taker's volumes, and one unused."""
+_HEADERS: Final = (b"id,", b"open_time,")
 _OTHER_SHAPES: Final = {6: "futures trades", 8: "spot aggTrades", 12: "klines"}
 _LOOKED_AT: Final = 20
 _EXPONENT: Final = re.compile(rb"(?<![^,])([0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,2})(?=,)")
@@ -68,14 +80,16 @@ Advance = Callable[[int, int | None], None]
 """Told of each so many bytes that have come, and of how many there are in all, where that is known."""
 
 
-def address(base_url: str, symbol: str, day: str) -> str:
-    """Where the archive has the trades of a day (``2024-08-08``) or a month (``2024-08``).
+def address(base_url: str, symbol: str, day: str, interval: str = "") -> str:
+    """Where the archive has the trades, or the interval's klines, of a day or month (``2024-08``).
 
     The file's checksum is there with ``.CHECKSUM`` after it.
     """
     named = quote(symbol)
-    kind = "monthly" if len(day) == _MONTH_LENGTH else "daily"
-    return f"{base_url.rstrip('/')}/data/spot/{kind}/trades/{named}/{named}-trades-{day}.zip"
+    folder = f"klines/{named}/{interval}" if interval else f"trades/{named}"
+    period = "monthly" if len(day) == _MONTH_LENGTH else "daily"
+    name = f"{named}-{interval or 'trades'}-{day}.zip"
+    return f"{base_url.rstrip('/')}/data/spot/{period}/{folder}/{name}"
 
 
 def fetch(url: str, folder: Path, advance: Advance) -> Path:
@@ -163,6 +177,41 @@ def check_shape(file: Path, since: int = 0, until: int = TIME_LIMIT_US) -> None:
             f"{file} begins at {_written(times[0])}, and trades from {_written(since)} to {_written(until)} "
             "were asked for; a file of a month is known by its name, such as BTCUSDT-trades-2024-08.zip"
         )
+
+
+def trades(file: Path, since: int, until: int) -> Iterator[list[str]]:
+    """The COLUMNS of each trade in [since, until), microseconds, in the file's order.
+
+    Raises ExchangeError where a line isn't a trade, and as ``parts``.
+    """
+    with _read(file) as lines:
+        for line in lines:
+            text = line.decode(errors="replace")
+            if not _LINE.fullmatch(text):
+                found = f"a line {fault(text)}: {text[:200]!r}"
+                raise ExchangeError(f"{file} is no file of spot trades: {found}")
+            trade = text.rstrip().split(",")
+            if since <= to_microseconds(int(trade[4])) < until:
+                yield trade
+
+
+def klines(file: Path, symbol: str, interval: str) -> Iterator[Kline]:
+    """The klines of an archive, which is of this symbol and interval.
+
+    Raises ExchangeError where a line isn't a kline, and as ``parts``.
+    """
+    with _read(file) as lines:
+        for line in lines:
+            text = line.decode(errors="replace").rstrip()
+            found = _KLINE.fullmatch(text)
+            if found is None:
+                raise ExchangeError(f"{file} is no file of klines: {text[:200]!r}")
+            opens, open_, high, low, close, volume, closes, quote, count_, taker, taker_quote = found.groups()
+            yield Kline(
+                symbol, interval, to_microseconds(int(opens)), to_microseconds(int(closes)),
+                Decimal(open_), Decimal(high), Decimal(low), Decimal(close), Decimal(volume), Decimal(quote),
+                int(count_), Decimal(taker), Decimal(taker_quote),
+            )  # fmt: skip
 
 
 def parts(
@@ -273,7 +322,7 @@ def _lines(content: IO[bytes], file: Path) -> Iterator[bytes]:
         if len(line) == _LINE_LIMIT_BYTES and not line.endswith(b"\n"):
             raise ExchangeError(f"{file} has a line longer than {_LINE_LIMIT_BYTES} bytes: it is no archive")
         read = line if number else line.removeprefix(codecs.BOM_UTF8)
-        if number == 0 and read[:3].lower() == b"id,":
+        if number == 0 and read.lower().startswith(_HEADERS):
             continue
         if read.strip():
             # An expression on each line would take eight times as long as all else.

@@ -10,7 +10,7 @@ COMMANDS = (
     ),
     Command(
         "services",
-        "start only Kafka and PostgreSQL, in place of docker compose",
+        "start only Kafka and PostgreSQL, instead of docker compose",
         f"{__name__}.up:run_services",
         arguments=f"{__name__}.up:add_services_arguments",
     ),
@@ -24,6 +24,12 @@ COMMANDS = (
         "down",
         "stop what up or services started",
         f"{__name__}.status:down",
+    ),
+    Command(
+        "prove",
+        "send a day of the exchange's archive the whole way, and compare every candle with its klines",
+        f"{__name__}.prove:run",
+        arguments=f"{__name__}.prove:add_arguments",
     ),
     Command(
         "psql",

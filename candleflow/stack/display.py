@@ -39,11 +39,11 @@ def counted(counts: Mapping[str, int | float]) -> str:
 class Display:
     """Shows lines of parts, and sentences above them."""
 
-    def __init__(self, console: Console, *, is_simulated: bool = False) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
         self._shown: dict[str, tuple[str, str]] = {}
         self._live: Live | None = None
-        self.is_simulated = is_simulated
+        self.is_simulated = False
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -57,7 +57,7 @@ class Display:
             self._live = None
 
     def say(self, sentence: str, style: str = "") -> None:
-        # Where nobody can be told, as when the output goes to a file on a full disk, that ends nothing.
+        # Output may go to a file on a full disk: no reason to stop.
         with suppress(OSError):
             self._console.print(Text(sentence, style=style), soft_wrap=True)
 

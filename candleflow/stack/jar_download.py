@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,13 +18,14 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from candleflow.backoff import Backoff
 from candleflow.errors import StackError
 from candleflow.proxies import proxy_for
-from candleflow.stack.jars import Jar
+from candleflow.stack.jar_lock import Jar
 
 _CONNECTIONS: Final = 8
 _ATTEMPTS: Final = 4
-_PAUSE_SECONDS: Final = 0.5
+_PAUSES: Final = partial(Backoff, 1.0, 4.0)
 _TIMEOUT: Final = httpx.Timeout(30, connect=15)
 _CHUNK_BYTES: Final = 1 << 16
 
@@ -59,11 +61,12 @@ def download(jars: list[Jar], folder: Path, maven_url: str, console: Console | N
 def _fetch_one(
     client: httpx.Client, jar: Jar, folder: Path, url: str, advance: Advance, stopping: threading.Event
 ) -> None:
+    backoff = _PAUSES()
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             _download(client, jar, folder, url, advance, stopping)
         except (httpx.HTTPError, _WrongBytesError) as error:
-            if attempt == _ATTEMPTS or stopping.wait(_PAUSE_SECONDS * 2**attempt) or _is_final(error):
+            if attempt == _ATTEMPTS or _is_final(error) or stopping.wait(backoff.next_delay()):
                 raise StackError(
                     f"{jar.name} could not be fetched from {url}: {error or type(error).__name__}; "
                     "CANDLEFLOW_MAVEN_URL names another repository"

@@ -22,9 +22,7 @@ from kafka.errors import KafkaError
 from candleflow.errors import StackError
 from candleflow.stack import process
 from candleflow.stack.class_archive import ClassArchive
-
-READY_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 8.0
+from candleflow.stack.server import LocalServer
 
 _META: Final = "meta.properties"
 _LOG4J_FILE: Final = "log4j2.xml"
@@ -55,7 +53,7 @@ _PROPERTIES: Final[dict[str, str]] = {
     "share.coordinator.state.topic.num.partitions": "1",
     "group.initial.rebalance.delay.ms": "0",
     # After a kill -9 the controller refuses the broker until its former self's session has run out. The
-    # default (9 s) made such a start take 13.4 s in place of 6.
+    # default (9 s) made such a start take 13.4 s instead of 6.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "250",
     "num.network.threads": "2",
@@ -83,12 +81,15 @@ _LOG4J: Final = """<?xml version="1.0" encoding="UTF-8"?>
 """
 
 
-class KafkaServer:
+class KafkaServer(LocalServer):
     """One broker. ``folder`` holds its records (``data``), its configuration and its logs.
 
     ``properties`` take the place of the configuration made here, all but ``log.dirs``; ``cluster_id`` is that
     of a cluster of several; with an ``archive`` it starts quicker, or lists the classes for one.
     """
+
+    name = "Kafka"
+    stop_signal = signal.SIGTERM
 
     def __init__(
         self,
@@ -103,91 +104,21 @@ class KafkaServer:
         cluster_id: str | None = None,
         archive: ClassArchive | None = None,
     ) -> None:
-        self.folder = folder
-        self.port = port
-        self.host = host
+        super().__init__(folder, port, host)
         self._java = java_home / "bin" / "java"
         self._class_path = os.pathsep.join(map(str, jars))
         self._heap = heap
         self._given = properties
         self._cluster_id = cluster_id
         self._archive = archive
-        self._process: subprocess.Popen[bytes] | None = None
-        self._problem = ""
 
     @property
     def bootstrap(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return self.address
 
     @property
     def log(self) -> Path:
         return self.folder / "logs" / "server.log"
-
-    @property
-    def data(self) -> Path:
-        """Where the topics' records lie."""
-        return self.folder / "data"
-
-    @property
-    def process(self) -> subprocess.Popen[bytes] | None:
-        return self._process
-
-    def start(self, *, outlives_parent: bool = False) -> None:
-        """Heal or make the folder, then start the broker; it is ready some seconds later."""
-        self.prepare()
-        self.launch(outlives_parent=outlives_parent)
-
-    def prepare(self) -> None:
-        """Write the configuration; format a new folder, mend a broken one. May be called from any thread.
-
-        Raises StackError naming the one command that mends what can't be mended here.
-        """
-        try:
-            (self.folder / "logs").mkdir(parents=True, exist_ok=True)
-            self._write_configuration()
-            self._heal()
-        except OSError as error:
-            raise StackError(f"Kafka's folder {self.folder} can't be used: {error}") from error
-
-    def launch(self, *, outlives_parent: bool = False) -> None:
-        """Start the broker in a prepared folder, from the main thread unless it outlives its parent."""
-        options = self._archive.java_options(self._listing) if self._archive is not None else ()
-        self._process = process.spawn(
-            self._command(_MAIN, self._server_properties, java_options=options),
-            log=self.folder / "logs" / "console.log",
-            cwd=self.folder,
-            signal_with_parent=None if outlives_parent else signal.SIGTERM,
-        )
-
-    def is_ready(self) -> bool:
-        """Whether it answers a client now. Raises StackError when it has ended."""
-        if self._process is not None and self._process.poll() is not None:
-            raise StackError(f"Kafka ended while starting: {self.why_it_ended()}")
-        if not process.is_listening(self.port, self.host):
-            self._problem = f"it doesn't listen at {self.bootstrap} yet"
-            return False
-        return self._answers()
-
-    def not_ready(self) -> str:
-        """Why ``is_ready`` last said no."""
-        return f"{self._problem}; it says: {self.why_it_ended()}"
-
-    def wait_until_ready(self, within_seconds: float = READY_SECONDS) -> None:
-        """Return once a client can use it; raise StackError when it ends first or isn't in time."""
-        if not process.wait_for(self.is_ready, within_seconds):
-            raise StackError(f"Kafka wasn't ready in {within_seconds:.0f} s: {self.not_ready()}")
-
-    def stop(self, within_seconds: float = STOP_SECONDS) -> None:
-        """Stop it cleanly; past the deadline it is killed, which costs the next start a recovery."""
-        if self._process is not None:
-            process.stop(self._process, signal.SIGTERM, within_seconds)
-            self._process = None
-
-    def kill(self) -> None:
-        """As a power cut would."""
-        if self._process is not None:
-            process.stop(self._process, signal.SIGKILL, 5)
-            self._process = None
 
     def archive_classes(self) -> None:
         """Make the archive for the next start where this one had none: ``ClassArchive.make``."""
@@ -199,14 +130,27 @@ class KafkaServer:
         said = process.tail(self.log) or process.tail(self.folder / "logs" / "console.log")
         return f"{said} ({self.log})"
 
-    def _answers(self) -> bool:
+    def _prepare(self) -> None:
+        (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+        self._write_configuration()
+        self._heal()
+
+    def _spawn(self, signal_with_parent: signal.Signals | None) -> subprocess.Popen[bytes]:
+        options = self._archive.java_options(self._listing) if self._archive is not None else ()
+        return process.spawn(
+            self._command(_MAIN, self._server_properties, java_options=options),
+            log=self.folder / "logs" / "console.log",
+            cwd=self.folder,
+            signal_with_parent=signal_with_parent,
+        )
+
+    def _why_no_answer(self) -> str:
         try:
-            client = KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=2_000)
+            client = KafkaAdminClient(bootstrap_servers=self.address, bootstrap_timeout_ms=2_000)
         except (KafkaError, OSError) as error:
-            self._problem = f"no client is answered at {self.bootstrap} yet: {error}"
-            return False
+            return f"no client is answered at {self.address} yet: {error}"
         client.close()
-        return True
+        return ""
 
     @property
     def _server_properties(self) -> Path:
@@ -235,11 +179,10 @@ class KafkaServer:
     def _own_properties(self) -> dict[str, str]:
         # The controller is found by no one but this broker: a new port each time can't be taken.
         controller = f"{process.LOOPBACK}:{process.free_port()}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
         return {
             **_PROPERTIES,
-            "listeners": f"PLAINTEXT://{host}:{self.port},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://{host}:{self.port}",
+            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.address}",
             "controller.quorum.voters": f"1@{controller}",
         }
 

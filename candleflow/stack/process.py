@@ -167,15 +167,19 @@ def kill_group(leader: int) -> None:
 def stop_leftover(pid: int, created_at: float, with_signal: int, within_seconds: float) -> bool:
     """Stop a process of an earlier run, if this pid is still that process; whether there was one."""
     found = living(pid, created_at)
-    if found is None:
-        return False
+    if found is not None:
+        end(found, with_signal, within_seconds)
+    return found is not None
+
+
+def end(process: psutil.Process, with_signal: int, within_seconds: float) -> None:
+    """As ``stop``, for a process that another one started."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        found.send_signal(with_signal)
-        if not wait(found, within_seconds):
-            kill_group(pid)
-            found.kill()
-            wait(found, 5)
-    return True
+        process.send_signal(with_signal)
+        if not wait(process, within_seconds):
+            kill_group(process.pid)
+            process.kill()
+            wait(process, 5)
 
 
 def kill_session(leader: int, created_at: float) -> None:
@@ -200,7 +204,7 @@ def living(pid: int, created_at: float) -> psutil.Process | None:
 
 
 def trim_log(log: Path, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
-    """Keep a log bounded: past the limit it becomes ``<name>.1`` and begins anew.
+    """Keep a log bounded: past the limit its end is copied to ``<name>.1`` and it is emptied.
 
     Children write in append mode, so cutting the file to nothing under them is safe.
     """
@@ -228,7 +232,7 @@ def tail(log: Path, lines: int = 2) -> str:
 
 
 def free_port(host: str = LOOPBACK) -> int:
-    """A port that nobody listens on at this moment."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]

@@ -81,7 +81,7 @@ def remove_run(run_dir: Path) -> None:
 def only_one(run_dir: Path) -> Iterator[None]:
     """Hold the data folder's lock; raises HeldError naming what holds it.
 
-    The kernel frees the lock of a process that dies, so a stale file stops nobody.
+    The kernel frees the lock of a process that dies, so a stale file blocks no start.
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from candleflow.store.credentials import Role
 from candleflow.telemetry import Heartbeat, read_heartbeat
 
 BEATING: Final = ("simulator", "producer", "processor", "dashboard", "alerts", "audit", "forecaster")
-"""The processes that tell of themselves by a heartbeat file, whoever started them."""
+"""The processes that write a heartbeat file, whether ``up`` or a user started them."""
 
 _DOWN_SECONDS: Final = 20.0
 
@@ -155,7 +155,7 @@ def _beating(settings: Settings) -> list[str]:
 def _lives(beat: Heartbeat) -> bool:
     try:
         found = psutil.Process(beat.pid)
-        # Created before it first told of itself: another process that has the pid by now was created later.
+        # A process that got the pid since then was created after the first heartbeat.
         return found.create_time() <= beat.started_at + 1 and found.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -15,11 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
 import psutil
 
+from candleflow.backoff import Backoff
 from candleflow.errors import CandleflowError, StackError
 from candleflow.stack import process
 
@@ -30,10 +32,9 @@ TRIM_EVERY_SECONDS: Final = 30.0
 SAY_SECONDS: Final = 5.0
 """A part that isn't ready after this says what it waits for."""
 
-FIRST_BACK_OFF_SECONDS: Final = 1.0
-LONGEST_BACK_OFF_SECONDS: Final = 30.0
+_RESTARTS: Final = partial(Backoff, 1.0, 30.0)
 STABLE_SECONDS: Final = 60.0
-"""A part that ran for so long begins again with the first back-off."""
+"""A part that ran this long starts over with the shortest restart delay."""
 
 BAD_SETTING_STATUS: Final = 2
 
@@ -82,11 +83,6 @@ class Keeping:
         return self.child is not None and self.child.poll() is None
 
 
-def back_off(failures: int) -> float:
-    """Seconds to wait before the start after that many failures in a row: 1, 2, 4, ... 30."""
-    return min(LONGEST_BACK_OFF_SECONDS, FIRST_BACK_OFF_SECONDS * 2.0 ** (failures - 1))
-
-
 class Supervisor:
     """Keeps parts. ``on_change`` is called whenever a part's state changed, from the event loop."""
 
@@ -94,12 +90,12 @@ class Supervisor:
         self,
         on_change: Callable[[Keeping], None],
         *,
-        wait_before: Callable[[int], float] = back_off,
+        restarts: Callable[[], Backoff] = _RESTARTS,
         stable_seconds: float = STABLE_SECONDS,
     ) -> None:
         self.keepings: list[Keeping] = []
         self._on_change = on_change
-        self._wait_before = wait_before
+        self._restarts = restarts
         self._stable_seconds = stable_seconds
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
@@ -167,19 +163,18 @@ class Supervisor:
                 self._set(keeping, "stopped", "killed: it didn't stop in time" if was_killed else "")
 
     async def _keep(self, keeping: Keeping) -> None:
-        failures = 0
+        backoff = self._restarts()
         while True:
             began_at = time.monotonic()
             status = await self._run_once(keeping)
             if time.monotonic() - began_at >= self._stable_seconds:
-                failures = 0
-            failures += 1
+                backoff.reset()
             if status == BAD_SETTING_STATUS:
                 # Trying again would only say the same again.
                 self._set(keeping, "failed", keeping.part.last_words())
                 return
             keeping.restarts += 1
-            wait_seconds = self._wait_before(failures)
+            wait_seconds = backoff.next_delay()
             words = f"ended with status {status}; again in {wait_seconds:.0f} s: {keeping.part.last_words()}"
             self._set(keeping, "restarting", words)
             await asyncio.sleep(wait_seconds)
@@ -260,7 +255,7 @@ async def in_thread(work: Callable[[], T]) -> T:
             result = work()
         except BaseException as error:  # noqa: BLE001 - handed to who awaits it
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody awaits it
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(tell, result, failure)
 
     threading.Thread(target=body, daemon=True).start()

@@ -33,7 +33,6 @@ from candleflow.stack import local, process
 from candleflow.stack.display import SIMULATED, Display, PartLine, counted
 from candleflow.stack.jars import ensure_jars
 from candleflow.stack.java import find_java
-from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.run_file import (
     Run,
@@ -44,6 +43,7 @@ from candleflow.stack.run_file import (
     stop_leftovers,
     write_run,
 )
+from candleflow.stack.server import LocalServer
 from candleflow.stack.supervisor import Keeping, Part, Supervisor, in_thread
 from candleflow.store import schema
 from candleflow.telemetry import read_heartbeat
@@ -54,7 +54,7 @@ STOP_STAGES: Final[Sequence[tuple[float, Sequence[str]]]] = (
     (9.0, ("producer", "processor", "dashboard", "simulator", "audit", "alerts", "forecaster")),
     (4.5, ("kafka", "postgres")),
 )
-"""Seconds, and who is stopped within them: whoever writes first, then what it writes to; 13.5 s in all."""
+"""Seconds for each stage of a stop, and its parts: writers first, then the servers; 13.5 s in all."""
 
 _SHOW_EVERY_SECONDS: Final = 0.5
 _TOPICS_SECONDS: Final = 60.0
@@ -63,10 +63,10 @@ _KAFKA_SECONDS: Final = 600.0
 _POSTGRES_SECONDS: Final = 120.0
 """PostgreSQL's replay of the log that a kill left ends within half a minute."""
 _PAGE_SECONDS: Final = 60.0
-"""So long alerts, audit and forecaster let the page come first: it comes in 5 s of two free cores."""
+"""How long alerts, audit and forecaster wait for the page to start first; it takes 5 s on two free cores."""
 _DETACH_SECONDS: Final = 300.0
 _SETTLE_SECONDS: Final = 30.0
-"""So long after the start its work is over, and Kafka's classes are archived for the next one."""
+"""Pause between the start and archiving Kafka's classes for the next one."""
 
 
 def run(settings: Settings, command: Command = "up", *, console: Console | None = None) -> int:
@@ -96,7 +96,14 @@ def detach(settings: Settings, console: Console | None = None) -> int:
     console = console or Console()
     log = settings.stack.data_path / "logs" / "services.log"
     log.unlink(missing_ok=True)
-    child = process.spawn(_candleflow("services"), log=log, signal_with_parent=None)
+    child = process.spawn(candleflow("services"), log=log, signal_with_parent=None)
+    wait_for_services(settings, child, log)
+    console.print(f"Kafka and PostgreSQL run (pid {child.pid}); stop them with: python -m candleflow down")
+    return 0
+
+
+def wait_for_services(settings: Settings, child: subprocess.Popen[bytes], log: Path) -> None:
+    """Return once the child, a ``services`` on the settings' data folder, is ready; else StackError."""
 
     def is_ready() -> bool:
         known = read_run(settings.stack.run_dir)
@@ -110,8 +117,6 @@ def detach(settings: Settings, console: Console | None = None) -> int:
         raise StackError(
             f"the services weren't ready in {_DETACH_SECONDS:.0f} s: {process.tail(log)} ({log})"
         )
-    console.print(f"Kafka and PostgreSQL run (pid {child.pid}); stop them with: python -m candleflow down")
-    return 0
 
 
 class _Session:
@@ -123,7 +128,7 @@ class _Session:
         self._console = console
         self._display = Display(console)
         self._supervisor = Supervisor(self._note)
-        self._environment = _child_environment({})
+        self._environment = child_environment({})
         self._is_ready = False
         self._page_problem = ""
 
@@ -194,7 +199,7 @@ class _Session:
             raise
         java_home, kafka_jars = await assets
         chosen = {"CANDLEFLOW_EXCHANGE": str(self._settings.exchange.name), "JAVA_HOME": str(java_home)}
-        self._environment = _child_environment(chosen)
+        self._environment = child_environment(chosen)
         self._write_run()
         return java_home, kafka_jars
 
@@ -221,10 +226,10 @@ class _Session:
         settings = self._settings
         kafka = local.kafka_server(settings, java_home, kafka_jars)
         postgres = local.postgres_server(settings)
-        kept_kafka = self._supervisor.keep(_kafka_part(kafka))
-        kept_postgres = self._supervisor.keep(_postgres_part(postgres))
+        kept_kafka = self._supervisor.keep(_server_part("kafka", kafka, _KAFKA_SECONDS))
+        kept_postgres = self._supervisor.keep(_server_part("postgres", postgres, _POSTGRES_SECONDS))
         if self._command == "up":
-            # Each waits by itself for what it needs; Spark's JVM takes longest to come up.
+            # Each waits for the servers that it needs; Spark's JVM takes longest to start.
             self._supervisor.keep(self._child("processor", "processor"))
             if settings.exchange.is_simulated:
                 self._supervisor.keep(self._child("simulator", "simulate"))
@@ -233,7 +238,7 @@ class _Session:
         await in_thread(partial(_provide, settings, postgres))
         if self._command == "up":
             await self._wait_for_page()
-            # Last, as nobody waits for them.
+            # Last: no user waits for them.
             for name in ("alerts", "audit", "forecaster"):
                 self._supervisor.keep(self._child(name, name))
         else:
@@ -247,7 +252,7 @@ class _Session:
             self._display.say(f"{error}; the next start takes as long as this one")
 
     async def _wait_for_page(self) -> None:
-        """Return once the page answers, or has had its time: what comes after it needs it not."""
+        """Wait until the page answers, for ``_PAGE_SECONDS`` at most: the later parts don't need it."""
         page = self._supervisor.keep(self._page())
         try:
             async with asyncio.timeout(_PAGE_SECONDS):
@@ -269,7 +274,7 @@ class _Session:
 
     def _child(self, name: str, command: str) -> Part:
         log = self._settings.stack.data_path / "logs" / f"{name}.log"
-        launch = partial(process.spawn, _candleflow(command), log=log, environment=self._environment)
+        launch = partial(process.spawn, candleflow(command), log=log, environment=self._environment)
         return Part(name, launch, log)
 
     def _page(self) -> Part:
@@ -365,40 +370,19 @@ def chosen_exchange(answers: Sequence[Answer]) -> Exchange:
     return next((one.exchange for one in answers if one.problem is None), Exchange.SIMULATOR)
 
 
-def _kafka_part(server: KafkaServer) -> Part:
+def _server_part(name: str, server: LocalServer, ready_seconds: float) -> Part:
     return Part(
-        "kafka",
-        partial(_launch, server),
+        name,
+        server.launch,
         server.log,
         prepare=server.prepare,
         is_ready=server.is_ready,
         not_ready=server.not_ready,
-        ready_seconds=_KAFKA_SECONDS,
+        ready_seconds=ready_seconds,
+        stop_signal=server.stop_signal,
         why_it_ended=server.why_it_ended,
         is_essential=True,
     )
-
-
-def _postgres_part(server: PostgresServer) -> Part:
-    return Part(
-        "postgres",
-        partial(_launch, server),
-        server.log,
-        prepare=server.prepare,
-        is_ready=server.is_ready,
-        not_ready=server.not_ready,
-        ready_seconds=_POSTGRES_SECONDS,
-        stop_signal=signal.SIGINT,
-        why_it_ended=server.why_it_ended,
-        is_essential=True,
-    )
-
-
-def _launch(server: KafkaServer | PostgresServer) -> subprocess.Popen[bytes]:
-    server.launch()
-    if server.process is None:
-        raise StackError("the server was stopped while it started")
-    return server.process
 
 
 def _provide(settings: Settings, postgres: PostgresServer) -> None:
@@ -419,15 +403,15 @@ def _make_topics(settings: Settings) -> None:
     )
 
 
-def _candleflow(command: str) -> list[str]:
-    return [sys.executable, "-m", "candleflow", command]
+def candleflow(command: str, *arguments: str | Path) -> list[str | Path]:
+    """A command of ours, as a child is started by."""
+    return [sys.executable, "-m", "candleflow", command, *arguments]
 
 
-def _child_environment(chosen: Mapping[str, str]) -> dict[str, str]:
+def child_environment(chosen: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with what was chosen above it, whatever case a setting was written in.
 
-    Without Streamlit's variables, which could move the page to where it isn't looked for. Whoever starts the
-    page by itself may set them.
+    Streamlit's variables are dropped: they could move the page from the port at which it is checked.
     """
     kept = {
         name: value

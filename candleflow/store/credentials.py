@@ -154,7 +154,7 @@ def password(settings: Settings, role: Role) -> str:
     if given is not None:
         return given
     name = role_name(settings, role)
-    kept = _read(_file(settings)).get(name)
+    kept = read(_file(settings)).get(name)
     if kept is not None:
         return kept
     if role is Role.OWNER:
@@ -167,9 +167,13 @@ def keep(settings: Settings, role: Role, new_password: str, *, replace: bool = T
 
     Returns the password now kept. Raises StoreError if the file can't be read or written.
     """
-    name, file = role_name(settings, Role(role)), _file(settings)
+    return keep_in(_file(settings), role_name(settings, Role(role)), new_password, replace=replace)
+
+
+def keep_in(file: Path, name: str, new_password: str, *, replace: bool = True) -> str:
+    """As ``keep``, for any file and name of a role."""
     with _locked(file):
-        kept = _read(file)
+        kept = read(file)
         if replace or name not in kept:
             kept[name] = new_password
             _write(file, kept)
@@ -180,7 +184,8 @@ def _file(settings: Settings) -> Path:
     return settings.stack.run_dir / FILE_NAME
 
 
-def _read(file: Path) -> dict[str, str]:
+def read(file: Path) -> dict[str, str]:
+    """The file's passwords by role; empty where there is no file. Raises StoreError."""
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

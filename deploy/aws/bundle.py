@@ -53,10 +53,10 @@ def _sums(lock: Path, kind: str) -> str:
 
 def add_jars(cache: Path) -> None:
     """Bring the jars by the program's own way, which verifies each. Needs the program's environment."""
-    from candleflow.stack import jars
+    from candleflow.stack import jar_lock, jars
 
     for folder, lock, kind in ((BROKER, KAFKA_LOCK, "kafka"), (SPARK, SPARK_LOCK, "spark")):
-        wanted = jars.locked(kind, lock.read_text("utf-8"))  # type: ignore[arg-type]  # a bundle's name
+        wanted = jar_lock.locked(kind, lock.read_text("utf-8"))  # type: ignore[arg-type]  # a bundle's name
         (folder / "jars").mkdir()
         for path in jars.fetch(wanted, cache / "jars", maven_url=jars.MAVEN_CENTRAL, what=kind):
             shutil.copy(path, folder / "jars")

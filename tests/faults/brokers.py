@@ -11,8 +11,9 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from candleflow.stack import kafka
-from candleflow.stack.kafka import READY_SECONDS, KafkaServer, new_cluster_id
+from candleflow.stack.kafka import KafkaServer, new_cluster_id
 from candleflow.stack.process import LOOPBACK, free_port
+from candleflow.stack.server import READY_SECONDS
 
 _REPLICATED = ("offsets.topic", "transaction.state.log", "share.coordinator.state.topic")
 

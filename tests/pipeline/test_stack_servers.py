@@ -20,7 +20,8 @@ from candleflow.errors import StackError
 from candleflow.settings import load
 from candleflow.stack import local, postgres, process
 from candleflow.stack.kafka import KafkaServer
-from candleflow.stack.postgres import PostgresServer, find_identity, read_credentials
+from candleflow.stack.postgres import PostgresServer, find_identity
+from candleflow.store import credentials
 
 
 def ask(server: PostgresServer, question: str, database: str = "postgres") -> Any:
@@ -86,8 +87,8 @@ def test_postgres_lets_nobody_in_without_the_password(own_postgres: PostgresServ
     started(own_postgres)
     with pytest.raises(psycopg2.OperationalError, match="no password supplied"):
         psycopg2.connect(host="127.0.0.1", port=own_postgres.port, user="postgres", dbname="postgres")
-    credentials = own_postgres.folder.parent / "run" / "credentials.json"
-    assert credentials.stat().st_mode & 0o777 == 0o600
+    passwords = own_postgres.folder.parent / "run" / "credentials.json"
+    assert passwords.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_owners_password_never_reaches_the_servers_log(own_postgres: PostgresServer) -> None:
@@ -107,7 +108,7 @@ def test_the_owner_makes_roles_but_is_no_superuser_and_owns_its_database(
     started(own_postgres)
     own_postgres.provide("trader", "candles_1")
     own_postgres.provide("trader", "candles_1", "given")
-    assert read_credentials(tmp_path / "run" / "credentials.json")["trader"] == "given"
+    assert credentials.read(tmp_path / "run" / "credentials.json")["trader"] == "given"
     connection = psycopg2.connect(own_postgres.url("trader", "candles_1"))
     with closing(connection), connection.cursor() as cursor:
         cursor.execute("CREATE ROLE trader_reader LOGIN PASSWORD 'x'")

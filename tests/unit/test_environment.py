@@ -120,7 +120,7 @@ def test_streamlits_variables_reach_no_child_of_up(monkeypatch: pytest.MonkeyPat
     """The page was served below another path, and its health was waited for for ever."""
     monkeypatch.setenv("STREAMLIT_SERVER_BASE_URL_PATH", "candles")
     monkeypatch.setenv("candleflow_exchange", "auto")
-    made = up._child_environment({"CANDLEFLOW_EXCHANGE": "simulator"})
+    made = up.child_environment({"CANDLEFLOW_EXCHANGE": "simulator"})
     assert "STREAMLIT_SERVER_BASE_URL_PATH" not in made
     assert "candleflow_exchange" not in made
     assert made["CANDLEFLOW_EXCHANGE"] == "simulator"

@@ -6,6 +6,7 @@ import hashlib
 import threading
 import zipfile
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -266,3 +267,44 @@ def test_a_symbol_beyond_ascii_is_fetched_and_checked(served: tuple[Path, str], 
     zipped(file, line(1, T0_MS))
     checksum(file)
     assert archive.fetch(where, tmp_path, lambda *_: None).name == file.name
+
+
+KLINE = f"{T0_MS},2.5,3,1.5,2,10,{T0_MS + 999},20,4,6,12,0\n"
+
+
+def test_klines_are_read_exactly_in_either_unit_and_a_header_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("open_time,open,high\n" + KLINE)
+    (found,) = archive.klines(tmp_path / "a.csv", "BTCUSDT", "1s")
+    assert (found.open_time, found.open, found.low, found.close) == (
+        T0_MS * 1_000, Decimal("2.5"), Decimal("1.5"), Decimal(2)
+    )  # fmt: skip
+    assert (found.volume, found.quote_volume, found.trade_count) == (Decimal(10), Decimal(20), 4)
+    assert (found.taker_buy_volume, found.taker_buy_quote_volume) == (Decimal(6), Decimal(12))
+    micros = KLINE.replace(str(T0_MS), f"{T0_MS}000").replace(str(T0_MS + 999), f"{T0_MS + 999}999")
+    (tmp_path / "b.csv").write_text(micros)
+    (other,) = archive.klines(tmp_path / "b.csv", "BTCUSDT", "1s")
+    assert other.open_time == found.open_time
+
+
+def test_a_line_of_another_kind_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(KLINE + f"{TRADE}\n")
+    with pytest.raises(ExchangeError, match=r"is no file of klines: '1,61837"):
+        list(archive.klines(tmp_path / "a.csv", "BTCUSDT", "1s"))
+    with pytest.raises(ExchangeError, match=r"a line has 12 columns, as klines have"):
+        list(archive.trades(tmp_path / "a.csv", 0, 2**62))
+
+
+def test_only_trades_of_the_stretch_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"".join(line(number, T0_MS + number) for number in range(5)))
+    found = archive.trades(tmp_path / "a.csv", (T0_MS + 1) * 1_000, (T0_MS + 3) * 1_000)
+    assert [trade[0] for trade in found] == ["1", "2"]
+
+
+def test_addresses_are_the_archives() -> None:
+    base = "https://a/data/spot"
+    assert archive.address("https://a/", "BTCUSDT", "2024-08-08", "1s") == (
+        f"{base}/daily/klines/BTCUSDT/1s/BTCUSDT-1s-2024-08-08.zip"
+    )
+    assert archive.address("https://a", "BTCUSDT", "2024-08") == (
+        f"{base}/monthly/trades/BTCUSDT/BTCUSDT-trades-2024-08.zip"
+    )

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from candleflow.backoff import Backoff
 from candleflow.errors import StackError
-from candleflow.stack import jar_download, jars
-from candleflow.stack.jars import Jar, fetch, locked
+from candleflow.stack import jar_download, jar_lock
+from candleflow.stack.jar_lock import LOCK_OF_SPARK_4_0, Jar, locked
+from candleflow.stack.jars import fetch
 
 CONTENT = {"org/a/1/a-1.jar": b"a" * 200_000, "org/b/2/b-2.jar": b"b" * 1_000}
 WANTED = [Jar(path, hashlib.sha256(body).hexdigest(), len(body)) for path, body in CONTENT.items()]
@@ -70,7 +72,7 @@ def repository() -> Iterator[Repository]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting_between_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jar_download, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(jar_download, "_PAUSES", lambda: Backoff(0.0, 0.0))
 
 
 def fetched(repository: Repository, folder: Path, console: Console | None = None) -> list[Path]:
@@ -87,7 +89,7 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_setting(
 
 
 def lock_of_spark_4_0() -> str:
-    return Path(jars.__file__).with_name(jars.LOCK_OF_SPARK_4_0).read_text()
+    return Path(jar_lock.__file__).with_name(LOCK_OF_SPARK_4_0).read_text()
 
 
 @pytest.mark.parametrize(

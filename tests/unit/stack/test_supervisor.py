@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from candleflow.backoff import Backoff
 from candleflow.errors import StackError
 from candleflow.stack import process
-from candleflow.stack.supervisor import Keeping, Part, Supervisor, back_off
+from candleflow.stack.supervisor import Keeping, Part, Supervisor
 
 FOR_EVER = (
     "import signal, sys; signal.signal(15, lambda *_: sys.exit(0)); print('up', flush=True); signal.pause()"
@@ -58,12 +59,8 @@ def has_said(one: Part, word: str) -> bool:
     return one.log.exists() and word in one.log.read_text()
 
 
-def test_the_back_off_grows_and_is_capped() -> None:
-    assert [back_off(failures) for failures in range(1, 9)] == [1, 2, 4, 8, 16, 30, 30, 30]
-
-
 async def test_a_part_that_dies_is_started_again(tmp_path: Path) -> None:
-    async with supervisor(wait_before=lambda _: 0.01) as (one, seen):
+    async with supervisor(restarts=lambda: Backoff(0.01, 0.01)) as (one, seen):
         keeping = one.keep(part(tmp_path, FOR_EVER))
         await until(lambda: has_said(keeping.part, "up"))
         assert keeping.child is not None
@@ -75,25 +72,29 @@ async def test_a_part_that_dies_is_started_again(tmp_path: Path) -> None:
 
 
 async def test_each_failure_in_a_row_waits_longer_and_a_stable_run_begins_anew(tmp_path: Path) -> None:
-    asked: list[int] = []
+    waited: list[float] = []
 
-    def wait_before(failures: int) -> float:
-        asked.append(failures)
-        return 0.0
+    class Noted(Backoff):
+        def next_delay(self) -> float:
+            waited.append(super().next_delay())
+            return waited[-1]
 
-    async with supervisor(wait_before=wait_before) as (one, _):
+    def restarts() -> Backoff:
+        return Noted(0.01, 1.0, lambda: 1.0)
+
+    async with supervisor(restarts=restarts) as (one, _):
         one.keep(part(tmp_path, "raise SystemExit(1)"))
-        await until(lambda: len(asked) >= 3)
-        assert asked[:3] == [1, 2, 3]
-    asked.clear()
-    async with supervisor(wait_before=wait_before, stable_seconds=0) as (one, _):
+        await until(lambda: len(waited) >= 3)
+        assert waited[:3] == [0.01, 0.02, 0.04]
+    waited.clear()
+    async with supervisor(restarts=restarts, stable_seconds=0) as (one, _):
         one.keep(part(tmp_path, "raise SystemExit(1)"))
-        await until(lambda: len(asked) >= 3)
-        assert asked[:3] == [1, 1, 1]
+        await until(lambda: len(waited) >= 3)
+        assert waited[:3] == [0.01, 0.01, 0.01]
 
 
 async def test_a_part_that_ends_with_a_bad_setting_is_not_tried_again(tmp_path: Path) -> None:
-    async with supervisor(wait_before=lambda _: 0.0) as (one, _):
+    async with supervisor(restarts=lambda: Backoff(0.0, 0.0)) as (one, _):
         keeping = one.keep(part(tmp_path, "print('CANDLEFLOW_X is wrong', flush=True); raise SystemExit(2)"))
         await until(lambda: keeping.state == "failed")
         assert keeping.restarts == 0
@@ -101,7 +102,7 @@ async def test_a_part_that_ends_with_a_bad_setting_is_not_tried_again(tmp_path: 
 
 
 async def test_what_a_dead_part_said_last_is_shown(tmp_path: Path) -> None:
-    async with supervisor(wait_before=lambda _: 60.0) as (one, _):
+    async with supervisor(restarts=lambda: Backoff(60.0, 60.0, lambda: 1.0)) as (one, _):
         keeping = one.keep(part(tmp_path, "print('the last straw', flush=True); raise SystemExit(7)"))
         await until(lambda: keeping.state == "restarting")
         assert "ended with status 7; again in 60 s" in keeping.message

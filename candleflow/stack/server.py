@@ -1,0 +1,116 @@
+"""A server on this machine, Kafka or PostgreSQL: prepared, started, waited for and stopped."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar, Final
+
+import psutil
+
+from candleflow.errors import StackError
+from candleflow.stack import process
+
+READY_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 8.0
+
+
+class LocalServer(ABC):
+    """One server, with all that it keeps in ``folder``."""
+
+    name: ClassVar[str]
+    stop_signal: ClassVar[signal.Signals]
+    """Ends it at once but cleanly."""
+
+    def __init__(self, folder: Path, port: int, host: str) -> None:
+        self.folder = folder
+        self.port = port
+        self.host = host
+        self._process: subprocess.Popen[bytes] | None = None
+        self._problem = ""
+
+    @property
+    def data(self) -> Path:
+        """What must survive: topics, or a database."""
+        return self.folder / "data"
+
+    @property
+    @abstractmethod
+    def log(self) -> Path: ...
+
+    @property
+    def address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        return self._process
+
+    def start(self, *, outlives_parent: bool = False) -> None:
+        """Heal or make the folder, then start the server; it is ready some seconds later."""
+        self.prepare()
+        self.launch(outlives_parent=outlives_parent)
+
+    def prepare(self) -> None:
+        """Make or heal the folder and write the configuration. May be called from any thread.
+
+        Raises StackError with one line that says what to do.
+        """
+        try:
+            self._prepare()
+        except OSError as error:
+            raise StackError(f"{self.name}'s folder {self.folder} can't be used: {error}") from error
+
+    def launch(self, *, outlives_parent: bool = False) -> subprocess.Popen[bytes]:
+        """Start the server in a prepared folder, from the main thread unless it outlives its parent."""
+        self._process = self._spawn(None if outlives_parent else self.stop_signal)
+        return self._process
+
+    def is_ready(self) -> bool:
+        """Whether it answers a client now. Raises StackError when it has ended."""
+        if self._process is not None and self._process.poll() is not None:
+            raise StackError(f"{self.name} ended while starting: {self.why_it_ended()}")
+        if process.is_listening(self.port, self.host):
+            self._problem = self._why_no_answer()
+        else:
+            self._problem = f"it doesn't listen at {self.address} yet"
+        return not self._problem
+
+    def not_ready(self) -> str:
+        """Why ``is_ready`` last said no."""
+        return f"{self._problem}; it says: {self.why_it_ended()}"
+
+    def wait_until_ready(self, within_seconds: float = READY_SECONDS) -> None:
+        """Return once a client can use it; raise StackError when it ends first or isn't in time."""
+        if not process.wait_for(self.is_ready, within_seconds):
+            raise StackError(f"{self.name} wasn't ready in {within_seconds:.0f} s: {self.not_ready()}")
+
+    def stop(self, within_seconds: float = STOP_SECONDS) -> None:
+        """Stop it cleanly; past the deadline it is killed, which costs the next start a recovery."""
+        if self._process is not None:
+            process.stop(self._process, self.stop_signal, within_seconds)
+            self._process = None
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        if self._process is not None:
+            children = psutil.Process(self._process.pid).children() if self._process.poll() is None else []
+            process.stop(self._process, signal.SIGKILL, 5)
+            psutil.wait_procs(children, timeout=10)
+            self._process = None
+
+    def why_it_ended(self) -> str:
+        """What its log says last."""
+        return f"{process.tail(self.log)} ({self.log})"
+
+    @abstractmethod
+    def _prepare(self) -> None: ...
+
+    @abstractmethod
+    def _spawn(self, signal_with_parent: signal.Signals | None) -> subprocess.Popen[bytes]: ...
+
+    @abstractmethod
+    def _why_no_answer(self) -> str:
+        """Why a client isn't answered; "" where it is."""
