@@ -1,19 +1,19 @@
 """The menu of alerts: a rule is added, rules are removed, and what became of the latest alerts is shown.
 
-What was refused for good stands at the top, as nobody else would tell. Channels are shown by name: their
-addresses are secrets, and never come here.
+What was refused for good stands at the top, as nobody else would tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from collections.abc import Sequence
+from typing import Final
 
 import streamlit as st
 
 from candleflow.dashboard import words
+from candleflow.dashboard.alert_desk import AlertDesk
 from candleflow.errors import CandleflowError, StoreError, UnknownOutcomeError
+from candleflow.store.alerts import ToldAlert
 
 _EVERY: Final = "Every symbol"
 _KINDS: Final = {
@@ -35,49 +35,6 @@ _MINUTES: Final = 5
 _CANDLES: Final = 60
 
 
-@dataclass(frozen=True, slots=True)
-class ShownRule:
-    """A rule in words."""
-
-    rule_id: int
-    words: str
-
-
-class ShownAlert(Protocol):
-    """An alert and how it went by one channel."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def decided_at(self) -> int: ...
-    @property
-    def channel(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def detail(self) -> str: ...
-
-
-class AlertDesk(Protocol):
-    """What the menu asks of who keeps rules. Each method raises StoreError while the store is away."""
-
-    channels: Sequence[str]
-
-    def rules(self) -> Sequence[ShownRule]: ...
-    def latest(self, limit: int) -> Sequence[ShownAlert]:
-        """The newest first."""
-        ...
-
-    def add(self, rule: Mapping[str, Any], until: str) -> None:
-        """``until``: when it expires, UTC, such as ``2026-12-31T18:00``; empty: never.
-
-        Raises MarketError, in words for the viewer, for what is no rule.
-        """
-        ...
-
-    def remove(self, rule_id: int) -> None: ...
-
-
 @st.fragment
 def menu(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> None:
     """A button that opens to the rules. The chart isn't run again."""
@@ -95,15 +52,15 @@ def menu(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> None
             _rules(desk)
             _form(desk, offered, is_simulated=is_simulated)
         except UnknownOutcomeError as error:
-            st.warning(_plain(str(error)))
+            st.warning(words.escape_markdown(str(error)))
         except StoreError:
             st.caption("PostgreSQL is away: alerts show here once it is back.")
 
 
-def _latest(alerts: Sequence[ShownAlert]) -> None:
+def _latest(alerts: Sequence[ToldAlert]) -> None:
     failed = next((one for one in alerts if one.state in _FAILED), None)
     if failed is not None:
-        st.warning(_plain(f"{failed.channel}: {failed.state}: {failed.detail}"))
+        st.warning(words.escape_markdown(f"{failed.channel}: {failed.state}: {failed.detail}"))
     for one in alerts:
         first = one.text.partition("\n")[0]
         st.text(f"{words.utc(one.decided_at)}  {one.channel}, {one.state}: {first}")
@@ -112,11 +69,11 @@ def _latest(alerts: Sequence[ShownAlert]) -> None:
 
 
 def _rules(desk: AlertDesk) -> None:
-    for rule in desk.rules():
+    for rule_id, told in desk.rules().items():
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.text(rule.words)
-            if st.button("Remove", key=f"alert-remove-{rule.rule_id}"):
-                desk.remove(rule.rule_id)
+            st.text(told)
+            if st.button("Remove", key=f"alert-remove-{rule_id}"):
+                desk.remove(rule_id)
                 st.rerun()
 
 
@@ -159,11 +116,6 @@ def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> Non
     except StoreError:
         raise
     except CandleflowError as error:
-        st.error(_plain(str(error)))
+        st.error(words.escape_markdown(str(error)))
         return
     st.rerun()
-
-
-def _plain(text: str) -> str:
-    """``text`` such that Markdown shows it as it is."""
-    return "".join(f"\\{letter}" if letter in r"\`*_{}[]()<>#+-.!|~$:" else letter for letter in text)

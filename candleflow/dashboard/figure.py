@@ -8,7 +8,8 @@ from typing import Any, Final
 from candleflow.dashboard import layout, traces
 from candleflow.dashboard.choice import Period
 from candleflow.dashboard.looks import Looks
-from candleflow.dashboard.source import ShownCandle, ShownForecast
+from candleflow.market.stored import StoredCandle
+from candleflow.store.forecasts import KeptForecast
 
 Json = dict[str, Any]
 
@@ -16,13 +17,13 @@ PLAIN_LOOKS: Final = Looks()
 
 
 def figure(
-    candles: Sequence[ShownCandle],
+    candles: Sequence[StoredCandle],
     bucket_seconds: int,
     period: Period,
     price_places: int,
     looks: Looks = PLAIN_LOOKS,
-    before: Sequence[ShownCandle] = (),
-    forecasts: Sequence[ShownForecast] | None = None,
+    before: Sequence[StoredCandle] = (),
+    forecasts: Sequence[KeptForecast] | None = None,
 ) -> Json:
     """Prices, volume below, panes below that; ``{"data": [...], "layout": {...}, "facts": {...}}``.
 
@@ -56,7 +57,7 @@ def figure(
     }
 
 
-def _facts(candles: Sequence[ShownCandle]) -> Json:
+def _facts(candles: Sequence[StoredCandle]) -> Json:
     """What is true or false is told in one digit, as it travels with each candle."""
     return {
         "quote_volume": [traces.as_stored(one.quote_volume) for one in candles],

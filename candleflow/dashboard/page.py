@@ -7,10 +7,10 @@ at each refresh. Text from the database reaches HTML only through ``html.escape`
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from pathlib import Path
 from typing import Final
 
 import streamlit as st
@@ -25,57 +25,42 @@ from candleflow.dashboard.choice import (
     buckets,
     proposed,
 )
+from candleflow.dashboard.component import ASSETS
 from candleflow.dashboard.figure import figure
 from candleflow.dashboard.looks import PERIOD_LIMITS, PERIODS, Kind, Looks, Overlay, Pane
-from candleflow.dashboard.source import CandleSource, ForecastSource, PageSource, ShownForecast
+from candleflow.dashboard.source import PageSource, now_us, shared
 from candleflow.dashboard.trust_strip import TrustStrip
 from candleflow.dashboard.view import Nothing, View, look
-from candleflow.errors import StoreError
-from candleflow.market.window import SECOND_US, Windows
+from candleflow.errors import SettingError, StoreError
+from candleflow.market.window import SECOND_US
+from candleflow.store.forecasts import KeptForecast
 
 _LOG: Final = logging.getLogger(__name__)
 _STYLES: Final = [
-    Path(__file__).parent / "assets" / name
-    for name in ("page.css", "chart.css", "keys.css", "market_strip.css", "trust_strip.css", "grid.css")
+    ASSETS / f"{name}.css" for name in ("page", "chart", "keys", "market_strip", "trust_strip", "grid")
 ]
-_ICON: Final = str(Path(__file__).parent / "assets" / "icon.svg")  # a named icon would be fetched from Google
+_ICON: Final = str(ASSETS / "icon.svg")  # a named icon would be fetched from Google
 _LAST_VIEW: Final = "last_view"
 _LOCAL: Final = "Local"
 _AWAY_SINCE: Final = "away_since"
 
-Clock = Callable[[], int]
 
-
-def configure(*, is_simulated: bool) -> None:
-    """The browser's title, and the page's style. Comes before anything else on the page."""
-    title = "SIMULATED - Candleflow" if is_simulated else "Candleflow"
-    st.set_page_config(page_title=title, page_icon=_ICON, layout="wide", initial_sidebar_state="collapsed")
-    for style in _STYLES:
-        st.html(style)
-
-
-def show(
-    new_source: Callable[[], PageSource],
-    followed: Sequence[str],
-    windows: Windows,
-    clock: Clock,
-    *,
-    is_simulated: bool,
-    alert_desk: alerts_menu.AlertDesk | None = None,
-) -> None:
-    """Show the page. ``followed`` are the settings' symbols; ``clock`` gives microseconds since the epoch.
-
-    ``new_source`` makes a source for one part of the page, as each is refreshed by itself; ``alert_desk``
-    keeps the rules of alerts.
-    """
-    source = new_source()
+def show() -> None:
+    """Show the page; where a setting is wrong, the one sentence that says so."""
+    try:
+        settings = shared().settings
+    except (SettingError, StoreError) as error:
+        _configure(is_simulated=False)
+        st.error(words.escape_markdown(str(error)))
+        print(error, file=sys.stderr)  # no logging yet: its level is a setting
+        return
+    followed, is_simulated = settings.symbols, settings.is_simulated
+    _configure(is_simulated=is_simulated)
     if is_simulated:
         st.html('<div class="cf-simulated"><b>SIMULATED</b> Made-up trades. No market, no real prices.</div>')
-    offered = _offered_symbols(source, followed)
-    wish, drawing, refresh_seconds = _controls(
-        offered, buckets(windows), alert_desk, is_simulated=is_simulated
-    )
-    market_strip.show(new_source(), followed, wish.symbol, clock, refresh_seconds)
+    offered = _offered_symbols(PageSource(), followed)
+    wish, drawing, refresh_seconds = _controls(offered, buckets(settings.windows), is_simulated=is_simulated)
+    market_strip.show(followed, wish.symbol, refresh_seconds)
 
     # streamlit-autorefresh in the fragment keeps the same pace (a refresh each 1.00 s, p95 1.13-1.14 s; here
     # 1.15-1.24 s), but its ticks pass through a frame of their own: 5 requests and 94 KB more to load, and
@@ -83,23 +68,28 @@ def show(
     @st.fragment(run_every=refresh_seconds)
     def live(source: PageSource, wish: _Wish, drawing: _Drawing) -> None:
         source.refresh()
-        strip = TrustStrip(source, wish.symbol, wish.symbol in followed, refresh_seconds, drawing.slot)
-        _show_candles(source, wish, drawing, clock(), strip)
+        _show_candles(
+            source,
+            wish,
+            drawing,
+            now_us(),
+            TrustStrip(
+                source, wish.symbol, wish.symbol in followed, is_simulated, refresh_seconds, drawing.slot
+            ),
+        )
         if _offered_symbols(source, followed) != offered:
             st.rerun(scope="app")
 
     for slot, symbol in grid.cells(offered, wish.symbol):
-        live(new_source(), replace(wish, symbol=symbol), replace(drawing, slot=slot))
+        live(PageSource(), replace(wish, symbol=symbol), replace(drawing, slot=slot))
 
 
-def complain(sentence: str) -> None:
-    """Show one sentence in place of the page."""
-    st.error(escape_markdown(sentence))
-
-
-def escape_markdown(text: str) -> str:
-    """``text`` such that Markdown shows it as it is."""
-    return "".join(f"\\{letter}" if letter in r"\`*_{}[]()<>#+-.!|~$:" else letter for letter in text)
+def _configure(*, is_simulated: bool) -> None:
+    """The browser's title, and the page's style. Comes before anything else on the page."""
+    title = "SIMULATED - Candleflow" if is_simulated else "Candleflow"
+    st.set_page_config(page_title=title, page_icon=_ICON, layout="wide", initial_sidebar_state="collapsed")
+    for style in _STYLES:
+        st.html(style)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +101,10 @@ class _Wish:
     look_back_seconds: int | None
     offered: tuple[int, ...]
 
-    def choice(self, source: CandleSource, now: int) -> Choice:
+    def choice(self, source: PageSource, now: int) -> Choice:
         return Choice(self.symbol, self.bucket_seconds or self._proposed(source, now), self.look_back_seconds)
 
-    def _proposed(self, source: CandleSource, now: int) -> int:
+    def _proposed(self, source: PageSource, now: int) -> int:
         if self.look_back_seconds is not None:
             return proposed(self.look_back_seconds, self.offered)
         first = source.first_open_time(self.symbol)
@@ -135,11 +125,7 @@ class _Drawing:
 
 
 def _controls(
-    offered: Sequence[str],
-    bucket_labels: dict[str, int],
-    alert_desk: alerts_menu.AlertDesk | None,
-    *,
-    is_simulated: bool,
+    offered: Sequence[str], bucket_labels: dict[str, int], *, is_simulated: bool
 ) -> tuple[_Wish, _Drawing, int | None]:
     """The row of controls. Each is bound to the address, so that a reload or a shared link shows the same."""
     with st.container(horizontal=True, key="controls", vertical_alignment="bottom", gap="medium"):
@@ -149,8 +135,7 @@ def _controls(
         with st.container(horizontal=True, width="content", key="menus", gap="small"):
             looks, is_local = _drawing_controls()
             download_menu.menu(_drawn, is_simulated=is_simulated)
-            if alert_desk is not None:
-                alerts_menu.menu(alert_desk, offered, is_simulated=is_simulated)
+            alerts_menu.menu(shared().alert_desk, offered, is_simulated=is_simulated)
         refresh = _segments("Refresh", list(REFRESHES), next(iter(REFRESHES)), "refresh")
     lengths = tuple(bucket_labels.values())
     wish = _Wish(symbol, bucket_labels.get(bucket), LOOK_BACKS[look_back], lengths)
@@ -205,7 +190,7 @@ def _drawn() -> list[View]:
     return [one for one in lasts if isinstance(one, View)]
 
 
-def _offered_symbols(source: CandleSource, followed: Sequence[str]) -> list[str]:
+def _offered_symbols(source: PageSource, followed: Sequence[str]) -> list[str]:
     """The symbols followed, then those that only the store knows; those known before while it is away."""
     try:
         stored = sorted(state.symbol for state in source.symbols())
@@ -232,9 +217,7 @@ def _show_candles(source: PageSource, wish: _Wish, drawing: _Drawing, now: int, 
         _draw(view, drawing, now, [*paused, *view.notices], strip, is_stale=False, forecasts=forecasts)
 
 
-def _forecasts(
-    source: ForecastSource, view: View | Nothing, drawing: _Drawing
-) -> Sequence[ShownForecast] | None:
+def _forecasts(source: PageSource, view: View | Nothing, drawing: _Drawing) -> Sequence[KeptForecast] | None:
     """Those to be drawn: of the finest candles, up to now."""
     if isinstance(view, Nothing) or view.period.is_past:
         return None
@@ -267,7 +250,7 @@ def _draw(
     strip: TrustStrip,
     *,
     is_stale: bool,
-    forecasts: Sequence[ShownForecast] | None = None,
+    forecasts: Sequence[KeptForecast] | None = None,
 ) -> None:
     decimal_places = words.places(view.candles)
     st.html(_header(view, notices, decimal_places, is_stale=is_stale))

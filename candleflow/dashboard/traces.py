@@ -28,7 +28,8 @@ from candleflow.dashboard.colours import (
 )
 from candleflow.dashboard.layout import pane_axis
 from candleflow.dashboard.looks import MACD_PERIODS, Kind, Looks, Overlay, Pane
-from candleflow.dashboard.source import ShownCandle, ShownForecast
+from candleflow.market.stored import StoredCandle
+from candleflow.store.forecasts import KeptForecast
 
 _PANE_PLACES: Final = 2
 _SURE_LETTERS: Final = sys.float_info.dig
@@ -52,7 +53,7 @@ def _uid(name: str) -> str:
     return name.replace(" ", "-")
 
 
-def prices(candles: Sequence[ShownCandle], times: list[int], bucket_ms: int, kind: Kind) -> Json:
+def prices(candles: Sequence[StoredCandle], times: list[int], bucket_ms: int, kind: Kind) -> Json:
     """The candles' own prices; there, though not to be seen, where the viewer wants another kind."""
     # Plotly makes candles as wide as the least distance of two. A last place without a candle sets that
     # distance where trades are rare, or there is one candle only.
@@ -81,7 +82,7 @@ def _direction(kind: Kind, colour: str) -> Json:
     return {"line": {"color": colour, "width": 1}, "fillcolor": colour}
 
 
-def volumes(candles: Sequence[ShownCandle], times: list[int], bucket_ms: int) -> Json:
+def volumes(candles: Sequence[StoredCandle], times: list[int], bucket_ms: int) -> Json:
     return {
         "type": "bar",
         "uid": "volume",
@@ -109,8 +110,8 @@ class Reckoned:
 
     def __init__(
         self,
-        candles: Sequence[ShownCandle],
-        before: Sequence[ShownCandle],
+        candles: Sequence[StoredCandle],
+        before: Sequence[StoredCandle],
         times: list[int],
         price_places: int,
     ) -> None:
@@ -225,7 +226,7 @@ def _bars(name: str, times: list[int], values: list[float | None], bucket_ms: in
     }
 
 
-def marks(candles: Sequence[ShownCandle], times: list[int], bucket_ms: int) -> list[Json]:
+def marks(candles: Sequence[StoredCandle], times: list[int], bucket_ms: int) -> list[Json]:
     """Hatching over each incomplete candle, with a cross at its foot that shows however narrow it is; and a
     diamond at the foot of each that changed after it had closed."""
     incomplete = [time for time, one in zip(times, candles, strict=True) if not one.is_complete]
@@ -266,7 +267,7 @@ def _points(name: str, times: list[int], height: float, colour: str, symbol: str
 
 
 def forecasts(
-    found: Sequence[ShownForecast], last: int, price_places: int, *, with_past: bool
+    found: Sequence[KeptForecast], last: int, price_places: int, *, with_past: bool
 ) -> Iterator[Json]:
     """The forecast of the candle after the ``last`` (its open time) with its interval, and those before it.
 
@@ -303,7 +304,7 @@ def forecasts(
     }
 
 
-def _past(found: Sequence[ShownForecast], digits: int) -> Iterator[Json]:
+def _past(found: Sequence[KeptForecast], digits: int) -> Iterator[Json]:
     """What was forecast, dotted, over the ground of its intervals."""
     times = [one.open_time // 1_000 for one in found]
     for name, width in (("lower", 0), ("upper", 0), ("forecast", 1.5)):

@@ -13,10 +13,11 @@ from typing import Final
 from candleflow.dashboard import trust, words
 from candleflow.dashboard.choice import CANDLE_LIMIT
 from candleflow.dashboard.component import LiveComponent
-from candleflow.dashboard.source import OpenGaps, PageSource
+from candleflow.dashboard.source import PageSource
 from candleflow.dashboard.trust import Facts
 from candleflow.dashboard.view import Nothing, View
 from candleflow.errors import StoreError
+from candleflow.market.stored import OpenGaps
 
 _STRIP: Final = LiveComponent(
     "candleflow_trust", html='<div class="cf-trust"></div>', script="trust_strip.js"
@@ -33,6 +34,7 @@ class TrustStrip:
     source: PageSource
     symbol: str
     is_followed: bool
+    is_simulated: bool
     refresh_seconds: int | None
     slot: int
 
@@ -61,7 +63,7 @@ class TrustStrip:
         try:
             states = {state.symbol: state for state in self.source.symbols()}
             gaps = self._gaps(shown) if isinstance(shown, View) else None
-            record = self.source.track_record(self.symbol)
+            scores = self.source.scores(self.symbol)
         except StoreError:
             return away  # which the strip then says
         state = states.get(self.symbol)
@@ -73,7 +75,8 @@ class TrustStrip:
             candles=candles,
             gaps=gaps,
             heartbeats=away.heartbeats,
-            track_record=record,
+            scores=scores,
+            is_simulated=self.is_simulated,
         )
 
     def _gaps(self, view: View) -> OpenGaps | None:
