@@ -25,6 +25,7 @@ from candleflow.dashboard.choice import (
     buckets,
     proposed,
 )
+from candleflow.dashboard.colours import FALLING, RISING
 from candleflow.dashboard.component import ASSETS
 from candleflow.dashboard.figure import figure
 from candleflow.dashboard.looks import PERIOD_LIMITS, PERIODS, Kind, Looks, Overlay, Pane
@@ -39,6 +40,7 @@ _LOG: Final = logging.getLogger(__name__)
 _STYLES: Final = [
     ASSETS / f"{name}.css" for name in ("page", "chart", "keys", "market_strip", "trust_strip", "grid")
 ]
+_COLOURS: Final = f"<style>:root {{ --cf-rising: {RISING}; --cf-falling: {FALLING}; }}</style>"
 _ICON: Final = str(ASSETS / "icon.svg")  # a named icon would be fetched from Google
 _LAST_VIEW: Final = "last_view"
 _LOCAL: Final = "Local"
@@ -88,6 +90,7 @@ def _configure(*, is_simulated: bool) -> None:
     """The browser's title, and the page's style. Comes before anything else on the page."""
     title = "SIMULATED - Candleflow" if is_simulated else "Candleflow"
     st.set_page_config(page_title=title, page_icon=_ICON, layout="wide", initial_sidebar_state="collapsed")
+    st.html(_COLOURS)
     for style in _STYLES:
         st.html(style)
 

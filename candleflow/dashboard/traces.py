@@ -83,26 +83,11 @@ def _direction(kind: Kind, colour: str) -> Json:
 
 
 def volumes(candles: Sequence[StoredCandle], times: list[int], bucket_ms: int) -> Json:
-    return {
-        "type": "bar",
-        "uid": "volume",
-        "name": "volume",
-        "x": times,
-        "y": [as_stored(one.volume) for one in candles],
-        "width": bucket_ms * 0.7,
-        "yaxis": "y2",
-        "marker": {
-            # One digit a candle in place of a colour's seven characters.
-            "color": [int(one.close >= one.open) for one in candles],
-            "colorscale": [[0, FALLING], [1, RISING]],
-            "cmin": 0,
-            "cmax": 1,
-            "opacity": 0.65,
-            "line": {"width": 0},
-        },
-        "hoverinfo": "none",
-        "showlegend": False,
-    }
+    # One digit a candle in place of a colour's seven characters.
+    directions = [int(one.close >= one.open) for one in candles]
+    coloured = {"color": directions, "colorscale": [[0, FALLING], [1, RISING]], "cmin": 0, "cmax": 1}
+    amounts = [as_stored(one.volume) for one in candles]
+    return _bars("volume", times, amounts, bucket_ms, "y2", coloured) | {"hoverinfo": "none"}
 
 
 class Reckoned:
@@ -211,7 +196,9 @@ def panes(reckoned: Reckoned, bucket_ms: int, looks: Looks) -> Iterator[Json]:
             yield _bars("Trades", reckoned.times, counts, bucket_ms, axis)
 
 
-def _bars(name: str, times: list[int], values: list[float | None], bucket_ms: int, axis: str) -> Json:
+def _bars(
+    name: str, times: list[int], values: Sequence[Any], bucket_ms: int, axis: str, colour: Json | None = None
+) -> Json:
     return {
         "type": "bar",
         "uid": _uid(name),
@@ -220,7 +207,7 @@ def _bars(name: str, times: list[int], values: list[float | None], bucket_ms: in
         "y": values,
         "width": bucket_ms * 0.7,
         "yaxis": axis,
-        "marker": {"color": PLAIN, "opacity": 0.65, "line": {"width": 0}},
+        "marker": (colour or {"color": PLAIN}) | {"opacity": 0.65, "line": {"width": 0}},
         "hoverinfo": "skip",
         "showlegend": False,
     }

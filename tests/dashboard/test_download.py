@@ -36,10 +36,16 @@ def downloads(page: Page, tmp_path: Path) -> Iterator[Path]:
     page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "default"})
 
 
-def test_both_files_are_what_postgresql_has(page: Page, running: Running, downloads: Path) -> None:
+def test_both_files_are_what_postgresql_has_and_a_refresh_makes_none(
+    page: Page, running: Running, downloads: Path
+) -> None:
     page.open(f"symbol={OLD}&look_back=5+m&candle=5+s")
     page.wait_for_candles()
     page.open_download_menu()
+    address = "return document.querySelector('[data-testid=stDownloadButton] a, .st-key-csv-0').outerHTML"
+    made = page.script(address)
+    page.wait_for_updates(2)
+    assert page.script(address) == made
     page.press("CSV")
     page.press("Parquet")
     name = f"{OLD}_5s_2024-08-08T115455Z_2024-08-08T120000Z"
@@ -87,16 +93,6 @@ def test_the_menu_fits_a_phone_and_says_where_there_is_nothing(page: Page, pictu
     page.wait_for_text("NOTRADEUSDT is not followed")
     page.press("Data")
     page.wait_for_text("No candles are shown.")
-
-
-def test_a_refresh_makes_no_file(page: Page) -> None:
-    page.open()
-    page.wait_for_candles()
-    page.open_download_menu()
-    address = "return document.querySelector('[data-testid=stDownloadButton] a, .st-key-csv-0').outerHTML"
-    made = page.script(address)
-    page.wait_for_updates(3)
-    assert page.script(address) == made
 
 
 def _whole(path: Path) -> Path | None:
