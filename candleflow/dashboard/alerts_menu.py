@@ -10,6 +10,7 @@ from typing import Final
 
 import streamlit as st
 
+from candleflow.alerts.rules import LONGEST_COOL_DOWN, LONGEST_NOTE, Kind
 from candleflow.dashboard import words
 from candleflow.dashboard.alert_desk import AlertDesk
 from candleflow.errors import CandleflowError, StoreError, UnknownOutcomeError
@@ -17,12 +18,13 @@ from candleflow.store.alerts import ToldAlert
 
 _EVERY: Final = "Every symbol"
 _KINDS: Final = {
-    "Price crosses up": "crosses-up", "Price crosses down": "crosses-down", "Price crosses": "crosses",
-    "Price is above": "above", "Price is below": "below", "Price moves by %": "move",
-    "Volume over standard deviations": "volume", "No trade for seconds": "silence",
-    "Trades are missing": "gap", "Differs from the exchange": "differs", "Candles lag by seconds": "lag",
+    "Price crosses up": Kind.CROSSES_UP, "Price crosses down": Kind.CROSSES_DOWN,
+    "Price crosses": Kind.CROSSES, "Price is above": Kind.ABOVE, "Price is below": Kind.BELOW,
+    "Price moves by %": Kind.MOVE, "Volume over standard deviations": Kind.VOLUME,
+    "No trade for seconds": Kind.SILENCE, "Trades are missing": Kind.GAP,
+    "Differs from the exchange": Kind.DIFFERS, "Candles lag by seconds": Kind.LAG,
 }  # fmt: skip
-_WITHOUT_THRESHOLD: Final = ("gap", "differs")
+_WITHOUT_THRESHOLD: Final = (Kind.GAP, Kind.DIFFERS)
 _FAILED: Final = ("refused", "unknown", "given up")
 _NO_CHANNEL: Final = (
     "No channel is set up. Write `CANDLEFLOW_ALERT_CHANNELS=phone=tgram://<token>/<chat>` into `.env` and"
@@ -30,7 +32,6 @@ _NO_CHANNEL: Final = (
 )
 _LATEST: Final = 10
 _HYSTERESIS: Final = "So far back, in the unit of the line beside, until it may fire again."
-_LONGEST_COOL_DOWN: Final = 30 * 86_400
 _MINUTES: Final = 5
 _CANDLES: Final = 60
 
@@ -87,9 +88,9 @@ def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> Non
         threshold = st.text_input("Price, percent, deviations or seconds", key="alert-threshold")
         with st.container(horizontal=True):
             hysteresis = st.text_input("Hysteresis", "0", key="alert-hysteresis", help=_HYSTERESIS)
-            cool_down = st.number_input("Cool-down, s", 0, _LONGEST_COOL_DOWN, 60, key="alert-cool-down")
+            cool_down = st.number_input("Cool-down, s", 0, LONGEST_COOL_DOWN, 60, key="alert-cool-down")
             until = st.text_input("Until (UTC)", key="alert-until", placeholder="2026-12-31 18:00")
-        note = st.text_input("Note", key="alert-note", max_chars=100)
+        note = st.text_input("Note", key="alert-note", max_chars=LONGEST_NOTE)
         channels = st.multiselect("To", desk.channels, default=list(desk.channels), key="alert-channels")
         with st.container(horizontal=True):
             is_closed = st.toggle("Closed candles only", key="alert-closed")
@@ -100,9 +101,9 @@ def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> Non
     rule = {
         "kind": kind,
         "threshold": "0" if kind in _WITHOUT_THRESHOLD else threshold,
-        "symbol": None if symbol == _EVERY or kind == "lag" else symbol,
-        "minutes": _MINUTES if kind == "move" else 0,
-        "candles": _CANDLES if kind == "volume" else 0,
+        "symbol": None if symbol == _EVERY or kind is Kind.LAG else symbol,
+        "minutes": _MINUTES if kind is Kind.MOVE else 0,
+        "candles": _CANDLES if kind is Kind.VOLUME else 0,
         "is_on_closed": is_closed,
         "hysteresis": "0" if kind in _WITHOUT_THRESHOLD else hysteresis,
         "cool_down_seconds": cool_down,
