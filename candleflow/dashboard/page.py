@@ -70,15 +70,9 @@ def show() -> None:
     @st.fragment(run_every=refresh_seconds)
     def live(source: PageSource, wish: _Wish, drawing: _Drawing) -> None:
         source.refresh()
-        _show_candles(
-            source,
-            wish,
-            drawing,
-            now_us(),
-            TrustStrip(
-                source, wish.symbol, wish.symbol in followed, is_simulated, refresh_seconds, drawing.slot
-            ),
-        )
+        is_followed = wish.symbol in followed
+        strip = TrustStrip(source, wish.symbol, is_followed, is_simulated, refresh_seconds, drawing.slot)
+        _Cell(source, wish, drawing, strip, now_us()).show()
         if _offered_symbols(source, followed) != offered:
             st.rerun(scope="app")
 
@@ -203,74 +197,90 @@ def _offered_symbols(source: PageSource, followed: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*followed, *stored]))
 
 
-def _show_candles(source: PageSource, wish: _Wish, drawing: _Drawing, now: int, strip: TrustStrip) -> None:
-    try:
-        choice = wish.choice(source, now)
-        view = look(source, choice, now, drawing.looks.warm_up, is_followed=strip.is_followed)
-        forecasts = _forecasts(source, view, drawing)
-    except StoreError as error:
-        _show_last_view(wish, drawing, now, strip, error)
-        return
-    st.session_state[f"{_LAST_VIEW}{drawing.slot}"] = (wish, view)
-    st.session_state[_AWAY_SINCE] = None
-    if isinstance(view, Nothing):
-        _say(view, now, strip)
-    else:
-        paused = [f"Paused at {words.utc(now)}."] if strip.refresh_seconds is None else []
-        _draw(view, drawing, now, [*paused, *view.notices], strip, is_stale=False, forecasts=forecasts)
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """One chart, with its header and its trust strip, at one refresh."""
 
+    source: PageSource
+    wish: _Wish
+    drawing: _Drawing
+    strip: TrustStrip
+    now: int
 
-def _forecasts(source: PageSource, view: View | Nothing, drawing: _Drawing) -> Sequence[KeptForecast] | None:
-    """Those to be drawn: of the finest candles, up to now."""
-    if isinstance(view, Nothing) or view.period.is_past:
-        return None
-    if view.choice.bucket_seconds != drawing.finest_seconds:
-        return None
-    drawn = view.candles[0 if drawing.looks.past_forecasts else -1]
-    return source.forecasts(view.choice.symbol, drawn.open_time)
+    def show(self) -> None:
+        try:
+            choice = self.wish.choice(self.source, self.now)
+            warm_up = self.drawing.looks.warm_up
+            view = look(self.source, choice, self.now, warm_up, is_followed=self.strip.is_followed)
+            forecasts = self._forecasts(view)
+        except StoreError as error:
+            self._show_last_view(error)
+            return
+        st.session_state[f"{_LAST_VIEW}{self.drawing.slot}"] = (self.wish, view)
+        st.session_state[_AWAY_SINCE] = None
+        if isinstance(view, Nothing):
+            self._say(view)
+        else:
+            paused = [f"Paused at {words.utc(self.now)}."] if self.strip.refresh_seconds is None else []
+            self._draw(view, [*paused, *view.notices], forecasts, is_stale=False)
 
+    def _forecasts(self, view: View | Nothing) -> Sequence[KeptForecast] | None:
+        """Those to be drawn: of the finest candles, up to now."""
+        if isinstance(view, Nothing) or view.period.is_past:
+            return None
+        if view.choice.bucket_seconds != self.drawing.finest_seconds:
+            return None
+        drawn = view.candles[0 if self.drawing.looks.past_forecasts else -1]
+        return self.source.forecasts(view.choice.symbol, drawn.open_time)
 
-def _show_last_view(wish: _Wish, drawing: _Drawing, now: int, strip: TrustStrip, error: StoreError) -> None:
-    """While the store is away: what was last read, greyed, and since when. The next refresh tries again."""
-    if st.session_state.get(_AWAY_SINCE) is None:
-        st.session_state[_AWAY_SINCE] = now
-        _LOG.warning("the page can't read candles: %s", error)
-    since = words.utc(st.session_state[_AWAY_SINCE])
-    last_wish, last = st.session_state.get(f"{_LAST_VIEW}{drawing.slot}", (None, None))
-    if isinstance(last, View) and last_wish == wish:
-        notice = f"PostgreSQL has been away since {since}. This is what was last read; it goes on by itself."
-        _draw(last, drawing, now, [notice], strip, is_stale=True)
-    else:
-        advice = f"Since {since}. Candles show here by themselves once it is back."
-        _say(Nothing("PostgreSQL is away", advice), now, strip, is_away=True)
+    def _show_last_view(self, error: StoreError) -> None:
+        """While the store is away: what was last read, greyed, and since when. Each refresh tries again."""
+        if st.session_state.get(_AWAY_SINCE) is None:
+            st.session_state[_AWAY_SINCE] = self.now
+            _LOG.warning("the page can't read candles: %s", error)
+        since = words.utc(st.session_state[_AWAY_SINCE])
+        last_wish, last = st.session_state.get(f"{_LAST_VIEW}{self.drawing.slot}", (None, None))
+        if isinstance(last, View) and last_wish == self.wish:
+            notice = (
+                f"PostgreSQL has been away since {since}. This is what was last read; it goes on by itself."
+            )
+            self._draw(last, [notice], None, is_stale=True)
+        else:
+            advice = f"Since {since}. Candles show here by themselves once it is back."
+            self._say(Nothing("PostgreSQL is away", advice), is_away=True)
 
+    def _draw(
+        self,
+        view: View,
+        notices: Sequence[str],
+        forecasts: Sequence[KeptForecast] | None,
+        *,
+        is_stale: bool,
+    ) -> None:
+        places = words.places(view.candles)
+        st.html(_header(view, notices, places, is_stale=is_stale))
+        self.strip.draw(None if is_stale else view, self.now)
+        choice, looks = view.choice, self.drawing.looks
+        price = words.price(view.candles[-1].close, places)
+        chart.draw(
+            figure(view.candles, choice.bucket_seconds, view.period, places, looks, view.before, forecasts),
+            slot=self.drawing.slot,
+            view=f"{choice.symbol}/{choice.bucket_seconds}/{choice.look_back_seconds}/{looks.is_log}",
+            title=f"{price} {choice.symbol}" + (" SIMULATED" if self.drawing.is_simulated else ""),
+            price_places=places,
+            is_stale=is_stale,
+            is_local=self.drawing.is_local,
+        )
 
-def _draw(
-    view: View,
-    drawing: _Drawing,
-    now: int,
-    notices: Sequence[str],
-    strip: TrustStrip,
-    *,
-    is_stale: bool,
-    forecasts: Sequence[KeptForecast] | None = None,
-) -> None:
-    decimal_places = words.places(view.candles)
-    st.html(_header(view, notices, decimal_places, is_stale=is_stale))
-    strip.draw(None if is_stale else view, now)
-    choice, looks = view.choice, drawing.looks
-    price = words.price(view.candles[-1].close, decimal_places)
-    chart.draw(
-        figure(
-            view.candles, choice.bucket_seconds, view.period, decimal_places, looks, view.before, forecasts
-        ),
-        slot=drawing.slot,
-        view=f"{choice.symbol}/{choice.bucket_seconds}/{choice.look_back_seconds}/{looks.is_log}",
-        title=f"{price} {choice.symbol}" + (" SIMULATED" if drawing.is_simulated else ""),
-        price_places=decimal_places,
-        is_stale=is_stale,
-        is_local=drawing.is_local,
-    )
+    def _say(self, nothing: Nothing, *, is_away: bool = False) -> None:
+        """In the places of the header and of the chart, with the strip between them."""
+        chart.forget(self.drawing.slot)
+        st.html(f'<div class="cf-header"><span class="cf-symbol">{escape(self.wish.symbol)}</span></div>')
+        self.strip.draw(None if is_away else nothing, self.now)
+        st.html(
+            f'<div class="cf-nothing" role="status"><h2>{escape(nothing.title)}</h2>'
+            f"<p>{escape(nothing.advice)}</p></div>"
+        )
 
 
 def _header(view: View, notices: Sequence[str], decimal_places: int, *, is_stale: bool) -> str:
@@ -293,14 +303,3 @@ def _header(view: View, notices: Sequence[str], decimal_places: int, *, is_stale
 
 def _over(choice: Choice) -> str:
     return "in all" if choice.look_back_seconds is None else f"in {words.span(choice.look_back_seconds)}"
-
-
-def _say(nothing: Nothing, now: int, strip: TrustStrip, *, is_away: bool = False) -> None:
-    """In the places of the header and of the chart, with the strip between them."""
-    chart.forget(strip.slot)
-    st.html(f'<div class="cf-header"><span class="cf-symbol">{escape(strip.symbol)}</span></div>')
-    strip.draw(None if is_away else nothing, now)
-    st.html(
-        f'<div class="cf-nothing" role="status"><h2>{escape(nothing.title)}</h2>'
-        f"<p>{escape(nothing.advice)}</p></div>"
-    )
