@@ -37,6 +37,9 @@ _SURE_LETTERS: Final = sys.float_info.dig
 
 Json = dict[str, Any]
 
+_SILENT: Final[Json] = {"hoverinfo": "skip", "showlegend": False}
+"""Of a trace that neither the crosshair nor the legend tells of."""
+
 
 def as_stored(value: Decimal) -> float | str:
     """A number that JavaScript writes as ``value`` is; its digits as text, which Plotly reads too, where a
@@ -208,8 +211,7 @@ def _bars(
         "width": bucket_ms * 0.7,
         "yaxis": axis,
         "marker": (colour or {"color": PLAIN}) | {"opacity": 0.65, "line": {"width": 0}},
-        "hoverinfo": "skip",
-        "showlegend": False,
+        **_SILENT,
     }
 
 
@@ -231,8 +233,7 @@ def marks(candles: Sequence[StoredCandle], times: list[int], bucket_ms: int) -> 
             "line": {"width": 0},
             "pattern": {"shape": "/", "fgcolor": INCOMPLETE, "fgopacity": 0.7, "size": 7, "solidity": 0.15},
         },
-        "hoverinfo": "skip",
-        "showlegend": False,
+        **_SILENT,
     }
     cross = _points("incomplete foot", incomplete, 0.015, INCOMPLETE, "x-thin")
     return [hatching, cross, _points("repaired", repaired, 0.04, REPAIRED, "diamond")]
@@ -248,8 +249,7 @@ def _points(name: str, times: list[int], height: float, colour: str, symbol: str
         "y": [height] * len(times),
         "yaxis": "y3",
         "marker": {"color": colour, "symbol": symbol, "size": 7, "line": {"color": colour, "width": 2}},
-        "hoverinfo": "skip",
-        "showlegend": False,
+        **_SILENT,
     }
 
 
@@ -286,8 +286,7 @@ def forecasts(
         "textposition": "middle left",
         "textfont": {"color": FORECAST, "size": 11},
         "cliponaxis": False,
-        "hoverinfo": "skip",
-        "showlegend": False,
+        **_SILENT,
     }
 
 
@@ -304,6 +303,5 @@ def _past(found: Sequence[KeptForecast], digits: int) -> Iterator[Json]:
             "x": times,
             "y": [round(getattr(one, name), digits) for one in found],
             "line": {"color": FORECAST, "width": width, "dash": "dot"},
-            "hoverinfo": "skip",
-            "showlegend": False,
+            **_SILENT,
         } | ground

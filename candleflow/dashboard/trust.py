@@ -384,13 +384,12 @@ def _gap_rows(facts: Facts, missing: int) -> list[Row]:
     on_record = ("On the producer's record", UNKNOWN if wanted is None else _counted(wanted, "trade"))
     if not missing:
         return [("Open gaps", "0"), on_record]
-    if facts.gaps is None:
-        return [("Open gaps", UNKNOWN), ("Trades missing", f"{missing:,}"), on_record, *_COMMANDS]
+    gaps = facts.gaps
     return [
-        ("Open gaps", f"{facts.gaps.count:,}"),
+        ("Open gaps", UNKNOWN if gaps is None else f"{gaps.count:,}"),
         ("Trades missing", f"{missing:,}"),
         on_record,
-        *(_gap_row(gap) for gap in facts.gaps.newest),
+        *(() if gaps is None else map(_gap_row, gaps.newest)),
         *_COMMANDS,
     ]
 
