@@ -132,6 +132,6 @@ def test_a_hidden_line_stays_hidden_with_another_period(page: Page) -> None:
     field = page.wait(lambda: page.driver.find_elements("css selector", ".st-key-sma input"), "its period")[0]
     field.send_keys(Keys.CONTROL, "a")
     field.send_keys("9", Keys.ENTER)
-    page.wait(lambda: page.lines()["SMA"] == "SMA 9", "the other period")
+    page.wait(lambda: page.lines().get("SMA") == "SMA 9", "the other period")
     page.wait_for_updates(1)
     assert hidden(page) == ["SMA"]
