@@ -7,15 +7,17 @@ from typing import Any
 
 from candleflow.alerts.message import described
 from candleflow.alerts.rules import expiry, fields, rule_of
-from candleflow.dashboard.alerts_menu import ShownRule
 from candleflow.dashboard.shared_answers import SharedAnswers, Viewer
 from candleflow.errors import MarketError
 from candleflow.settings import Settings, channels_of
 from candleflow.store.alerts import AlertEditor, AlertReader, StoredRule, ToldAlert
 
 
-class StoredDesk:
-    """Shared by all viewers. Each method raises StoreError while PostgreSQL can't answer."""
+class AlertDesk:
+    """Shared by all viewers. Each method raises StoreError while PostgreSQL can't answer.
+
+    It knows channels by name: their addresses are secrets, and never come here.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.channels: Sequence[str] = list(channels_of(settings.alert.channels.get_secret_value()))
@@ -23,15 +25,20 @@ class StoredDesk:
         self._editor = AlertEditor.from_settings(settings)
         self._answers = SharedAnswers()
 
-    def rules(self) -> Sequence[ShownRule]:
-        return [ShownRule(one.rule_id, _words(one)) for one in self._reader.rules()]
+    def rules(self) -> Mapping[int, str]:
+        """Each rule in words, by its id."""
+        return {one.rule_id: _words(one) for one in self._reader.rules()}
 
     def latest(self, limit: int) -> Sequence[ToldAlert]:
-        """A second old at most: every page asks as it loads, and many may load at once."""
+        """The newest first; a second old at most, as every page asks while it loads, and many may at once."""
         return Viewer(self._answers).ask(limit, lambda: self._reader.latest(limit))
 
     def add(self, rule: Mapping[str, Any], until: str) -> None:
-        """Raises MarketError for what is no rule, and for a channel that the settings don't have."""
+        """Add a rule that expires at ``until``, UTC, such as ``2026-12-31T18:00``; empty: never.
+
+        Raises MarketError, in words for the viewer, for what is no rule, and for a channel that the settings
+        don't have.
+        """
         wanted = rule_of({**rule, "expires_at": expiry(until)})
         for name in wanted.channels:
             if name not in self.channels:

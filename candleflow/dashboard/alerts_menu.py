@@ -1,28 +1,30 @@
 """The menu of alerts: a rule is added, rules are removed, and what became of the latest alerts is shown.
 
-What was refused for good stands at the top, as nobody else would tell. Channels are shown by name: their
-addresses are secrets, and never come here.
+What was refused for good stands at the top, as nobody else would tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from collections.abc import Sequence
+from typing import Final
 
 import streamlit as st
 
+from candleflow.alerts.rules import LONGEST_COOL_DOWN, LONGEST_NOTE, Kind
 from candleflow.dashboard import words
+from candleflow.dashboard.alert_desk import AlertDesk
 from candleflow.errors import CandleflowError, StoreError, UnknownOutcomeError
+from candleflow.store.alerts import ToldAlert
 
 _EVERY: Final = "Every symbol"
 _KINDS: Final = {
-    "Price crosses up": "crosses-up", "Price crosses down": "crosses-down", "Price crosses": "crosses",
-    "Price is above": "above", "Price is below": "below", "Price moves by %": "move",
-    "Volume over standard deviations": "volume", "No trade for seconds": "silence",
-    "Trades are missing": "gap", "Differs from the exchange": "differs", "Candles lag by seconds": "lag",
+    "Price crosses up": Kind.CROSSES_UP, "Price crosses down": Kind.CROSSES_DOWN,
+    "Price crosses": Kind.CROSSES, "Price is above": Kind.ABOVE, "Price is below": Kind.BELOW,
+    "Price moves by %": Kind.MOVE, "Volume over standard deviations": Kind.VOLUME,
+    "No trade for seconds": Kind.SILENCE, "Trades are missing": Kind.GAP,
+    "Differs from the exchange": Kind.DIFFERS, "Candles lag by seconds": Kind.LAG,
 }  # fmt: skip
-_WITHOUT_THRESHOLD: Final = ("gap", "differs")
+_WITHOUT_THRESHOLD: Final = (Kind.GAP, Kind.DIFFERS)
 _FAILED: Final = ("refused", "unknown", "given up")
 _NO_CHANNEL: Final = (
     "No channel is set up. Write `CANDLEFLOW_ALERT_CHANNELS=phone=tgram://<token>/<chat>` into `.env` and"
@@ -30,52 +32,8 @@ _NO_CHANNEL: Final = (
 )
 _LATEST: Final = 10
 _HYSTERESIS: Final = "So far back, in the unit of the line beside, until it may fire again."
-_LONGEST_COOL_DOWN: Final = 30 * 86_400
 _MINUTES: Final = 5
 _CANDLES: Final = 60
-
-
-@dataclass(frozen=True, slots=True)
-class ShownRule:
-    """A rule in words."""
-
-    rule_id: int
-    words: str
-
-
-class ShownAlert(Protocol):
-    """An alert and how it went by one channel."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def decided_at(self) -> int: ...
-    @property
-    def channel(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def detail(self) -> str: ...
-
-
-class AlertDesk(Protocol):
-    """What the menu asks of who keeps rules. Each method raises StoreError while the store is away."""
-
-    channels: Sequence[str]
-
-    def rules(self) -> Sequence[ShownRule]: ...
-    def latest(self, limit: int) -> Sequence[ShownAlert]:
-        """The newest first."""
-        ...
-
-    def add(self, rule: Mapping[str, Any], until: str) -> None:
-        """``until``: when it expires, UTC, such as ``2026-12-31T18:00``; empty: never.
-
-        Raises MarketError, in words for the viewer, for what is no rule.
-        """
-        ...
-
-    def remove(self, rule_id: int) -> None: ...
 
 
 @st.fragment
@@ -95,15 +53,15 @@ def menu(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> None
             _rules(desk)
             _form(desk, offered, is_simulated=is_simulated)
         except UnknownOutcomeError as error:
-            st.warning(_plain(str(error)))
+            st.warning(words.escape_markdown(str(error)))
         except StoreError:
             st.caption("PostgreSQL is away: alerts show here once it is back.")
 
 
-def _latest(alerts: Sequence[ShownAlert]) -> None:
+def _latest(alerts: Sequence[ToldAlert]) -> None:
     failed = next((one for one in alerts if one.state in _FAILED), None)
     if failed is not None:
-        st.warning(_plain(f"{failed.channel}: {failed.state}: {failed.detail}"))
+        st.warning(words.escape_markdown(f"{failed.channel}: {failed.state}: {failed.detail}"))
     for one in alerts:
         first = one.text.partition("\n")[0]
         st.text(f"{words.utc(one.decided_at)}  {one.channel}, {one.state}: {first}")
@@ -112,11 +70,11 @@ def _latest(alerts: Sequence[ShownAlert]) -> None:
 
 
 def _rules(desk: AlertDesk) -> None:
-    for rule in desk.rules():
+    for rule_id, told in desk.rules().items():
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.text(rule.words)
-            if st.button("Remove", key=f"alert-remove-{rule.rule_id}"):
-                desk.remove(rule.rule_id)
+            st.text(told)
+            if st.button("Remove", key=f"alert-remove-{rule_id}"):
+                desk.remove(rule_id)
                 st.rerun()
 
 
@@ -130,9 +88,9 @@ def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> Non
         threshold = st.text_input("Price, percent, deviations or seconds", key="alert-threshold")
         with st.container(horizontal=True):
             hysteresis = st.text_input("Hysteresis", "0", key="alert-hysteresis", help=_HYSTERESIS)
-            cool_down = st.number_input("Cool-down, s", 0, _LONGEST_COOL_DOWN, 60, key="alert-cool-down")
+            cool_down = st.number_input("Cool-down, s", 0, LONGEST_COOL_DOWN, 60, key="alert-cool-down")
             until = st.text_input("Until (UTC)", key="alert-until", placeholder="2026-12-31 18:00")
-        note = st.text_input("Note", key="alert-note", max_chars=100)
+        note = st.text_input("Note", key="alert-note", max_chars=LONGEST_NOTE)
         channels = st.multiselect("To", desk.channels, default=list(desk.channels), key="alert-channels")
         with st.container(horizontal=True):
             is_closed = st.toggle("Closed candles only", key="alert-closed")
@@ -143,9 +101,9 @@ def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> Non
     rule = {
         "kind": kind,
         "threshold": "0" if kind in _WITHOUT_THRESHOLD else threshold,
-        "symbol": None if symbol == _EVERY or kind == "lag" else symbol,
-        "minutes": _MINUTES if kind == "move" else 0,
-        "candles": _CANDLES if kind == "volume" else 0,
+        "symbol": None if symbol == _EVERY or kind is Kind.LAG else symbol,
+        "minutes": _MINUTES if kind is Kind.MOVE else 0,
+        "candles": _CANDLES if kind is Kind.VOLUME else 0,
         "is_on_closed": is_closed,
         "hysteresis": "0" if kind in _WITHOUT_THRESHOLD else hysteresis,
         "cool_down_seconds": cool_down,
@@ -159,11 +117,6 @@ def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> Non
     except StoreError:
         raise
     except CandleflowError as error:
-        st.error(_plain(str(error)))
+        st.error(words.escape_markdown(str(error)))
         return
     st.rerun()
-
-
-def _plain(text: str) -> str:
-    """``text`` such that Markdown shows it as it is."""
-    return "".join(f"\\{letter}" if letter in r"\`*_{}[]()<>#+-.!|~$:" else letter for letter in text)

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from candleflow.dashboard.source import ShownCandle
+from candleflow.market.stored import StoredCandle
 from candleflow.market.window import SECOND_US
 
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))
@@ -46,7 +46,7 @@ class Stretch:
 
     symbol: str
     bucket_seconds: int
-    candles: Sequence[ShownCandle]
+    candles: Sequence[StoredCandle]
     is_simulated: bool
 
     @property
@@ -82,7 +82,7 @@ def as_csv(stretch: Stretch) -> bytes:
     return text.getvalue().encode()
 
 
-def _row(stretch: Stretch, candle: ShownCandle) -> list[str]:
+def _row(stretch: Stretch, candle: StoredCandle) -> list[str]:
     times = (candle.open_time, candle.open_time + stretch.bucket_us)
     figures = (getattr(candle, name) for name in (*_DECIMALS, *_OTHERS))
     return [stretch.symbol, stretch.interval, *map(_iso, times), *map(_text, figures)]

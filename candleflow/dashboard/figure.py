@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from candleflow.dashboard import layout, traces
 from candleflow.dashboard.choice import Period
 from candleflow.dashboard.looks import Looks
-from candleflow.dashboard.source import ShownCandle, ShownForecast
+from candleflow.market.stored import StoredCandle
+from candleflow.store.forecasts import KeptForecast
 
 Json = dict[str, Any]
 
 PLAIN_LOOKS: Final = Looks()
 
+_FACTS: Final[dict[str, Callable[[Any], Any]]] = {
+    **dict.fromkeys(("quote_volume", "taker_buy_volume", "taker_buy_quote_volume"), traces.as_stored),
+    **dict.fromkeys(
+        ("trade_count", "first_trade_id", "last_trade_id", "is_closed", "is_complete", "revision"), int
+    ),
+    "source": str,
+}
+"""What the crosshair tells beside prices and volume; true or false in one digit, as it travels so often."""
+
 
 def figure(
-    candles: Sequence[ShownCandle],
+    candles: Sequence[StoredCandle],
     bucket_seconds: int,
     period: Period,
     price_places: int,
     looks: Looks = PLAIN_LOOKS,
-    before: Sequence[ShownCandle] = (),
-    forecasts: Sequence[ShownForecast] | None = None,
+    before: Sequence[StoredCandle] = (),
+    forecasts: Sequence[KeptForecast] | None = None,
 ) -> Json:
     """Prices, volume below, panes below that; ``{"data": [...], "layout": {...}, "facts": {...}}``.
 
@@ -56,17 +66,5 @@ def figure(
     }
 
 
-def _facts(candles: Sequence[ShownCandle]) -> Json:
-    """What is true or false is told in one digit, as it travels with each candle."""
-    return {
-        "quote_volume": [traces.as_stored(one.quote_volume) for one in candles],
-        "taker_buy_volume": [traces.as_stored(one.taker_buy_volume) for one in candles],
-        "taker_buy_quote_volume": [traces.as_stored(one.taker_buy_quote_volume) for one in candles],
-        "trade_count": [one.trade_count for one in candles],
-        "first_trade_id": [one.first_trade_id for one in candles],
-        "last_trade_id": [one.last_trade_id for one in candles],
-        "is_closed": [int(one.is_closed) for one in candles],
-        "is_complete": [int(one.is_complete) for one in candles],
-        "revision": [one.revision for one in candles],
-        "source": [one.source for one in candles],
-    }
+def _facts(candles: Sequence[StoredCandle]) -> Json:
+    return {name: [told(getattr(one, name)) for one in candles] for name, told in _FACTS.items()}

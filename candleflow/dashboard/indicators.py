@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from candleflow.dashboard.source import ShownCandle
+from candleflow.market.stored import StoredCandle
 
 
 class Bands(NamedTuple):
@@ -29,7 +29,7 @@ class Macd(NamedTuple):
     histogram: pd.Series
 
 
-def table(candles: Sequence[ShownCandle]) -> pd.DataFrame:
+def table(candles: Sequence[StoredCandle]) -> pd.DataFrame:
     """The candles' figures as columns of doubles, one row each."""
     names = (
         "open", "high", "low", "close", "volume", "quote_volume", "taker_buy_volume", "trade_count",

@@ -13,7 +13,7 @@ from typing import Any, Final
 from candleflow.dashboard.choice import Period
 from candleflow.dashboard.colours import FALLING, INCOMPLETE, PLAIN, RISING
 from candleflow.dashboard.looks import MACD_PERIODS, Looks, Pane
-from candleflow.dashboard.source import ShownCandle
+from candleflow.market.stored import StoredCandle
 from candleflow.market.window import SECOND_US, floor_time
 
 _FEWEST_BUCKETS: Final = 60
@@ -39,7 +39,7 @@ def pane_axis(at: int) -> str:
     return f"y{4 + at}"
 
 
-def time_range(candles: Sequence[ShownCandle], bucket_seconds: int, period: Period) -> list[float]:
+def time_range(candles: Sequence[StoredCandle], bucket_seconds: int, period: Period) -> list[float]:
     """From the first candle to just past the period's end, in milliseconds."""
     bucket_us = bucket_seconds * SECOND_US
     last = max(floor_time(period.until, bucket_us), candles[-1].open_time)
@@ -117,7 +117,7 @@ def _pane_layout(at: int, pane: Pane, looks: Looks) -> Json:
     return axis | ({"rangemode": "tozero"} if pane is Pane.TRADES else {})
 
 
-def notes(candles: Sequence[ShownCandle], bucket_ms: int, price_places: int, looks: Looks) -> Json:
+def notes(candles: Sequence[StoredCandle], bucket_ms: int, price_places: int, looks: Looks) -> Json:
     """What is written or shaded on the chart: the last price, the panes' names, the gaps."""
     newest = candles[-1]
     colour = RISING if newest.close >= newest.open else FALLING
@@ -195,7 +195,7 @@ def _pane_title(at: int, pane: Pane, looks: Looks) -> Json:
     }
 
 
-def _gaps(candles: Sequence[ShownCandle], bucket_ms: int) -> Iterator[tuple[int, int, int]]:
+def _gaps(candles: Sequence[StoredCandle], bucket_ms: int) -> Iterator[tuple[int, int, int]]:
     """Where whole candles are missing: from when to when (milliseconds), and how many trades; the newest."""
     found = (
         (before.open_time // 1_000 + bucket_ms, after.open_time // 1_000, missing)

@@ -5,7 +5,7 @@ A component of our own; ``assets/market_strip.js`` changes its buttons in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import streamlit as st
@@ -13,7 +13,7 @@ import streamlit as st
 from candleflow.dashboard import symbols
 from candleflow.dashboard.component import LiveComponent
 from candleflow.dashboard.quotes import quotes
-from candleflow.dashboard.source import CandleSource
+from candleflow.dashboard.source import PageSource, now_us
 from candleflow.errors import StoreError
 
 _KEY: Final = "strip"
@@ -25,28 +25,24 @@ _STRIP: Final = LiveComponent(
 )
 
 
-def show(
-    source: CandleSource,
-    followed: Sequence[str],
-    current: str,
-    clock: Callable[[], int],
-    refresh_seconds: int | None,
-) -> None:
+def show(followed: Sequence[str], current: str, refresh_seconds: int | None) -> None:
     """Show the strip, ``current`` marked in it; nothing where one symbol alone is followed."""
     if len(followed) < 2:
         return
 
+    source = PageSource()
+
     @st.fragment(run_every=refresh_seconds)
     def live() -> None:
         source.refresh()
-        _draw(source, followed, current, clock())
+        _draw(source, followed, current, now_us())
         if symbols.is_switching():
             st.rerun(scope="app")
 
     live()
 
 
-def _draw(source: CandleSource, followed: Sequence[str], current: str, now: int) -> None:
+def _draw(source: PageSource, followed: Sequence[str], current: str, now: int) -> None:
     try:
         shown = quotes(followed, source.symbols(), source.sparklines(), now)
         is_away = False

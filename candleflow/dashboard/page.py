@@ -7,10 +7,10 @@ at each refresh. Text from the database reaches HTML only through ``html.escape`
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from pathlib import Path
 from typing import Final
 
 import streamlit as st
@@ -25,57 +25,44 @@ from candleflow.dashboard.choice import (
     buckets,
     proposed,
 )
+from candleflow.dashboard.colours import FALLING, RISING
+from candleflow.dashboard.component import ASSETS
 from candleflow.dashboard.figure import figure
 from candleflow.dashboard.looks import PERIOD_LIMITS, PERIODS, Kind, Looks, Overlay, Pane
-from candleflow.dashboard.source import CandleSource, ForecastSource, PageSource, ShownForecast
+from candleflow.dashboard.source import PageSource, now_us, shared
 from candleflow.dashboard.trust_strip import TrustStrip
 from candleflow.dashboard.view import Nothing, View, look
-from candleflow.errors import StoreError
-from candleflow.market.window import SECOND_US, Windows
+from candleflow.errors import SettingError, StoreError
+from candleflow.market.window import SECOND_US
+from candleflow.store.forecasts import KeptForecast
 
 _LOG: Final = logging.getLogger(__name__)
 _STYLES: Final = [
-    Path(__file__).parent / "assets" / name
-    for name in ("page.css", "chart.css", "keys.css", "market_strip.css", "trust_strip.css", "grid.css")
+    ASSETS / f"{name}.css" for name in ("page", "chart", "keys", "market_strip", "trust_strip", "grid")
 ]
-_ICON: Final = str(Path(__file__).parent / "assets" / "icon.svg")  # a named icon would be fetched from Google
+_COLOURS: Final = f"<style>:root {{ --cf-rising: {RISING}; --cf-falling: {FALLING}; }}</style>"
+_ICON: Final = str(ASSETS / "icon.svg")  # a named icon would be fetched from Google
 _LAST_VIEW: Final = "last_view"
 _LOCAL: Final = "Local"
 _AWAY_SINCE: Final = "away_since"
 
-Clock = Callable[[], int]
 
-
-def configure(*, is_simulated: bool) -> None:
-    """The browser's title, and the page's style. Comes before anything else on the page."""
-    title = "SIMULATED - Candleflow" if is_simulated else "Candleflow"
-    st.set_page_config(page_title=title, page_icon=_ICON, layout="wide", initial_sidebar_state="collapsed")
-    for style in _STYLES:
-        st.html(style)
-
-
-def show(
-    new_source: Callable[[], PageSource],
-    followed: Sequence[str],
-    windows: Windows,
-    clock: Clock,
-    *,
-    is_simulated: bool,
-    alert_desk: alerts_menu.AlertDesk | None = None,
-) -> None:
-    """Show the page. ``followed`` are the settings' symbols; ``clock`` gives microseconds since the epoch.
-
-    ``new_source`` makes a source for one part of the page, as each is refreshed by itself; ``alert_desk``
-    keeps the rules of alerts.
-    """
-    source = new_source()
+def show() -> None:
+    """Show the page; where a setting is wrong, the one sentence that says so."""
+    try:
+        settings = shared().settings
+    except (SettingError, StoreError) as error:
+        _configure(is_simulated=False)
+        st.error(words.escape_markdown(str(error)))
+        print(error, file=sys.stderr)  # no logging yet: its level is a setting
+        return
+    followed, is_simulated = settings.symbols, settings.exchange.is_simulated
+    _configure(is_simulated=is_simulated)
     if is_simulated:
         st.html('<div class="cf-simulated"><b>SIMULATED</b> Made-up trades. No market, no real prices.</div>')
-    offered = _offered_symbols(source, followed)
-    wish, drawing, refresh_seconds = _controls(
-        offered, buckets(windows), alert_desk, is_simulated=is_simulated
-    )
-    market_strip.show(new_source(), followed, wish.symbol, clock, refresh_seconds)
+    offered = _offered_symbols(PageSource(), followed)
+    wish, drawing, refresh_seconds = _controls(offered, buckets(settings.windows), is_simulated=is_simulated)
+    market_strip.show(followed, wish.symbol, refresh_seconds)
 
     # streamlit-autorefresh in the fragment keeps the same pace (a refresh each 1.00 s, p95 1.13-1.14 s; here
     # 1.15-1.24 s), but its ticks pass through a frame of their own: 5 requests and 94 KB more to load, and
@@ -83,23 +70,23 @@ def show(
     @st.fragment(run_every=refresh_seconds)
     def live(source: PageSource, wish: _Wish, drawing: _Drawing) -> None:
         source.refresh()
-        strip = TrustStrip(source, wish.symbol, wish.symbol in followed, refresh_seconds, drawing.slot)
-        _show_candles(source, wish, drawing, clock(), strip)
+        is_followed = wish.symbol in followed
+        strip = TrustStrip(source, wish.symbol, is_followed, is_simulated, refresh_seconds, drawing.slot)
+        _Cell(source, wish, drawing, strip, now_us()).show()
         if _offered_symbols(source, followed) != offered:
             st.rerun(scope="app")
 
     for slot, symbol in grid.cells(offered, wish.symbol):
-        live(new_source(), replace(wish, symbol=symbol), replace(drawing, slot=slot))
+        live(PageSource(), replace(wish, symbol=symbol), replace(drawing, slot=slot))
 
 
-def complain(sentence: str) -> None:
-    """Show one sentence in place of the page."""
-    st.error(escape_markdown(sentence))
-
-
-def escape_markdown(text: str) -> str:
-    """``text`` such that Markdown shows it as it is."""
-    return "".join(f"\\{letter}" if letter in r"\`*_{}[]()<>#+-.!|~$:" else letter for letter in text)
+def _configure(*, is_simulated: bool) -> None:
+    """The browser's title, and the page's style. Comes before anything else on the page."""
+    title = "SIMULATED - Candleflow" if is_simulated else "Candleflow"
+    st.set_page_config(page_title=title, page_icon=_ICON, layout="wide", initial_sidebar_state="collapsed")
+    st.html(_COLOURS)
+    for style in _STYLES:
+        st.html(style)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +98,10 @@ class _Wish:
     look_back_seconds: int | None
     offered: tuple[int, ...]
 
-    def choice(self, source: CandleSource, now: int) -> Choice:
+    def choice(self, source: PageSource, now: int) -> Choice:
         return Choice(self.symbol, self.bucket_seconds or self._proposed(source, now), self.look_back_seconds)
 
-    def _proposed(self, source: CandleSource, now: int) -> int:
+    def _proposed(self, source: PageSource, now: int) -> int:
         if self.look_back_seconds is not None:
             return proposed(self.look_back_seconds, self.offered)
         first = source.first_open_time(self.symbol)
@@ -135,11 +122,7 @@ class _Drawing:
 
 
 def _controls(
-    offered: Sequence[str],
-    bucket_labels: dict[str, int],
-    alert_desk: alerts_menu.AlertDesk | None,
-    *,
-    is_simulated: bool,
+    offered: Sequence[str], bucket_labels: dict[str, int], *, is_simulated: bool
 ) -> tuple[_Wish, _Drawing, int | None]:
     """The row of controls. Each is bound to the address, so that a reload or a shared link shows the same."""
     with st.container(horizontal=True, key="controls", vertical_alignment="bottom", gap="medium"):
@@ -149,8 +132,7 @@ def _controls(
         with st.container(horizontal=True, width="content", key="menus", gap="small"):
             looks, is_local = _drawing_controls()
             download_menu.menu(_drawn, is_simulated=is_simulated)
-            if alert_desk is not None:
-                alerts_menu.menu(alert_desk, offered, is_simulated=is_simulated)
+            alerts_menu.menu(shared().alert_desk, offered, is_simulated=is_simulated)
         refresh = _segments("Refresh", list(REFRESHES), next(iter(REFRESHES)), "refresh")
     lengths = tuple(bucket_labels.values())
     wish = _Wish(symbol, bucket_labels.get(bucket), LOOK_BACKS[look_back], lengths)
@@ -205,7 +187,7 @@ def _drawn() -> list[View]:
     return [one for one in lasts if isinstance(one, View)]
 
 
-def _offered_symbols(source: CandleSource, followed: Sequence[str]) -> list[str]:
+def _offered_symbols(source: PageSource, followed: Sequence[str]) -> list[str]:
     """The symbols followed, then those that only the store knows; those known before while it is away."""
     try:
         stored = sorted(state.symbol for state in source.symbols())
@@ -215,76 +197,90 @@ def _offered_symbols(source: CandleSource, followed: Sequence[str]) -> list[str]
     return list(dict.fromkeys([*followed, *stored]))
 
 
-def _show_candles(source: PageSource, wish: _Wish, drawing: _Drawing, now: int, strip: TrustStrip) -> None:
-    try:
-        choice = wish.choice(source, now)
-        view = look(source, choice, now, drawing.looks.warm_up, is_followed=strip.is_followed)
-        forecasts = _forecasts(source, view, drawing)
-    except StoreError as error:
-        _show_last_view(wish, drawing, now, strip, error)
-        return
-    st.session_state[f"{_LAST_VIEW}{drawing.slot}"] = (wish, view)
-    st.session_state[_AWAY_SINCE] = None
-    if isinstance(view, Nothing):
-        _say(view, now, strip)
-    else:
-        paused = [f"Paused at {words.utc(now)}."] if strip.refresh_seconds is None else []
-        _draw(view, drawing, now, [*paused, *view.notices], strip, is_stale=False, forecasts=forecasts)
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """One chart, with its header and its trust strip, at one refresh."""
 
+    source: PageSource
+    wish: _Wish
+    drawing: _Drawing
+    strip: TrustStrip
+    now: int
 
-def _forecasts(
-    source: ForecastSource, view: View | Nothing, drawing: _Drawing
-) -> Sequence[ShownForecast] | None:
-    """Those to be drawn: of the finest candles, up to now."""
-    if isinstance(view, Nothing) or view.period.is_past:
-        return None
-    if view.choice.bucket_seconds != drawing.finest_seconds:
-        return None
-    drawn = view.candles[0 if drawing.looks.past_forecasts else -1]
-    return source.forecasts(view.choice.symbol, drawn.open_time)
+    def show(self) -> None:
+        try:
+            choice = self.wish.choice(self.source, self.now)
+            warm_up = self.drawing.looks.warm_up
+            view = look(self.source, choice, self.now, warm_up, is_followed=self.strip.is_followed)
+            forecasts = self._forecasts(view)
+        except StoreError as error:
+            self._show_last_view(error)
+            return
+        st.session_state[f"{_LAST_VIEW}{self.drawing.slot}"] = (self.wish, view)
+        st.session_state[_AWAY_SINCE] = None
+        if isinstance(view, Nothing):
+            self._say(view)
+        else:
+            paused = [f"Paused at {words.utc(self.now)}."] if self.strip.refresh_seconds is None else []
+            self._draw(view, [*paused, *view.notices], forecasts, is_stale=False)
 
+    def _forecasts(self, view: View | Nothing) -> Sequence[KeptForecast] | None:
+        """Those to be drawn: of the finest candles, up to now."""
+        if isinstance(view, Nothing) or view.period.is_past:
+            return None
+        if view.choice.bucket_seconds != self.drawing.finest_seconds:
+            return None
+        drawn = view.candles[0 if self.drawing.looks.past_forecasts else -1]
+        return self.source.forecasts(view.choice.symbol, drawn.open_time)
 
-def _show_last_view(wish: _Wish, drawing: _Drawing, now: int, strip: TrustStrip, error: StoreError) -> None:
-    """While the store is away: what was last read, greyed, and since when. The next refresh tries again."""
-    if st.session_state.get(_AWAY_SINCE) is None:
-        st.session_state[_AWAY_SINCE] = now
-        _LOG.warning("the page can't read candles: %s", error)
-    since = words.utc(st.session_state[_AWAY_SINCE])
-    last_wish, last = st.session_state.get(f"{_LAST_VIEW}{drawing.slot}", (None, None))
-    if isinstance(last, View) and last_wish == wish:
-        notice = f"PostgreSQL has been away since {since}. This is what was last read; it goes on by itself."
-        _draw(last, drawing, now, [notice], strip, is_stale=True)
-    else:
-        advice = f"Since {since}. Candles show here by themselves once it is back."
-        _say(Nothing("PostgreSQL is away", advice), now, strip, is_away=True)
+    def _show_last_view(self, error: StoreError) -> None:
+        """While the store is away: what was last read, greyed, and since when. Each refresh tries again."""
+        if st.session_state.get(_AWAY_SINCE) is None:
+            st.session_state[_AWAY_SINCE] = self.now
+            _LOG.warning("the page can't read candles: %s", error)
+        since = words.utc(st.session_state[_AWAY_SINCE])
+        last_wish, last = st.session_state.get(f"{_LAST_VIEW}{self.drawing.slot}", (None, None))
+        if isinstance(last, View) and last_wish == self.wish:
+            notice = (
+                f"PostgreSQL has been away since {since}. This is what was last read; it goes on by itself."
+            )
+            self._draw(last, [notice], None, is_stale=True)
+        else:
+            advice = f"Since {since}. Candles show here by themselves once it is back."
+            self._say(Nothing("PostgreSQL is away", advice), is_away=True)
 
+    def _draw(
+        self,
+        view: View,
+        notices: Sequence[str],
+        forecasts: Sequence[KeptForecast] | None,
+        *,
+        is_stale: bool,
+    ) -> None:
+        places = words.places(view.candles)
+        st.html(_header(view, notices, places, is_stale=is_stale))
+        self.strip.draw(None if is_stale else view, self.now)
+        choice, looks = view.choice, self.drawing.looks
+        price = words.price(view.candles[-1].close, places)
+        chart.draw(
+            figure(view.candles, choice.bucket_seconds, view.period, places, looks, view.before, forecasts),
+            slot=self.drawing.slot,
+            view=f"{choice.symbol}/{choice.bucket_seconds}/{choice.look_back_seconds}/{looks.is_log}",
+            title=f"{price} {choice.symbol}" + (" SIMULATED" if self.drawing.is_simulated else ""),
+            price_places=places,
+            is_stale=is_stale,
+            is_local=self.drawing.is_local,
+        )
 
-def _draw(
-    view: View,
-    drawing: _Drawing,
-    now: int,
-    notices: Sequence[str],
-    strip: TrustStrip,
-    *,
-    is_stale: bool,
-    forecasts: Sequence[ShownForecast] | None = None,
-) -> None:
-    decimal_places = words.places(view.candles)
-    st.html(_header(view, notices, decimal_places, is_stale=is_stale))
-    strip.draw(None if is_stale else view, now)
-    choice, looks = view.choice, drawing.looks
-    price = words.price(view.candles[-1].close, decimal_places)
-    chart.draw(
-        figure(
-            view.candles, choice.bucket_seconds, view.period, decimal_places, looks, view.before, forecasts
-        ),
-        slot=drawing.slot,
-        view=f"{choice.symbol}/{choice.bucket_seconds}/{choice.look_back_seconds}/{looks.is_log}",
-        title=f"{price} {choice.symbol}" + (" SIMULATED" if drawing.is_simulated else ""),
-        price_places=decimal_places,
-        is_stale=is_stale,
-        is_local=drawing.is_local,
-    )
+    def _say(self, nothing: Nothing, *, is_away: bool = False) -> None:
+        """In the places of the header and of the chart, with the strip between them."""
+        chart.forget(self.drawing.slot)
+        st.html(f'<div class="cf-header"><span class="cf-symbol">{escape(self.wish.symbol)}</span></div>')
+        self.strip.draw(None if is_away else nothing, self.now)
+        st.html(
+            f'<div class="cf-nothing" role="status"><h2>{escape(nothing.title)}</h2>'
+            f"<p>{escape(nothing.advice)}</p></div>"
+        )
 
 
 def _header(view: View, notices: Sequence[str], decimal_places: int, *, is_stale: bool) -> str:
@@ -307,14 +303,3 @@ def _header(view: View, notices: Sequence[str], decimal_places: int, *, is_stale
 
 def _over(choice: Choice) -> str:
     return "in all" if choice.look_back_seconds is None else f"in {words.span(choice.look_back_seconds)}"
-
-
-def _say(nothing: Nothing, now: int, strip: TrustStrip, *, is_away: bool = False) -> None:
-    """In the places of the header and of the chart, with the strip between them."""
-    chart.forget(strip.slot)
-    st.html(f'<div class="cf-header"><span class="cf-symbol">{escape(strip.symbol)}</span></div>')
-    strip.draw(None if is_away else nothing, now)
-    st.html(
-        f'<div class="cf-nothing" role="status"><h2>{escape(nothing.title)}</h2>'
-        f"<p>{escape(nothing.advice)}</p></div>"
-    )

@@ -8,7 +8,7 @@ A patch is None where nothing differs, or a list whose first element says what k
 - ``["points", dropped, length, [[at, [value, ...]], ...]]``: of a list of plain values, how many go at its
   front, how long it is then, and the stretches of new values, by where they begin.
 
-``assets/patch.js`` applies it, as ``apply`` does here; a test holds the two equal.
+``assets/patch.js`` applies it.
 """
 
 from __future__ import annotations
@@ -29,27 +29,6 @@ _NEARBY: Final = 2
 def difference(before: Json, after: Json) -> Patch | None:
     """The patch that makes ``before`` into ``after``."""
     return _difference(before, after, 0)
-
-
-def apply(before: Json, patch: Patch | None) -> Json:
-    """What ``patch`` makes of ``before``, which stays as it is."""
-    if patch is None:
-        return before
-    match patch:
-        case ["set", value]:
-            return value
-        case ["keys", changed, gone]:
-            kept = {key: value for key, value in before.items() if key not in gone}
-            return kept | {key: apply(before.get(key), one) for key, one in changed.items()}
-        case ["items", changed]:
-            return [apply(one, changed.get(str(at))) for at, one in enumerate(before)]
-        case ["points", dropped, length, runs]:
-            points = [*before[dropped : dropped + length]]
-            points += [None] * (length - len(points))
-            for at, values in runs:
-                points[at : at + len(values)] = values
-            return points
-    raise ValueError(f"no patch: {patch!r:.100}")
 
 
 def _difference(before: Json, after: Json, shift: int) -> Patch | None:

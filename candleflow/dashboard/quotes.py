@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final
 
 from candleflow.dashboard import words
-from candleflow.dashboard.source import Sparkline, SymbolState
+from candleflow.market.stored import DayOfSymbol, SymbolState
 from candleflow.market.window import SECOND_US
 
 STALE_SECONDS: Final = 300
 """A last trade older than so is said to be old: a small market is quiet for minutes at any time."""
+SLOT_SECONDS: Final = 900
+"""Of a day that makes 96 slots, which a line 72 pixels wide shows all there is of."""
 _MINUTE: Final = 60
+_LETTERS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sparkline:
+    """A symbol's last day in small.
+
+    ``heights``: a letter for each quarter of an hour, 0 at the lowest price and z at the highest;
+    ``places``: decimal places that show every price of them in full.
+    """
+
+    places: int
+    heights: str
 
 
 def quotes(
@@ -48,3 +65,24 @@ def _quote(
     age = words.age(state.last_trade_time, now) if is_old else ""
     span = "" if since is None else words.span(since + _MINUTE)
     return price, change, span, age, line.heights if line else ""
+
+
+def sparkline(day: DayOfSymbol) -> Sparkline:
+    """The line from the day's first open over each close.
+
+    A quarter of an hour without a candle has the price before it, as nothing was traded, or nothing is known.
+    """
+    slot_us = SLOT_SECONDS * SECOND_US
+    prices = [day.first_open, day.closes[0]]
+    for before, at, close in zip(day.open_times, day.open_times[1:], day.closes[1:], strict=False):
+        prices += [prices[-1]] * ((at - before) // slot_us - 1)
+        prices.append(close)
+    return Sparkline(words.price_places(prices), _heights(prices))
+
+
+def _heights(prices: Sequence[Decimal]) -> str:
+    lowest, highest = min(prices), max(prices)
+    if lowest == highest:
+        return _LETTERS[len(_LETTERS) // 2] * len(prices)
+    scale = (len(_LETTERS) - 1) / float(highest - lowest)
+    return "".join(_LETTERS[round(float(price - lowest) * scale)] for price in prices)

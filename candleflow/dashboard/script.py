@@ -1,5 +1,5 @@
 """What Streamlit runs for every viewer and every change of a control."""
 
-from candleflow.dashboard import process as dashboard
+from candleflow.dashboard import page
 
-dashboard.page()
+page.show()

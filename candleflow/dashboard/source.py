@@ -1,195 +1,181 @@
-"""What the page asks of whoever keeps the candles; ``process.py`` hands one in.
+"""What the page reads: candles, gaps, forecasts and heartbeats, one answer for all viewers who ask the same.
 
 Times are microseconds since the epoch, UTC; prices and volumes are exact decimals.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Protocol
+from typing import Final
 
-from candleflow.telemetry import Heartbeat
+import streamlit as st
 
+from candleflow import environment
+from candleflow import settings as settings_module
+from candleflow.dashboard.alert_desk import AlertDesk
+from candleflow.dashboard.quotes import Sparkline, sparkline
+from candleflow.dashboard.shared_answers import SharedAnswers, Viewer
+from candleflow.errors import StoreError
+from candleflow.forecast.scores import JUDGED, Scores, scored, scores
+from candleflow.market.stored import OpenGaps, StoredCandle, SymbolState
+from candleflow.market.window import SECOND_US
+from candleflow.producer.roster import expected_producers
+from candleflow.settings import Settings, channels_of
+from candleflow.store.credentials import Role
+from candleflow.store.forecasts import ForecastStore, KeptForecast
+from candleflow.store.reader import CandleReader
+from candleflow.telemetry import Heartbeat, read_heartbeat, set_up_logging
 
-class ShownCandle(Protocol):
-    """One candle, of any bucket, as far as the page shows it."""
-
-    @property
-    def open_time(self) -> int: ...
-    @property
-    def open(self) -> Decimal: ...
-    @property
-    def high(self) -> Decimal: ...
-    @property
-    def low(self) -> Decimal: ...
-    @property
-    def close(self) -> Decimal: ...
-    @property
-    def volume(self) -> Decimal: ...
-    @property
-    def quote_volume(self) -> Decimal: ...
-    @property
-    def taker_buy_volume(self) -> Decimal: ...
-    @property
-    def taker_buy_quote_volume(self) -> Decimal: ...
-    @property
-    def trade_count(self) -> int: ...
-    @property
-    def first_trade_id(self) -> int: ...
-    @property
-    def last_trade_id(self) -> int: ...
-    @property
-    def is_closed(self) -> bool: ...
-    @property
-    def is_complete(self) -> bool: ...
-    @property
-    def revision(self) -> int: ...
-    @property
-    def source(self) -> str: ...
+_SLOW_SECONDS: Final = 30
+"""How long the first candle's time, the scores and the sparklines are kept: they change slowly."""
+_MOST_SYMBOLS: Final = 100
+_GAPS_LISTED: Final = 5
+_FORECASTS_DRAWN: Final = 2_002
+"""As many as candles are drawn, and those ahead."""
+_PROCESSES: Final = ("processor", "audit")
+"""Those with a heartbeat, beside the producers, that should run wherever the page does."""
 
 
-class SymbolState(Protocol):
-    """How far a symbol's trades have come."""
+@dataclass(frozen=True)
+class Shared:
+    """What all viewers share: the settings, the connections, and the newest answers."""
 
-    @property
-    def symbol(self) -> str: ...
-    @property
-    def last_trade_time(self) -> int: ...
-    @property
-    def last_price(self) -> Decimal: ...
-    @property
-    def day_change(self) -> Decimal | None:
-        """The last price against that of 24 h before the last trade: 0.01 is one percent up."""
-        ...
-
-    @property
-    def day_opens_at(self) -> int | None:
-        """What the change is since: less than 24 h before, where the first candle is younger."""
-        ...
+    settings: Settings
+    reader: CandleReader
+    forecasts: ForecastStore
+    alert_desk: AlertDesk
+    answers: SharedAnswers
 
 
-@dataclass(frozen=True, slots=True)
-class Sparkline:
-    """A symbol's last day in small.
+@st.cache_resource(show_spinner=False)
+def shared() -> Shared:
+    """Made once. Raises SettingError or StoreError in a sentence; then the next viewer tries again."""
+    environment.prepare()
+    settings = settings_module.load()
+    set_up_logging("dashboard", settings.log.level, settings.log.format)
+    return Shared(
+        settings,
+        CandleReader.from_settings(settings),
+        ForecastStore.from_settings(settings, Role.READER),
+        AlertDesk(settings),
+        SharedAnswers(),
+    )
 
-    ``heights``: a letter for each quarter of an hour, 0 at the lowest price and z at the highest;
-    ``places``: decimal places that show every price of them in full.
+
+def now_us() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1_000
+
+
+class PageSource:
+    """Answers one part of one viewer's page.
+
+    All but ``refresh``, ``heartbeats`` and those of forecasts raise StoreError while PostgreSQL is away. The
+    answers are shared, not copies: their rows are frozen, and st.cache_data would take 11 ms a refresh to
+    pickle 361 of them and back.
     """
 
-    places: int
-    heights: str
-
-
-class OpenGap(Protocol):
-    """Trade ids that no candle has, both named included."""
-
-    @property
-    def first_trade_id(self) -> int: ...
-    @property
-    def last_trade_id(self) -> int: ...
-    @property
-    def after(self) -> int:
-        """When the candle of the last trade before it opened."""
-        ...
-
-    @property
-    def before(self) -> int:
-        """When the candle of the first trade after it ended or will end."""
-        ...
-
-
-class OpenGaps(Protocol):
-    """The holes in the trade ids of a stretch of candles."""
-
-    @property
-    def count(self) -> int: ...
-    @property
-    def trades(self) -> int: ...
-    @property
-    def newest(self) -> Sequence[OpenGap]:
-        """Some of them, the newest first."""
-        ...
-
-
-class ShownForecast(Protocol):
-    """The forecast of one finest candle's close, made before that candle opened."""
-
-    @property
-    def open_time(self) -> int: ...
-    @property
-    def forecast(self) -> float: ...
-    @property
-    def lower(self) -> float: ...
-    @property
-    def upper(self) -> float: ...
-
-
-@dataclass(frozen=True, slots=True)
-class TrackRecord:
-    """What a symbol's latest forecasts were worth.
-
-    ``verdict``: in words, such as that they were no better than the last price; ``rows``: the figures.
-    """
-
-    has_skill: bool
-    is_covered: bool
-    """Whether as many closes were in the interval as should be."""
-    verdict: str
-    sentences: str
-    rows: tuple[tuple[str, str], ...]
-
-
-class CandleSource(Protocol):
-    """Reads candles. All but ``refresh`` raise StoreError while the store is away."""
+    def __init__(self) -> None:
+        self._shared = shared()
+        self._viewer = Viewer(self._shared.answers)
 
     def refresh(self) -> None:
         """From here on, what was answered before is too old."""
-        ...
+        self._viewer.refresh()
 
     def candles(
         self, symbol: str, bucket_seconds: int, since: int | None, limit: int
-    ) -> Sequence[ShownCandle]:
+    ) -> Sequence[StoredCandle]:
         """The newest ``limit`` candles that open at ``since`` or later, oldest first."""
-        ...
+        return self._viewer.ask(
+            ("candles", symbol, bucket_seconds, _candles_back(since, bucket_seconds), limit),
+            lambda: self._shared.reader.candles(symbol, bucket_seconds, since, limit),
+        )
+
+    def open_gaps(self, symbol: str, bucket_seconds: int, since: int, limit: int) -> OpenGaps:
+        """The gaps in what ``candles`` gives for the same arguments."""
+        return self._viewer.ask(
+            ("gaps", symbol, bucket_seconds, _candles_back(since, bucket_seconds), limit),
+            lambda: self._shared.reader.open_gaps(symbol, bucket_seconds, since, limit, _GAPS_LISTED),
+        )
 
     def first_open_time(self, symbol: str) -> int | None:
         """When the symbol's first candle opened; None where it has none."""
-        ...
+        return _first_open_time(symbol)
 
     def symbols(self) -> Sequence[SymbolState]:
         """Every symbol that has had a trade."""
-        ...
+        return self._viewer.ask("symbols", self._shared.reader.symbols)
 
     def sparklines(self) -> Mapping[str, Sparkline]:
-        """The last day of every symbol that has candles, by its name; half a minute old at most."""
-        ...
-
-
-class TrustSource(Protocol):
-    """Tells how far what is shown can be trusted."""
+        """The last day of every symbol that has candles, by its name."""
+        return _sparklines()
 
     def heartbeats(self) -> Mapping[str, Heartbeat | None]:
-        """What each process that should run last said of itself; None where it has said nothing here."""
-        ...
+        """The last heartbeat of each process that should run; None where it has none here."""
+        return self._viewer.ask("heartbeats", lambda: _heartbeats(self._shared.settings))
 
-    def open_gaps(self, symbol: str, bucket_seconds: int, since: int, limit: int) -> OpenGaps:
-        """The holes in what ``CandleSource.candles`` gives for the same. Raises StoreError as it does."""
-        ...
+    def forecasts(self, symbol: str, since: int) -> Sequence[KeptForecast] | None:
+        """Of the finest candles that open at ``since`` or later, in order; None where nobody forecasts.
+
+        Candles matter more: where forecasts can't be read, there are none.
+        """
+        if self._nobody_forecasts():
+            return None
+        try:
+            return self._viewer.ask(
+                ("forecasts", symbol, since),
+                lambda: self._shared.forecasts.recent(symbol, since, _FORECASTS_DRAWN),
+            )
+        except StoreError:
+            return None
+
+    def scores(self, symbol: str) -> Scores | None:
+        """Of the newest scored forecasts; None where nobody forecasts, or nothing was scored yet."""
+        try:
+            return None if self._nobody_forecasts() else _scores(symbol)
+        except StoreError:
+            return None
+
+    def _nobody_forecasts(self) -> bool:
+        run_dir = self._shared.settings.stack.run_dir
+        return self._viewer.ask("forecaster", lambda: read_heartbeat(run_dir, "forecaster")) is None
 
 
-class ForecastSource(Protocol):
-    """Tells what was forecast. Candles matter more: where that can't be read, there is none."""
+def _candles_back(since: int | None, bucket_seconds: int) -> int | None:
+    """How many candles ago a look-back begins.
 
-    def forecasts(self, symbol: str, since: int) -> Sequence[ShownForecast] | None:
-        """Of the finest candles that open at ``since`` or later, in order; None where nobody forecasts."""
-        ...
+    It begins later with each candle, but as many candles back: so that an answer is shared across that moment
+    too. One from before it begins a candle earlier, and the page leaves that out.
+    """
+    if since is None:
+        return None
+    return now_us() // SECOND_US // bucket_seconds - since // SECOND_US // bucket_seconds
 
-    def track_record(self, symbol: str) -> TrackRecord | None:
-        """None where nobody forecasts, or nothing was scored yet; half a minute old at most."""
-        ...
+
+@st.cache_resource(ttl=_SLOW_SECONDS, max_entries=_MOST_SYMBOLS, show_spinner=False)
+def _first_open_time(symbol: str) -> int | None:
+    return shared().reader.first_open_time(symbol, shared().settings.windows.interval)
 
 
-class PageSource(CandleSource, TrustSource, ForecastSource, Protocol):
-    """All that the page asks for."""
+@st.cache_resource(ttl=_SLOW_SECONDS, max_entries=_MOST_SYMBOLS, show_spinner=False)
+def _scores(symbol: str) -> Scores | None:
+    return scores(scored(shared().forecasts.recent(symbol, 0, JUDGED)), shared().settings.windows.size_us)
+
+
+@st.cache_resource(ttl=_SLOW_SECONDS, max_entries=1, show_spinner=False)
+def _sparklines() -> Mapping[str, Sparkline]:
+    return {one.symbol: sparkline(one) for one in shared().reader.days()}
+
+
+def _heartbeats(settings: Settings) -> Mapping[str, Heartbeat | None]:
+    return {name: read_heartbeat(settings.stack.run_dir, name) for name in watched(settings)}
+
+
+def watched(settings: Settings) -> Sequence[str]:
+    """The processes that the trust strip tells of; the alerts' only where there is a channel to send by."""
+    simulator = ("simulator",) if settings.exchange.is_simulated else ()
+    alerts = ("alerts",) if channels_of(settings.alert.channels.get_secret_value()) else ()
+    return *simulator, *expected_producers(settings.stack.run_dir), *_PROCESSES, *alerts

@@ -28,13 +28,17 @@ from candleflow.dashboard.colours import (
 )
 from candleflow.dashboard.layout import pane_axis
 from candleflow.dashboard.looks import MACD_PERIODS, Kind, Looks, Overlay, Pane
-from candleflow.dashboard.source import ShownCandle, ShownForecast
+from candleflow.market.stored import StoredCandle
+from candleflow.store.forecasts import KeptForecast
 
 _PANE_PLACES: Final = 2
 _SURE_LETTERS: Final = sys.float_info.dig
 """A double gives every number of so many digits back as it was."""
 
 Json = dict[str, Any]
+
+_SILENT: Final[Json] = {"hoverinfo": "skip", "showlegend": False}
+"""Of a trace that neither the crosshair nor the legend tells of."""
 
 
 def as_stored(value: Decimal) -> float | str:
@@ -52,7 +56,7 @@ def _uid(name: str) -> str:
     return name.replace(" ", "-")
 
 
-def prices(candles: Sequence[ShownCandle], times: list[int], bucket_ms: int, kind: Kind) -> Json:
+def prices(candles: Sequence[StoredCandle], times: list[int], bucket_ms: int, kind: Kind) -> Json:
     """The candles' own prices; there, though not to be seen, where the viewer wants another kind."""
     # Plotly makes candles as wide as the least distance of two. A last place without a candle sets that
     # distance where trades are rare, or there is one candle only.
@@ -81,27 +85,12 @@ def _direction(kind: Kind, colour: str) -> Json:
     return {"line": {"color": colour, "width": 1}, "fillcolor": colour}
 
 
-def volumes(candles: Sequence[ShownCandle], times: list[int], bucket_ms: int) -> Json:
-    return {
-        "type": "bar",
-        "uid": "volume",
-        "name": "volume",
-        "x": times,
-        "y": [as_stored(one.volume) for one in candles],
-        "width": bucket_ms * 0.7,
-        "yaxis": "y2",
-        "marker": {
-            # One digit a candle in place of a colour's seven characters.
-            "color": [int(one.close >= one.open) for one in candles],
-            "colorscale": [[0, FALLING], [1, RISING]],
-            "cmin": 0,
-            "cmax": 1,
-            "opacity": 0.65,
-            "line": {"width": 0},
-        },
-        "hoverinfo": "none",
-        "showlegend": False,
-    }
+def volumes(candles: Sequence[StoredCandle], times: list[int], bucket_ms: int) -> Json:
+    # One digit a candle in place of a colour's seven characters.
+    directions = [int(one.close >= one.open) for one in candles]
+    coloured = {"color": directions, "colorscale": [[0, FALLING], [1, RISING]], "cmin": 0, "cmax": 1}
+    amounts = [as_stored(one.volume) for one in candles]
+    return _bars("volume", times, amounts, bucket_ms, "y2", coloured) | {"hoverinfo": "none"}
 
 
 class Reckoned:
@@ -109,8 +98,8 @@ class Reckoned:
 
     def __init__(
         self,
-        candles: Sequence[ShownCandle],
-        before: Sequence[ShownCandle],
+        candles: Sequence[StoredCandle],
+        before: Sequence[StoredCandle],
         times: list[int],
         price_places: int,
     ) -> None:
@@ -210,7 +199,9 @@ def panes(reckoned: Reckoned, bucket_ms: int, looks: Looks) -> Iterator[Json]:
             yield _bars("Trades", reckoned.times, counts, bucket_ms, axis)
 
 
-def _bars(name: str, times: list[int], values: list[float | None], bucket_ms: int, axis: str) -> Json:
+def _bars(
+    name: str, times: list[int], values: Sequence[Any], bucket_ms: int, axis: str, colour: Json | None = None
+) -> Json:
     return {
         "type": "bar",
         "uid": _uid(name),
@@ -219,13 +210,12 @@ def _bars(name: str, times: list[int], values: list[float | None], bucket_ms: in
         "y": values,
         "width": bucket_ms * 0.7,
         "yaxis": axis,
-        "marker": {"color": PLAIN, "opacity": 0.65, "line": {"width": 0}},
-        "hoverinfo": "skip",
-        "showlegend": False,
+        "marker": (colour or {"color": PLAIN}) | {"opacity": 0.65, "line": {"width": 0}},
+        **_SILENT,
     }
 
 
-def marks(candles: Sequence[ShownCandle], times: list[int], bucket_ms: int) -> list[Json]:
+def marks(candles: Sequence[StoredCandle], times: list[int], bucket_ms: int) -> list[Json]:
     """Hatching over each incomplete candle, with a cross at its foot that shows however narrow it is; and a
     diamond at the foot of each that changed after it had closed."""
     incomplete = [time for time, one in zip(times, candles, strict=True) if not one.is_complete]
@@ -243,8 +233,7 @@ def marks(candles: Sequence[ShownCandle], times: list[int], bucket_ms: int) -> l
             "line": {"width": 0},
             "pattern": {"shape": "/", "fgcolor": INCOMPLETE, "fgopacity": 0.7, "size": 7, "solidity": 0.15},
         },
-        "hoverinfo": "skip",
-        "showlegend": False,
+        **_SILENT,
     }
     cross = _points("incomplete foot", incomplete, 0.015, INCOMPLETE, "x-thin")
     return [hatching, cross, _points("repaired", repaired, 0.04, REPAIRED, "diamond")]
@@ -260,13 +249,12 @@ def _points(name: str, times: list[int], height: float, colour: str, symbol: str
         "y": [height] * len(times),
         "yaxis": "y3",
         "marker": {"color": colour, "symbol": symbol, "size": 7, "line": {"color": colour, "width": 2}},
-        "hoverinfo": "skip",
-        "showlegend": False,
+        **_SILENT,
     }
 
 
 def forecasts(
-    found: Sequence[ShownForecast], last: int, price_places: int, *, with_past: bool
+    found: Sequence[KeptForecast], last: int, price_places: int, *, with_past: bool
 ) -> Iterator[Json]:
     """The forecast of the candle after the ``last`` (its open time) with its interval, and those before it.
 
@@ -298,12 +286,11 @@ def forecasts(
         "textposition": "middle left",
         "textfont": {"color": FORECAST, "size": 11},
         "cliponaxis": False,
-        "hoverinfo": "skip",
-        "showlegend": False,
+        **_SILENT,
     }
 
 
-def _past(found: Sequence[ShownForecast], digits: int) -> Iterator[Json]:
+def _past(found: Sequence[KeptForecast], digits: int) -> Iterator[Json]:
     """What was forecast, dotted, over the ground of its intervals."""
     times = [one.open_time // 1_000 for one in found]
     for name, width in (("lower", 0), ("upper", 0), ("forecast", 1.5)):
@@ -316,6 +303,5 @@ def _past(found: Sequence[ShownForecast], digits: int) -> Iterator[Json]:
             "x": times,
             "y": [round(getattr(one, name), digits) for one in found],
             "line": {"color": FORECAST, "width": width, "dash": "dot"},
-            "hoverinfo": "skip",
-            "showlegend": False,
+            **_SILENT,
         } | ground

@@ -12,8 +12,10 @@ from enum import StrEnum
 from typing import Any, Final
 
 from candleflow.dashboard import words
-from candleflow.dashboard.source import OpenGap, OpenGaps, ShownCandle, TrackRecord
+from candleflow.forecast import words as forecast_words
+from candleflow.forecast.scores import Scores
 from candleflow.market.shard import PRODUCER, Shard
+from candleflow.market.stored import OpenGap, OpenGaps, StoredCandle
 from candleflow.market.window import SECOND_US
 from candleflow.telemetry import Heartbeat
 
@@ -84,14 +86,15 @@ class Facts:
     """Whether the settings name the symbol."""
     is_store_away: bool = False
     last_trade_time: int | None = None
-    candles: Sequence[ShownCandle] = ()
+    candles: Sequence[StoredCandle] = ()
     """Those shown."""
     gaps: OpenGaps | None = None
     """The holes among them; None where there are none, or where they could not be read."""
     heartbeats: Mapping[str, Heartbeat | None] = field(default_factory=dict)
     """By the name of each process that should run."""
-    track_record: TrackRecord | None = None
+    scores: Scores | None = None
     """Of the symbol's forecasts; None where there are none."""
+    is_simulated: bool = False
 
 
 def items(facts: Facts) -> list[Item]:
@@ -103,7 +106,7 @@ def items(facts: Facts) -> list[Item]:
         _completeness(facts),
         _agreement(facts),
         _processes(facts),
-        *([] if facts.track_record is None else [_forecast(facts.track_record)]),
+        *([] if facts.scores is None else [_forecast(facts.scores, is_simulated=facts.is_simulated)]),
     ]
 
 
@@ -384,13 +387,12 @@ def _gap_rows(facts: Facts, missing: int) -> list[Row]:
     on_record = ("On the producer's record", UNKNOWN if wanted is None else _counted(wanted, "trade"))
     if not missing:
         return [("Open gaps", "0"), on_record]
-    if facts.gaps is None:
-        return [("Open gaps", UNKNOWN), ("Trades missing", f"{missing:,}"), on_record, *_COMMANDS]
+    gaps = facts.gaps
     return [
-        ("Open gaps", f"{facts.gaps.count:,}"),
+        ("Open gaps", UNKNOWN if gaps is None else f"{gaps.count:,}"),
         ("Trades missing", f"{missing:,}"),
         on_record,
-        *(_gap_row(gap) for gap in facts.gaps.newest),
+        *(() if gaps is None else map(_gap_row, gaps.newest)),
         *_COMMANDS,
     ]
 
@@ -505,9 +507,14 @@ _FORECAST: Final = _Kind(
 )
 
 
-def _forecast(record: TrackRecord) -> Item:
+def _forecast(scores: Scores, *, is_simulated: bool) -> Item:
     """Grey until there is skill: none is known. A forecast without skill is no fault, and no good sign."""
-    state = State.GOOD if record.has_skill else State.UNKNOWN
-    if record.has_skill and not record.is_covered:
+    state = State.GOOD if scores.has_skill else State.UNKNOWN
+    if scores.has_skill and not scores.is_covered:
         state = State.WARN
-    return _FORECAST.item(state, record.verdict, record.sentences, record.rows)
+    why = ". ".join(forecast_words.sentences(scores)) + "."
+    rows = tuple(
+        (name, f"{value} against {beside}" if beside else value)
+        for name, value, beside in forecast_words.table(scores)
+    )
+    return _FORECAST.item(state, scores.verdict, f"Of a made-up market. {why}" if is_simulated else why, rows)

@@ -7,16 +7,17 @@ unknown.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from candleflow.dashboard import trust, words
 from candleflow.dashboard.choice import CANDLE_LIMIT
 from candleflow.dashboard.component import LiveComponent
-from candleflow.dashboard.source import OpenGaps, PageSource
+from candleflow.dashboard.source import PageSource
 from candleflow.dashboard.trust import Facts
 from candleflow.dashboard.view import Nothing, View
 from candleflow.errors import StoreError
+from candleflow.market.stored import OpenGaps
 
 _STRIP: Final = LiveComponent(
     "candleflow_trust", html='<div class="cf-trust"></div>', script="trust_strip.js"
@@ -33,6 +34,7 @@ class TrustStrip:
     source: PageSource
     symbol: str
     is_followed: bool
+    is_simulated: bool
     refresh_seconds: int | None
     slot: int
 
@@ -48,33 +50,27 @@ class TrustStrip:
         _STRIP.draw(items, key=f"trust{self.slot}", view=self.symbol, about=about)
 
     def _facts(self, shown: View | Nothing | None, now: int) -> Facts:
-        away = Facts(
+        heard = Facts(
             self.symbol,
             now,
             is_followed=self.is_followed,
-            is_store_away=True,
+            is_simulated=self.is_simulated,
             heartbeats=self.source.heartbeats(),
         )
         if shown is None:
-            return away
-        candles = shown.candles if isinstance(shown, View) else ()
+            return replace(heard, is_store_away=True)
+        view = shown if isinstance(shown, View) else None
         try:
-            states = {state.symbol: state for state in self.source.symbols()}
-            gaps = self._gaps(shown) if isinstance(shown, View) else None
-            record = self.source.track_record(self.symbol)
+            times = {state.symbol: state.last_trade_time for state in self.source.symbols()}
+            return replace(
+                heard,
+                last_trade_time=times.get(self.symbol),
+                candles=() if view is None else view.candles,
+                gaps=None if view is None else self._gaps(view),
+                scores=self.source.scores(self.symbol),
+            )
         except StoreError:
-            return away  # which the strip then says
-        state = states.get(self.symbol)
-        return Facts(
-            self.symbol,
-            now,
-            is_followed=self.is_followed,
-            last_trade_time=None if state is None else state.last_trade_time,
-            candles=candles,
-            gaps=gaps,
-            heartbeats=away.heartbeats,
-            track_record=record,
-        )
+            return replace(heard, is_store_away=True)  # which the strip then says
 
     def _gaps(self, view: View) -> OpenGaps | None:
         """The holes among the candles shown. Where their ids have none, nobody has to be asked."""

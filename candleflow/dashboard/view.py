@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from candleflow.dashboard import words
 from candleflow.dashboard.choice import CANDLE_LIMIT, Choice, Period, period
-from candleflow.dashboard.source import CandleSource, ShownCandle, SymbolState
+from candleflow.dashboard.source import PageSource
+from candleflow.market.stored import StoredCandle, SymbolState
 from candleflow.market.window import SECOND_US
 
 
@@ -18,8 +19,8 @@ class View:
     choice: Choice
     symbol: SymbolState
     period: Period
-    candles: Sequence[ShownCandle]
-    before: Sequence[ShownCandle]
+    candles: Sequence[StoredCandle]
+    before: Sequence[StoredCandle]
     """Those before the first that is shown, as far as they were asked for."""
     notices: tuple[str, ...]
 
@@ -33,7 +34,7 @@ class Nothing:
 
 
 def look(
-    source: CandleSource, choice: Choice, now: int, warm_up: int = 0, *, is_followed: bool = True
+    source: PageSource, choice: Choice, now: int, warm_up: int = 0, *, is_followed: bool = True
 ) -> View | Nothing:
     """Read what ``choice`` asks for, and ``warm_up`` candles before it. ``now`` is in microseconds.
 

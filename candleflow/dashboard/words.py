@@ -8,7 +8,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Final
 
-from candleflow.dashboard.source import ShownCandle
+from candleflow.market.stored import StoredCandle
 from candleflow.market.window import SECOND_US
 
 MINUS: Final = "\N{MINUS SIGN}"
@@ -18,6 +18,11 @@ _UNITS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")
 def utc(time: int) -> str:
     """A time in microseconds as ``2024-08-08 12:34:56 UTC``."""
     return f"{datetime.fromtimestamp(time // SECOND_US, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def escape_markdown(text: str) -> str:
+    """``text`` such that Markdown shows it as it is."""
+    return "".join(f"\\{letter}" if letter in r"\`*_{}[]()<>#+-.!|~$:" else letter for letter in text)
 
 
 def span(seconds: int) -> str:
@@ -41,7 +46,7 @@ def age(time: int, now: int) -> str:
     return "now" if seconds < 1 else f"{span(seconds)} ago"
 
 
-def places(candles: Sequence[ShownCandle]) -> int:
+def places(candles: Sequence[StoredCandle]) -> int:
     """Decimal places that show every price of the candles in full, 2 at least; trailing zeros don't count."""
     return price_places(price for one in candles for price in (one.open, one.high, one.low, one.close))
 
@@ -59,7 +64,7 @@ def price(value: Decimal, decimal_places: int) -> str:
     return f"{value:,.{decimal_places}f}"
 
 
-def change(candles: Sequence[ShownCandle], decimal_places: int) -> tuple[str, int]:
+def change(candles: Sequence[StoredCandle], decimal_places: int) -> tuple[str, int]:
     """From the first open to the last close, such as ``+12.50 (+0.02 %)``, and its sign: -1, 0 or 1."""
     first, last = candles[0].open, candles[-1].close
     difference = last - first
@@ -69,7 +74,7 @@ def change(candles: Sequence[ShownCandle], decimal_places: int) -> tuple[str, in
     return f"{mark}{abs(difference):,.{decimal_places}f} ({mark}{abs(percent):.2f} %)", sign
 
 
-def missing_trades(candles: Sequence[ShownCandle]) -> int:
+def missing_trades(candles: Sequence[StoredCandle]) -> int:
     """How many trade ids between the first and the last of the candles are in none of them."""
     inside = [one.last_trade_id - one.first_trade_id + 1 - one.trade_count for one in candles]
     between = [later.first_trade_id - one.last_trade_id - 1 for one, later in pairwise(candles)]

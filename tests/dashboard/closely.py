@@ -31,15 +31,20 @@ class Left:
 def look_closely(page: Page) -> Left:
     page.open("overlays=SMA")
     page.wait_for_candles()
-    page.driver.find_element("css selector", ".cf-plot .legendtoggle").click()
-    page.wait(lambda: hidden(page) == ["SMA"], "the line hidden")
+    hide_average(page)
     page.drag_over_chart((0.35, 0.25), (0.6, 0.75))
     page.wait(lambda: page.mode() == "free", "the chart is zoomed")
     page.point_at_chart(0.3)
     page.wait(page.is_pointed_at, "the crosshair")
-    page.wait_for_updates(2)
+    page.wait_for_updates(1)
     page.mark_chart()
     return Left(page, page.ranges(), page.readout())
+
+
+def hide_average(page: Page) -> None:
+    """By a click in the legend, where the average is alone."""
+    page.driver.find_element("css selector", ".cf-plot .legendtoggle").click()
+    page.wait(lambda: hidden(page) == ["SMA"], "the line hidden")
 
 
 def hidden(page: Page) -> list[str]:

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from contextlib import closing
-from pathlib import Path
-from typing import Protocol
 
 import psycopg2
 from psycopg2 import sql
 
 from candleflow.settings import Settings
+from candleflow.stack.postgres import PostgresServer
 from candleflow.store import credentials
 from candleflow.store.credentials import Role
-
-
-class LoggingServer(Protocol):
-    @property
-    def log(self) -> Path: ...
-    def url(self) -> str: ...
 
 
 class StatementCount:
     """Counts from now on; connections that are open already aren't counted."""
 
-    def __init__(self, server: LoggingServer, settings: Settings) -> None:
+    def __init__(self, server: PostgresServer, settings: Settings) -> None:
         self._log = server.log
         self._begin = server.log.stat().st_size
         role = sql.Identifier(credentials.dsn(settings, Role.READER).user)

@@ -12,7 +12,7 @@ import streamlit as st
 from selenium import webdriver
 from streamlit.testing.v1 import AppTest
 
-from candleflow.dashboard.process import watched
+from candleflow.dashboard.source import watched
 from candleflow.errors import UnknownOutcomeError
 from candleflow.market.window import SECOND_US
 from candleflow.settings import load
@@ -28,10 +28,10 @@ def _page(settings: object) -> None:
     import streamlit as st
 
     from candleflow.dashboard import alerts_menu
-    from candleflow.dashboard.alert_desk import StoredDesk
+    from candleflow.dashboard.alert_desk import AlertDesk
 
     st.session_state["alerts"] = True
-    alerts_menu.menu(StoredDesk(settings), ["BTCUSDT", "ETHUSDT"], is_simulated=False)  # type: ignore[arg-type]
+    alerts_menu.menu(AlertDesk(settings), ["BTCUSDT", "ETHUSDT"], is_simulated=False)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)

@@ -39,7 +39,7 @@ return [document.querySelector('.cf-plot').dataset.mark,
 """
 
 
-def test_every_candle_of_the_look_back_is_drawn(page: Page) -> None:
+def test_every_candle_of_the_look_back_is_drawn_and_the_header_tells_price_and_change(page: Page) -> None:
     page.open()
     count = page.wait_for_candles()
     assert 360 <= count <= 362  # 30 minutes of five seconds, and one or two at the edges
@@ -47,11 +47,6 @@ def test_every_candle_of_the_look_back_is_drawn(page: Page) -> None:
     assert times == sorted(set(times))
     assert times[-1] * 1_000 <= now_us()
     assert page.script("return document.querySelector('.cf-plot').data[1].y.every((volume) => volume > 0)")
-
-
-def test_the_header_tells_price_and_change(page: Page) -> None:
-    page.open()
-    page.wait_for_candles()
     header = page.script("return document.querySelector('.cf-header').innerText")
     assert LIVE in header
     assert page.script("return /^[\\d,]+\\.\\d\\d$/.test(document.querySelector('.cf-price').innerText)")
@@ -70,11 +65,11 @@ def test_a_zoom_by_mouse_stays_through_updates_on_the_same_node(page: Page) -> N
     newest = page.newest()
     page.script(WATCH)
 
-    page.wait_for_updates(10)
+    page.wait(lambda: page.newest() > newest, "a new candle")
+    page.wait_for_updates(1)
 
     assert page.ranges() == zoomed
     assert page.script(WATCHED) == ["the same", "the same", 0, 0]
-    assert page.newest() >= newest + 5_000  # data did arrive
     page.driver.find_element("css selector", ".cf-live").click()
     page.wait(lambda: page.mode() == "following", "back to live")
     page.wait(lambda: page.ranges()[0][1] > before[0][1], "the newest candle in sight")
@@ -88,7 +83,7 @@ def test_a_zoom_by_wheel_stays_too_and_a_double_click_goes_back_to_live(page: Pa
     page.wait(lambda: page.mode() == "free", "the chart is zoomed")
     zoomed = page.ranges()
     assert zoomed[0][1] - zoomed[0][0] < whole[1] - whole[0]
-    page.wait_for_updates(6)
+    page.wait_for_updates(2)
     assert page.ranges() == zoomed
     page.double_click_chart()
     page.wait(lambda: page.mode() == "following" and page.ranges()[0][1] >= whole[1], "back to live")
@@ -99,7 +94,7 @@ def test_before_any_zoom_the_chart_follows_the_newest_candle(page: Page) -> None
     page.wait_for_candles()
     first = page.ranges()[0]
     newest = page.newest()
-    page.wait(lambda: page.newest() >= newest + 10_000, "two more candles")
+    page.wait(lambda: page.newest() > newest, "a new candle")
     page.wait_for_updates(1)
     start, end = page.ranges()[0]
     assert page.mode() == "following"
@@ -111,7 +106,7 @@ def test_nothing_of_a_refresh_is_left_in_the_browser_once_it_is_drawn(page: Page
     """Streamlit's marks for the profiler were: the browser grew by 43 MB an hour."""
     page.open()
     page.wait_for_candles()
-    page.wait_for_updates(4)
+    page.wait_for_updates(2)
     assert page.marks() <= MARKS_OF_A_REFRESH
 
 

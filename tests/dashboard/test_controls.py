@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from tests.dashboard.browser import DESKTOP, Page
-from tests.dashboard.conftest import LONG, LONG_AGO, OLD, QUIET, Running
+from tests.dashboard.conftest import QUIET, Running
 from tests.dashboard.feed import now_us
 
 WHOLE_VIEW = (
@@ -91,20 +91,6 @@ def test_a_symbol_without_a_trade_says_so_and_recovers_by_itself(
     running.feed.send(QUIET, range(end - 10_000_000, end, 1_000_000))
     page.wait_for_candles()
     assert "No trade of" not in page.text()
-
-
-def test_old_trades_are_shown_up_to_the_last_and_said_to_be_old(page: Page) -> None:
-    page.open(f"symbol={OLD}&look_back=5+m")
-    page.wait_for_candles()
-    assert "Shown are the 5 minutes up to it." in page.text()
-    assert page.newest() == LONG_AGO // 1_000 - 5_000
-    assert "2024-08-08 11:59:59 UTC" in page.text()
-
-
-def test_too_many_candles_are_narrowed_with_a_sentence(page: Page) -> None:
-    page.open(f"symbol={LONG}&candle=5+s&look_back=6+h")
-    page.wait_for_text("Only the newest 2,000 candles of this look-back are shown.")
-    page.wait(lambda: len(page.times()) == 2_000, "two thousand candles")
 
 
 def test_a_paused_page_stands_still(page: Page) -> None:

@@ -74,7 +74,9 @@ def test_a_download_leaves_chart_zoom_and_updates_alone(page: Page, downloads: P
         assert len(list(csv.DictReader(file))) >= 360
 
 
-def test_the_menu_fits_a_phone_and_says_where_there_is_nothing(page: Page, pictures: Path) -> None:
+def test_the_menu_fits_a_phone_a_refresh_makes_no_file_and_it_says_where_there_is_nothing(
+    page: Page, pictures: Path
+) -> None:
     page.open(size=PHONE)
     page.wait_for_candles()
     page.open_download_menu()
@@ -83,20 +85,14 @@ def test_the_menu_fits_a_phone_and_says_where_there_is_nothing(page: Page, pictu
     )
     assert 0 <= box["left"] < box["right"] <= PHONE[0]
     page.save(pictures / "download-phone.png")
+    address = "return document.querySelector('[data-testid=stDownloadButton] a, .st-key-csv-0').outerHTML"
+    made = page.script(address)
+    page.wait_for_updates(2)
+    assert page.script(address) == made
     page.open("symbol=NOTRADEUSDT", size=PHONE)
     page.wait_for_text("NOTRADEUSDT is not followed")
     page.press("Data")
     page.wait_for_text("No candles are shown.")
-
-
-def test_a_refresh_makes_no_file(page: Page) -> None:
-    page.open()
-    page.wait_for_candles()
-    page.open_download_menu()
-    address = "return document.querySelector('[data-testid=stDownloadButton] a, .st-key-csv-0').outerHTML"
-    made = page.script(address)
-    page.wait_for_updates(3)
-    assert page.script(address) == made
 
 
 def _whole(path: Path) -> Path | None:

@@ -9,6 +9,7 @@ from selenium.webdriver import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from tests.dashboard.browser import Page
+from tests.dashboard.closely import hidden, hide_average
 from tests.dashboard.conftest import HOLED, LIVE
 
 WINDOW_MS = 5_000
@@ -18,7 +19,6 @@ WINDOW_MS = 5_000
 def live(page: Page) -> Page:
     page.open("candle=5+s")
     page.wait_for_candles()
-    page.wait_for_updates(1)
     return page
 
 
@@ -39,7 +39,7 @@ def test_arrows_zoom_and_pan_and_the_chart_stays_there(live: Page) -> None:
     earlier = struck(live, Keys.ARROW_LEFT)
     assert earlier[0][1] - earlier[0][0] == pytest.approx(closer[1] - closer[0])
     assert closer[0] - earlier[0][0] == pytest.approx(0.2 * (closer[1] - closer[0]), rel=0.01)
-    live.wait_for_updates(4)
+    live.wait_for_updates(2)
     assert live.ranges() == earlier
     assert live.is_same_chart()
     assert struck(live, Keys.ARROW_RIGHT)[0][0] > earlier[0][0]
@@ -83,7 +83,7 @@ def test_the_price_axis_fits_what_is_in_sight_and_a_mouse_may_take_over(live: Pa
     live.wait(lambda: live.ranges()[0] != [begin, end], "the mouse zooms further")
     live.wait_for_updates(1)
     zoomed = live.ranges()
-    live.wait_for_updates(3)
+    live.wait_for_updates(2)
     assert live.ranges() == zoomed
     assert struck(live, Keys.ARROW_LEFT)[0][0] < zoomed[0][0]
 
@@ -91,15 +91,11 @@ def test_the_price_axis_fits_what_is_in_sight_and_a_mouse_may_take_over(live: Pa
 def test_a_hidden_trace_and_a_logarithmic_axis_keep_through_keys(page: Page) -> None:
     page.open("log=true&overlays=SMA")
     page.wait_for_candles()
-    page.driver.find_element("css selector", ".cf-plot .legendtoggle").click()
-    hidden = (
-        "return document.querySelector('.cf-plot')._fullData.find((one) => one.name === 'SMA 20').visible"
-    )
-    page.wait(lambda: page.script(hidden) == "legendonly", "the line hidden")
+    hide_average(page)
     _, (lowest, highest) = struck(page, Keys.ARROW_UP)
     assert 4 < lowest < highest < 5, "tens of thousands, as logarithms"
     page.wait_for_updates(2)
-    assert page.script(hidden) == "legendonly"
+    assert hidden(page) == ["SMA"]
 
 
 def test_brackets_change_the_look_back_and_points_the_candle(live: Page) -> None:

@@ -48,17 +48,20 @@ return plot.getBoundingClientRect().left + xaxis._offset + xaxis.d2p(arguments[0
 """
 
 
-@pytest.fixture
-def holed(page: Page) -> Page:
+def test_incomplete_candles_are_hatched_and_an_open_gap_is_shaded_and_says_what_is_missing(
+    page: Page, pictures: Path
+) -> None:
     page.open(f"symbol={HOLED}&candle=5+s")
     page.wait_for_candles()
     page.wait_for_text("7 trades missing")
     page.choose("Refresh", "Paused")
     page.wait_for_text("Paused at")
-    return page
+    _assert_hatched(page)
+    _assert_shaded(page)
+    page.save(pictures / "incomplete.png")
 
 
-def test_an_incomplete_candle_is_hatched(holed: Page, pictures: Path) -> None:
+def _assert_hatched(holed: Page) -> None:
     """Two are: the first ever, with nothing known before it, and the one after the gap."""
     times = holed.script("return document.querySelector('.cf-plot').data[2].x")
     assert len(times) == 2
@@ -68,10 +71,9 @@ def test_an_incomplete_candle_is_hatched(holed: Page, pictures: Path) -> None:
     assert all(one["height"] > 100 for one in hatched), "as high as the prices"
     assert [one["left"] + one["width"] / 2 for one in hatched] == pytest.approx(_places(holed, times), abs=1)
     assert len(_drawn(holed, "incomplete-foot")) == 2
-    holed.save(pictures / "incomplete.png")
 
 
-def test_an_open_gap_is_shaded_and_says_what_is_missing(holed: Page, pictures: Path) -> None:
+def _assert_shaded(holed: Page) -> None:
     times = holed.times()
     before, after = max(pairwise(times), key=lambda pair: pair[1] - pair[0])
     assert after - before > 10_000
@@ -83,7 +85,6 @@ def test_an_open_gap_is_shaded_and_says_what_is_missing(holed: Page, pictures: P
     (words,) = [one for one in holed.script(_WRITTEN) if "missing" in one["text"]]
     assert words["text"] == "7 missing"
     assert words["middle"] == pytest.approx((begin + end) / 2, abs=2)
-    holed.save(pictures / "open-gap.png")
 
 
 def test_a_repaired_candle_is_marked_and_no_longer_hatched(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import tomllib
 import urllib.request
+from urllib.parse import urlsplit
 
 import pytest
 from websockets.exceptions import InvalidHandshake
@@ -16,6 +17,8 @@ from candleflow.errors import StackError
 from candleflow.settings import load
 from tests.dashboard.browser import Page
 from tests.dashboard.conftest import Running
+
+_RESOURCES = "return performance.getEntriesByType('resource').map((one) => [one.name, one.transferSize])"
 
 
 def test_nothing_listens_off_this_machine(running: Running) -> None:
@@ -69,32 +72,21 @@ def test_the_servers_settings_are_the_safe_ones() -> None:
     assert config["browser"]["gatherUsageStats"] is False
 
 
-def test_plotly_is_loaded_once_a_page_and_never_with_a_refresh(page: Page) -> None:
+def test_a_page_loads_plotly_once_and_asks_no_other_host_and_again_fetches_no_script(page: Page) -> None:
+    """Plotly alone is 1.5 MB packed, and takes a second of a core to be read anew."""
     page.open()
     page.wait_for_candles()
-    loads = (
-        "return performance.getEntriesByType('resource').filter((one) => one.name.includes('plotly.min.js'))"
-    )
-    assert len(page.script(loads)) == 1
+    loaded = page.script(_RESOURCES)
+    assert {urlsplit(name).netloc for name, _ in loaded} == {urlsplit(page.url).netloc}
+    assert sum("plotly.min.js" in name for name, _ in loaded) == 1
     page.script("performance.clearResourceTimings()")
-    page.wait_for_updates(3)
-    assert page.script("return performance.getEntriesByType('resource').map((one) => one.name)") == []
-
-
-def test_a_page_loaded_again_fetches_no_script_again(page: Page) -> None:
-    """Plotly alone is 1.5 MB packed, and takes a second of a core to be read anew."""
-    sizes = []
-    for _ in range(2):
-        page.open()
-        page.wait_for_candles()
-        sizes.append(
-            page.script(
-                "return performance.getEntriesByType('resource').map((one) => one.transferSize)"
-                ".reduce((all, one) => all + one, 0)"
-            )
-        )
-    print(f"bytes fetched by a page, and by the same loaded again: {sizes}")
-    assert sizes[1] < 50_000
+    page.wait_for_updates(2)
+    assert page.script(_RESOURCES) == [], "with a refresh nothing is loaded"
+    page.open()
+    page.wait_for_candles()
+    first, again = (sum(size for _, size in one) for one in (loaded, page.script(_RESOURCES)))
+    print(f"bytes fetched by a page, and by the same loaded again: {first}, {again}")
+    assert again < 50_000
 
 
 def test_only_what_has_a_version_is_kept(running: Running) -> None:
@@ -102,15 +94,6 @@ def test_only_what_has_a_version_is_kept(running: Running) -> None:
     for query, kept in (("?1", True), ("", False)):
         with urllib.request.urlopen(f"{running.server.url}/{path}{query}", timeout=10) as answer:  # noqa: S310
             assert ("immutable" in answer.headers["Cache-Control"]) is kept
-
-
-def test_the_page_asks_no_other_host_for_anything(page: Page) -> None:
-    page.open()
-    page.wait_for_candles()
-    hosts = page.script(
-        "return [...new Set(performance.getEntriesByType('resource').map((one) => new URL(one.name).host))]"
-    )
-    assert hosts == [f"127.0.0.1:{page.url.rpartition(':')[2]}"]
 
 
 def test_a_taken_port_is_named_with_the_setting_that_changes_it() -> None:

@@ -111,7 +111,7 @@ def test_the_strip_keeps_its_buttons_while_prices_change(page: Page) -> None:
         " [...one.addedNodes, ...one.removedNodes].filter((node) => node.nodeType === 1).length; })"
         ".observe(document.querySelector('.cf-strip'), {childList: true, subtree: true})"
     )
-    page.wait_for_updates(5)
+    page.wait_for_updates(2)
     page.wait(lambda: cells(page)[0]["price"] != before[0]["price"], "another price")
     assert {one["mark"] for one in cells(page)} == {"the same"}
     assert page.script("return window.changedNodes") == 0
@@ -241,7 +241,7 @@ def test_four_charts_are_drawn_each_with_a_zoom_of_its_own(page: Page) -> None:
     page.wait_for_updates(1)
     zoomed = page.script(_RANGES)
     assert [zoomed[at] != live[at] for at in (1, 2)] == [True, True]
-    page.wait_for_updates(5)
+    page.wait_for_updates(2)
     after = page.script(_RANGES)
     assert (after[1:3], after[0] != zoomed[0]) == (zoomed[1:3], True)
     assert _modes(page) == ["following", "free", "free", "following"]

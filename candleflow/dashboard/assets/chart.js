@@ -1,8 +1,9 @@
 // Draws the figure that Python sends, whole or as what differs from one sent before. Plotly.react keeps the plot's node, and a constant uirevision the viewer's
 // zoom; st.plotly_chart keeps neither when its data change. No text of the figure ever becomes HTML here.
 
-const { received } = await import(import.meta.url.replace("/chart.js", "/patch.js"));
-const { attach, describe } = await import(import.meta.url.replace("/chart.js", "/keys.js"));
+const beside = (name) => import(import.meta.url.replace("/chart.js", `/${name}.js`));
+const [{ clock, decoded, fixed, made }, { attach, describe }, { received }] =
+  await Promise.all(["dom", "keys", "patch"].map(beside));
 
 const WHEEL_MS = 250; // Plotly makes a wheel's zoom its own 50 ms after the last turn
 const CLOSE_MS = 2000;
@@ -37,18 +38,8 @@ function loadPlotly(path) {
   return plotlyLoading;
 }
 
-function made(parent, name, className, text = "") {
-  const element = document.createElement(name);
-  element.className = className;
-  element.textContent = text;
-  parent.append(element);
-  return element;
-}
-
 // A time as one that Plotly, which knows UTC only, shows as the clock here does.
 const asLocal = (time) => time - new Date(time).getTimezoneOffset() * 60_000;
-
-const clock = (time) => new Date(time).toISOString().slice(0, 19).replace("T", " ");
 
 // The day is told once where it is one.
 function spanned(begin, end) {
@@ -260,8 +251,7 @@ class Chart {
     this.level.style.width = `${size.w}px`;
     const { places } = this.sent;
     const price = yaxis.type === "log" ? 10 ** yaxis.p2l(withinPrices) : yaxis.p2l(withinPrices);
-    this.level.dataset.price =
-      price.toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places });
+    this.level.dataset.price = fixed(price, places);
   }
 
   setMode(mode) {
@@ -360,7 +350,7 @@ function closeIfGone(parentElement, chart) {
 }
 
 export default function render({ data, parentElement, setTriggerValue }) {
-  const sent = JSON.parse(new TextDecoder().decode(data));
+  const sent = decoded(data);
   let chart = charts.get(parentElement);
   if (!chart || !parentElement.contains(chart.frame)) {
     chart = adopted(parentElement, sent.slot);

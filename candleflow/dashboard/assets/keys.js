@@ -2,6 +2,8 @@
 // page; a chart joins by attach() and is told of again by describe() after each drawing. Streamlit's own keys are
 // r and c, Plotly has none.
 
+const { clock, fixed, made } = await import(import.meta.url.replace("/keys.js", "/dom.js"));
+
 const PAN = 0.2; // of what is in sight
 const ZOOM = 1.25;
 const FEWEST = 10; // candles in sight
@@ -65,25 +67,14 @@ export function attach(chart) {
 
 export function describe(chart) {
   const { title, places, figure: { data: [prices, volumes], facts } } = chart.sent;
-  const number = (value) =>
-    value.toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places });
-  const time = (at) => new Date(at).toISOString().slice(0, 19).replace("T", " ");
   const highest = Math.max(...prices.high.filter((one) => one !== null));
   const lowest = Math.min(...prices.low.filter((one) => one !== null));
   const incomplete = facts.is_complete.filter((one) => !one).length;
   chart.plot.ariaLabel = `Price chart, ${title}`;
   chart.summary.textContent =
-    `${volumes.x.length} candles, the first at ${time(volumes.x[0])}, the last at ${time(volumes.x.at(-1))}; ` +
-    `highest ${number(highest)}, lowest ${number(lowest)}; ` +
+    `${volumes.x.length} candles, the first at ${clock(volumes.x[0])}, the last at ${clock(volumes.x.at(-1))}; ` +
+    `highest ${fixed(highest, places)}, lowest ${fixed(lowest, places)}; ` +
     (incomplete ? `${incomplete} incomplete. ` : "all complete. ") + "A question mark lists the keys.";
-}
-
-function made(parent, name, className, text = "") {
-  const element = document.createElement(name);
-  element.className = className;
-  element.textContent = text;
-  parent.append(element);
-  return element;
 }
 
 // The chart that keys are for: the one with the focus, else the one under the pointer, else the first.

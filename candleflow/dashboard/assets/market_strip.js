@@ -1,22 +1,11 @@
-// The strip of symbols: a button each, made once and then changed in place. Text is only ever set as text.
+// The strip of symbols: a button each, made once and then changed in place.
 
-const { received } = await import(import.meta.url.replace("/market_strip.js", "/patch.js"));
+const beside = (name) => import(import.meta.url.replace("/market_strip.js", `/${name}.js`));
+const [{ SVG, decoded, made, write }, { received }] = await Promise.all(["dom", "patch"].map(beside));
 
-const SVG = "http://www.w3.org/2000/svg";
 const LETTERS = 36; // a sparkline's heights are digits of this base
 const STEPS = { ArrowLeft: (at) => at - 1, ArrowRight: (at) => at + 1, Home: () => 0, End: (_, count) => count - 1 };
 const strips = new WeakMap(); // parent element -> strip
-
-function made(parent, name, className) {
-  const element = document.createElement(name);
-  element.className = className;
-  parent.append(element);
-  return element;
-}
-
-function put(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
 
 // Such as "▲ +1.23 %", of hundredths of a percent.
 function spoken(change) {
@@ -31,7 +20,7 @@ class Cell {
     this.button.type = "button";
     this.button.tabIndex = -1; // the arrows go from one to the next; of a hundred, the tab key stops at one
     this.button.onclick = () => choose(symbol);
-    put(made(this.button, "span", "cf-cell-symbol"), symbol);
+    made(this.button, "span", "cf-cell-symbol", symbol);
     this.change = made(this.button, "span", "cf-cell-change");
     this.price = made(this.button, "span", "cf-cell-price");
     this.spark = document.createElementNS(SVG, "svg");
@@ -47,9 +36,9 @@ class Cell {
   }
 
   show({ price, change, over, age, heights }) {
-    put(this.price, price || "no trade yet");
-    put(this.change, spoken(change));
-    put(this.age, age);
+    write(this.price, price || "no trade yet");
+    write(this.change, spoken(change));
+    write(this.age, age);
     this.button.classList.toggle("cf-quiet", age !== "" || price === "");
     this.button.dataset.direction = change > 0 ? "rising" : change < 0 ? "falling" : "flat";
     const told = [change === null ? "" : `${spoken(change)} in ${over}`, age && `last trade ${age}`];
@@ -129,6 +118,5 @@ export default function render({ data, parentElement, setTriggerValue }) {
     strip = new Strip(parentElement);
     strips.set(parentElement, strip);
   }
-  const sent = JSON.parse(new TextDecoder().decode(data));
-  strip.show(sent, (base) => setTriggerValue("lost", base), (symbol) => setTriggerValue("picked", symbol));
+  strip.show(decoded(data), (base) => setTriggerValue("lost", base), (symbol) => setTriggerValue("picked", symbol));
 }

@@ -1,10 +1,10 @@
 // The trust strip: one row of buttons, and a panel with the details of the one that is open. Its nodes stay
 // through every refresh; only texts and signs change. No text of the data ever becomes HTML here.
 
-const { received } = await import(import.meta.url.replace("/trust_strip.js", "/patch.js"));
+const beside = (name) => import(import.meta.url.replace("/trust_strip.js", `/${name}.js`));
+const [{ SVG, clock, decoded, made, write }, { received }] = await Promise.all(["dom", "patch"].map(beside));
 
 const CLOSE_MS = 2000;
-const SVG = "http://www.w3.org/2000/svg";
 const CIRCLE = "M8 1a7 7 0 1 1 0 14a7 7 0 0 1 0-14z";
 const SIGNS = { // a shape, and a mark in it: colour is never the only sign
   good: [CIRCLE, "M4.7 8.3l2.3 2.3 4.4-5"],
@@ -15,18 +15,6 @@ const SIGNS = { // a shape, and a mark in it: colour is never the only sign
 const WORDS = { good: "good", warn: "look at it", bad: "bad", unknown: "unknown" };
 const strips = new WeakMap(); // parent element -> strip
 const opened = new Map(); // a strip's slot -> the name of the item that is open, whatever becomes of the strip's node
-
-function made(parent, name, className, text = "") {
-  const element = document.createElement(name);
-  element.className = className;
-  element.textContent = text;
-  parent.append(element);
-  return element;
-}
-
-function write(node, text) {
-  if (node.textContent !== text) node.textContent = text; // a node that is left alone keeps what is selected in it
-}
 
 function signIn(parent) {
   const sign = document.createElementNS(SVG, "svg");
@@ -147,7 +135,7 @@ class Strip {
   }
 
   whyOld() {
-    const since = `${new Date(this.sent.at).toISOString().slice(0, 19).replace("T", " ")} UTC`;
+    const since = `${clock(this.sent.at)} UTC`;
     return this.sent.is_paused
       ? `The page is paused: what it showed at ${since} may be otherwise by now.`
       : `The page has had no news from its server since ${since}.`;
@@ -164,7 +152,7 @@ export default function render({ data, parentElement, setTriggerValue }) {
     strip = new Strip(parentElement);
     strips.set(parentElement, strip);
   }
-  strip.show(JSON.parse(new TextDecoder().decode(data)), (base) => setTriggerValue("lost", base));
+  strip.show(decoded(data), (base) => setTriggerValue("lost", base));
   return () => setTimeout(() => {
     // Later, and only if it has gone for good: Streamlit may take a component off the page and put it back.
     if (strip.frame.isConnected) return;

@@ -1,4 +1,4 @@
-"""What a browser makes of the messages of ``dashboard/delivery.py``: the same as ``assets/patch.js``."""
+"""What a browser makes of patches and messages, as ``assets/patch.js`` does; a test holds the two equal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from candleflow.dashboard import patch
+from candleflow.dashboard.patch import Json, Patch
 
 
 @dataclass
@@ -19,7 +19,28 @@ class Receiver:
             self.base = (message["base"], message["whole"])
         next_id, step = message.get("next", (message["base"], None))
         if self.base is not None and self.base[0] == message["base"]:
-            self.base = (next_id, patch.apply(self.base[1], step))
+            self.base = (next_id, apply(self.base[1], step))
         if self.base is None or self.base[0] != next_id:
             raise LookupError(message["base"])
-        return patch.apply(self.base[1], message.get("patch"))
+        return apply(self.base[1], message.get("patch"))
+
+
+def apply(before: Json, patch: Patch | None) -> Json:
+    """What ``patch`` makes of ``before``, which stays as it is."""
+    if patch is None:
+        return before
+    match patch:
+        case ["set", value]:
+            return value
+        case ["keys", changed, gone]:
+            kept = {key: value for key, value in before.items() if key not in gone}
+            return kept | {key: apply(before.get(key), one) for key, one in changed.items()}
+        case ["items", changed]:
+            return [apply(one, changed.get(str(at))) for at, one in enumerate(before)]
+        case ["points", dropped, length, runs]:
+            points = [*before[dropped : dropped + length]]
+            points += [None] * (length - len(points))
+            for at, values in runs:
+                points[at : at + len(values)] = values
+            return points
+    raise ValueError(f"no patch: {patch!r:.100}")

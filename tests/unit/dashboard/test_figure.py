@@ -17,19 +17,20 @@ from candleflow.dashboard.figure import PLAIN_LOOKS, figure
 from candleflow.dashboard.looks import Kind, Looks, Overlay, Pane
 from candleflow.dashboard.patch import difference
 from candleflow.dashboard.traces import as_stored
+from candleflow.market.stored import StoredCandle
 from candleflow.market.window import SECOND_US
-from tests.made_forecasts import MadeForecast
-from tests.unit.dashboard.examples import NOON, ExampleCandle, candle, candles
+from candleflow.store.forecasts import KeptForecast
+from tests.unit.dashboard.examples import NOON, candle, candles
 
 NOON_MS = NOON // 1_000
 
 
 def drawn(
-    shown: list[ExampleCandle],
+    shown: list[StoredCandle],
     until: int = NOON,
     looks: Looks = PLAIN_LOOKS,
-    before: Sequence[ExampleCandle] = (),
-    forecasts: Sequence[MadeForecast] | None = None,
+    before: Sequence[StoredCandle] = (),
+    forecasts: Sequence[KeptForecast] | None = None,
 ) -> dict[str, Any]:
     return figure(shown, 5, Period(None, until, is_past=False), 2, looks, before, forecasts)
 
@@ -190,8 +191,17 @@ def test_on_a_logarithmic_scale_the_price_tag_is_where_its_price_is() -> None:
     assert layout["shapes"][0]["y0"] == 101.0
 
 
-def forecast(at: int, centre: float = 100.0) -> MadeForecast:
-    return MadeForecast(NOON + at * 5 * SECOND_US, centre, centre - 0.5, centre + 0.75)
+def forecast(at: int, centre: float = 100.0) -> KeptForecast:
+    return KeptForecast(
+        open_time=NOON + at * 5 * SECOND_US,
+        made_at=NOON,
+        model="last close",
+        forecast=centre,
+        lower=centre - 0.5,
+        upper=centre + 0.75,
+        last_close=Decimal(100),
+        actual=None,
+    )
 
 
 def traces_of(found: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from candleflow.dashboard.choice import Period
 from candleflow.dashboard.figure import figure
-from candleflow.dashboard.patch import apply, difference
+from candleflow.dashboard.patch import difference
 from candleflow.market.window import SECOND_US
 from tests.unit.dashboard.examples import NOON, candle
+from tests.unit.dashboard.receiving import apply
 
 PLAIN = st.none() | st.booleans() | st.integers(0, 3) | st.floats(0, 3, width=16) | st.text("ab", max_size=2)
 POINTS = st.lists(PLAIN, max_size=8)

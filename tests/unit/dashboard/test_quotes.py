@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
-from candleflow.dashboard.quotes import STALE_SECONDS, quotes
-from candleflow.dashboard.sparkline import SLOT_SECONDS, sparkline
+from candleflow.dashboard.quotes import SLOT_SECONDS, STALE_SECONDS, Sparkline, quotes, sparkline
+from candleflow.market.stored import DayOfSymbol, SymbolState
 from candleflow.market.window import SECOND_US
-from tests.unit.dashboard.examples import NOON, ExampleSymbol
+from tests.unit.dashboard.examples import NOON, symbol_state
 
 SLOT = SLOT_SECONDS * SECOND_US
 DAY_SECONDS = 86_400
@@ -13,31 +14,36 @@ DAY_SECONDS = 86_400
 
 def state(
     symbol: str, price: str, change: str | None, *, seconds_ago: int = 0, over: int = DAY_SECONDS - 30
-) -> ExampleSymbol:
+) -> SymbolState:
     """A symbol whose last trade was so many seconds before noon, and its change over the seconds before."""
     last = NOON - seconds_ago * SECOND_US
     if change is None:
-        return ExampleSymbol(symbol, last, Decimal(price))
-    return ExampleSymbol(symbol, last, Decimal(price), Decimal(change), last - over * SECOND_US)
+        return symbol_state(symbol, last, price)
+    return symbol_state(symbol, last, price, Decimal(price) / (1 + Decimal(change)), last - over * SECOND_US)
+
+
+def line_of(open_times: Sequence[int], first_open: str, closes: Sequence[str]) -> Sparkline:
+    return sparkline(
+        DayOfSymbol("AUSDT", tuple(open_times), tuple(map(Decimal, closes)), Decimal(first_open))
+    )
 
 
 def test_a_line_goes_from_the_first_open_over_every_close() -> None:
-    closes = [Decimal(price) for price in ("110", "90", "125")]
-    line = sparkline([NOON, NOON + SLOT, NOON + 2 * SLOT], Decimal(100), closes)
+    line = line_of([NOON, NOON + SLOT, NOON + 2 * SLOT], "100", ["110", "90", "125"])
     assert line.heights == "ak0z"
 
 
 def test_a_quarter_of_an_hour_without_a_candle_keeps_the_price_before_it() -> None:
-    line = sparkline([NOON, NOON + 3 * SLOT], Decimal(1), [Decimal(1), Decimal(2)])
+    line = line_of([NOON, NOON + 3 * SLOT], "1", ["1", "2"])
     assert line.heights == "0000z"
 
 
 def test_a_price_that_never_moved_is_a_line_in_the_middle() -> None:
-    assert sparkline([NOON], Decimal(7), [Decimal(7)]).heights == "ii"
+    assert line_of([NOON], "7", ["7"]).heights == "ii"
 
 
 def test_every_price_of_the_day_is_shown_with_as_many_places() -> None:
-    line = sparkline([NOON], Decimal("0.10"), [Decimal("0.1234")])
+    line = line_of([NOON], "0.10", ["0.1234"])
     shown = quotes(["AUSDT"], [state("AUSDT", "0.12", None)], {"AUSDT": line}, NOON)
     assert shown["prices"] == ["0.1200"]
 
@@ -48,7 +54,7 @@ def test_the_symbols_come_in_the_order_of_the_settings_and_others_do_not() -> No
         state("BUSDT", "61234.5", "-0.5"),
         state("OLDUSDT", "1", None),
     ]
-    line = sparkline([NOON], Decimal(1), [Decimal(2)])
+    line = line_of([NOON], "1", ["2"])
     shown = quotes(["BUSDT", "CUSDT", "AUSDT"], states, {"BUSDT": line}, NOON)
     assert shown == {
         "symbols": ["BUSDT", "CUSDT", "AUSDT"],

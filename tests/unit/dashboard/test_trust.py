@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from candleflow.dashboard import trust
-from candleflow.dashboard.source import TrackRecord
 from candleflow.dashboard.trust import Facts, Item, State, items, plain
+from candleflow.forecast.race import COVERAGE
+from candleflow.forecast.scores import Scores, Share
+from candleflow.market.stored import OpenGap, OpenGaps
 from candleflow.market.window import SECOND_US
 from candleflow.telemetry import Heartbeat
 from tests.unit.dashboard.examples import NOON, candle, candles
@@ -32,21 +33,6 @@ def beat(
     one = {count: value for count, value in counts.items() if not isinstance(value, dict)}
     by_symbol = {count: value for count, value in counts.items() if isinstance(value, dict)}
     return Heartbeat(name, 1, state, message, now - 60, now - age, one, by_symbol)
-
-
-@dataclass(frozen=True)
-class Gap:
-    first_trade_id: int
-    last_trade_id: int
-    after: int = NOON
-    before: int = NOON + 10 * SECOND_US
-
-
-@dataclass(frozen=True)
-class Gaps:
-    count: int
-    trades: int
-    newest: Sequence[Gap]
 
 
 WELL = Facts(
@@ -284,7 +270,7 @@ def test_a_lag_that_kafka_has_not_told_is_unknown() -> None:
 
 def test_missing_trades_are_counted_with_their_gaps() -> None:
     shown = [candle(0), candle(3, is_complete=False)]
-    gaps = Gaps(1, 20, [Gap(10, 29)])
+    gaps = OpenGaps(1, 20, (OpenGap(10, 29, NOON, NOON + 10 * SECOND_US),))
     found = of(replace(WELL, candles=shown, gaps=gaps), "complete")
     assert (found.value, found.state) == ("20 trades missing", State.BAD)
     rows = dict(found.rows)
@@ -344,8 +330,12 @@ def test_the_items_are_plain_json() -> None:
 def test_a_forecast_is_good_only_where_skill_is_beyond_chance(
     has_skill: bool, is_covered: bool, state: str
 ) -> None:
-    record = TrackRecord(has_skill, is_covered, "no better than the last price", "Why.", (("skill", "0 %"),))
-    told = of(replace(WELL, track_record=record), "forecast")
-    assert (told.value, str(told.state)) == ("no better than the last price", state)
-    assert told.rows == (("skill", "0 %"),)
+    skill_lower = 0.01 if has_skill else -0.01
+    coverage = Share(COVERAGE, COVERAGE - 0.02, COVERAGE + (0.02 if is_covered else -0.01), 500)
+    found = Scores(500, 1.0, 1.1, 1.0, 1.1, 0.02, skill_lower, 0.05, coverage, hits=None)
+    told = of(replace(WELL, scores=found), "forecast")
+    assert (told.value, str(told.state)) == (found.verdict, state)
+    assert dict(told.rows)["mean absolute error"] == "1 against 1.1"
     assert json.dumps(plain([told]))
+    simulated = of(replace(WELL, scores=found, is_simulated=True), "forecast")
+    assert simulated.why == f"Of a made-up market. {told.why}"

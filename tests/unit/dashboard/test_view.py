@@ -6,7 +6,7 @@ from candleflow.dashboard.choice import CANDLE_LIMIT, Choice
 from candleflow.dashboard.view import Nothing, View, look
 from candleflow.errors import StoreError
 from candleflow.market.window import SECOND_US
-from tests.unit.dashboard.examples import NOON, ExampleSource, ExampleSymbol, candle, candles
+from tests.unit.dashboard.examples import NOON, ExampleSource, candle, candles, symbol_state
 
 CHOICE = Choice("BTCUSDT", 5, 300)
 MINUTE = 60 * SECOND_US
@@ -14,7 +14,7 @@ MINUTE = 60 * SECOND_US
 
 def source_of(count: int) -> ExampleSource:
     stored = candles(count)
-    return ExampleSource([ExampleSymbol("BTCUSDT", stored[-1].open_time + SECOND_US)], stored)
+    return ExampleSource([symbol_state("BTCUSDT", stored[-1].open_time + SECOND_US)], stored)
 
 
 def test_an_empty_store_is_waited_for() -> None:
@@ -24,7 +24,7 @@ def test_an_empty_store_is_waited_for() -> None:
 
 
 def test_a_symbol_without_a_trade_names_those_that_have_some() -> None:
-    source = ExampleSource([ExampleSymbol("ETHUSDT", NOON), ExampleSymbol("BNBUSDT", NOON)])
+    source = ExampleSource([symbol_state("ETHUSDT", NOON), symbol_state("BNBUSDT", NOON)])
     nothing = look(source, CHOICE, NOON)
     assert isinstance(nothing, Nothing)
     assert nothing.title == "No trade of BTCUSDT yet"
@@ -32,7 +32,7 @@ def test_a_symbol_without_a_trade_names_those_that_have_some() -> None:
 
 
 def test_a_symbol_that_is_not_followed_is_said_not_to_be() -> None:
-    nothing = look(ExampleSource([ExampleSymbol("ETHUSDT", NOON)]), CHOICE, NOON, is_followed=False)
+    nothing = look(ExampleSource([symbol_state("ETHUSDT", NOON)]), CHOICE, NOON, is_followed=False)
     assert isinstance(nothing, Nothing)
     assert nothing.title == "BTCUSDT is not followed"
     assert "CANDLEFLOW_SYMBOLS" in nothing.advice
@@ -79,14 +79,14 @@ def test_as_many_candles_as_may_be_drawn_are_not_narrowed() -> None:
 
 
 def test_a_look_back_without_candles_says_so() -> None:
-    source = ExampleSource([ExampleSymbol("BTCUSDT", NOON)], [candle(-1_000)])
+    source = ExampleSource([symbol_state("BTCUSDT", NOON)], [candle(-1_000)])
     nothing = look(source, CHOICE, NOON)
     assert isinstance(nothing, Nothing)
     assert nothing.title == "No candles of BTCUSDT in this look-back"
 
 
 def test_candles_before_the_first_are_asked_for_and_kept_apart() -> None:
-    source = ExampleSource([ExampleSymbol("BTCUSDT", NOON + 499 * SECOND_US)], candles(100))
+    source = ExampleSource([symbol_state("BTCUSDT", NOON + 499 * SECOND_US)], candles(100))
     now = NOON + 500 * SECOND_US
     view = look(source, Choice("BTCUSDT", 5, 100), now, warm_up=30)
     assert isinstance(view, View)

@@ -72,3 +72,7 @@ def test_missing_trades_are_counted_inside_candles_and_between_them() -> None:
     after_a_gap = candle(4, is_complete=False)  # candles 2 and 3, of ten trades each, never came
     shown = [candle(0), holed, after_a_gap]
     assert words.missing_trades(shown) == 23
+
+
+def test_text_is_shown_by_markdown_as_it_is() -> None:
+    assert words.escape_markdown("401: a_b *[c](d)* <e>") == r"401\: a\_b \*\[c\]\(d\)\* \<e\>"

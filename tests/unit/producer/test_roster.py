@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from candleflow import settings
-from candleflow.dashboard.process import watched
+from candleflow.dashboard.source import watched
 from candleflow.market.shard import Shard
 from candleflow.producer.roster import expected_producers, told_shards
 from candleflow.stack.status import status
