@@ -65,7 +65,7 @@ def test_each_trade_of_the_stretch_is_sent_as_the_exchange_sends_it(tmp_path: Pa
     sent = [_line(text) for text in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [one.stream for one in sent] == ["btcusdt@trade"] * 2
     for one, number in zip(sent, (1, 2), strict=True):
-        message = decode(one.data, {"BTCUSDT"}, TIME_LIMIT_US, 0)
+        message = decode(one.data.encode(), {"BTCUSDT"}, TIME_LIMIT_US, 0)
         assert isinstance(message, TradeMessage)
         trade = message.trade
         assert (trade.symbol, trade.trade_id, trade.buyer_is_maker) == ("BTCUSDT", number, True)
