@@ -16,14 +16,14 @@ from typing import Final
 
 from candleflow.errors import CandleflowError, StoreError
 from candleflow.forecast.race import VERSION, Forecast, Race
-from candleflow.forecast.scores import FEWEST, Scored, scores
+from candleflow.forecast.scores import FEWEST, JUDGED, scored, scores
 from candleflow.market.stored import StoredCandle
 from candleflow.market.window import DAY_US
 from candleflow.metrics.serving import served_heartbeat
 from candleflow.settings import Settings
 from candleflow.store.clearing import Clearing
 from candleflow.store.credentials import Role
-from candleflow.store.forecasts import Close, ForecastStore, KeptForecast, NewForecast
+from candleflow.store.forecasts import Close, ForecastStore, NewForecast
 from candleflow.telemetry import set_up_logging
 
 _log = logging.getLogger(__name__)
@@ -34,9 +34,6 @@ BEAT_SECONDS: Final = 1.0
 REPLAYED: Final = 2_000
 """Candles that a symbol's learners see at the start: nearly three hours of 5 s, of which they forget half."""
 TEND_SECONDS: Final = 60.0
-
-JUDGED: Final = 2_000
-"""A symbol's skill is that of so many forecasts: nearly three hours of 5 s."""
 _JUDGED_SYMBOLS: Final = 100
 """The skill of so many symbols at most is told: each is a question to PostgreSQL a minute."""
 _PAGE: Final = 200
@@ -197,15 +194,6 @@ class Forecaster:
 def closes(candles: Iterable[StoredCandle]) -> list[Close]:
     """Those that forecasts are scored by."""
     return [Close(one.symbol, one.open_time, one.close) for one in candles if one.is_complete]
-
-
-def scored(kept: Iterable[KeptForecast]) -> list[Scored]:
-    """Those of the forecasts that have been held against what came."""
-    return [
-        Scored(one.open_time, one.forecast, one.lower, one.upper, float(one.last_close), float(one.actual))
-        for one in kept
-        if one.actual is not None
-    ]
 
 
 def _new(symbol: str, made: Forecast) -> NewForecast:

@@ -6,7 +6,7 @@ All of it is out of sample, as each forecast was made before its window began. E
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -14,7 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from candleflow.forecast.race import AHEAD, COVERAGE
+from candleflow.store.forecasts import KeptForecast
 
+JUDGED: Final = 2_000
+"""A symbol's skill is that of its newest 2,000 scored forecasts: nearly three hours of 5 s."""
 FEWEST: Final = 100
 """Of fewer scored forecasts nothing is said about skill."""
 FEWEST_DIRECTIONS: Final = 50
@@ -100,6 +103,15 @@ class Scores:
         if self.hits.count < FEWEST_DIRECTIONS:
             return f"too few to tell: {self.hits.count}, {FEWEST_DIRECTIONS} are needed"
         return "better than a coin" if self.hits.lower > 0.5 else "no better than a coin"
+
+
+def scored(kept: Iterable[KeptForecast]) -> list[Scored]:
+    """The stored forecasts whose candles have closed."""
+    return [
+        Scored(one.open_time, one.forecast, one.lower, one.upper, float(one.last_close), float(one.actual))
+        for one in kept
+        if one.actual is not None
+    ]
 
 
 def percent(share: float, places: int = 1) -> str:
