@@ -14,9 +14,10 @@ from candleflow.alerts.message import told
 from candleflow.alerts.rules import MOST_CANDLES, Kind, Rule, rule_of
 from candleflow.audit.klines import DIFFERING
 from candleflow.errors import MarketError
+from candleflow.market.stored import Bar as StoredBar
 from candleflow.market.window import SECOND_US, floor_time
 from candleflow.settings import Settings
-from candleflow.store.alerts import Alert, AlertBook, ClosedCandle, Decision, Sight, StoredState
+from candleflow.store.alerts import Alert, AlertBook, Decision, Sight, StoredState
 from candleflow.telemetry import read_heartbeat
 
 _log = logging.getLogger(__name__)
@@ -49,9 +50,7 @@ class Decider:
     def forget(self) -> None:
         """Know nothing any more: what is stored is the truth, and is read at the next look."""
         self._states: dict[tuple[int, str], StoredState] = {}
-        self._bars: defaultdict[str, deque[ClosedCandle]] = defaultdict(
-            lambda: deque(maxlen=MOST_CANDLES + 1)
-        )
+        self._bars: defaultdict[str, deque[StoredBar]] = defaultdict(lambda: deque(maxlen=MOST_CANDLES + 1))
         self._missing: Mapping[str, int] = {}
         self._rules_due = self._gaps_due = float("-inf")
         self._are_states_read = False
@@ -215,7 +214,7 @@ def _wants_candles(rule: Rule) -> bool:
     return rule.kind.is_of_market and (rule.is_on_closed or rule.kind in (Kind.MOVE, Kind.VOLUME))
 
 
-def _bar(candle: ClosedCandle) -> Bar:
+def _bar(candle: StoredBar) -> Bar:
     return Bar(candle.open_time, candle.high, candle.low, candle.volume, candle.is_complete)
 
 
