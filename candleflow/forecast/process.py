@@ -1,7 +1,7 @@
 """The forecaster's process: forecasts each symbol's closes, and holds them against what came.
 
 What has been learned is in no file: at a start each symbol's last candles go through the same code once more
-(``watch.forecast``), so that state is a function of the candles, and a restart loses nothing but time.
+(``race.py``), so that state is a function of the candles, and a restart loses nothing but time.
 """
 
 from __future__ import annotations
