@@ -1,7 +1,7 @@
 """Stored candles that can't be right are folded anew from the topic, and the roll-ups follow.
 
-Joined here: what looks wrong (``watch.soundness``), the topic's records (``broker.trade_reader``), the fold
-(``watch.refold``), and the one transaction that replaces (``store.mending``). Only records that the processor
+Joined here: what looks wrong (``soundness.py``), the topic's records (``broker.trade_reader``), the fold
+(``refold.py``), and the one transaction that replaces (``store.mending``). Only records that the processor
 has merged count, and only those that it would not refuse. Times are microseconds since the epoch, UTC.
 """
 
@@ -121,9 +121,8 @@ class Mender:
             return Mended(0, "its candles are of another topic than the one that is there")
         refold = Refold(symbol, self._settings.windows, since, until, books)
         is_all = self._read(refold, symbol, suspect, merged)
-        return self._replace(
-            symbol, refold, others, "" if is_all else "the topic has too much to read for that"
-        )
+        left = "" if is_all else "the topic has too much to read for that"
+        return self._replace(symbol, suspect, refold, others, left)
 
     def _merged(self) -> Merged | None:
         settings = self._settings
@@ -133,14 +132,15 @@ class Mender:
         return merged
 
     def _replace(
-        self, symbol: str, refold: Refold, others: Sequence[tuple[int, int]], left: str
+        self, symbol: str, suspect: Suspect, refold: Refold, others: Sequence[tuple[int, int]], left: str
     ) -> Mended | None:
         """Where trades are lacking nothing is replaced: the roll-ups may be what is right."""
         if lacking := refold.missing_ids():
             gone = f"the topic does not have {len(lacking):,} of its trades: {str(lacking)[:_LISTED]}"
             return Mended(0, f"{left}; {gone}" if left else gone)
-        new = refold.replacement()
-        answer = self._store.replace(symbol, new.since, new.until, new.seen, new.candles, others)
+        answer = self._store.replace(
+            symbol, suspect.since, suspect.until, refold.seen(), refold.candles(), others
+        )
         if answer.status is Replaced.CHANGED:
             return None
         if answer.status is Replaced.OVERLAP:

@@ -83,7 +83,7 @@ def distinct(found: Iterable[Suspect]) -> list[Suspect]:
     kept: list[Suspect] = []
     for one in sorted(found, key=lambda suspect: (suspect.since, -suspect.until)):
         if kept and (one.since < kept[-1].until or one.since == kept[-1].since):
-            kept[-1] = _union([kept[-1], one])
+            kept[-1] = whole([kept[-1], one])
         else:
             kept.append(one)
     return kept
@@ -104,16 +104,12 @@ def runs(found: Iterable[Suspect]) -> list[list[Suspect]]:
 
 def whole(run: Sequence[Suspect]) -> Suspect:
     """A run as one stretch."""
-    return run[0] if len(run) == 1 else _union(run)
-
-
-def _union(some: Sequence[Suspect]) -> Suspect:
-    reasons = dict.fromkeys(reason for one in some for reason in one.reason.split("; "))
+    reasons = dict.fromkeys(reason for one in run for reason in one.reason.split("; "))
     return Suspect(
-        min(one.since for one in some),
-        max(one.until for one in some),
+        min(one.since for one in run),
+        max(one.until for one in run),
         "; ".join(reasons),
-        " ".join(one.state for one in some),
+        " ".join(one.state for one in run),
     )
 
 
