@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Final
 
-from candleflow.alerts.firing import Bar, Firing, Sample, State, evaluate
+from candleflow.alerts.firing import Firing, Sample, State, evaluate
 from candleflow.alerts.message import told
 from candleflow.alerts.rules import MOST_CANDLES, Kind, Rule, rule_of
 from candleflow.audit.klines import DIFFERING
 from candleflow.errors import MarketError
-from candleflow.market.stored import Bar as StoredBar
+from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US, floor_time
 from candleflow.settings import Settings
 from candleflow.store.alerts import Alert, AlertBook, Decision, Sight, StoredState
@@ -50,7 +50,7 @@ class Decider:
     def forget(self) -> None:
         """Know nothing any more: what is stored is the truth, and is read at the next look."""
         self._states: dict[tuple[int, str], StoredState] = {}
-        self._bars: defaultdict[str, deque[StoredBar]] = defaultdict(lambda: deque(maxlen=MOST_CANDLES + 1))
+        self._bars: defaultdict[str, deque[Bar]] = defaultdict(lambda: deque(maxlen=MOST_CANDLES + 1))
         self._missing: Mapping[str, int] = {}
         self._rules_due = self._gaps_due = float("-inf")
         self._are_states_read = False
@@ -153,7 +153,7 @@ class Decider:
             is_complete=sight.is_complete,
             is_simulated=self._settings.is_simulated,
             volume=sight.volume,
-            history=[_bar(one) for one in self._bars.get(sight.symbol, ()) if one.open_time < window],
+            history=[one for one in self._bars.get(sight.symbol, ()) if one.open_time < window],
         )
 
     def _closed_sample(self, symbol: str, at: int) -> Sample:
@@ -168,7 +168,7 @@ class Decider:
             is_complete=candle.is_complete,
             is_simulated=self._settings.is_simulated,
             volume=candle.volume,
-            history=[_bar(one) for one in bars[:at]],
+            history=bars[:at],
         )
 
     def _pipeline_samples(self, kind: Kind, sights: Mapping[str, Sight], now: int) -> Iterator[Sample]:
@@ -212,10 +212,6 @@ class Decider:
 
 def _wants_candles(rule: Rule) -> bool:
     return rule.kind.is_of_market and (rule.is_on_closed or rule.kind in (Kind.MOVE, Kind.VOLUME))
-
-
-def _bar(candle: StoredBar) -> Bar:
-    return Bar(candle.open_time, candle.high, candle.low, candle.volume, candle.is_complete)
 
 
 def _seconds(microseconds: int) -> Decimal:

@@ -13,19 +13,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from candleflow.alerts.answers import Outcome
 from candleflow.alerts.channels import channels
 from candleflow.alerts.decisions import Decider
-from candleflow.alerts.pictures import Pictures
+from candleflow.alerts.picture import picture_of
 from candleflow.alerts.sender import ChannelSender
-from candleflow.errors import CandleflowError, HeldError, StoreError
+from candleflow.errors import HeldError, StoreError
 from candleflow.metrics.serving import served_heartbeat
+from candleflow.process_loop import exit_status
 from candleflow.settings import Settings
 from candleflow.store.alerts import AlertBook
 from candleflow.store.clearing import Clearing
-from candleflow.telemetry import set_up_logging
 
 _log = logging.getLogger(__name__)
 
@@ -42,13 +43,7 @@ _MOST_STRAY: Final = 100
 
 def run(settings: Settings) -> int:
     """Decide and send until told to stop; the exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log_level, settings.log_format)
-    try:
-        Alerting(settings).run()
-    except CandleflowError as error:
-        _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
-        return error.exit_status
-    return 0
+    return exit_status(NAME, settings, lambda: Alerting(settings).run())
 
 
 class Alerting:
@@ -58,13 +53,13 @@ class Alerting:
         self._channels = channels(settings)
         self._book = AlertBook.from_settings(settings)
         self._decider = Decider(settings, self._book)
-        picture_of = Pictures(settings, self._book).of if settings.alert_pictures else None
+        self._stop = threading.Event()
+        drawn = partial(picture_of, settings, self._book) if settings.alert_pictures else None
         self._senders = {
-            name: ChannelSender(way, self._book, picture_of) for name, way in self._channels.items()
+            name: ChannelSender(way, self._book, self._stop, drawn) for name, way in self._channels.items()
         }
         self._wakes = {name: threading.Event() for name in self._channels}
         self._heartbeat = served_heartbeat(settings, NAME)
-        self._stop = threading.Event()
         self._message = ""
         self._decided = 0
         self._waiting = 0
@@ -82,7 +77,7 @@ class Alerting:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.stop)
         threads = [
-            threading.Thread(target=sender.run, args=(self._stop, self._wakes[name]), name=name, daemon=True)
+            threading.Thread(target=sender.run, args=(self._wakes[name],), name=name, daemon=True)
             for name, sender in self._senders.items()
         ]
         for thread in threads:

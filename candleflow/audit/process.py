@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -24,17 +22,17 @@ from candleflow.audit.mending import Mender, StoppedError
 from candleflow.audit.soundness import Attempts, Suspect, doubts
 from candleflow.audit.verify_report import written
 from candleflow.broker import gap_log
-from candleflow.errors import BrokerError, CandleflowError, ExchangeError, RateLimitError, StoreError
+from candleflow.errors import BrokerError, ExchangeError, RateLimitError, StoreError
 from candleflow.exchange.addresses import addresses
 from candleflow.exchange.rest import ExchangeRest
 from candleflow.history.first_sight import HistoryLoader
 from candleflow.market.gap import AUDIT, GapEvent, GapEventKind, events_of
 from candleflow.market.window import SECOND_US, floor_time
 from candleflow.metrics.serving import served_heartbeat
+from candleflow.process_loop import exit_status, until_stopped
 from candleflow.settings import Settings
 from candleflow.store.mending import CandleMending
 from candleflow.store.reader import CandleReader
-from candleflow.telemetry import set_up_logging
 
 _log = logging.getLogger(__name__)
 
@@ -65,13 +63,7 @@ _SYMBOLS_LIMIT: Final = 100
 
 def run(settings: Settings) -> int:
     """Audit until told to stop; the exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log_level, settings.log_format)
-    try:
-        asyncio.run(Auditor(settings).run())
-    except CandleflowError as error:
-        _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
-        return error.exit_status
-    return 0
+    return exit_status(NAME, settings, lambda: asyncio.run(Auditor(settings).run()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +82,15 @@ class Auditor:
         self._urls = addresses(settings).rest
         self._reader = CandleReader.from_settings(settings)
         self._store = CandleMending.from_settings(settings)
-        self._gives_up = threading.Event()
+        self._stop = asyncio.Event()
         self._mender = Mender(
-            settings, self._store, say=_log.info, gives_up=self._gives_up.is_set, records_limit=RECORDS_LIMIT
+            settings, self._store, say=_log.info, gives_up=self._stop.is_set, records_limit=RECORDS_LIMIT
         )
         self._attempts = Attempts()
         self._doubts: queue.SimpleQueue[tuple[str, Suspect]] = queue.SimpleQueue()
         self._repaired = 0
         self._heartbeat = served_heartbeat(settings, NAME)
         self._history = HistoryLoader(settings, self._urls, self._reader)
-        self._stop = asyncio.Event()
         self._message = ""
         self._gaps = gap_log.GapReader(settings.kafka_bootstrap, settings.gaps_topic)
         self._on_record = OnRecord()
@@ -111,7 +102,6 @@ class Auditor:
 
     def stop(self) -> None:
         """``run`` then returns within a second or two."""
-        self._gives_up.set()
         self._stop.set()
 
     def counts(self) -> Mapping[str, int | float]:
@@ -132,25 +122,13 @@ class Auditor:
 
     async def run(self) -> None:
         """Audit until SIGTERM, SIGINT or ``stop``."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
         works = (self._look(), self._compare(), self._load_history(), self._beat())
-        tasks = [asyncio.create_task(work) for work in works]
-        stopped = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+            await until_stopped(self._stop, *works)
         finally:
-            self._gives_up.set()
-            for task in (*tasks, stopped):
-                task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
             self._heartbeat.remove()
             self._reader.close()
             self._store.close()
-        for one in ended:
-            if isinstance(one, Exception):
-                raise one
 
     async def _load_history(self) -> None:
         await self._history.run()
@@ -158,7 +136,7 @@ class Auditor:
 
     async def _look(self) -> None:
         """Mend first: a lost candle would be a hole, though the topic has its trades."""
-        while not self._gives_up.is_set():
+        while True:
             message = ", ".join(self._settings.symbols[:_NAMED])
             for work in (self.mend, self.find_holes):
                 try:

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from candleflow.errors import CandleflowError, StoreError
+from candleflow.errors import StoreError
 from candleflow.forecast.race import VERSION, Forecast, Race
 from candleflow.forecast.scores import FEWEST, JUDGED, scored, scores
 from candleflow.market.stored import StoredCandle
 from candleflow.market.window import DAY_US
 from candleflow.metrics.serving import served_heartbeat
+from candleflow.process_loop import exit_status, until_stopped
 from candleflow.settings import Settings
 from candleflow.store.clearing import Clearing
 from candleflow.store.credentials import Role
 from candleflow.store.forecasts import Close, ForecastStore, NewForecast
-from candleflow.telemetry import set_up_logging
 
 _log = logging.getLogger(__name__)
 
@@ -44,13 +43,11 @@ _FILLED: Final = 120
 
 def run(settings: Settings) -> int:
     """Forecast until told to stop; the exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log_level, settings.log_format)
-    try:
+
+    def work() -> None:
         asyncio.run(Forecaster(settings, ForecastStore.from_settings(settings, Role.FORECASTER)).run())
-    except CandleflowError as error:
-        _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
-        return error.exit_status
-    return 0
+
+    return exit_status(NAME, settings, work)
 
 
 class Forecaster:
@@ -81,23 +78,11 @@ class Forecaster:
 
     async def run(self) -> None:
         """Forecast until SIGTERM, SIGINT or ``stop``."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        tasks = [asyncio.create_task(work) for work in (self._work(), self._tend(), self._beat())]
-        stopped = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+            await until_stopped(self._stop, self._work(), self._tend(), self._beat())
         finally:
-            self._stop.set()
-            for task in (*tasks, stopped):
-                task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
             self._heartbeat.remove()
             self._store.close()
-        for one in ended:
-            if isinstance(one, Exception):
-                raise one
 
     async def _work(self) -> None:
         while True:

@@ -5,7 +5,7 @@ first of them is loaded, the newest first, a quarter of an hour in one transacti
 far it is, is told by the candles. It waits until the processor has read all there is, and rests as long as it
 works, so that the first live candles come as soon as without it.
 
-Only what is proved is loaded (``watch.history``). What isn't stays a hole in the trade ids, as do the trades
+Only what is proved is loaded (``kline_ids.py``). What isn't stays a hole in the trade ids, as do the trades
 between the last of these candles and the first trade that came live: the auditor sees such holes like any
 other, and has their trades brought.
 """
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from candleflow.backoff import Backoff
 from candleflow.errors import ExchangeError, StoreError
 from candleflow.exchange.history import TradeHistory
 from candleflow.history.kline_ids import Stretch, newest_chunk, partials
@@ -38,7 +39,8 @@ _SETTLE_US: Final = 5 * SECOND_US
 comes up to 2 s late."""
 _POLL_SECONDS: Final = 0.5
 _LONGEST_REST_SECONDS: Final = 5.0
-_PAUSES_SECONDS: Final = (5.0, 15.0, 60.0, 300.0)
+_SHORTEST_PAUSE_SECONDS: Final = 5.0
+_LONGEST_PAUSE_SECONDS: Final = 300.0
 """Between attempts while the exchange or PostgreSQL is away."""
 
 
@@ -92,7 +94,7 @@ class HistoryLoader:
         """One chunk of each symbol after another, so that each has its latest candles soon."""
         unknown = deque(self._settings.symbols)
         lacking: deque[_Lacking] = deque()
-        failures = 0
+        backoff = Backoff(_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         while unknown or lacking:
             began_at = time.monotonic()
             try:
@@ -103,13 +105,12 @@ class HistoryLoader:
                 else:
                     await self._load_chunk(history, lacking[0])
                     lacking.rotate(-1)
-                failures = 0
             except (ExchangeError, StoreError) as error:
                 self.state = f"history waits: {error}"
                 _log.warning("history is loaded later: %s", error)
-                await asyncio.sleep(_PAUSES_SECONDS[min(failures, len(_PAUSES_SECONDS) - 1)])
-                failures += 1
+                await asyncio.sleep(backoff.next_delay())
                 continue
+            backoff.reset()
             for done in [one for one in lacking if one.until <= one.since]:
                 _log.info("%s has its history of %g hours", done.symbol, self._settings.history_hours)
                 lacking.remove(done)

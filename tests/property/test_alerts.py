@@ -9,8 +9,9 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from candleflow.alerts.firing import Bar, Sample, State, deviations, evaluate
+from candleflow.alerts.firing import Sample, State, deviations, evaluate
 from candleflow.alerts.rules import Kind, Rule, fields, rule_of
+from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US
 
 LINE = 100
@@ -145,7 +146,7 @@ def test_deviations_are_those_of_statistics(volumes: list[int], volume: int) -> 
 @given(st.lists(st.integers(1, 1_000), min_size=1, max_size=30), st.integers(1, 1_000), st.integers(1, 100))
 def test_a_move_is_from_the_lowest_or_the_highest_price(lows: list[int], price: int, percent: int) -> None:
     bars = [
-        Bar(at * SECOND_US, Decimal(low + 5), Decimal(low), Decimal(1), is_complete=True)
+        Bar(at * SECOND_US, Decimal(low), Decimal(low + 5), Decimal(low), Decimal(low), Decimal(1), True)
         for at, low in enumerate(lows)
     ]
     sample = Sample("BTCUSDT", 60 * SECOND_US, 60 * SECOND_US, Decimal(price), history=bars)
