@@ -11,6 +11,7 @@ error or a timeout comes before that byte or after it.
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import smtplib
@@ -18,12 +19,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import MaxRetryError
 
 from candleflow.alerts.answers import Exchange
@@ -72,8 +73,12 @@ def witnessed(message: str | bytes) -> Iterator[Attempt]:
 
 
 def install() -> None:
-    """In the process that sends: every session of ``requests`` and of ``smtplib`` gets a witness."""
+    """In the process that sends: every session of ``requests`` and of ``smtplib`` gets a witness.
+
+    urllib3's connections, which ``requests`` sends by, tell the attempt when a request begins to leave.
+    """
     requests.sessions.HTTPAdapter = _Witness  # type: ignore[attr-defined]
+    HTTPConnection.endheaders = _endheaders  # type: ignore[assignment]
     smtplib.SMTP = _WitnessedMail  # type: ignore[misc]
     smtplib.SMTP_SSL = _WitnessedMailOverTls  # type: ignore[misc]
 
@@ -96,11 +101,6 @@ class _Witness(HTTPAdapter):
             return response
         attempt.exchanges.pop()
         return self._noted(attempt, again, *args, **more)
-
-    def get_connection_with_tls_context(self, *args: Any, **more: Any) -> Any:
-        pool = super().get_connection_with_tls_context(*args, **more)
-        pool.ConnectionCls = _telling(pool.ConnectionCls)
-        return pool
 
     def _noted(
         self, attempt: Attempt, request: requests.PreparedRequest, *args: Any, **more: Any
@@ -126,24 +126,14 @@ class _Witness(HTTPAdapter):
         return response
 
 
-class _Telling:
-    """A connection of urllib3's that tells the attempt when a request begins to leave."""
-
-    def endheaders(self: Any, *args: Any, **more: Any) -> None:
-        """Connect first: what fails there, the proxy and TLS included, has let nothing out."""
-        if self.sock is None:
-            self.connect()
-        attempt = _attempt.get()
-        if attempt is not None:
-            attempt.has_begun = True
-        super().endheaders(*args, **more)  # type: ignore[misc]
-
-
-@cache
-def _telling(connection_class: type) -> type:
-    if issubclass(connection_class, _Telling):
-        return connection_class
-    return type(connection_class.__name__, (_Telling, connection_class), {})
+def _endheaders(self: HTTPConnection, *args: Any, **more: Any) -> None:
+    """Connect first: what fails there, the proxy and TLS included, has let nothing out."""
+    if self.sock is None:
+        self.connect()
+    attempt = _attempt.get()
+    if attempt is not None:
+        attempt.has_begun = True
+    http.client.HTTPConnection.endheaders(self, *args, **more)
 
 
 def _content(request: requests.PreparedRequest) -> bytes:

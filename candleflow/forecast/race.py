@@ -87,11 +87,6 @@ class Race:
         self._width = Width()
         self._pending: deque[_Pending] = deque(maxlen=AHEAD)
 
-    @property
-    def best(self) -> Model:
-        """The model with the least mean absolute error of late, out of sample; of equals the simplest."""
-        return self._models[self._best()]
-
     def add(self, candle: StoredCandle) -> Forecast | None:
         """Learn from the next complete closed candle, then forecast; None while too little is known.
 
@@ -130,6 +125,7 @@ class Race:
         return Forecast(open_time, self._models[best].name, forecast, lower, upper, seen.close)
 
     def _best(self) -> int:
+        """The model with the least mean absolute error of late, out of sample; of equals the simplest."""
         return min(range(len(self._models)), key=lambda at: self._errors[at])
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from candleflow.audit.klines import merge
+from candleflow.audit.klines import FIELDS, merge
 from candleflow.market import partial
 from candleflow.market.candle import Candle
 from candleflow.market.kline import Kline
@@ -84,18 +84,10 @@ def _partial(first_id: int, klines: Sequence[Kline], open_time: int, windows: Wi
     ids = TradeIds()
     ids.add_range(first_id, first_id + amounts.trade_count)
     candle = Candle(
-        symbol=klines[0].symbol,
+        symbol=amounts.symbol,
         interval=windows.interval,
         open_time=open_time,
-        open=amounts.open,
-        high=amounts.high,
-        low=amounts.low,
-        close=amounts.close,
-        volume=amounts.volume,
-        quote_volume=amounts.quote_volume,
-        taker_buy_volume=amounts.taker_buy_volume,
-        taker_buy_quote_volume=amounts.taker_buy_quote_volume,
-        trade_count=amounts.trade_count,
+        **{name: getattr(amounts, name) for name in FIELDS},
         first_trade_id=first_id,
         last_trade_id=first_id + amounts.trade_count - 1,
         trade_ids=ids,
