@@ -6,6 +6,7 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from decimal import Decimal
 from typing import Final
 
@@ -84,14 +85,14 @@ class Decider:
     ) -> None:
         """Only a state that is another is written: a price moving on its side of the line changes none."""
         key = rule.rule_id, sample.symbol
-        stored = states.get(key) or self._states.get(key) or StoredState(0, State().fields())
-        before = State.of(stored.state)
+        stored = states.get(key) or self._states.get(key) or StoredState(0, {})
+        before = State(**stored.state)
         after, firing = evaluate(rule, before, sample, now)
         if after == before:
             return
         alert = None if firing is None else self._alert(firing)
-        decisions.append(Decision(*key, stored.version, after.fields(), alert))
-        states[key] = StoredState(stored.version + 1, after.fields())
+        decisions.append(Decision(*key, stored.version, asdict(after), alert))
+        states[key] = StoredState(stored.version + 1, asdict(after))
 
     def _alert(self, firing: Firing) -> Alert:
         words, sample = told(firing, self._page_url), firing.sample

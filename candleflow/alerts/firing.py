@@ -13,10 +13,10 @@ trembles at 100 fires once. What comes within a rule's cool-down is passed over,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from decimal import Context, Decimal
-from typing import Any, Final
+from typing import Final
 
 from candleflow.alerts.rules import Kind, Rule
 from candleflow.market.stored import Bar
@@ -50,7 +50,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a rule remembers of one symbol between two looks; the default is that of a rule just made."""
+    """What a rule remembers of one symbol between two looks; the default is that of a rule just made.
+
+    Kept as JSON, field by field.
+    """
 
     has_begun: bool = False
     is_armed_up: bool = False
@@ -58,15 +61,6 @@ class State:
     is_active: bool = False
     fired_at: int | None = None
     fired_window: int | None = None
-
-    def fields(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> State:
-        """The state in its JSON."""
-        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
-from functools import partial
+from functools import partial, reduce
 from typing import Final
 
 from candleflow.errors import MarketError
@@ -288,7 +288,4 @@ def _check(*sides: tuple[Iterable[StoredCandle] | Iterable[Kline], str]) -> None
 
 
 def _sum(values: Iterable[Decimal]) -> Decimal:
-    total = Decimal(0)
-    for value in values:
-        total = EXACT.add(total, value)
-    return total
+    return reduce(EXACT.add, values, Decimal(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
 from decimal import Decimal
 
 from hypothesis import given
@@ -26,7 +27,7 @@ def fired(rule: Rule, prices: Sequence[int], every_seconds: int = 5) -> list[int
         time = at * every_seconds * SECOND_US
         sample = Sample("BTCUSDT", time, time, Decimal(price))
         before = state
-        state, firing = evaluate(rule, State.of(before.fields()), sample, time)
+        state, firing = evaluate(rule, State(**asdict(before)), sample, time)
         assert evaluate(rule, state, sample, time)[1] is None, "the same sample again fires nothing"
         if firing is not None:
             found.append(at)
@@ -113,7 +114,7 @@ def test_a_kept_state_goes_on_as_if_nothing_had_been(prices: list[int], cut: int
     state, found = State(), []
     for at, price in enumerate(prices):
         if at == cut:
-            state = State.of(state.fields())  # as after a restart
+            state = State(**asdict(state))  # as after a restart
         time = at * 5 * SECOND_US
         state, firing = evaluate(rule(kind), state, Sample("BTCUSDT", time, time, Decimal(price)), time)
         found += [at] if firing else []
