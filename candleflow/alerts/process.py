@@ -58,7 +58,6 @@ class Alerting:
         self._senders = {
             name: ChannelSender(way, self._book, self._stop, drawn) for name, way in self._channels.items()
         }
-        self._wakes = {name: threading.Event() for name in self._channels}
         self._heartbeat = served_heartbeat(settings, NAME)
         self._message = ""
         self._decided = 0
@@ -69,15 +68,18 @@ class Alerting:
     def stop(self, *_: object) -> None:
         """``run`` then returns as soon as the attempts under way are over."""
         self._stop.set()
-        for wake in self._wakes.values():
-            wake.set()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for sender in self._senders.values():
+            sender.wake.set()
 
     def run(self) -> None:
         """Decide and send until SIGTERM, SIGINT or ``stop``."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.stop)
         threads = [
-            threading.Thread(target=sender.run, args=(self._wakes[name],), name=name, daemon=True)
+            threading.Thread(target=sender.run, name=name, daemon=True)
             for name, sender in self._senders.items()
         ]
         for thread in threads:
@@ -118,8 +120,7 @@ class Alerting:
             is_there, self._message = True, self._problems()
             if decided:
                 self._decided += decided
-                for wake in self._wakes.values():
-                    wake.set()
+                self._wake_all()
             else:
                 self._clear()
         self._beat()

@@ -74,6 +74,8 @@ class ChannelSender:
         self._next_at = float("-inf")
         self._refused_until = float("-inf")
         self._refusal = ""
+        self.wake = threading.Event()
+        """Set where there may be more to send."""
         self.outcomes: Counter[str] = Counter()
         """How many alerts went how."""
         self.pictures = 0
@@ -81,7 +83,7 @@ class ChannelSender:
         self.problem = ""
         """What stands against sending just now, in words."""
 
-    def run(self, wake: threading.Event) -> None:
+    def run(self) -> None:
         """Send what is due, at once when woken, until ``stop``; it may take as long as one attempt does."""
         while not self._stop.is_set():
             try:
@@ -90,8 +92,8 @@ class ChannelSender:
             except (StoreError, HeldError) as error:
                 _log.debug("channel %s waits: %s", self._channel.name, error)
                 wait = AWAY_SECONDS
-            wake.wait(wait)
-            wake.clear()
+            self.wake.wait(wait)
+            self.wake.clear()
 
     def pause(self) -> float:
         """So many seconds until the channel may be used again."""
