@@ -24,7 +24,7 @@ from candleflow.settings import Settings
 from candleflow.store.alerts import AlertBook
 
 CANDLES: Final = 60
-"""So many windows are drawn, the alert's own at the right."""
+"""Windows that are drawn, the alert's own at the right."""
 SIZE: Final = (800, 450)
 PRICES: Final = (12, 56, 672, 326)
 """The price panel: left, top, right and bottom, in pixels."""

@@ -37,7 +37,7 @@ STRAY_SECONDS: Final = 5.0
 CLEAR_SECONDS: Final = 60.0
 """How often old alerts are deleted, where a batch has left none."""
 STOP_SECONDS: Final = 8.0
-"""An attempt under way at a stop is waited for so long."""
+"""How long a stop waits for an attempt under way."""
 _MOST_STRAY: Final = 100
 
 

@@ -17,7 +17,7 @@ from candleflow.market.window import SECOND_US
 LONGEST_MINUTES: Final = 60
 FEWEST_CANDLES: Final = 10
 MOST_CANDLES: Final = 720
-"""So many candles are kept of a symbol that has a rule which looks back: an hour of those of 5 s."""
+"""Candles kept of a symbol whose rules look back: an hour of those of 5 s."""
 LONGEST_COOL_DOWN: Final = 30 * 86_400
 LONGEST_NOTE: Final = 100
 LAST_EXPIRY: Final = 253_402_300_799_000_000

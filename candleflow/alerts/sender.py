@@ -34,9 +34,9 @@ REFUSED_SECONDS: Final = 600.0
 """A channel that was refused as such isn't tried again before; its alerts are refused unsent."""
 LONGEST_BACK_OFF_SECONDS: Final = 60.0
 GIVEN_UP_US: Final = 3_600 * SECOND_US
-"""An alert that couldn't be sent for so long is no news any more."""
+"""An alert older than this is given up: it is no news any more."""
 PICTURE_SECONDS: Final = 60.0
-"""Nor does a picture that couldn't be sent for so long belong to the words above it."""
+"""A picture that waited longer is dropped: it no longer belongs to the words above it."""
 
 
 PictureOf = Callable[[int], bytes | None]
@@ -96,7 +96,7 @@ class ChannelSender:
             self.wake.clear()
 
     def pause(self) -> float:
-        """So many seconds until the channel may be used again."""
+        """Seconds until the channel may be used again."""
         return max(0.0, self._next_at - self._steady())
 
     def step(self) -> int:
@@ -126,7 +126,7 @@ class ChannelSender:
         return len(due)
 
     def _send_picture(self) -> None:
-        """Once, whatever comes of it. Where one isn't taken, or isn't answered, none is tried for a while."""
+        """Try once. After a picture that was refused or not answered, try none for REFUSED_SECONDS."""
         wanted, self._wanted = self._wanted, None
         if wanted is None or not self._no_pictures_until <= self._steady() <= wanted.until:
             return
@@ -169,7 +169,7 @@ class ChannelSender:
         self._note(due, answer.outcome, answer.detail, due_in)
 
     def _note(self, some: Sequence[Delivery], state: str, detail: str, due_in: float = 0) -> None:
-        """Until it is noted, as nothing else knows; a stop or a kill before leaves it unknown."""
+        """Retry until PostgreSQL has it, as nothing else knows; a stop or a kill before leaves it unknown."""
         while some:
             try:
                 self._book.note(self._channel.name, some, state, detail, due_in)

@@ -3,7 +3,7 @@
 Apprise says of an attempt only whether it went well. So witnesses stand between its plugins and the
 network: the adapter of ``requests`` that they post by, and the classes of ``smtplib`` that they mail by. They
 note each answer or failure for the attempt under way. Once a request of the attempt has failed, they let no
-other out: apprise's plugin for Discord would try again by itself.
+other out: apprise's plugin for Discord would retry.
 
 A request may have left from its first byte on. The connection tells when that is, as no exception does: a TLS
 error or a timeout comes before that byte or after it.
@@ -31,7 +31,7 @@ from candleflow.alerts.answers import Exchange
 
 _KEPT_BYTES: Final = 65_536
 _MARKS: Final = 3
-"""A request that has so many words of the message carries it, or a part of it; a log-in doesn't have them."""
+"""Words of the message by which a request is known to carry it, or a part of it; a log-in has fewer."""
 _WORD: Final = re.compile(rb"[A-Za-z0-9]{4,}")
 """What looks the same in JSON, in a form, in XML and in an e-mail."""
 
@@ -61,7 +61,7 @@ _attempt: ContextVar[Attempt | None] = ContextVar("attempt", default=None)
 
 @contextmanager
 def witnessed(message: str | bytes) -> Iterator[Attempt]:
-    """An attempt to send a message: words, or a file as it is."""
+    """Note what becomes of sending a message: words, or a file's bytes."""
     attempt = Attempt(
         [message] if isinstance(message, bytes) else sorted(set(_WORD.findall(message.encode())))
     )

@@ -37,7 +37,7 @@ class Gap:
     seen_at: int
     reason: str
     missing: int
-    """So many of its trades are missing still."""
+    """How many of its trades are still missing."""
     settled_at: int | None
     """When the last of it was filled or given up."""
     how: str

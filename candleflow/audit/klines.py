@@ -29,10 +29,10 @@ FIELDS: Final = (
     "open", "high", "low", "close", "volume", "quote_volume",
     "trade_count", "taker_buy_volume", "taker_buy_quote_volume",
 )  # fmt: skip
-"""What is compared: all that a kline tells of its trades."""
+"""The fields compared: all that a kline has of its trades."""
 
 SETTLE_US: Final = 5 * SECOND_US
-"""A window is compared so long after its end: Binance's last word on a kline comes up to 2 s late, and 99 of
+"""How long after its end a window is compared: Binance's last word on a kline comes up to 2 s late, and 99 of
 100 trades are in their row within 1.2 s at 2,000 trades a second."""
 
 _SUMS: Final = ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")

@@ -1,8 +1,8 @@
 """The auditor's process: looks at the candles as they are in PostgreSQL, however they came to be so.
 
-It finds holes in the trade ids that nobody has on record, and has the producer fill them by writing them to
-the topic of gaps; it holds the latest candles against the exchange's own klines, field by field; and it folds
-anew from the topic what does not fit together, or differs from the klines (``services.mending``).
+It finds gaps in the trade ids that are not on record, and has the producer fill them by writing them to the
+topic of gaps. It compares the latest candles with the exchange's own klines, field by field. It rebuilds
+candles that do not fit together, or differ from the klines, from the topic (``mending.py``).
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ BEAT_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 10.0
 KLINES_SECONDS: Final = 60.0
 SETTLE_US: Final = 30 * SECOND_US
-"""Candles are looked at so long after their end: by then what was late by itself has come."""
+"""How long after its end a candle is looked at: by then late trades have come."""
 AGAIN_US: Final = 3_600 * SECOND_US
-"""What was fetched and is missing so long after is fetched again: an earlier database may be there now."""
+"""Trades that are still missing after this are fetched again: the database may be an earlier one."""
 AGREEMENT_US: Final = 600 * SECOND_US
-"""So long a time is looked over, but for holes: 600 klines of a second are one request."""
+"""How far back candles are compared and checked: 600 klines of a second are one request."""
 BEHIND_US: Final = 120 * SECOND_US
 """A processor that has been behind for longer than this is logged: newer candles can't be searched."""
 LONGEST_ROLL_UP: Final = "1h"
 """Longer roll-ups are held against their candles by ``repair`` alone: a day's are 17,280."""
 RECORDS_LIMIT: Final = 1_000_000
-"""So many records are read for one stretch at most, which takes half a minute."""
+"""The most records read for one stretch, which takes half a minute."""
 
 _NAMED: Final = 10
-"""So many symbols are named in the heartbeat's message at most."""
+"""The most symbols named in the heartbeat's message."""
 _PATIENCE_SECONDS: Final = 120.0
 """How long a comparison may wait for the rate limit: two turns of the minute that weights are counted by."""
 _SYMBOLS_LIMIT: Final = 100
-"""The heartbeat tells the agreement of so many symbols at most."""
+"""The most symbols whose agreement is in the heartbeat."""
 
 
 def run(settings: Settings) -> int:
@@ -149,7 +149,7 @@ class Auditor:
             await asyncio.sleep(LOOK_SECONDS)
 
     def mend(self, now: int) -> None:
-        """Fold anew what can't be right of the latest candles, or was doubted. ``now`` in microseconds.
+        """Rebuild those of the latest candles that can't be right, or were doubted. ``now`` in microseconds.
 
         Raises StoreError and BrokerError while PostgreSQL or Kafka is away, StoppedError after ``stop``.
         """

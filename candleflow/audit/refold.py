@@ -1,4 +1,4 @@
-"""A stretch of one symbol's finest candles folded anew from its trades. No I/O, and no clock of its own.
+"""A stretch of one symbol's finest candles rebuilt from its trades. No I/O, and no clock of its own.
 
 What is folded takes the place of what is stored only where it has all the trades that are stored: a topic
 that no longer has them all proves nothing. Times are microseconds since the epoch, UTC.

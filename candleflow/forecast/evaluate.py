@@ -1,7 +1,6 @@
 """``forecast evaluate``: how good the forecasts would have been, over stored candles or a file of trades.
 
-The same code forecasts as in the running system (``race.py``); here candles are brought to it, and
-what came of it is printed.
+The code that forecasts is that of the running system (``race.py``).
 """
 
 from __future__ import annotations

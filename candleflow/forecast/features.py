@@ -21,10 +21,10 @@ NAMES: Final = (
     "VWAP distance", "trade count", "sine of the day", "cosine of the day",
 )  # fmt: skip
 LOOK_BACK: Final = 12
-"""So many candles without a break are needed before there are features."""
+"""Candles without a break that are needed before there are features."""
 
 _LIMIT: Final = 6.0
-"""A feature is held within so many of its units: one freak candle must not turn a learner over."""
+"""Features are clipped to this many of their units: one freak candle must not upset a learner."""
 _SLOW: Final = 1 / 120
 _FAST: Final = 1 / 12
 """The weight of the newest candle in the slow averages (ten minutes of 5 s) and the fast one."""

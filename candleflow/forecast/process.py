@@ -34,7 +34,7 @@ REPLAYED: Final = 2_000
 """Candles that a symbol's learners see at the start: nearly three hours of 5 s, of which they forget half."""
 TEND_SECONDS: Final = 60.0
 _JUDGED_SYMBOLS: Final = 100
-"""The skill of so many symbols at most is told: each is a question to PostgreSQL a minute."""
+"""The most symbols whose skill is reported: each is a question to PostgreSQL a minute."""
 _PAGE: Final = 200
 """Candles of a symbol that are asked for at once while it runs: after a longer pause the chain breaks."""
 _FILLED: Final = 120
@@ -159,7 +159,7 @@ class Forecaster:
             self._scored += self._store.score(closes(again.get(symbol, [])))
 
     def judge(self) -> None:
-        """Find each symbol's skill anew. Raises StoreError while PostgreSQL can't answer."""
+        """Compute each symbol's skill. Raises StoreError while PostgreSQL can't answer."""
         skill: dict[str, float] = {}
         for symbol in self._settings.symbols[:_JUDGED_SYMBOLS]:
             found = scores(scored(self._store.recent(symbol, 0, JUDGED)), self._size_us)

@@ -25,7 +25,7 @@ VERSION: Final = 1
 """Goes up whenever the same candles would give other forecasts."""
 
 _WARM_UP: Final = 100
-"""A model's errors count after it has learned from so many candles."""
+"""Candles that a model learns from before its errors count."""
 _ERROR_WEIGHT: Final = 1 / 400
 _STEP: Final = 0.05
 _FIRST_WIDTH: Final = 1.8

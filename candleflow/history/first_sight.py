@@ -1,9 +1,9 @@
 """History at first sight: candles from before the first trade, made of the exchange's klines of a second.
 
 At each start of the auditor, for each symbol whose candles don't reach back far enough, what lies before the
-first of them is loaded, the newest first, a quarter of an hour in one transaction. Nothing is remembered: how
-far it is, is told by the candles. It waits until the processor has read all there is, and rests as long as it
-works, so that the first live candles come as soon as without it.
+first of them is loaded, the newest first, a quarter of an hour in one transaction. The candles alone show the
+progress. It waits until the processor has read all there is, and rests as long as it works, so that the first
+live candles come as soon as without it.
 
 Only what is proved is loaded (``kline_ids.py``). What isn't stays a hole in the trade ids, as do the trades
 between the last of these candles and the first trade that came live: the auditor sees such holes like any
@@ -35,8 +35,7 @@ _log = logging.getLogger(__name__)
 _KLINE: Final = "1s"
 _HOUR_US: Final = 3_600 * SECOND_US
 _SETTLE_US: Final = 5 * SECOND_US
-"""Of a symbol that has no candle yet, klines are asked for up to so long ago: Binance's last word on one
-comes up to 2 s late."""
+"""For a symbol without candles, klines end this long before now: Binance's last word comes up to 2 s late."""
 _POLL_SECONDS: Final = 0.5
 _LONGEST_REST_SECONDS: Final = 5.0
 _SHORTEST_PAUSE_SECONDS: Final = 5.0
@@ -80,7 +79,7 @@ class HistoryLoader:
             self._store.close()
 
     async def _until_caught_up(self) -> None:
-        """Until the processor says anew that it has read all there is, as it does once a second."""
+        """Wait until the processor reports again that it has read all there is, as it does once a second."""
         told: list[int | None] = []
         while len(set(told)) < 2:
             try:
