@@ -36,8 +36,7 @@ from candleflow.dashboard.source import (
 from candleflow.dashboard.sparkline import sparkline
 from candleflow.errors import SettingError, StackError, StoreError
 from candleflow.forecast import words as forecast_words
-from candleflow.forecast.process import JUDGED, scored
-from candleflow.forecast.scores import scores
+from candleflow.forecast.scores import JUDGED, scored, scores
 from candleflow.market.window import SECOND_US
 from candleflow.producer.roster import expected_producers
 from candleflow.settings import Settings, channels_of

@@ -6,15 +6,20 @@ All of it is out of sample, as each forecast was made before its window began. E
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from candleflow.forecast.race import AHEAD, COVERAGE
+from candleflow.forecast.race import AHEAD, COVERAGE, forecasts
+from candleflow.market.stored import StoredCandle
+from candleflow.store.forecasts import KeptForecast
 
+JUDGED: Final = 2_000
+"""A symbol's skill is that of its newest 2,000 scored forecasts: nearly three hours of 5 s."""
 FEWEST: Final = 100
 """Of fewer scored forecasts nothing is said about skill."""
 FEWEST_DIRECTIONS: Final = 50
@@ -100,6 +105,41 @@ class Scores:
         if self.hits.count < FEWEST_DIRECTIONS:
             return f"too few to tell: {self.hits.count}, {FEWEST_DIRECTIONS} are needed"
         return "better than a coin" if self.hits.lower > 0.5 else "no better than a coin"
+
+
+def scored(kept: Iterable[KeptForecast]) -> list[Scored]:
+    """The stored forecasts whose candles have closed."""
+    return [
+        Scored(one.open_time, one.forecast, one.lower, one.upper, float(one.last_close), float(one.actual))
+        for one in kept
+        if one.actual is not None
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What forecasting would have brought. ``raced`` is None where no forecast met its candle.
+
+    ``spoke``: how many of the scored forecasts were each model's.
+    """
+
+    candles: int
+    raced: Scores | None
+    spoke: Counter[str]
+
+
+def evaluate(candles: Sequence[StoredCandle], size_us: int) -> Evaluation:
+    """Race over ``candles``, complete and closed or quiet ones of windows of ``size_us``, oldest first.
+
+    Nothing is known beforehand: the learners begin with the first candle, and each forecast is out of sample.
+    """
+    closes = {one.open_time: float(one.close) for one in candles}
+    met = [one for one in forecasts(candles, size_us) if one.open_time in closes]
+    found = [
+        Scored(one.open_time, one.forecast, one.lower, one.upper, one.last_close, closes[one.open_time])
+        for one in met
+    ]
+    return Evaluation(len(candles), scores(found, size_us), Counter(one.model for one in met))
 
 
 def percent(share: float, places: int = 1) -> str:

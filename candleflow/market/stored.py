@@ -41,6 +41,18 @@ class StoredCandle(NamedTuple):
     updated_at: int
 
 
+class Bar(NamedTuple):
+    """A candle of the finest interval, without what only the page shows."""
+
+    open_time: int
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+    is_complete: bool
+
+
 @dataclass(frozen=True, slots=True)
 class SymbolState:
     """How far a symbol's trades have come: its trade of greatest id, and where its price was a day before."""

@@ -18,6 +18,7 @@ import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
 
 from candleflow.errors import HeldError, StoreError
+from candleflow.market.stored import Bar
 from candleflow.market.window import Windows
 from candleflow.settings import Settings
 from candleflow.store import credentials
@@ -92,31 +93,6 @@ class Sight:
     window: int | None
     is_complete: bool
     volume: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedCandle:
-    """What alerts are decided by, of a closed candle of the finest interval."""
-
-    open_time: int
-    high: Decimal
-    low: Decimal
-    close: Decimal
-    volume: Decimal
-    is_complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DrawnCandle:
-    """What is drawn of a candle of the finest interval."""
-
-    open_time: int
-    open: Decimal
-    high: Decimal
-    low: Decimal
-    close: Decimal
-    volume: Decimal
-    is_complete: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,21 +222,21 @@ class AlertBook:
         """Every symbol that has had a trade, by name."""
         return [Sight(*row) for row in self._rows(_SIGHTS, self._interval())]
 
-    def closed(self, symbol: str, since: int, limit: int) -> list[ClosedCandle]:
+    def closed(self, symbol: str, since: int, limit: int) -> list[Bar]:
         """The newest closed candles that open after ``since``, oldest first; of sliding ones, what tiles."""
         arguments = {**self._interval(), "symbol": symbol, "since": _time(since), "limit": limit}
-        return [ClosedCandle(*row) for row in self._rows(_CLOSED, arguments)][::-1]
+        return [Bar(*row) for row in self._rows(_CLOSED, arguments)][::-1]
 
     def alert(self, alert_id: int) -> StoredAlert | None:
         """The alert with this number."""
         rows = self._rows(_ALERT, {"alert_id": alert_id})
         return StoredAlert(*rows[0]) if rows else None
 
-    def drawn(self, symbol: str, until: int, windows: int) -> list[DrawnCandle]:
+    def drawn(self, symbol: str, until: int, windows: int) -> list[Bar]:
         """The candles of so many windows, the last opening at ``until``; of sliding ones, what tiles."""
         since = until - windows * self._windows.size_us
         arguments = {**self._interval(), "symbol": symbol, "since": _time(since), "until": _time(until)}
-        return [DrawnCandle(*row) for row in self._rows(_DRAWN, arguments)]
+        return [Bar(*row) for row in self._rows(_DRAWN, arguments)]
 
     def missing(self, since: int) -> dict[str, int]:
         """By symbol, how many trade ids are missing between the minutes that open at ``since`` or later."""
@@ -414,7 +390,7 @@ _SIGHTS: Final = f"""
     ORDER BY s.symbol
 """  # nosec B608 # noqa: S608 - constants of this module
 _CLOSED: Final = f"""
-    SELECT {_MICROSECONDS.format("c.open_time")}, c.high, c.low, c.close, c.volume, c.is_complete
+    SELECT {_MICROSECONDS.format("c.open_time")}, c.open, c.high, c.low, c.close, c.volume, c.is_complete
     FROM candles c
     WHERE c.symbol = %(symbol)s AND c.interval = %(interval)s AND c.open_time > %(since)s AND c.is_closed
         AND {_TILES}
