@@ -19,11 +19,11 @@ webhook is not there.
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
-from http import HTTPStatus
 from typing import Any, Final
 
 LONGEST_WAIT_SECONDS: Final = 3_600.0
@@ -82,9 +82,6 @@ class Answer:
     """So long the server wants no message of this channel."""
     is_channels_own: bool = False
     """Refused is the channel, not this message."""
-
-    def with_detail(self, detail: str) -> Answer:
-        return replace(self, detail=detail)
 
 
 def judged(
@@ -157,20 +154,13 @@ def _words(exchange: Exchange) -> str:
     said = next((told[one] for one in _SAID if isinstance(told.get(one), str)), "")
     if exchange.is_mail:
         said = exchange.body.decode(errors="replace")
-    name = _name(exchange)
+    phrase = "" if exchange.is_mail else http.client.responses.get(exchange.status, "")
+    name = f"{exchange.status} {phrase}".strip()
     return (
         f"{name}: {''.join(one if one.isprintable() else ' ' for one in said)[:_LONGEST_WORDS]}"
         if said
         else name
     )
-
-
-def _name(exchange: Exchange) -> str:
-    try:
-        phrase = "" if exchange.is_mail else HTTPStatus(exchange.status or 0).phrase
-    except ValueError:
-        phrase = ""
-    return f"{exchange.status} {phrase}".strip()
 
 
 def _retry_after(exchange: Exchange) -> float | None:

@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import apprise
@@ -73,7 +74,7 @@ class Channel:
         answer = judged(
             attempt.exchanges, went_well=went_well, otherwise=otherwise, is_witnessed=self._is_witnessed
         )
-        return self._with_moves(answer.with_detail(self._scrubbed(answer.detail)), attempt.moved)
+        return self._with_moves(replace(answer, detail=self._scrubbed(answer.detail)), attempt.moved)
 
     def _notify(self, body: str, attached: Any) -> tuple[bool, str]:
         """What apprise says: whether it went well; and, where its plugin failed, by which error."""
@@ -107,7 +108,7 @@ class Channel:
             for old, new in moved.items()
         )
         _log.warning("channel %s: %s", self.name, words)
-        return answer.with_detail("; ".join(filter(None, (answer.detail, words))))
+        return replace(answer, detail="; ".join(filter(None, (answer.detail, words))))
 
     def _scrubbed(self, words: str) -> str:
         for secret in self._secrets:

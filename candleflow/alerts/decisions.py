@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from decimal import Decimal
 from typing import Final
 
-from candleflow.alerts.firing import Bar, Firing, Sample, State, evaluate
+from candleflow.alerts.firing import Firing, Sample, State, evaluate
 from candleflow.alerts.message import told
 from candleflow.alerts.rules import MOST_CANDLES, Kind, Rule, rule_of
 from candleflow.audit.klines import DIFFERING
 from candleflow.errors import MarketError
-from candleflow.market.stored import Bar as StoredBar
+from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US, floor_time
 from candleflow.settings import Settings
 from candleflow.store.alerts import Alert, AlertBook, Decision, Sight, StoredState
@@ -32,17 +33,13 @@ COMPARED_SECONDS: Final = 180.0
 BEAT_SECONDS: Final = 5.0
 _AUDIT: Final = "audit"
 
-Clock = Callable[[], float]
-
 
 class Decider:
-    """One process's memory of rules, states and candles. ``steady`` gives seconds that no clock sets back."""
+    """One process's memory of rules, states and candles."""
 
-    def __init__(self, settings: Settings, book: AlertBook, *, steady: Clock = time.monotonic) -> None:
+    def __init__(self, settings: Settings, book: AlertBook) -> None:
         self._settings = settings
         self._book = book
-        self._steady = steady
-        self._page_url = settings.page_url
         self._told_wrong: set[int] = set()
         self.rules: list[Rule] = []
         self.forget()
@@ -50,7 +47,7 @@ class Decider:
     def forget(self) -> None:
         """Know nothing any more: what is stored is the truth, and is read at the next look."""
         self._states: dict[tuple[int, str], StoredState] = {}
-        self._bars: defaultdict[str, deque[StoredBar]] = defaultdict(lambda: deque(maxlen=MOST_CANDLES + 1))
+        self._bars: defaultdict[str, deque[Bar]] = defaultdict(lambda: deque(maxlen=MOST_CANDLES + 1))
         self._missing: Mapping[str, int] = {}
         self._rules_due = self._gaps_due = float("-inf")
         self._are_states_read = False
@@ -58,52 +55,44 @@ class Decider:
     def look(self, now: int) -> int:
         """One look at everything, ``now`` in microseconds; how many alerts are new.
 
-        Raises StoreError while PostgreSQL is away, HeldError where another decides.
+        Raises StoreError while PostgreSQL is away, HeldError where another decides; call ``forget`` then, as
+        what is remembered is ahead of what is stored.
         """
         self._read_rules()
         if not self.rules:
             return 0
         sights = {one.symbol: one for one in self._book.sights()}
         fresh = {symbol: self._newly_closed(symbol) for symbol in self._symbols_with_candles(sights)}
-        decisions: list[Decision] = []
-        states: dict[tuple[int, str], StoredState] = {}
-        for rule in self.rules:
-            for sample in self._samples(rule, sights, fresh, now):
-                self._decide(rule, sample, now, states, decisions)
-        decided = self._book.decide(decisions) if decisions else 0
-        self._states |= states
-        return decided
+        decisions = [
+            decision
+            for rule in self.rules
+            for sample in self._samples(rule, sights, fresh, now)
+            if (decision := self._decision(rule, sample, now)) is not None
+        ]
+        return self._book.decide(decisions) if decisions else 0
 
-    def _decide(
-        self,
-        rule: Rule,
-        sample: Sample,
-        now: int,
-        states: dict[tuple[int, str], StoredState],
-        decisions: list[Decision],
-    ) -> None:
+    def _decision(self, rule: Rule, sample: Sample, now: int) -> Decision | None:
         """Only a state that is another is written: a price moving on its side of the line changes none."""
         key = rule.rule_id, sample.symbol
-        stored = states.get(key) or self._states.get(key) or StoredState(0, State().fields())
-        before = State.of(stored.state)
+        stored = self._states.get(key) or StoredState(0, {})
+        before = State(**stored.state)
         after, firing = evaluate(rule, before, sample, now)
         if after == before:
-            return
-        alert = None if firing is None else self._alert(firing)
-        decisions.append(Decision(*key, stored.version, after.fields(), alert))
-        states[key] = StoredState(stored.version + 1, after.fields())
+            return None
+        self._states[key] = StoredState(stored.version + 1, asdict(after))
+        return Decision(*key, stored.version, asdict(after), None if firing is None else self._alert(firing))
 
     def _alert(self, firing: Firing) -> Alert:
-        words, sample = told(firing, self._page_url), firing.sample
+        words, sample = told(firing, self._settings.page_url), firing.sample
         return Alert(sample.window, sample.at, words.text, words.brief, firing.rule.channels)
 
     def _read_rules(self) -> None:
         if not self._are_states_read:
             self._states = self._book.states()
             self._are_states_read = True
-        if self._steady() < self._rules_due:
+        if time.monotonic() < self._rules_due:
             return
-        self._rules_due = self._steady() + RULES_SECONDS
+        self._rules_due = time.monotonic() + RULES_SECONDS
         found = []
         for stored in self._book.rules():
             try:
@@ -153,7 +142,7 @@ class Decider:
             is_complete=sight.is_complete,
             is_simulated=self._settings.exchange.is_simulated,
             volume=sight.volume,
-            history=[_bar(one) for one in self._bars.get(sight.symbol, ()) if one.open_time < window],
+            history=[one for one in self._bars.get(sight.symbol, ()) if one.open_time < window],
         )
 
     def _closed_sample(self, symbol: str, at: int) -> Sample:
@@ -168,7 +157,7 @@ class Decider:
             is_complete=candle.is_complete,
             is_simulated=self._settings.exchange.is_simulated,
             volume=candle.volume,
-            history=[_bar(one) for one in bars[:at]],
+            history=bars[:at],
         )
 
     def _pipeline_samples(self, kind: Kind, sights: Mapping[str, Sight], now: int) -> Iterator[Sample]:
@@ -188,8 +177,8 @@ class Decider:
         return {} if caught_up_at is None else {"": _seconds(now - caught_up_at)}
 
     def _gaps(self, now: int) -> Mapping[str, int]:
-        if self._steady() >= self._gaps_due:
-            self._gaps_due = self._steady() + GAPS_SECONDS
+        if time.monotonic() >= self._gaps_due:
+            self._gaps_due = time.monotonic() + GAPS_SECONDS
             self._missing = self._book.missing(now - GAPS_US)
         return self._missing
 
@@ -207,10 +196,6 @@ class Decider:
 
 def _wants_candles(rule: Rule) -> bool:
     return rule.kind.is_of_market and (rule.is_on_closed or rule.kind in (Kind.MOVE, Kind.VOLUME))
-
-
-def _bar(candle: StoredBar) -> Bar:
-    return Bar(candle.open_time, candle.high, candle.low, candle.volume, candle.is_complete)
 
 
 def _seconds(microseconds: int) -> Decimal:

@@ -13,29 +13,20 @@ trembles at 100 fires once. What comes within a rule's cool-down is passed over,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from decimal import Context, Decimal
-from typing import Any, Final
+from typing import Final
 
 from candleflow.alerts.rules import Kind, Rule
+from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US
 
 EXACT: Final = Context(prec=60)
 """Sums of squares of volumes need 47 digits."""
+_CROSSINGS: Final = (Kind.CROSSES_UP, Kind.CROSSES_DOWN, Kind.CROSSES)
 _HUNDRED: Final = Decimal(100)
 _ZERO: Final = Decimal(0)
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """What is asked of a closed candle before the sample's own."""
-
-    open_time: int
-    high: Decimal
-    low: Decimal
-    volume: Decimal
-    is_complete: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +50,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a rule remembers of one symbol between two looks; the default is that of a rule just made."""
+    """What a rule remembers of one symbol between two looks; the default is that of a rule just made.
+
+    Kept as JSON, field by field.
+    """
 
     has_begun: bool = False
     is_armed_up: bool = False
@@ -67,15 +61,6 @@ class State:
     is_active: bool = False
     fired_at: int | None = None
     fired_window: int | None = None
-
-    def fields(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> State:
-        """The state in its JSON."""
-        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +84,7 @@ def evaluate(rule: Rule, state: State, sample: Sample, now: int) -> tuple[State,
     if measured is None:
         return state, None
     after, is_upward = (
-        _CROSSINGS[rule.kind](rule, state, measured)
-        if rule.kind in _CROSSINGS
-        else (_state(rule, state, measured))
+        _crossing(rule, state, measured) if rule.kind in _CROSSINGS else _state(rule, state, measured)
     )
     if is_upward is None or _is_held_back(rule, state, sample, now):
         return after, None
@@ -171,7 +154,7 @@ Outcome = tuple[State, bool | None]
 """The state after, and whether it fires: upward, downward, or (None) not."""
 
 
-def _crossing(rule: Rule, state: State, price: Decimal, *, up: bool, down: bool) -> Outcome:
+def _crossing(rule: Rule, state: State, price: Decimal) -> Outcome:
     """Reaching the line counts, from where the price was not on it."""
     line, slack = rule.threshold, rule.hysteresis
     if not state.has_begun:
@@ -182,9 +165,9 @@ def _crossing(rule: Rule, state: State, price: Decimal, *, up: bool, down: bool)
         is_armed_up=price < line and (state.is_armed_up or price < line - slack or slack == 0),
         is_armed_down=price > line and (state.is_armed_down or price > line + slack or slack == 0),
     )
-    if rises and up:
+    if rises and rule.kind is not Kind.CROSSES_DOWN:
         return after, True
-    return after, False if falls and down else None
+    return after, False if falls and rule.kind is not Kind.CROSSES_UP else None
 
 
 def _state(rule: Rule, state: State, measured: Decimal) -> Outcome:
@@ -203,10 +186,3 @@ def _is_held_back(rule: Rule, state: State, sample: Sample, now: int) -> bool:
     if state.fired_at is None:
         return False
     return state.fired_window == sample.window or now < state.fired_at + rule.cool_down_seconds * SECOND_US
-
-
-_CROSSINGS: Final[Mapping[Kind, Callable[[Rule, State, Decimal], Outcome]]] = {
-    Kind.CROSSES_UP: lambda rule, state, price: _crossing(rule, state, price, up=True, down=False),
-    Kind.CROSSES_DOWN: lambda rule, state, price: _crossing(rule, state, price, up=False, down=True),
-    Kind.CROSSES: lambda rule, state, price: _crossing(rule, state, price, up=True, down=True),
-}

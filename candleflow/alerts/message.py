@@ -78,9 +78,9 @@ def described(rule: Rule) -> str:
     return f"{rule.symbol or 'every symbol'} {rule.words()}, to {', '.join(rule.channels)} ({said})"
 
 
-def utc(at: int) -> str:
-    """Such as ``2026-11-22 10:00:05 UTC``."""
-    return (_EPOCH + timedelta(microseconds=at)).strftime("%Y-%m-%d %H:%M:%S UTC")
+def utc(at: int, form: str = "%Y-%m-%d %H:%M:%S UTC") -> str:
+    """A time in microseconds, such as ``2026-11-22 10:00:05 UTC``."""
+    return (_EPOCH + timedelta(microseconds=at)).strftime(form)
 
 
 def together(alerts: Sequence[Told]) -> str:

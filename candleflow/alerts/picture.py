@@ -1,4 +1,4 @@
-"""The picture that goes with an alert: candles up to its own, volume beneath, and the rule's line. Pure.
+"""The picture that goes with an alert: candles up to its own, volume beneath, and the rule's line.
 
 A PNG of a few kilobytes, made for a phone: large letters, and a ground of its own, as a chat is dark or
 light. Candles stand by their time, so a window without a trade leaves its place empty.
@@ -9,17 +9,22 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
-from typing import Final, Protocol
+from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from candleflow.alerts.rules import plain
+from candleflow.alerts.message import utc
+from candleflow.alerts.rules import plain, rule_of
+from candleflow.dashboard import colours
+from candleflow.dashboard.looks import Overlay
+from candleflow.market.stored import Bar
+from candleflow.settings import Settings
+from candleflow.store.alerts import AlertBook
 
 CANDLES: Final = 60
-"""So many windows are drawn, the alert's own at the right."""
+"""Windows that are drawn, the alert's own at the right."""
 SIZE: Final = (800, 450)
 PRICES: Final = (12, 56, 672, 326)
 """The price panel: left, top, right and bottom, in pixels."""
@@ -32,43 +37,18 @@ _WICK: Final = 2
 _DASH: Final = 8
 _COLOURS: Final = 128
 """Those of candles stay as they are, letters have fewer shades: under half of the bytes."""
+RISING: Final = colours.RISING
+FALLING: Final = colours.FALLING
+INCOMPLETE: Final = colours.INCOMPLETE
+LINE: Final = colours.LINES[Overlay.SMA]
+FAINT: Final = colours.PLAIN
+GROUND: Final = "#0f131a"
+TEXT: Final = "#e6e9ef"
+"""Ground and letters are those of the dark theme in ``.streamlit/config.toml``."""
 _ROOM: Final = Decimal("0.05")
 """Above the highest and below the lowest price, as a part of what is between them."""
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _Box = tuple[int, int, int, int]
-
-
-class Candle(Protocol):
-    """What is drawn of a candle; ``open_time`` in microseconds since the epoch."""
-
-    @property
-    def open_time(self) -> int: ...
-    @property
-    def open(self) -> Decimal: ...
-    @property
-    def high(self) -> Decimal: ...
-    @property
-    def low(self) -> Decimal: ...
-    @property
-    def close(self) -> Decimal: ...
-    @property
-    def volume(self) -> Decimal: ...
-    @property
-    def is_complete(self) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Palette:
-    """Colours as ``#rrggbb``."""
-
-    rising: str
-    falling: str
-    incomplete: str
-    line: str
-    ground: str
-    text: str
-    faint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +63,7 @@ class Chart:
     window: int
     """When the alert's own window opened: the last that is drawn."""
     size_us: int
-    candles: Sequence[Candle]
+    candles: Sequence[Bar]
     """Those outside of the last CANDLES windows are left out."""
     line: Decimal | None = None
     """The rule's price."""
@@ -103,25 +83,48 @@ class Scale:
         return top + round((self.high - price) / (self.high - self.low) * (bottom - top))
 
 
-def picture(chart: Chart, palette: Palette) -> bytes:
+def picture_of(settings: Settings, book: AlertBook, alert_id: int) -> bytes | None:
+    """The picture of a stored alert as a PNG; None where there is nothing to draw: a lag has no symbol.
+
+    Raises StoreError while PostgreSQL is away, MarketError for a rule that can't be read any more.
+    """
+    alert = book.alert(alert_id)
+    candles = book.drawn(alert.symbol, alert.window, CANDLES) if alert is not None and alert.symbol else []
+    if alert is None or not candles:
+        return None
+    rule = rule_of(alert.rule)
+    chart = Chart(
+        symbol=alert.symbol,
+        words=rule.words(),
+        at=alert.sampled_at,
+        window=alert.window,
+        size_us=settings.windows.size_us,
+        candles=candles,
+        line=rule.threshold if rule.kind.is_of_price else None,
+        is_simulated=settings.exchange.is_simulated,
+    )
+    return picture(chart)
+
+
+def picture(chart: Chart) -> bytes:
     """The chart as a PNG of SIZE. Raises ValueError where it has no candle to draw."""
     shown = [one for one in chart.candles if 0 <= _slot(chart, one) < CANDLES]
     if not shown:
         raise ValueError("there is no candle to draw")
-    image = Image.new("RGB", SIZE, palette.ground)
+    image = Image.new("RGB", SIZE, GROUND)
     draw = ImageDraw.Draw(image)
     scale = scale_of(shown, chart.line)
     for candle in shown:
-        _draw_candle(draw, chart, candle, scale, palette)
-    _draw_volumes(draw, chart, shown, palette)
-    _draw_prices(draw, chart, shown, scale, palette)
-    _draw_words(draw, chart, palette)
+        _draw_candle(draw, chart, candle, scale)
+    _draw_volumes(draw, chart, shown)
+    _draw_prices(draw, chart, shown, scale)
+    _draw_words(draw, chart)
     out = io.BytesIO()
     image.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE).save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
-def scale_of(candles: Sequence[Candle], line: Decimal | None) -> Scale:
+def scale_of(candles: Sequence[Bar], line: Decimal | None) -> Scale:
     """That of the candles, and of the line where it is no further from them than they are high."""
     low, high = min(one.low for one in candles), max(one.high for one in candles)
     span = high - low
@@ -131,63 +134,57 @@ def scale_of(candles: Sequence[Candle], line: Decimal | None) -> Scale:
     return Scale(low - room, high + room)
 
 
-def middle(chart: Chart, candle: Candle) -> int:
+def middle(chart: Chart, candle: Bar) -> int:
     """Where a candle stands, in pixels from the left."""
     left, _, right, _ = PRICES
     return left + (2 * _slot(chart, candle) + 1) * (right - left) // (2 * CANDLES)
 
 
-def _slot(chart: Chart, candle: Candle) -> int:
+def _slot(chart: Chart, candle: Bar) -> int:
     return CANDLES - 1 - (chart.window - candle.open_time) // chart.size_us
 
 
-def _colour(candle: Candle, palette: Palette) -> str:
+def _colour(candle: Bar) -> str:
     """A candle that closed where it opened is drawn as a rising one."""
-    return palette.rising if candle.close >= candle.open else palette.falling
+    return RISING if candle.close >= candle.open else FALLING
 
 
-def _body(chart: Chart, candle: Candle, top: int, bottom: int) -> _Box:
+def _body(chart: Chart, candle: Bar, top: int, bottom: int) -> _Box:
     half = (PRICES[2] - PRICES[0]) // (3 * CANDLES)
     x = middle(chart, candle)
     return x - half, top, x + half, bottom
 
 
-def _draw_candle(
-    draw: ImageDraw.ImageDraw, chart: Chart, candle: Candle, scale: Scale, palette: Palette
-) -> None:
-    colour, x = _colour(candle, palette), middle(chart, candle)
+def _draw_candle(draw: ImageDraw.ImageDraw, chart: Chart, candle: Bar, scale: Scale) -> None:
+    colour, x = _colour(candle), middle(chart, candle)
     draw.rectangle((x, scale.y(candle.high), x + _WICK - 1, scale.y(candle.low)), fill=colour)
     ends = sorted((scale.y(candle.open), scale.y(candle.close)))
     draw.rectangle(_body(chart, candle, ends[0], ends[1]), fill=colour)
     if not candle.is_complete:
         under = PRICES[3] + _MARGIN
-        draw.rectangle(_body(chart, candle, under - 3, under), fill=palette.incomplete)
+        draw.rectangle(_body(chart, candle, under - 3, under), fill=INCOMPLETE)
 
 
-def _draw_volumes(
-    draw: ImageDraw.ImageDraw, chart: Chart, candles: Sequence[Candle], palette: Palette
-) -> None:
+def _draw_volumes(draw: ImageDraw.ImageDraw, chart: Chart, candles: Sequence[Bar]) -> None:
     _, top, _, bottom = VOLUMES
     most = max(one.volume for one in candles) or Decimal(1)
     for candle in candles:
         height = round(candle.volume / most * (bottom - top))
-        draw.rectangle(_body(chart, candle, bottom - height, bottom), fill=_colour(candle, palette))
-    draw.text((VOLUMES[2] + _MARGIN, top - 4), "volume", palette.faint, _font(_SMALL))
+        draw.rectangle(_body(chart, candle, bottom - height, bottom), fill=_colour(candle))
+    draw.text((VOLUMES[2] + _MARGIN, top - 4), "volume", FAINT, _font(_SMALL))
 
 
-def _draw_prices(
-    draw: ImageDraw.ImageDraw, chart: Chart, candles: Sequence[Candle], scale: Scale, palette: Palette
-) -> None:
+def _draw_prices(draw: ImageDraw.ImageDraw, chart: Chart, candles: Sequence[Bar], scale: Scale) -> None:
     """The line and its price; then the last price, the highest and the lowest, where there is room."""
     last = candles[-1]
-    marks = [(last.close, _colour(last, palette))]
+    marks = [(last.close, _colour(last))]
     marks += [
-        (max(one.high for one in candles), palette.faint),
-        (min(one.low for one in candles), palette.faint),
+        (max(one.high for one in candles), FAINT),
+        (min(one.low for one in candles), FAINT),
     ]
     if chart.line is not None and scale.low <= chart.line <= scale.high:
-        _draw_line(draw, scale.y(chart.line), palette.line)
-        marks.insert(0, (chart.line, palette.line))
+        _draw_line(draw, scale.y(chart.line), LINE)
+        marks.insert(0, (chart.line, LINE))
     taken: list[int] = []
     for price, colour in marks:
         y = scale.y(price)
@@ -202,23 +199,23 @@ def _draw_line(draw: ImageDraw.ImageDraw, y: int, colour: str) -> None:
         draw.rectangle((x, y, min(x + _DASH, right), y + 1), fill=colour)
 
 
-def _draw_words(draw: ImageDraw.ImageDraw, chart: Chart, palette: Palette) -> None:
+def _draw_words(draw: ImageDraw.ImageDraw, chart: Chart) -> None:
     """What it is, and of when; the times of the first window and of the last below."""
     width, height = SIZE
     x = float(PRICES[0])
     if chart.is_simulated:
-        draw.text((x, _MARGIN), "SIMULATED", palette.falling, _font(_LARGE))
+        draw.text((x, _MARGIN), "SIMULATED", FALLING, _font(_LARGE))
         x += _font(_LARGE).getlength("SIMULATED ")
-    draw.text((x, _MARGIN), chart.symbol, palette.text, _font(_LARGE))
+    draw.text((x, _MARGIN), chart.symbol, TEXT, _font(_LARGE))
     x += _font(_LARGE).getlength(chart.symbol + " ")
-    at = _utc(chart.at, "%Y-%m-%d %H:%M:%S UTC")
+    at = utc(chart.at)
     room = width - _MARGIN - _font(_MIDDLE).getlength(at + " ") - x
-    draw.text((x, _MARGIN + 8), _fitted(chart.words, room), palette.line, _font(_MIDDLE))
-    draw.text((width - _MARGIN, _MARGIN + 8), at, palette.text, _font(_MIDDLE), anchor="ra")
+    draw.text((x, _MARGIN + 8), _fitted(chart.words, room), LINE, _font(_MIDDLE))
+    draw.text((width - _MARGIN, _MARGIN + 8), at, TEXT, _font(_MIDDLE), anchor="ra")
     begin, end = chart.window - (CANDLES - 1) * chart.size_us, chart.window
     y = height - _MARGIN
-    draw.text((PRICES[0], y), _utc(begin, "%H:%M:%S"), palette.faint, _font(_SMALL), anchor="ls")
-    draw.text((PRICES[2], y), _utc(end, "%H:%M:%S"), palette.faint, _font(_SMALL), anchor="rs")
+    draw.text((PRICES[0], y), utc(begin, "%H:%M:%S"), FAINT, _font(_SMALL), anchor="ls")
+    draw.text((PRICES[2], y), utc(end, "%H:%M:%S"), FAINT, _font(_SMALL), anchor="rs")
 
 
 def _fitted(words: str, room: float) -> str:
@@ -226,10 +223,6 @@ def _fitted(words: str, room: float) -> str:
     while words and _font(_MIDDLE).getlength(words) > room:
         words = words[:-1]
     return words
-
-
-def _utc(at: int, form: str) -> str:
-    return (_EPOCH + timedelta(microseconds=at)).strftime(form)
 
 
 @cache

@@ -13,19 +13,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from candleflow.alerts.answers import Outcome
 from candleflow.alerts.channels import channels
 from candleflow.alerts.decisions import Decider
-from candleflow.alerts.pictures import Pictures
+from candleflow.alerts.picture import picture_of
 from candleflow.alerts.sender import ChannelSender
-from candleflow.errors import CandleflowError, HeldError, StoreError
+from candleflow.errors import HeldError, StoreError
 from candleflow.metrics.serving import served_heartbeat
+from candleflow.process_loop import exit_status
 from candleflow.settings import Settings
 from candleflow.store.alerts import AlertBook
 from candleflow.store.clearing import Clearing
-from candleflow.telemetry import set_up_logging
 
 _log = logging.getLogger(__name__)
 
@@ -36,19 +37,13 @@ STRAY_SECONDS: Final = 5.0
 CLEAR_SECONDS: Final = 60.0
 """How often old alerts are deleted, where a batch has left none."""
 STOP_SECONDS: Final = 8.0
-"""An attempt under way at a stop is waited for so long."""
+"""How long a stop waits for an attempt under way."""
 _MOST_STRAY: Final = 100
 
 
 def run(settings: Settings) -> int:
     """Decide and send until told to stop; the exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log.level, settings.log.format)
-    try:
-        Alerting(settings).run()
-    except CandleflowError as error:
-        _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
-        return error.exit_status
-    return 0
+    return exit_status(NAME, settings, lambda: Alerting(settings).run())
 
 
 class Alerting:
@@ -58,13 +53,12 @@ class Alerting:
         self._channels = channels(settings)
         self._book = AlertBook.from_settings(settings)
         self._decider = Decider(settings, self._book)
-        picture_of = Pictures(settings, self._book).of if settings.alert.pictures else None
-        self._senders = {
-            name: ChannelSender(way, self._book, picture_of) for name, way in self._channels.items()
-        }
-        self._wakes = {name: threading.Event() for name in self._channels}
-        self._heartbeat = served_heartbeat(settings, NAME)
         self._stop = threading.Event()
+        drawn = partial(picture_of, settings, self._book) if settings.alert.pictures else None
+        self._senders = {
+            name: ChannelSender(way, self._book, self._stop, drawn) for name, way in self._channels.items()
+        }
+        self._heartbeat = served_heartbeat(settings, NAME)
         self._message = ""
         self._decided = 0
         self._waiting = 0
@@ -74,15 +68,18 @@ class Alerting:
     def stop(self, *_: object) -> None:
         """``run`` then returns as soon as the attempts under way are over."""
         self._stop.set()
-        for wake in self._wakes.values():
-            wake.set()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for sender in self._senders.values():
+            sender.wake.set()
 
     def run(self) -> None:
         """Decide and send until SIGTERM, SIGINT or ``stop``."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.stop)
         threads = [
-            threading.Thread(target=sender.run, args=(self._stop, self._wakes[name]), name=name, daemon=True)
+            threading.Thread(target=sender.run, name=name, daemon=True)
             for name, sender in self._senders.items()
         ]
         for thread in threads:
@@ -123,8 +120,7 @@ class Alerting:
             is_there, self._message = True, self._problems()
             if decided:
                 self._decided += decided
-                for wake in self._wakes.values():
-                    wake.set()
+                self._wake_all()
             else:
                 self._clear()
         self._beat()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
@@ -17,9 +17,11 @@ from candleflow.market.window import SECOND_US
 LONGEST_MINUTES: Final = 60
 FEWEST_CANDLES: Final = 10
 MOST_CANDLES: Final = 720
-"""So many candles are kept of a symbol that has a rule which looks back: an hour of those of 5 s."""
+"""Candles kept of a symbol whose rules look back: an hour of those of 5 s."""
 LONGEST_COOL_DOWN: Final = 30 * 86_400
 LONGEST_NOTE: Final = 100
+LAST_EXPIRY: Final = 253_402_300_799_000_000
+"""The last second of the year 9999."""
 MOST_CHANNELS: Final = 10
 LARGEST: Final = Decimal(10) ** 12
 CHANNEL_PATTERN: Final = r"[a-z][a-z0-9_-]{0,30}"
@@ -128,21 +130,13 @@ def expiry(text: str) -> int | None:
 
 def fields(rule: Rule) -> dict[str, Any]:
     """The rule as JSON has it, numbers that must stay exact as text; ``rule_of`` reads it."""
-    return {
+    given = asdict(rule)
+    del given["rule_id"]
+    return given | {
         "kind": str(rule.kind),
         "threshold": plain(rule.threshold),
-        "symbol": rule.symbol,
-        "minutes": rule.minutes,
-        "candles": rule.candles,
-        "is_on_closed": rule.is_on_closed,
         "hysteresis": plain(rule.hysteresis),
-        "cool_down_seconds": rule.cool_down_seconds,
-        "is_once": rule.is_once,
-        "expires_at": rule.expires_at,
-        "note": rule.note,
         "channels": list(rule.channels),
-        "may_be_incomplete": rule.may_be_incomplete,
-        "may_be_simulated": rule.may_be_simulated,
     }
 
 
@@ -151,29 +145,12 @@ def rule_of(given: Mapping[str, Any], rule_id: int = 0) -> Rule:
 
     Raises RuleError that names the field which is wrong, and what is accepted there.
     """
-    unknown = sorted(given.keys() - Rule.__slots__)
+    unknown = sorted(given.keys() - _READERS.keys())
     if unknown:
         raise RuleError(f"{unknown[0]!r:.40} is no part of a rule")
-    kind = _kind(given.get("kind"))
-    rule = Rule(
-        kind=kind,
-        threshold=_number("threshold", given.get("threshold", 0)),
-        symbol=_symbol(given.get("symbol")),
-        minutes=_whole("minutes", given.get("minutes", 0), 0, LONGEST_MINUTES),
-        candles=_whole("candles", given.get("candles", 0), 0, MOST_CANDLES),
-        is_on_closed=_flag("is_on_closed", given.get("is_on_closed", False)),
-        hysteresis=_number("hysteresis", given.get("hysteresis", 0)),
-        cool_down_seconds=_whole(
-            "cool_down_seconds", given.get("cool_down_seconds", 60), 0, LONGEST_COOL_DOWN
-        ),
-        is_once=_flag("is_once", given.get("is_once", False)),
-        expires_at=_expiry(given.get("expires_at")),
-        note=_note(given.get("note", "")),
-        channels=_channels(given.get("channels", ())),
-        may_be_incomplete=_flag("may_be_incomplete", given.get("may_be_incomplete", False)),
-        may_be_simulated=_flag("may_be_simulated", given.get("may_be_simulated", False)),
-        rule_id=rule_id,
-    )
+    given = {"kind": None, "channels": ()} | dict(given)
+    read = {name: reader(name, given[name]) for name, reader in _READERS.items() if name in given}
+    rule = Rule(**read, rule_id=rule_id)
     _check_kind(rule)
     return rule
 
@@ -197,11 +174,11 @@ def _check_kind(rule: Rule) -> None:
         raise RuleError("symbol: a lag is that of all symbols")
 
 
-def _kind(given: Any) -> Kind:
+def _kind(name: str, given: Any) -> Kind:
     try:
         return Kind(given)
     except ValueError:
-        raise RuleError(f"kind: must be one of {', '.join(Kind)}, not {given!r:.40}") from None
+        raise RuleError(f"{name}: must be one of {', '.join(Kind)}, not {given!r:.40}") from None
 
 
 def _number(name: str, given: Any) -> Decimal:
@@ -219,10 +196,13 @@ def _places(number: Decimal) -> int:
     return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
-def _whole(name: str, given: Any, lowest: int, highest: int) -> int:
-    if isinstance(given, bool) or not isinstance(given, int) or not lowest <= given <= highest:
-        raise RuleError(f"{name}: must be a whole number from {lowest} to {highest:,}, not {given!r:.40}")
-    return given
+def _whole(lowest: int, highest: int) -> Callable[[str, Any], int]:
+    def read(name: str, given: Any) -> int:
+        if isinstance(given, bool) or not isinstance(given, int) or not lowest <= given <= highest:
+            raise RuleError(f"{name}: must be a whole number from {lowest} to {highest:,}, not {given!r:.40}")
+        return given
+
+    return read
 
 
 def _flag(name: str, given: Any) -> bool:
@@ -231,31 +211,46 @@ def _flag(name: str, given: Any) -> bool:
     return given
 
 
-def _symbol(given: Any) -> str | None:
+def _symbol(name: str, given: Any) -> str | None:
     if given is not None and not (isinstance(given, str) and is_symbol(given)):
-        raise RuleError(f"symbol: must be one such as BTCUSDT, or none for all, not {given!r:.40}")
+        raise RuleError(f"{name}: must be one such as BTCUSDT, or none for all, not {given!r:.40}")
     return given
 
 
-def _expiry(given: Any) -> int | None:
-    if given is None:
-        return None
-    return _whole("expires_at", given, 0, 253_402_300_799_000_000)  # the last second of the year 9999
+def _expiry(name: str, given: Any) -> int | None:
+    return None if given is None else _whole(0, LAST_EXPIRY)(name, given)
 
 
-def _note(given: Any) -> str:
+def _note(name: str, given: Any) -> str:
     if not isinstance(given, str) or len(given) > LONGEST_NOTE or not given.isprintable():
-        raise RuleError(f"note: must be one line of {LONGEST_NOTE} letters at most")
+        raise RuleError(f"{name}: must be one line of {LONGEST_NOTE} letters at most")
     return given
 
 
-def _channels(given: Any) -> tuple[str, ...]:
+def _channels(name: str, given: Any) -> tuple[str, ...]:
     names = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
     if not names or len(names) > MOST_CHANNELS or len(set(names)) < len(names):
-        raise RuleError(f"channels: must be one to {MOST_CHANNELS} names, each once")
-    for name in names:
-        if not (isinstance(name, str) and _CHANNEL.fullmatch(name)):
-            raise RuleError(
-                f"channels: must be names of small letters, digits, '-' and '_', not {name!r:.40}"
-            )
+        raise RuleError(f"{name}: must be one to {MOST_CHANNELS} names, each once")
+    for one in names:
+        if not (isinstance(one, str) and _CHANNEL.fullmatch(one)):
+            raise RuleError(f"{name}: must be names of small letters, digits, '-' and '_', not {one!r:.40}")
     return names
+
+
+_READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
+    "kind": _kind,
+    "threshold": _number,
+    "symbol": _symbol,
+    "minutes": _whole(0, LONGEST_MINUTES),
+    "candles": _whole(0, MOST_CANDLES),
+    "is_on_closed": _flag,
+    "hysteresis": _number,
+    "cool_down_seconds": _whole(0, LONGEST_COOL_DOWN),
+    "is_once": _flag,
+    "expires_at": _expiry,
+    "note": _note,
+    "channels": _channels,
+    "may_be_incomplete": _flag,
+    "may_be_simulated": _flag,
+}
+"""By field of a rule, what checks it and gives its value. The first that is wrong is named."""

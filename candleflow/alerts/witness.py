@@ -3,7 +3,7 @@
 Apprise says of an attempt only whether it went well. So witnesses stand between its plugins and the
 network: the adapter of ``requests`` that they post by, and the classes of ``smtplib`` that they mail by. They
 note each answer or failure for the attempt under way. Once a request of the attempt has failed, they let no
-other out: apprise's plugin for Discord would try again by itself.
+other out: apprise's plugin for Discord would retry.
 
 A request may have left from its first byte on. The connection tells when that is, as no exception does: a TLS
 error or a timeout comes before that byte or after it.
@@ -11,6 +11,7 @@ error or a timeout comes before that byte or after it.
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import smtplib
@@ -18,19 +19,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import MaxRetryError
 
 from candleflow.alerts.answers import Exchange
 
 _KEPT_BYTES: Final = 65_536
 _MARKS: Final = 3
-"""A request that has so many words of the message carries it, or a part of it; a log-in doesn't have them."""
+"""Words of the message by which a request is known to carry it, or a part of it; a log-in has fewer."""
 _WORD: Final = re.compile(rb"[A-Za-z0-9]{4,}")
 """What looks the same in JSON, in a form, in XML and in an e-mail."""
 
@@ -60,7 +61,7 @@ _attempt: ContextVar[Attempt | None] = ContextVar("attempt", default=None)
 
 @contextmanager
 def witnessed(message: str | bytes) -> Iterator[Attempt]:
-    """An attempt to send a message: words, or a file as it is."""
+    """Note what becomes of sending a message: words, or a file's bytes."""
     attempt = Attempt(
         [message] if isinstance(message, bytes) else sorted(set(_WORD.findall(message.encode())))
     )
@@ -72,8 +73,12 @@ def witnessed(message: str | bytes) -> Iterator[Attempt]:
 
 
 def install() -> None:
-    """In the process that sends: every session of ``requests`` and of ``smtplib`` gets a witness."""
+    """In the process that sends: every session of ``requests`` and of ``smtplib`` gets a witness.
+
+    urllib3's connections, which ``requests`` sends by, tell the attempt when a request begins to leave.
+    """
     requests.sessions.HTTPAdapter = _Witness  # type: ignore[attr-defined]
+    HTTPConnection.endheaders = _endheaders  # type: ignore[assignment]
     smtplib.SMTP = _WitnessedMail  # type: ignore[misc]
     smtplib.SMTP_SSL = _WitnessedMailOverTls  # type: ignore[misc]
 
@@ -96,11 +101,6 @@ class _Witness(HTTPAdapter):
             return response
         attempt.exchanges.pop()
         return self._noted(attempt, again, *args, **more)
-
-    def get_connection_with_tls_context(self, *args: Any, **more: Any) -> Any:
-        pool = super().get_connection_with_tls_context(*args, **more)
-        pool.ConnectionCls = _telling(pool.ConnectionCls)
-        return pool
 
     def _noted(
         self, attempt: Attempt, request: requests.PreparedRequest, *args: Any, **more: Any
@@ -126,24 +126,14 @@ class _Witness(HTTPAdapter):
         return response
 
 
-class _Telling:
-    """A connection of urllib3's that tells the attempt when a request begins to leave."""
-
-    def endheaders(self: Any, *args: Any, **more: Any) -> None:
-        """Connect first: what fails there, the proxy and TLS included, has let nothing out."""
-        if self.sock is None:
-            self.connect()
-        attempt = _attempt.get()
-        if attempt is not None:
-            attempt.has_begun = True
-        super().endheaders(*args, **more)  # type: ignore[misc]
-
-
-@cache
-def _telling(connection_class: type) -> type:
-    if issubclass(connection_class, _Telling):
-        return connection_class
-    return type(connection_class.__name__, (_Telling, connection_class), {})
+def _endheaders(self: HTTPConnection, *args: Any, **more: Any) -> None:
+    """Connect first: what fails there, the proxy and TLS included, has let nothing out."""
+    if self.sock is None:
+        self.connect()
+    attempt = _attempt.get()
+    if attempt is not None:
+        attempt.has_begun = True
+    http.client.HTTPConnection.endheaders(self, *args, **more)
 
 
 def _content(request: requests.PreparedRequest) -> bytes:

@@ -6,9 +6,9 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
@@ -37,7 +37,7 @@ class Gap:
     seen_at: int
     reason: str
     missing: int
-    """So many of its trades are missing still."""
+    """How many of its trades are still missing."""
     settled_at: int | None
     """When the last of it was filled or given up."""
     how: str
@@ -56,7 +56,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     found = gaps(events)
     shown = [gap for gap in found if gap.missing or not arguments.open]
     if arguments.json:
-        print(json.dumps([_fields(gap) for gap in shown], indent=1))
+        print(json.dumps([asdict(gap) for gap in shown], indent=1))
         return 0
     console = Console()
     if not console.is_terminal:
@@ -106,10 +106,6 @@ def _gap(place: _Place, seen: GapEvent, outcomes: Sequence[GapEvent], book: GapB
         settled_at=outcomes[-1].at if outcomes else None,
         how=", ".join(dict.fromkeys(event.why for event in outcomes)),
     )
-
-
-def _fields(gap: Gap) -> dict[str, Any]:
-    return {name: getattr(gap, name) for name in gap.__slots__}
 
 
 def _table(found: Sequence[Gap]) -> Table:

@@ -13,12 +13,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
-from typing import Final, Protocol
+from functools import partial, reduce
+from typing import Final
 
 from candleflow.errors import MarketError
+from candleflow.market.kline import Kline
+from candleflow.market.stored import StoredCandle
 from candleflow.market.trade import EXACT
 from candleflow.market.window import ROLL_UPS, SECOND_US, Windows
 
@@ -26,60 +29,13 @@ FIELDS: Final = (
     "open", "high", "low", "close", "volume", "quote_volume",
     "trade_count", "taker_buy_volume", "taker_buy_quote_volume",
 )  # fmt: skip
-"""What is compared: all that a kline tells of its trades."""
+"""The fields compared: all that a kline has of its trades."""
 
 SETTLE_US: Final = 5 * SECOND_US
-"""A window is compared so long after its end: Binance's last word on a kline comes up to 2 s late, and 99 of
+"""How long after its end a window is compared: Binance's last word on a kline comes up to 2 s late, and 99 of
 100 trades are in their row within 1.2 s at 2,000 trades a second."""
 
 _SUMS: Final = ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
-
-
-class Amounts(Protocol):
-    """Prices in the quote asset, volumes in the base asset, quote volumes in the quote asset; exact."""
-
-    @property
-    def open(self) -> Decimal: ...
-    @property
-    def high(self) -> Decimal: ...
-    @property
-    def low(self) -> Decimal: ...
-    @property
-    def close(self) -> Decimal: ...
-    @property
-    def volume(self) -> Decimal: ...
-    @property
-    def quote_volume(self) -> Decimal: ...
-    @property
-    def trade_count(self) -> int: ...
-    @property
-    def taker_buy_volume(self) -> Decimal: ...
-    @property
-    def taker_buy_quote_volume(self) -> Decimal: ...
-
-
-class Placed(Amounts, Protocol):
-    """Of a symbol, in the window of an interval."""
-
-    @property
-    def symbol(self) -> str: ...
-    @property
-    def interval(self) -> str: ...
-    @property
-    def open_time(self) -> int: ...
-
-
-class OurCandle(Placed, Protocol):
-    """A candle as the store has it."""
-
-    @property
-    def first_trade_id(self) -> int: ...
-    @property
-    def last_trade_id(self) -> int: ...
-    @property
-    def is_closed(self) -> bool: ...
-    @property
-    def is_complete(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,27 +141,14 @@ def joined(interval: str, parts: Iterable[Comparison]) -> Comparison:
     return Comparison(interval, dict(counts), tuple(findings))
 
 
-@dataclass(frozen=True, slots=True)
-class _Merged:
-    """Several klines as one."""
-
-    open: Decimal
-    high: Decimal
-    low: Decimal
-    close: Decimal
-    volume: Decimal
-    quote_volume: Decimal
-    trade_count: int
-    taker_buy_volume: Decimal
-    taker_buy_quote_volume: Decimal
-
-
-def merge(klines: Sequence[Amounts]) -> Amounts | None:
-    """Klines that follow one another as one; None where none of them has a trade."""
+def merge(klines: Sequence[Kline]) -> Kline | None:
+    """Klines that follow one another as one, named as its parts are; None where none of them has a trade."""
     traded = [one for one in klines if one.trade_count > 0]
     if not traded:
         return None
-    return _Merged(
+    return replace(
+        klines[0],
+        close_time=klines[-1].close_time,
         open=traded[0].open,
         high=max(one.high for one in traded),
         low=min(one.low for one in traded),
@@ -219,8 +162,8 @@ def merge(klines: Sequence[Amounts]) -> Amounts | None:
 
 
 def compare(
-    ours: Iterable[OurCandle],
-    theirs: Iterable[Placed],
+    ours: Iterable[StoredCandle],
+    theirs: Iterable[Kline],
     basis: Basis,
     *,
     since: int,
@@ -242,14 +185,10 @@ def compare(
     klines = {one.open_time: one for one in theirs}
     _check((candles.values(), basis.interval), (klines.values(), basis.kline))
     judge = _Judge(basis, candles, klines, now, begins_at, settle_us)
-    counts: Counter[Verdict] = Counter()
-    findings = []
-    for open_time in basis.opens(since, until):
-        finding = judge.window(open_time)
-        counts[finding.verdict] += 1
-        if finding.verdict is not Verdict.EQUAL:
-            findings.append(finding)
-    return Comparison(basis.interval, dict(counts), tuple(findings))
+    judged = [judge.window(open_time) for open_time in basis.opens(since, until)]
+    counts = Counter(one.verdict for one in judged)
+    unequal = tuple(one for one in judged if one.verdict is not Verdict.EQUAL)
+    return Comparison(basis.interval, dict(counts), unequal)
 
 
 class _Judge:
@@ -258,8 +197,8 @@ class _Judge:
     def __init__(
         self,
         basis: Basis,
-        candles: Mapping[int, OurCandle],
-        klines: Mapping[int, Placed],
+        candles: Mapping[int, StoredCandle],
+        klines: Mapping[int, Kline],
         now: int,
         begins_at: int | None,
         settle_us: int,
@@ -273,41 +212,41 @@ class _Judge:
         self._settle_us = settle_us
 
     def window(self, open_time: int) -> Finding:
+        finding = partial(Finding, self._basis.interval, open_time)
+        times = range(open_time, open_time + self._basis.windows.size_us, self._basis.kline_us)
+        parts = [self._klines[at] for at in times if at in self._klines]
+        candle, kline = self._candles.get(open_time), merge(parts)
+        if reason := self._why_not(open_time, len(parts), candle, kline):
+            return finding(Verdict.NOT_COMPARABLE, reason)
+        if candle is None and kline is None:
+            return finding(Verdict.EQUAL)
+        if candle is None or kline is None:
+            ours, theirs = (0 if one is None else one.trade_count for one in (candle, kline))
+            verdict = Verdict.MISSING if candle is None else Verdict.EXTRA
+            return finding(verdict, fields=(FieldDifference("trade_count", ours, theirs),))
+        fields = differences(candle, kline)
+        if not fields:
+            return finding(Verdict.EQUAL)
+        hole = self._hole(candle) if _may_lack_trades(candle, kline) else ""
+        return finding(Verdict.INCOMPLETE if hole else Verdict.DIFFERENT, hole, fields)
+
+    def _why_not(self, open_time: int, parts: int, candle: StoredCandle | None, kline: Kline | None) -> str:
+        """Why a window is not comparable, or nothing; ``parts``: how many klines the exchange gave for it."""
         basis = self._basis
         end = open_time + basis.windows.size_us
         if end > self._now:
-            return self._not_comparable(open_time, "it is under way")
+            return "it is under way"
         if end + self._settle_us > self._now:
-            seconds = self._settle_us / SECOND_US
-            return self._not_comparable(open_time, f"it ended less than {seconds:g} s ago")
-        found = [one for at in range(open_time, end, basis.kline_us) if (one := self._klines.get(at))]
-        if len(found) < basis.klines_in_window:
-            wanted = f"{len(found)} of {basis.klines_in_window}" if found else "no"
-            return self._not_comparable(open_time, f"the exchange gave {wanted} {basis.kline} klines for it")
-        candle, kline = self._candles.get(open_time), merge(found)
-        return self._without_ours(open_time, kline) if candle is None else self._with_ours(candle, kline)
+            return f"it ended less than {self._settle_us / SECOND_US:g} s ago"
+        if parts < basis.klines_in_window:
+            wanted = f"{parts} of {basis.klines_in_window}" if parts else "no"
+            return f"the exchange gave {wanted} {basis.kline} klines for it"
+        if candle is not None:
+            return "" if candle.is_closed else "our candle is not closed yet"
+        is_before_ours = self._begins_at is not None and open_time < self._begins_at
+        return "it is before our first candle" if is_before_ours and kline is not None else ""
 
-    def _without_ours(self, open_time: int, kline: Amounts | None) -> Finding:
-        if kline is None:
-            return self._finding(open_time, Verdict.EQUAL)
-        if self._begins_at is not None and open_time < self._begins_at:
-            return self._not_comparable(open_time, "it is before our first candle")
-        return self._one_sided(open_time, Verdict.MISSING, 0, kline.trade_count)
-
-    def _with_ours(self, candle: OurCandle, kline: Amounts | None) -> Finding:
-        open_time = candle.open_time
-        if not candle.is_closed:
-            return self._not_comparable(open_time, "our candle is not closed yet")
-        if kline is None:
-            return self._one_sided(open_time, Verdict.EXTRA, candle.trade_count, 0)
-        fields = differences(candle, kline)
-        if not fields:
-            return self._finding(open_time, Verdict.EQUAL)
-        hole = self._hole(candle) if _may_lack_trades(candle, kline) else ""
-        verdict = Verdict.INCOMPLETE if hole else Verdict.DIFFERENT
-        return Finding(self._basis.interval, open_time, verdict, hole, fields)
-
-    def _hole(self, candle: OurCandle) -> str:
+    def _hole(self, candle: StoredCandle) -> str:
         """Where our own ledger says that trades are missing, or nothing.
 
         ``is_complete`` looks back only: trades lost at a window's end make the candle after it incomplete.
@@ -320,25 +259,14 @@ class _Judge:
         follows = self._candles[self._open_times[after]].first_trade_id == candle.last_trade_id + 1
         return "" if follows else "trade ids are missing after it"
 
-    def _not_comparable(self, open_time: int, reason: str) -> Finding:
-        return self._finding(open_time, Verdict.NOT_COMPARABLE, reason)
 
-    def _one_sided(self, open_time: int, verdict: Verdict, ours: int, theirs: int) -> Finding:
-        """What only one side has: the trade counts tell of it."""
-        trades = FieldDifference("trade_count", ours, theirs)
-        return Finding(self._basis.interval, open_time, verdict, fields=(trades,))
-
-    def _finding(self, open_time: int, verdict: Verdict, reason: str = "") -> Finding:
-        return Finding(self._basis.interval, open_time, verdict, reason)
-
-
-def differences(ours: Amounts, theirs: Amounts) -> tuple[FieldDifference, ...]:
+def differences(ours: StoredCandle, theirs: Kline) -> tuple[FieldDifference, ...]:
     """The fields in which both differ, in the order of FIELDS."""
     pairs = ((name, getattr(ours, name), getattr(theirs, name)) for name in FIELDS)
     return tuple(FieldDifference(*pair) for pair in pairs if pair[1] != pair[2])
 
 
-def _may_lack_trades(ours: Amounts, theirs: Amounts) -> bool:
+def _may_lack_trades(ours: StoredCandle, theirs: Kline) -> bool:
     """Whether missing trades can be why they differ: what is missing raises nothing, and lowers no low."""
     return (
         ours.trade_count < theirs.trade_count
@@ -348,7 +276,7 @@ def _may_lack_trades(ours: Amounts, theirs: Amounts) -> bool:
     )
 
 
-def _check(*sides: tuple[Iterable[Placed], str]) -> None:
+def _check(*sides: tuple[Iterable[StoredCandle] | Iterable[Kline], str]) -> None:
     symbols = set()
     for rows, interval in sides:
         for one in rows:
@@ -360,7 +288,4 @@ def _check(*sides: tuple[Iterable[Placed], str]) -> None:
 
 
 def _sum(values: Iterable[Decimal]) -> Decimal:
-    total = Decimal(0)
-    for value in values:
-        total = EXACT.add(total, value)
-    return total
+    return reduce(EXACT.add, values, Decimal(0))

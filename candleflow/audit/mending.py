@@ -1,7 +1,7 @@
-"""Stored candles that can't be right are folded anew from the topic, and the roll-ups follow.
+"""Rebuild stored candles that can't be right from the topic, and then the roll-ups over them.
 
-Joined here: what looks wrong (``watch.soundness``), the topic's records (``broker.trade_reader``), the fold
-(``watch.refold``), and the one transaction that replaces (``store.mending``). Only records that the processor
+Joined here: what looks wrong (``soundness.py``), the topic's records (``broker.trade_reader``), the fold
+(``refold.py``), and the one transaction that replaces (``store.mending``). Only records that the processor
 has merged count, and only those that it would not refuse. Times are microseconds since the epoch, UTC.
 """
 
@@ -47,7 +47,7 @@ class StoppedError(CandleflowError):
 
 
 class Mender:
-    """``say`` is told how far a long reading is. ``records_limit``: so many are read for one stretch at most;
+    """``say`` gets the progress of a long reading. ``records_limit``: the most that is read for one stretch;
     with ``gives_up`` it raises StoppedError. Methods raise StoreError and BrokerError."""
 
     def __init__(
@@ -67,12 +67,12 @@ class Mender:
         self._max_future_us = int(settings.max_future_seconds * SECOND_US)
 
     def suspects(self, symbol: str, since: int, until: int, longest: str = LONGEST) -> list[Suspect]:
-        """What can't be right of the candles that open in [since, until), and of the roll-ups over them.
+        """Find the candles that open in [since, until) that can't be right, and the roll-ups over them.
 
         Roll-ups longer than ``longest`` aren't looked at; over whole windows of it all others are.
         """
         books = self._store.books(symbol, since, until)
-        # A wrong candle out of sight would make the longest look wrong by itself.
+        # A wrong candle out of sight would make the longest alone look wrong.
         size = roll_up_windows(longest).size_us
         begin, end = floor_time(since, size), floor_time(until - 1, size) + size
         strays = self._store.stray_roll_ups(symbol, begin, end, size)
@@ -81,7 +81,7 @@ class Mender:
     def mend(
         self, symbol: str, found: Sequence[Suspect], is_due: Callable[[Suspect], bool] = lambda _: True
     ) -> Iterator[tuple[Suspect, Mended]]:
-        """Fold anew those of the suspects that are due; what became of each.
+        """Rebuild those of the suspects that are due; yield what became of each.
 
         All of a stretch is replaced or nothing. Stretches that touch are tried together first. ``found`` are
         all there are: those that aren't due are doubtful still.
@@ -121,9 +121,8 @@ class Mender:
             return Mended(0, "its candles are of another topic than the one that is there")
         refold = Refold(symbol, self._settings.windows, since, until, books)
         is_all = self._read(refold, symbol, suspect, merged)
-        return self._replace(
-            symbol, refold, others, "" if is_all else "the topic has too much to read for that"
-        )
+        left = "" if is_all else "the topic has too much to read for that"
+        return self._replace(symbol, suspect, refold, others, left)
 
     def _merged(self) -> Merged | None:
         settings = self._settings
@@ -133,14 +132,15 @@ class Mender:
         return merged
 
     def _replace(
-        self, symbol: str, refold: Refold, others: Sequence[tuple[int, int]], left: str
+        self, symbol: str, suspect: Suspect, refold: Refold, others: Sequence[tuple[int, int]], left: str
     ) -> Mended | None:
         """Where trades are lacking nothing is replaced: the roll-ups may be what is right."""
         if lacking := refold.missing_ids():
             gone = f"the topic does not have {len(lacking):,} of its trades: {str(lacking)[:_LISTED]}"
             return Mended(0, f"{left}; {gone}" if left else gone)
-        new = refold.replacement()
-        answer = self._store.replace(symbol, new.since, new.until, new.seen, new.candles, others)
+        answer = self._store.replace(
+            symbol, suspect.since, suspect.until, refold.seen(), refold.candles(), others
+        )
         if answer.status is Replaced.CHANGED:
             return None
         if answer.status is Replaced.OVERLAP:

@@ -1,8 +1,8 @@
 """The auditor's process: looks at the candles as they are in PostgreSQL, however they came to be so.
 
-It finds holes in the trade ids that nobody has on record, and has the producer fill them by writing them to
-the topic of gaps; it holds the latest candles against the exchange's own klines, field by field; and it folds
-anew from the topic what does not fit together, or differs from the klines (``services.mending``).
+It finds gaps in the trade ids that are not on record, and has the producer fill them by writing them to the
+topic of gaps. It compares the latest candles with the exchange's own klines, field by field. It rebuilds
+candles that do not fit together, or differ from the klines, from the topic (``mending.py``).
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-import signal
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -24,17 +22,18 @@ from candleflow.audit.mending import Mender, StoppedError
 from candleflow.audit.soundness import Attempts, Suspect, doubts
 from candleflow.audit.verify_report import written
 from candleflow.broker import gap_log
-from candleflow.errors import BrokerError, CandleflowError, ExchangeError, RateLimitError, StoreError
+from candleflow.errors import BrokerError, ExchangeError, RateLimitError, StoreError
 from candleflow.exchange.addresses import addresses
 from candleflow.exchange.rest import ExchangeRest
 from candleflow.history.first_sight import HistoryLoader
 from candleflow.market.gap import AUDIT, GapEvent, GapEventKind, events_of
 from candleflow.market.window import SECOND_US, floor_time
 from candleflow.metrics.serving import served_heartbeat
+from candleflow.process_loop import exit_status, until_stopped
 from candleflow.settings import Settings
 from candleflow.store.mending import CandleMending
 from candleflow.store.reader import CandleReader
-from candleflow.telemetry import ByLabel, set_up_logging
+from candleflow.telemetry import ByLabel
 
 _log = logging.getLogger(__name__)
 
@@ -43,35 +42,29 @@ BEAT_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 10.0
 KLINES_SECONDS: Final = 60.0
 SETTLE_US: Final = 30 * SECOND_US
-"""Candles are looked at so long after their end: by then what was late by itself has come."""
+"""How long after its end a candle is looked at: by then late trades have come."""
 AGAIN_US: Final = 3_600 * SECOND_US
-"""What was fetched and is missing so long after is fetched again: an earlier database may be there now."""
+"""Trades that are still missing after this are fetched again: the database may be an earlier one."""
 AGREEMENT_US: Final = 600 * SECOND_US
-"""So long a time is looked over, but for holes: 600 klines of a second are one request."""
+"""How far back candles are compared and checked: 600 klines of a second are one request."""
 BEHIND_US: Final = 120 * SECOND_US
 """A processor that has been behind for longer than this is logged: newer candles can't be searched."""
 LONGEST_ROLL_UP: Final = "1h"
 """Longer roll-ups are held against their candles by ``repair`` alone: a day's are 17,280."""
 RECORDS_LIMIT: Final = 1_000_000
-"""So many records are read for one stretch at most, which takes half a minute."""
+"""The most records read for one stretch, which takes half a minute."""
 
 _NAMED: Final = 10
-"""So many symbols are named in the heartbeat's message at most."""
+"""The most symbols named in the heartbeat's message."""
 _PATIENCE_SECONDS: Final = 120.0
 """How long a comparison may wait for the rate limit: two turns of the minute that weights are counted by."""
 _SYMBOLS_LIMIT: Final = 100
-"""The heartbeat tells the agreement of so many symbols at most."""
+"""The most symbols whose agreement is in the heartbeat."""
 
 
 def run(settings: Settings) -> int:
     """Audit until told to stop; the exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log.level, settings.log.format)
-    try:
-        asyncio.run(Auditor(settings).run())
-    except CandleflowError as error:
-        _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
-        return error.exit_status
-    return 0
+    return exit_status(NAME, settings, lambda: asyncio.run(Auditor(settings).run()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +83,15 @@ class Auditor:
         self._urls = addresses(settings).rest
         self._reader = CandleReader.from_settings(settings)
         self._store = CandleMending.from_settings(settings)
-        self._gives_up = threading.Event()
+        self._stop = asyncio.Event()
         self._mender = Mender(
-            settings, self._store, say=_log.info, gives_up=self._gives_up.is_set, records_limit=RECORDS_LIMIT
+            settings, self._store, say=_log.info, gives_up=self._stop.is_set, records_limit=RECORDS_LIMIT
         )
         self._attempts = Attempts()
         self._doubts: queue.SimpleQueue[tuple[str, Suspect]] = queue.SimpleQueue()
         self._repaired = 0
         self._heartbeat = served_heartbeat(settings, NAME)
         self._history = HistoryLoader(settings, self._urls, self._reader)
-        self._stop = asyncio.Event()
         self._message = ""
         self._gaps = gap_log.GapReader(settings.kafka.bootstrap, settings.gaps_topic)
         self._on_record = OnRecord()
@@ -111,7 +103,6 @@ class Auditor:
 
     def stop(self) -> None:
         """``run`` then returns within a second or two."""
-        self._gives_up.set()
         self._stop.set()
 
     def counts(self) -> Mapping[str, int | float]:
@@ -136,25 +127,13 @@ class Auditor:
 
     async def run(self) -> None:
         """Audit until SIGTERM, SIGINT or ``stop``."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
         works = (self._look(), self._compare(), self._load_history(), self._beat())
-        tasks = [asyncio.create_task(work) for work in works]
-        stopped = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+            await until_stopped(self._stop, *works)
         finally:
-            self._gives_up.set()
-            for task in (*tasks, stopped):
-                task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
             self._heartbeat.remove()
             self._reader.close()
             self._store.close()
-        for one in ended:
-            if isinstance(one, Exception):
-                raise one
 
     async def _load_history(self) -> None:
         await self._history.run()
@@ -162,7 +141,7 @@ class Auditor:
 
     async def _look(self) -> None:
         """Mend first: a lost candle would be a hole, though the topic has its trades."""
-        while not self._gives_up.is_set():
+        while True:
             message = ", ".join(self._settings.symbols[:_NAMED])
             for work in (self.mend, self.find_holes):
                 try:
@@ -175,7 +154,7 @@ class Auditor:
             await asyncio.sleep(LOOK_SECONDS)
 
     def mend(self, now: int) -> None:
-        """Fold anew what can't be right of the latest candles, or was doubted. ``now`` in microseconds.
+        """Rebuild those of the latest candles that can't be right, or were doubted. ``now`` in microseconds.
 
         Raises StoreError and BrokerError while PostgreSQL or Kafka is away, StoppedError after ``stop``.
         """

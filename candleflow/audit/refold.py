@@ -1,4 +1,4 @@
-"""A stretch of one symbol's finest candles folded anew from its trades. No I/O, and no clock of its own.
+"""A stretch of one symbol's finest candles rebuilt from its trades. No I/O, and no clock of its own.
 
 What is folded takes the place of what is stored only where it has all the trades that are stored: a topic
 that no longer has them all proves nothing. Times are microseconds since the epoch, UTC.
@@ -7,26 +7,12 @@ that no longer has them all proves nothing. Times are microseconds since the epo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from candleflow.market.book import Book
 from candleflow.market.candle import Candle, CandleFold
 from candleflow.market.trade import Trade
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
-
-
-@dataclass(frozen=True, slots=True)
-class Replacement:
-    """What takes the place of all finest candles that open in [since, until).
-
-    ``seen``: the ids of those that were there, by open time.
-    """
-
-    since: int
-    until: int
-    seen: Mapping[int, TradeIds]
-    candles: Sequence[Candle]
 
 
 class Refold:
@@ -83,11 +69,10 @@ class Refold:
             missing.remove_range(lower, upper)
         return missing
 
-    def replacement(self) -> Replacement:
-        """What may take the place of the stretch, unless something is ``lacking``."""
-        return Replacement(
-            self._since,
-            self._until,
-            {at: book.ids for at, book in sorted(self._books.items())},
-            [fold.candle() for _, fold in sorted(self._folds.items())],
-        )
+    def seen(self) -> Mapping[int, TradeIds]:
+        """The ids of the candles that were there, by open time."""
+        return {at: book.ids for at, book in sorted(self._books.items())}
+
+    def candles(self) -> Sequence[Candle]:
+        """What may take the place of all finest candles of the stretch, unless something is ``lacking``."""
+        return [fold.candle() for _, fold in sorted(self._folds.items())]

@@ -1,5 +1,5 @@
-"""``repair``: whatever can't be right of a symbol's candles, in any stretch of time, is folded anew from the
-topic; and every hole in their trade ids is ordered from the producer, those that were given up included.
+"""``repair``: rebuild from the topic a symbol's candles that can't be right, in any stretch of time, and have
+the producer fill every gap in their trade ids, those that were given up included.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which stored candles can't be right, by what they say of each other. No I/O, and no clock of its own.
 
-The finest candles and the roll-ups are merged from the same trades, each by itself: so where they do not fit
-together, one of them is wrong, and both are folded anew. What is harmed in all of them alike only the
-exchange's klines can show (``doubts``). Times are microseconds since the epoch, UTC.
+The finest candles and the roll-ups are each merged from the trades. Where they do not fit together, one of
+them is wrong, and both are rebuilt. An error that is in all of them only the exchange's klines can show
+(``doubts``). Times are microseconds since the epoch, UTC.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from candleflow.market.book import Book, StrayRollUp
 from candleflow.market.window import SECOND_US, Windows
 
 TRIES: Final = 3
-"""A stretch that the topic doesn't have whole is tried so often: it may be fetched again meanwhile."""
+"""How often a stretch is tried that the topic doesn't have whole: it may be fetched again meanwhile."""
 PAUSE_US: Final = 60 * SECOND_US
 REMEMBERED: Final = 10_000
 LONGEST_US: Final = 3_600 * SECOND_US
@@ -24,7 +24,7 @@ LONGEST_US: Final = 3_600 * SECOND_US
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A stretch of windows to be folded anew: those that open in [since, until).
+    """A stretch of windows to rebuild: those that open in [since, until).
 
     Where that is empty, only the roll-ups that hold ``since`` are. ``state`` is another one where the candles
     in question are.
@@ -37,7 +37,7 @@ class Suspect:
 
 
 def suspects(books: Sequence[Book], strays: Iterable[StrayRollUp], windows: Windows) -> list[Suspect]:
-    """What is to be folded anew of one symbol, in the order of time; ``books`` in that order too."""
+    """What to rebuild of one symbol, in the order of time; ``books`` in that order too."""
     found = [
         _window(book, windows, "a candle's figures are not those of its ids")
         for book in books
@@ -83,7 +83,7 @@ def distinct(found: Iterable[Suspect]) -> list[Suspect]:
     kept: list[Suspect] = []
     for one in sorted(found, key=lambda suspect: (suspect.since, -suspect.until)):
         if kept and (one.since < kept[-1].until or one.since == kept[-1].since):
-            kept[-1] = _union([kept[-1], one])
+            kept[-1] = whole([kept[-1], one])
         else:
             kept.append(one)
     return kept
@@ -104,16 +104,12 @@ def runs(found: Iterable[Suspect]) -> list[list[Suspect]]:
 
 def whole(run: Sequence[Suspect]) -> Suspect:
     """A run as one stretch."""
-    return run[0] if len(run) == 1 else _union(run)
-
-
-def _union(some: Sequence[Suspect]) -> Suspect:
-    reasons = dict.fromkeys(reason for one in some for reason in one.reason.split("; "))
+    reasons = dict.fromkeys(reason for one in run for reason in one.reason.split("; "))
     return Suspect(
-        min(one.since for one in some),
-        max(one.until for one in some),
+        min(one.since for one in run),
+        max(one.until for one in run),
         "; ".join(reasons),
-        " ".join(one.state for one in some),
+        " ".join(one.state for one in run),
     )
 
 
@@ -124,7 +120,7 @@ class Attempts:
         self._left: dict[tuple[str, Suspect], tuple[int, int]] = {}
 
     def is_due(self, symbol: str, suspect: Suspect, now: int) -> bool:
-        """Whether it is new, as it is now, or may be tried once more."""
+        """Whether the suspect is new in this state, or may be tried once more."""
         tries, due_at = self._left.get((symbol, suspect), (TRIES, now))
         return tries > 0 and now >= due_at
 
@@ -141,7 +137,7 @@ def _window(book: Book, windows: Windows, reason: str) -> Suspect:
 
 
 def _of_roll_ups(strays: Iterable[StrayRollUp]) -> list[Suspect]:
-    """The shortest ones that stray: whatever holds them is folded anew with them."""
+    """The shortest that stray: whatever holds them is rebuilt with them."""
     found: list[Suspect] = []
     some = sorted(strays, key=lambda stray: stray.end_time - stray.open_time)
     for one in some:

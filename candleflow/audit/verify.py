@@ -1,6 +1,6 @@
 """``verify``: our stored candles against the exchange's own klines, over any stretch of time.
 
-The comparison itself is ``watch.klines``, and what is printed of it ``verify_report``; here the store, the
+The comparison itself is ``klines.py``, and what is printed of it ``verify_report.py``; here the store, the
 exchange's REST and the settings are joined.
 """
 
@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -122,40 +123,33 @@ async def verify(
     raise ExchangeError("; ".join(problems))
 
 
+@dataclass(frozen=True, slots=True)
 class _Comparing:
     """One run's comparisons, an interval after the other, a thousand klines at a time."""
 
-    def __init__(
-        self,
-        asked: Asked,
-        reader: CandleReader,
-        rest: ExchangeRest,
-        progress: Progress,
-        now: int,
-    ) -> None:
-        self._asked = asked
-        self._reader = reader
-        self._rest = rest
-        self._progress = progress
-        self._now = now
+    asked: Asked
+    reader: CandleReader
+    rest: ExchangeRest
+    progress: Progress
+    now: int
 
     async def all_of(self, basis: Basis) -> Comparison:
         """Every window of the interval."""
-        opens = basis.opens(self._asked.since, self._asked.until)
-        shown = self._progress.add_task(f"{self._asked.symbol} {basis.interval}", total=len(opens))
-        begins_at = await asyncio.to_thread(self._reader.first_open_time, self._asked.symbol, basis.interval)
+        opens = basis.opens(self.asked.since, self.asked.until)
+        shown = self.progress.add_task(f"{self.asked.symbol} {basis.interval}", total=len(opens))
+        begins_at = await asyncio.to_thread(self.reader.first_open_time, self.asked.symbol, basis.interval)
         parts = []
         for page in pages(opens, basis):
             parts.append(await self._page(basis, page, begins_at))
-            self._progress.advance(shown, len(page))
+            self.progress.advance(shown, len(page))
         return joined(basis.interval, parts)
 
     async def _page(self, basis: Basis, opens: range, begins_at: int | None) -> Comparison:
-        symbol, since, until = self._asked.symbol, opens[0], opens[-1] + basis.windows.size_us
+        symbol, since, until = self.asked.symbol, opens[0], opens[-1] + basis.windows.size_us
         # Ours first: what is in them by now, the exchange has had for longer.
-        ours = await asyncio.to_thread(self._reader.within, symbol, basis.interval, since, until)
-        theirs = await self._rest.klines(symbol, basis.kline, start_time=since, end_time=until - 1)
-        return compare(ours, theirs, basis, since=since, until=until, now=self._now, begins_at=begins_at)
+        ours = await asyncio.to_thread(self.reader.within, symbol, basis.interval, since, until)
+        theirs = await self.rest.klines(symbol, basis.kline, start_time=since, end_time=until - 1)
+        return compare(ours, theirs, basis, since=since, until=until, now=self.now, begins_at=begins_at)
 
 
 def pages(opens: range, basis: Basis) -> Iterator[range]:

@@ -16,7 +16,7 @@ from candleflow.audit.klines import DIFFERING, Comparison, Finding, Verdict
 from candleflow.market.trade import EXACT
 
 SHOWN: Final = 20
-"""Of the windows that can be compared and aren't equal, so many are in the table; JSON has all."""
+"""The most unequal windows in the table; JSON has all."""
 
 _WIDTH: Final = 140
 """Characters of a line where no terminal says how many it has."""

@@ -1,7 +1,6 @@
 """``forecast evaluate``: how good the forecasts would have been, over stored candles or a file of trades.
 
-The same code forecasts as in the running system (``watch.forecast``); here candles are brought to it, and
-what came of it is printed.
+The code that forecasts is that of the running system (``race.py``).
 """
 
 from __future__ import annotations
@@ -26,9 +25,8 @@ from candleflow.errors import ExchangeError, SettingError
 from candleflow.exchange import archive
 from candleflow.exchange.messages import TradeMessage, decode
 from candleflow.forecast import words
-from candleflow.forecast.evaluation import Evaluation, evaluate
 from candleflow.forecast.race import AHEAD
-from candleflow.forecast.scores import Scores
+from candleflow.forecast.scores import Evaluation, Scores, evaluate
 from candleflow.market.candle import fold
 from candleflow.market.payload import UNKNOWN_SYMBOL, Rejected
 from candleflow.market.stored import StoredCandle

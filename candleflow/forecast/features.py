@@ -1,5 +1,6 @@
 """What a forecast may look at: complete, closed candles that follow each other without a break, and no more.
 
+They are of the finest windows, quiet ones (flat at the close before) among them.
 All features are of the order of one, so that one learner serves every symbol: returns are measured in their
 own recent volatility. Pure: candles in, numbers out.
 """
@@ -10,9 +11,9 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Final, Protocol
+from typing import Final
 
+from candleflow.market.stored import StoredCandle
 from candleflow.market.window import DAY_US
 
 NAMES: Final = (
@@ -20,33 +21,13 @@ NAMES: Final = (
     "VWAP distance", "trade count", "sine of the day", "cosine of the day",
 )  # fmt: skip
 LOOK_BACK: Final = 12
-"""So many candles without a break are needed before there are features."""
+"""Candles without a break that are needed before there are features."""
 
 _LIMIT: Final = 6.0
-"""A feature is held within so many of its units: one freak candle must not turn a learner over."""
+"""Features are clipped to this many of their units: one freak candle must not upset a learner."""
 _SLOW: Final = 1 / 120
 _FAST: Final = 1 / 12
 """The weight of the newest candle in the slow averages (ten minutes of 5 s) and the fast one."""
-
-
-class ClosedCandle(Protocol):
-    """A complete, closed candle of the finest windows, or a quiet one that is flat at the close before it.
-
-    Times in microseconds, prices in the quote asset, volumes in the base asset, ``quote_volume`` in quote.
-    """
-
-    @property
-    def open_time(self) -> int: ...
-    @property
-    def close(self) -> Decimal: ...
-    @property
-    def volume(self) -> Decimal: ...
-    @property
-    def quote_volume(self) -> Decimal: ...
-    @property
-    def taker_buy_volume(self) -> Decimal: ...
-    @property
-    def trade_count(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +54,11 @@ class Features:
         self._slow = self._fast = self._count = 0.0
         self._averaged = 0
 
-    def follows(self, candle: ClosedCandle) -> bool:
+    def follows(self, candle: StoredCandle) -> bool:
         """Whether the candle is the one after the last that was added."""
         return self._last_open is not None and candle.open_time == self._last_open + self._size_us
 
-    def add(self, candle: ClosedCandle) -> Seen | None:
+    def add(self, candle: StoredCandle) -> Seen | None:
         """What is known now; None until there are enough candles without a break before this one.
 
         The averages outlast a break, the returns do not: a return across a hole isn't one candle's.
@@ -103,7 +84,7 @@ class Features:
         self._fast += fast * (squared - self._fast)
         self._count += slow * (trade_count - self._count)
 
-    def _values(self, candle: ClosedCandle, close: float, scale: float) -> Iterator[float]:
+    def _values(self, candle: StoredCandle, close: float, scale: float) -> Iterator[float]:
         logs = [log for log, _, _ in self._recent]
         volume = float(candle.volume)
         angle = 2 * math.pi * (candle.open_time % DAY_US) / DAY_US

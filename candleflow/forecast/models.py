@@ -20,9 +20,9 @@ LINEAR: Final = "linear"
 
 _DRIFT_WEIGHT: Final = 1 / 300
 _FORGETTING: Final = 0.9995
-"""What was so many candles ago counts as this to their power: half after 1,386, nearly two hours of 5 s."""
+"""Weight of each candle against the one after it: half after 1,386 candles, nearly two hours of 5 s."""
 _RIDGE: Final = 50.0
-"""As if so many candles had shown that every weight is zero: what little is known says little."""
+"""Strength of the ridge, in candles that show every weight to be zero: little data says little."""
 
 
 class Model(Protocol):

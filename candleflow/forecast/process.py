@@ -1,31 +1,30 @@
 """The forecaster's process: forecasts each symbol's closes, and holds them against what came.
 
 What has been learned is in no file: at a start each symbol's last candles go through the same code once more
-(``watch.forecast``), so that state is a function of the candles, and a restart loses nothing but time.
+(``race.py``), so that state is a function of the candles, and a restart loses nothing but time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from candleflow.errors import CandleflowError, StoreError
+from candleflow.errors import StoreError
 from candleflow.forecast.race import VERSION, Forecast, Race
 from candleflow.forecast.scores import FEWEST, JUDGED, scored, scores
 from candleflow.market.stored import StoredCandle
 from candleflow.market.window import DAY_US
 from candleflow.metrics.serving import served_heartbeat
+from candleflow.process_loop import exit_status, until_stopped
 from candleflow.settings import Settings
 from candleflow.store.clearing import Clearing
 from candleflow.store.credentials import Role
 from candleflow.store.forecasts import Close, ForecastStore, NewForecast
-from candleflow.telemetry import set_up_logging
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ REPLAYED: Final = 2_000
 """Candles that a symbol's learners see at the start: nearly three hours of 5 s, of which they forget half."""
 TEND_SECONDS: Final = 60.0
 _JUDGED_SYMBOLS: Final = 100
-"""The skill of so many symbols at most is told: each is a question to PostgreSQL a minute."""
+"""The most symbols whose skill is reported: each is a question to PostgreSQL a minute."""
 _PAGE: Final = 200
 """Candles of a symbol that are asked for at once while it runs: after a longer pause the chain breaks."""
 _FILLED: Final = 120
@@ -45,13 +44,11 @@ _FILLED: Final = 120
 
 def run(settings: Settings) -> int:
     """Forecast until told to stop; the exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log.level, settings.log.format)
-    try:
+
+    def work() -> None:
         asyncio.run(Forecaster(settings, ForecastStore.from_settings(settings, Role.FORECASTER)).run())
-    except CandleflowError as error:
-        _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
-        return error.exit_status
-    return 0
+
+    return exit_status(NAME, settings, work)
 
 
 class Forecaster:
@@ -83,23 +80,11 @@ class Forecaster:
 
     async def run(self) -> None:
         """Forecast until SIGTERM, SIGINT or ``stop``."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        tasks = [asyncio.create_task(work) for work in (self._work(), self._tend(), self._beat())]
-        stopped = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+            await until_stopped(self._stop, self._work(), self._tend(), self._beat())
         finally:
-            self._stop.set()
-            for task in (*tasks, stopped):
-                task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
             self._heartbeat.remove()
             self._store.close()
-        for one in ended:
-            if isinstance(one, Exception):
-                raise one
 
     async def _work(self) -> None:
         while True:
@@ -176,7 +161,7 @@ class Forecaster:
             self._scored += self._store.score(closes(again.get(symbol, [])))
 
     def judge(self) -> None:
-        """Find each symbol's skill anew. Raises StoreError while PostgreSQL can't answer."""
+        """Compute each symbol's skill. Raises StoreError while PostgreSQL can't answer."""
         skill: dict[str, dict[str, float]] = defaultdict(dict)
         for symbol in self._settings.symbols[:_JUDGED_SYMBOLS]:
             found = scores(scored(self._store.recent(symbol, 0, JUDGED)), self._size_us)

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from candleflow.forecast.features import ClosedCandle, Features, Seen
+from candleflow.forecast.features import Features, Seen
 from candleflow.forecast.models import Model, racers
+from candleflow.market.stored import StoredCandle
 
 AHEAD: Final = 2
 """Windows from the last closed candle to the one that is forecast."""
@@ -24,7 +25,7 @@ VERSION: Final = 1
 """Goes up whenever the same candles would give other forecasts."""
 
 _WARM_UP: Final = 100
-"""A model's errors count after it has learned from so many candles."""
+"""Candles that a model learns from before its errors count."""
 _ERROR_WEIGHT: Final = 1 / 400
 _STEP: Final = 0.05
 _FIRST_WIDTH: Final = 1.8
@@ -86,12 +87,7 @@ class Race:
         self._width = Width()
         self._pending: deque[_Pending] = deque(maxlen=AHEAD)
 
-    @property
-    def best(self) -> Model:
-        """The model with the least mean absolute error of late, out of sample; of equals the simplest."""
-        return self._models[self._best()]
-
-    def add(self, candle: ClosedCandle) -> Forecast | None:
+    def add(self, candle: StoredCandle) -> Forecast | None:
         """Learn from the next complete closed candle, then forecast; None while too little is known.
 
         A candle that doesn't follow the one before breaks the chain: what was learned stays, but forecasts
@@ -103,7 +99,7 @@ class Race:
         self._learn(candle)
         return None if seen is None else self._forecast(seen)
 
-    def _learn(self, candle: ClosedCandle) -> None:
+    def _learn(self, candle: StoredCandle) -> None:
         if not self._pending or self._pending[0].seen.open_time + AHEAD * self._size_us != candle.open_time:
             return
         due = self._pending.popleft()
@@ -129,10 +125,11 @@ class Race:
         return Forecast(open_time, self._models[best].name, forecast, lower, upper, seen.close)
 
     def _best(self) -> int:
+        """The model with the least mean absolute error of late, out of sample; of equals the simplest."""
         return min(range(len(self._models)), key=lambda at: self._errors[at])
 
 
-def forecasts(candles: Iterable[ClosedCandle], size_us: int) -> Iterator[Forecast]:
+def forecasts(candles: Iterable[StoredCandle], size_us: int) -> Iterator[Forecast]:
     """Every forecast that a fresh race makes of the candles, oldest first."""
     race = Race(size_us)
     for candle in candles:

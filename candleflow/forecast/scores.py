@@ -6,6 +6,7 @@ All of it is out of sample, as each forecast was made before its window began. E
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -13,7 +14,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from candleflow.forecast.race import AHEAD, COVERAGE
+from candleflow.forecast.race import AHEAD, COVERAGE, forecasts
+from candleflow.market.stored import StoredCandle
 from candleflow.store.forecasts import KeptForecast
 
 JUDGED: Final = 2_000
@@ -112,6 +114,32 @@ def scored(kept: Iterable[KeptForecast]) -> list[Scored]:
         for one in kept
         if one.actual is not None
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What forecasting would have brought. ``raced`` is None where no forecast met its candle.
+
+    ``spoke``: how many of the scored forecasts were each model's.
+    """
+
+    candles: int
+    raced: Scores | None
+    spoke: Counter[str]
+
+
+def evaluate(candles: Sequence[StoredCandle], size_us: int) -> Evaluation:
+    """Race over ``candles``, complete and closed or quiet ones of windows of ``size_us``, oldest first.
+
+    Nothing is known beforehand: the learners begin with the first candle, and each forecast is out of sample.
+    """
+    closes = {one.open_time: float(one.close) for one in candles}
+    met = [one for one in forecasts(candles, size_us) if one.open_time in closes]
+    found = [
+        Scored(one.open_time, one.forecast, one.lower, one.upper, one.last_close, closes[one.open_time])
+        for one in met
+    ]
+    return Evaluation(len(candles), scores(found, size_us), Counter(one.model for one in met))
 
 
 def percent(share: float, places: int = 1) -> str:

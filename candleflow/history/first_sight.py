@@ -1,11 +1,11 @@
 """History at first sight: candles from before the first trade, made of the exchange's klines of a second.
 
 At each start of the auditor, for each symbol whose candles don't reach back far enough, what lies before the
-first of them is loaded, the newest first, a quarter of an hour in one transaction. Nothing is remembered: how
-far it is, is told by the candles. It waits until the processor has read all there is, and rests as long as it
-works, so that the first live candles come as soon as without it.
+first of them is loaded, the newest first, a quarter of an hour in one transaction. The candles alone show the
+progress. It waits until the processor has read all there is, and rests as long as it works, so that the first
+live candles come as soon as without it.
 
-Only what is proved is loaded (``watch.history``). What isn't stays a hole in the trade ids, as do the trades
+Only what is proved is loaded (``kline_ids.py``). What isn't stays a hole in the trade ids, as do the trades
 between the last of these candles and the first trade that came live: the auditor sees such holes like any
 other, and has their trades brought.
 """
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from candleflow.backoff import Backoff
 from candleflow.errors import ExchangeError, StoreError
 from candleflow.exchange.history import TradeHistory
 from candleflow.history.kline_ids import Stretch, newest_chunk, partials
@@ -34,11 +35,11 @@ _log = logging.getLogger(__name__)
 _KLINE: Final = "1s"
 _HOUR_US: Final = 3_600 * SECOND_US
 _SETTLE_US: Final = 5 * SECOND_US
-"""Of a symbol that has no candle yet, klines are asked for up to so long ago: Binance's last word on one
-comes up to 2 s late."""
+"""For a symbol without candles, klines end this long before now: Binance's last word comes up to 2 s late."""
 _POLL_SECONDS: Final = 0.5
 _LONGEST_REST_SECONDS: Final = 5.0
-_PAUSES_SECONDS: Final = (5.0, 15.0, 60.0, 300.0)
+_SHORTEST_PAUSE_SECONDS: Final = 5.0
+_LONGEST_PAUSE_SECONDS: Final = 300.0
 """Between attempts while the exchange or PostgreSQL is away."""
 
 
@@ -78,7 +79,7 @@ class HistoryLoader:
             self._store.close()
 
     async def _until_caught_up(self) -> None:
-        """Until the processor says anew that it has read all there is, as it does once a second."""
+        """Wait until the processor reports again that it has read all there is, as it does once a second."""
         told: list[int | None] = []
         while len(set(told)) < 2:
             try:
@@ -92,7 +93,7 @@ class HistoryLoader:
         """One chunk of each symbol after another, so that each has its latest candles soon."""
         unknown = deque(self._settings.symbols)
         lacking: deque[_Lacking] = deque()
-        failures = 0
+        backoff = Backoff(_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         while unknown or lacking:
             began_at = time.monotonic()
             try:
@@ -103,13 +104,12 @@ class HistoryLoader:
                 else:
                     await self._load_chunk(history, lacking[0])
                     lacking.rotate(-1)
-                failures = 0
             except (ExchangeError, StoreError) as error:
                 self.state = f"history waits: {error}"
                 _log.warning("history is loaded later: %s", error)
-                await asyncio.sleep(_PAUSES_SECONDS[min(failures, len(_PAUSES_SECONDS) - 1)])
-                failures += 1
+                await asyncio.sleep(backoff.next_delay())
                 continue
+            backoff.reset()
             for done in [one for one in lacking if one.until <= one.since]:
                 _log.info(
                     "%s has its history of %g hours", done.symbol, self._settings.exchange.history_hours

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from candleflow.audit.klines import Placed, merge
+from candleflow.audit.klines import FIELDS, merge
 from candleflow.market import partial
 from candleflow.market.candle import Candle
+from candleflow.market.kline import Kline
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import SECOND_US, Windows, floor_time
 
@@ -39,12 +40,12 @@ class Stretch:
     first_id: int
     end_id: int
 
-    def klines(self, klines: Iterable[Placed]) -> list[Placed]:
+    def klines(self, klines: Iterable[Kline]) -> list[Kline]:
         """Those of the klines that open in it, oldest first."""
         inside = [one for one in klines if self.since <= one.open_time < self.until]
         return sorted(inside, key=lambda one: one.open_time)
 
-    def is_proved_by(self, klines: Iterable[Placed]) -> bool:
+    def is_proved_by(self, klines: Iterable[Kline]) -> bool:
         """Whether the klines in it have as many trades as it has ids."""
         return sum(one.trade_count for one in self.klines(klines)) == self.end_id - self.first_id
 
@@ -62,9 +63,9 @@ def newest_chunk(since: int, until: int) -> int:
     return max(since, floor_time(until - 1, CHUNK_US))
 
 
-def partials(stretch: Stretch, klines: Iterable[Placed], windows: Windows) -> list[str]:
+def partials(stretch: Stretch, klines: Iterable[Kline], windows: Windows) -> list[str]:
     """The klines of a stretch that they prove, as partial candles of the finest windows."""
-    members: dict[int, list[Placed]] = {}
+    members: dict[int, list[Kline]] = {}
     first_ids: dict[int, int] = {}
     following = stretch.first_id
     for kline in stretch.klines(klines):
@@ -76,25 +77,17 @@ def partials(stretch: Stretch, klines: Iterable[Placed], windows: Windows) -> li
     return [_partial(first_ids[at], found, at, windows) for at, found in members.items()]
 
 
-def _partial(first_id: int, klines: Sequence[Placed], open_time: int, windows: Windows) -> str:
+def _partial(first_id: int, klines: Sequence[Kline], open_time: int, windows: Windows) -> str:
     amounts = merge(klines)
     if amounts is None:
         raise ValueError("klines without a trade make no candle")
     ids = TradeIds()
     ids.add_range(first_id, first_id + amounts.trade_count)
     candle = Candle(
-        symbol=klines[0].symbol,
+        symbol=amounts.symbol,
         interval=windows.interval,
         open_time=open_time,
-        open=amounts.open,
-        high=amounts.high,
-        low=amounts.low,
-        close=amounts.close,
-        volume=amounts.volume,
-        quote_volume=amounts.quote_volume,
-        taker_buy_volume=amounts.taker_buy_volume,
-        taker_buy_quote_volume=amounts.taker_buy_quote_volume,
-        trade_count=amounts.trade_count,
+        **{name: getattr(amounts, name) for name in FIELDS},
         first_trade_id=first_id,
         last_trade_id=first_id + amounts.trade_count - 1,
         trade_ids=ids,

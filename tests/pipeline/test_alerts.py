@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -20,12 +21,13 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 - a class
 from candleflow import cli
 from candleflow import settings as settings_module
 from candleflow.alerts.channels import channels
-from candleflow.alerts.pictures import PALETTE
+from candleflow.alerts.picture import LINE, RISING
 from candleflow.alerts.rules import fields, rule_of
 from candleflow.alerts.sender import PICTURE_SECONDS, ChannelSender
 from candleflow.errors import StoreError
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US, floor_time
+from candleflow.stack import status
 from candleflow.store.alerts import Alert, AlertBook, AlertEditor, AlertReader, Decision, ToldAlert
 from tests.dashboard.feed import now_us
 from tests.messengers import (
@@ -283,7 +285,7 @@ def test_a_picture_follows_the_words_by_each_channel(scene: Scene) -> None:
         scene.pictures(running, 2)
     assert len(scene.there.messages) == 2
     assert scene.there.pictures[0] == scene.there.pictures[1], "of one alert there is one picture"
-    rising, line = (ImageColor.getrgb(one) for one in (PALETTE.rising, PALETTE.line))
+    rising, line = (ImageColor.getrgb(one) for one in (RISING, LINE))
     assert {rising, line} <= colours(scene.there.pictures[0])
 
 
@@ -330,7 +332,9 @@ class Clocked:
         self._rule_id = scene.rule("above", "100")
         self._made = 0
         way = channels(scene.settings)["phone"]
-        self.sender = ChannelSender(way, book, self._picture_of, steady=lambda: self.seconds)
+        self.sender = ChannelSender(
+            way, book, threading.Event(), self._picture_of, steady=lambda: self.seconds
+        )
 
     def alert(self) -> None:
         """One more is decided."""
@@ -482,7 +486,7 @@ def test_a_rule_is_added_listed_and_removed_by_the_command_line(
     scene: Scene, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings_module, "load", lambda **_: scene.settings)
-    monkeypatch.setattr(cli, "_running", lambda settings: settings)
+    monkeypatch.setattr(status, "running_settings", lambda settings: settings)
     assert (
         cli.main(["alerts", "add", "crosses-up", "100000", "--symbol", "币安人生usdt", "--to", "phone"]) == 0
     )

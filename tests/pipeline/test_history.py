@@ -300,7 +300,7 @@ async def test_a_young_listing_has_what_there_is_and_is_asked_for_no_more(databa
 async def test_an_exchange_that_is_away_is_asked_again_later(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history_module, "_PAUSES_SECONDS", (0.2,))
+    monkeypatch.setattr(history_module, "_LONGEST_PAUSE_SECONDS", 0.2)
     async with on_stage(database) as scene:
         port = free_port()
         loader = HistoryLoader(scene.settings, [f"http://127.0.0.1:{port}"], scene.reader)

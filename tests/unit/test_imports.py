@@ -11,7 +11,7 @@ import pytest
 import candleflow
 
 PACKAGE = Path(candleflow.__file__).parent
-COMMON = {"market", "settings", "errors", "telemetry", "proxies", "command", "backoff"}
+COMMON = {"market", "settings", "errors", "telemetry", "proxies", "command", "backoff", "process_loop"}
 SYSTEMS = {"exchange", "broker", "engine", "store"}
 """The rooms that wrap an outside system: none knows another."""
 PROCESSES = {"producer", "processor", "dashboard", "alerts", "forecast", "audit", "history", "simulator"}
@@ -20,6 +20,7 @@ ALLOWED = {
     "errors": set(),
     "command": set(),
     "backoff": set(),
+    "process_loop": {"errors", "settings", "telemetry"},
     "settings": {"market", "errors", "proxies", "settings"},
     "telemetry": {"errors"},
     "proxies": {"errors"},

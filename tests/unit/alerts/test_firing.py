@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from candleflow.alerts.firing import Bar, Firing, Sample, State, evaluate
+from candleflow.alerts.firing import Firing, Sample, State, evaluate
 from candleflow.alerts.message import LONGEST_MESSAGE, MOST_AT_ONCE, Told, together, told
 from candleflow.alerts.rules import Kind, Rule, RuleError, fields, rule_of
+from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US
 
 AT = 1_700_006_400 * SECOND_US
@@ -74,11 +75,9 @@ def test_a_rule_ends_when_it_expires() -> None:
 def bars(count: int, **more: Any) -> list[Bar]:
     """Candles of 5 s, the last of them just before AT."""
     begins = AT - count * 5 * SECOND_US
+    low, high = Decimal(99), Decimal(101)
     return [
-        replace(
-            Bar(begins + one * 5 * SECOND_US, Decimal(101), Decimal(99), Decimal(one % 2), is_complete=True),
-            **more,
-        )
+        Bar(begins + one * 5 * SECOND_US, low, high, low, high, Decimal(one % 2), True)._replace(**more)
         for one in range(count)
     ]
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from candleflow.alerts.picture import (
     CANDLES,
+    FALLING,
+    GROUND,
+    INCOMPLETE,
+    LINE,
     PRICES,
+    RISING,
     SIZE,
     VOLUMES,
     Chart,
@@ -20,7 +26,7 @@ from candleflow.alerts.picture import (
     picture,
     scale_of,
 )
-from candleflow.alerts.pictures import PALETTE
+from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US
 
 FIVE_SECONDS = 5 * SECOND_US
@@ -28,25 +34,15 @@ WINDOW = 1_700_006_400 * SECOND_US
 LARGEST_BYTES = 20_000
 
 
-@dataclass(frozen=True)
-class One:
-    open_time: int
-    open: Decimal
-    high: Decimal
-    low: Decimal
-    close: Decimal
-    volume: Decimal = Decimal(1)
-    is_complete: bool = True
-
-
-def candle(ago: int, open_: object, close: object, wick: object = 0, **more: object) -> One:
+def candle(ago: int, open_: object, close: object, wick: object = 0, **more: Any) -> Bar:
     """The candle of so many windows before the last, its wick so much above and below its body."""
     first, last, beyond = (Decimal(str(one)) for one in (open_, close, wick))
     high, low = max(first, last) + beyond, min(first, last) - beyond
-    return replace(One(WINDOW - ago * FIVE_SECONDS, first, high, low, last), **more)  # type: ignore[arg-type]
+    one = Bar(WINDOW - ago * FIVE_SECONDS, first, high, low, last, volume=Decimal(1), is_complete=True)
+    return one._replace(**more)
 
 
-def chart(*candles: One, line: str | None = None, **more: object) -> Chart:
+def chart(*candles: Bar, line: str | None = None, **more: object) -> Chart:
     made = Chart(
         "BTCUSDT", "crosses up 105", WINDOW + 3 * SECOND_US, WINDOW, FIVE_SECONDS, candles,
         None if line is None else Decimal(line),
@@ -55,7 +51,7 @@ def chart(*candles: One, line: str | None = None, **more: object) -> Chart:
 
 
 def drawn(what: Chart) -> Image.Image:
-    with Image.open(io.BytesIO(picture(what, PALETTE))) as image:
+    with Image.open(io.BytesIO(picture(what))) as image:
         assert (image.format, image.size) == ("PNG", SIZE)
         return image.convert("RGB")
 
@@ -76,7 +72,7 @@ RISES, FALLS = candle(1, 100, 110, 2), candle(0, 110, 104, 2)
 def test_a_candle_has_the_pages_colour_from_its_open_to_its_close() -> None:
     what = chart(RISES, FALLS)
     image, scale = drawn(what), scale_of(what.candles, None)
-    for one, wanted in ((RISES, PALETTE.rising), (FALLS, PALETTE.falling)):
+    for one, wanted in ((RISES, RISING), (FALLS, FALLING)):
         beside = middle(what, one) - 3
         ends = sorted((scale.y(one.open), scale.y(one.close)))
         assert rows_of(image, beside, wanted) == list(range(ends[0], ends[1] + 1))
@@ -89,9 +85,9 @@ def test_the_alerts_own_window_is_the_last_and_older_ones_have_their_places() ->
     what = chart(too_old, oldest, RISES, FALLS)
     image = drawn(what)
     assert middle(what, FALLS) == PRICES[2] - (PRICES[2] - PRICES[0]) // (2 * CANDLES) - 1
-    assert rows_of(image, middle(what, oldest), PALETTE.rising), "not squeezed by what is too old"
+    assert rows_of(image, middle(what, oldest), RISING), "not squeezed by what is too old"
     empty = middle(what, candle(7, 1, 1))
-    assert rows_of(image, empty, PALETTE.ground) == list(range(PRICES[1], PRICES[3]))
+    assert rows_of(image, empty, GROUND) == list(range(PRICES[1], PRICES[3]))
 
 
 @pytest.mark.parametrize("line", ["105", "100.5", "118", "95"])
@@ -100,37 +96,37 @@ def test_the_rules_line_is_at_its_price_inside_or_just_outside_of_the_candles(li
     image, scale = drawn(what), scale_of(what.candles, what.line)
     y = scale.y(Decimal(line))
     assert PRICES[1] <= y <= PRICES[3]
-    assert rows_of(image, PRICES[0] + 2, PALETTE.line) == [y, y + 1]
+    assert rows_of(image, PRICES[0] + 2, LINE) == [y, y + 1]
 
 
 def test_a_line_far_away_flattens_no_candle() -> None:
     what = chart(RISES, FALLS, line="1000")
     assert scale_of(what.candles, what.line) == scale_of(what.candles, None)
-    assert rows_of(drawn(what), PRICES[0] + 2, PALETTE.line) == []
+    assert rows_of(drawn(what), PRICES[0] + 2, LINE) == []
 
 
 def test_volume_is_beneath_as_high_as_its_part_of_the_largest() -> None:
-    half = replace(RISES, volume=Decimal("1.5"))
-    what = chart(half, replace(FALLS, volume=Decimal(3)))
+    half = RISES._replace(volume=Decimal("1.5"))
+    what = chart(half, FALLS._replace(volume=Decimal(3)))
     image = drawn(what)
     _, top, _, bottom = VOLUMES
-    bar = [y for y in range(top, bottom) if colour(image, middle(what, half), y) == PALETTE.rising]
+    bar = [y for y in range(top, bottom) if colour(image, middle(what, half), y) == RISING]
     assert (min(bar), max(bar)) == (top + (bottom - top) // 2, bottom - 1)
-    assert colour(image, middle(what, FALLS), top) == PALETTE.falling
+    assert colour(image, middle(what, FALLS), top) == FALLING
 
 
 def test_an_incomplete_candle_is_marked() -> None:
-    what = chart(replace(RISES, is_complete=False), FALLS)
+    what = chart(RISES._replace(is_complete=False), FALLS)
     image = drawn(what)
     x, under = middle(what, RISES), PRICES[3] + 6
-    assert colour(image, x, under) == PALETTE.incomplete
-    assert colour(image, middle(what, FALLS), under) == PALETTE.ground
+    assert colour(image, x, under) == INCOMPLETE
+    assert colour(image, middle(what, FALLS), under) == GROUND
 
 
 def test_made_up_trades_are_told_at_the_head() -> None:
     def oranges(what: Chart) -> int:
         head = drawn(what).crop((0, 0, SIZE[0], PRICES[1]))
-        return sum(colour(head, x, y) == PALETTE.falling for x in range(200) for y in range(head.height))
+        return sum(colour(head, x, y) == FALLING for x in range(200) for y in range(head.height))
 
     assert oranges(chart(RISES)) == 0
     assert oranges(chart(RISES, is_simulated=True)) > 100
@@ -138,20 +134,18 @@ def test_made_up_trades_are_told_at_the_head() -> None:
 
 def test_words_that_are_too_long_end_before_the_time() -> None:
     image = drawn(chart(RISES, words="is above 1" * 30))
-    columns = [
-        x for x in range(SIZE[0]) if any(colour(image, x, y) == PALETTE.line for y in range(PRICES[1]))
-    ]
+    columns = [x for x in range(SIZE[0]) if any(colour(image, x, y) == LINE for y in range(PRICES[1]))]
     assert SIZE[0] / 2 < max(columns) < SIZE[0] - 210
 
 
-def busy() -> Iterator[One]:
+def busy() -> Iterator[Bar]:
     for ago in range(CANDLES):
         price = 104_235.12 + 97.31 * (ago * 37 % 23) - 55.7 * (ago * 11 % 13)
         yield candle(ago, price, price + (ago * 29 % 17 - 8) * 31.07, 12.9, volume=Decimal(1 + ago * 7 % 31))
 
 
 def test_a_full_picture_is_small() -> None:
-    made = picture(chart(*busy(), line="104300", words="crosses up 104300", is_simulated=True), PALETTE)
+    made = picture(chart(*busy(), line="104300", words="crosses up 104300", is_simulated=True))
     assert len(made) < LARGEST_BYTES
 
 
@@ -165,10 +159,10 @@ def test_a_full_picture_is_small() -> None:
     ],
     ids=["zero", "flat", "no volume", "wide"],
 )
-def test_every_price_can_be_drawn(one: One) -> None:
+def test_every_price_can_be_drawn(one: Bar) -> None:
     assert drawn(chart(one, line="1"))
 
 
 def test_without_a_candle_there_is_no_picture() -> None:
     with pytest.raises(ValueError, match="no candle"):
-        picture(chart(candle(CANDLES, 1, 2)), PALETTE)
+        picture(chart(candle(CANDLES, 1, 2)))

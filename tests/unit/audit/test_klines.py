@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from candleflow.audit.klines import (
+    FIELDS,
     SETTLE_US,
     Basis,
     Comparison,
@@ -21,6 +23,8 @@ from candleflow.audit.klines import (
     merge,
 )
 from candleflow.errors import MarketError
+from candleflow.market.kline import Kline
+from candleflow.market.stored import StoredCandle
 from candleflow.market.window import SECOND_US, Windows
 
 T0 = 1_723_161_600 * SECOND_US
@@ -28,48 +32,39 @@ FIVE = bases(Windows.of_seconds(5))[0]
 LATER = T0 + 3_600 * SECOND_US
 
 
-@dataclass(frozen=True)
-class Row:
-    """A candle of ours or, with what it has of ids and proofs left aside, a kline of the exchange's."""
+def amounts(prices: str, volumes: str, trades: int) -> dict[str, Any]:
+    """Prices: open, high, low, close; volumes: all, quote, taker's, taker's quote."""
+    decimals = map(Decimal, f"{prices} {volumes}".split())
+    names = (*FIELDS[:6], "taker_buy_volume", "taker_buy_quote_volume")
+    return dict(zip(names, decimals, strict=True)) | {"trade_count": trades}
 
-    open_time: int
-    interval: str
-    symbol: str = "BTCUSDT"
-    open: Decimal = Decimal(10)
-    high: Decimal = Decimal(10)
-    low: Decimal = Decimal(10)
-    close: Decimal = Decimal(10)
-    volume: Decimal = Decimal(0)
-    quote_volume: Decimal = Decimal(0)
-    trade_count: int = 0
-    taker_buy_volume: Decimal = Decimal(0)
-    taker_buy_quote_volume: Decimal = Decimal(0)
-    first_trade_id: int = 0
-    last_trade_id: int = 0
-    is_closed: bool = True
-    is_complete: bool = True
+
+def kline(second: int, prices: str, volumes: str, trades: int, interval: str = "1s") -> Kline:
+    at = T0 + second * SECOND_US
+    return Kline("BTCUSDT", interval, at, at, **amounts(prices, volumes, trades))
+
+
+def flat(second: int, price: str) -> Kline:
+    """A kline without a trade, as the exchange publishes it."""
+    return kline(second, " ".join([price] * 4), "0 0 0 0", 0)
 
 
 def traded(
     second: int, interval: str, prices: str, volumes: str, trades: int, ids: tuple[int, int] = (0, 0)
-) -> Row:
-    """Prices: open, high, low, close; volumes: all, quote, taker's, taker's quote."""
-    o, h, low, c = map(Decimal, prices.split())
-    v, q, tv, tq = map(Decimal, volumes.split())
-    at = T0 + second * SECOND_US
-    return Row(at, interval, "BTCUSDT", o, h, low, c, v, q, trades, tv, tq, *ids)
-
-
-def flat(second: int, price: str, interval: str = "1s") -> Row:
-    """A kline without a trade, as the exchange publishes it."""
-    return Row(T0 + second * SECOND_US, interval, "BTCUSDT", *(Decimal(price),) * 4)
+) -> StoredCandle:
+    """A candle of ours."""
+    return StoredCandle(
+        "BTCUSDT", interval, T0 + second * SECOND_US, **amounts(prices, volumes, trades),
+        first_trade_id=ids[0], last_trade_id=ids[1], is_closed=True, is_complete=True, revision=0,
+        source="trades", updated_at=0,
+    )  # fmt: skip
 
 
 KLINES = [
     flat(0, "99"),
-    traded(1, "1s", "10 14 9 12", "0.1 1.1 0.05 0.5", 3),
+    kline(1, "10 14 9 12", "0.1 1.1 0.05 0.5", 3),
     flat(2, "12"),
-    traded(3, "1s", "13 13 8 8", "0.2 2.2 0 0", 2),
+    kline(3, "13 13 8 8", "0.2 2.2 0 0", 2),
     flat(4, "7"),  # not Binance's way, which is the close before: what has no trade is to count for nothing
 ]
 CANDLE = traded(0, "5s", "10 14 8 8", "0.30000000 3.3 0.05 0.5", 5, (100, 104))
@@ -77,8 +72,8 @@ NEXT = traded(5, "5s", "8 8 8 8", "1 8 0 0", 1, (105, 105))
 
 
 def judged(
-    ours: Sequence[Row],
-    theirs: Sequence[Row] = KLINES,
+    ours: Sequence[StoredCandle],
+    theirs: Sequence[Kline] = KLINES,
     *,
     basis: Basis = FIVE,
     now: int = LATER,
@@ -134,7 +129,7 @@ def test_no_trades_and_no_candle_is_equal() -> None:
     ],
 )  # fmt: skip
 def test_a_difference_is_named_with_both_values(name: str, ours: Decimal | int) -> None:
-    comparison = judged([replace(CANDLE, **{name: ours})])  # type: ignore[arg-type]
+    comparison = judged([CANDLE._replace(**{name: ours})])  # type: ignore[arg-type]
     finding = only(comparison)
     assert comparison.differs
     assert (finding.verdict, finding.open_time, finding.interval) == (Verdict.DIFFERENT, T0, "5s")
@@ -142,7 +137,7 @@ def test_a_difference_is_named_with_both_values(name: str, ours: Decimal | int) 
 
 
 def test_fields_that_differ_come_in_the_order_of_klines() -> None:
-    wrong = replace(CANDLE, close=Decimal(9), open=Decimal(9), trade_count=9)
+    wrong = CANDLE._replace(close=Decimal(9), open=Decimal(9), trade_count=9)
     assert [one.name for one in only(judged([wrong])).fields] == ["open", "close", "trade_count"]
 
 
@@ -166,7 +161,7 @@ LESS = traded(0, "5s", "10 14 9 12", "0.1 1.1 0.05 0.5", 3, (100, 102))
 
 
 def test_less_than_the_exchange_has_is_incomplete_where_our_ledger_says_so() -> None:
-    comparison = judged([replace(LESS, is_complete=False)])
+    comparison = judged([LESS._replace(is_complete=False)])
     finding = only(comparison)
     assert not comparison.differs
     assert (finding.verdict, finding.reason) == (
@@ -177,12 +172,12 @@ def test_less_than_the_exchange_has_is_incomplete_where_our_ledger_says_so() -> 
 
 
 def test_trades_lost_at_a_windows_end_show_in_the_candle_after_it() -> None:
-    finding = only(judged([LESS, replace(NEXT, is_complete=False)]))
+    finding = only(judged([LESS, NEXT._replace(is_complete=False)]))
     assert (finding.verdict, finding.reason) == (Verdict.INCOMPLETE, "trade ids are missing after it")
 
 
 def test_less_than_the_exchange_has_is_different_where_no_id_is_missing() -> None:
-    assert only(judged([LESS, replace(NEXT, first_trade_id=103)])).verdict is Verdict.DIFFERENT
+    assert only(judged([LESS, NEXT._replace(first_trade_id=103)])).verdict is Verdict.DIFFERENT
     assert only(judged([LESS])).verdict is Verdict.DIFFERENT
 
 
@@ -195,16 +190,16 @@ def test_less_than_the_exchange_has_is_different_where_no_id_is_missing() -> Non
     ],
 )  # fmt: skip
 def test_missing_trades_explain_nothing_that_is_more_than_the_exchange_has(wrong: dict[str, Decimal]) -> None:
-    candle = replace(LESS, is_complete=False, **wrong)  # type: ignore[arg-type]
+    candle = LESS._replace(is_complete=False, **wrong)  # type: ignore[arg-type]
     assert only(judged([candle])).verdict is Verdict.DIFFERENT
 
 
 def test_a_candle_that_is_not_proved_complete_may_still_be_equal() -> None:
-    assert judged([replace(CANDLE, is_complete=False)]).counts == {Verdict.EQUAL: 1}
+    assert judged([CANDLE._replace(is_complete=False)]).counts == {Verdict.EQUAL: 1}
 
 
 def test_an_open_candle_is_not_compared() -> None:
-    assert reason_of(judged([replace(LESS, is_closed=False)])) == "our candle is not closed yet"
+    assert reason_of(judged([LESS._replace(is_closed=False)])) == "our candle is not closed yet"
 
 
 def test_the_window_under_way_is_not_compared() -> None:
@@ -217,7 +212,7 @@ def test_the_window_under_way_is_not_compared() -> None:
 
 
 @pytest.mark.parametrize("ours", [[], [CANDLE]])
-def test_without_klines_nothing_is_compared(ours: list[Row]) -> None:
+def test_without_klines_nothing_is_compared(ours: list[StoredCandle]) -> None:
     assert reason_of(judged(ours, [])) == "the exchange gave no 1s klines for it"
     assert reason_of(judged(ours, KLINES[1:])) == "the exchange gave 4 of 5 1s klines for it"
 
@@ -240,10 +235,11 @@ def test_each_window_wholly_in_the_stretch_is_judged_once() -> None:
 
 def test_a_minute_is_compared_with_the_exchanges_minute() -> None:
     basis = bases(Windows.of_seconds(5))[1]
-    candle, kline = replace(CANDLE, interval="1m"), replace(CANDLE, interval="1m")
-    assert judged([candle], [kline], basis=basis, seconds=60).counts == {Verdict.EQUAL: 1}
-    wrong = replace(candle, close=Decimal(9))
-    assert only(judged([wrong], [kline], basis=basis, seconds=60)).verdict is Verdict.DIFFERENT
+    candle = CANDLE._replace(interval="1m")
+    minute = kline(0, "10 14 8 8", "0.3 3.3 0.05 0.5", 5, "1m")
+    assert judged([candle], [minute], basis=basis, seconds=60).counts == {Verdict.EQUAL: 1}
+    wrong = candle._replace(close=Decimal(9))
+    assert only(judged([wrong], [minute], basis=basis, seconds=60)).verdict is Verdict.DIFFERENT
     assert reason_of(judged([candle], [], basis=basis, seconds=60)) == "the exchange gave no 1m klines for it"
 
 
@@ -289,8 +285,8 @@ def test_stretches_add_up() -> None:
 
 def test_symbols_and_intervals_do_not_mix() -> None:
     with pytest.raises(MarketError, match="ETHUSDT"):
-        judged([replace(CANDLE, symbol="ETHUSDT")])
+        judged([CANDLE._replace(symbol="ETHUSDT")])
     with pytest.raises(MarketError, match="1m is compared where 5s"):
-        judged([replace(CANDLE, interval="1m")])
+        judged([CANDLE._replace(interval="1m")])
     with pytest.raises(MarketError, match="1m is compared where 1s"):
         judged([CANDLE], [replace(KLINES[0], interval="1m")])

@@ -43,9 +43,8 @@ def test_it_folds_the_windows_of_the_stretch_and_no_other_whatever_the_order(win
     for one in [*reversed(trades), *trades[::3], trade(12, "ETHUSDT")]:
         refold.add(one)
     expected = {key: one for key, one in fold(trades, windows).items() if 10 * S <= key[2] < 20 * S}
-    new = refold.replacement()
-    assert {one.key: one for one in new.candles} == expected
-    assert (new.since, new.until, new.seen) == (10 * S, 20 * S, {})
+    assert {one.key: one for one in refold.candles()} == expected
+    assert refold.seen() == {}
 
 
 def test_it_is_whole_with_every_id_from_before_the_stretch_to_after_it() -> None:
@@ -75,4 +74,4 @@ def test_ids_that_came_with_another_time_are_not_lacking() -> None:
     """The candle has trade 25 wrongly: the topic has it elsewhere."""
     refold = read(begun(book(10, 10, 11, 25)), *range(5, 30))
     assert refold.lacking() == []
-    assert [one.last_trade_id for one in refold.replacement().candles] == [14, 19]
+    assert [one.last_trade_id for one in refold.candles()] == [14, 19]

@@ -8,10 +8,9 @@ from decimal import Decimal
 
 import pytest
 
-from candleflow.forecast.evaluation import evaluate
 from candleflow.forecast.features import LOOK_BACK, NAMES, Features
 from candleflow.forecast.race import AHEAD, COVERAGE, Race, Width, forecasts
-from candleflow.forecast.scores import FEWEST, NO_SKILL, Scored, scores, wilson
+from candleflow.forecast.scores import FEWEST, NO_SKILL, Scored, evaluate, scores, wilson
 from tests.made_candles import SIZE_US, market
 
 WALKS = range(12)
