@@ -43,7 +43,7 @@ from bench.race import RaceError, Run, race
 from candleflow import settings as settings_module
 from candleflow.errors import StackError
 from candleflow.processor import latency
-from candleflow.settings import Settings
+from candleflow.settings import FIELDS
 from candleflow.stack.postgres import PostgresServer
 from candleflow.store import schema
 

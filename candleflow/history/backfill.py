@@ -116,8 +116,8 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     """
     if settings.venue is not Venue.MAIN:
         raise SettingError(
-            f"CANDLEFLOW_EXCHANGE={str(settings.exchange)!r}: the archive has the trades of Binance's main "
-            "market, whose ids must not get among this one's; accepted: auto, binance, binance-vision"
+            f"CANDLEFLOW_EXCHANGE={str(settings.exchange)!r}: the archive has the trades of Binance's "
+            "main market, whose ids must not get among this one's; accepted: auto, binance, binance-vision"
         )
     day = Day(arguments.symbol or settings.symbols[0], *arguments.date)
     is_of_month = arguments.file is not None and _is_of_month(arguments.file, day)

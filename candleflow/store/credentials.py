@@ -182,7 +182,7 @@ def password(settings: Settings, role: Role) -> str:
     Raises StoreError if the file of credentials can't be read or written.
     """
     role = Role(role)
-    given = _given(settings, role)
+    given = settings.postgres.password_of(role)
     if given is not None:
         return given
     name = role_name(settings, role)
@@ -206,20 +206,6 @@ def keep(settings: Settings, role: Role, new_password: str, *, replace: bool = T
             kept[name] = new_password
             _write(file, kept)
         return kept[name]
-
-
-def _given(settings: Settings, role: Role) -> str | None:
-    if role is Role.OWNER:
-        return settings.owner_password
-    secret = {
-        Role.WRITER: settings.postgres_writer_password,
-        Role.READER: settings.postgres_reader_password,
-        Role.AUDITOR: settings.postgres_auditor_password,
-        Role.FORECASTER: settings.postgres_forecaster_password,
-        Role.ALERTER: settings.postgres_alerter_password,
-        Role.EDITOR: settings.postgres_editor_password,
-    }[role]
-    return secret.get_secret_value() if secret is not None else None
 
 
 def _file(settings: Settings) -> Path:

@@ -21,7 +21,7 @@ import pytest
 from websockets.exceptions import InvalidHandshake
 
 from candleflow.broker.topics import ensure_topics
-from candleflow.settings import METRICS_PORTS, PREFIX, Settings
+from candleflow.settings import FIELDS, METRICS_PORTS, PREFIX
 from candleflow.stack.process import free_port, is_free, wait_for
 from candleflow.store.credentials import FILE_NAME
 from tests.messengers import DISCORD, SECRETS, TELEGRAM, TELEGRAM_BAD_TOKEN, Messengers, messengers

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from candleflow.settings import PREFIX, Settings
+from candleflow.settings import FIELDS, PREFIX
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 
