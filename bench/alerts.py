@@ -218,7 +218,7 @@ def in_force(folder: Path, there: Messengers, postgres: PostgresServer, **more: 
     )
     os.environ.update(variables)
     settings = settings_module.load()
-    postgres.provide(settings.postgres.owner, settings.postgres.database)
+    postgres.provide(settings.database.owner, settings.database.name)
     return variables
 
 

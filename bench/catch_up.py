@@ -172,7 +172,7 @@ def _place(one: Contestant, course: Course, number: int, stack: Stack) -> Place:
     url = provide(stack, name)
     if one is OURS:
         return our_place(stack, name)
-    cache = settings_module.load().cache_path
+    cache = settings_module.load().stack.cache_path
     variables = servers.environment() | {
         "KAFKA_BOOTSTRAP": stack.kafka.bootstrap,
         "KAFKA_TOPIC": course.topic,

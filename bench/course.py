@@ -89,7 +89,7 @@ def our_place(stack: Stack, name: str, *, symbols: Sequence[str] = topic.SYMBOLS
         kafka_bootstrap=stack.kafka.bootstrap,
         postgres_url=address(stack, name),
         data_dir=stack.folder,
-        cache_dir=settings_module.load().cache_path,
+        cache_dir=settings_module.load().stack.cache_path,
         **more,
     )
     return Place(stack.postgres.url(OWNER, name), stack.folder / name, variables)

@@ -103,7 +103,7 @@ def loaded(
 
 def lag() -> float | None:
     """How many records the processor is behind; None before its first batch."""
-    beat = read_heartbeat(settings_module.load().run_dir, "processor")
+    beat = read_heartbeat(settings_module.load().stack.run_dir, "processor")
     return beat.counts.get("lag") if beat is not None and beat.counts.get("batches") else None
 
 
@@ -229,7 +229,7 @@ def memory_course(part: str, values: Sequence[float]) -> str:
 
 def report_start(what: str, log: Path) -> None:
     began, started_at = time.monotonic(), datetime.now(UTC)
-    page_url = f"http://127.0.0.1:{settings_module.load().dashboard_port}/_stcore/health"
+    page_url = f"http://127.0.0.1:{settings_module.load().dashboard.port}/_stcore/health"
     row = seconds_until(lambda: has_candle_since(started_at), began, 240, log)
     page = seconds_until(lambda: answers(page_url), began, 240, log)
     print(f"{what}: first candle in PostgreSQL after {row:.1f} s, and the page answering by {page:.1f} s")
@@ -237,7 +237,7 @@ def report_start(what: str, log: Path) -> None:
 
 def await_archives(log: Path) -> None:
     """A start without archives of classes makes them for the next one."""
-    cache = settings_module.load().cache_path
+    cache = settings_module.load().stack.cache_path
     java_home = find_java(cache)
     for archive in (
         kafka_archive(cache, java_home, ensure_jars("kafka", cache)),

@@ -200,9 +200,9 @@ def main() -> None:
                 postgres_url=f"postgresql://candleflow@127.0.0.1:{server.port}/merge_{number}",
                 data_dir=Path(name),
             )
-            server.provide(settings.postgres.owner, settings.postgres.database)
+            server.provide(settings.database.owner, settings.database.name)
             schema.apply(settings)
-            url = server.url(database=settings.postgres.database)
+            url = server.url(database=settings.database.name)
             print(f"stored candles: {stored.fill(url, rows, OLD_SYMBOLS, FILLED_UNTIL) if rows else 0:,}")
             if arguments.gaps:
                 costs = measure_gaps(settings, arguments.gaps)

@@ -77,7 +77,7 @@ def main() -> int:
         env = live.environment(folder)
         os.environ.update(env)  # so that our own settings are those of what runs
         with live.loaded(env, arguments.rate, 0, folder / "load.log"), chromium() as driver:
-            page = Page(driver, f"http://127.0.0.1:{settings_module.load().dashboard_port}")
+            page = Page(driver, f"http://127.0.0.1:{settings_module.load().dashboard.port}")
             page.open(f"symbol={SYMBOL}")
             page.wait_for_candles()
             time.sleep(WARM_UP_SECONDS)

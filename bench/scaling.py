@@ -234,7 +234,7 @@ def _outcome(spot: Spot, laid: Course, stack: Stack, name: str) -> Outcome:
 
 def _race(spot: Spot, laid: Course, stack: Stack, name: str) -> Run:
     names = topic.symbols(spot.symbols)
-    default: int = Settings.model_fields["max_offsets_per_trigger"].default
+    default: int = FIELDS["max_offsets_per_trigger"].default
     place = course.our_place(
         stack,
         name,

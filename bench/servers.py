@@ -30,7 +30,7 @@ def environment(**settings: object) -> dict[str, str]:
 @contextmanager
 def kafka(folder: Path) -> Iterator[KafkaServer]:
     """A broker that is ready, on a free port; stopped in the end."""
-    cache = settings_module.load().cache_path
+    cache = settings_module.load().stack.cache_path
     server = KafkaServer(folder / "kafka", free_port(), find_java(cache), ensure_jars("kafka", cache))
     server.start()
     try:

@@ -124,7 +124,7 @@ def stored(folder: Path) -> Iterator[tuple[PostgresServer, Settings]]:
         settings = load(
             postgres_url=f"postgresql://candleflow@127.0.0.1:{server.port}/candleflow", data_dir=folder
         )
-        server.provide(settings.postgres.owner, settings.postgres.database)
+        server.provide(settings.database.owner, settings.database.name)
         schema.apply(settings)
         yield server, settings
     finally:
@@ -232,7 +232,7 @@ def show_plans(server: PostgresServer, settings: Settings) -> None:
         "auto_explain.log_buffers": "on",
         "auto_explain.log_format": "json",
     }
-    with closing(psycopg2.connect(server.url(database=settings.postgres.database))) as superuser:
+    with closing(psycopg2.connect(server.url(database=settings.database.name))) as superuser:
         superuser.autocommit = True
         with superuser.cursor() as cursor:
             cursor.execute("LOAD 'auto_explain'")  # so that its settings are known

@@ -40,15 +40,17 @@ def settings_page() -> str:
         (
             "# Settings\n",
             _NOTE,
-            "Environment variables, or lines of a file `.env` in the folder that you start from. A wrong one is named at once, with what is",
-            "accepted, and the exit status is 2. `python -m candleflow settings` prints those in force, secrets hidden.\n",
+            "Environment variables, or lines of a file `.env` in the folder that you start from. A wrong one is",
+            "named at once, with what is accepted, and the exit status is 2. `python -m candleflow settings`",
+            "prints those in force, secrets hidden.\n",
             "| variable | default | accepted | meaning |",
             "|---|---|---|---|",
             *rows,
             "",
-            "Variables of other programs change nothing here: those of libpq (`PG...`) and the JVM (`JAVA_TOOL_OPTIONS`) are ignored, as are",
-            "Spark's and Hadoop's with a local master, and Streamlit's in what `up` starts. Those that say which certificates TLS trusts",
-            "(`SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE`) and which proxies to use (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) are followed.",
+            "Variables of other programs change nothing here: those of libpq (`PG...`) and the JVM",
+            "(`JAVA_TOOL_OPTIONS`) are ignored, as are Spark's and Hadoop's with a local master, and Streamlit's in",
+            "what `up` starts. Those that say which certificates TLS trusts (`SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE`)",
+            "and which proxies to use (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) are followed.",
             "",
         )
     )
@@ -59,8 +61,8 @@ def commands_page() -> str:
     parts = [
         "# Commands\n",
         _NOTE,
-        "`candleflow <command>`, or `python -m candleflow <command>`. Exit status: 0 done or stopped by SIGTERM or Ctrl-C, 2 a wrong setting or",
-        "argument, 1 anything else.\n",
+        "`candleflow <command>`, or `python -m candleflow <command>`. Exit status: 0 done or stopped by SIGTERM",
+        "or Ctrl-C, 2 a wrong setting or argument, 1 anything else.\n",
     ]
     for name, command in cli.COMMANDS.items():
         parts += [f"## {name}\n", f"{command.help[:1].upper()}{command.help[1:]}.\n"]
@@ -74,8 +76,8 @@ def database_page(columns: Iterable[Sequence[Any]], tables: Iterable[Sequence[An
     parts = [
         "# Database\n",
         _NOTE,
-        "`python -m candleflow psql` opens the database with the page's read-only role. Times are `timestamptz`, prices and volumes",
-        "`numeric`, both exact.\n",
+        "`python -m candleflow psql` opens the database with the page's read-only role. Times are",
+        "`timestamptz`, prices and volumes `numeric`, both exact.\n",
     ]
     by_table: dict[str, list[Sequence[Any]]] = {}
     for table, *column in columns:

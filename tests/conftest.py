@@ -79,7 +79,7 @@ class _OneBrowser(LoadFileScheduling):  # type: ignore[misc]  # xdist has no typ
 @pytest.fixture(scope="session")
 def cache_dir() -> Path:
     """Where jars are kept, as the settings have it: tests share it with `make run`."""
-    return settings.load().cache_path
+    return settings.load().stack.cache_path
 
 
 @pytest.fixture(scope="session")

@@ -119,12 +119,12 @@ def channels(settings: Settings) -> Mapping[str, Channel]:
     """The settings' channels by name. Raises SettingError for an address that apprise can't use."""
     _prepare()
     bases = {
-        "telegram": f"{settings.alert_telegram_url}/bot",
-        "discord": f"{settings.alert_discord_url}/api/webhooks",
+        "telegram": f"{settings.alert.telegram_url}/bot",
+        "discord": f"{settings.alert.discord_url}/api/webhooks",
     }
     return {
         name: _channel(name, address, bases)
-        for name, address in channels_of(settings.alert_channels.get_secret_value()).items()
+        for name, address in channels_of(settings.alert.channels.get_secret_value()).items()
     }
 
 

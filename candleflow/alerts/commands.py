@@ -66,13 +66,13 @@ def _add(settings: Settings, arguments: argparse.Namespace) -> int:
     with closing(AlertEditor.from_settings(settings)) as editor:
         rule_id = editor.add(fields(rule))
     print(f"rule {rule_id}: {described(rule)}")
-    if settings.is_simulated and not rule.may_be_simulated:
+    if settings.exchange.is_simulated and not rule.may_be_simulated:
         print("the trades here are made up: this rule fires on them only with --simulated")
     return 0
 
 
 def _rule(settings: Settings, arguments: argparse.Namespace) -> Rule:
-    known = list(channels_of(settings.alert_channels.get_secret_value()))
+    known = list(channels_of(settings.alert.channels.get_secret_value()))
     names = [name.strip() for name in arguments.to.split(",")] if arguments.to else known
     if not names:
         raise RuleError("channels: CANDLEFLOW_ALERT_CHANNELS has none, and --to names none")

@@ -152,7 +152,7 @@ class Decider:
             window=window,
             value=sight.price,
             is_complete=sight.is_complete,
-            is_simulated=self._settings.is_simulated,
+            is_simulated=self._settings.exchange.is_simulated,
             volume=sight.volume,
             history=[_bar(one) for one in self._bars.get(sight.symbol, ()) if one.open_time < window],
         )
@@ -167,7 +167,7 @@ class Decider:
             value=candle.close,
             is_closed=True,
             is_complete=candle.is_complete,
-            is_simulated=self._settings.is_simulated,
+            is_simulated=self._settings.exchange.is_simulated,
             volume=candle.volume,
             history=[_bar(one) for one in bars[:at]],
         )
@@ -175,7 +175,7 @@ class Decider:
     def _pipeline_samples(self, kind: Kind, sights: Mapping[str, Sight], now: int) -> Iterator[Sample]:
         window = floor_time(now, self._settings.windows.size_us)
         for symbol, value in self._readings(kind, sights, now).items():
-            yield Sample(symbol, now, window, value, is_simulated=self._settings.is_simulated)
+            yield Sample(symbol, now, window, value, is_simulated=self._settings.exchange.is_simulated)
 
     def _readings(self, kind: Kind, sights: Mapping[str, Sight], now: int) -> Mapping[str, Decimal]:
         """By symbol, what a rule of the pipeline is about."""
@@ -196,7 +196,7 @@ class Decider:
 
     def _differing(self, now: int) -> Mapping[str, Decimal]:
         """As the auditor last told; nothing where it doesn't tell any more."""
-        beat = read_heartbeat(self._settings.run_dir, _AUDIT)
+        beat = read_heartbeat(self._settings.stack.run_dir, _AUDIT)
         if beat is None or now / SECOND_US - beat.beaten_at > BEAT_SECONDS:
             return {}
         compared = {

@@ -28,7 +28,7 @@ class Pictures:
 
     def __init__(self, settings: Settings, book: AlertBook) -> None:
         self._size_us = settings.windows.size_us
-        self._is_simulated = settings.is_simulated
+        self._is_simulated = settings.exchange.is_simulated
         self._book = book
 
     def of(self, alert_id: int) -> bytes | None:

@@ -42,11 +42,11 @@ _MOST_STRAY: Final = 100
 
 def run(settings: Settings) -> int:
     """Decide and send until told to stop; the exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log_level, settings.log_format)
+    set_up_logging(NAME, settings.log.level, settings.log.format)
     try:
         Alerting(settings).run()
     except CandleflowError as error:
-        _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
+        _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
         return error.exit_status
     return 0
 
@@ -58,7 +58,7 @@ class Alerting:
         self._channels = channels(settings)
         self._book = AlertBook.from_settings(settings)
         self._decider = Decider(settings, self._book)
-        picture_of = Pictures(settings, self._book).of if settings.alert_pictures else None
+        picture_of = Pictures(settings, self._book).of if settings.alert.pictures else None
         self._senders = {
             name: ChannelSender(way, self._book, picture_of) for name, way in self._channels.items()
         }

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
     """Print the gaps, the latest last; 0. Raises BrokerError where Kafka can't be asked."""
-    events = read_all(settings.kafka_bootstrap, settings.gaps_topic)
+    events = read_all(settings.kafka.bootstrap, settings.gaps_topic)
     found = gaps(events)
     shown = [gap for gap in found if gap.missing or not arguments.open]
     if arguments.json:

@@ -128,7 +128,7 @@ class Mender:
     def _merged(self) -> Merged | None:
         settings = self._settings
         merged = self._store.merged(settings.topic)
-        if merged is None or merged.topic_id != topic_id(settings.kafka_bootstrap, settings.topic):
+        if merged is None or merged.topic_id != topic_id(settings.kafka.bootstrap, settings.topic):
             return None
         return merged
 
@@ -150,7 +150,7 @@ class Mender:
     def _read(self, refold: Refold, symbol: str, suspect: Suspect, merged: Merged) -> bool:
         """Fold what the topic has of the stretch; whether all that may matter was read."""
         told_at, count = time.monotonic(), 0
-        with TradeReader(self._settings.kafka_bootstrap, self._settings.topic) as reader:
+        with TradeReader(self._settings.kafka.bootstrap, self._settings.topic) as reader:
             for begin, end in self._spans(reader, suspect, merged):
                 for records in reader.records(begin, end):
                     if self._gives_up():

@@ -65,11 +65,11 @@ _SYMBOLS_LIMIT: Final = 100
 
 def run(settings: Settings) -> int:
     """Audit until told to stop; the exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log_level, settings.log_format)
+    set_up_logging(NAME, settings.log.level, settings.log.format)
     try:
         asyncio.run(Auditor(settings).run())
     except CandleflowError as error:
-        _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
+        _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
         return error.exit_status
     return 0
 
@@ -101,7 +101,7 @@ class Auditor:
         self._history = HistoryLoader(settings, self._urls, self._reader)
         self._stop = asyncio.Event()
         self._message = ""
-        self._gaps = gap_log.GapReader(settings.kafka_bootstrap, settings.gaps_topic)
+        self._gaps = gap_log.GapReader(settings.kafka.bootstrap, settings.gaps_topic)
         self._on_record = OnRecord()
         self._behind = ""
         self._unjudged = ""
@@ -210,14 +210,14 @@ class Auditor:
         settings = self._settings
         caught_up_at = self._reader.caught_up_at(settings.topic)
         until = min(now, caught_up_at or 0) - SETTLE_US
-        since = now - int(settings.fill_hours * 3_600 * SECOND_US)
+        since = now - int(settings.exchange.fill_hours * 3_600 * SECOND_US)
         # First the candles, then what is on record: a hole that came meanwhile is on record before it shows.
         held = {symbol: self._reader.id_ranges(symbol, since, until) for symbol in settings.symbols}
         self._read_on_record(now, min(until, now - AGAIN_US))
         self._tell_unjudged(now, caught_up_at, until)
         found = [event for symbol in held for event in self._unknown(symbol, held[symbol], until, now)]
         if found:
-            gap_log.write_all(settings.kafka_bootstrap, settings.gaps_topic, found)
+            gap_log.write_all(settings.kafka.bootstrap, settings.gaps_topic, found)
         for event in found:
             self._holes_found += len(event.ranges)
             _log.warning(

@@ -70,7 +70,7 @@ def _order(settings: Settings, asked: Asked, now: int) -> None:
     holes = unknown_holes(held, ())
     events = events_of(GapEventKind.SEEN, asked.symbol, holes, now, REPAIR)
     if events:
-        gap_log.write_all(settings.kafka_bootstrap, settings.gaps_topic, events)
+        gap_log.write_all(settings.kafka.bootstrap, settings.gaps_topic, events)
     for lower, upper in holes:
         print(f"{asked.symbol}: trades {lower} to {upper - 1} are to be fetched")
     print(

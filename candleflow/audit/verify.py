@@ -118,7 +118,7 @@ async def verify(
             asked = Asked(asked.symbol, asked.since, min(asked.until, now))
             comparing = _Comparing(asked, reader, rest, progress, now)
             comparisons = tuple([await comparing.all_of(one) for one in bases(settings.windows)])
-            return Verified(asked, url, comparisons, settings.is_simulated)
+            return Verified(asked, url, comparisons, settings.exchange.is_simulated)
     raise ExchangeError("; ".join(problems))
 
 

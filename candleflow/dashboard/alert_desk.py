@@ -18,7 +18,7 @@ class StoredDesk:
     """Shared by all viewers. Each method raises StoreError while PostgreSQL can't answer."""
 
     def __init__(self, settings: Settings) -> None:
-        self.channels: Sequence[str] = list(channels_of(settings.alert_channels.get_secret_value()))
+        self.channels: Sequence[str] = list(channels_of(settings.alert.channels.get_secret_value()))
         self._reader = AlertReader.from_settings(settings)
         self._editor = AlertEditor.from_settings(settings)
         self._answers = SharedAnswers()

@@ -84,24 +84,24 @@ def page() -> None:
         screen.complain(str(error))
         print(error, file=sys.stderr)  # no logging yet: its level is a setting
         return
-    screen.configure(is_simulated=settings.is_simulated)
+    screen.configure(is_simulated=settings.exchange.is_simulated)
     screen.show(
         SharedSource,
         settings.symbols,
         settings.windows,
         _now,
-        is_simulated=settings.is_simulated,
+        is_simulated=settings.exchange.is_simulated,
         alert_desk=_alert_desk(),
     )
 
 
 def run(settings: Settings) -> int:
-    """Become Streamlit's server on ``settings.dashboard_port``. Its exit status is 0 after SIGTERM or Ctrl-C.
+    """Become Streamlit's server on ``settings.dashboard.port``. Its exit status is 0 after SIGTERM or Ctrl-C.
 
     Raises StackError if the port is taken.
     """
-    _check_port(settings.dashboard_port)
-    started = command(settings.dashboard_port, settings.dashboard_public_url)
+    _check_port(settings.dashboard.port)
+    started = command(settings.dashboard.port, settings.dashboard.public_url)
     os.execv(sys.executable, started)  # nosec B606 # noqa: S606 - no shell is wanted
 
 
@@ -189,7 +189,7 @@ class SharedSource:
             return None
 
     def _nobody_forecasts(self) -> bool:
-        beat = self._viewer.ask("forecaster", lambda: read_heartbeat(_settings().run_dir, "forecaster"))
+        beat = self._viewer.ask("forecaster", lambda: read_heartbeat(_settings().stack.run_dir, "forecaster"))
         return beat is None
 
 
@@ -214,7 +214,7 @@ def _settings() -> Settings:
     """The settings as the process found them; a wrong one is looked at anew by the next viewer."""
     environment.prepare()
     settings = settings_module.load()
-    set_up_logging("dashboard", settings.log_level, settings.log_format)
+    set_up_logging("dashboard", settings.log.level, settings.log.format)
     return settings
 
 
@@ -235,7 +235,7 @@ def _track_record(symbol: str) -> TrackRecord | None:
     found = scores(scored(_forecasts().recent(symbol, 0, JUDGED)), size_us)
     if found is None:
         return None
-    simulated = "Of a made-up market. " if _settings().is_simulated else ""
+    simulated = "Of a made-up market. " if _settings().exchange.is_simulated else ""
     return TrackRecord(
         has_skill=found.has_skill,
         is_covered=found.is_covered,
@@ -270,14 +270,14 @@ def _sparklines() -> Mapping[str, Sparkline]:
 
 def _heartbeats() -> Mapping[str, Heartbeat | None]:
     settings = _settings()
-    return {name: read_heartbeat(settings.run_dir, name) for name in watched(settings)}
+    return {name: read_heartbeat(settings.stack.run_dir, name) for name in watched(settings)}
 
 
 def watched(settings: Settings) -> Sequence[str]:
     """The processes that the trust strip tells of."""
-    simulator = ("simulator",) if settings.is_simulated else ()
-    alerts = (_ALERTS,) if channels_of(settings.alert_channels.get_secret_value()) else ()
-    return *simulator, *expected_producers(settings.run_dir), *_PROCESSES, *alerts
+    simulator = ("simulator",) if settings.exchange.is_simulated else ()
+    alerts = (_ALERTS,) if channels_of(settings.alert.channels.get_secret_value()) else ()
+    return *simulator, *expected_producers(settings.stack.run_dir), *_PROCESSES, *alerts
 
 
 def _check_port(port: int) -> None:

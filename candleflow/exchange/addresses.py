@@ -30,17 +30,17 @@ def addresses(settings: Settings, share: Share = Share.AUDITING) -> Addresses:
     """
 
     def limited(*urls: str) -> tuple[RestAddress, ...]:
-        folder = settings.run_dir
+        folder = settings.stack.run_dir
         return tuple(RestAddress(url, RateLimiter(url, share=share, folder=folder)) for url in urls)
 
-    if settings.exchange_ws_url is not None:
-        rest = settings.exchange_rest_url
-        return Addresses((settings.exchange_ws_url,), () if rest is None else limited(rest))
-    if settings.exchange is Exchange.SIMULATOR:
-        place = f"127.0.0.1:{settings.simulator_port}"
-        return Addresses((f"ws://{place}",), limited(settings.exchange_rest_url or f"http://{place}"))
-    is_auto = settings.exchange is Exchange.AUTO
-    doors = (Exchange.BINANCE, Exchange.BINANCE_VISION) if is_auto else (settings.exchange,)
+    if settings.exchange.ws_url is not None:
+        rest = settings.exchange.rest_url
+        return Addresses((settings.exchange.ws_url,), () if rest is None else limited(rest))
+    if settings.exchange.name is Exchange.SIMULATOR:
+        place = f"127.0.0.1:{settings.simulator.port}"
+        return Addresses((f"ws://{place}",), limited(settings.exchange.rest_url or f"http://{place}"))
+    is_auto = settings.exchange.name is Exchange.AUTO
+    doors = (Exchange.BINANCE, Exchange.BINANCE_VISION) if is_auto else (settings.exchange.name,)
     websocket, rest_urls = zip(*(EXCHANGE_URLS[door] for door in doors), strict=True)
-    rest_urls = rest_urls if settings.exchange_rest_url is None else (settings.exchange_rest_url,)
+    rest_urls = rest_urls if settings.exchange.rest_url is None else (settings.exchange.rest_url,)
     return Addresses(websocket, limited(*rest_urls), _ADVICE if is_auto else "")

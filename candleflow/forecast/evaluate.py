@@ -88,7 +88,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     """
     stretch = _of_file(settings, arguments) if arguments.file else _of_store(settings, arguments)
     found = evaluate(stretch.candles, settings.windows.size_us)
-    print_report(stretch, found, is_simulated=settings.is_simulated and not arguments.file)
+    print_report(stretch, found, is_simulated=settings.exchange.is_simulated and not arguments.file)
     if stretch.unread.count:
         print(
             f"{stretch.unread.count:,} lines can't be read; the first: {stretch.unread.first}",

@@ -47,11 +47,11 @@ _FILLED: Final = 120
 
 def run(settings: Settings) -> int:
     """Forecast until told to stop; the exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log_level, settings.log_format)
+    set_up_logging(NAME, settings.log.level, settings.log.format)
     try:
         asyncio.run(Forecaster(settings, ForecastStore.from_settings(settings, Role.FORECASTER)).run())
     except CandleflowError as error:
-        _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
+        _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
         return error.exit_status
     return 0
 
@@ -158,7 +158,7 @@ class Forecaster:
         while True:
             try:
                 await asyncio.to_thread(self.tend, time.time_ns() // 1_000)
-                if self._settings.metrics_port:  # nobody else looks at it
+                if self._settings.metrics.port:  # nobody else looks at it
                     await asyncio.to_thread(self.judge)
             except StoreError as error:
                 _log.info("forecasts aren't tended now: %s", error)

@@ -114,9 +114,9 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     Raises SettingError for another venue than the archive's, ExchangeError where the archive can't be had or
     isn't sound, StoreError while PostgreSQL is away, StackError without Java or its jars.
     """
-    if settings.venue is not Venue.MAIN:
+    if settings.exchange.venue is not Venue.MAIN:
         raise SettingError(
-            f"CANDLEFLOW_EXCHANGE={str(settings.exchange)!r}: the archive has the trades of Binance's "
+            f"CANDLEFLOW_EXCHANGE={str(settings.exchange.name)!r}: the archive has the trades of Binance's "
             "main market, whose ids must not get among this one's; accepted: auto, binance, binance-vision"
         )
     day = Day(arguments.symbol or settings.symbols[0], *arguments.date)
@@ -127,7 +127,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     loaded = Loaded()
     try:
         # In the data folder, as the archive may be larger than what /tmp holds.
-        with work_folder("backfill-", settings.data_path) as work_dir:
+        with work_folder("backfill-", settings.stack.data_path) as work_dir:
             _run_in(work_dir, settings, day, arguments.file, loaded, is_of_month=is_of_month)
     except KeyboardInterrupt:
         print("stopped before the end: what was loaded stays, and a new run goes on", file=sys.stderr)
@@ -209,7 +209,7 @@ def _file(settings: Settings, day: Day, given: Path | None, work_dir: Path, cons
         if archive.check(given):
             console.print(f"{given.name} is what its checksum says", highlight=False)
         return given
-    url = archive.address(settings.archive_url, day.symbol, day.name)
+    url = archive.address(settings.exchange.archive_url, day.symbol, day.name)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console.print(f"Fetching {url}", highlight=False, soft_wrap=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -227,14 +227,14 @@ def _spark(settings: Settings) -> Iterator[SparkSession]:
 
 
 def _session(settings: Settings, work_dir: Path) -> Iterator[SparkSession]:
-    java_home = find_java(settings.cache_path)
-    jars = ensure_jars("spark", settings.cache_path)
-    class_archive = spark_archive(settings.cache_path, java_home, jars)
+    java_home = find_java(settings.stack.cache_path)
+    jars = ensure_jars("spark", settings.stack.cache_path)
+    class_archive = spark_archive(settings.stack.cache_path, java_home, jars)
     spark = start_session(
         java_home=java_home,
         jars=jars,
-        master=settings.spark_master,
-        memory=settings.spark_memory,
+        master=settings.spark.master,
+        memory=settings.spark.memory,
         work_dir=work_dir,
         name="candleflow-backfill",
         java_options=class_archive.java_options(work_dir / "classes.txt"),

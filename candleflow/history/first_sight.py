@@ -59,7 +59,7 @@ class HistoryLoader:
         """``urls``: the exchange's REST addresses; ``reader`` stays the caller's to close."""
         self._settings = settings
         self._windows = settings.windows
-        self._span_us = int(settings.history_hours * _HOUR_US)
+        self._span_us = int(settings.exchange.history_hours * _HOUR_US)
         self._reader = reader
         self._urls = urls
         self._store = HistoryStore.from_settings(settings)
@@ -111,7 +111,9 @@ class HistoryLoader:
                 failures += 1
                 continue
             for done in [one for one in lacking if one.until <= one.since]:
-                _log.info("%s has its history of %g hours", done.symbol, self._settings.history_hours)
+                _log.info(
+                    "%s has its history of %g hours", done.symbol, self._settings.exchange.history_hours
+                )
                 lacking.remove(done)
             hours = sum(one.until - one.since for one in lacking) / _HOUR_US
             self.state = f"history: {hours:.1f} h to load" if lacking else ""

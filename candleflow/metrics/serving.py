@@ -18,9 +18,9 @@ def served_heartbeat(settings: Settings, name: str) -> HeartbeatFile:
     A producer's bears the name of its shard, so that none writes over another's.
     A port that can't be had stops no process from its work: one line says so.
     """
-    heartbeat = HeartbeatFile(settings.run_dir, settings.producer_name if name == PRODUCER else name)
-    if settings.metrics_port:
-        _serve(heartbeat, settings.metrics_host, settings.metrics_port_of(name))
+    heartbeat = HeartbeatFile(settings.stack.run_dir, settings.producer_name if name == PRODUCER else name)
+    if settings.metrics.port:
+        _serve(heartbeat, settings.metrics.host, settings.metrics_port_of(name))
     return heartbeat
 
 

@@ -21,12 +21,12 @@ def run(settings: Settings) -> int:
     Raises LedgerError while a processor runs on the topic, BrokerError and StoreError where Kafka and
     PostgreSQL can't be asked.
     """
-    found = topic_id(settings.kafka_bootstrap, settings.topic)
+    found = topic_id(settings.kafka.bootstrap, settings.topic)
     owner = credentials.dsn(settings, Role.OWNER)
     try:
         connection = owner.connect()
     except psycopg2.OperationalError as error:
-        raise StoreError(f"PostgreSQL can't be reached at {settings.postgres}: {error}") from None
+        raise StoreError(f"PostgreSQL can't be reached at {settings.database}: {error}") from None
     try:
         with connection, connection.cursor() as cursor:
             cursor.execute("SELECT adopt_topic(%s, %s)", (settings.topic, found))

@@ -109,7 +109,7 @@ def follow_topic(settings: Settings, watches: Mapping[str, Watch], stop: threadi
     """Tell ``watches``, by symbol, of each trade that comes into the topic from now on, until ``stop``."""
     consumer = KafkaConsumer(
         settings.topic,
-        **python_options(settings.kafka_bootstrap),
+        **python_options(settings.kafka.bootstrap),
         auto_offset_reset="latest",
         enable_auto_commit=False,
         fetch_max_wait_ms=20,

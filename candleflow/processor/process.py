@@ -88,14 +88,14 @@ _POLL_SECONDS: Final = 0.1
 
 def run(settings: Settings) -> int:
     """Run the processor until it is told to stop; its exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log_level, settings.log_format)
+    set_up_logging(NAME, settings.log.level, settings.log.format)
     processor = _Processor(settings)
     try:
         processor.run()
     except StoppedError:
         return 0
     except CandleflowError as error:
-        _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
+        _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
         return error.exit_status
     except Exception:  # noqa: BLE001 - the process ends here, and says why
         _log.exception("a defect ended the processor")
@@ -111,7 +111,7 @@ class _Processor:
         self._stop = threading.Event()
         self._heartbeat = served_heartbeat(settings, NAME)
         self._held_by = f"{socket.gethostname()} process {os.getpid()}"
-        self._end_offsets = EndOffsets(settings.kafka_bootstrap, settings.topic)
+        self._end_offsets = EndOffsets(settings.kafka.bootstrap, settings.topic)
         self._sink: CandleSink | None = None
         self._beaten_at = 0.0
         self._restarts = 0
@@ -127,22 +127,22 @@ class _Processor:
 
     def _run_in(self, work_dir: Path) -> None:
         settings = self._settings
-        if settings.spark_master == SPARK_SUBMIT:
+        if settings.spark.master == SPARK_SUBMIT:
             self._wait_for_kafka()
             self._wait_for_store()
             self._process_in(join_session(work_dir), work_dir)
             return
-        java_home = find_java(settings.cache_path)
-        jars = ensure_jars("spark", settings.cache_path)
-        archive = spark_archive(settings.cache_path, java_home, jars)
+        java_home = find_java(settings.stack.cache_path)
+        jars = ensure_jars("spark", settings.stack.cache_path)
+        archive = spark_archive(settings.stack.cache_path, java_home, jars)
         listing = work_dir / "classes.txt"
         with ThreadPoolExecutor(1, "spark-start") as starter:
             starting = starter.submit(
                 start_session,
                 java_home=java_home,
                 jars=jars,
-                master=settings.spark_master,
-                memory=settings.spark_memory,
+                master=settings.spark.master,
+                memory=settings.spark.memory,
                 work_dir=work_dir,
                 java_options=archive.java_options(listing),
             )
@@ -190,12 +190,12 @@ class _Processor:
         work = Work(
             topic=settings.topic,
             held_by=self._held_by,
-            bootstrap=settings.kafka_bootstrap,
+            bootstrap=settings.kafka.bootstrap,
             rejected_topic=settings.rejected_topic,
             windows=settings.windows,
             max_future_us=int(settings.max_future_seconds * SECOND_US),
         )
-        last_records = LastRecords(settings.kafka_bootstrap, settings.topic)
+        last_records = LastRecords(settings.kafka.bootstrap, settings.topic)
         self._sink = CandleSink(ledger, work, self._stop, last_records.confirm)
         self._snapshots = SnapshotWatch(writer)
         self._end_offsets.start()
@@ -230,7 +230,7 @@ class _Processor:
 
     def _claim(self, ledger: Ledger) -> Claim:
         """Become the one processor of the topic there is now; raises HeldError where another stays it."""
-        found = topic_id(self._settings.kafka_bootstrap, self._settings.topic)
+        found = topic_id(self._settings.kafka.bootstrap, self._settings.topic)
 
         def claim() -> Claim:
             return ledger.claim(found, self._held_by)
@@ -241,21 +241,21 @@ class _Processor:
         """Run a query from the claim's offsets until it is stopped; raises what ended it otherwise."""
         settings = self._settings
         began_at = time.monotonic()
-        found = bounds(settings.kafka_bootstrap, settings.topic)
+        found = bounds(settings.kafka.bootstrap, settings.topic)
         offsets = starting_offsets(settings.topic, claim.offsets, found)
         sink.begin(claim, checkpoint, offsets, found.end)
         records = trades.read_stream(
             spark,
-            settings.kafka_bootstrap,
+            settings.kafka.bootstrap,
             settings.topic,
             offsets,
-            records_per_batch=settings.max_offsets_per_trigger,
+            records_per_batch=settings.spark.max_offsets_per_trigger,
         )
         query = (
             sink.blocks(records)
             .writeStream.foreachBatch(sink)
             .option("checkpointLocation", checkpoint.as_uri())
-            .trigger(processingTime=f"{settings.trigger_milliseconds} milliseconds")
+            .trigger(processingTime=f"{settings.spark.trigger_milliseconds} milliseconds")
             .start()
         )
         behind = sum(found.end[number] - offset for number, offset in offsets.items())
@@ -310,14 +310,14 @@ class _Processor:
 
     def _wait_for_kafka(self) -> None:
         settings = self._settings
-        self._beat("waiting", f"for Kafka at {settings.kafka_bootstrap}")
+        self._beat("waiting", f"for Kafka at {settings.kafka.bootstrap}")
         try:
             ensure_topics(
-                settings.kafka_bootstrap,
+                settings.kafka.bootstrap,
                 (settings.topic, settings.rejected_topic),
-                settings.kafka_partitions,
-                settings.kafka_replication,
-                settings.kafka_retention_hours,
+                settings.kafka.partitions,
+                settings.kafka.replication,
+                settings.kafka.retention_hours,
                 gives_up=self._gives_up,
             )
         except BrokerError:
@@ -359,7 +359,7 @@ class _Processor:
             self._stop.wait(_POLL_SECONDS)
 
     def _gives_up(self) -> bool:
-        self._beat("waiting", f"for Kafka at {self._settings.kafka_bootstrap}")
+        self._beat("waiting", f"for Kafka at {self._settings.kafka.bootstrap}")
         return self._stop.is_set()
 
     def _raise_if_stopped(self) -> None:

@@ -68,16 +68,16 @@ _AGES_LIMIT: Final = 100
 
 def run(settings: Settings) -> int:
     """Run the producer until it is told to stop; its exit status. Logs to stderr."""
-    set_up_logging(settings.producer_name, settings.log_level, settings.log_format)
+    set_up_logging(settings.producer_name, settings.log.level, settings.log.format)
     gc.set_threshold(GARBAGE_OBJECTS)
-    if settings.log_level != "DEBUG":
+    if settings.log.level != "DEBUG":
         # Each delivery's outcome is looked at and told of by the trade log; kafka-python would add a line
         # for every attempt to connect while Kafka is away, and tracebacks from its threads.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
     try:
         asyncio.run(_run(settings))
     except CandleflowError as error:
-        _log.error("%s", error, exc_info=settings.log_level == "DEBUG")
+        _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
         return error.exit_status
     except Exception:  # noqa: BLE001 - the process ends here, and says why
         _log.exception("a defect ended the producer")
@@ -95,21 +95,21 @@ class Producer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._addresses = addresses(settings, Share.FILLING)
-        retention_us = int(settings.kafka_retention_hours * 3_600 * SECOND_US)
+        retention_us = int(settings.kafka.retention_hours * 3_600 * SECOND_US)
         self._clock = ExchangeClock(trusted_lag_us=retention_us // 2)
         self._stop = asyncio.Event()
         self._state = ("starting", "")
         self._symbols = settings.own_symbols
         self._heartbeat = served_heartbeat(settings, NAME)
         self._trade_log = TradeLog(
-            settings.kafka_bootstrap,
+            settings.kafka.bootstrap,
             settings.topic,
             settings.rejected_topic,
-            max_in_flight=settings.max_in_flight,
+            max_in_flight=settings.kafka.max_in_flight,
             now_ms=self._clock.record_ms,
         )
         self._history = TradeHistory(self._addresses.rest)
-        self._can_fill = bool(self._addresses.rest) and settings.fill_hours > 0
+        self._can_fill = bool(self._addresses.rest) and settings.exchange.fill_hours > 0
         self._intake = Intake(self._trade_log, self._note_gap, can_refill=self._can_fill)
         self._filler = GapFiller(
             self._history,
@@ -118,13 +118,13 @@ class Producer:
             self._symbols,
             write=self._write,
             now_us=self._clock.now_us,
-            fill_us=int(settings.fill_hours * 3_600 * SECOND_US),
+            fill_us=int(settings.exchange.fill_hours * 3_600 * SECOND_US),
         )
         self._tail = TailWatch(
             self._history, self._intake, self._symbols, may_note=lambda: self._gap_log.is_held
         )
         self._gap_log = GapLog(
-            settings.kafka_bootstrap,
+            settings.kafka.bootstrap,
             settings.gaps_topic,
             holder=f"{socket.gethostname()} process {os.getpid()}",
             shard=settings.shard,
@@ -135,8 +135,8 @@ class Producer:
             self._addresses.websocket,
             self._symbols,
             self._take,
-            rotation=Rotation(settings.exchange_lifetime_minutes * 60, settings.exchange_silence_seconds),
-            max_streams=settings.exchange_max_streams,
+            rotation=Rotation(settings.exchange.lifetime_minutes * 60, settings.exchange.silence_seconds),
+            max_streams=settings.exchange.max_streams,
             max_future_us=int(settings.max_future_seconds * SECOND_US),
             now_us=self._clock.now_us,
             on_connected=self._on_connected,
@@ -259,7 +259,7 @@ class Producer:
         self._state = ("waiting", "for the right to publish")
         await asyncio.to_thread(self._gap_log.acquire, HOLDER_SECONDS, self._stop.is_set)
         last = await asyncio.to_thread(
-            last_trade_ids, settings.kafka_bootstrap, settings.topic, self._symbols, self._read_trade
+            last_trade_ids, settings.kafka.bootstrap, settings.topic, self._symbols, self._read_trade
         )
         self._intake.begin_after(last)
 
@@ -269,7 +269,7 @@ class Producer:
         return verdict if isinstance(verdict, Trade) else None
 
     async def _wait_for_kafka(self) -> None:
-        self._state = ("waiting", f"for Kafka at {self._settings.kafka_bootstrap}")
+        self._state = ("waiting", f"for Kafka at {self._settings.kafka.bootstrap}")
         await self._ensure_topics()
 
     async def _keep_topics(self) -> None:
@@ -283,18 +283,18 @@ class Producer:
         settings = self._settings
         await asyncio.to_thread(
             ensure_topics,
-            settings.kafka_bootstrap,
+            settings.kafka.bootstrap,
             (settings.topic, settings.rejected_topic),
-            settings.kafka_partitions,
-            settings.kafka_replication,
-            settings.kafka_retention_hours,
+            settings.kafka.partitions,
+            settings.kafka.replication,
+            settings.kafka.retention_hours,
             gives_up=self._stop.is_set,
         )
         await asyncio.to_thread(
             gap_log.ensure_topic,
-            settings.kafka_bootstrap,
+            settings.kafka.bootstrap,
             settings.gaps_topic,
-            settings.kafka_replication,
+            settings.kafka.replication,
             gives_up=self._stop.is_set,
         )
 

@@ -71,10 +71,10 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
 
     Raises ExchangeError where the port is taken or the recording can't be read.
     """
-    set_up_logging(NAME, settings.log_level, settings.log_format)
+    set_up_logging(NAME, settings.log.level, settings.log.format)
     is_replay = arguments.command == "replay"
     source = _recording(arguments) if is_replay else _seeded_market(settings, arguments)
-    port = settings.simulator_port if arguments.port is None else arguments.port
+    port = settings.simulator.port if arguments.port is None else arguments.port
     asyncio.run(_serve(source, port, served_heartbeat(settings, NAME)))
     return 0
 
@@ -127,9 +127,9 @@ async def _tell_of_the_end(simulator: Simulator, source: Source) -> None:
 
 def _seeded_market(settings: Settings, arguments: argparse.Namespace) -> SeededMarket:
     return continued_market(
-        settings.data_path / MARKET_FILE,
-        settings.simulator_seed if arguments.seed is None else arguments.seed,
-        settings.simulator_rate if arguments.rate is None else arguments.rate,
+        settings.stack.data_path / MARKET_FILE,
+        settings.simulator.seed if arguments.seed is None else arguments.seed,
+        settings.simulator.rate if arguments.rate is None else arguments.rate,
         arguments.symbols or settings.symbols,
         time.time_ns() // 1_000,
     )

@@ -34,18 +34,18 @@ def server_ports(settings: Settings) -> list[NeededPort]:
 
     Raises SettingError where an address isn't one port of this machine.
     """
-    host, _, port = settings.kafka_bootstrap.rpartition(":")
-    if "," in settings.kafka_bootstrap or host.strip("[]") not in _LOOPBACK_NAMES:
+    host, _, port = settings.kafka.bootstrap.rpartition(":")
+    if "," in settings.kafka.bootstrap or host.strip("[]") not in _LOOPBACK_NAMES:
         raise SettingError(
-            f"CANDLEFLOW_KAFKA_BOOTSTRAP={settings.kafka_bootstrap!r}: Kafka is started on this machine, so "
+            f"CANDLEFLOW_KAFKA_BOOTSTRAP={settings.kafka.bootstrap!r}: Kafka is started on this machine, so "
             "it must be one address such as 127.0.0.1:9092"
         )
-    if settings.kafka_security_protocol is not KafkaProtocol.PLAINTEXT:
+    if settings.kafka.security_protocol is not KafkaProtocol.PLAINTEXT:
         raise SettingError(
-            f"CANDLEFLOW_KAFKA_SECURITY_PROTOCOL={str(settings.kafka_security_protocol)!r}: the Kafka "
+            f"CANDLEFLOW_KAFKA_SECURITY_PROTOCOL={str(settings.kafka.security_protocol)!r}: the Kafka "
             "that is started here listens to this machine only, in plain text"
         )
-    address = settings.postgres
+    address = settings.database
     if address.host not in _LOOPBACK_NAMES:
         raise SettingError(
             f"CANDLEFLOW_POSTGRES_URL names the host {address.host}: PostgreSQL is started on this machine, "
@@ -58,11 +58,11 @@ def server_ports(settings: Settings) -> list[NeededPort]:
 
 
 def dashboard_port(settings: Settings) -> NeededPort:
-    return NeededPort("the page", "CANDLEFLOW_DASHBOARD_PORT", settings.dashboard_port)
+    return NeededPort("the page", "CANDLEFLOW_DASHBOARD_PORT", settings.dashboard.port)
 
 
 def simulator_port(settings: Settings) -> NeededPort:
-    return NeededPort("the simulator", "CANDLEFLOW_SIMULATOR_PORT", settings.simulator_port)
+    return NeededPort("the simulator", "CANDLEFLOW_SIMULATOR_PORT", settings.simulator.port)
 
 
 def check_ports(needed: Sequence[NeededPort]) -> None:
@@ -89,16 +89,16 @@ def kafka_server(settings: Settings, java_home: Path, jars: Sequence[Path]) -> K
     """Kafka on the port of the settings, with its folder below the venue's."""
     port = server_ports(settings)[0]
     folder = settings.venue_dir / "kafka"
-    archive = kafka_archive(settings.cache_path, java_home, jars)
+    archive = kafka_archive(settings.stack.cache_path, java_home, jars)
     return KafkaServer(
-        folder, port.port, java_home, jars, settings.kafka_memory, host=port.host, archive=archive
+        folder, port.port, java_home, jars, settings.kafka.memory, host=port.host, archive=archive
     )
 
 
 def postgres_server(settings: Settings) -> PostgresServer:
     """PostgreSQL on the port of the settings, with its folder below the venue's."""
     port = server_ports(settings)[1]
-    credentials = settings.run_dir / "credentials.json"
+    credentials = settings.stack.run_dir / "credentials.json"
     return PostgresServer(settings.venue_dir / "postgres", port.port, credentials=credentials, host=port.host)
 
 

@@ -46,7 +46,7 @@ def status(settings: Settings) -> dict[str, Any] | None:
     )
     known = {one["name"] for one in processes}
     for name in _beating(settings):
-        beat = read_heartbeat(settings.run_dir, name)
+        beat = read_heartbeat(settings.stack.run_dir, name)
         if name not in known and beat is not None and _lives(beat):
             processes.append(_described(settings, name, beat.pid, beat.state))
     if run is None and not processes:
@@ -55,13 +55,13 @@ def status(settings: Settings) -> dict[str, Any] | None:
         "command": run.command if run else None,
         "supervisor_pid": run.pid if run else None,
         "is_ready": run.is_ready if run else None,
-        "exchange": str(settings.exchange),
-        "simulated": settings.is_simulated,
+        "exchange": str(settings.exchange.name),
+        "simulated": settings.exchange.is_simulated,
         "symbols": list(settings.symbols),
         "topic": settings.topic,
-        "kafka_bootstrap": settings.kafka_bootstrap,
+        "kafka_bootstrap": settings.kafka.bootstrap,
         "postgres_url": credentials.reader_url(settings),
-        "dashboard_url": f"http://localhost:{settings.dashboard_port}",
+        "dashboard_url": f"http://localhost:{settings.dashboard.port}",
         "processes": processes,
     }
 
@@ -97,12 +97,12 @@ def down(settings: Settings) -> int:
                 )
         print(f"stopped `candleflow {run.command}`")
         return 0
-    if not settings.run_dir.exists():
+    if not settings.stack.run_dir.exists():
         print("nothing is running")
         return 0
     try:
-        with only_one(settings.run_dir):
-            left = stop_leftovers(settings.run_dir)
+        with only_one(settings.stack.run_dir):
+            left = stop_leftovers(settings.stack.run_dir)
     except HeldError as error:
         raise StackError(f"{error}: try again in a moment") from error
     print(f"stopped {', '.join(left)}, left over from an earlier run" if left else "nothing is running")
@@ -141,13 +141,13 @@ def _in_force(settings: Settings, run: Run | None) -> Settings:
 
 
 def _living_run(settings: Settings) -> Run | None:
-    run = read_run(settings.run_dir)
+    run = read_run(settings.stack.run_dir)
     return run if run is not None and run.is_alive() else None
 
 
 def _beating(settings: Settings) -> list[str]:
     """``BEATING``, with the producer of each shard in the producer's place."""
-    producers = [shard.name_of(PRODUCER) for shard in told_shards(settings.run_dir)]
+    producers = [shard.name_of(PRODUCER) for shard in told_shards(settings.stack.run_dir)]
     at = BEATING.index(PRODUCER)
     return [*BEATING[:at], *producers, *BEATING[at + 1 :]]
 
@@ -164,7 +164,7 @@ def _lives(beat: Heartbeat) -> bool:
 def _described(settings: Settings, name: str, pid: int, state: str) -> dict[str, Any]:
     """One process, with its own words where its heartbeat is this process's."""
     told: dict[str, Any] = {"name": name, "pid": pid, "state": state, "memory_mb": memory_mb(pid)}
-    beat = read_heartbeat(settings.run_dir, name)
+    beat = read_heartbeat(settings.stack.run_dir, name)
     if beat is not None and beat.pid == pid:
         told |= {
             "state": beat.state if state == "running" else state,

@@ -75,8 +75,8 @@ def run(settings: Settings, command: Command = "up", *, console: Console | None 
     Raises HeldError where one is running on this data folder, and StackError where a part can't be started.
     """
     console = console or Console()
-    with only_one(settings.run_dir):
-        for name in stop_leftovers(settings.run_dir):
+    with only_one(settings.stack.run_dir):
+        for name in stop_leftovers(settings.stack.run_dir):
             console.print(f"stopped {name}, left over from an earlier run", highlight=False)
         return asyncio.run(_Session(settings, command, console).run())
 
@@ -94,12 +94,12 @@ def run_services(settings: Settings, arguments: argparse.Namespace) -> int:
 def detach(settings: Settings, console: Console | None = None) -> int:
     """``services --detach``: start them in the background and return once they are ready."""
     console = console or Console()
-    log = settings.data_path / "logs" / "services.log"
+    log = settings.stack.data_path / "logs" / "services.log"
     log.unlink(missing_ok=True)
     child = process.spawn(_candleflow("services"), log=log, signal_with_parent=None)
 
     def is_ready() -> bool:
-        known = read_run(settings.run_dir)
+        known = read_run(settings.stack.run_dir)
         return child.poll() is not None or (known is not None and known.pid == child.pid and known.is_ready)
 
     in_time = process.wait_for(is_ready, _DETACH_SECONDS)
@@ -174,8 +174,8 @@ class _Session:
             ]
         )
         for keeping in self._supervisor.keepings:
-            (self._settings.run_dir / f"{keeping.part.name}.json").unlink(missing_ok=True)
-        remove_run(self._settings.run_dir)
+            (self._settings.stack.run_dir / f"{keeping.part.name}.json").unlink(missing_ok=True)
+        remove_run(self._settings.stack.run_dir)
 
     async def _get_ready(self) -> tuple[Path, list[Path]]:
         """Check the ports, choose the exchange, and have Java and the jars; the home and Kafka's jars."""
@@ -187,19 +187,19 @@ class _Session:
         try:
             if self._command == "up":
                 await self._choose_exchange()
-                if self._settings.is_simulated:
+                if self._settings.exchange.is_simulated:
                     local.check_ports([*ports, local.simulator_port(self._settings)])
         except BaseException:
             assets.cancel()
             raise
         java_home, kafka_jars = await assets
-        chosen = {"CANDLEFLOW_EXCHANGE": str(self._settings.exchange), "JAVA_HOME": str(java_home)}
+        chosen = {"CANDLEFLOW_EXCHANGE": str(self._settings.exchange.name), "JAVA_HOME": str(java_home)}
         self._environment = _child_environment(chosen)
         self._write_run()
         return java_home, kafka_jars
 
     def _assets(self) -> tuple[Path, list[Path]]:
-        cache, url = self._settings.cache_path, self._settings.maven_url
+        cache, url = self._settings.stack.cache_path, self._settings.stack.maven_url
         java_home = find_java(cache, console=self._console)
         kafka_jars = ensure_jars("kafka", cache, maven_url=url, console=self._console)
         if self._command == "up":
@@ -208,12 +208,12 @@ class _Session:
 
     async def _choose_exchange(self) -> None:
         """Where it is left to us: the first host that answers, else the simulator, and loudly so."""
-        if self._settings.exchange is Exchange.AUTO and self._settings.exchange_ws_url is None:
+        if self._settings.exchange.name is Exchange.AUTO and self._settings.exchange.ws_url is None:
             answers = await probe()
             for line in exchange_lines(answers):
                 self._display.say(line)
             self._settings = settings_module.load(exchange=chosen_exchange(answers))
-        if self._settings.is_simulated:
+        if self._settings.exchange.is_simulated:
             self._display.is_simulated = True
             self._display.say(SIMULATED, "bold white on red")
 
@@ -226,7 +226,7 @@ class _Session:
         if self._command == "up":
             # Each waits by itself for what it needs; Spark's JVM takes longest to come up.
             self._supervisor.keep(self._child("processor", "processor"))
-            if settings.is_simulated:
+            if settings.exchange.is_simulated:
                 self._supervisor.keep(self._child("simulator", "simulate"))
             self._supervisor.keep(self._child(self._settings.producer_name, "producer"))
         await self._supervisor.ready(kept_postgres)
@@ -264,11 +264,11 @@ class _Session:
         if self._command == "up":
             self._display.say(f"the page: {self._page_url}", "bold")
         else:
-            self._display.say(f"Kafka is at {self._settings.kafka_bootstrap}", "bold")
-            self._display.say(f"PostgreSQL is at {self._settings.postgres!r}", "bold")
+            self._display.say(f"Kafka is at {self._settings.kafka.bootstrap}", "bold")
+            self._display.say(f"PostgreSQL is at {self._settings.database!r}", "bold")
 
     def _child(self, name: str, command: str) -> Part:
-        log = self._settings.data_path / "logs" / f"{name}.log"
+        log = self._settings.stack.data_path / "logs" / f"{name}.log"
         launch = partial(process.spawn, _candleflow(command), log=log, environment=self._environment)
         return Part(name, launch, log)
 
@@ -278,10 +278,10 @@ class _Session:
 
     @property
     def _page_url(self) -> str:
-        return f"http://localhost:{self._settings.dashboard_port}" if self._command == "up" else ""
+        return f"http://localhost:{self._settings.dashboard.port}" if self._command == "up" else ""
 
     def _page_answers(self) -> bool:
-        url = f"http://{process.LOOPBACK}:{self._settings.dashboard_port}/_stcore/health"
+        url = f"http://{process.LOOPBACK}:{self._settings.dashboard.port}/_stcore/health"
         self._page_problem = process.why_no_answer(url)
         return not self._page_problem
 
@@ -292,7 +292,7 @@ class _Session:
 
     def _line(self, keeping: Keeping) -> PartLine:
         """A running part's own words, where it has any."""
-        beat = read_heartbeat(self._settings.run_dir, keeping.part.name)
+        beat = read_heartbeat(self._settings.stack.run_dir, keeping.part.name)
         is_own = keeping.child is not None and beat is not None and beat.pid == keeping.child.pid
         if keeping.state != "running" or beat is None or not is_own:
             return PartLine(keeping.part.name, keeping.state, keeping.message)
@@ -313,7 +313,7 @@ class _Session:
             if one.child is not None
         )
         write_run(
-            self._settings.run_dir,
+            self._settings.stack.run_dir,
             Run(
                 command=self._command,
                 pid=os.getpid(),
@@ -328,21 +328,21 @@ class _Session:
 
 def told_settings(settings: Settings) -> dict[str, str | int]:
     """What another terminal, whose environment may differ, needs to find what runs here; no secret."""
-    postgres = settings.postgres
+    postgres = settings.database
     host = f"[{postgres.host}]" if ":" in postgres.host else postgres.host
-    base = urlsplit(settings.postgres_url.get_secret_value()).path  # the venue adds to the database's name
+    base = urlsplit(settings.postgres.url.get_secret_value()).path  # the venue adds to the database's name
     addresses = {
-        "exchange_ws_url": settings.exchange_ws_url,
-        "exchange_rest_url": settings.exchange_rest_url,
+        "exchange_ws_url": settings.exchange.ws_url,
+        "exchange_rest_url": settings.exchange.rest_url,
     }
     return {
-        "exchange": str(settings.exchange),
+        "exchange": str(settings.exchange.name),
         **{name: address for name, address in addresses.items() if address is not None},
-        "simulator_port": settings.simulator_port,
+        "simulator_port": settings.simulator.port,
         "symbols": ",".join(settings.symbols),
-        "kafka_bootstrap": settings.kafka_bootstrap,
+        "kafka_bootstrap": settings.kafka.bootstrap,
         "postgres_url": f"postgresql://{postgres.owner}@{host}:{postgres.port}{base}",
-        "dashboard_port": settings.dashboard_port,
+        "dashboard_port": settings.dashboard.port,
         "window_seconds": settings.window_seconds,
         "slide_seconds": settings.slide_seconds or settings.window_seconds,
     }
@@ -403,18 +403,18 @@ def _launch(server: KafkaServer | PostgresServer) -> subprocess.Popen[bytes]:
 
 def _provide(settings: Settings, postgres: PostgresServer) -> None:
     """The owner, the database, and the schema in it."""
-    address = settings.postgres
-    postgres.provide(address.owner, address.database, settings.owner_password)
+    address = settings.database
+    postgres.provide(address.owner, address.name, settings.postgres.owner_password)
     schema.apply(settings)
 
 
 def _make_topics(settings: Settings) -> None:
     ensure_topics(
-        settings.kafka_bootstrap,
+        settings.kafka.bootstrap,
         (settings.topic, settings.rejected_topic),
-        settings.kafka_partitions,
-        settings.kafka_replication,
-        settings.kafka_retention_hours,
+        settings.kafka.partitions,
+        settings.kafka.replication,
+        settings.kafka.retention_hours,
         time.monotonic() + _TOPICS_SECONDS,
     )
 

@@ -136,7 +136,7 @@ def advised(error: psycopg2.Error) -> str | None:
 
 def role_name(settings: Settings, role: Role) -> str:
     """What PostgreSQL calls the role."""
-    address = settings.postgres
+    address = settings.database
     return {
         Role.OWNER: address.owner,
         Role.WRITER: address.writer,
@@ -150,11 +150,11 @@ def role_name(settings: Settings, role: Role) -> str:
 
 def dsn(settings: Settings, role: Role) -> Dsn:
     """How ``role`` connects; raises StoreError if the file of credentials can't be read or written."""
-    address = settings.postgres
+    address = settings.database
     return Dsn(
         host=address.host,
         port=address.port,
-        database=address.database,
+        database=address.name,
         user=role_name(settings, role),
         password=password(settings, role),
         parameters=tuple(parse_qsl(address.parameters)),
@@ -209,7 +209,7 @@ def keep(settings: Settings, role: Role, new_password: str, *, replace: bool = T
 
 
 def _file(settings: Settings) -> Path:
-    return settings.run_dir / FILE_NAME
+    return settings.stack.run_dir / FILE_NAME
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -297,7 +297,7 @@ def _grant(settings: Settings, cursor: Cursor) -> None:
     """Everything revoked that PostgreSQL gives to anybody, then to each role what it needs."""
     by_role = {str(role): _identifier(settings, role) for role in _ROLES}
     names: dict[str, sql.Composable] = {
-        "database": sql.Identifier(settings.postgres.database),
+        "database": sql.Identifier(settings.database.name),
         **by_role,
         "all": sql.SQL(", ").join(by_role.values()),
         "tables": sql.SQL(", ").join(map(sql.Identifier, READABLE_TABLES)),

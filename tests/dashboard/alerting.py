@@ -134,7 +134,7 @@ def alerting(postgres: PostgresServer, folder: Path) -> Iterator[Scene]:
             alert_channels=f"{CHANNEL}={TELEGRAM}",
             **there.settings,
         )
-        postgres.provide(owner, settings.postgres.database, password)
+        postgres.provide(owner, settings.database.name, password)
         schema.apply(settings)
         ours = {"alert_channels": f"{CHANNEL}={TELEGRAM}", **there.settings}
         variables = {f"CANDLEFLOW_{name.upper()}": value for name, value in ours.items()}
@@ -146,7 +146,9 @@ def alerting(postgres: PostgresServer, folder: Path) -> Iterator[Scene]:
             started(program, environment() | dict(page_environment(settings)) | variables, log) as process,
             page_server(settings, None, **variables) as page,
         ):
-            yield Scene(settings, there, market, page, Running("alerts", process, settings.run_dir, log))
+            yield Scene(
+                settings, there, market, page, Running("alerts", process, settings.stack.run_dir, log)
+            )
 
 
 def add_rule(page: Page, line: Decimal) -> None:

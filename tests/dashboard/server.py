@@ -40,7 +40,7 @@ def page_server(settings: Settings, port: int | None = None, **environment: str)
         log = Path(folder) / "page.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command(port, settings.dashboard_public_url),
+                command(port, settings.dashboard.public_url),
                 cwd=folder,
                 env={**page_environment(settings), **environment},
                 stdout=output,
@@ -60,14 +60,14 @@ def page_server(settings: Settings, port: int | None = None, **environment: str)
 def page_environment(settings: Settings) -> Mapping[str, str]:
     """This process's environment, with the settings' addresses and nothing else of ours."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CANDLEFLOW_")}
-    assert settings.postgres_password is not None
+    assert settings.postgres.password is not None
     return {
         **inherited,
-        "CANDLEFLOW_POSTGRES_URL": settings.postgres_url.get_secret_value(),
-        "CANDLEFLOW_POSTGRES_PASSWORD": settings.postgres_password.get_secret_value(),
-        "CANDLEFLOW_DATA_DIR": str(settings.data_dir),
+        "CANDLEFLOW_POSTGRES_URL": settings.postgres.url.get_secret_value(),
+        "CANDLEFLOW_POSTGRES_PASSWORD": settings.postgres.password.get_secret_value(),
+        "CANDLEFLOW_DATA_DIR": str(settings.stack.data_dir),
         "CANDLEFLOW_SYMBOLS": ",".join(settings.symbols),
-        "CANDLEFLOW_EXCHANGE": settings.exchange,
+        "CANDLEFLOW_EXCHANGE": settings.exchange.name,
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
 

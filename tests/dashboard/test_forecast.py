@@ -47,7 +47,7 @@ def forecasting(settings: Settings, log: Path) -> Iterator[None]:
     try:
         deadline = time.monotonic() + START_SECONDS
         while True:
-            beat = read_heartbeat(settings.run_dir, "forecaster")
+            beat = read_heartbeat(settings.stack.run_dir, "forecaster")
             if beat is not None and beat.counts.get("forecasts"):
                 break
             assert process.poll() is None, log.read_text()

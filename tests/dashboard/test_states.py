@@ -91,7 +91,7 @@ def test_a_simulated_market_is_marked_and_an_empty_one_fills_by_itself(
 def simulated(empty_database: Database) -> Iterator[Settings]:
     """The simulator's database, which has a name of its own."""
     settings = empty_database.settings_with(exchange="simulator")
-    name = sql.Identifier(settings.postgres.database)
+    name = sql.Identifier(settings.database.name)
     _as_superuser(
         empty_database,
         sql.SQL("CREATE DATABASE {} OWNER {}").format(name, sql.Identifier(empty_database.name)),
@@ -130,10 +130,10 @@ def test_a_wrong_setting_is_one_sentence_on_the_page_and_in_the_log(
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[Settings], None]:
     def put(settings: Settings) -> None:
-        assert settings.postgres_password is not None
-        monkeypatch.setenv("CANDLEFLOW_POSTGRES_URL", settings.postgres_url.get_secret_value())
-        monkeypatch.setenv("CANDLEFLOW_POSTGRES_PASSWORD", settings.postgres_password.get_secret_value())
-        monkeypatch.setenv("CANDLEFLOW_DATA_DIR", str(settings.data_dir))
+        assert settings.postgres.password is not None
+        monkeypatch.setenv("CANDLEFLOW_POSTGRES_URL", settings.postgres.url.get_secret_value())
+        monkeypatch.setenv("CANDLEFLOW_POSTGRES_PASSWORD", settings.postgres.password.get_secret_value())
+        monkeypatch.setenv("CANDLEFLOW_DATA_DIR", str(settings.stack.data_dir))
 
     return put
 

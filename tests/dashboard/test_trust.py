@@ -66,7 +66,7 @@ class Processes:
 @contextmanager
 def beating(settings: Settings) -> Iterator[Processes]:
     """Heartbeats as long as the block lasts; none after it."""
-    processes = Processes(settings.run_dir)
+    processes = Processes(settings.stack.run_dir)
     stop = threading.Event()
 
     def go_on() -> None:
@@ -130,7 +130,7 @@ def test_where_everything_is_known_and_well_every_sign_is_good(page: Page, proce
 def test_without_heartbeats_what_only_processes_can_tell_is_grey(
     page: Page, running: Running, pictures: Path
 ) -> None:
-    assert not list(running.settings.run_dir.glob("p*.json"))
+    assert not list(running.settings.stack.run_dir.glob("p*.json"))
     page.open()
     wait_for_states(page, UNKNOWN_WHERE_NOBODY_TELLS | {"age": "good", "complete": "good"})
     assert {page.trust(name) for name in UNKNOWN_WHERE_NOBODY_TELLS} == {"unknown"}

@@ -183,7 +183,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=40, help="trades a second, over two symbols")
     arguments = parser.parse_args()
     in_force = settings.load()
-    cache = in_force.cache_path
+    cache = in_force.stack.cache_path
     java_home, kafka_jars = find_java(cache), ensure_jars("kafka", cache)
     ensure_jars("spark", cache)
     feed = seeded(arguments.rate)
@@ -199,7 +199,7 @@ def main() -> int:
             Course(one, [sample[one] for sample in samples], arguments.minutes / 60) for one in samples[0]
         ]
         print(told(courses))
-        print(f"the picture: {written(in_force.data_path / 'soak', samples, courses)}")
+        print(f"the picture: {written(in_force.stack.data_path / 'soak', samples, courses)}")
         pipeline.judge(whole=True)
     print(tables([report]))
     grown = [one.name for one in courses if not one.is_flat]

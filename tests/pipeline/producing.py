@@ -128,12 +128,12 @@ def send_signal(server: KafkaServer, number: signal.Signals) -> None:
 def spawn(settings: Settings, **more: str) -> subprocess.Popen[str]:
     """``python producer.py`` as a user starts it."""
     given = {
-        "CANDLEFLOW_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
-        "CANDLEFLOW_EXCHANGE_WS_URL": settings.exchange_ws_url or "",
-        "CANDLEFLOW_EXCHANGE_REST_URL": settings.exchange_rest_url or "",
+        "CANDLEFLOW_KAFKA_BOOTSTRAP": settings.kafka.bootstrap,
+        "CANDLEFLOW_EXCHANGE_WS_URL": settings.exchange.ws_url or "",
+        "CANDLEFLOW_EXCHANGE_REST_URL": settings.exchange.rest_url or "",
         "CANDLEFLOW_SYMBOLS": ",".join(settings.symbols),
         "CANDLEFLOW_SHARD": str(settings.shard),
-        "CANDLEFLOW_DATA_DIR": str(settings.data_dir),
+        "CANDLEFLOW_DATA_DIR": str(settings.stack.data_dir),
         **more,
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CANDLEFLOW_")}
@@ -156,7 +156,7 @@ async def end_of(process: subprocess.Popen[str], seconds: float = 15) -> tuple[i
 
 def last_heartbeat(settings: Settings) -> Heartbeat:
     name = settings.producer_name
-    return read_heartbeat(settings.run_dir, name) or Heartbeat(name, 0, "absent")
+    return read_heartbeat(settings.stack.run_dir, name) or Heartbeat(name, 0, "absent")
 
 
 def published_until_now(settings: Settings) -> float:

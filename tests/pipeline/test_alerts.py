@@ -84,12 +84,12 @@ class Scene:
     @contextmanager
     def running(self, name: str = "alerts", **more: object) -> Iterator[Running]:
         settings = self.settings
-        assert settings.postgres_password is not None
+        assert settings.postgres.password is not None
         variables = environment(
-            postgres_url=settings.postgres_url.get_secret_value(),
-            postgres_password=settings.postgres_password.get_secret_value(),
-            data_dir=settings.data_dir,
-            exchange=settings.exchange,
+            postgres_url=settings.postgres.url.get_secret_value(),
+            postgres_password=settings.postgres.password.get_secret_value(),
+            data_dir=settings.stack.data_dir,
+            exchange=settings.exchange.name,
             alert_channels=CHANNELS,
             log_level="DEBUG",
             **self.there.settings,
@@ -97,7 +97,7 @@ class Scene:
         )
         log = self.folder / f"{name}.log"
         with started([sys.executable, str(ROOT / "alerts.py")], variables, log) as process:
-            yield Running("alerts", process, settings.run_dir, log)
+            yield Running("alerts", process, settings.stack.run_dir, log)
 
     def pictures(self, running: Running, expected: int) -> None:
         """Until so many were taken by the messengers, and the process knows."""
@@ -216,7 +216,7 @@ def test_the_pipelines_own_troubles_are_told(scene: Scene) -> None:
     scene.next_id += 3
     scene.trade(99)
     scene.processor.close_quiet(0)
-    (scene.settings.run_dir / "audit.json").write_text(
+    (scene.settings.stack.run_dir / "audit.json").write_text(
         json.dumps(
             {"name": "audit", "pid": 1, "state": "running", "beaten_at": now_us() / SECOND_US + 60,
              "counts": {"different:BTCUSDT": 2, "compared_age_s:BTCUSDT": 1}}

@@ -324,10 +324,10 @@ def command(scene: Scene, *arguments: str) -> subprocess.CompletedProcess[str]:
     settings, database = scene.settings, scene.database
     environment = {
         "PATH": "/usr/bin:/bin",
-        "CANDLEFLOW_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
-        "CANDLEFLOW_POSTGRES_URL": settings.postgres_url.get_secret_value(),
+        "CANDLEFLOW_KAFKA_BOOTSTRAP": settings.kafka.bootstrap,
+        "CANDLEFLOW_POSTGRES_URL": settings.postgres.url.get_secret_value(),
         "CANDLEFLOW_POSTGRES_PASSWORD": database.owner_password,
-        "CANDLEFLOW_DATA_DIR": str(settings.data_dir),
+        "CANDLEFLOW_DATA_DIR": str(settings.stack.data_dir),
     }
     return subprocess.run(
         [sys.executable, "-m", "candleflow", *arguments],

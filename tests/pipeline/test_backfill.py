@@ -137,7 +137,7 @@ def test_a_recorded_day_is_exact_in_milliseconds_and_in_microseconds(
     assert archive.asked("SELECT * FROM candles ORDER BY 1, 2, 3") == before
     count = f"{sum(one['s'] == 'BTCUSDT' and one['T'] < midnight for one in trades):,}"
     assert capsys.readouterr().out.split()[-7:-1] == [str(DAY), count, "0", count, "0", "0"]
-    assert list(archive.database.settings.data_path.glob("backfill-*")) == []
+    assert list(archive.database.settings.stack.data_path.glob("backfill-*")) == []
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_a_file_as_people_have_it_is_loaded(archive: Archive, tmp_path: Path, *,
         out.writestr("__MACOSX/._BTCUSDT-trades-2024-08.csv", b"\x00\x05\x16\x07")
         out.writestr(".DS_Store", b"\x00\x00\x00\x01Bud1")
     data_dir = tmp_path / "data, [josé] {a b}"
-    shutil.copytree(archive.database.settings.data_path, data_dir)  # with the passwords
+    shutil.copytree(archive.database.settings.stack.data_path, data_dir)  # with the passwords
     day = DAY.replace(day=1) if is_month else DAY
     assert archive.backfill("BTCUSDT", file, day, is_month=is_month, data_dir=data_dir) == 0
     expected = trades + (another_day if is_month else [])
@@ -340,9 +340,9 @@ def test_the_command_as_a_process_of_its_own(archive: Archive, tmp_path: Path) -
     archive.has("BTCUSDT", trades)
     settings = archive.database.settings
     variables = environment(
-        postgres_url=settings.postgres_url.get_secret_value(),
+        postgres_url=settings.postgres.url.get_secret_value(),
         postgres_password=archive.database.owner_password,
-        data_dir=settings.data_dir,
+        data_dir=settings.stack.data_dir,
         archive_url=archive.url,
         spark_memory="500m",
     )

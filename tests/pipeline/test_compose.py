@@ -163,7 +163,7 @@ def test_what_is_set_are_settings_whose_defaults_are_ours(name: str) -> None:
         for variable, value in in_container(name).items()
         if variable.startswith(PREFIX)
     }
-    assert {variable.lower() for variable in given} <= Settings.model_fields.keys()
+    assert {variable.lower() for variable in given} <= FIELDS.keys()
     defaults = {name: value for name, value, _ in describe(load())}
     with_these = {
         name: value for name, value, _ in describe(load(**{k.lower(): v for k, v in given.items()}))
@@ -421,9 +421,10 @@ def asked(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
         connection.close()
 
 
-def test_the_readmes_command_that_adopts_a_topic_is_run_by_the_owner() -> None:
+def test_the_guides_command_that_adopts_a_topic_is_run_by_the_owner() -> None:
     """`run` takes the place of the image's command, and starts what the service needs first."""
-    (line,) = re.findall(r"(?m)^    docker compose run --rm (.*)$", (ROOT / "README.md").read_text())
+    guide = (ROOT / "docs" / "start" / "docker.md").read_text()
+    (line,) = re.findall(r"(?m)^docker compose run --rm (.*)$", guide)
     name, *command = line.split()
     assert command == ["python", "-m", "candleflow", "adopt-topic"]
     assert command[-1] in COMMANDS
@@ -433,13 +434,13 @@ def test_the_readmes_command_that_adopts_a_topic_is_run_by_the_owner() -> None:
 
 
 def test_the_defaults_of_the_settings_are_the_addresses_of_the_compose_file() -> None:
-    settings = Settings.model_construct()
+    settings = load()
     environment = COMPOSE["services"]["postgres"]["environment"]
     host_door = COMPOSE["services"]["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
-    assert f"HOST://{settings.kafka_bootstrap}" in host_door
-    assert COMPOSE["services"]["postgres"]["ports"] == [f"127.0.0.1:{settings.postgres.port}:5432"]
-    assert environment["POSTGRES_USER"] == settings.postgres.owner
-    assert environment["POSTGRES_DB"] == settings.postgres.database
+    assert f"HOST://{settings.kafka.bootstrap}" in host_door
+    assert COMPOSE["services"]["postgres"]["ports"] == [f"127.0.0.1:{settings.database.port}:5432"]
+    assert environment["POSTGRES_USER"] == settings.database.owner
+    assert environment["POSTGRES_DB"] == settings.database.name
     assert environment["POSTGRES_PASSWORD"] == f"${{CANDLEFLOW_POSTGRES_PASSWORD:-{DEVELOPMENT_PASSWORD}}}"
 
 

@@ -172,7 +172,7 @@ async def test_kills_while_data_flow_leave_no_hole(tmp_path: Path, kafka_bootstr
             await until(lambda: published_until_now(settings) > 100)
             process.kill()
             await end_of(process)
-            settings.run_dir.joinpath("producer.json").unlink()
+            settings.stack.run_dir.joinpath("producer.json").unlink()
         async with producing(settings) as producer:
             await until(lambda: has_caught_up(producer, 300))
     (ids,) = (await ids_in_topic(kafka_bootstrap)).values()

@@ -80,7 +80,7 @@ class Scene:
         ]
 
     def loader(self) -> HistoryLoader:
-        return HistoryLoader(self.settings, [self.settings.exchange_rest_url or ""], self.reader)
+        return HistoryLoader(self.settings, [self.settings.exchange.rest_url or ""], self.reader)
 
     async def load(self) -> None:
         """One run of the loader, as the auditor starts it."""
@@ -238,7 +238,7 @@ async def test_trades_that_come_while_klines_are_loaded_are_not_loaded_twice(dat
         end = floor_time(scene.now - 10 * SECOND_US, 5 * SECOND_US)
         since = end - CHUNK_US
         scene.processor.merge(scene.trades(end - 100 * SECOND_US, scene.now))
-        async with TradeHistory([scene.settings.exchange_rest_url or ""]) as history:
+        async with TradeHistory([scene.settings.exchange.rest_url or ""]) as history:
             end_id = await history.id_at(SYMBOL, end)
             assert end_id is not None
             lacking = _Lacking(SYMBOL, since, end, end_id)
@@ -292,7 +292,7 @@ async def test_a_young_listing_has_what_there_is_and_is_asked_for_no_more(databa
     async with on_stage(database, market=market) as scene:
         await scene.load()
         assert scene.bounds()[0] == first.trade_id
-        async with TradeHistory([scene.settings.exchange_rest_url or ""]) as history:
+        async with TradeHistory([scene.settings.exchange.rest_url or ""]) as history:
             assert await scene.loader()._lacking(history, SYMBOL) is None
 
 

@@ -48,7 +48,7 @@ class Stage(Scene):
 
     def publish(self, trades: Sequence[Trade], *, late_by_us: int = 0) -> None:
         """As the producer does, a record at the time of its trade or so much later."""
-        producer = KafkaProducer(bootstrap_servers=self.settings.kafka_bootstrap)
+        producer = KafkaProducer(bootstrap_servers=self.settings.kafka.bootstrap)
         for trade in trades:
             at = (trade.trade_time + late_by_us) // 1_000
             producer.send("trades", payload.encode(trade), trade.symbol.encode(), timestamp_ms=at)
@@ -195,7 +195,7 @@ async def test_what_differs_from_the_exchange_though_it_is_the_fold_is_told_and_
 
 def begin_with_another_trade(stage: Stage) -> None:
     """Begin again with a topic and candles in which one trade's quantity is another."""
-    bootstrap = stage.settings.kafka_bootstrap
+    bootstrap = stage.settings.kafka.bootstrap
     remove_topics(bootstrap)
     gap_log.ensure_topic(bootstrap, "trades.gaps", 1)
     ensure_topics(bootstrap, ["trades"], 1, 1, 168)

@@ -72,14 +72,14 @@ class Scene:
         log = self.folder / f"processor-{time.monotonic_ns()}.log"
         variables = processes.environment(
             kafka_bootstrap=self.bootstrap,
-            postgres_url=settings.postgres_url.get_secret_value(),
+            postgres_url=settings.postgres.url.get_secret_value(),
             postgres_password=self.database.owner_password,
-            data_dir=settings.data_dir,
+            data_dir=settings.stack.data_dir,
             spark_memory="500m",
         ) | {"TMPDIR": str(self.folder), **environment}
         command = [sys.executable, str(processes.ROOT / "processor.py")]
         with processes.started(command, variables, log, self.folder) as process:
-            yield Running("processor", process, settings.run_dir, log)
+            yield Running("processor", process, settings.stack.run_dir, log)
 
     def publish(
         self, values: Sequence[bytes | None], *, in_transaction: bool = False, origin: str | None = None

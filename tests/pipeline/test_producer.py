@@ -327,7 +327,7 @@ async def test_a_wrong_setting_ends_it_with_2_before_anything_is_opened(tmp_path
     status, said, _ = await end_of(spawn(settings, CANDLEFLOW_MAX_IN_FLIGHT="7"))
     assert status == 2
     assert "CANDLEFLOW_MAX_IN_FLIGHT='7'" in said
-    assert not settings.data_path.exists()
+    assert not settings.stack.data_path.exists()
 
 
 async def test_rest_away_costs_one_warning_and_no_trade(

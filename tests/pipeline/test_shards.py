@@ -253,6 +253,6 @@ async def test_one_that_stood_still_ends_when_shards_of_another_count_have_taken
         assert "another producer publishes" in said
         before = published(first), published(second)
         await until(lambda: published(first) > before[0] + 100 and published(second) > before[1] + 100)
-    assert read_heartbeat(whole.run_dir, "producer") is None
+    assert read_heartbeat(whole.stack.run_dir, "producer") is None
     found = await place.ids()
     assert all(list(TradeIds(ids).holes()) == [] for ids in found.values())

@@ -140,7 +140,7 @@ def machine(tmp_path: Path, kafka_jars: list[Path], java_home: Path) -> Iterator
     (home / ".streamlit").mkdir(parents=True)
     (home / "t d").mkdir()
     (home / ".streamlit" / "config.toml").write_text('[server]\nbaseUrlPath = "theirs"\n')
-    cache = str(settings.load().cache_path)
+    cache = str(settings.load().stack.cache_path)
     one = machine_in(home, HOME=str(home), TMPDIR=str(home / "t d"), CANDLEFLOW_CACHE_DIR=cache, **FOREIGN)
     yield one
     one.end()

@@ -57,7 +57,7 @@ async def verify_process(
         "PYTHONPATH": str(ROOT),
         "CANDLEFLOW_EXCHANGE_WS_URL": simulator.ws_url,
         "CANDLEFLOW_EXCHANGE_REST_URL": simulator.rest_url,
-        "CANDLEFLOW_POSTGRES_URL": database.settings.postgres_url.get_secret_value(),
+        "CANDLEFLOW_POSTGRES_URL": database.settings.postgres.url.get_secret_value(),
         "CANDLEFLOW_POSTGRES_PASSWORD": database.owner_password,
         "CANDLEFLOW_DATA_DIR": str(database.data_dir),
         **{f"CANDLEFLOW_{name.upper()}": value for name, value in settings.items()},

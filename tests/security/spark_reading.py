@@ -58,8 +58,8 @@ def main(folder: Path, topic: str) -> None:
     events = folder / "events"
     events.mkdir()
     spark = start_session(
-        java_home=find_java(settings.cache_path),
-        jars=ensure_jars("spark", settings.cache_path),
+        java_home=find_java(settings.stack.cache_path),
+        jars=ensure_jars("spark", settings.stack.cache_path),
         master="local[1]",
         memory="600m",
         work_dir=folder / "work",
@@ -69,10 +69,10 @@ def main(folder: Path, topic: str) -> None:
             f"-Dspark.eventLog.dir={events.as_uri()}",
         ],
     )
-    assert isinstance(settings.kafka_bootstrap, KafkaAddress)
+    assert isinstance(settings.kafka.bootstrap, KafkaAddress)
     asyncio.run(publish(settings, topic))
     try:
-        work(spark, settings.kafka_bootstrap, topic, folder)
+        work(spark, settings.kafka.bootstrap, topic, folder)
     finally:
         stop_session(spark)
 

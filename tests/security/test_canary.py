@@ -131,7 +131,7 @@ def scene(
 
 def test_every_setting_that_is_a_secret_is_looked_for() -> None:
     """Whoever adds one has to put it among the canaries: here, or where a TLS broker runs."""
-    marked = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+    marked = {name for name, field in FIELDS.items() if "SecretStr" in str(field.annotation)}
     roles = {f"postgres_{role}_password" for role in ("auditor", "forecaster", "editor")}  # made at random
     given = {name.removeprefix(PREFIX).lower() for name in GIVEN}
     assert marked == given | roles | {"alert_channels", "kafka_sasl_password", "postgres_url"}
@@ -258,7 +258,7 @@ def test_kafkas_clients_and_spark_show_no_password(broker: Broker, tmp_path: Pat
     """Spark's configuration, plans, event log, checkpoint and errors, and what is logged of it at DEBUG."""
     settings, topic = broker.settings(), "trades.canary"
     ensure_topics(
-        settings.kafka_bootstrap, [topic, f"{topic}.rejected"], 1, 1, 1, time.monotonic() + WAIT_SECONDS
+        settings.kafka.bootstrap, [topic, f"{topic}.rejected"], 1, 1, 1, time.monotonic() + WAIT_SECONDS
     )
     done = run_at(at_broker(broker, PASSWORD), "tests.security.spark_reading", str(tmp_path), topic)
     said = done.stdout + done.stderr

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.timeout(600)
 def trade_log(settings: Any, topic: str) -> TradeLog:
     """The producer's own way to the topic."""
     return TradeLog(
-        settings.kafka_bootstrap,
+        settings.kafka.bootstrap,
         topic,
         f"{topic}.rejected",
         max_in_flight=100,
@@ -51,7 +51,7 @@ async def publish(settings: Any, topic: str) -> bytes:
     log.publish("BTCUSDT", b"a trade")
     assert await log.flush(DEADLINE_SECONDS) == 0
     await log.close()
-    consumer = consumer_of_no_group(settings.kafka_bootstrap, "test")
+    consumer = consumer_of_no_group(settings.kafka.bootstrap, "test")
     try:
         consumer.assign([(place := _partition(topic))])
         consumer.seek_to_beginning(place)
@@ -74,28 +74,28 @@ def test_right_settings_work(broker: Broker) -> None:
     settings = broker.settings()
     topic = "trades.python"
     ensure_topics(
-        settings.kafka_bootstrap, [topic, f"{topic}.rejected"], 1, 1, 1, time.monotonic() + DEADLINE_SECONDS
+        settings.kafka.bootstrap, [topic, f"{topic}.rejected"], 1, 1, 1, time.monotonic() + DEADLINE_SECONDS
     )
     assert asyncio.run(publish(settings, topic)) == b"a trade"
-    assert len(topic_id(settings.kafka_bootstrap, topic)) == 22
-    assert bounds(settings.kafka_bootstrap, topic).end == {0: 1}
+    assert len(topic_id(settings.kafka.bootstrap, topic)) == 22
+    assert bounds(settings.kafka.bootstrap, topic).end == {0: 1}
 
 
 def test_spark_reads_what_was_published_and_shows_no_password(broker: Broker, spark: SparkSession) -> None:
     settings = broker.settings()
     topic = "trades.spark"
     ensure_topics(
-        settings.kafka_bootstrap, [topic, f"{topic}.rejected"], 1, 1, 1, time.monotonic() + DEADLINE_SECONDS
+        settings.kafka.bootstrap, [topic, f"{topic}.rejected"], 1, 1, 1, time.monotonic() + DEADLINE_SECONDS
     )
     asyncio.run(publish(settings, topic))
-    records = read_range(spark, settings.kafka_bootstrap, topic, {0: 0}, {0: 1})
+    records = read_range(spark, settings.kafka.bootstrap, topic, {0: 0}, {0: 1})
     assert [bytes(row["value"]) for row in records.collect()] == [b"a trade"]
     plan: Any = records._jdf
     assert "canary" not in plan.queryExecution().toString()
 
 
 def test_gaps_are_written_and_read(broker: Broker) -> None:
-    kafka = broker.settings().kafka_bootstrap
+    kafka = broker.settings().kafka.bootstrap
     event = GapEvent(GapEventKind.SEEN, "BTCUSDT", 1, 2, 1_763_851_200_000_000, "test")
     gap_log.ensure_topic(kafka, "trades.gaps", 1)
     gap_log.write_all(kafka, "trades.gaps", [event])
@@ -107,7 +107,7 @@ def ignored(_: Sequence[GapEvent]) -> None:
 
 
 def test_the_right_to_publish_is_had(broker: Broker) -> None:
-    kafka = broker.settings().kafka_bootstrap
+    kafka = broker.settings().kafka.bootstrap
     gap_log.ensure_topic(kafka, "trades.right", 1)
     log = gap_log.GapLog(kafka, "trades.right", holder="test", on_all=ignored, on_more=ignored)
     deadline = time.monotonic() + DEADLINE_SECONDS
@@ -187,7 +187,7 @@ def each(of_users: Tried) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def topics(broker: Broker) -> None:
-    kafka = broker.settings().kafka_bootstrap
+    kafka = broker.settings().kafka.bootstrap
     ensure_topics(kafka, ["trades", "trades.rejected"], 1, 1, 1, time.monotonic() + DEADLINE_SECONDS)
     gap_log.ensure_topic(kafka, "trades.gaps", 1)
     for topic in ("trades", "trades.gaps"):
@@ -216,7 +216,7 @@ def test_the_rights_tried_are_those_of_every_user() -> None:
 def refusal(settings: Any) -> str:
     """What the first thing that every process does says, at once and not at a deadline."""
     with pytest.raises(KafkaRefusalError) as caught:
-        ensure_topics(settings.kafka_bootstrap, ["trades"], 1, 1, 1, time.monotonic() + 120)
+        ensure_topics(settings.kafka.bootstrap, ["trades"], 1, 1, 1, time.monotonic() + 120)
     text = str(caught.value)
     assert "canary" not in text
     return text
@@ -272,5 +272,5 @@ def wrong(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> tup
 def test_spark_says_what_is_wrong(wrong: tuple[Any, str], spark: SparkSession) -> None:
     settings, said = wrong
     with pytest.raises(Exception, match=said) as caught:
-        read_range(spark, settings.kafka_bootstrap, "trades", {0: 0}, {0: 1}).collect()
+        read_range(spark, settings.kafka.bootstrap, "trades", {0: 0}, {0: 1}).collect()
     assert "canary" not in str(caught.value)

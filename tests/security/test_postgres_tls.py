@@ -188,7 +188,7 @@ def test_the_processors_connection_is_by_tls(place: Place, spark: SparkSession) 
         ):
             cursor.execute(
                 "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = %s",
-                (settings.postgres.writer,),
+                (settings.database.writer,),
             )
             assert cursor.fetchall() == [(True,)]
     finally:

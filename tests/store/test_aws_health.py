@@ -111,7 +111,7 @@ def test_the_program_tells_at_once_and_stays(database: Database, tmp_path: Path)
     Processor(database.writer(), FIVE_SECONDS).merge(run_of(1, 7))
     settings = database.settings
     variables = environment(
-        postgres_url=settings.postgres_url.get_secret_value(), data_dir=settings.data_dir
+        postgres_url=settings.postgres.url.get_secret_value(), data_dir=settings.stack.data_dir
     ) | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, program], cwd=tmp_path, env=variables, stdout=subprocess.PIPE, text=True

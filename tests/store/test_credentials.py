@@ -131,5 +131,5 @@ def test_the_readers_url_connects_whatever_is_in_the_password(database: Database
     settings = database.settings_with(postgres_reader_password="@:/?#[]% +&='\"\\é")
     schema.apply(settings)
     connection = psycopg2.connect(credentials.reader_url(settings))
-    assert connection.info.user == settings.postgres.reader
+    assert connection.info.user == settings.database.reader
     connection.close()

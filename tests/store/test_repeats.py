@@ -28,14 +28,14 @@ INSERT = "INSERT INTO told VALUES (1) RETURNING 1"
 
 @pytest.fixture
 def link(database: Database) -> Iterator[Proxy]:
-    with Proxy(int(database.settings.postgres.port)) as proxy:
+    with Proxy(int(database.settings.database.port)) as proxy:
         yield proxy
 
 
 def through(database: Database, link: Proxy) -> Settings:
     """Settings that lead to the database over the link."""
-    address = database.settings.postgres_url.get_secret_value()
-    port = database.settings.postgres.port
+    address = database.settings.postgres.url.get_secret_value()
+    port = database.settings.database.port
     return database.settings_with(postgres_url=address.replace(f":{port}/", f":{link.port}/"))
 
 

@@ -80,7 +80,7 @@ def test_two_databases_of_one_owner_are_made_at_once(empty_database: Database) -
 
 
 def _with_database(database: Database, name: str) -> Settings:
-    url = database.settings.postgres_url.get_secret_value()
+    url = database.settings.postgres.url.get_secret_value()
     return database.settings_with(postgres_url=url.rpartition("/")[0] + f"/{name}")
 
 
@@ -92,7 +92,7 @@ def test_a_database_made_before_there_was_an_auditor_gets_the_role(database: Dat
     database.opened.append(superuser)
     drop = sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name))
     superuser.cursor().execute(sql.SQL("{}; DROP ROLE {}").format(drop, sql.Identifier(name)))
-    passwords = database.settings.run_dir / credentials.FILE_NAME
+    passwords = database.settings.stack.run_dir / credentials.FILE_NAME
     kept = json.loads(passwords.read_text())
     del kept[name]
     passwords.write_text(json.dumps(kept))
@@ -185,7 +185,7 @@ def test_new_passwords_are_given_to_the_roles(database: Database) -> None:
 
 
 def test_a_lost_credentials_file_is_no_harm(database: Database) -> None:
-    (database.settings.run_dir / credentials.FILE_NAME).unlink()
+    (database.settings.stack.run_dir / credentials.FILE_NAME).unlink()
     schema.apply(database.settings)
     for connection in (database.reader(), database.writer()):
         assert connection.closed == 0

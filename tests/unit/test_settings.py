@@ -14,7 +14,7 @@ from candleflow.settings import Exchange, Venue, describe, load, unknown_names
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in module.Settings.model_fields:
+    for name in module.FIELDS:
         monkeypatch.delenv(f"CANDLEFLOW_{name.upper()}", raising=False)
     monkeypatch.chdir(tmp_path)  # away from anyone's .env
 
@@ -168,8 +168,8 @@ def test_no_secret_shows_in_a_description_or_a_repr() -> None:
         postgres_auditor_password="canary",
         postgres_forecaster_password="canary",
     )
-    assert settings.owner_password == "canary"
-    assert "canary" not in f"{settings!r}{settings.postgres!r}{describe(settings)}"
+    assert settings.postgres.owner_password == "canary"
+    assert "canary" not in f"{settings!r}{settings.database!r}{describe(settings)}"
 
 
 def test_symbols_are_upper_cased_trimmed_and_named_once() -> None:
@@ -199,7 +199,7 @@ def test_a_shard_has_its_share_of_the_symbols_a_name_and_a_port(monkeypatch: pyt
 def test_a_port_that_a_shards_producer_cannot_have_is_named() -> None:
     with pytest.raises(SettingError, match=r"^CANDLEFLOW_METRICS_PORT='65530': the producer of shard 2/2"):
         load(metrics_port=65_530, shard="2/2")
-    assert load(metrics_port=65_530).metrics_port == 65_530
+    assert load(metrics_port=65_530).metrics.port == 65_530
 
 
 def test_a_dotenv_file_is_read_and_the_environment_stands_above_it(
@@ -208,7 +208,7 @@ def test_a_dotenv_file_is_read_and_the_environment_stands_above_it(
     (tmp_path / ".env").write_text("CANDLEFLOW_WINDOW_SECONDS=10\nCANDLEFLOW_DASHBOARD_PORT=9000\n")
     monkeypatch.setenv("CANDLEFLOW_DASHBOARD_PORT", "9001")
     settings = load()
-    assert (settings.window_seconds, settings.dashboard_port) == (10, 9_001)
+    assert (settings.window_seconds, settings.dashboard.port) == (10, 9_001)
 
 
 def test_a_wrong_value_in_the_dotenv_file_is_shown(tmp_path: Path) -> None:
@@ -242,17 +242,17 @@ def test_each_venue_has_a_topic_a_database_and_a_folder_of_its_own(
     given: dict[str, object], venue: Venue, topic: str, database: str
 ) -> None:
     settings = load(**given)
-    assert (settings.venue, settings.topic, settings.postgres.database) == (venue, topic, database)
+    assert (settings.exchange.venue, settings.topic, settings.database.name) == (venue, topic, database)
     assert settings.rejected_topic == f"{topic}.rejected"
-    assert settings.venue_dir == (settings.data_path / venue if venue else settings.data_path)
+    assert settings.venue_dir == (settings.stack.data_path / venue if venue else settings.stack.data_path)
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
     settings = load()
     assert settings.symbols == ("BTCUSDT",)
-    assert settings.kafka_bootstrap == "127.0.0.1:9092"
-    assert repr(settings.postgres) == "postgresql://candleflow@127.0.0.1:5432/candleflow"
-    assert settings.dashboard_port == 8_501
+    assert settings.kafka.bootstrap == "127.0.0.1:9092"
+    assert repr(settings.database) == "postgresql://candleflow@127.0.0.1:5432/candleflow"
+    assert settings.dashboard.port == 8_501
     assert settings.windows.interval == "5s"
     assert load(slide_seconds=1).windows.interval == "5s/1s"
 
@@ -284,7 +284,7 @@ def test_the_address_of_kafka_carries_its_security_and_shows_no_password() -> No
         "kafka_sasl_password": "canary",
     }
     found = load(**given)
-    address = found.kafka_bootstrap
+    address = found.kafka.bootstrap
     assert isinstance(address, module.KafkaAddress)
     assert (address, address.security.password) == ("127.0.0.1:9092", "canary")
     assert "canary" not in f"{address} {address!r} {address.security!r} {found!r} {describe(found)}"
@@ -293,7 +293,7 @@ def test_the_address_of_kafka_carries_its_security_and_shows_no_password() -> No
 def test_the_settings_of_tls_stand_above_the_address() -> None:
     url = "postgresql://me@127.0.0.1:5432/mine?sslmode=disable&application_name=x"
     found = load(postgres_url=url, postgres_sslmode="require")
-    assert found.postgres.parameters == "sslmode=require&application_name=x"
+    assert found.database.parameters == "sslmode=require&application_name=x"
 
 
 @pytest.mark.parametrize(
@@ -361,9 +361,9 @@ def test_a_folder_that_a_server_could_not_take_is_named_with_its_setting(
     for name, says in (("cache", cache_says), ("data", data_says)):
         if says:
             with pytest.raises(SettingError, match=rf"^CANDLEFLOW_{name.upper()}_DIR=.*{says}"):
-                getattr(settings, f"{name}_path")
+                getattr(settings.stack, f"{name}_path")
         else:
-            assert getattr(settings, f"{name}_path") == Path(folder).absolute()
+            assert getattr(settings.stack, f"{name}_path") == Path(folder).absolute()
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ def test_a_terminal_with_no_settings_finds_what_runs(tmp_path: Path, chosen: dic
     found = settings.load(data_dir=tmp_path, **json.loads(json.dumps(told_settings(running))))
     assert addresses(found) == addresses(running)
     assert found.symbols == running.symbols
-    assert found.kafka_bootstrap == running.kafka_bootstrap
-    assert str(found.postgres) == str(running.postgres)
-    assert found.dashboard_port == running.dashboard_port
+    assert found.kafka.bootstrap == running.kafka.bootstrap
+    assert str(found.database) == str(running.database)
+    assert found.dashboard.port == running.dashboard.port
     assert found.windows == running.windows
 
 

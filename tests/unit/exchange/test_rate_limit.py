@@ -179,7 +179,7 @@ def test_all_clients_of_an_address_have_one_limiter_and_processes_one_file(tmp_p
     assert isinstance(filling[0], RestAddress)
     assert filling[0] == auditing[0] == URL
     auditing[0].limiter.refused(100)
-    assert [file.name for file in settings.run_dir.iterdir()] == ["rate-limit-api.binance.com.txt"]
+    assert [file.name for file in settings.stack.run_dir.iterdir()] == ["rate-limit-api.binance.com.txt"]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def asked(
 
 
 def test_the_three_pages_follow_the_heartbeat(in_force: Settings, heartbeat: HeartbeatFile) -> None:
-    port = in_force.metrics_port
+    port = in_force.metrics.port
     assert asked(port, "/readyz")[:2] == (503, "starting\n")
     heartbeat.beat("running", "BTCUSDT", {"received": 5})
     assert asked(port, "/healthz")[:2] == (200, "ok\n")
@@ -57,16 +57,16 @@ def test_the_three_pages_follow_the_heartbeat(in_force: Settings, heartbeat: Hea
         sample.name: sample.value for one in text_string_to_metric_families(text) for sample in one.samples
     }
     assert found["candleflow_trades_received_total"] == 5
-    assert read_heartbeat(in_force.run_dir, "producer") == heartbeat.last[0]
+    assert read_heartbeat(in_force.stack.run_dir, "producer") == heartbeat.last[0]
 
 
 def test_a_head_has_no_body_and_another_method_is_refused(
     in_force: Settings, heartbeat: HeartbeatFile
 ) -> None:
     heartbeat.beat("running")
-    assert asked(in_force.metrics_port, "/healthz", "HEAD")[:2] == (200, "")
-    assert asked(in_force.metrics_port, "/healthz", "POST")[0] == 501
-    assert asked(in_force.metrics_port, "/elsewhere")[0] == 404
+    assert asked(in_force.metrics.port, "/healthz", "HEAD")[:2] == (200, "")
+    assert asked(in_force.metrics.port, "/healthz", "POST")[0] == 501
+    assert asked(in_force.metrics.port, "/elsewhere")[0] == 404
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.evil.example", "[::", "", "producer:9464"])
@@ -74,27 +74,27 @@ def test_a_web_page_elsewhere_can_not_read_it(
     in_force: Settings, heartbeat: HeartbeatFile, host: str
 ) -> None:
     heartbeat.beat("running")
-    assert asked(in_force.metrics_port, "/metrics", host=host)[0] == 421
+    assert asked(in_force.metrics.port, "/metrics", host=host)[0] == 421
 
 
 @pytest.mark.parametrize("host", ["localhost:1", "127.0.0.1", "[::1]:9464"])
 def test_names_of_this_machine_are_answered(in_force: Settings, heartbeat: HeartbeatFile, host: str) -> None:
     heartbeat.beat("running")
-    assert asked(in_force.metrics_port, "/healthz", host=host)[0] == 200
+    assert asked(in_force.metrics.port, "/healthz", host=host)[0] == 200
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS has 127.0.0.1 alone of the loopback")
 def test_it_listens_on_this_machine_only(in_force: Settings, heartbeat: HeartbeatFile) -> None:
     heartbeat.beat("running")
     with socket.socket() as probe:
-        probe.bind(("127.0.0.2", in_force.metrics_port))  # taken, were it on all addresses
+        probe.bind(("127.0.0.2", in_force.metrics.port))  # taken, were it on all addresses
 
 
 def test_where_every_address_was_asked_for_any_name_is_answered(tmp_path: Path) -> None:
     in_force = settings.load(data_dir=tmp_path, metrics_port=free_port(), metrics_host="0.0.0.0")  # noqa: S104
     heartbeat = served_heartbeat(in_force, "producer")
     try:
-        assert asked(in_force.metrics_port, "/healthz", host="producer:9464")[0] == 200
+        assert asked(in_force.metrics.port, "/healthz", host="producer:9464")[0] == 200
     finally:
         heartbeat.remove()
 
@@ -104,8 +104,8 @@ def test_it_can_listen_by_ipv6(tmp_path: Path) -> None:
     in_force = settings.load(data_dir=tmp_path, metrics_port=free_port(), metrics_host="::1")
     heartbeat = served_heartbeat(in_force, "producer")
     try:
-        assert is_listening(in_force.metrics_port, "::1")
-        assert not is_listening(in_force.metrics_port)
+        assert is_listening(in_force.metrics.port, "::1")
+        assert not is_listening(in_force.metrics.port)
     finally:
         heartbeat.remove()
 
@@ -113,29 +113,29 @@ def test_it_can_listen_by_ipv6(tmp_path: Path) -> None:
 def test_garbage_ends_its_own_connection_only(in_force: Settings, heartbeat: HeartbeatFile) -> None:
     heartbeat.beat("running")
     for garbage in (b"\x00\xff\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"A" * 70_000 + b"\r\n"):
-        with socket.create_connection(("127.0.0.1", in_force.metrics_port), timeout=10) as one:
+        with socket.create_connection(("127.0.0.1", in_force.metrics.port), timeout=10) as one:
             one.sendall(garbage)
-    assert asked(in_force.metrics_port, "/healthz")[0] == 200
+    assert asked(in_force.metrics.port, "/healthz")[0] == 200
 
 
 def test_the_port_is_free_again_afterwards(in_force: Settings) -> None:
     heartbeat = served_heartbeat(in_force, "producer")
-    assert is_listening(in_force.metrics_port)
+    assert is_listening(in_force.metrics.port)
     heartbeat.remove()
-    assert is_free(in_force.metrics_port)
+    assert is_free(in_force.metrics.port)
 
 
 def test_a_taken_port_stops_nothing_and_is_told_in_one_line(
     in_force: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.create_server(("127.0.0.1", in_force.metrics_port)):
+    with socket.create_server(("127.0.0.1", in_force.metrics.port)):
         heartbeat = served_heartbeat(in_force, "producer")
     (line,) = caplog.records
     assert line.levelno == logging.WARNING
-    assert f"port {in_force.metrics_port}" in line.getMessage()
+    assert f"port {in_force.metrics.port}" in line.getMessage()
     assert "CANDLEFLOW_METRICS_PORT" in line.getMessage()
     heartbeat.beat("running")
-    assert read_heartbeat(in_force.run_dir, "producer") is not None
+    assert read_heartbeat(in_force.stack.run_dir, "producer") is not None
     heartbeat.remove()
 
 
@@ -149,7 +149,7 @@ def test_nothing_listens_unless_it_is_asked_for(tmp_path: Path) -> None:
 def test_each_process_has_its_own_port_above_the_first(in_force: Settings) -> None:
     audit = served_heartbeat(in_force, "audit")
     try:
-        assert asked(in_force.metrics_port + METRICS_PORTS["audit"], "/healthz")[0] == 200
+        assert asked(in_force.metrics.port + METRICS_PORTS["audit"], "/healthz")[0] == 200
     finally:
         audit.remove()
 
@@ -158,7 +158,7 @@ def test_clients_that_say_nothing_take_no_other_place_than_their_own(
     in_force: Settings, heartbeat: HeartbeatFile
 ) -> None:
     heartbeat.beat("running")
-    address = ("127.0.0.1", in_force.metrics_port)
+    address = ("127.0.0.1", in_force.metrics.port)
     silent = [socket.create_connection(address) for _ in range(40)]
     try:
         handlers = [one for one in threading.enumerate() if "process_request" in one.name]
@@ -169,7 +169,7 @@ def test_clients_that_say_nothing_take_no_other_place_than_their_own(
 
     def answers() -> bool:
         try:
-            return asked(in_force.metrics_port, "/healthz")[0] == 200
+            return asked(in_force.metrics.port, "/healthz")[0] == 200
         except (OSError, http.client.HTTPException):
             return False
 

@@ -58,16 +58,16 @@ def test_a_heartbeat_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
 def test_the_page_waits_for_every_shard(tmp_path: Path) -> None:
     in_force = settings.load(data_dir=tmp_path)
     assert watched(in_force) == ("producer", "processor", "audit")
-    tell(in_force.run_dir, "producer-1-of-2")
+    tell(in_force.stack.run_dir, "producer-1-of-2")
     assert watched(in_force) == ("producer-1-of-2", "producer-2-of-2", "processor", "audit")
 
 
 def test_the_status_tells_of_each_shards_producer_that_lives(tmp_path: Path) -> None:
     in_force = settings.load(data_dir=tmp_path, symbols="BTCUSDT,ETHUSDT")
     for name in ("producer-1-of-2", "producer-2-of-2"):
-        tell(in_force.run_dir, name)
+        tell(in_force.stack.run_dir, name)
     gone = Heartbeat("producer", 2**22 + 1, "running")
-    (in_force.run_dir / "producer.json").write_text(dumps(asdict(gone)))
+    (in_force.stack.run_dir / "producer.json").write_text(dumps(asdict(gone)))
     found = status(in_force)
     assert found is not None
     assert [(one["name"], one["pid"]) for one in found["processes"]] == [

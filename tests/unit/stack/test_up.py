@@ -23,7 +23,7 @@ async def test_a_page_that_never_answers_is_named_with_the_reason_and_holds_noth
 ) -> None:
     said = io.StringIO()
     one = up._Session(load(data_dir=tmp_path / "data"), "up", Console(file=said))
-    one._settings.run_dir.mkdir(parents=True)
+    one._settings.stack.run_dir.mkdir(parents=True)
     log = tmp_path / "page.log"
     forever = partial(process.spawn, [sys.executable, "-S", "-c", "import signal; signal.pause()"], log=log)
     page = Part("dashboard", forever, log, is_ready=lambda: False, not_ready=lambda: "HTTP Error 404")
