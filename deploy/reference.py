@@ -1,7 +1,7 @@
 """Write the pages of docs/reference that follow from the code: ``make reference``.
 
-Settings and commands come from their declarations, tables and columns from the database's own comments. A test
-holds that the pages in the repository are what this writes.
+Settings and commands come from their declarations, tables and columns from the database's own comments.
+Tests hold that the pages in the repository are what this writes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-import psycopg2
+from pydantic import SecretStr
 
 from candleflow import cli
 from candleflow.settings import FIELDS, PREFIX, load
@@ -32,28 +32,25 @@ _WIDTH: Final = 100
 
 def settings_page() -> str:
     """docs/reference/settings.md."""
-    rows = [
+    rows = "\n".join(
         f"| `{PREFIX}{name.upper()}` | {_default(field)} | {_accepted(field)} | {field.description} |"
         for name, field in FIELDS.items()
-    ]
-    return "\n".join(
-        (
-            "# Settings\n",
-            _NOTE,
-            "Environment variables, or lines of a file `.env` in the folder that you start from. A wrong one is",
-            "named at once, with what is accepted, and the exit status is 2. `python -m candleflow settings`",
-            "prints those in force, secrets hidden.\n",
-            "| variable | default | accepted | meaning |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-            "Variables of other programs change nothing here: those of libpq (`PG...`) and the JVM",
-            "(`JAVA_TOOL_OPTIONS`) are ignored, as are Spark's and Hadoop's with a local master, and Streamlit's in",
-            "what `up` starts. Those that say which certificates TLS trusts (`SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE`)",
-            "and which proxies to use (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) are followed.",
-            "",
-        )
     )
+    return f"""# Settings
+
+{_NOTE}
+Environment variables, or lines of a file `.env` in the folder that you start from. A wrong one is named at once, with
+what is accepted, and the exit status is 2. `python -m candleflow settings` prints those in force, secrets hidden.
+
+| variable | default | accepted | meaning |
+|---|---|---|---|
+{rows}
+
+Variables of other programs change nothing here: those of libpq (`PG...`) and the JVM (`JAVA_TOOL_OPTIONS`) are
+ignored, as are Spark's and Hadoop's with a local master, and Streamlit's in what `up` starts. Those that say which
+certificates TLS trusts (`SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE`) and which proxies to use (`HTTPS_PROXY`, `ALL_PROXY`,
+`NO_PROXY`) are followed.
+"""  # noqa: E501 - lines of a page
 
 
 def commands_page() -> str:
@@ -61,8 +58,8 @@ def commands_page() -> str:
     parts = [
         "# Commands\n",
         _NOTE,
-        "`candleflow <command>`, or `python -m candleflow <command>`. Exit status: 0 done or stopped by SIGTERM",
-        "or Ctrl-C, 2 a wrong setting or argument, 1 anything else.\n",
+        "`candleflow <command>`, or `python -m candleflow <command>`. Exit status: 0 done or stopped by",
+        "SIGTERM or Ctrl-C, 2 a wrong setting or argument, 1 anything else.\n",
     ]
     for name, command in cli.COMMANDS.items():
         parts += [f"## {name}\n", f"{command.help[:1].upper()}{command.help[1:]}.\n"]
@@ -89,20 +86,23 @@ def database_page(columns: Iterable[Sequence[Any]], tables: Iterable[Sequence[An
     return "\n".join(parts)
 
 
+_OURS: Final = "c.relkind IN ('r', 'p') AND c.relnamespace = current_schema::regnamespace"
+_COLUMNS: Final = f"""
+SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), col_description(c.oid, a.attnum)
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE {_OURS} ORDER BY c.relname, a.attnum
+"""
+_TABLES: Final = f"""
+SELECT c.relname, obj_description(c.oid) FROM pg_class c WHERE {_OURS} ORDER BY c.relname <> 'candles', c.relname
+"""
+
+
 def asked(connection: Any) -> tuple[list[Sequence[Any]], list[Sequence[Any]]]:
     """Every column (table, name, type, comment) and every table (name, comment) of the schema."""
     with closing(connection.cursor()) as cursor:
-        cursor.execute(
-            "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), col_description(c.oid, a.attnum) "
-            "FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
-            "WHERE c.relkind IN ('r', 'p') AND c.relnamespace = current_schema::regnamespace "
-            "ORDER BY c.relname, a.attnum"
-        )
+        cursor.execute(_COLUMNS)
         columns = list(cursor)
-        cursor.execute(
-            "SELECT c.relname, obj_description(c.oid) FROM pg_class c WHERE c.relkind IN ('r', 'p') "
-            "AND c.relnamespace = current_schema::regnamespace ORDER BY c.relname <> 'candles', c.relname"
-        )
+        cursor.execute(_TABLES)
         return columns, list(cursor)
 
 
@@ -124,7 +124,7 @@ def _database(folder: Path) -> str:
         server.wait_until_ready(60)
         server.provide("candleflow", "candleflow", credentials.password(settings, Role.OWNER))
         schema.apply(settings)
-        with closing(psycopg2.connect(credentials.dsn(settings, Role.OWNER).libpq())) as connection:
+        with closing(credentials.dsn(settings, Role.OWNER).connect()) as connection:
             return database_page(*asked(connection))
     finally:
         server.stop()
@@ -139,9 +139,9 @@ def _help(name: str) -> str:
 
 def _default(field: Any) -> str:
     value = field.default
-    if value is None or "Secret" in str(field.annotation) and not value.get_secret_value():
+    if value is None or (isinstance(value, SecretStr) and not value.get_secret_value()):
         return ""
-    if hasattr(value, "get_secret_value"):
+    if isinstance(value, SecretStr):
         value = value.get_secret_value()
     if isinstance(value, tuple):
         value = ",".join(value)

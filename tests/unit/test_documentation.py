@@ -1,4 +1,4 @@
-"""The documentation says what is true: README's size, the reference's settings and commands, headings of errors."""
+"""The documentation says what is true: README's size, the reference, files that are named, errors with a cure."""
 
 from __future__ import annotations
 
