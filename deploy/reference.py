@@ -86,14 +86,16 @@ def database_page(columns: Iterable[Sequence[Any]], tables: Iterable[Sequence[An
     return "\n".join(parts)
 
 
-_OURS: Final = "c.relkind IN ('r', 'p') AND c.relnamespace = current_schema::regnamespace"
-_COLUMNS: Final = f"""
+_COLUMNS: Final = """
 SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), col_description(c.oid, a.attnum)
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-WHERE {_OURS} ORDER BY c.relname, a.attnum
+WHERE c.relkind IN ('r', 'p') AND c.relnamespace = current_schema::regnamespace
+ORDER BY c.relname, a.attnum
 """
-_TABLES: Final = f"""
-SELECT c.relname, obj_description(c.oid) FROM pg_class c WHERE {_OURS} ORDER BY c.relname <> 'candles', c.relname
+_TABLES: Final = """
+SELECT c.relname, obj_description(c.oid) FROM pg_class c
+WHERE c.relkind IN ('r', 'p') AND c.relnamespace = current_schema::regnamespace
+ORDER BY c.relname <> 'candles', c.relname
 """
 
 

@@ -1,4 +1,4 @@
-"""The documentation says what is true: README's size, the reference, files that are named, errors with a cure."""
+"""The documentation says what is true: README's size, the reference, files, errors with a cure."""
 
 from __future__ import annotations
 
