@@ -27,7 +27,7 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from candleflow.broker.topics import ensure_topics
 from candleflow.cli import COMMANDS
-from candleflow.settings import FIELDS, METRICS_PORTS, PREFIX, load
+from candleflow.settings import FIELDS, METRICS_PORTS, PREFIX, describe, load
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.process import free_port, is_free, is_listening, wait_for
@@ -164,7 +164,12 @@ def test_what_is_set_are_settings_whose_defaults_are_ours(name: str) -> None:
         if variable.startswith(PREFIX)
     }
     assert {variable.lower() for variable in given} <= FIELDS.keys()
-    assert load(**{name.lower(): value for name, value in given.items() if name not in own}) == load()
+    defaults = {name: value for name, value, _ in describe(load())}
+    with_these = {
+        name: value for name, value, _ in describe(load(**{k.lower(): v for k, v in given.items()}))
+    }
+    for variable in given.keys() - own:
+        assert with_these[PREFIX + variable] == defaults[PREFIX + variable]
 
 
 def test_no_password_is_anywhere_but_in_the_environment_of_who_needs_it() -> None:
@@ -416,9 +421,10 @@ def asked(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
         connection.close()
 
 
-def test_the_readmes_command_that_adopts_a_topic_is_run_by_the_owner() -> None:
+def test_the_guides_command_that_adopts_a_topic_is_run_by_the_owner() -> None:
     """`run` takes the place of the image's command, and starts what the service needs first."""
-    (line,) = re.findall(r"(?m)^    docker compose run --rm (.*)$", (ROOT / "README.md").read_text())
+    guide = (ROOT / "docs" / "start" / "docker.md").read_text()
+    (line,) = re.findall(r"(?m)^docker compose run --rm (.*)$", guide)
     name, *command = line.split()
     assert command == ["python", "-m", "candleflow", "adopt-topic"]
     assert command[-1] in COMMANDS

@@ -27,7 +27,7 @@ def test_each_room_has_its_line() -> None:
     assert sorted(ROOMS) == sorted(folders)
 
 
-@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "docs/decisions.md"])
+@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "docs/explanation/decisions.md"])
 def test_each_file_of_ours_that_is_named_exists(document: str) -> None:
     named = set(re.findall(r"(?:tests|candleflow|bench|deploy)/[\w/]+\.\w+", (ROOT / document).read_text()))
     assert sorted(one for one in named if not (ROOT / one).is_file()) == []

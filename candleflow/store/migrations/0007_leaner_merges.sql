@@ -1,7 +1,7 @@
 -- What a merge costs no longer grows with what was lost before it, nor with the rows that others' snapshots keep.
 --
 -- Run once, by the owner, in a transaction of store/schema.py. Three things change; python -m bench.merge and
--- docs/performance.md have the figures:
+-- docs/explanation/performance.md have the figures:
 -- 1. Partial candles come as an array of rows, in place of JSON that repeats every key. A row without a set of ids
 --    has all ids from its first to its last.
 -- 2. A roll-up longer than a minute has no set of ids of its own where the finest windows divide a minute. Such
