@@ -98,7 +98,7 @@ pictures: install-dev ## the README's pictures, of the running system on the sim
 	@$(python) -m tests.dashboard.picture
 	@$(python) -m tests.dashboard.alerting
 
-# What can be known without an account or a network: docs/aws.md says what that is. Node.js comes as a wheel.
+# What can be known without an account or a network: docs/guides/aws.md says what that is. Node.js comes as a wheel.
 aws := PATH="$(CURDIR)/.venv-aws/bin:$$PATH" .venv-aws/bin/python
 
 aws-environment:

@@ -10,7 +10,7 @@ after the other, in turn from the first to the last and back. A run's time goes 
 about to read to when its table holds the last trade of every symbol. Then every candle is compared with
 ``bench/oracle.py``'s: a figure counts only where all are right. Peers are installed in ``.venv-peers``.
 
-A full run writes ``bench/RESULTS.md`` and ``bench/results.svg``, after each round. Nothing else of
+A full run writes ``bench/RESULTS.md`` and ``docs/images/results.svg``, after each round. Nothing else of
 weight should run meanwhile.
 """
 
@@ -48,7 +48,7 @@ QUICK_ROUNDS: Final = 2
 QUICK_TRADES: Final = 1_000_000
 QUICK_SLOW_TRADES: Final = 250_000
 _RESULTS: Final = Path(__file__).with_name("RESULTS.md")
-_PLOT: Final = Path(__file__).with_name("results.svg")
+_PLOT: Final = Path(__file__).parents[1] / "docs" / "images" / "results.svg"
 
 
 @dataclass
@@ -202,7 +202,7 @@ such rate, and its whole one is taken. Every candle of every run was compared wi
 whose candles are not all right has no figure. *Fields* are those of a candle beside its symbol and time;
 *exact* are those whose every value is the exact decimal or whole number, which doubles aren't.
 
-![Trades a second](results.svg)
+![Trades a second](../docs/images/results.svg)
 """
 
 

@@ -10,7 +10,7 @@ all are right. Along an axis everything but one thing stays as it is, the number
 axis is judged: does the time per trade grow no faster than a logarithm (``bench.curve``)?
 
 Status 1 where a candle was wrong, and only then: the judgement depends on what else the machine does. A whole
-run writes ``bench/SCALING.md`` and ``bench/scaling.svg``. Nothing else of weight should run meanwhile.
+run writes ``bench/SCALING.md`` and ``docs/images/scaling.svg``. Nothing else of weight should run meanwhile.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ LATENCY_WARM_UP_SECONDS: Final = 40.0
 LATENCY_SECONDS: Final = 30.0
 
 _RESULTS: Final = Path(__file__).with_name("SCALING.md")
-_PLOT: Final = Path(__file__).with_name("scaling.svg")
+_PLOT: Final = Path(__file__).parents[1] / "docs" / "images" / "scaling.svg"
 _WHOLE, _STEADY = "us a trade", "us a trade after warm-up"
 _PROCESSOR: Final = "us of processor time a trade"
 _MERGE: Final = f"ms to merge {MERGED.symbols} candles, p50"
@@ -371,7 +371,7 @@ where one isn't right, there is no figure.
 An axis counts as no worse than logarithmic where each tenfold adds at most {tenfold:g} times what the first
 point takes (`bench/curve.py` says why so much); *at most* is that bound.
 
-![Times over the first point's](scaling.svg)
+![Times over the first point's](../docs/images/scaling.svg)
 """
 
 

@@ -77,7 +77,7 @@ class Database(Construct):
         acknowledge(
             secret,
             "SMG4",
-            "A change needs the processor's restart in the same moment; docs/aws.md has the steps.",
+            "A change needs the processor's restart in the same moment; docs/guides/aws.md has the steps.",
         )
         return secret
 

@@ -89,7 +89,7 @@ SIZES: Final[Mapping[str, Size]] = {
         backup_days=7,
         fargate=_SMALL_TASKS,
     ),
-    # Every symbol of one exchange; docs/scaling.md has the arithmetic.
+    # Every symbol of one exchange; docs/explanation/scaling.md has the arithmetic.
     "large": Size(
         broker_type="m7g.xlarge",
         broker_disk_gb=1_000,

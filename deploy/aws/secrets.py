@@ -53,7 +53,7 @@ class Secrets(Construct):
         acknowledge(
             secret,
             "SMG4",
-            "A change needs the program's restart in the same moment; docs/aws.md has the steps.",
+            "A change needs the program's restart in the same moment; docs/guides/aws.md has the steps.",
         )
         return secret
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from candleflow.stack.process import LOOPBACK, free_port, is_listening
 from tests.faults.programs import Program
 from tests.processes import ROOT, awaited
 
-README = ROOT / "README.md"
+GUIDE = ROOT / "docs" / "guides" / "spark-cluster.md"
 _SPARK_HOME = Path(pyspark.__file__).parent
 _DEPLOY = "org.apache.spark.deploy"
 _START_SECONDS = 180
@@ -64,13 +63,14 @@ class SparkCluster:
         awaited(lambda: worker.told().count(words) >= times, _START_SECONDS, worker.said)
 
     def submitted(self) -> list[str]:
-        """The command that has spark-submit start the processor on the cluster: the README's own lines.
+        """The command that has spark-submit start the processor on the cluster: the guide's own lines.
 
         It is for a shell whose ``PATH`` begins with this Python's folder, as an activated environment's does.
         """
-        (lines,) = re.findall(r"(?m)^(?: {4}.*\n)*    spark-submit .*\n(?: {4}.*\n)*", README.read_text())
+        blocks = re.findall(r"(?ms)^```bash\n(.*?)^```", GUIDE.read_text())
+        (lines,) = (block for block in blocks if "spark-submit --master" in block)
         (master,) = re.findall(r"--master (\S+)", lines)
-        return ["bash", "-euc", textwrap.dedent(lines).replace(master, self.master_url)]
+        return ["bash", "-euc", lines.replace(master, self.master_url)]
 
     def close(self) -> None:
         for program in (*self.workers, self._master):

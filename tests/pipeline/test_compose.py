@@ -416,9 +416,10 @@ def asked(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
         connection.close()
 
 
-def test_the_readmes_command_that_adopts_a_topic_is_run_by_the_owner() -> None:
+def test_the_guides_command_that_adopts_a_topic_is_run_by_the_owner() -> None:
     """`run` takes the place of the image's command, and starts what the service needs first."""
-    (line,) = re.findall(r"(?m)^    docker compose run --rm (.*)$", (ROOT / "README.md").read_text())
+    guide = (ROOT / "docs" / "start" / "docker.md").read_text()
+    (line,) = re.findall(r"(?m)^docker compose run --rm (.*)$", guide)
     name, *command = line.split()
     assert command == ["python", "-m", "candleflow", "adopt-topic"]
     assert command[-1] in COMMANDS

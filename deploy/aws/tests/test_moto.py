@@ -1,6 +1,6 @@
 """As far as moto goes: the template through an engine of CloudFormation's kind, references and order and all.
 
-What moto can't make is left out by its kind; docs/aws.md says what follows from that.
+What moto can't make is left out by its kind; docs/guides/aws.md says what follows from that.
 """
 
 from __future__ import annotations

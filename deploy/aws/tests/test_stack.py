@@ -289,7 +289,7 @@ def test_each_role_may_read_its_own_secrets_only(size: str, request: pytest.Fixt
         "ForecasterTaskExecutionRole": {"PostgresForecaster"},
         "AuditTaskExecutionRole": {"KafkaAudit", "KafkaAuthority", "PostgresReader", "PostgresAuditor"},
         "HealthTaskExecutionRole": {"PostgresReader"},
-        # The processor applies the schema, and with it gives every role its password (docs/aws.md).
+        # The processor applies the schema, and with it gives every role its password (docs/guides/aws.md).
         "SparkNodeRole": {"OwnerAttachment", "KafkaProcessor", "KafkaAuthority", *postgres},
         # The first broker makes Kafka's users; the others only sign their certificates.
         "KafkaRole1": {"KafkaAuthorityKey", "KafkaProducer", "KafkaProcessor", "KafkaAudit"},
@@ -442,7 +442,7 @@ def test_an_alarm_looks_at_each_figure_of_the_watcher(
 
 
 def test_an_alarm_says_that_no_step_runs_any_more(small: dict[str, Any]) -> None:
-    """Nothing starts one again by itself: docs/aws.md says what somebody does then."""
+    """Nothing starts one again by itself: docs/guides/aws.md says what somebody does then."""
     alarm = alarm_on(small, "AppsRunning")
     (cluster,) = resources(small, "AWS::EMR::Cluster")
     assert alarm["Namespace"] == "AWS/ElasticMapReduce"

@@ -1,6 +1,7 @@
 """What the exchange is asked for and what its answers mean, by a clock of our own; and what that costs.
 
-``python -m pytest tests/unit/producer/test_tail.py -k cost -s`` prints the table of docs/performance.md.
+``python -m pytest tests/unit/producer/test_tail.py -k cost -s`` prints the table of
+docs/explanation/performance.md.
 """
 
 from __future__ import annotations
