@@ -174,8 +174,8 @@ def test_a_recording_is_replayed(at_a_terminal: Reader) -> None:
             line = trade | {"T": at, "m": False, "M": True}
             file.write(json.dumps(line, separators=(",", ":")) + "\n")
     port = free_port()
-    for line in commands("replay.md"):
-        at_a_terminal.type(line.replace("9443", str(port)))
+    for command in commands("replay.md"):
+        at_a_terminal.type(command.replace("9443", str(port)))
     at_a_terminal.sees_candles()
     at_a_terminal.presses_ctrl_c()
 
