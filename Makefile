@@ -1,6 +1,6 @@
 # Every command, and what it needs, in one place: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults test-emr soak check security types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars clean
+.PHONY: help run test test-python test-faults test-emr soak check security types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars clean
 
 python := .venv/bin/python
 # What a shell has them set to, for other work, would have other modules imported, or none.
@@ -22,6 +22,12 @@ test: install-dev ## run the tests, against the real parts
 test-faults: install-dev ## run the slow ones: kills, lost connections, full disks, wrong clocks (QUICK=1: most; MINUTES=30: as far as it gets)
 	@deploy/faketime
 	@$(python) -m pytest -m "slow$(if $(QUICK), and not long)" $(if $(MINUTES),--minutes $(MINUTES)) --durations 15
+
+test-python: install ## the unit, property, engine and store tests on another Python, in .venv-3.13 (PYTHON=3.13, SUITES="tests/unit ...")
+	@deploy/environment $(python-version)
+	@.venv-$(python-version)/bin/python -m pytest -q -m "not slow" --numprocesses 2 --dist loadfile $(or $(SUITES),tests/unit tests/property tests/engine tests/store)
+
+python-version := $(or $(PYTHON),3.13)
 
 # By hand, and after a change of what the engine asks of Spark: what a program of Spark's own version can't show.
 test-emr: ## the engine's tests on Spark 4.0.2, which Amazon EMR runs, in .venv-emr
@@ -137,5 +143,5 @@ lock-jars: install ## lock the jars anew (needs mvn)
 	@$(python) deploy/lock_jars.py
 
 clean: down ## remove .venv and caches; the data folder stays
-	rm -rf .venv .venv-aws .venv-emr .venv-peers .venv-checkers cdk.out deploy/aws/build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-aws .venv-emr .venv-peers .venv-checkers .venv-3.1* cdk.out deploy/aws/build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find candleflow tests bench -name __pycache__ -prune -exec rm -rf {} +
