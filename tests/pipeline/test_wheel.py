@@ -21,7 +21,7 @@ from tests.processes import ROOT, environment, started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # installing takes 10 to 60 s, the start 30
 
-UV = Path(sys.executable).with_name("uv")
+UV = ROOT / ".venv" / "bin" / "uv"
 FIRST_CANDLE_SECONDS = 300
 
 

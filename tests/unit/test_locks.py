@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import tomllib
-from pathlib import Path
 
 from candleflow import __version__
 from tests.processes import ROOT
 
-UV = Path(sys.executable).with_name("uv")
+UV = ROOT / ".venv" / "bin" / "uv"
 PUBLIC = {"https://pypi.org", "https://files.pythonhosted.org"}
 
 
