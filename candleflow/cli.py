@@ -26,7 +26,7 @@ from candleflow import (
 )
 from candleflow import settings as settings_module
 from candleflow.command import Command
-from candleflow.errors import CandleflowError
+from candleflow.errors import CandleflowError, StackError
 from candleflow.settings import Settings
 
 ROOMS: Final = (stack, producer, processor, dashboard, alerts, forecast, audit, history, simulator)
@@ -92,9 +92,18 @@ def _run(command: Command, settings: Settings, arguments: argparse.Namespace) ->
 
 
 def _named(function: str) -> Any:
-    """The function that ``module:name`` is the name of."""
+    """The function that ``module:name`` is the name of.
+
+    Raises StackError where a package is missing: candleflow without its extra can only read candles.
+    """
     module, _, name = function.partition(":")
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise StackError(
+            f"the package {error.name} is not installed: pip install 'candleflow[all]', "
+            "or in a clone of the repository: pip install -r requirements.txt"
+        ) from error
 
 
 def _split(argv: list[str], chosen: str | None) -> tuple[list[str], list[str]]:

@@ -46,9 +46,11 @@ from candleflow.store.forecasts import ForecastStore
 from candleflow.store.reader import CandleReader
 from candleflow.telemetry import Heartbeat, read_heartbeat, set_up_logging
 
-SCRIPT: Final = Path(__file__).parents[2] / "dashboard.py"
+_IN_WHEEL: Final = Path(__file__).parent / "app" / "dashboard.py"
+"""Where a wheel has the repository's dashboard.py and .streamlit (pyproject.toml)."""
+SCRIPT: Final = _IN_WHEEL if _IN_WHEEL.exists() else Path(__file__).parents[2] / "dashboard.py"
 """Its neighbour ``.streamlit/config.toml`` goes with it, whatever folder the command is run in."""
-PAGE: Final = Path(__file__).with_name("dashboard_page.py")
+PAGE: Final = Path(__file__).with_name("script.py")
 """The script of the app that ``SCRIPT`` makes."""
 
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1")

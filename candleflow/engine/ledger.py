@@ -74,7 +74,7 @@ class Merged:
 
 
 class Ledger:
-    """The store's functions for the processor; see their files in store/functions.
+    """The store's functions for the processor; see the interface in ARCHITECTURE.md.
 
     All raise StoreAwayError where trying again may help, SupersededError where another processor has the
     topic, and StoreError otherwise.

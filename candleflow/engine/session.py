@@ -1,6 +1,6 @@
 """Spark's session, for a stream of small batches on one machine, or for any master by one setting.
 
-Everything here was measured; see docs/decisions.md. No secret may come into Spark's
+Everything here was measured; see ARCHITECTURE.md, "Decisions". No secret may come into Spark's
 configuration: it is on the JVM's command line, in the event log and on the page of the UI.
 """
 

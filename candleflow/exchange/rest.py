@@ -18,7 +18,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-import httpx
+import httpx2 as httpx
 
 from candleflow.errors import ExchangeError, ExchangeRefusalError, MarketError, RateLimitError
 from candleflow.exchange import tls

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,13 +31,8 @@ PURE_STANDARD_LIBRARY_ONLY = "market"
 CLOCK_AND_IO = {"time", "datetime", "os", "socket", "pathlib", "random", "threading", "asyncio", "logging"}
 
 
-@cache
-def nodes(file: Path) -> tuple[ast.AST, ...]:
-    return tuple(ast.walk(ast.parse(file.read_text())))
-
-
 def imports(file: Path) -> Iterator[str]:
-    for node in nodes(file):
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -79,7 +73,7 @@ def test_only_the_settings_read_the_environment() -> None:
 
 def test_nothing_evaluates_text_as_code() -> None:
     for file in PACKAGE.rglob("*.py"):
-        for node in nodes(file):
+        for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in {"eval", "exec"}, file
         assert not {"pickle", "marshal", "shelve"} & set(imports(file)), file
