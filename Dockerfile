@@ -4,11 +4,11 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /build
-COPY deploy/uv.lock requirements.lock ./
-# Nothing is installed but what the locks name, each file by its hash.
-RUN python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes -r uv.lock \
+COPY deploy/uv.txt requirements.txt ./
+# Nothing is installed but what the two files name, each package by its hash.
+RUN python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes -r uv.txt \
     && uv venv /opt/venv \
-    && uv pip install --no-cache --python /opt/venv/bin/python --compile-bytecode --require-hashes -r requirements.lock
+    && uv pip install --no-cache --python /opt/venv/bin/python --compile-bytecode --require-hashes -r requirements.txt
 # Spark's connectors, by their SHA-256 too. Only what fetching needs is copied: another change fetches nothing anew.
 COPY candleflow/__init__.py candleflow/backoff.py candleflow/command.py candleflow/errors.py candleflow/proxies.py candleflow/
 COPY candleflow/stack/__init__.py candleflow/stack/jar_lock.py candleflow/stack/jars.py candleflow/stack/jar_download.py candleflow/stack/jars.lock candleflow/stack/

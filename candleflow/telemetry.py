@@ -81,7 +81,7 @@ def set_up_logging(process_name: str, level: str = "INFO", log_format: str = "te
     logging.getLogger("kafka").setLevel(logging.INFO)
     if level == "DEBUG":
         return
-    for chatty in ("httpx", "httpcore", "websockets"):
+    for chatty in ("httpx2", "httpcore2", "websockets"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # kafka-python logs four errors for each attempt to reach a broker that still starts. Whoever calls it
     # looks at every outcome, and says in a line of ours what it means.

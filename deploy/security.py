@@ -11,7 +11,8 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -20,6 +21,9 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 TOOLS: Final = ROOT / ".venv-checkers" / "bin"
+
+LOCKED: Final = "[-]hash=sha256:"
+"""On lines of pip's files that pin a package."""
 
 NO_SECRETS: Final = r"canary|^(scram-sha-256|password|given|forgotten|made-up|secret|p%40ss\S*)$"
 """What looks like a secret and is none: what tests make up and look for afterwards, the password in an
@@ -61,7 +65,8 @@ def unsafe_code(paths: Sequence[str | Path]) -> Outcome:
 
 def secrets(paths: Sequence[str | Path]) -> Outcome:
     """What looks like a secret, without asking any server whether it is one."""
-    found = run("detect-secrets-hook", "--no-verify", "--exclude-secrets", NO_SECRETS, *paths)
+    options = ("--no-verify", "--exclude-secrets", NO_SECRETS, "--exclude-lines", LOCKED)
+    found = run("detect-secrets-hook", *options, *paths)
     if found.returncode == 0:
         return Outcome(f"detect-secrets: nothing found in {len(paths)} files", is_bad=False)
     return Outcome(f"detect-secrets:\n{found.stdout}{found.stderr}", is_bad=True)
@@ -86,19 +91,29 @@ def vulnerabilities(locks: Sequence[Path], services: Sequence[Sequence[str]] = S
 def _without_doubles(locks: Sequence[Path]) -> list[list[str]]:
     """The packages of all locks, in lists that have each name once: more pip-audit takes for an error.
 
-    Raises ValueError for a line that pins nothing.
+    Raises ValueError for a lock that can't be read.
     """
     versions: dict[str, dict[str, None]] = {}
     for lock in locks:
-        for line in lock.read_text().splitlines():
-            if not line.strip() or line.startswith((" ", "#")):
-                continue
+        for name, version in _of_uv(lock) if lock.name == "uv.lock" else _of_pip(lock):
+            versions.setdefault(name, {})[f"{name}=={version}"] = None
+    columns = zip_longest(*versions.values())
+    return [[one for one in column if one is not None] for column in columns]
+
+
+def _of_uv(lock: Path) -> Iterator[tuple[str, str]]:
+    for package in tomllib.loads(lock.read_text())["package"]:
+        if "registry" in package["source"]:  # all but candleflow itself
+            yield package["name"], package["version"]
+
+
+def _of_pip(lock: Path) -> Iterator[tuple[str, str]]:
+    for line in lock.read_text().splitlines():
+        if line.strip() and not line.startswith((" ", "#")):
             pin = _PIN.match(line)
             if pin is None:
                 raise ValueError(f"{lock.name} pins nothing by {line!r}")
-            versions.setdefault(pin[1], {})[f"{pin[1]}=={pin[2]}"] = None
-    columns = zip_longest(*versions.values())
-    return [[one for one in column if one is not None] for column in columns]
+            yield pin[1], pin[2]
 
 
 def _audit(service: Sequence[str], packages: Sequence[str]) -> list[dict[str, Any]]:
@@ -146,7 +161,7 @@ def tracked(*patterns: str) -> list[Path]:
 
 def locks() -> list[Path]:
     """Those of Python packages: pip-audit knows nothing of jars and Java."""
-    return [one for one in tracked("*.lock") if not one.name.startswith("ja")]
+    return tracked("uv.lock", "deploy/uv.txt", "bench/peers/requirements/*.lock")
 
 
 def main() -> int:

@@ -28,7 +28,9 @@ from candleflow.dashboard.source import PageSource
 from candleflow.errors import SettingError, StackError, StoreError
 from candleflow.settings import Settings
 
-SCRIPT: Final = Path(__file__).parents[2] / "dashboard.py"
+_IN_WHEEL: Final = Path(__file__).parent / "app" / "dashboard.py"
+"""Where a wheel has the repository's dashboard.py and .streamlit (pyproject.toml)."""
+SCRIPT: Final = _IN_WHEEL if _IN_WHEEL.exists() else Path(__file__).parents[2] / "dashboard.py"
 """Its neighbour ``.streamlit/config.toml`` goes with it, whatever folder the command is run in."""
 PAGE: Final = Path(__file__).with_name("script.py")
 """The script of the app that ``SCRIPT`` makes."""

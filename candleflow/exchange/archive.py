@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Final
 from urllib.parse import quote, unquote
 
-import httpx
+import httpx2 as httpx
 
 from candleflow.errors import ExchangeError
 from candleflow.exchange import tls

@@ -17,7 +17,7 @@ from decimal import Decimal, InvalidOperation
 from http import HTTPStatus
 from typing import Any, Final, Self, TypeVar
 
-import httpx
+import httpx2 as httpx
 
 from candleflow.errors import ExchangeError, ExchangeRefusalError, MarketError, RateLimitError
 from candleflow.exchange import tls

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import certifi
-import httpx
+import httpx2 as httpx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import httpx
+import httpx2 as httpx
 
 from candleflow.stack.jar_download import client_for
 

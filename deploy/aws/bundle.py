@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -27,18 +28,27 @@ def bundle() -> None:
     for folder, names in (
         (
             BROKER,
-            ("broker/users.py", "broker/server.properties", "broker/log4j2.xml", "broker/requirements.lock"),
+            ("broker/users.py", "broker/server.properties", "broker/log4j2.xml"),
         ),
-        (SPARK, ("emr/launch.py", "emr/requirements.lock")),
+        (SPARK, ("emr/launch.py",)),
     ):
         folder.mkdir(parents=True)
         for name in names:
             shutil.copy(HERE / name, folder)
+    for folder, group in ((BROKER, "aws-broker"), (SPARK, "aws-emr")):
+        _export_packages(group, folder / "requirements.lock")
     for folder, lock, kind in ((BROKER, KAFKA_LOCK, "kafka"), (SPARK, SPARK_LOCK, "spark")):
         (folder / "jars.sha256").write_text(_sums(lock, kind))
     shutil.copytree(
         ROOT / "candleflow", SPARK / "candleflow", ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
     )
+
+
+def _export_packages(group: str, target: Path) -> None:
+    """Write what ``uv.lock`` has of a dependency group, with hashes, as pip reads it on a machine of AWS."""
+    command = [ROOT / ".venv" / "bin" / "uv", "export", "--quiet", "--frozen", "--only-group", group]
+    command += ["--no-emit-project", "--no-header", "--no-annotate", "--output-file", target]
+    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
 
 
 def _rows(lock: Path, kind: str) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import httpx
+import httpx2 as httpx
 import psutil
 import pytest
 from websockets.exceptions import InvalidHandshake

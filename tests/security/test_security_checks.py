@@ -105,6 +105,18 @@ def test_two_versions_of_a_package_are_both_looked_up(lock: Path, tmp_path: Path
     ]
 
 
+def test_the_packages_of_uvs_lock_are_looked_up(tmp_path: Path) -> None:
+    file = tmp_path / "uv.lock"
+    own = '[[package]]\nname = "ours"\nversion = "1.0"\nsource = { editable = "." }\n'
+    file.write_text(
+        own
+        + own.replace("ours", "harmless").replace('editable = "."', 'registry = "https://pypi.org/simple"')
+    )
+    with advisories({OF_OLD: "OLD-1", "harmless": "NEW-1", "ours": "NEW-2"}) as service:
+        found = security.vulnerabilities([file], [service])
+    assert found.says.splitlines()[1:] == ["  harmless 1.0: NEW-1, mended in none"]
+
+
 def test_a_lock_that_cannot_be_read_is_told(lock: Path) -> None:
     lock.write_text("harmless>=1.0\n")
     found = security.vulnerabilities([lock], [])

@@ -92,7 +92,7 @@ def test_it_runs_as_nobody_special_and_is_asked_for_its_health() -> None:
 
 
 def test_packages_are_installed_by_their_hashes_only() -> None:
-    (install,) = (words for name, words in BUILD if name == "RUN" and "requirements.lock" in words)
+    (install,) = (words for name, words in BUILD if name == "RUN" and "requirements.txt" in words)
     assert install.count("install ") == install.count("--require-hashes") == 2
 
 

@@ -15,12 +15,15 @@ import pytest
 from tests.processes import ROOT
 
 UV = """#!/bin/sh
-[ "$1" != --version ] || exit 0
+case $1 in
+--version) exit 0 ;;
+export) for wanted; do :; done; echo "thing==1" >"$wanted"; exit 0 ;;
+esac
 site=$(echo "$(dirname "$4")"/../lib/python*/site-packages)
 mkdir "$site/thing-1.dist-info"
 printf 'Metadata-Version: 2.1\\nName: thing\\nVersion: 1\\n' >"$site/thing-1.dist-info/METADATA"
 """
-"""Stands for uv: real pip installs it, and it installs the one package of the lock."""
+"""Stands for uv: real pip installs it, and it exports and installs the one package of the lock."""
 
 
 def wheel_of_uv(folder: Path) -> Path:
@@ -44,8 +47,8 @@ def test_pips_and_pythons_variables_and_a_pip_conf_move_nothing(tmp_path: Path) 
     shutil.copy(ROOT / "deploy" / "environment", tree / "deploy")
     wheel = wheel_of_uv(tmp_path)
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    (tree / "deploy" / "uv.lock").write_text(f"uv==1 --hash=sha256:{digest}\n")
-    (tree / "requirements.lock").write_text("thing==1\n")
+    (tree / "deploy" / "uv.txt").write_text(f"uv==1 --hash=sha256:{digest}\n")
+    (tree / "uv.lock").write_text("made up")
     (tmp_path / "pip.conf").write_text(f"[install]\nprefix = {elsewhere}\nuser = true\n")
     variables = {
         "PYTHON": sys.executable,
@@ -64,5 +67,5 @@ def test_pips_and_pythons_variables_and_a_pip_conf_move_nothing(tmp_path: Path) 
     done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tree / ".venv" / "bin" / "uv").exists()
-    assert (tree / ".venv" / ".installed.requirements.lock").exists()
+    assert (tree / ".venv" / ".installed.run").read_text() == "made up"
     assert not elsewhere.exists()

@@ -14,7 +14,7 @@ from deploy.aws.emr.launch import read_secrets
 HERE = Path(bundle.__file__).parent
 
 
-@pytest.mark.parametrize("script", ["broker/start.sh", "emr/bootstrap.sh", "environment"])
+@pytest.mark.parametrize("script", ["broker/start.sh", "emr/bootstrap.sh"])
 def test_scripts_are_sound(script: str) -> None:
     done = subprocess.run(["bash", "-n", str(HERE / script)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
