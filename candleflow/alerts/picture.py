@@ -21,7 +21,7 @@ from candleflow.dashboard import colours
 from candleflow.dashboard.looks import Overlay
 from candleflow.market.stored import Bar
 from candleflow.settings import Settings
-from candleflow.store.alerts import AlertBook
+from candleflow.store.alerts import AlertStore
 
 CANDLES: Final = 60
 """Windows that are drawn, the alert's own at the right."""
@@ -83,7 +83,7 @@ class Scale:
         return top + round((self.high - price) / (self.high - self.low) * (bottom - top))
 
 
-def picture_of(settings: Settings, book: AlertBook, alert_id: int) -> bytes | None:
+def picture_of(settings: Settings, book: AlertStore, alert_id: int) -> bytes | None:
     """The picture of a stored alert as a PNG; None where there is nothing to draw: a lag has no symbol.
 
     Raises StoreError while PostgreSQL is away, MarketError for a rule that can't be read any more.

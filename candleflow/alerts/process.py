@@ -25,7 +25,7 @@ from candleflow.errors import HeldError, StoreError
 from candleflow.metrics.serving import served_heartbeat
 from candleflow.process_loop import exit_status
 from candleflow.settings import Settings
-from candleflow.store.alerts import AlertBook
+from candleflow.store.alerts import AlertStore
 from candleflow.store.clearing import Clearing
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Alerting:
 
     def __init__(self, settings: Settings) -> None:
         self._channels = channels(settings)
-        self._book = AlertBook.from_settings(settings)
+        self._book = AlertStore.from_settings(settings)
         self._decider = Decider(settings, self._book)
         self._stop = threading.Event()
         drawn = partial(picture_of, settings, self._book) if settings.alert.pictures else None

@@ -24,7 +24,7 @@ from candleflow.alerts.message import MOST_AT_ONCE, Told, together
 from candleflow.backoff import Backoff
 from candleflow.errors import HeldError, StoreError
 from candleflow.market.window import SECOND_US
-from candleflow.store.alerts import AlertBook, Delivery
+from candleflow.store.alerts import AlertStore, Delivery
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class ChannelSender:
     def __init__(
         self,
         channel: Channel,
-        book: AlertBook,
+        book: AlertStore,
         stop: threading.Event,
         picture_of: PictureOf | None = None,
         *,

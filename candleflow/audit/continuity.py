@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from candleflow.market.gap import AUDIT, GapBook, GapEvent, GapEventKind
+from candleflow.market.gap import AUDIT, GapEvent, GapEventKind, GapState
 from candleflow.market.trade_ids import Ranges, TradeIds
 
 
@@ -27,7 +27,7 @@ class OnRecord:
     """
 
     def __init__(self) -> None:
-        self._book = GapBook()
+        self._book = GapState()
         self._recent: defaultdict[str, list[tuple[int, GapEvent]]] = defaultdict(list)
 
     def add(self, events: Iterable[GapEvent], now: int) -> None:

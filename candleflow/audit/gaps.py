@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from candleflow.broker.gap_log import read_all
-from candleflow.market.gap import GapBook, GapEvent, GapEventKind, book_of
+from candleflow.market.gap import GapEvent, GapEventKind, GapState, gap_state_of
 from candleflow.market.window import SECOND_US
 from candleflow.settings import Settings
 
@@ -62,14 +62,14 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     if not console.is_terminal:
         console = Console(width=_FILE_COLUMNS)
     console.print(_table(shown))
-    missing = book_of(events).open_trades
+    missing = gap_state_of(events).open_trades
     print(f"{len(found):,} gaps, {missing:,} trades missing still")
     return 0
 
 
 def gaps(events: Sequence[GapEvent]) -> list[Gap]:
     """Each range that was seen missing, in the order of seeing, as it stands after all events."""
-    book = book_of(events)
+    book = gap_state_of(events)
     places: list[_Place] = [
         (event.symbol, lower, upper, at) for at, event in enumerate(events) for lower, upper in event.ranges
     ]
@@ -94,7 +94,7 @@ def _overlapping(some: Sequence[_Place], others: Sequence[_Place]) -> Iterator[t
         begun[kind].append(place)
 
 
-def _gap(place: _Place, seen: GapEvent, outcomes: Sequence[GapEvent], book: GapBook) -> Gap:
+def _gap(place: _Place, seen: GapEvent, outcomes: Sequence[GapEvent], book: GapState) -> Gap:
     symbol, lower, upper, _ = place
     return Gap(
         symbol=symbol,

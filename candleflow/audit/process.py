@@ -18,7 +18,7 @@ from typing import Final
 
 from candleflow.audit.continuity import OnRecord, unknown_holes
 from candleflow.audit.klines import DIFFERING, Basis, Comparison, Verdict, bases, compare
-from candleflow.audit.mending import Mender, StoppedError
+from candleflow.audit.rebuilding import Rebuilder, StoppedError
 from candleflow.audit.soundness import Attempts, Suspect, doubts
 from candleflow.audit.verify_report import written
 from candleflow.broker import gap_log
@@ -31,8 +31,8 @@ from candleflow.market.window import SECOND_US, floor_time
 from candleflow.metrics.serving import served_heartbeat
 from candleflow.process_loop import exit_status, until_stopped
 from candleflow.settings import Settings
-from candleflow.store.mending import CandleMending
 from candleflow.store.reader import CandleReader
+from candleflow.store.rebuilds import CandleRebuilds
 from candleflow.telemetry import ByLabel
 
 _log = logging.getLogger(__name__)
@@ -82,9 +82,9 @@ class Auditor:
         self._settings = settings
         self._urls = addresses(settings).rest
         self._reader = CandleReader.from_settings(settings)
-        self._store = CandleMending.from_settings(settings)
+        self._store = CandleRebuilds.from_settings(settings)
         self._stop = asyncio.Event()
-        self._mender = Mender(
+        self._mender = Rebuilder(
             settings, self._store, say=_log.info, gives_up=self._stop.is_set, records_limit=RECORDS_LIMIT
         )
         self._attempts = Attempts()

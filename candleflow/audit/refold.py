@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from candleflow.market.book import Book
 from candleflow.market.candle import Candle, CandleFold
+from candleflow.market.candle_ids import CandleIds
 from candleflow.market.trade import Trade
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
@@ -22,7 +22,9 @@ class Refold:
     that none is missing.
     """
 
-    def __init__(self, symbol: str, windows: Windows, since: int, until: int, books: Iterable[Book]) -> None:
+    def __init__(
+        self, symbol: str, windows: Windows, since: int, until: int, books: Iterable[CandleIds]
+    ) -> None:
         self._symbol = symbol
         self._windows = windows
         self._since = since
@@ -55,7 +57,7 @@ class Refold:
             and not self.lacking()
         )
 
-    def lacking(self) -> list[Book]:
+    def lacking(self) -> list[CandleIds]:
         """The stored candles some of whose trades did not come, in the order of time."""
         return [book for _, book in sorted(self._books.items()) if not self._ids.has_all(book.ids)]
 

@@ -12,16 +12,16 @@ from contextlib import closing
 from functools import partial
 
 from candleflow.audit.continuity import unknown_holes
-from candleflow.audit.mending import Mender
 from candleflow.audit.process import SETTLE_US
+from candleflow.audit.rebuilding import Rebuilder
 from candleflow.audit.verify import asked_for
 from candleflow.audit.verify_report import Asked, written
 from candleflow.broker import gap_log
 from candleflow.market.gap import REPAIR, GapEventKind, events_of
 from candleflow.market.window import DAY_US, floor_time
 from candleflow.settings import Settings
-from candleflow.store.mending import CandleMending
 from candleflow.store.reader import CandleReader
+from candleflow.store.rebuilds import CandleRebuilds
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -39,8 +39,8 @@ def _mend(settings: Settings, asked: Asked, settled: int) -> None:
     """Lost candles too are mended before holes are looked for: the topic may have their trades."""
     say = partial(print, file=sys.stderr)
     mended = left = 0
-    with closing(CandleMending.from_settings(settings)) as store:
-        mender = Mender(settings, store, say=say)
+    with closing(CandleRebuilds.from_settings(settings)) as store:
+        mender = Rebuilder(settings, store, say=say)
         for since, until in _days(settings, asked):
             found = mender.suspects(asked.symbol, since, until)
             due = [one for one in found if one.until <= settled and one.since < until and since <= one.until]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from candleflow.audit.klines import Basis, Comparison, Verdict
-from candleflow.market.book import Book, StrayRollUp
+from candleflow.market.candle_ids import CandleIds, StrayRollUp
 from candleflow.market.window import SECOND_US, Windows
 
 TRIES: Final = 3
@@ -36,7 +36,7 @@ class Suspect:
     state: str = ""
 
 
-def suspects(books: Sequence[Book], strays: Iterable[StrayRollUp], windows: Windows) -> list[Suspect]:
+def suspects(books: Sequence[CandleIds], strays: Iterable[StrayRollUp], windows: Windows) -> list[Suspect]:
     """What to rebuild of one symbol, in the order of time; ``books`` in that order too."""
     found = [
         _window(book, windows, "a candle's figures are not those of its ids")
@@ -49,7 +49,7 @@ def suspects(books: Sequence[Book], strays: Iterable[StrayRollUp], windows: Wind
     return distinct(found)
 
 
-def overlapping(books: Iterable[Book]) -> list[Book]:
+def overlapping(books: Iterable[CandleIds]) -> list[CandleIds]:
     """Those that share an id with another of them."""
     kept = list(books)
     owned = sorted((lower, upper, at) for at, book in enumerate(kept) for lower, upper in book.ids.ranges)
@@ -132,7 +132,7 @@ class Attempts:
         self._left[symbol, suspect] = (0 if is_settled else tries - 1, now + PAUSE_US)
 
 
-def _window(book: Book, windows: Windows, reason: str) -> Suspect:
+def _window(book: CandleIds, windows: Windows, reason: str) -> Suspect:
     return Suspect(book.open_time, book.open_time + windows.slide_us, reason, book.state)
 
 

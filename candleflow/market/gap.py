@@ -2,7 +2,7 @@
 
 Spot trade ids are consecutive per symbol, so whoever sees id 105 after id 100 knows that four trades are
 missing. What becomes of them is a sequence of events, each about a set of ids; the events in their order
-are the truth, and ``GapBook`` is what they add up to.
+are the truth, and ``GapState`` is what they add up to.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def events_of(kind: GapEventKind, symbol: str, ranges: Ranges, at: int, why: str
     return [GapEvent.of(kind, symbol, part, at, why) for part in parts]
 
 
-class GapBook:
+class GapState:
     """Which ids are missing, after all events so far."""
 
     def __init__(self) -> None:
@@ -131,9 +131,9 @@ class GapBook:
         return {symbol: ids.ranges for symbol, ids in sorted(self.wanted().items())}
 
 
-def book_of(events: Iterable[GapEvent]) -> GapBook:
+def gap_state_of(events: Iterable[GapEvent]) -> GapState:
     """What the events add up to."""
-    book = GapBook()
+    book = GapState()
     for event in events:
         book.apply(event)
     return book

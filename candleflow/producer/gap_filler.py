@@ -26,9 +26,9 @@ from candleflow.market.gap import (
     OVERLOAD,
     RECONNECT,
     RESTART,
-    GapBook,
     GapEvent,
     GapEventKind,
+    GapState,
     events_of,
 )
 from candleflow.market.trade import Trade
@@ -101,7 +101,7 @@ class GapFiller:
         self._write_event = write
         self._now_us = now_us
         self._fill_us = fill_us
-        self._book = GapBook()
+        self._book = GapState()
         self._forced: dict[str, TradeIds] = {}
         self._rests_until: dict[str, float] = {}
         self._backoffs: dict[str, Backoff] = {}
@@ -120,7 +120,7 @@ class GapFiller:
 
     def begin(self, events: Sequence[GapEvent]) -> None:
         """Take every event there is, in place of those taken before."""
-        self._book = GapBook()
+        self._book = GapState()
         self._forced.clear()
         self._oldest.clear()
         self.go_on(events)

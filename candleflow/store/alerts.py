@@ -116,7 +116,7 @@ class ToldAlert:
     detail: str
 
 
-class AlertBook:
+class AlertStore:
     """For the one process that decides and sends; safe to share among threads.
 
     Each method raises StoreError while PostgreSQL can't answer, and HeldError where another process has the

@@ -17,7 +17,7 @@ from candleflow.errors import UnknownOutcomeError
 from candleflow.market.window import SECOND_US
 from candleflow.settings import load
 from candleflow.stack.postgres import PostgresServer
-from candleflow.store.alerts import Alert, AlertBook, AlertReader, Decision
+from candleflow.store.alerts import Alert, AlertReader, AlertStore, Decision
 from tests.dashboard.alerting import NOTE, SYMBOL, alerting, take
 from tests.dashboard.browser import Page
 from tests.store.trades import BEGINS_AT
@@ -159,7 +159,7 @@ def test_a_refusal_for_good_stands_at_the_top(database: Database) -> None:
     shown = page(database)
     shown.text_input(key="alert-threshold").input("1")
     shown.button[-1].click().run()
-    with closing(AlertBook.from_settings(database.settings)) as book:
+    with closing(AlertStore.from_settings(database.settings)) as book:
         book.claim("a test")
         alert = Alert(BEGINS_AT, BEGINS_AT, "BTCUSDT crosses up 1", "brief", ["phone"])
         book.decide([Decision(1, "BTCUSDT", 0, {}, alert)])

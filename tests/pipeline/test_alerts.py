@@ -28,7 +28,7 @@ from candleflow.errors import StoreError
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US, floor_time
 from candleflow.stack import status
-from candleflow.store.alerts import Alert, AlertBook, AlertEditor, AlertReader, Decision, ToldAlert
+from candleflow.store.alerts import Alert, AlertEditor, AlertReader, AlertStore, Decision, ToldAlert
 from tests.dashboard.feed import now_us
 from tests.messengers import (
     DISCORD,
@@ -324,7 +324,7 @@ def test_what_cannot_be_drawn_is_told_in_words_alone(scene: Scene) -> None:
 class Clocked:
     """A sender by the phone, with a clock of the test's; what it is asked to draw, and whether it can."""
 
-    def __init__(self, scene: Scene, book: AlertBook) -> None:
+    def __init__(self, scene: Scene, book: AlertStore) -> None:
         self.asked: list[int] = []
         self.problem: Exception | None = None
         self.seconds = 0.0
@@ -355,7 +355,7 @@ class Clocked:
 
 @pytest.fixture
 def clocked(scene: Scene) -> Iterator[Clocked]:
-    with closing(AlertBook.from_settings(scene.settings)) as book:
+    with closing(AlertStore.from_settings(scene.settings)) as book:
         book.claim("a test")
         yield Clocked(scene, book)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from candleflow.broker.gap_log import encode, read_all
-from candleflow.market.gap import GapEvent, GapEventKind, book_of
+from candleflow.market.gap import GapEvent, GapEventKind, gap_state_of
 from candleflow.market.trade_ids import TradeIds
 from candleflow.producer import gap_filler, intake, tail
 from candleflow.producer.process import Producer
@@ -60,7 +60,7 @@ async def events(bootstrap: str) -> list[GapEvent]:
 
 
 def open_ranges(log: Sequence[GapEvent]) -> dict[str, tuple[tuple[int, int], ...]]:
-    return book_of(log).open_ranges()
+    return gap_state_of(log).open_ranges()
 
 
 async def ids_in_topic(bootstrap: str) -> dict[str, list[int]]:

@@ -18,7 +18,7 @@ import pytest
 
 from candleflow.broker.gap_log import encode, read_all
 from candleflow.errors import HeldError
-from candleflow.market.gap import GapEvent, GapEventKind, book_of
+from candleflow.market.gap import GapEvent, GapEventKind, gap_state_of
 from candleflow.market.shard import Shard
 from candleflow.market.trade_ids import TradeIds
 from candleflow.producer import process as module
@@ -95,7 +95,7 @@ class Place:
             while True:
                 log = await self.events()
                 missed = restarts(log)
-                if all(missed[symbol] >= times for symbol in symbols) and not book_of(log).open_ranges():
+                if all(missed[symbol] >= times for symbol in symbols) and not gap_state_of(log).open_ranges():
                     return
                 await asyncio.sleep(0.2)
 

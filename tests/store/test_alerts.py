@@ -12,7 +12,7 @@ import pytest
 
 from candleflow.errors import HeldError, StoreError
 from candleflow.market.window import SECOND_US
-from candleflow.store.alerts import Alert, AlertBook, AlertEditor, AlertReader, Decision
+from candleflow.store.alerts import Alert, AlertEditor, AlertReader, AlertStore, Decision
 from candleflow.store.clearing import Clearing
 from tests.processes import awaited
 from tests.store.processor import Processor
@@ -24,8 +24,8 @@ RULE: dict[str, Any] = {"kind": "above", "threshold": "100", "channels": ["phone
 
 
 @pytest.fixture
-def book(database: Database) -> Iterator[AlertBook]:
-    with closing(AlertBook.from_settings(database.settings)) as opened:
+def book(database: Database) -> Iterator[AlertStore]:
+    with closing(AlertStore.from_settings(database.settings)) as opened:
         opened.claim("a test")
         yield opened
 
@@ -45,7 +45,7 @@ def states(database: Database) -> list[tuple[str, str]]:
         return [(one.channel, one.state) for one in reader.latest(100)]
 
 
-def test_a_rule_that_was_added_is_there_until_it_is_removed(database: Database, book: AlertBook) -> None:
+def test_a_rule_that_was_added_is_there_until_it_is_removed(database: Database, book: AlertStore) -> None:
     rule_id = added(database, note="für später")
     assert [(one.rule_id, one.rule) for one in book.rules()] == [(rule_id, RULE | {"note": "für später"})]
     with closing(AlertEditor.from_settings(database.settings)) as editor:
@@ -62,7 +62,7 @@ def test_what_has_not_the_form_of_a_rule_is_refused(database: Database, rule: An
         editor.add(rule)
 
 
-def test_state_alert_and_deliveries_are_kept_together(database: Database, book: AlertBook) -> None:
+def test_state_alert_and_deliveries_are_kept_together(database: Database, book: AlertStore) -> None:
     rule_id = added(database)
     assert book.decide([decision(rule_id, 0, BEGINS_AT, "phone", "team")]) == 1
     stored = book.states()[rule_id, "BTCUSDT"]
@@ -70,7 +70,7 @@ def test_state_alert_and_deliveries_are_kept_together(database: Database, book: 
     assert states(database) == [("phone", "pending"), ("team", "pending")]
 
 
-def test_of_several_decisions_all_are_kept_or_none(database: Database, book: AlertBook) -> None:
+def test_of_several_decisions_all_are_kept_or_none(database: Database, book: AlertStore) -> None:
     rule_id = added(database)
     wrong = decision(rule_id, 1, BEGINS_AT + 5, "no such name!")
     with pytest.raises(StoreError):
@@ -79,7 +79,7 @@ def test_of_several_decisions_all_are_kept_or_none(database: Database, book: Ale
     assert states(database) == []
 
 
-def test_a_window_has_one_alert_of_a_rule_and_a_symbol(database: Database, book: AlertBook) -> None:
+def test_a_window_has_one_alert_of_a_rule_and_a_symbol(database: Database, book: AlertStore) -> None:
     rule_id = added(database)
     assert book.decide([decision(rule_id)]) == 1
     assert book.decide([decision(rule_id, 1)]) == 0
@@ -87,7 +87,7 @@ def test_a_window_has_one_alert_of_a_rule_and_a_symbol(database: Database, book:
     assert len(states(database)) == 2
 
 
-def test_of_two_who_decide_by_the_same_state_one_is_refused(database: Database, book: AlertBook) -> None:
+def test_of_two_who_decide_by_the_same_state_one_is_refused(database: Database, book: AlertStore) -> None:
     rule_id = added(database)
     book.decide([decision(rule_id)])
     with pytest.raises(HeldError, match="since"):
@@ -101,8 +101,8 @@ def test_of_two_who_decide_by_the_same_state_one_is_refused(database: Database, 
     assert all(isinstance(one, HeldError) for one in refused)
 
 
-def test_a_second_process_is_told_who_decides(database: Database, book: AlertBook) -> None:
-    with closing(AlertBook.from_settings(database.settings)) as second:
+def test_a_second_process_is_told_who_decides(database: Database, book: AlertStore) -> None:
+    with closing(AlertStore.from_settings(database.settings)) as second:
         with pytest.raises(HeldError, match="a test, since"):
             second.claim("the second")
         assert not second.is_held()
@@ -120,7 +120,9 @@ def test_a_second_process_is_told_who_decides(database: Database, book: AlertBoo
             book.take("phone", 1)
 
 
-def test_one_whose_session_was_ended_decides_no_more_than_it_may(database: Database, book: AlertBook) -> None:
+def test_one_whose_session_was_ended_decides_no_more_than_it_may(
+    database: Database, book: AlertStore
+) -> None:
     assert book.is_held()
     database.superuser().cursor().execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s",
@@ -131,7 +133,7 @@ def test_one_whose_session_was_ended_decides_no_more_than_it_may(database: Datab
     assert book.decide([decision(added(database))]) == 1
 
 
-def test_a_delivery_is_taken_once_and_noted_by_who_took_it(database: Database, book: AlertBook) -> None:
+def test_a_delivery_is_taken_once_and_noted_by_who_took_it(database: Database, book: AlertStore) -> None:
     book.decide([decision(added(database), 0, BEGINS_AT, "phone", "team")])
     taken = book.take("phone", 10)
     assert [(one.text, one.brief, one.attempt) for one in taken] == [("in full", "brief", 1)]
@@ -143,7 +145,7 @@ def test_a_delivery_is_taken_once_and_noted_by_who_took_it(database: Database, b
     assert book.take("phone", 10) == [], "what is sent stays sent"
 
 
-def test_what_is_due_later_waits_until_then(database: Database, book: AlertBook) -> None:
+def test_what_is_due_later_waits_until_then(database: Database, book: AlertStore) -> None:
     book.decide([decision(added(database))])
     book.note("phone", book.take("phone", 10), "pending", "429", due_in=60)
     assert book.take("phone", 10) == []
@@ -153,12 +155,12 @@ def test_what_is_due_later_waits_until_then(database: Database, book: AlertBook)
 
 
 def test_what_was_being_sent_when_its_process_died_is_not_sent_again(
-    database: Database, book: AlertBook
+    database: Database, book: AlertStore
 ) -> None:
     book.decide([decision(added(database))])
     taken = book.take("phone", 10)
     book.close()
-    with closing(AlertBook.from_settings(database.settings)) as second:
+    with closing(AlertStore.from_settings(database.settings)) as second:
         second.claim("the second")
         assert states(database) == [("phone", "unknown")]
         assert second.take("phone", 10) == []
@@ -166,7 +168,7 @@ def test_what_was_being_sent_when_its_process_died_is_not_sent_again(
     assert states(database) == [("phone", "sent")]
 
 
-def test_what_is_seen_of_candles(database: Database, book: AlertBook) -> None:
+def test_what_is_seen_of_candles(database: Database, book: AlertStore) -> None:
     processor = Processor(database.writer(), FIVE_SECONDS)
     processor.merge(run_of(1, 7))
     processor.merge(run_of(9, 12))
@@ -186,7 +188,7 @@ def test_what_is_seen_of_candles(database: Database, book: AlertBook) -> None:
 
 
 def test_an_alert_is_found_with_its_rule_and_the_candles_up_to_its_own(
-    database: Database, book: AlertBook
+    database: Database, book: AlertStore
 ) -> None:
     rule_id = added(database, note="then")
     book.decide([decision(rule_id, window=BEGINS_AT + 10 * SECOND_US)])
@@ -222,7 +224,7 @@ def test_old_alerts_are_in_no_claims_way_and_go_in_batches(database: Database) -
         f'ALTER ROLE "{database.name}_alerter" SET statement_timeout = {OLD_MILLISECONDS}'
     )
     clearing = Clearing("old alerts", 20_000)
-    with closing(AlertBook.from_settings(database.settings)) as book:
+    with closing(AlertStore.from_settings(database.settings)) as book:
         book.claim("a test")
         book.decide([decision(added(database))])
         assert not clearing.step(book.drop_old), "so many are too many at once"

@@ -15,8 +15,8 @@ from candleflow.market.window import SECOND_US, Windows
 from candleflow.store import credentials, schema
 from candleflow.store.credentials import Dsn, Role
 from candleflow.store.history import HistoryStore, Source
-from candleflow.store.mending import CandleMending, Replaced
 from candleflow.store.reader import CandleReader
+from candleflow.store.rebuilds import CandleRebuilds, Replaced
 from tests.store.processor import Processor, partials_of
 from tests.store.trades import BEGINS_AT, FIVE_SECONDS, run_of
 from tests.store_fixtures import Database
@@ -205,7 +205,7 @@ def test_what_the_topic_has_not_is_never_folded_away(
     load(store, run_of(1, 32), source)
     Processor(database.writer(), FIVE_SECONDS).merge(run_of(33, 70))
     before = asked(database, "SELECT * FROM candles ORDER BY 1, 2, 3")
-    mending = CandleMending.from_settings(database.settings)
+    mending = CandleRebuilds.from_settings(database.settings)
     try:
         until = BEGINS_AT + 35 * SECOND_US
         seen = {one.open_time: one.ids for one in mending.books("BTCUSDT", BEGINS_AT, until)}

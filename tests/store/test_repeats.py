@@ -12,13 +12,13 @@ import pytest
 from candleflow.errors import StoreError, UnknownOutcomeError
 from candleflow.settings import Settings, load
 from candleflow.store import credentials
-from candleflow.store.alerts import AlertBook, AlertEditor, AlertReader, Delivery
+from candleflow.store.alerts import AlertEditor, AlertReader, AlertStore, Delivery
 from candleflow.store.credentials import Role
 from candleflow.store.forecasts import Close, ForecastStore, NewForecast
 from candleflow.store.history import HistoryStore, Source
-from candleflow.store.mending import CandleMending
 from candleflow.store.pool import Pool
 from candleflow.store.reader import CandleReader
+from candleflow.store.rebuilds import CandleRebuilds
 from candleflow.store.roles import RIGHTS
 from tests.faults.proxy import Direction, Proxy
 from tests.processes import awaited
@@ -111,7 +111,7 @@ def test_alerts_whose_taking_was_not_answered_become_unknown(
     database: Database, link: Proxy, *, only_stalls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("candleflow.store.pool.QUERY_SECONDS", 0.5)
-    with closing(AlertBook.from_settings(through(database, link))) as book:
+    with closing(AlertStore.from_settings(through(database, link))) as book:
         book.claim("a test")
         book.decide([decision(added(database))])
         link.cut_after(1, Direction.TO_CLIENT, only_stalls=only_stalls)
@@ -126,7 +126,7 @@ def test_alerts_whose_taking_was_not_answered_become_unknown(
 def test_what_became_of_an_alert_is_noted_though_the_reply_was_cut_off(
     database: Database, link: Proxy
 ) -> None:
-    with closing(AlertBook.from_settings(through(database, link))) as book:
+    with closing(AlertStore.from_settings(through(database, link))) as book:
         book.claim("a test")
         book.decide([decision(added(database))])
         taken = book.take("phone", 10)
@@ -135,8 +135,8 @@ def test_what_became_of_an_alert_is_noted_though_the_reply_was_cut_off(
     assert states(database) == [("phone", "sent")]
 
 
-def _alerts(settings: Settings) -> AlertBook:
-    return AlertBook.from_settings(settings)
+def _alerts(settings: Settings) -> AlertStore:
+    return AlertStore.from_settings(settings)
 
 
 def _forecasts(settings: Settings) -> ForecastStore:
@@ -153,7 +153,7 @@ CHANGES: Mapping[str, tuple[Callable[[Settings], object], bool]] = {
     "keep_forecasts": (lambda s: _forecasts(s).keep([NewForecast("X", 1, "m", 1, 1, 1, 1, 1)]), True),
     "score_forecasts": (lambda s: _forecasts(s).score([Close("X", 1, 1)]), True),  # type: ignore[arg-type]
     "drop_forecasts": (lambda s: _forecasts(s).drop_before(0, 1), True),
-    "replace_candles": (lambda s: CandleMending.from_settings(s).replace("X", 0, 0, {}, []), False),
+    "replace_candles": (lambda s: CandleRebuilds.from_settings(s).replace("X", 0, 0, {}, []), False),
     "load_history": (lambda s: HistoryStore.from_settings(s).load([], Source.KLINE, 0), False),
     "FROM symbols": (lambda s: CandleReader.from_settings(s).symbols(), True),
 }

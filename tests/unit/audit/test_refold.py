@@ -7,8 +7,8 @@ from decimal import Decimal
 import pytest
 
 from candleflow.audit.refold import Refold
-from candleflow.market.book import Book
 from candleflow.market.candle import fold
+from candleflow.market.candle_ids import CandleIds
 from candleflow.market.trade import Trade
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import SECOND_US, Windows
@@ -22,8 +22,8 @@ def trade(trade_id: int, symbol: str = "BTCUSDT") -> Trade:
     return Trade(symbol, trade_id, Decimal(100 + trade_id), Decimal(1), trade_id * S, trade_id % 2 == 0)
 
 
-def book(second: int, *ids: int) -> Book:
-    return Book(second * S, (second + 5) * S, len(ids), ids[0], ids[-1], TradeIds(ids))
+def book(second: int, *ids: int) -> CandleIds:
+    return CandleIds(second * S, (second + 5) * S, len(ids), ids[0], ids[-1], TradeIds(ids))
 
 
 def read(refold: Refold, *ids: int) -> Refold:
@@ -32,7 +32,7 @@ def read(refold: Refold, *ids: int) -> Refold:
     return refold
 
 
-def begun(*books: Book) -> Refold:
+def begun(*books: CandleIds) -> Refold:
     return Refold("BTCUSDT", FIVE, 10 * S, 20 * S, books)
 
 

@@ -19,7 +19,7 @@ from candleflow.audit.soundness import (
     suspects,
     whole,
 )
-from candleflow.market.book import Book, StrayRollUp
+from candleflow.market.candle_ids import CandleIds, StrayRollUp
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import SECOND_US, Windows
 
@@ -27,8 +27,10 @@ FIVE = Windows.of_seconds(5)
 S = SECOND_US
 
 
-def book(second: int, first: int, last: int) -> Book:
-    return Book(second * S, (second + 5) * S, last - first + 1, first, last, TradeIds(range(first, last + 1)))
+def book(second: int, first: int, last: int) -> CandleIds:
+    return CandleIds(
+        second * S, (second + 5) * S, last - first + 1, first, last, TradeIds(range(first, last + 1))
+    )
 
 
 def stray(

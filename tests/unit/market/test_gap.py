@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candleflow.errors import MarketError
-from candleflow.market.gap import GapBook, GapEvent, GapEventKind, book_of, events_of
+from candleflow.market.gap import GapEvent, GapEventKind, GapState, events_of, gap_state_of
 from candleflow.market.trade_ids import TradeIds
 
 EVENTS = st.lists(
@@ -36,7 +36,7 @@ def ids(ranges: dict[str, tuple[tuple[int, int], ...]]) -> set[tuple[str, int]]:
 
 @given(EVENTS)
 def test_it_adds_up_to_what_sets_would(events: list[GapEvent]) -> None:
-    book = GapBook()
+    book = GapState()
     missing: set[tuple[str, int]] = set()
     given_up: set[tuple[str, int]] = set()
     for event in events:
@@ -67,8 +67,8 @@ def test_events_of_many_ranges_add_up_to_what_one_event_a_range_does(
     """As older versions wrote them, and as they are read together with newer ones."""
     apart = [replace(one, first_trade_id=lower, last_trade_id=upper - 1, ranges=())
              for one in events for lower, upper in one.ranges]  # fmt: skip
-    assert book_of([*before, *events]).open_ranges() == book_of([*before, *apart]).open_ranges()
-    assert book_of([*before, *events]).wanted_ranges() == book_of([*before, *apart]).wanted_ranges()
+    assert gap_state_of([*before, *events]).open_ranges() == gap_state_of([*before, *apart]).open_ranges()
+    assert gap_state_of([*before, *events]).wanted_ranges() == gap_state_of([*before, *apart]).wanted_ranges()
 
 
 @pytest.mark.parametrize("count", [0, 1, 999, 1_000, 1_001, 2_500])
@@ -83,7 +83,7 @@ def test_many_ranges_are_told_by_few_events(count: int) -> None:
 
 @given(EVENTS)
 def test_the_same_event_twice_changes_nothing(events: list[GapEvent]) -> None:
-    once, twice = GapBook(), GapBook()
+    once, twice = GapState(), GapState()
     for event in events:
         once.apply(event)
         twice.apply(event)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from candleflow.audit.mending import Mended, Mender
+from candleflow.audit.rebuilding import Rebuilder, Rebuilt
 from candleflow.audit.refold import Refold
 from candleflow.audit.soundness import Suspect
 from candleflow.market.trade import Trade
 from candleflow.settings import Settings
-from candleflow.store.mending import CandleMending, Merged
+from candleflow.store.rebuilds import CandleRebuilds, Merged
 
 
-class ListMender(Mender):
-    def __init__(self, settings: Settings, store: CandleMending, topic: Sequence[Trade]) -> None:
+class ListMender(Rebuilder):
+    def __init__(self, settings: Settings, store: CandleRebuilds, topic: Sequence[Trade]) -> None:
         super().__init__(settings, store, say=print)
         self.topic = topic
 
-    def repair(self, symbol: str, since: int, until: int) -> list[Mended]:
+    def repair(self, symbol: str, since: int, until: int) -> list[Rebuilt]:
         """As ``repair`` does."""
         found = self.suspects(symbol, since, until)
         return [mended for _, mended in self.mend(symbol, found)]

@@ -21,7 +21,7 @@ from candleflow.market.payload import decode_payload
 from candleflow.market.trade import Trade
 from candleflow.market.window import ROLL_UPS, SECOND_US, floor_time, roll_up_windows
 from candleflow.settings import Settings
-from candleflow.store.mending import CandleMending, Merged, Replaced
+from candleflow.store.rebuilds import CandleRebuilds, Merged, Replaced
 
 SLACK_US: Final = 120 * SECOND_US
 """A trade that the stream brought is in the topic so soon, unless Kafka was away."""
@@ -35,7 +35,7 @@ _LISTED: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
+class Rebuilt:
     """What became of a suspect: ``candles`` put right; ``left``: why some of it was left, if it was."""
 
     candles: int
@@ -46,14 +46,14 @@ class StoppedError(CandleflowError):
     """It was told to stop in the middle: nothing of this stretch was changed."""
 
 
-class Mender:
+class Rebuilder:
     """``say`` gets the progress of a long reading. ``records_limit``: the most that is read for one stretch;
     with ``gives_up`` it raises StoppedError. Methods raise StoreError and BrokerError."""
 
     def __init__(
         self,
         settings: Settings,
-        store: CandleMending,
+        store: CandleRebuilds,
         *,
         say: Callable[[str], None],
         gives_up: Callable[[], bool] = lambda: False,
@@ -80,7 +80,7 @@ class Mender:
 
     def mend(
         self, symbol: str, found: Sequence[Suspect], is_due: Callable[[Suspect], bool] = lambda _: True
-    ) -> Iterator[tuple[Suspect, Mended]]:
+    ) -> Iterator[tuple[Suspect, Rebuilt]]:
         """Rebuild those of the suspects that are due; yield what became of each.
 
         All of a stretch is replaced or nothing. Stretches that touch are tried together first. ``found`` are
@@ -96,7 +96,7 @@ class Mender:
             for one in run:
                 yield one, self._mend(symbol, one, doubtful)
 
-    def _mend(self, symbol: str, suspect: Suspect, doubtful: list[Suspect]) -> Mended:
+    def _mend(self, symbol: str, suspect: Suspect, doubtful: list[Suspect]) -> Rebuilt:
         """Mend one stretch, and take it from the doubtful ones if that went well."""
         others = [(one.since, one.until) for one in doubtful if not _is_within(one, suspect)]
         for _ in range(_ATTEMPTS):
@@ -106,19 +106,19 @@ class Mender:
             if not mended.left:
                 doubtful[:] = [one for one in doubtful if not _is_within(one, suspect)]
             return mended
-        return Mended(0, "its candles change again and again")
+        return Rebuilt(0, "its candles change again and again")
 
-    def _try(self, symbol: str, suspect: Suspect, others: Sequence[tuple[int, int]]) -> Mended | None:
+    def _try(self, symbol: str, suspect: Suspect, others: Sequence[tuple[int, int]]) -> Rebuilt | None:
         """None where the candles changed meanwhile."""
         since, until = suspect.since, suspect.until
         if since == until:
             answer = self._store.replace(symbol, since, until, {}, [], others)
-            return Mended(answer.candles, _kept(answer.kept))
+            return Rebuilt(answer.candles, _kept(answer.kept))
         books = self._store.books(symbol, since, until)
         # After the candles: whatever is in them is before these offsets.
         merged = self._merged()
         if merged is None:
-            return Mended(0, "its candles are of another topic than the one that is there")
+            return Rebuilt(0, "its candles are of another topic than the one that is there")
         refold = Refold(symbol, self._settings.windows, since, until, books)
         is_all = self._read(refold, symbol, suspect, merged)
         left = "" if is_all else "the topic has too much to read for that"
@@ -133,19 +133,19 @@ class Mender:
 
     def _replace(
         self, symbol: str, suspect: Suspect, refold: Refold, others: Sequence[tuple[int, int]], left: str
-    ) -> Mended | None:
+    ) -> Rebuilt | None:
         """Where trades are lacking nothing is replaced: the roll-ups may be what is right."""
         if lacking := refold.missing_ids():
             gone = f"the topic does not have {len(lacking):,} of its trades: {str(lacking)[:_LISTED]}"
-            return Mended(0, f"{left}; {gone}" if left else gone)
+            return Rebuilt(0, f"{left}; {gone}" if left else gone)
         answer = self._store.replace(
             symbol, suspect.since, suspect.until, refold.seen(), refold.candles(), others
         )
         if answer.status is Replaced.CHANGED:
             return None
         if answer.status is Replaced.OVERLAP:
-            return Mended(0, f"the trades {answer.overlap[:_LISTED]} are in other candles")
-        return Mended(answer.candles, left or _kept(answer.kept))
+            return Rebuilt(0, f"the trades {answer.overlap[:_LISTED]} are in other candles")
+        return Rebuilt(answer.candles, left or _kept(answer.kept))
 
     def _read(self, refold: Refold, symbol: str, suspect: Suspect, merged: Merged) -> bool:
         """Fold what the topic has of the stretch; whether all that may matter was read."""

@@ -11,7 +11,7 @@ from candleflow.market.trade_ids import TradeIds
 
 
 @dataclass(frozen=True, slots=True)
-class Book:
+class CandleIds:
     """A stored finest candle's book of trades.
 
     ``is_judged``: it counts as complete where the ids prove it, and nowhere else. ``state`` is another one

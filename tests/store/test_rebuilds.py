@@ -1,6 +1,6 @@
 """Candles replaced by folds of their trades: exactly those, the roll-ups with them, and nothing that is lost.
 
-That whatever is harmed comes right again is in tests/property/test_mending_model.py.
+That whatever is harmed comes right again is in tests/property/test_rebuilding_model.py.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from candleflow.market.partial import array_text, encode
 from candleflow.market.trade import Trade
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import SECOND_US, Windows
-from candleflow.store.mending import Answer, CandleMending, Replaced
-from tests.store.mender import ListMender
+from candleflow.store.rebuilds import Answer, CandleRebuilds, Replaced
 from tests.store.processor import Processor, partials_of
+from tests.store.rebuilder import ListMender
 from tests.store.trades import BEGINS_AT, FIVE_SECONDS, run_of, trade
 from tests.store_fixtures import Database
 
@@ -44,8 +44,8 @@ def processor(database: Database) -> Processor:
 
 
 @pytest.fixture
-def mending(database: Database) -> Iterator[CandleMending]:
-    with closing(CandleMending.from_settings(database.settings)) as mending:
+def mending(database: Database) -> Iterator[CandleRebuilds]:
+    with closing(CandleRebuilds.from_settings(database.settings)) as mending:
         yield mending
 
 
@@ -61,12 +61,12 @@ def own(database: Database) -> Callable[..., list[Any]]:
     return ask
 
 
-def seen(mending: CandleMending, since: int, until: int) -> dict[int, TradeIds]:
+def seen(mending: CandleRebuilds, since: int, until: int) -> dict[int, TradeIds]:
     return {book.open_time: book.ids for book in mending.books(SYMBOL, since, until)}
 
 
 def replace(
-    mending: CandleMending,
+    mending: CandleRebuilds,
     since: int,
     until: int,
     trades: Sequence[Trade],
@@ -88,7 +88,7 @@ AMOUNTS = """
 
 
 def test_a_lost_candle_is_put_back_and_its_roll_ups_stay_as_they_are(
-    processor: Processor, mending: CandleMending, own: Callable[..., Any]
+    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     before = own(AMOUNTS)
     own(LOST)
@@ -100,7 +100,7 @@ def test_a_lost_candle_is_put_back_and_its_roll_ups_stay_as_they_are(
 
 
 def test_what_is_right_is_left_alone_to_the_last_column(
-    processor: Processor, mending: CandleMending, own: Callable[..., Any]
+    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     before = own(EVERYTHING)
     assert replace(mending, at(0), at(200), TRADES) == Answer(Replaced.REPLACED)
@@ -109,7 +109,7 @@ def test_what_is_right_is_left_alone_to_the_last_column(
 
 
 def test_all_fields_of_a_candle_and_of_every_roll_up_come_right_and_their_revision_is_raised(
-    processor: Processor, mending: CandleMending, own: Callable[..., Any]
+    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     before = own(AMOUNTS)
     own("UPDATE candles SET volume = volume * 2, high = high + 7 WHERE open_time < to_timestamp(1700006405)")
@@ -122,7 +122,7 @@ def test_all_fields_of_a_candle_and_of_every_roll_up_come_right_and_their_revisi
 
 
 def test_a_candle_that_has_no_trade_any_more_goes_and_the_one_after_is_judged_anew(
-    processor: Processor, mending: CandleMending, own: Callable[..., Any]
+    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     """As if trades 50 to 54 had been in the seconds from 55 on."""
     moved = [trade(one.trade_id, 56, price=str(one.price)) for one in TRADES[50:55]]
@@ -136,7 +136,7 @@ def test_a_candle_that_has_no_trade_any_more_goes_and_the_one_after_is_judged_an
 
 
 def test_the_roll_ups_alone_are_folded_anew_where_the_stretch_is_empty(
-    processor: Processor, mending: CandleMending, own: Callable[..., Any]
+    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     before = own(AMOUNTS)
     own("UPDATE candles SET close = low WHERE interval = '5m'")
@@ -147,7 +147,7 @@ def test_the_roll_ups_alone_are_folded_anew_where_the_stretch_is_empty(
 
 
 def test_candles_that_have_changed_since_they_were_read_are_not_touched(
-    processor: Processor, mending: CandleMending, own: Callable[..., Any]
+    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     read = seen(mending, at(0), at(5))
     processor.merge([trade(200, 3)])
@@ -159,7 +159,7 @@ def test_candles_that_have_changed_since_they_were_read_are_not_touched(
 
 
 def test_trades_that_are_in_a_candle_elsewhere_are_refused_by_their_ids(
-    processor: Processor, mending: CandleMending, own: Callable[..., Any]
+    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     before = own(EVERYTHING)
     stolen = [trade(one, 1) for one in (7, 8, 61)]
@@ -169,7 +169,7 @@ def test_trades_that_are_in_a_candle_elsewhere_are_refused_by_their_ids(
 
 
 def test_a_roll_up_keeps_the_trades_of_a_lost_candle(
-    processor: Processor, mending: CandleMending, own: Callable[..., Any]
+    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     """The topic may have them no more; else the roll-up would be the worse for being mended."""
     own(LOST)
@@ -181,7 +181,7 @@ def test_a_roll_up_keeps_the_trades_of_a_lost_candle(
 
 
 def test_klines_give_way_only_to_folds_of_all_their_ids(
-    processor: Processor, mending: CandleMending, own: Callable[..., Any]
+    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     own("UPDATE candles SET source = 'kline', high = high + 1 WHERE open_time < to_timestamp(1700006410)")
     before = own("SELECT * FROM candles WHERE interval = '5s' ORDER BY open_time")
@@ -193,7 +193,7 @@ def test_klines_give_way_only_to_folds_of_all_their_ids(
 
 
 def test_a_candle_that_is_open_stays_so(
-    database: Database, mending: CandleMending, own: Callable[..., Any]
+    database: Database, mending: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     Processor(database.writer(), FIVE_SECONDS).merge(TRADES[:8])
     own("UPDATE candles SET volume = volume * 2 WHERE interval = '5s'")
@@ -221,7 +221,7 @@ def test_a_candle_that_is_open_stays_so(
 def test_what_is_garbled_raises_and_changes_nothing(
     database: Database,
     processor: Processor,
-    mending: CandleMending,
+    mending: CandleRebuilds,
     own: Callable[..., Any],
     since: int,
     until: int,
@@ -253,13 +253,13 @@ def test_of_sliding_windows_each_row_is_replaced_by_itself(
     )
     own("DELETE FROM candles WHERE interval = '5s/1s' AND open_time = to_timestamp(1700006415)")
     settings = database.settings_with(slide_seconds=1)
-    with closing(CandleMending.from_settings(settings)) as mending:
+    with closing(CandleRebuilds.from_settings(settings)) as mending:
         assert replace(mending, at(12), at(16), TRADES[:60], windows=sliding).candles == 2
     assert own(AMOUNTS) == before
 
 
 def test_a_topic_without_some_of_the_trades_leaves_what_it_can_not_prove(
-    database: Database, processor: Processor, mending: CandleMending, own: Callable[..., Any]
+    database: Database, processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     """The topic begins with trade 52, in the first of two minutes with wrong candles, which are one run."""
     right = own(AMOUNTS)
@@ -280,7 +280,7 @@ def test_a_topic_without_some_of_the_trades_leaves_what_it_can_not_prove(
 
 
 def test_what_is_not_due_yet_keeps_its_witnesses(
-    database: Database, processor: Processor, mending: CandleMending, own: Callable[..., Any]
+    database: Database, processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     """Else the five minutes would be folded from a candle that is wrong, and agree with it."""
     right = own(AMOUNTS)
@@ -297,6 +297,6 @@ def test_what_is_not_due_yet_keeps_its_witnesses(
     assert own(AMOUNTS) == right
 
 
-def test_a_refusal_of_the_servers_is_an_error_of_ours(database: Database, mending: CandleMending) -> None:
+def test_a_refusal_of_the_servers_is_an_error_of_ours(database: Database, mending: CandleRebuilds) -> None:
     with pytest.raises(StoreError, match="stretch of windows"):
         mending.replace(SYMBOL, at(1) + 1, at(5), {}, [])

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Self
 
-from candleflow.market.book import Book, StrayRollUp
 from candleflow.market.candle import Candle
+from candleflow.market.candle_ids import CandleIds, StrayRollUp
 from candleflow.market.partial import array_text, encode, encode_windows, of_candle
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
@@ -57,7 +57,7 @@ class Merged:
     offsets: Mapping[int, int]
 
 
-class CandleMending:
+class CandleRebuilds:
     """Safe to share among threads. Each method raises StoreError while PostgreSQL can't answer."""
 
     def __init__(self, dsn: Dsn, windows: Windows) -> None:
@@ -69,7 +69,7 @@ class CandleMending:
         """For these settings' database; opens nothing yet."""
         return cls(credentials.dsn(settings, Role.AUDITOR), settings.windows)
 
-    def books(self, symbol: str, since: int, until: int) -> list[Book]:
+    def books(self, symbol: str, since: int, until: int) -> list[CandleIds]:
         """Of the finest candles that open in [since, until), oldest first."""
         rows = self._rows(
             "SELECT * FROM finest_books(%(symbol)s, %(since)s, %(until)s, %(windows)s)",
@@ -160,8 +160,8 @@ def _book(
     ids: str,
     is_judged: bool,  # noqa: FBT001 - a row's column
     state: str,
-) -> Book:
-    return Book(
+) -> CandleIds:
+    return CandleIds(
         open_time, end_time, trade_count, first_trade_id, last_trade_id, TradeIds.parse(ids), is_judged, state
     )
 

@@ -17,10 +17,10 @@ from candleflow.market.trade import Trade
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import SECOND_US, Windows, floor_time
 from candleflow.store import schema
-from candleflow.store.mending import CandleMending
+from candleflow.store.rebuilds import CandleRebuilds
 from tests.property.test_merge_model import MIDNIGHT, WINDOWS, Row, Store, deliveries
-from tests.store.mender import ListMender
 from tests.store.processor import Processor
+from tests.store.rebuilder import ListMender
 from tests.store_fixtures import Database
 
 SPAN_US = 7_200 * SECOND_US
@@ -132,7 +132,7 @@ def test_harm_of_any_kind_is_mended(
     own = database.settings_with(
         window_seconds=windows.size_us // SECOND_US, slide_seconds=windows.slide_us // SECOND_US
     )
-    with closing(CandleMending.from_settings(own)) as mending:
+    with closing(CandleRebuilds.from_settings(own)) as mending:
         mender = ListMender(own, mending, trades)
         for symbol in ("BTCUSDT", "ETHUSDT"):
             mender.repair(symbol, MIDNIGHT - SPAN_US, MIDNIGHT + SPAN_US)

@@ -46,7 +46,7 @@ class Patch:
 
 
 @dataclass(frozen=True)
-class Tooth:
+class PlantedBug:
     """A bug in words, how it is planted, the tests that must see it, and what they must say."""
 
     bug: str
@@ -55,24 +55,24 @@ class Tooth:
     says: str = ""
 
 
-ON_THE_STORE = [
-    Tooth(
+IN_THE_STORE = [
+    PlantedBug(
         "a candle folded anew leaves its roll-ups as they were",
         [Patch(sql("replace_candles"), "changed + put_candles(whole) + dropped", "changed + dropped")],
-        ["tests/store/test_mending.py::test_the_roll_ups_alone_are_folded_anew_where_the_stretch_is_empty"],
+        ["tests/store/test_rebuilds.py::test_the_roll_ups_alone_are_folded_anew_where_the_stretch_is_empty"],
     ),
-    Tooth(
+    PlantedBug(
         "what was merged while the topic was read is written over",
         [Patch(sql("replace_candles"), "IF seen <> (SELECT", "IF false AND seen <> (SELECT")],
-        ["tests/store/test_mending.py::test_candles_that_have_changed_since_they_were_read_are_not_touched"],
+        ["tests/store/test_rebuilds.py::test_candles_that_have_changed_since_they_were_read_are_not_touched"],
     ),
-    Tooth(
+    PlantedBug(
         "no compare-and-set of the offsets",
         [Patch(sql("is_next_batch"), "IF stored <@ expected THEN", "IF true THEN")],
         ["tests/store/test_merge.py::test_a_replayed_batch_changes_nothing",
          "tests/store/test_merge.py::test_offsets_that_stand_elsewhere_are_refused"],
     ),
-    Tooth(
+    PlantedBug(
         "ids that are in already are not noticed",
         [
             Patch(
@@ -83,7 +83,7 @@ ON_THE_STORE = [
         ],
         ["tests/store/test_merge.py::test_an_overlap_names_the_ids_and_changes_nothing"],
     ),
-    Tooth(
+    PlantedBug(
         "ids of a roll-up without a set are not looked for",
         [
             Patch(
@@ -94,7 +94,7 @@ ON_THE_STORE = [
         ],
         ["tests/store/test_merge.py::test_an_overlap_is_seen_whatever_the_windows_were_and_are[5-120]"],
     ),
-    Tooth(
+    PlantedBug(
         "each roll-up has a set of its ids, and writes it at each merge",
         [
             Patch(
@@ -105,7 +105,7 @@ ON_THE_STORE = [
         ],
         ["tests/store/test_merge.py::test_the_rows_of_a_day_do_not_grow_with_the_gaps_in_it"],
     ),
-    Tooth(
+    PlantedBug(
         "open and close by arrival",
         [
             Patch(
@@ -121,17 +121,17 @@ ON_THE_STORE = [
         ],
         ["tests/store/test_merge.py::test_open_and_close_go_by_trade_id_whenever_the_trades_come"],
     ),
-    Tooth(
+    PlantedBug(
         "offsets not moved",
         [Patch(sql("merge_batch"), "    PERFORM move_offsets(topic, reached_all);\n")],
         ["tests/store/test_claim.py::test_a_later_claim_continues_where_the_last_batch_ended"],
     ),
-    Tooth(
+    PlantedBug(
         "a processor that was superseded may merge",
         [Patch(sql("hold_topic"), "IF holder.run_id IS DISTINCT FROM hold_topic.run_id OR", "IF false AND")],
         ["tests/store/test_claim.py::test_a_superseded_processor_merges_and_closes_nothing"],
     ),
-    Tooth(
+    PlantedBug(
         "a candle is complete whatever came before it",
         [
             Patch(
@@ -142,25 +142,25 @@ ON_THE_STORE = [
         ],
         ["tests/store/test_merge.py::test_a_late_last_trade_completes_the_newest_candle"],
     ),
-    Tooth(
+    PlantedBug(
         "what its own batch continues is not judged anew",
         [Patch(sql("prove_completeness"), "FROM passed p WHERE p.is_followed", "FROM passed p WHERE false")],
         ["tests/store/test_merge.py::test_a_late_last_trade_completes_the_next_candle_of_its_own_batch"],
     ),
-    Tooth(
+    PlantedBug(
         "a topic made anew is taken for the old one",
         [Patch(sql("claim_topic"), "IF known.topic_id <> claim_topic.topic_id AND", "IF false AND")],
         ["tests/store/test_claim.py::test_a_topic_made_anew_is_refused_with_the_command_that_accepts_it"],
     ),
-    Tooth(
+    PlantedBug(
         "an adopted topic is read from where the old one was left",
         [Patch(sql("adopt_topic"), "    DELETE FROM topic_offsets o WHERE o.topic = adopt_topic.topic;\n")],
         ["tests/store/test_claim.py::test_an_adopted_topic_begins_at_its_beginning_and_counts_nothing_twice"],
     ),
 ]  # fmt: skip
 
-ON_THE_EDGES = [
-    Tooth(
+AT_THE_EDGES = [
+    PlantedBug(
         "prices are floats on their way",
         [
             Patch(
@@ -171,7 +171,7 @@ ON_THE_EDGES = [
         ],
         ["tests/property/test_candles.py::test_a_batch_of_the_largest_trades_overflows_nothing"],
     ),
-    Tooth(
+    PlantedBug(
         "holes in the stream are not seen",
         [
             Patch(
@@ -182,24 +182,24 @@ ON_THE_EDGES = [
         ],
         ["tests/pipeline/test_gaps.py::test_connections_cut_again_and_again_leave_no_hole"],
     ),
-    Tooth(
+    PlantedBug(
         "a producer of some symbols goes on beside one of all",
         [Patch(LEASE, "shard.overlaps(self._shard)", "False")],
         [
             "tests/broker/test_gap_log.py::test_two_with_symbols_in_common_that_begin_at_once_do_not_both_hold_it"
         ],
     ),
-    Tooth(
+    PlantedBug(
         "every shard's producer takes every symbol",
         [Patch(PRODUCER, "self._symbols = settings.own_symbols", "self._symbols = settings.symbols")],
         ["tests/pipeline/test_shards.py::test_two_shards_publish_every_trade_once_each_only_its_own"],
     ),
-    Tooth(
+    PlantedBug(
         "a batch is merged at once, however many candles it has",
         [Patch(SINK, "BatchFold(work.windows, work.candles_limit)", "BatchFold(work.windows)")],
         ["tests/engine/test_sink.py::test_killed_between_two_parts_it_goes_on_from_the_last_one"],
     ),
-    Tooth(
+    PlantedBug(
         "a batch that failed is tried again as it was",
         [
             Patch(
@@ -210,7 +210,7 @@ ON_THE_EDGES = [
         ],
         ["tests/engine/test_sink.py::test_after_a_failure_of_time_or_size_the_next_attempt_is_smaller"],
     ),
-    Tooth(
+    PlantedBug(
         "nobody looks whether the topic has the last record still",
         [Patch(SINK, "            self._confirm(self._last)\n")],
         ["tests/engine/test_sink.py::test_another_record_where_the_last_one_was_stops_it_before_it_merges"],
@@ -218,13 +218,13 @@ ON_THE_EDGES = [
 ]
 
 ON_THE_WHOLE_WAY = [
-    Tooth(
+    PlantedBug(
         "an error of a batch is swallowed",
         [Patch(SINK, "self.failure = error\n                raise\n", "self.failure = error\n")],
         ["tests/faults/test_link.py::test_merges_refused_for_a_while_are_not_lost"],
         says="in the topic, not in the candle",
     ),
-    Tooth(
+    PlantedBug(
         "a new query starts from the topic's end",
         [
             Patch(
@@ -236,7 +236,7 @@ ON_THE_WHOLE_WAY = [
         ["tests/faults/test_link.py::test_merges_refused_for_a_while_are_not_lost"],
         says="in the topic, not in the candle",
     ),
-    Tooth(
+    PlantedBug(
         "offsets moved in a transaction of their own",
         [
             Patch(sql("merge_batch"), "    PERFORM move_offsets(topic, reached_all);\n"),
@@ -276,34 +276,34 @@ def copy(tmp_path: Path) -> Path:
 
 def test_unharmed_the_named_tests_are_green(copy: Path) -> None:
     """So that what is red below is red for the bug. Those of the whole way are run here as they are."""
-    done = run_tests(copy, [test for tooth in ON_THE_STORE for test in tooth.tests])
+    done = run_tests(copy, [test for bug in IN_THE_STORE for test in bug.tests])
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("tooth", ON_THE_STORE, ids=lambda tooth: tooth.bug)
-def test_planted_in_the_store(copy: Path, tooth: Tooth) -> None:
-    must_bite(copy, tooth)
+@pytest.mark.parametrize("bug", IN_THE_STORE, ids=lambda bug: bug.bug)
+def test_planted_in_the_store(copy: Path, bug: PlantedBug) -> None:
+    must_be_found(copy, bug)
 
 
-@pytest.mark.parametrize("tooth", ON_THE_EDGES, ids=lambda tooth: tooth.bug)
-def test_planted_where_trades_come_in(copy: Path, tooth: Tooth) -> None:
-    must_bite(copy, tooth)
+@pytest.mark.parametrize("bug", AT_THE_EDGES, ids=lambda bug: bug.bug)
+def test_planted_where_trades_come_in(copy: Path, bug: PlantedBug) -> None:
+    must_be_found(copy, bug)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("tooth", ON_THE_WHOLE_WAY, ids=lambda tooth: tooth.bug)
-def test_planted_in_the_engine(copy: Path, tooth: Tooth) -> None:
-    must_bite(copy, tooth)
+@pytest.mark.parametrize("bug", ON_THE_WHOLE_WAY, ids=lambda bug: bug.bug)
+def test_planted_in_the_engine(copy: Path, bug: PlantedBug) -> None:
+    must_be_found(copy, bug)
 
 
-def must_bite(copy: Path, tooth: Tooth) -> None:
-    for patch in tooth.patches:
+def must_be_found(copy: Path, bug: PlantedBug) -> None:
+    for patch in bug.patches:
         plant(copy, patch)
-    done = run_tests(copy, tooth.tests)
+    done = run_tests(copy, bug.tests)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
-    for test in tooth.tests:
+    for test in bug.tests:
         assert f"FAILED {test}" in done.stdout, done.stdout
-    assert tooth.says in done.stdout, done.stdout
+    assert bug.says in done.stdout, done.stdout
 
 
 def plant(copy: Path, patch: Patch) -> None:
