@@ -319,7 +319,8 @@ async def test_an_exchange_that_is_away_is_asked_again_later(
 
 async def test_without_hours_nothing_is_asked(database: Database) -> None:
     async with on_stage(database) as scene:
-        settings = scene.settings.model_copy(update={"history_hours": 0.0})
+        exchange = scene.settings.exchange.model_copy(update={"history_hours": 0.0})
+        settings = scene.settings.model_copy(update={"exchange": exchange})
         await asyncio.wait_for(HistoryLoader(settings, ["http://127.0.0.1:1"], scene.reader).run(), 5)
         assert scene.stored("5s") == []
 
