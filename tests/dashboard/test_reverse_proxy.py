@@ -26,7 +26,7 @@ from tests.dashboard.server import PageServer, page_server
 from tests.security.certificates import Authority
 
 ROOT: Final = Path(__file__).parents[2]
-DOCS: Final = (ROOT / "docs" / "reverse-proxy.md").read_text()
+DOCS: Final = (ROOT / "docs" / "guides" / "reverse-proxy.md").read_text()
 HOST: Final = "candles.example.com"
 FETCHED: Final = ROOT / ".venv-checkers" / "debian" / "usr"
 """Where deploy/checkers unpacks Debian's packages."""
