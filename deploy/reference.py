@@ -1,7 +1,7 @@
-"""Write the pages of docs/reference that follow from the code: ``make reference``.
+"""Write the pages of docs/reference that are generated from the code: ``make reference``.
 
-Settings and commands come from their declarations, tables and columns from the database's own comments.
-Tests hold that the pages in the repository are what this writes.
+Settings, commands and metrics come from their declarations, tables and columns from the database's comments.
+Tests check that the pages in the repository are up to date.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any, Final
 from pydantic import SecretStr
 
 from candleflow import cli
+from candleflow.metrics.families import FAMILIES, Family
+from candleflow.metrics.families import PREFIX as METRIC_PREFIX
 from candleflow.settings import FIELDS, PREFIX, load
 from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.process import free_port
@@ -31,7 +33,7 @@ _WIDTH: Final = 100
 
 
 def settings_page() -> str:
-    """docs/reference/settings.md."""
+    """Return the text of docs/reference/settings.md."""
     rows = "\n".join(
         f"| `{PREFIX}{name.upper()}` | {_default(field)} | {_accepted(field)} | {field.description} |"
         for name, field in FIELDS.items()
@@ -39,27 +41,28 @@ def settings_page() -> str:
     return f"""# Settings
 
 {_NOTE}
-Environment variables, or lines of a file `.env` in the folder that you start from. A wrong one is named at once, with
-what is accepted, and the exit status is 2. `python -m candleflow settings` prints those in force, secrets hidden.
+Set these as environment variables, or as lines of a file `.env` in the folder that you start from. If a value is wrong,
+the process stops at its start with exit status 2, and the error says what is accepted. `python -m candleflow settings`
+prints the settings in force, with secrets hidden.
 
 | variable | default | accepted | meaning |
 |---|---|---|---|
 {rows}
 
-Variables of other programs change nothing here: those of libpq (`PG...`) and the JVM (`JAVA_TOOL_OPTIONS`) are
-ignored, as are Spark's and Hadoop's with a local master, and Streamlit's in what `up` starts. Those that say which
-certificates TLS trusts (`SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE`) and which proxies to use (`HTTPS_PROXY`, `ALL_PROXY`,
-`NO_PROXY`) are followed.
+Variables of other programs are ignored: those of libpq (`PG...`) and the JVM (`JAVA_TOOL_OPTIONS`), those of Spark and
+Hadoop with a local master, and Streamlit's in the page that `up` starts. Two kinds are used: those that name trusted
+certificates (`SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE`) and those that name proxies (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
 """  # noqa: E501 - lines of a page
 
 
 def commands_page() -> str:
-    """docs/reference/commands.md."""
+    """Return the text of docs/reference/commands.md."""
     parts = [
         "# Commands\n",
         _NOTE,
-        "`candleflow <command>`, or `python -m candleflow <command>`. Exit status: 0 done or stopped by",
-        "SIGTERM or Ctrl-C, 2 a wrong setting or argument, 1 anything else.\n",
+        "Run a command as `candleflow <command>` or `python -m candleflow <command>`. The exit status is 0",
+        "if it finished, or was stopped by SIGTERM or Ctrl-C. It is 2 for a wrong setting or argument, and 1",
+        "for other errors.\n",
     ]
     for name, command in cli.COMMANDS.items():
         parts += [f"## {name}\n", f"{command.help[:1].upper()}{command.help[1:]}.\n"]
@@ -68,13 +71,47 @@ def commands_page() -> str:
     return "\n".join(parts)
 
 
+def metrics_page() -> str:
+    """Return the text of docs/reference/metrics.md."""
+    parts = [
+        "# Metrics\n",
+        _NOTE,
+        "With `CANDLEFLOW_METRICS_PORT` set, each process serves these metrics at `/metrics`, in Prometheus'",
+        "text format. A name that ends in `_total` is a counter since the start of the process. The others",
+        "are gauges.\n",
+        "## Every process\n",
+        "| metric | labels | meaning |",
+        "|---|---|---|",
+        f"| `{METRIC_PREFIX}build_info` | `process`, `version` | always 1; the version is a label |",
+        f"| `{METRIC_PREFIX}last_beat_age_seconds` | `process` | age of the last heartbeat (one a second) |",
+        f"| `{METRIC_PREFIX}process_state` | `process`, `state` | 1 for the current state, else 0 |",
+        "| `process_...` | | CPU time, memory, start time, file descriptors; from prometheus_client |",
+        "",
+    ]
+    for process, families in FAMILIES.items():
+        parts += [f"## {process}\n", "| metric | labels | meaning |", "|---|---|---|"]
+        parts += [_metric(one) for one in families]
+        if process == "processor":
+            text = "histogram: from a live trade's time to the end of the COMMIT that merged it"
+            parts.append(f"| `{METRIC_PREFIX}trade_to_row_seconds` | `le` | {text} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _metric(family: Family) -> str:
+    labels = sorted({label for one in family.counts.values() for label in one})
+    names = ", ".join(f"`{one}`" for one in [*labels, *(["symbol"] if family.of_symbols else [])])
+    text = family.help.removesuffix(".")
+    return f"| `{METRIC_PREFIX}{family.name}` | {names} | {text} |"
+
+
 def database_page(columns: Iterable[Sequence[Any]], tables: Iterable[Sequence[Any]]) -> str:
-    """docs/reference/database.md, of the rows that ``asked`` gives."""
+    """Return the text of docs/reference/database.md, from the rows of ``asked``."""
     parts = [
         "# Database\n",
         _NOTE,
         "`python -m candleflow psql` opens the database with the page's read-only role. Times are",
-        "`timestamptz`, prices and volumes `numeric`, both exact.\n",
+        "`timestamptz`, prices and volumes are `numeric`; both are exact.\n",
     ]
     by_table: dict[str, list[Sequence[Any]]] = {}
     for table, *column in columns:
@@ -100,7 +137,7 @@ ORDER BY c.relname <> 'candles', c.relname
 
 
 def asked(connection: Any) -> tuple[list[Sequence[Any]], list[Sequence[Any]]]:
-    """Every column (table, name, type, comment) and every table (name, comment) of the schema."""
+    """Query the schema: every column (table, name, type, comment) and every table (name, comment)."""
     with closing(connection.cursor()) as cursor:
         cursor.execute(_COLUMNS)
         columns = list(cursor)
@@ -112,6 +149,7 @@ def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()
     FOLDER.joinpath("settings.md").write_text(settings_page())
     FOLDER.joinpath("commands.md").write_text(commands_page())
+    FOLDER.joinpath("metrics.md").write_text(metrics_page())
     with tempfile.TemporaryDirectory() as folder:
         FOLDER.joinpath("database.md").write_text(_database(Path(folder)))
     return 0

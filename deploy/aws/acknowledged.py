@@ -1,4 +1,4 @@
-"""What cdk-nag would have otherwise, each with the reason why it is as it is."""
+"""Accept a finding of cdk-nag or CloudFormation's checks, with the reason."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from constructs import IConstruct
 
 
 def acknowledge_lint(construct: IConstruct, rule: str, reason: str) -> None:
-    """Of CloudFormation's own checks, which CDK carries out too: ``rule`` such as ``W9010``."""
+    """Accept a finding of CloudFormation's checks, which CDK runs too; ``rule`` is such as ``W9010``."""
     Validations.of(construct).acknowledge(
         Acknowledgment(id=f"CloudFormation-Validate::{rule}", reason=reason)
     )
 
 
 def acknowledge(construct: IConstruct, rule: str, reason: str) -> None:
-    """Of the pack AwsSolutions: ``rule`` such as ``EC29`` or ``IAM5[Resource::*]``."""
+    """Accept a finding of the pack AwsSolutions; ``rule`` is such as ``EC29`` or ``IAM5[Resource::*]``."""
     Validations.of(construct).acknowledge(Acknowledgment(id=f"AwsSolutions-{rule}", reason=reason))

@@ -1,5 +1,4 @@
-"""Alarms, all to one topic: candles that lag, no trades, tasks that fail, disks that fill, credits that
-run out."""
+"""CloudWatch alarms, all sent to one SNS topic: lag, no trades, failed tasks, full disks, low CPU credits."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ _MISSING_IS_FINE: Final = cloudwatch.TreatMissingData.NOT_BREACHING
 
 
 class Alarms(Construct):
-    """The topic and the alarms on everything that the stack set up."""
+    """The SNS topic, and the alarms on every part of the stack."""
 
     def __init__(
         self,

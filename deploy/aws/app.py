@@ -1,5 +1,7 @@
-"""CDK's entry: ``python -m deploy.aws.app`` writes the template to ``cdk.out``, with no account and no
-network."""
+"""The CDK app: ``python -m deploy.aws.app`` writes the template to ``cdk.out``.
+
+Needs no AWS account and no network.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,13 @@ STACK: Final = "Candleflow"
 
 
 def make_app(parameters: Parameters, outdir: str | None = None, **more: Any) -> App:
-    """The app with its one stack, and AWS's checks of it, which `synth` carries out."""
+    """Build the app with its one stack and with cdk-nag's checks, which ``synth`` runs."""
     if not bundle.BROKER.exists():
         bundle.bundle()
     app = App(outdir=outdir, **more)
     stack = CandleflowStack(app, STACK, parameters, description="Candleflow: live trades to exact candles")
     Tags.of(stack).add("project", "candleflow")
-    # EMR's role may act on what bears this.
+    # AWS's managed policy lets EMR's role act only on resources with this tag.
     Tags.of(stack).add("for-use-with-amazon-emr-managed-policies", "true")
     Validations.of(app).add_plugins(AwsSolutionsChecks(app, write_suppressions_to_cloud_formation=True))
     return app

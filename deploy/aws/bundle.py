@@ -1,8 +1,7 @@
-"""What goes to S3 beside the image: the brokers' files, and the processor's code and jars for the Spark
-cluster.
+"""Collect what goes to S3: the brokers' files, and the processor's code and jars for the Spark cluster.
 
-``python -m deploy.aws.bundle`` copies them to ``deploy/aws/build``; with ``--jars`` the jars too, each with
-its lock's SHA-256, which is what a deployment needs and a check doesn't.
+``python -m deploy.aws.bundle`` copies them to ``deploy/aws/build``. With ``--jars`` it adds the jars,
+verified by the SHA-256 of their lock. A deployment needs the jars; a check of the template doesn't.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ SPARK_LOCK: Final = ROOT / "candleflow" / "stack" / "jars-spark-4.0.lock"
 
 
 def bundle() -> None:
-    """Copy the files, all but the jars."""
+    """Copy all files but the jars."""
     shutil.rmtree(HERE / "build", ignore_errors=True)
     for folder, names in (
         (
@@ -45,14 +44,14 @@ def bundle() -> None:
 
 
 def _export_packages(group: str, target: Path) -> None:
-    """Write what ``uv.lock`` has of a dependency group, with hashes, as pip reads it on a machine of AWS."""
+    """Write a dependency group of ``uv.lock``, with hashes, as a requirements file for pip on AWS."""
     command = [ROOT / ".venv" / "bin" / "uv", "export", "--quiet", "--frozen", "--only-group", group]
     command += ["--no-emit-project", "--no-header", "--no-annotate", "--output-file", target]
     subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
 
 
 def _rows(lock: Path, kind: str) -> list[tuple[str, str]]:
-    """SHA-256 and file name of each jar of a kind."""
+    """Return SHA-256 and file name of each jar of a kind."""
     rows = (line.split() for line in lock.read_text("utf-8").splitlines() if line.startswith(f"{kind} "))
     return [(sha256, path.rpartition("/")[2]) for _, _, sha256, path in rows]
 
@@ -62,7 +61,7 @@ def _sums(lock: Path, kind: str) -> str:
 
 
 def add_jars(cache: Path) -> None:
-    """Bring the jars by the program's own way, which verifies each. Needs the program's environment."""
+    """Download the jars with ``candleflow.stack.jars``, which verifies each. Needs ``.venv``."""
     from candleflow.stack import jar_lock, jars
 
     for folder, lock, kind in ((BROKER, KAFKA_LOCK, "kafka"), (SPARK, SPARK_LOCK, "spark")):
@@ -74,12 +73,12 @@ def add_jars(cache: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jars", action="store_true", help="with the jars, which a deployment needs")
+    parser.add_argument("--jars", action="store_true", help="add the jars, which a deployment needs")
     given = parser.parse_args()
     bundle()
     if given.jars:
         add_jars(Path("~/.cache/candleflow").expanduser())
-    sys.stdout.write(f"{BROKER} and {SPARK} are made{' with jars' if given.jars else ''}\n")
+    sys.stdout.write(f"made {BROKER} and {SPARK}{' with jars' if given.jars else ''}\n")
 
 
 if __name__ == "__main__":

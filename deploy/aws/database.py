@@ -1,4 +1,4 @@
-"""PostgreSQL by RDS: encrypted, in subnets without a way out, TLS only, with backups."""
+"""PostgreSQL on RDS: encrypted, in subnets without internet access, TLS only, with backups."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VERSION: Final = rds.PostgresEngineVersion.VER_18_3
 
 
 class Database(Construct):
-    """One instance, or two in two zones; ``secret`` has the owner's name and password."""
+    """One database instance, or two in two zones; ``secret`` has the owner's name and password."""
 
     def __init__(
         self, scope: Construct, name: str, network: Network, parameters: Parameters, key: kms.IKey
@@ -65,11 +65,11 @@ class Database(Construct):
         """The owner's name and password."""
         secret = self.instance.secret
         if secret is None:
-            raise RuntimeError("RDS makes the secret itself")
+            raise RuntimeError("the database instance has no secret")
         return secret
 
     def _owner(self, parameters: Parameters, key: kms.IKey) -> rds.DatabaseSecret:
-        """A secret of the stack's own: kept or deleted as the database is."""
+        """Make the owner's secret in the stack, so that it is kept or deleted together with the database."""
         secret = rds.DatabaseSecret(
             self, "Owner", username=OWNER, encryption_key=key, exclude_characters=_NOT_IN_PASSWORDS
         )
@@ -77,7 +77,7 @@ class Database(Construct):
         acknowledge(
             secret,
             "SMG4",
-            "A change needs the processor's restart in the same moment; docs/guides/aws.md has the steps.",
+            "A new password needs a restart of the processor; docs/guides/aws.md has the steps.",
         )
         return secret
 
@@ -93,7 +93,7 @@ class Database(Construct):
                 "timezone": "UTC",
                 "log_timezone": "UTC",
                 "jit": "0",
-                # A processor that is cut off must not keep its lock on the topic.
+                # If the processor's connection is cut, its lock on the topic is released within a second.
                 "client_connection_check_interval": "1000",
             },
         )
@@ -103,11 +103,13 @@ class Database(Construct):
         acknowledge(
             instance,
             "RDS11",
-            "Who is let in is said by security groups and passwords; a port of its own would hide nothing.",
+            "Security groups and passwords decide who gets in; another port would hide nothing.",
         )
         if not parameters.is_multi_zone:
             acknowledge(
                 instance, "RDS3", "The small size has one instance; multi_zone_database=true has two."
             )
         if not parameters.keep_data:
-            acknowledge(instance, "RDS10", "keep_data=false asks that everything goes with the stack.")
+            acknowledge(
+                instance, "RDS10", "keep_data=false means that the database is deleted with the stack."
+            )

@@ -1,6 +1,6 @@
-"""``make aws-deploy`` and ``make aws-destroy``: the image built and pushed, then CDK's own command.
+"""``make aws-deploy`` and ``make aws-destroy``: build and push the image, and run CDK.
 
-Account and region are those of the environment (AWS_PROFILE, AWS_REGION, ...), as for every tool of AWS's.
+Account and region come from the environment (AWS_PROFILE, AWS_REGION, ...), as for AWS's own tools.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ MADE_HERE: Final = {
     "image": "000000000000.dkr.ecr.eu-central-1.amazonaws.com/candleflow:1",
     "broker_ami": "ami-00000000",
 }
-"""Stand for the parameters that a deployment finds out itself, while the others are looked at."""
+"""Placeholders for the parameters that ``deploy`` finds out itself, used to check the others first."""
 _HERE: Final = Path(__file__).parent
 _CDK: Final = _HERE / "node_modules" / "aws-cdk" / "bin" / "cdk"
 _NPM: Final = "npm"
 
 
 def ensure_repository(registry: Any) -> str:
-    """The repository's address; made where it isn't there: scanned at each push, tags that can't be moved."""
+    """Return the ECR repository's address; create the repository if needed.
+
+    Images are scanned at each push, and tags can't be moved.
+    """
     try:
         found = registry.describe_repositories(repositoryNames=[REPOSITORY])["repositories"][0]
     except registry.exceptions.RepositoryNotFoundException:
@@ -48,7 +51,7 @@ def ensure_repository(registry: Any) -> str:
 
 
 def broker_image(formation: Any, parameters: Any) -> str:
-    """The image that the brokers have; at the first deployment the newest there is."""
+    """Return the machine image that the brokers have; at the first deployment, the newest one."""
     try:
         (stack,) = formation.describe_stacks(StackName=STACK)["Stacks"]
     except ClientError:
@@ -60,7 +63,7 @@ def broker_image(formation: Any, parameters: Any) -> str:
 
 
 def push(address: str, registry: Any) -> str:
-    """Build the repository's image, and AWS's on it, for arm64; push it under its content's name."""
+    """Build the project's image and the AWS image on it, for arm64; push it with its content hash as tag."""
     token = registry.get_authorization_token()["authorizationData"][0]
     user, _, password = base64.b64decode(token["authorizationToken"]).decode().partition(":")
     login = ["docker", "login", "--username", user, "--password-stdin", token["proxyEndpoint"]]
@@ -90,7 +93,7 @@ def deploy(arguments: Sequence[str]) -> None:
 
 
 def check(arguments: Sequence[str]) -> None:
-    """End with the reason where a parameter is wrong or missing: before anything is built or made."""
+    """Exit with the reason if a parameter is wrong or missing, before anything is built or created."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--context", action="append", default=[])
     given, _ = parser.parse_known_args(arguments)
@@ -102,9 +105,9 @@ def check(arguments: Sequence[str]) -> None:
 
 
 def destroy(arguments: Sequence[str]) -> None:
-    """The stack goes; what holds data stays, and is named, unless it was deployed with keep_data=false."""
+    """Delete the stack. Resources with data stay and are listed, unless deployed with keep_data=false."""
     if arguments:
-        sys.exit(f"destroy takes no arguments, not {' '.join(arguments)}: keep_data was settled by deploy")
+        sys.exit(f"destroy takes no arguments, not {' '.join(arguments)}: set keep_data by deploy")
     formation = boto3.client("cloudformation")
     try:
         stays = kept(formation)
@@ -114,13 +117,15 @@ def destroy(arguments: Sequence[str]) -> None:
         sys.exit(f"there is no stack {STACK} in this account and region")
     _say(f"{STACK} is being deleted")
     held = _delete(formation, is_data_kept=bool(stays))
-    _tell("Stays, and goes on costing, as it was deployed with keep_data=true:", stays)
-    _tell("Stays too, as what is above stands in it:", held)
-    _say(f"Outside the stack: the images of {REPOSITORY} in ECR, and CDK's own stack CDKToolkit")
+    _say_list("These stay and still cost money, because they were deployed with keep_data=true:", stays)
+    _say_list("These stay too, because the resources above need them:", held)
+    _say(
+        f"Not part of the stack, so they stay: the images of {REPOSITORY} in ECR, and CDK's stack CDKToolkit"
+    )
 
 
 def kept(formation: Any) -> list[str]:
-    """What outlives the stack, by the template that it was deployed with: each one's kind and AWS's name."""
+    """List what stays after the stack is deleted, from the deployed template: type and AWS's name of each."""
     template = formation.get_template(StackName=STACK)["TemplateBody"]
     policies = {name: one.get("DeletionPolicy") for name, one in template["Resources"].items()}
     return [
@@ -131,8 +136,11 @@ def kept(formation: Any) -> list[str]:
 
 
 def _delete(formation: Any, *, is_data_kept: bool) -> list[str]:
-    """Delete the stack; what of it had to stay. A database that is kept holds on to its network, which AWS
-    refuses to delete: that is then left too. Ends with the reasons where it is refused without one."""
+    """Delete the stack and return the resources that AWS refused to delete.
+
+    A kept database keeps its network, which AWS then refuses to delete, so the network is retained too. Exits
+    with AWS's reasons if a deletion fails although no data is kept, or if it fails again.
+    """
     left: dict[str, str] = {}
     while True:
         more = {"RetainResources": sorted(left)} if left else {}
@@ -157,7 +165,7 @@ def _resources(formation: Any) -> list[dict[str, Any]]:
     return [one for page in pages for one in page["StackResourceSummaries"]]
 
 
-def _tell(title: str, found: Sequence[str]) -> None:
+def _say_list(title: str, found: Sequence[str]) -> None:
     if found:
         _say("\n  ".join([title, *sorted(found)]))
 

@@ -1,10 +1,13 @@
-"""What only the database knows of the flow's health, as a JSON line each half minute: CloudWatch makes
-metrics of it.
+"""The health watcher: log a JSON line of figures from PostgreSQL every 30 s.
 
-``trade_age_seconds``: since the newest trade of any symbol; ``merged_age_seconds``: since the processor last
-said that it had read the whole topic, which it says each second, so that it is the time that candles lag
-behind Kafka. Left out is what is not known. While PostgreSQL is away no line comes, and the alarms take that
-for bad.
+CloudWatch makes metrics of them:
+
+- ``trade_age_seconds``: time since the newest trade of any symbol.
+- ``merged_age_seconds``: time since the processor last reported that it had read the whole topic. It reports
+  this each second, so the figure is the time that candles lag behind Kafka.
+
+A figure without a value is left out. While PostgreSQL is down, no line is logged, and the alarms treat
+missing figures as bad.
 """
 
 from __future__ import annotations
@@ -23,8 +26,10 @@ EVERY_SECONDS: Final = 30.0
 
 
 def health(reader: CandleReader, settings: Settings, now_us: int) -> dict[str, float]:
-    """The figures at ``now_us`` (microseconds since the epoch). Raises StoreError while PostgreSQL is
-    away."""
+    """Return the figures at ``now_us`` (microseconds since the epoch).
+
+    Raises StoreError while PostgreSQL is down.
+    """
     found = {}
     times = [one.last_trade_time for one in reader.symbols() if one.last_trade_time is not None]
     if times:
@@ -35,8 +40,8 @@ def health(reader: CandleReader, settings: Settings, now_us: int) -> dict[str, f
     return found
 
 
-def tell(reader: CandleReader, settings: Settings, now_us: int) -> None:
-    """One line of figures on stdout; while PostgreSQL is away none, but the reason on stderr."""
+def write_figures(reader: CandleReader, settings: Settings, now_us: int) -> None:
+    """Write one line of figures to stdout; while PostgreSQL is down, write the reason to stderr instead."""
     try:
         line = json.dumps(health(reader, settings, now_us))
     except StoreError as error:
@@ -50,7 +55,7 @@ def main() -> None:
     settings = settings_module.load()
     reader = CandleReader.from_settings(settings)
     while True:
-        tell(reader, settings, time.time_ns() // 1_000)
+        write_figures(reader, settings, time.time_ns() // 1_000)
         time.sleep(EVERY_SECONDS)
 
 

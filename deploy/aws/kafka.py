@@ -1,5 +1,7 @@
-"""Kafka 4 (KRaft) on three machines, one in each zone: TLS, SCRAM, encrypted disks that outlive the
-machines."""
+"""Kafka 4 (KRaft) on three machines, one in each zone, with TLS, SCRAM and encrypted disks.
+
+A disk outlives its machine.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ _NAMESPACE: Final = "Candleflow"
 
 @jsii.implements(ec2.IMachineImage)
 class _PinnedImage:
-    """One image by its id, whatever the region: CDK's own look for the newest, or for a table of regions."""
+    """A machine image with a fixed id. CDK's own classes take the newest one, or need a table of regions."""
 
     def __init__(self, image_id: str) -> None:
         self._image_id = image_id
@@ -47,7 +49,7 @@ class _PinnedImage:
 
 
 class KafkaCluster(Construct):
-    """The brokers; ``bootstrap`` leads programs to them, and ``ready`` is there once all three run."""
+    """The brokers. ``bootstrap`` is their address for programs; ``ready`` waits until all three run."""
 
     def __init__(
         self,
@@ -78,7 +80,7 @@ class KafkaCluster(Construct):
         self.bootstrap = ",".join(hosts)
 
     def _broker(self, number: int, handle: CfnWaitConditionHandle) -> IConstruct:
-        """One broker with its disk and its name; what must be there before it can start."""
+        """Make one broker with its disk and DNS name; return the attachment that it needs to start."""
         subnet = self._network.vpc.private_subnets[number - 1]
         volume = self._volume(number, subnet.availability_zone)
         role = self._role(number)
@@ -106,15 +108,15 @@ class KafkaCluster(Construct):
             ],
         )
         if self.instances:
-            # One after another, so that a change never takes two brokers at once.
+            # One after the other, so that a change never stops two brokers at once.
             instance.node.add_dependency(self.instances[-1])
         acknowledge(
             instance,
             "EC29",
-            "All that counts is on a volume that stays; protection would keep `make aws-destroy` out.",
+            "The data is on a volume that stays; termination protection would block `make aws-destroy`.",
         )
         acknowledge_lint(
-            instance, "W9010", "The id is a parameter: of CDK, so that the brokers keep the image they have."
+            instance, "W9010", "The id is a parameter of CDK, so that the brokers keep the image they have."
         )
         self.instances.append(instance)
         route53.ARecord(
@@ -148,7 +150,7 @@ class KafkaCluster(Construct):
         return volume
 
     def _role(self, number: int) -> iam.Role:
-        """What a broker may do in AWS: read its own secrets; the first also make them."""
+        """Make a broker's role: it may read its own secrets; the first broker may also write them."""
         role = iam.Role(
             self,
             f"Role{number}",
@@ -158,7 +160,7 @@ class KafkaCluster(Construct):
         acknowledge(
             role,
             "IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/AmazonSSMManagedInstanceCore]",
-            "AWS's own list of what its agent needs: the only way onto the machine, as there is no SSH.",
+            "AWS's own policy for its agent, which is the only access to the machine, as there is no SSH.",
         )
         role.add_to_policy(
             iam.PolicyStatement(
@@ -167,7 +169,7 @@ class KafkaCluster(Construct):
                 conditions={"StringEquals": {"cloudwatch:namespace": _NAMESPACE}},
             )
         )
-        acknowledge(role, "IAM5[Resource::*]", "PutMetricData knows no resources; the namespace is bound.")
+        acknowledge(role, "IAM5[Resource::*]", "PutMetricData has no resource; the namespace is restricted.")
         self._bundle.grant_read(role)
         for rule in (
             "IAM5[Action::s3:GetBucket*]",
@@ -190,7 +192,7 @@ class KafkaCluster(Construct):
     def _user_data(
         self, number: int, volume: ec2.Volume, handle: CfnWaitConditionHandle
     ) -> ec2.MultipartUserData:
-        """The readable file, with lines before it that say which broker this is: no secret is among them."""
+        """Return start.sh with lines before it that set this broker's variables. None of them is a secret."""
         secrets = self._secrets
         users = ",".join(f"{user}={secret.secret_arn}" for user, secret in secrets.kafka.items())
         known = {
@@ -209,7 +211,7 @@ class KafkaCluster(Construct):
         }
         lines = [f"{name}='{value}'" for name, value in known.items()]
         script = ec2.UserData.custom("\n".join(["#!/bin/bash", *lines, _SCRIPT.read_text("utf-8")]))
-        # cloud-init runs scripts at the first start only, unless told: a changed one shall take effect.
+        # By default cloud-init runs scripts at the first start only; a changed script must run too.
         always = ec2.UserData.custom("#cloud-config\ncloud_final_modules:\n- [scripts-user, always]\n")
         parts = ec2.MultipartUserData()
         parts.add_part(ec2.MultipartBody.from_user_data(always, 'text/cloud-config; charset="utf-8"'))
@@ -218,6 +220,6 @@ class KafkaCluster(Construct):
 
 
 def cluster_id(stack_name: str) -> str:
-    """The cluster's id in Kafka's form, the same at every start: 16 bytes as URL-safe Base64."""
+    """Return the cluster's id in Kafka's form (16 bytes as URL-safe Base64), the same at every start."""
     made = uuid.uuid5(uuid.NAMESPACE_DNS, f"{stack_name}.{ZONE_NAME}")
     return base64.urlsafe_b64encode(made.bytes).rstrip(b"=").decode()

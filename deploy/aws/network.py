@@ -1,5 +1,4 @@
-"""The network over three zones, and who may speak to whom: each way of the flow is named here, and no
-other."""
+"""The network over three zones, and which process may connect to which. Everything else is closed."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from deploy.aws.parameters import ZONES, Parameters
 from deploy.aws.retention import days_kept, removal
 
 BROKER_PORT: Final = 9094
-"""Kafka's door for programs: TLS, and a name and password by SCRAM."""
+"""Kafka's listener for programs: TLS, with name and password (SCRAM)."""
 BETWEEN_BROKERS_PORT: Final = 9092
 CONTROLLER_PORT: Final = 9093
 POSTGRES_PORT: Final = 5432
@@ -31,15 +30,14 @@ USES_POSTGRES: Final = ("dashboard", "alerts", "forecaster", "audit", "health")
 
 
 class Network(Construct):
-    """VPC and security groups: ``brokers``, ``database``, ``balancer``, ``spark`` and one for each
-    service."""
+    """The VPC, with security groups: ``brokers``, ``database``, ``balancer``, ``spark``, one per service."""
 
     def __init__(self, scope: Construct, name: str, parameters: Parameters, key: kms.IKey) -> None:
         super().__init__(scope, name)
         self.vpc = ec2.Vpc(
             self,
             "Vpc",
-            # By number, so that the template fits any account and region.
+            # Zones by number, so that the template fits any account and region.
             availability_zones=[Fn.select(number, Fn.get_azs()) for number in range(ZONES)],
             nat_gateways=parameters.sizes.nat_gateways,
             restrict_default_security_group=False,  # would need a Lambda; nothing uses the default group
@@ -71,7 +69,7 @@ class Network(Construct):
             service: self._group(service.capitalize(), f"Tasks of the service {service}")
             for service in SERVICES
         }
-        self._open_the_ways(parameters)
+        self._open_connections(parameters)
 
     def _group(self, name: str, description: str) -> ec2.SecurityGroup:
         return ec2.SecurityGroup(self, name, vpc=self.vpc, description=description, allow_all_outbound=False)
@@ -91,7 +89,7 @@ class Network(Construct):
             traffic_type=ec2.FlowLogTrafficType.REJECT,
         )
 
-    def _open_the_ways(self, parameters: Parameters) -> None:
+    def _open_connections(self, parameters: Parameters) -> None:
         kafka = [self.spark, *(self.services[name] for name in USES_KAFKA)]
         for group in kafka:
             self._open(group, self.brokers, BROKER_PORT, "programs to Kafka")
@@ -103,22 +101,22 @@ class Network(Construct):
         acknowledge(
             self.balancer,
             "EC23",
-            "The page's log-in is meant for everybody; the parameter visitors makes it fewer.",
+            "The log-in is open to all addresses by default; the parameter visitors restricts them.",
         )
         self.balancer.add_ingress_rule(
             ec2.Peer.ipv4(parameters.visitors), ec2.Port.tcp(HTTPS), "visitors, who must log in"
         )
-        # Outwards: AWS's own interfaces, and the exchange's.
+        # To the internet: AWS's APIs and the exchange's.
         for group in (self.brokers, self.spark, self.balancer, *self.services.values()):
             group.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(HTTPS), "AWS, the exchange, messengers")
         for name in ("producer", "audit"):
             self.services[name].add_egress_rule(
                 ec2.Peer.any_ipv4(), ec2.Port.tcp(EXCHANGE_PORT), "the exchange's WebSocket"
             )
-        self._open_sparks_ways()
+        self._open_spark_connections()
 
-    def _open_sparks_ways(self) -> None:
-        """As EMR asks for in a private subnet (its guide, "Amazon EMR-managed security groups")."""
+    def _open_spark_connections(self) -> None:
+        """Open what EMR needs in a private subnet (its guide, "Amazon EMR-managed security groups")."""
         nodes = self.spark
         nodes.connections.allow_internally(ec2.Port.all_traffic(), "nodes among themselves")
         self._open(nodes, self.spark_access, 9443, "nodes to EMR")

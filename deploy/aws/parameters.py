@@ -1,4 +1,4 @@
-"""Every parameter of the deployment, with its default and its meaning, in one typed place.
+"""The parameters of the deployment, with types, defaults and meanings.
 
 They come from CDK's context: ``make aws-deploy ARGUMENTS="-c size=large -c symbols=BTCUSDT,ETHUSDT"``.
 """
@@ -13,17 +13,16 @@ from typing import Any, Final
 from candleflow.market.symbol import SYMBOL_PATTERN
 
 ZONES: Final = 3
-"""Availability zones, and with them brokers: one of three may be lost, and two still acknowledge."""
+"""Availability zones, with one broker in each. If one is lost, the other two still acknowledge."""
 
 
 class ParameterError(ValueError):
-    """A parameter is wrong: names it, its value, and what is accepted."""
+    """A parameter is wrong or missing. The message names it, its value, and what is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What differs between the sizes; the disks in GB, memory in MB, ``fargate`` in CPU units (1,024: a
-    vCPU)."""
+    """What differs between the sizes. Disks in GB, memory in MB, CPU in units of 1/1,024 vCPU."""
 
     broker_type: str
     broker_disk_gb: int
@@ -66,7 +65,7 @@ _LARGE_TASKS: Final = {
 }
 
 SIZES: Final[Mapping[str, Size]] = {
-    # A few symbols, 2,000 trades a second: twice what one laptop was measured at leaves room.
+    # A few symbols, 2,000 trades a second: twice the machine on which that rate was measured.
     "small": Size(
         broker_type="t4g.medium",
         broker_disk_gb=100,
@@ -117,32 +116,32 @@ SIZES: Final[Mapping[str, Size]] = {
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What a deployment is told. Those without a default must be given."""
+    """The parameters of a deployment. Those without a default are required."""
 
     image: str
-    """The image's address in ECR, with a tag or a digest; `make aws-deploy` builds, pushes and gives it."""
+    """The image's address in ECR, with a tag or a digest. Set by `make aws-deploy`, which builds it."""
     certificate_arn: str
     """The page's certificate in AWS Certificate Manager, in the same region."""
     domain: str
-    """The page's name, such as candles.example.org; its DNS record leads to the output LoadBalancer."""
+    """The page's host name, such as candles.example.org. Point its DNS record to LoadBalancerOutput."""
     broker_ami: str
-    """Amazon Linux 2023 for arm64; `make aws-deploy` gives the newest at first, and keeps to it after that:
-    another image would take all brokers' places at once."""
+    """The brokers' machine image: Amazon Linux 2023 for arm64. `make aws-deploy` takes the newest one first
+    and keeps it after that, because another image would replace all brokers at once."""
     size: str = "small"
     """small or large."""
     symbols: str = "BTCUSDT"
     """The symbols to follow, separated by commas."""
     exchange: str = "binance"
-    """binance, binance-vision or binance-us. Binance's main host refuses some countries, the United
-    States too."""
+    """binance, binance-vision or binance-us. Binance's main host refuses some countries, such as the United
+    States."""
     alarm_email: str = ""
-    """Where alarms go; AWS asks there first whether they are wanted. None go anywhere if not given."""
+    """Where alarms are sent; AWS first asks this address to confirm. Without it, no alarm is sent."""
     visitors: str = "0.0.0.0/0"
-    """The range of addresses that may reach the page's log-in."""
+    """The range of IP addresses that may reach the page's log-in."""
     log_days: int = 30
     """How long logs are kept: 1, 3, 5, 7, 14, 30, 60 or 90 days."""
     multi_zone_database: bool | None = None
-    """PostgreSQL with a standby in another zone; as the size has it if not given."""
+    """PostgreSQL with a standby in another zone; by default only in the size large."""
     keep_data: bool = True
     """Whether databases, disks, secrets and records outlive the stack."""
 
@@ -178,7 +177,7 @@ _PATTERNS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def parameters_of(context: Callable[[str], Any]) -> Parameters:
-    """The parameters that CDK's context gives, defaults for the rest. Raises ParameterError."""
+    """Read the parameters from CDK's context, with defaults for the rest. Raises ParameterError."""
     given = {}
     for one in fields(Parameters):
         value = context(one.name)

@@ -1,4 +1,4 @@
-"""How long things are kept: logs, and data when the stack goes."""
+"""How long logs are kept, and whether data stays when the stack is deleted."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _DAYS = {
 
 
 def days_kept(days: int) -> logs.RetentionDays:
-    """CDK's name for so many days."""
+    """Return CDK's constant for this number of days."""
     return _DAYS[days]
 
 
 def removal(parameters: Parameters) -> RemovalPolicy:
-    """What becomes of data when its resource leaves the stack."""
+    """Return what happens to data when its resource is removed from the stack."""
     return RemovalPolicy.RETAIN if parameters.keep_data else RemovalPolicy.DESTROY

@@ -1,4 +1,4 @@
-"""Passwords, each in Secrets Manager by itself, so that each role may read its own and no other."""
+"""Passwords, each a separate secret in Secrets Manager, so that a role may read only its own."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from deploy.aws.parameters import Parameters
 from deploy.aws.retention import removal
 
 ROLES: Final = ("writer", "reader", "auditor", "forecaster", "alerter", "editor")
-"""PostgreSQL's roles beside the owner, as ``candleflow.store.credentials`` has them."""
+"""PostgreSQL's roles beside the owner, as in ``candleflow.store.credentials``."""
 KAFKA_USERS: Final = ("producer", "processor", "audit")
 
 
 class Secrets(Construct):
-    """``postgres`` by role, ``kafka`` by user, Kafka's certificate authority, the alerts' channels."""
+    """All secrets: ``postgres`` by role, ``kafka`` by user, Kafka's certificate authority, alert channels."""
 
     def __init__(self, scope: Construct, name: str, parameters: Parameters, key: kms.IKey) -> None:
         super().__init__(scope, name)
@@ -33,10 +33,10 @@ class Secrets(Construct):
             user: self._secret(f"Kafka{user.capitalize()}", f"Kafka's password of the {user}")
             for user in KAFKA_USERS
         }
-        # Both begin as random text; the first broker puts what it made in its place.
+        # Both start as random text; the first broker replaces it by the key and certificate that it makes.
         self.authority_key = self._secret("KafkaAuthorityKey", "key and certificate that sign the brokers'")
         self.authority = self._secret("KafkaAuthority", "the certificate that programs know the brokers by")
-        # No password of ours: the operator puts in addresses such as phone=tgram://...
+        # Not generated: the operator enters addresses such as phone=tgram://...
         self.alert_channels = self._channels()
 
     def _secret(self, name: str, description: str) -> secretsmanager.Secret:
@@ -53,12 +53,12 @@ class Secrets(Construct):
         acknowledge(
             secret,
             "SMG4",
-            "A change needs the program's restart in the same moment; docs/guides/aws.md has the steps.",
+            "A new password needs a restart of the program; docs/guides/aws.md has the steps.",
         )
         return secret
 
     def _channels(self) -> secretsmanager.Secret:
-        """JSON, as an empty text is no secret to Secrets Manager: {"channels": "", "made_up": "..."}."""
+        """Make a JSON secret, {"channels": "", "made_up": "..."}: Secrets Manager accepts no empty text."""
         secret = secretsmanager.Secret(
             self,
             "AlertChannels",
@@ -70,5 +70,5 @@ class Secrets(Construct):
                 generate_string_key="made_up",
             ),
         )
-        acknowledge(secret, "SMG4", "Messengers give these tokens; nothing here could change them there.")
+        acknowledge(secret, "SMG4", "The messengers issue these tokens; AWS can't rotate them there.")
         return secret

@@ -1,5 +1,7 @@
-"""The five services and the watcher on Fargate, each with roles and passwords of its own; the page
-behind a log-in."""
+"""The five services and the health watcher on Fargate, each with its own role and passwords.
+
+The page is behind a log-in.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +30,17 @@ from deploy.aws.retention import days_kept, removal
 
 DATA_DIR: Final = "/data"
 HEALTH_SCRIPT: Final = "/app/health.py"
-"""Where deploy/aws/Dockerfile puts it."""
+"""Where deploy/aws/Dockerfile puts the health watcher."""
 WATCHER: Final = "health"
 HEALTH_COMMAND: Final = ("python", "deploy/healthcheck.py")
 PAGE_HEALTH: Final = "/_stcore/health"
 SINGLES: Final = ("producer", "alerts", "forecaster", "audit", "health")
-"""Of which one runs at a time: a second producer or alerter would be refused by the program, or do work
-twice."""
+"""Services with one task at a time: a second producer or alerter would stop with an error, or work twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What a service is told: settings, and those that are secrets."""
+    """A service's command and settings; ``secrets`` are the settings that are secret."""
 
     name: str
     command: Sequence[str]
@@ -48,7 +49,7 @@ class Service:
 
 
 class Services(Construct):
-    """The cluster with all services; ``services`` and ``logs`` by name, and the load balancer."""
+    """The ECS cluster with all services and the load balancer; ``services`` and ``logs`` are by name."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class Services(Construct):
         self.logs: dict[str, logs.LogGroup] = {}
         for one in wanted:
             service = self._service(one)
-            service.node.add_dependency(ready)  # before Kafka runs they could only wait
+            service.node.add_dependency(ready)  # before Kafka runs, services could only wait
             self.services[one.name] = service
         self.balancer = self._balancer(access_logs)
         self.target_group = self._page()
@@ -81,7 +82,7 @@ class Services(Construct):
     def _service(self, wanted: Service) -> ecs.FargateService:
         size = self._parameters.sizes
         task = self._task(wanted)
-        # A single one ends before the next begins; of the page there is always one.
+        # A single task ends before its replacement starts; of the page at least one always runs.
         is_single = wanted.name in SINGLES
         return ecs.FargateService(
             self,
@@ -110,7 +111,7 @@ class Services(Construct):
                 cpu_architecture=ecs.CpuArchitecture.ARM64,
                 operating_system_family=ecs.OperatingSystemFamily.LINUX,
             ),
-            # The program asks nothing of AWS: its role may do nothing.
+            # The program doesn't use AWS's APIs, so its role has no rights.
             task_role=iam.Role(
                 self,
                 f"{wanted.name.capitalize()}Role",
@@ -133,7 +134,7 @@ class Services(Construct):
         )
         container.add_mount_points(
             ecs.MountPoint(container_path=DATA_DIR, source_volume="data", read_only=False),
-            # The container's own folder, shared with nobody.
+            # Private to this container.
             ecs.MountPoint(container_path="/tmp", source_volume="tmp", read_only=False),  # nosec B108 # noqa: S108
         )
         if wanted.name == "dashboard":
@@ -142,12 +143,10 @@ class Services(Construct):
         return task
 
     def _explain(self, task: ecs.FargateTaskDefinition) -> None:
-        acknowledge(
-            task, "ECS2", "These variables are settings and no secrets; secrets come from Secrets Manager."
-        )
+        acknowledge(task, "ECS2", "These variables are not secret; secrets come from Secrets Manager.")
         role = task.execution_role
         if role is not None:
-            acknowledge(role, "IAM5[Resource::*]", "ecr:GetAuthorizationToken knows no resources.")
+            acknowledge(role, "IAM5[Resource::*]", "ecr:GetAuthorizationToken has no resource.")
 
     def _log(self, name: str) -> logs.LogGroup:
         self.logs[name] = logs.LogGroup(
@@ -169,9 +168,9 @@ class Services(Construct):
             vpc_subnets=ec2.SubnetSelection(subnet_type=ec2.SubnetType.PUBLIC),
             drop_invalid_header_fields=True,
             deletion_protection=False,
-            idle_timeout=Duration.seconds(120),  # the page's WebSocket is quiet at most a second
+            idle_timeout=Duration.seconds(120),  # the page's WebSocket sends something each second
         )
-        # By attributes, as CDK's own way needs to know the region.
+        # Set as attributes, because CDK's method needs a known region.
         balancer.set_attribute("access_logs.s3.enabled", "true")
         balancer.set_attribute("access_logs.s3.bucket", access_logs.bucket_name)
         balancer.set_attribute("access_logs.s3.prefix", "balancer")
@@ -180,7 +179,7 @@ class Services(Construct):
         return balancer
 
     def _page(self) -> elb.ApplicationTargetGroup:
-        """The page over HTTPS only, and only for whom Cognito knows."""
+        """Serve the page over HTTPS only, and only to users in Cognito."""
         pool, client, domain = self._log_in()
         targets = elb.ApplicationTargetGroup(
             self,
@@ -189,7 +188,7 @@ class Services(Construct):
             port=PAGE_PORT,
             protocol=elb.ApplicationProtocol.HTTP,
             targets=[self.services["dashboard"]],
-            # A viewer's WebSocket and its downloads belong to one server.
+            # A viewer's WebSocket and downloads must reach the same server.
             stickiness_cookie_duration=Duration.hours(12),
             deregistration_delay=Duration.seconds(30),
             health_check=elb.HealthCheck(path=PAGE_HEALTH, interval=Duration.seconds(15)),
@@ -233,7 +232,9 @@ class Services(Construct):
             removal_policy=removal(self._parameters),
         )
         acknowledge(
-            pool, "COG8", "The plan with threat protection costs more a viewer; a second factor is required."
+            pool,
+            "COG8",
+            "The plan with threat protection costs more per user; a second factor is required instead.",
         )
         domain = pool.add_domain(
             "LogIn",
@@ -256,8 +257,11 @@ class Services(Construct):
 
 
 def _health_check(name: str) -> ecs.HealthCheck | None:
-    """As the image's own, which ECS doesn't look at: a task that hangs is replaced. None for the watcher,
-    which serves nothing: where its lines are missing, alarms say so."""
+    """Return the health check of a service, so that ECS replaces a task that hangs.
+
+    It repeats the image's own check, which ECS ignores. None for the health watcher, which has no port:
+    if its log lines stop, alarms fire.
+    """
     if name == WATCHER:
         return None
     return ecs.HealthCheck(
@@ -270,7 +274,7 @@ def _health_check(name: str) -> ecs.HealthCheck | None:
 
 
 def image_of(scope: Construct, address: str) -> ecs.ContainerImage:
-    """The image of an ECR address, ``registry/name:tag`` or ``registry/name@sha256:...``."""
+    """Return the image at an ECR address, ``registry/name:tag`` or ``registry/name@sha256:...``."""
     registry, _, rest = address.partition("/")
     account, _, _, region, *_ = registry.split(".")
     name, _, digest = rest.partition("@")

@@ -1,4 +1,4 @@
-"""Spark by EMR: a cluster in the private subnets, and the step that runs the processor on it, for good."""
+"""Spark on EMR: a cluster in the private subnets, and the step that runs the processor without end."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ HOME_DIR: Final = "/opt/candleflow"
 AUTHORITIES_URL: Final = "https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem"
 _BOOTSTRAP: Final = Path(__file__).parent / "emr" / "bootstrap.sh"
 ATTEMPTS: Final = 100
-"""YARN starts the driver anew so often within an hour: PostgreSQL's offsets say where it goes on."""
+"""How often YARN restarts the driver within an hour. The driver resumes at PostgreSQL's offsets."""
 
 
 class SparkCluster(Construct):
-    """The cluster and the processor's step. ``environment`` and ``secrets`` (setting to ARN) are the
-    processor's."""
+    """The cluster and the processor's step.
+
+    ``environment`` has the processor's settings; ``secrets`` maps its secret settings to ARNs.
+    """
 
     def __init__(
         self,
@@ -88,9 +90,9 @@ class SparkCluster(Construct):
 
     def _explain(self) -> None:
         for rule, reason in {
-            "EMR4": "Local disks are encrypted: the rule doesn't look within EncryptionConfiguration.",
-            "EMR5": "Spark encrypts by spark.network.crypto; Kafka and PostgreSQL speak TLS.",
-            "EMR6": "Nobody logs in to a node: there is no key pair, and no port of SSH is open.",
+            "EMR4": "Local disks are encrypted; the rule doesn't look into EncryptionConfiguration.",
+            "EMR5": "Spark encrypts its traffic by spark.network.crypto; Kafka and PostgreSQL use TLS.",
+            "EMR6": "There is no log-in to a node: no key pair, and no open SSH port.",
         }.items():
             acknowledge(self.cluster, rule, reason)
 
@@ -147,7 +149,7 @@ class SparkCluster(Construct):
         acknowledge(
             role,
             "IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonEMRServicePolicy_v2]",
-            "AWS's own list of what EMR needs, bound to resources with its tag.",
+            "AWS's own policy for EMR, restricted to resources with its tag.",
         )
         role.add_to_policy(iam.PolicyStatement(actions=["iam:PassRole"], resources=[self.node_role.role_arn]))
         self._key.grant_encrypt_decrypt(role)
@@ -157,7 +159,7 @@ class SparkCluster(Construct):
         return role
 
     def _node_role(self, bootstrap: assets.Asset) -> iam.Role:
-        """What a node may do: read the code, write logs. The passwords are granted by the stack."""
+        """Make a node's role, which may read the code and write logs. The stack grants the passwords."""
         role = iam.Role(self, "NodeRole", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"))
         self.bundle.grant_read(role)
         bootstrap.grant_read(role)
@@ -205,8 +207,7 @@ def _configurations() -> list[emr.CfnCluster.ConfigurationProperty]:
 def submission(
     parameters: Parameters, environment: Mapping[str, str], secrets: Mapping[str, str]
 ) -> list[str]:
-    """The arguments of spark-submit. On the cluster's own nodes, so that YARN restarts a driver that
-    fails."""
+    """Return spark-submit's arguments. The driver runs on the cluster, so that YARN can restart it."""
     size = parameters.sizes
     configuration = {
         "spark.pyspark.python": f"{HOME_DIR}/venv/bin/python",
@@ -219,17 +220,17 @@ def submission(
         "spark.executor.cores": str(size.executor_cores),
         "spark.executor.memory": size.executor_memory,
         "spark.driver.memory": size.driver_memory,
-        # As candleflow/engine/session.py has it for a JVM of its own, and why.
+        # The same options as in candleflow/engine/session.py, which gives the reasons.
         "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -Xss16m",
         "spark.executor.extraJavaOptions": "-Duser.timezone=UTC",
-        # Between nodes: who may speak is asked, and what is said is encrypted.
+        # Between nodes: connections are authenticated and encrypted.
         "spark.authenticate": "true",
         "spark.network.crypto.enabled": "true",
         "spark.io.encryption.enabled": "true",
     }
     arguments = ["spark-submit", "--master", "yarn", "--deploy-mode", "cluster"]
     arguments += ["--name", "candleflow-processor"]
-    # "local:": each node has them already. EMR's own class path stays as it is.
+    # "local:": the jars are on each node already. EMR's own class path does not change.
     arguments += ["--jars", ",".join(f"local:{HOME_DIR}/jars/{name}" for name in spark_jars())]
     for name, value in configuration.items():
         arguments += ["--conf", f"{name}={value}"]
@@ -242,6 +243,6 @@ def submission(
 
 
 def spark_jars() -> list[str]:
-    """The file names that the lock has."""
+    """Return the file names of the jars in the lock."""
     rows = (line.split() for line in SPARK_LOCK.read_text("utf-8").splitlines() if line.startswith("spark "))
     return [row[3].rpartition("/")[2] for row in rows]

@@ -1,4 +1,4 @@
-"""All of it in one stack: the parts, and what each is told of the others."""
+"""The whole deployment in one stack: its parts, and the settings that connect them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from deploy.aws.services import DATA_DIR, HEALTH_SCRIPT, Service, Services
 from deploy.aws.spark import HOME_DIR, SparkCluster
 
 IMAGE_AUTHORITIES: Final = "/opt/candleflow/rds.pem"
-"""The authorities that sign RDS's certificates, where deploy/aws/Dockerfile puts them."""
+"""Certificates of the authorities that sign RDS's certificates, where deploy/aws/Dockerfile puts them."""
 
 _POSTGRES_ROLES: Final = {
     "dashboard": ("reader", "editor"),
@@ -32,7 +32,7 @@ _POSTGRES_ROLES: Final = {
     "audit": ("reader", "auditor"),
     "health": ("reader",),
 }
-"""Which passwords of PostgreSQL each service is given."""
+"""The PostgreSQL roles whose passwords each service gets."""
 
 
 class CandleflowStack(Stack):
@@ -61,7 +61,7 @@ class CandleflowStack(Stack):
         self.alarms = Alarms(
             self, "Alarms", parameters, self.key, self.kafka, self.spark, self.database, self.services
         )
-        self._tell()
+        self._add_outputs()
 
     def _make_key(self) -> kms.Key:
         key = kms.Key(self, "Key", enable_key_rotation=True, removal_policy=removal(self._parameters))
@@ -71,8 +71,10 @@ class CandleflowStack(Stack):
         return key
 
     def _make_log_bucket(self) -> s3.Bucket:
-        """Of the load balancer's and EMR's logs; the balancer can't write to one encrypted by a key of
-        ours."""
+        """Make the bucket for the logs of the load balancer and EMR.
+
+        AWS encrypts it with its own key, because the load balancer can't write to one with a customer's key.
+        """
         bucket = s3.Bucket(
             self,
             "Logs",
@@ -85,7 +87,7 @@ class CandleflowStack(Stack):
         bucket.grant_put(
             iam.ServicePrincipal("logdelivery.elasticloadbalancing.amazonaws.com"), "balancer/AWSLogs/*"
         )
-        acknowledge(bucket, "S1", "It holds logs itself; who read them is in CloudTrail.")
+        acknowledge(bucket, "S1", "It holds logs itself; CloudTrail records who read them.")
         return bucket
 
     def _make_spark(self) -> SparkCluster:
@@ -94,11 +96,11 @@ class CandleflowStack(Stack):
             "CANDLEFLOW_KAFKA_SASL_PASSWORD": self.secrets.kafka["processor"].secret_arn,
             "CANDLEFLOW_KAFKA_SSL_CA": self.secrets.authority.secret_arn,
         }
-        # The processor applies the schema, and with it gives every role its password.
+        # The processor applies the schema, which sets every role's password.
         arns |= {_password(role): self.secrets.postgres[role].secret_arn for role in ROLES}
         environment = self._environment("processor", f"{HOME_DIR}/rds.pem") | {
             "CANDLEFLOW_SPARK_MASTER": "spark-submit",
-            "CANDLEFLOW_DATA_DIR": "/tmp/candleflow",  # nosec B108 # noqa: S108 - of the processor's own container in YARN
+            "CANDLEFLOW_DATA_DIR": "/tmp/candleflow",  # nosec B108 # noqa: S108 - in the processor's own YARN container
         }
         spark = SparkCluster(
             self, "Spark", self.network, self._parameters, self.key, self.logs, environment, arns
@@ -115,7 +117,7 @@ class CandleflowStack(Stack):
         return spark
 
     def _environment(self, user: str, authorities: str) -> dict[str, str]:
-        """What each is told of Kafka and PostgreSQL: TLS only, each side's name verified."""
+        """Return the settings for Kafka and PostgreSQL: TLS only, with the server's name verified."""
         parameters = self._parameters
         instance = self.database.instance
         return {
@@ -146,7 +148,7 @@ class CandleflowStack(Stack):
         if name == "health":
             command = ["python", HEALTH_SCRIPT]
         if name == "dashboard":
-            # In the container the page listens to the load balancer, by whose name it is asked for.
+            # The load balancer connects from outside the container; browsers use the page's host name.
             environment |= {
                 "STREAMLIT_SERVER_ADDRESS": "0.0.0.0",  # nosec B104 # noqa: S104
                 "STREAMLIT_SERVER_ALLOWED_HOSTS": self._parameters.domain,
@@ -171,7 +173,7 @@ class CandleflowStack(Stack):
             found["CANDLEFLOW_ALERT_CHANNELS"] = channels
         return found
 
-    def _tell(self) -> None:
+    def _add_outputs(self) -> None:
         for name, value in {
             "LoadBalancer": self.services.balancer.load_balancer_dns_name,
             "BrokerAmi": self._parameters.broker_ami,

@@ -39,7 +39,7 @@ def told(
     reader: CandleReader, settings: Settings, at: int, capsys: pytest.CaptureFixture[str]
 ) -> dict[str, float]:
     """The figures of the one line that is told, for which nothing is complained of."""
-    health.tell(reader, settings, at)
+    health.write_figures(reader, settings, at)
     out, err = capsys.readouterr()
     assert err == ""
     (line,) = out.splitlines()
@@ -94,7 +94,7 @@ def test_while_postgres_is_away_no_line_comes_and_then_one_does_again(
     reader = CandleReader.from_settings(settings)
     assert told(reader, settings, now_us(), capsys) == {}
     own_server.stop()
-    health.tell(reader, settings, now_us())
+    health.write_figures(reader, settings, now_us())
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("no figures: ")

@@ -15,7 +15,7 @@ HEADINGS = re.findall(r"(?m)^### (.*…?.*)$", (ROOT / "docs" / "guides" / "trou
 OURS = {".py", ".sql"}
 
 
-@pytest.mark.parametrize("name", ["settings", "commands"])
+@pytest.mark.parametrize("name", ["settings", "commands", "metrics"])
 def test_the_reference_is_what_the_code_declares(name: str) -> None:
     written = (reference.FOLDER / f"{name}.md").read_text()
     assert written == getattr(reference, f"{name}_page")(), "make reference writes it again"

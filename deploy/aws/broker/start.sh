@@ -1,7 +1,7 @@
-# Makes this machine one of the three brokers. The stack puts lines before it that name the machine's part:
+# Makes this machine one of the three brokers. The stack puts lines before it that set these variables:
 # NODE_ID, NODES (how many), ZONE_NAME, REGION, CLUSTER_ID, HEAP, VOLUME_ID, BUNDLE (s3://...), AUTHORITY_KEY and
-# AUTHORITY (ARNs of secrets), USERS (name=ARN, by commas), SIGNAL (where to say that it runs). None of them is a secret.
-# cloud-init runs it at every start of the machine: each step finds what was done already.
+# AUTHORITY (ARNs of secrets), USERS (name=ARN, by commas), SIGNAL (where to report success). None of them is a secret.
+# cloud-init runs it at every start of the machine, so each step may be repeated.
 set -euo pipefail
 exec > >(tee -a /var/log/candleflow-broker.log) 2>&1
 umask 077
@@ -17,7 +17,7 @@ install_packages() {
     id kafka > /dev/null 2>&1 || useradd --system --home-dir "$DATA" --shell /sbin/nologin kafka
 }
 
-mount_data() { # the volume outlives the machine: it is formatted only where there is nothing on it
+mount_data() { # the volume outlives the machine, so it is formatted only if it is empty
     device=/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_$(echo "$VOLUME_ID" | tr -d -)
     for _ in $(seq 150); do [ -e "$device" ] && break; sleep 2; done
     blkid "$device" > /dev/null || mkfs.xfs -q -L kafka "$device"
@@ -40,11 +40,11 @@ fetch_bundle() {
 
 is_certificate() { grep -q -- "-----BEGIN CERTIFICATE-----" "$1" 2> /dev/null; }
 
-read_secret() { # ARN, file: never through an argument or the environment
+read_secret() { # ARN, file: the secret is never in an argument or the environment
     aws secretsmanager get-secret-value --secret-id "$1" --query SecretString --output text > "$2"
 }
 
-make_authority() { # the first broker, once: a key that signs the brokers' certificates for ten years
+make_authority() { # by the first broker, once: a key that signs the brokers' certificates, valid for ten years
     openssl req -x509 -newkey rsa:3072 -nodes -days 3650 -subj /CN=candleflow-authority \
         -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign \
         -keyout "$CERTIFICATES/authority.key" -out "$CERTIFICATES/authority.pem" 2> /dev/null
@@ -63,10 +63,10 @@ fetch_authority() {
         [ "$NODE_ID" = 1 ] && make_authority
         sleep 5
     done
-    echo "no certificate authority after ten minutes" && return 1
+    echo "no certificate authority in Secrets Manager after ten minutes: see the log of broker 1" && return 1
 }
 
-make_certificate() { # for a year; made anew at each start of the machine and by the monthly timer
+make_certificate() { # valid for a year; renewed at each start of the machine and by the monthly timer
     openssl req -newkey rsa:2048 -nodes -subj /CN=candleflow-broker \
         -keyout "$CERTIFICATES/broker.key" -out "$CERTIFICATES/broker.csr" 2> /dev/null
     printf 'subjectAltName=DNS:%s\nextendedKeyUsage=serverAuth,clientAuth\n' "$NAME" > "$CERTIFICATES/broker.ext"
@@ -110,7 +110,7 @@ PrivateTmp=yes
 [Install]
 WantedBy=multi-user.target
 UNIT
-    # A new certificate each month, on another day for each broker, so that never two are away at once.
+    # Renews the certificate each month, on another day for each broker, so that two are never down at once.
     cat > /etc/systemd/system/kafka-certificate.service <<UNIT
 [Service]
 Type=oneshot
@@ -140,10 +140,10 @@ wait_until_it_listens() {
         if (exec 3<> "/dev/tcp/$NAME/9094") 2> /dev/null; then return; fi
         sleep 5
     done
-    echo "Kafka does not listen" && return 1
+    echo "Kafka does not listen on port 9094 after ten minutes: see journalctl -u kafka" && return 1
 }
 
-add_users() { # passwords go from Secrets Manager to Kafka within one program, as hashes
+add_users() { # one program reads the passwords from Secrets Manager and sends hashes to Kafka
     "$HOME_DIR/venv/bin/python" "$HOME_DIR/users.py" --bootstrap "$NAME:9092" --region "$REGION" \
         --authority "$CERTIFICATES/authority.pem" --keystore "$CERTIFICATES/keystore.pem" --users "$USERS"
 }
@@ -158,4 +158,4 @@ configure
 install_services
 wait_until_it_listens
 if [ "$NODE_ID" = 1 ]; then add_users; fi
-/opt/aws/bin/cfn-signal --success true --id "kafka-$NODE_ID" "$SIGNAL" || echo "the stack was told before"
+/opt/aws/bin/cfn-signal --success true --id "kafka-$NODE_ID" "$SIGNAL" || echo "CloudFormation has this signal already"

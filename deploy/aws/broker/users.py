@@ -1,7 +1,7 @@
-"""Kafka's users and what each may do: their passwords from Secrets Manager, hashed before they leave
-this program.
+"""Create Kafka's users with their access rights (ACLs) and passwords.
 
-Runs on the first broker, which is let in by its certificate. Run again it changes what has changed, no more.
+The passwords come from Secrets Manager and are hashed before they are sent to Kafka. Runs on the first
+broker, which authenticates by its certificate. Running it again is safe.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kafka.admin import ACLResourcePatternType as PatternType
 MECHANISM: Final = "SCRAM-SHA-512"
 ITERATIONS: Final = 8_192
 PATIENCE_SECONDS: Final = 300.0
-"""So long the other brokers are waited for: two of three have to be there."""
+"""How long to wait for the other brokers: two of three must run."""
 
 _MAKES: Final = [
     (ResourceType.TOPIC, "trades", operation)
@@ -38,7 +38,7 @@ _READS: Final = (ResourceType.TOPIC, "trades", ACLOperation.READ)
 _WRITES: Final = (ResourceType.TOPIC, "trades", ACLOperation.WRITE)
 
 RIGHTS: Final[Mapping[str, Sequence[tuple[ResourceType, str, ACLOperation]]]] = {
-    # All topics of ours begin with "trades"; the gaps' group is the right to publish.
+    # All topics' names begin with "trades". The group is the producers' lease.
     "producer": [
         *_MAKES,
         _READS,
@@ -59,24 +59,24 @@ RIGHTS: Final[Mapping[str, Sequence[tuple[ResourceType, str, ACLOperation]]]] = 
         (ResourceType.TOPIC, "trades.binance-us.gaps", ACLOperation.WRITE),
     ],
 }
-"""What each may do: a resource's kind, how its name begins, and the operation."""
+"""Each user's rights: kind of resource, prefix of its name, operation."""
 
 
 def apply(admin: KafkaAdminClient, passwords: Mapping[str, str]) -> None:
-    """Give each user its password and rights. Raises RuntimeError where Kafka refuses one."""
+    """Give each user its password and rights. Raises RuntimeError if Kafka refuses one."""
     unknown = passwords.keys() - RIGHTS.keys()
     if unknown:
-        raise RuntimeError(f"no rights are known of {', '.join(sorted(unknown))}")
+        raise RuntimeError(f"no rights are declared for these users: {', '.join(sorted(unknown))}")
     credentials = [
         UserScramCredentialUpsertion(user, MECHANISM, password, iterations=ITERATIONS)
         for user, password in passwords.items()
     ]
     refused = {user: why for user, why in admin.alter_user_scram_credentials(credentials).items() if why}
     if refused:
-        raise RuntimeError(f"Kafka refuses users: {refused}")
+        raise RuntimeError(f"Kafka refused to set passwords: {refused}")
     made = admin.create_acls([_acl(user, *right) for user in passwords for right in RIGHTS[user]])
     if made["failed"]:
-        raise RuntimeError(f"Kafka refuses rights: {made['failed']}")
+        raise RuntimeError(f"Kafka refused to set rights: {made['failed']}")
 
 
 def _acl(user: str, kind: ResourceType, prefix: str, operation: ACLOperation) -> ACL:
@@ -90,14 +90,14 @@ def _acl(user: str, kind: ResourceType, prefix: str, operation: ACLOperation) ->
 
 
 def broker_context(authority: str, keystore: str) -> ssl.SSLContext:
-    """TLS as a broker speaks it: by the authority's file, with the broker's own certificate."""
+    """Make a TLS context that trusts the authority's file and presents the broker's certificate."""
     context = ssl.create_default_context(cafile=authority)
     context.load_cert_chain(keystore)
     return context
 
 
 def _passwords(users: str, region: str) -> dict[str, str]:
-    import boto3  # here, as only the broker has it
+    import boto3  # imported here, because only the broker has it
 
     client: Any = boto3.client("secretsmanager", region_name=region)
     pairs = (pair.split("=", 1) for pair in users.split(","))
@@ -123,7 +123,7 @@ def main() -> None:
             break
         except (errors.KafkaError, OSError) as error:
             if time.monotonic() > deadline:
-                sys.exit(f"Kafka's users can't be made: {error}")
+                sys.exit(f"could not create Kafka's users within {PATIENCE_SECONDS:.0f} s: {error}")
             time.sleep(5)
 
 

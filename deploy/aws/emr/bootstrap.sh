@@ -1,5 +1,5 @@
 #!/bin/bash
-# Prepares a node of the Spark cluster: the processor's code, its jars, and a Python with what it imports.
+# Prepares a node of the Spark cluster: the processor's code, its jars, and a Python with the packages it imports.
 # EMR runs it on each node before Spark starts: bootstrap.sh s3://the/bundle.zip certificate-bundle-url
 set -euo pipefail
 HOME_DIR=/opt/candleflow

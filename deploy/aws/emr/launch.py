@@ -1,9 +1,8 @@
-"""The processor's start on EMR, as spark-submit's program: it reads its passwords itself, then is the
-processor.
+"""Start the processor on EMR: read its passwords from Secrets Manager, then run it.
 
-So none is among a step's arguments, in Spark's configuration or in YARN's environment, all of which are shown
-to whoever may look at the cluster. ``--secret NAME=ARN`` names the setting that a secret is for; what isn't
-secret is in the environment already.
+This is the program that spark-submit runs. It reads the passwords itself, because everybody who may look at
+the cluster can see a step's arguments, Spark's configuration and YARN's environment. ``--secret NAME=ARN``
+names a setting and its secret. Settings that are not secret are in the environment already.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 
 def read_secrets(pairs: Iterable[str], client: Any) -> dict[str, str]:
-    """Settings by name; of an ARN with ``#key`` behind it, that key of the secret's JSON."""
+    """Return the settings by name. ``ARN#key`` means that key of the secret's JSON."""
     import json
 
     found = {}

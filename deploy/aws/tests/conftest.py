@@ -1,4 +1,4 @@
-"""The template as it would be deployed: made once a session, with no account and no network."""
+"""The template as it would be deployed, made once per session without an account or network."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ REGION = "eu-central-1"
 
 
 def synthesize(parameters: Parameters, folder: Path) -> Path:
-    """The folder with the template, after AWS's checks of it: those raise where something is neither so nor
-    explained."""
+    """Write the template to a folder. cdk-nag raises if it has a finding that is not accepted."""
     make_app(parameters, str(folder)).synth()
     return folder
 
@@ -42,7 +41,7 @@ def template_in(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _bundles() -> None:
-    """As they are now: what was made before may be of another state."""
+    """Make the bundle again: an older one may be out of date."""
     bundle.bundle()
 
 
@@ -58,7 +57,7 @@ def small(small_folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def large_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The large size, of which nothing is kept: all that a parameter changes."""
+    """The template of the large size with keep_data=false: everything that a parameter changes."""
     parameters = replace(SAMPLE, size="large", keep_data=False, visitors="203.0.113.0/24", alarm_email="")
     return synthesize(parameters, tmp_path_factory.mktemp("large"))
 
@@ -75,7 +74,7 @@ def template(small: dict[str, Any]) -> Template:
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """AWS as moto plays it: nothing leaves this machine."""
+    """Replace AWS by moto: nothing leaves this machine."""
     for name, value in {
         "AWS_ACCESS_KEY_ID": "made-up",
         "AWS_SECRET_ACCESS_KEY": "made-up",

@@ -1,5 +1,7 @@
-"""What `make aws-deploy` and `make aws-destroy` do, step by step: the commands as they would be started, and
-AWS as moto or botocore's own stand-in plays it."""
+"""`make aws-deploy` and `make aws-destroy`, step by step.
+
+Commands are recorded instead of run; AWS is replaced by moto or botocore's Stubber.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,11 @@ pytestmark = pytest.mark.usefixtures("aws")
 
 GIVEN: Final = ["-c", f"domain={SAMPLE.domain}", "-c", f"certificate_arn={SAMPLE.certificate_arn}"]
 CONTENT: Final = "ab" * 32
-"""The made-up name of the image that Docker built."""
+"""The invented id of the image that Docker built."""
 
 
 class Ran(list[list[str]]):
-    """The commands, in order; ``typed`` is what they were told on their input."""
+    """The recorded commands, in order; ``typed`` is what they got on their standard input."""
 
     typed: str = ""
 
@@ -48,13 +50,13 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
 
 @pytest.fixture
 def cdk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Where CDK's command would be, once npm has brought it."""
+    """Return where CDK's command is once npm has installed it."""
     monkeypatch.setattr(commands, "_CDK", tmp_path / "cdk")
     return tmp_path / "cdk"
 
 
 def by_cdk(cdk: Path, *words: str) -> list[str]:
-    """CDK's command with these words, as our Node.js runs it."""
+    """Return CDK's command with these arguments, as run by the Node.js of the environment."""
     here = f"{sys.executable} -m deploy.aws.app"
     node = str(Path(sys.executable).with_name("node"))
     return [node, str(cdk), *words, "--app", here, "--output", "cdk.out"]
@@ -143,9 +145,9 @@ def test_destroy_names_what_stays(capsys: pytest.CaptureFixture[str]) -> None:
     commands.destroy([])
     assert capsys.readouterr().out.splitlines() == [
         "Candleflow is being deleted",
-        "Stays, and goes on costing, as it was deployed with keep_data=true:",
+        "These stay and still cost money, because they were deployed with keep_data=true:",
         "  AWS::S3::Bucket records",
-        "Outside the stack: the images of candleflow in ECR, and CDK's own stack CDKToolkit",
+        "Not part of the stack, so they stay: the images of candleflow in ECR, and CDK's stack CDKToolkit",
     ]
     assert formation.describe_stacks()["Stacks"] == []
 
@@ -162,7 +164,7 @@ def test_destroy_says_that_there_is_nothing() -> None:
 
 @pytest.fixture
 def formation(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
-    """CloudFormation that answers what a test says, in that order, and nothing else."""
+    """A CloudFormation client that gives only the answers that a test adds, in that order."""
     client = boto3.client("cloudformation")
     monkeypatch.setattr(boto3, "client", lambda _: client)
     with Stubber(client) as stubber:
@@ -171,7 +173,7 @@ def formation(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
 
 
 def has(formation: Stubber, template: dict[str, Any], failed: dict[str, str] | None = None) -> None:
-    """The stack's resources are asked for; those that ``failed`` could not be deleted, for that reason."""
+    """Expect a query for the stack's resources; those in ``failed`` could not be deleted, with the reason."""
     reasons = failed or {}
     formation.add_response(
         "list_stack_resources",
@@ -193,7 +195,7 @@ def has(formation: Stubber, template: dict[str, Any], failed: dict[str, str] | N
 
 
 def ends(formation: Stubber, status: str, **more: Any) -> None:
-    """A deletion is asked for, and ends so."""
+    """Expect a deletion that ends with this status."""
     formation.add_response("delete_stack", {}, {"StackName": STACK, **more})
     stack = {"StackName": STACK, "StackStatus": status, "CreationTime": "2026-11-29T00:00:00Z"}
     formation.add_response("describe_stacks", {"Stacks": [stack]}, {"StackName": STACK})
@@ -229,7 +231,7 @@ def test_without_kept_data_nothing_stays(
     was_deployed(formation, large)
     ends(formation, "DELETE_COMPLETE")
     commands.destroy([])
-    assert "Stays" not in capsys.readouterr().out
+    assert "These stay" not in capsys.readouterr().out
 
 
 def test_the_network_that_kept_data_stand_in_stays_with_them(
@@ -247,7 +249,7 @@ def test_the_network_that_kept_data_stand_in_stays_with_them(
     ends(formation, "DELETE_COMPLETE", RetainResources=["Net", "Vpc"])
     commands.destroy([])
     out = capsys.readouterr().out
-    assert "stands in it:\n  AWS::EC2::Subnet Net-1\n  AWS::EC2::VPC Vpc-1\n" in out
+    assert "the resources above need them:\n  AWS::EC2::Subnet Net-1\n  AWS::EC2::VPC Vpc-1\n" in out
 
 
 @pytest.mark.parametrize("policy", ["Delete", "Retain"])
@@ -261,7 +263,7 @@ def test_what_will_not_go_is_named_with_the_reason(formation: Stubber, policy: s
     was_deployed(formation, template)
     ends(formation, "DELETE_FAILED")
     has(formation, template, {"Net": "has dependencies"})
-    if policy == "Retain":  # left out once, and it still fails
+    if policy == "Retain":  # it was retained once, and the deletion still fails
         ends(formation, "DELETE_FAILED", RetainResources=["Net"])
         has(formation, template, {"Net": "has dependencies"})
     with pytest.raises(SystemExit, match="Candleflow was not deleted:\n  Net: has dependencies"):

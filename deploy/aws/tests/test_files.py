@@ -1,4 +1,4 @@
-"""The files that run on machines of AWS's: that they can be read there at all."""
+"""The files that run on AWS machines have valid syntax there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_bundles_hold_what_the_scripts_name() -> None:
 
 
 class SecretsManager:
-    """Answers as boto3's client does: what launch.py asks of it."""
+    """Stands in for boto3's client, as far as launch.py uses it."""
 
     def get_secret_value(self, **asked: str) -> dict[str, str]:
         return {"SecretString": {"plain": "one", "owner": json.dumps({"password": "two"})}[asked["SecretId"]]}

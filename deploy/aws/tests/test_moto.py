@@ -1,6 +1,6 @@
-"""As far as moto goes: the template through an engine of CloudFormation's kind, references and order and all.
+"""Create the template's resources with moto, which checks references, order and properties.
 
-What moto can't make is left out by its kind; docs/guides/aws.md says what follows from that.
+Types that moto can't create are left out; docs/guides/aws.md says what is not tested because of that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from deploy.aws.tests.conftest import REGION
 
 pytestmark = pytest.mark.usefixtures("aws")
 LEFT_OUT: Final = {
-    # moto 5.2.5 has no model of these for CloudFormation.
+    # moto 5.2.5 does not support these in CloudFormation.
     "AWS::CloudFormation::WaitCondition",
     "AWS::CloudFormation::WaitConditionHandle",
     "AWS::CloudWatch::Alarm",
@@ -31,34 +31,34 @@ LEFT_OUT: Final = {
     "AWS::SNS::TopicPolicy",
     "AWS::SecretsManager::Secret",
     "AWS::SecretsManager::SecretTargetAttachment",
-    # It stumbles over a parameter group that is made in the same template.
+    # moto fails on a parameter group that is created in the same template.
     "AWS::RDS::DBInstance",
-    # It wants the certificate, and would need Cognito's pool.
+    # The listener needs the certificate and Cognito's pool.
     "AWS::ElasticLoadBalancingV2::Listener",
 }
 _ARN: Final = f"arn:aws:secretsmanager:{REGION}:123456789012:secret:"
 
 
 def without(template: dict[str, Any], kinds: set[str]) -> dict[str, Any]:
-    """The template less resources of these kinds; a made-up ARN where others name them."""
+    """Return the template without resources of these types; references to them become an invented ARN."""
     gone = {name for name, one in template["Resources"].items() if one["Type"] in kinds}
 
-    def mended(value: Any) -> Any:
+    def with_arns(value: Any) -> Any:
         if isinstance(value, list):
-            return [mended(one) for one in value if not (isinstance(one, str) and one in gone)]
+            return [with_arns(one) for one in value if not (isinstance(one, str) and one in gone)]
         if not isinstance(value, dict):
             return value
         if value.keys() == {"Ref"} and value["Ref"] in gone:
             return f"{_ARN}{value['Ref']}"
         if value.keys() == {"Fn::GetAtt"} and value["Fn::GetAtt"][0] in gone:
             return f"{_ARN}{value['Fn::GetAtt'][0]}"
-        return {key: mended(one) for key, one in value.items()}
+        return {key: with_arns(one) for key, one in value.items()}
 
     kept = {name: one for name, one in template["Resources"].items() if name not in gone}
-    found: dict[str, Any] = mended({**template, "Resources": kept})
+    found: dict[str, Any] = with_arns({**template, "Resources": kept})
     for one in found["Resources"].values():
         if one["Type"] == "AWS::KMS::Key":
-            one["Properties"].pop("Tags")  # moto reads CloudFormation's tags as the API's
+            one["Properties"].pop("Tags")  # moto expects the API's form of tags, not CloudFormation's
     return found
 
 
@@ -78,7 +78,7 @@ def test_the_rest_of_the_template_is_made(small: dict[str, Any]) -> None:
     pages = formation.get_paginator("list_stack_resources").paginate(StackName="Candleflow")
     made = {one["LogicalResourceId"] for page in pages for one in page["StackResourceSummaries"]}
     assert stack["StackStatus"] == "CREATE_COMPLETE"
-    # moto lists the subscription of an e-mail address without its name.
+    # moto lists an e-mail subscription without its name.
     named = {name for name, one in wanted["Resources"].items() if one["Type"] != "AWS::SNS::Subscription"}
     assert made - {""} == named
     assert len(made) > 100

@@ -1,4 +1,4 @@
-"""A wrong parameter is named before anything is made."""
+"""A wrong parameter is reported by name before anything is created."""
 
 from __future__ import annotations
 

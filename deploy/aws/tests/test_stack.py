@@ -1,5 +1,4 @@
-"""What the template promises: who may speak to whom, what is encrypted, what is kept, and no secret
-anywhere."""
+"""The template: who may connect to whom, what is encrypted, what is kept, and that it has no secret."""
 
 from __future__ import annotations
 
@@ -52,7 +51,7 @@ def test_the_template_is_lint_free(size: str, request: pytest.FixtureRequest) ->
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_finding_without_a_reason_ends_the_synthesis(size: str, tmp_path: Path) -> None:
-    """So what the other tests look at has none: AWS's checks passed it when it was made."""
+    """This shows that cdk-nag runs: the template of the other tests passed it when it was made."""
     app = make_app(replace(SAMPLE, size=size), str(tmp_path))
     stack = app.node.find_child(STACK)
     assert isinstance(stack, Stack)
@@ -123,18 +122,18 @@ def test_user_data_is_the_file_and_holds_no_secret(small: dict[str, Any]) -> Non
         assert "Makes this machine one of the three brokers" in text
         assert "resolve:secretsmanager" not in text
         assert all(f"{name}='" in text for name in KNOWN)
-        assert len(text) < 16_000  # what AWS takes
+        assert len(text) < 16_000  # AWS's limit for user data
 
 
 def test_the_cluster_id_is_one_of_kafkas() -> None:
     assert re.fullmatch(r"[A-Za-z0-9_-]{22}", cluster_id("Candleflow"))
 
 
-# Who may speak to whom -----------------------------------------------------------------------------------
+# Who may connect to whom -----------------------------------------------------------------------------------
 
 
 def doors(template: dict[str, Any]) -> set[tuple[str, str, int]]:
-    """Source, target and port of each way in between groups, by the groups' names in the network."""
+    """Return source, target and port of each ingress rule between groups, by the groups' names in Network."""
 
     def name(reference: Any) -> str:
         (made,) = re.findall(r"Network([A-Za-z]+)[0-9A-F]{8}", json.dumps(reference))
@@ -259,7 +258,7 @@ def test_each_service_has_its_own_passwords_only(small: dict[str, Any]) -> None:
 
 
 def readable(template: dict[str, Any]) -> dict[str, set[str]]:
-    """By role the secrets that it may read, both by their names in the code."""
+    """Return the secrets that each role may read, both by their names in the code."""
 
     def name(reference: Any) -> str:
         (made,) = re.findall(
@@ -289,9 +288,9 @@ def test_each_role_may_read_its_own_secrets_only(size: str, request: pytest.Fixt
         "ForecasterTaskExecutionRole": {"PostgresForecaster"},
         "AuditTaskExecutionRole": {"KafkaAudit", "KafkaAuthority", "PostgresReader", "PostgresAuditor"},
         "HealthTaskExecutionRole": {"PostgresReader"},
-        # The processor applies the schema, and with it gives every role its password (docs/guides/aws.md).
+        # The processor applies the schema, which sets every role's password (docs/guides/aws.md).
         "SparkNodeRole": {"OwnerAttachment", "KafkaProcessor", "KafkaAuthority", *postgres},
-        # The first broker makes Kafka's users; the others only sign their certificates.
+        # The first broker creates Kafka's users; the others only sign their certificates.
         "KafkaRole1": {"KafkaAuthorityKey", "KafkaProducer", "KafkaProcessor", "KafkaAudit"},
         "KafkaRole2": {"KafkaAuthorityKey"},
         "KafkaRole3": {"KafkaAuthorityKey"},
@@ -326,7 +325,7 @@ def test_the_page_is_https_with_a_log_in(small: dict[str, Any]) -> None:
 
 
 def test_ecs_asks_for_the_health_as_docker_does(small: dict[str, Any]) -> None:
-    """ECS doesn't look at the image's HEALTHCHECK, which is read here as it stands there."""
+    """ECS ignores the image's HEALTHCHECK, so the task must repeat it."""
     text = (bundle.ROOT / "Dockerfile").read_text()
     (line,) = re.findall(r"^HEALTHCHECK .*$", text, re.MULTILINE)
     wanted = {
@@ -380,7 +379,7 @@ def test_nodes_take_code_and_jars_from_the_stacks_own_upload(small: dict[str, An
     assert authorities == AUTHORITIES_URL
 
 
-# What stays, and what is told --------------------------------------------------------------------------
+# What stays, and the outputs --------------------------------------------------------------------------
 
 DATA = (
     "AWS::EC2::Volume",
@@ -442,7 +441,7 @@ def test_an_alarm_looks_at_each_figure_of_the_watcher(
 
 
 def test_an_alarm_says_that_no_step_runs_any_more(small: dict[str, Any]) -> None:
-    """Nothing starts one again by itself: docs/guides/aws.md says what somebody does then."""
+    """Nothing restarts it automatically: docs/guides/aws.md has the steps to do it by hand."""
     alarm = alarm_on(small, "AppsRunning")
     (cluster,) = resources(small, "AWS::EMR::Cluster")
     assert alarm["Namespace"] == "AWS/ElasticMapReduce"
