@@ -259,7 +259,7 @@ PIPELINE_BUGS = [
             ),
         ],
         ["tests/faults/test_link.py::test_commits_cut_at_any_byte_are_done_once"],
-        message="received says",
+        message="count of received is",
     ),
 ]  # fmt: skip
 
