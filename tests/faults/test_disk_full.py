@@ -1,4 +1,4 @@
-"""Disks that fill up while trades flow, one part's after another's and all at once, and have room again."""
+"""Disks that fill up while trades flow, first one at a time, then all at once, and later have room again."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def checkpoints_cannot_be_written(pipeline: Pipeline) -> None:
 
 
 def trades_cannot_be_written(pipeline: Pipeline) -> None:
-    """Kafka ends itself, and can't come up before there is room."""
+    """Kafka stops when its disk is full, and can't start before there is room."""
     with pipeline.full_disk("Kafka"), lasting(FULL_SECONDS):
         awaited(lambda: not pipeline.kafka.is_up, FLOW_SECONDS, pipeline.said)
         awaited(lambda: "for Kafka" in message_of(pipeline.producer), FLOW_SECONDS, pipeline.said)

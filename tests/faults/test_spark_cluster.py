@@ -1,4 +1,4 @@
-"""The processor on a cluster of Spark's: the candles that ``local[*]`` makes, whichever worker is killed."""
+"""The processor on a Spark cluster makes the same candles as on ``local[*]``, even if workers are killed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_cluster_with_a_worker_killed_makes_the_same_candles(
         for worker in cluster.workers:
             pipeline.wait_for_trades(1_000)
             worker.kill(with_children=True)
-            pipeline.wait_for_trades(1_000)  # by the other
+            pipeline.wait_for_trades(1_000)  # with the other worker
             worker.start()
             cluster.wait_for(worker, times=2)
         pipeline.report.faults.update(faults)

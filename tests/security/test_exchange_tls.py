@@ -1,7 +1,8 @@
-"""The exchange by TLS: the simulator behind a door with a certificate, spoken to by the stream and by REST.
+"""TLS to the exchange: the simulator behind a TLS proxy, for the stream and for REST.
 
-Whom to trust is said as a user says it, by SSL_CERT_FILE. A wrong authority, host, date or a server without
-TLS is refused with a line that names the cause, and never spoken to in plain text instead.
+The trusted authority is set as a user sets it, with SSL_CERT_FILE. A wrong authority, host name or date, or
+a server without TLS, is refused with a log line that names the cause. The client never falls back to plain
+text.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ REFUSED: Final = {
 }
 PLAIN: Final = "no TLS is spoken there"
 TRADES: Final = 20_000
-"""More than are taken in one read, and than may wait: reading is paused and goes on."""
+"""More than one read and the queue can take, so reading has to pause and resume."""
 LINE_BYTES: Final = 65_536
 
 
@@ -66,7 +67,7 @@ def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @asynccontextmanager
 async def door(url: str, shown: Certificate) -> AsyncIterator[int]:
-    """The port of a door with TLS in front of a server that has none."""
+    """Run a TLS proxy in front of a server without TLS; yield its port."""
     port = int(url.rpartition(":")[2])
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(shown.certificate, shown.key)
@@ -88,7 +89,7 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def stream_refusal(url: str, caplog: pytest.LogCaptureFixture) -> str:
-    """What the producer's log says of the exchange that it can't trust; it goes on trying."""
+    """Return the producer's log line about an untrusted exchange; check that it keeps retrying."""
     heard = Heard()
     caplog.set_level(logging.WARNING)
 
@@ -111,7 +112,7 @@ async def history_refusal(url: str) -> str:
 
 
 async def test_trades_come_by_the_stream(certificates: dict[str, Certificate]) -> None:
-    """In one burst: all of them, in their order, however TLS's records cut the frames."""
+    """A burst of trades arrives complete and in order, wherever TLS records split the frames."""
     heard = Heard()
     async with (
         scripted(sends(*(frame(number) for number in range(TRADES)))) as (url, _),
