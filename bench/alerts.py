@@ -149,9 +149,9 @@ def latencies(crossings: list[Crossing], arrivals: list[tuple[int, str]], second
     ``arrivals``: the time of each message in microseconds, and its text. Crossings without a message are left
     out.
     """
-    told = sorted((at, *found) for at, text in arrivals for found in set(_CROSSING.findall(text)))
+    reported = sorted((at, *found) for at, text in arrivals for found in set(_CROSSING.findall(text)))
     ends: dict[tuple[str, str], list[int]] = {}
-    for at, symbol, word in told:
+    for at, symbol, word in reported:
         ends.setdefault((symbol, word), []).append(at)
     found = []
     for one in crossings:
@@ -208,7 +208,7 @@ def add_rules(settings: Settings) -> None:
             editor.add(fields(rule))
 
 
-def in_force(folder: Path, there: Messengers, postgres: PostgresServer, **more: object) -> dict[str, str]:
+def configure(folder: Path, there: Messengers, postgres: PostgresServer, **more: object) -> dict[str, str]:
     """Create the database and return the programs' environment, after applying it to this process too."""
     variables = servers.environment(
         symbols=",".join(SYMBOLS),
@@ -225,11 +225,11 @@ def in_force(folder: Path, there: Messengers, postgres: PostgresServer, **more: 
 
 
 @contextmanager
-def whole_way(folder: Path, there: Messengers, exchange: Exchange) -> Iterator[Started]:
+def whole_pipeline(folder: Path, there: Messengers, exchange: Exchange) -> Iterator[Started]:
     """Run the whole pipeline: Kafka, PostgreSQL, producer, processor and alerter."""
     with servers.kafka(folder) as kafka, servers.postgres(folder) as postgres, exchange.serving():
         more = {"exchange_ws_url": exchange.url, "kafka_bootstrap": kafka.bootstrap}
-        variables = in_force(folder, there, postgres, **more)
+        variables = configure(folder, there, postgres, **more)
         with programs(("processor", "producer", "alerts"), variables, folder) as started:
             yield started
 
@@ -238,7 +238,7 @@ def whole_way(folder: Path, there: Messengers, exchange: Exchange) -> Iterator[S
 def from_rows(folder: Path, there: Messengers, exchange: Exchange) -> Iterator[Started]:
     """Run only PostgreSQL and the alerter; this process merges each trade as soon as it is made."""
     with servers.postgres(folder) as postgres:
-        variables = in_force(folder, there, postgres)
+        variables = configure(folder, there, postgres)
         settings = settings_module.load()
         schema.apply(settings)
         with closing(credentials.dsn(settings, Role.WRITER).connect()) as connection:
@@ -274,12 +274,12 @@ def measure(started: Started, folder: Path, there: Messengers, exchange: Exchang
     exchange.may_cross.clear()
     expected = len(exchange.crossings) * len(CHANNELS)
     deadline = time.monotonic() + LAST_SECONDS
-    while len(tellings(there)) < expected and time.monotonic() < deadline:
+    while len(reported_crossings(there)) < expected and time.monotonic() < deadline:
         time.sleep(0.1)
     report(exchange, there, seconds)
 
 
-def tellings(there: Messengers) -> list[tuple[str, str]]:
+def reported_crossings(there: Messengers) -> list[tuple[str, str]]:
     return [found for text in there.messages for found in _CROSSING.findall(text.replace("\r", ""))]
 
 
@@ -310,7 +310,7 @@ def main() -> None:
     parser.add_argument("--from-rows", action="store_true", help="without Kafka and Spark")
     arguments = parser.parse_args()
     exchange = Exchange(arguments.seed)
-    way = from_rows if arguments.from_rows else whole_way
+    way = from_rows if arguments.from_rows else whole_pipeline
     with tempfile.TemporaryDirectory() as name, messengers() as there:
         folder = Path(name)
         folder.chmod(0o755)

@@ -194,11 +194,11 @@ class Pipeline:
         self.exchange.start()
         self.wait_for_trades(1)
 
-    def add_rival(self) -> Program:
+    def add_processor(self) -> Program:
         """Start a second processor, on the same topic and database."""
-        rival = self.add("rival", self.processor.command)
-        rival.start()
-        return rival
+        second = self.add("second-processor", self.processor.command)
+        second.start()
+        return second
 
     def add(self, name: str, command: Sequence[str | Path]) -> Program:
         """Add a program with the processor's settings. ``start``, if called later, starts it last."""
@@ -285,7 +285,7 @@ class Pipeline:
         self.postgres.wait_until_ready()
         return copy
 
-    def put_back_database(self, copy: Path) -> None:
+    def restore_database(self, copy: Path) -> None:
         """Restore PostgreSQL's folder from the copy, and start it."""
         self.report.faults["earlier database restored"] += 1
         self._postgres.stop()
@@ -294,7 +294,7 @@ class Pipeline:
         self.postgres.start()
         self.postgres.wait_until_ready()
 
-    def need_more_of_the_log(self) -> None:
+    def switch_wal_files(self) -> None:
         """Make PostgreSQL begin new WAL files, for which a full disk has no room."""
         with suppress(psycopg2.Error):
             for _ in range(LOG_FILES):
@@ -318,7 +318,7 @@ class Pipeline:
         self.report.faults["partitions added"] += 1
         grow(self._kafka.bootstrap, TOPIC, partitions)
 
-    def outgrow_topic(self) -> None:
+    def recreate_topic(self) -> None:
         """Delete the topic, and wait until the new one is longer than what was merged of the old one."""
         bootstrap = self._kafka.bootstrap
         merged: int = self.asked("SELECT sum(next_offset)::bigint FROM topic_offsets")[0][0]
@@ -381,7 +381,7 @@ class Pipeline:
         assert done.returncode == 0, done.stderr
         self.processor.start()
 
-    def holes(self) -> dict[str, str]:
+    def gaps(self) -> dict[str, str]:
         """Return the trade ids missing between the first and the last candle, by symbol."""
         return dict(
             self.asked(
@@ -392,9 +392,9 @@ class Pipeline:
             )
         )
 
-    def wait_for_no_holes(self) -> None:
+    def wait_for_no_gaps(self) -> None:
         """Wait until the auditor has found every gap in the candles and the producer has filled it."""
-        awaited(lambda: not self.holes(), AUDIT_SECONDS, lambda: f"{self.holes()}\n{self.said()}")
+        awaited(lambda: not self.gaps(), AUDIT_SECONDS, lambda: f"{self.gaps()}\n{self.said()}")
 
     @contextmanager
     def slow_merges(self, seconds: float) -> Iterator[None]:
@@ -406,7 +406,7 @@ class Pipeline:
             cursor.execute("DROP FUNCTION slow CASCADE")
 
     @contextmanager
-    def harmed_link(self, fault: str) -> Iterator[Proxy]:
+    def faulty_link(self, fault: str) -> Iterator[Proxy]:
         """Yield the processor's link to PostgreSQL for a fault; repair it when the block ends."""
         self.report.faults[f"link {fault}"] += 1
         yield self.store_link
@@ -487,7 +487,7 @@ class Pipeline:
         known = {key: trade for key, trade in had.items() if key in held or key in in_topic}
         report = self.report
         report.judge(compare(had, in_topic, stored), known, had)
-        report.check_books(self.counts(), is_topic_whole=False)
+        report.check_counts(self.counts(), is_topic_whole=False)
         report.ended = [*self.producer.ended, *self.processor.ended]
         assert report.is_exact, report.words()
 
@@ -503,7 +503,7 @@ class Pipeline:
         report = self.report
         report.judge(compare(had if whole else in_topic, in_topic, self.stored()), in_topic, had)
         expected = self._refused()
-        report.check_books(self.counts(), Counter(one.reason for one in expected))
+        report.check_counts(self.counts(), Counter(one.reason for one in expected))
         report.check_refused(expected, self._put_aside())
         report.ended = [*self.producer.ended, *self.processor.ended]
         assert report.is_exact, report.words()

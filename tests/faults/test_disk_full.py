@@ -71,7 +71,7 @@ def trades_cannot_be_written(pipeline: Pipeline) -> None:
 
 def candles_cannot_be_written(pipeline: Pipeline) -> None:
     with pipeline.full_disk("PostgreSQL"), lasting(FULL_SECONDS):
-        pipeline.need_more_of_the_log()
+        pipeline.switch_wal_files()
         awaited(lambda: "for PostgreSQL" in message_of(pipeline.processor), FLOW_SECONDS, pipeline.said)
         assert FULL in pipeline.postgres.server.why_it_ended()
         pipeline.supervise_servers()
@@ -83,7 +83,7 @@ def nothing_can_be_written(pipeline: Pipeline) -> None:
     with ExitStack() as disks, lasting(FULL_SECONDS):
         for part in MEGABYTES:
             disks.enter_context(pipeline.full_disk(part))
-        pipeline.need_more_of_the_log()
+        pipeline.switch_wal_files()
         pipeline.supervise_servers()
     pipeline.heal()
     pipeline.wait_for_trades(200)

@@ -47,10 +47,10 @@ def test_servers_killed_in_turn_and_their_link_harmed(make_pipeline: MakePipelin
         server.start()
         server.wait_until_ready()
     pipeline.wait_for_trades(1)
-    with pipeline.harmed_link("reset") as link:
+    with pipeline.faulty_link("reset") as link:
         link.reset()
     pipeline.wait_for_trades(1)
-    with pipeline.harmed_link(f"stalled for {STALL_SECONDS} s") as link, lasting(STALL_SECONDS):
+    with pipeline.faulty_link(f"stalled for {STALL_SECONDS} s") as link, lasting(STALL_SECONDS):
         link.stall()
     pipeline.judge(whole=True)
 
@@ -78,21 +78,21 @@ def test_standing_still_for_longer_than_any_timeout_disturbs_nobody(make_pipelin
     """PostgreSQL is suspended in one pipeline, and meanwhile the processor in another (SIGSTOP)."""
     first, second = make_pipeline(seeded(rate=200)), make_pipeline(seeded(rate=200))
     first.start()
-    with standing_still(first.postgres, SOCKET_SECONDS):
+    with suspended(first.postgres, SOCKET_SECONDS):
         second.start()
-        a_rival_ends_while_the_processor_holds_the_topic(second)
+        a_second_processor_ends_while_the_first_holds_the_topic(second)
         a_processor_that_lost_the_topic_merges_nothing_more(second)
     first.wait_for_trades(200)
     for pipeline in (first, second):
         pipeline.judge()
 
 
-def a_rival_ends_while_the_processor_holds_the_topic(pipeline: Pipeline) -> None:
+def a_second_processor_ends_while_the_first_holds_the_topic(pipeline: Pipeline) -> None:
     pid = pipeline.processor.running.process.pid
-    with standing_still(pipeline.processor, LOCK_SECONDS):
-        rival = pipeline.add_rival()
-        assert rival.running.process.wait(START_SECONDS) == 1, rival.said()
-        assert f"process {pid}" in rival.said()
+    with suspended(pipeline.processor, LOCK_SECONDS):
+        second = pipeline.add_processor()
+        assert second.running.process.wait(START_SECONDS) == 1, second.said()
+        assert f"process {pid}" in second.said()
     pipeline.wait_for_trades(200)
 
 
@@ -100,7 +100,7 @@ def a_processor_that_lost_the_topic_merges_nothing_more(pipeline: Pipeline) -> N
     """While it is suspended, its session is ended and another processor takes over."""
     pipeline.processor.pause()
     pipeline.end_sessions()
-    successor = pipeline.add_rival()
+    successor = pipeline.add_processor()
     pipeline.wait_for_trades(200)
     pipeline.processor.resume()
     awaited(lambda: tells(pipeline.processor.running, "held by another"), START_SECONDS, pipeline.said)
@@ -123,18 +123,18 @@ def test_each_standing_still_in_turn_and_then_all_at_once(make_pipeline: MakePip
     pipeline.start()
     parts: list[Program | Server] = [pipeline.exchange, pipeline.producer, pipeline.kafka]
     for one in parts:
-        with standing_still(one, STILL_SECONDS):
+        with suspended(one, STILL_SECONDS):
             pass
         pipeline.wait_for_trades(200)
     with ExitStack() as stack:
         for one in (*parts, pipeline.processor, pipeline.postgres):
-            stack.enter_context(standing_still(one, STILL_SECONDS))
+            stack.enter_context(suspended(one, STILL_SECONDS))
     pipeline.wait_for_trades(200)
     pipeline.judge(whole=True)
 
 
 @contextmanager
-def standing_still(one: Program | Server, seconds: float) -> Iterator[None]:
+def suspended(one: Program | Server, seconds: float) -> Iterator[None]:
     """Suspend it during the block, at least for ``seconds``."""
     one.pause()
     with lasting(seconds):

@@ -105,16 +105,16 @@ def test_an_earlier_database_is_brought_up_to_date(make_pipeline: MakePipeline) 
     pipeline.wait_for_trades(500)
     copy = pipeline.copy_database()
     pipeline.wait_for_trades(2_000)
-    pipeline.put_back_database(copy)
+    pipeline.restore_database(copy)
     pipeline.wait_for_trades(3_000)
     assert not pipeline.processor.ended, "the processor ended instead of continuing"
     pipeline.delete_records()
-    pipeline.put_back_database(copy)
+    pipeline.restore_database(copy)
     pipeline.wait_for_refusal("records expired unread")
     pipeline.adopt_topic()
     pipeline.wait_for_trades(200)
-    assert pipeline.holes()
-    pipeline.wait_for_no_holes()
+    assert pipeline.gaps()
+    pipeline.wait_for_no_gaps()
     pipeline.judge_where_topic_was_lost()
 
 
@@ -124,15 +124,15 @@ def test_a_topic_that_lost_records_is_refused_until_it_is_adopted(make_pipeline:
     pipeline = make_pipeline(seeded(rate=100))
     pipeline.start()
     pipeline.auditor.start()
-    lose_while_the_processor_stands_still(pipeline, pipeline.outgrow_topic, "was made anew")
-    lose_while_the_processor_stands_still(pipeline, pipeline.delete_records, "records expired unread")
+    lose_while_the_processor_is_suspended(pipeline, pipeline.recreate_topic, "was made anew")
+    lose_while_the_processor_is_suspended(pipeline, pipeline.delete_records, "records expired unread")
     pipeline.processor.kill(with_children=True)
     pipeline.delete_kafka_folder()
     pipeline.processor.start()
     pipeline.wait_for_refusal("was made anew")
     pipeline.adopt_topic()
     pipeline.wait_for_trades(200)
-    pipeline.wait_for_no_holes()
+    pipeline.wait_for_no_gaps()
     pipeline.judge_where_topic_was_lost()
 
 
@@ -157,11 +157,11 @@ def test_a_topic_that_lost_its_end_and_grew_again_is_refused_until_it_is_adopted
     pipeline.wait_for_refusal("has another record at offset")
     pipeline.adopt_topic()
     pipeline.wait_for_trades(200)
-    pipeline.wait_for_no_holes()
+    pipeline.wait_for_no_gaps()
     pipeline.judge_where_topic_was_lost()
 
 
-def lose_while_the_processor_stands_still(pipeline: Pipeline, lose: Callable[[], None], *words: str) -> None:
+def lose_while_the_processor_is_suspended(pipeline: Pipeline, lose: Callable[[], None], *words: str) -> None:
     """Lose unread records while the processor is suspended; wait for the error, and adopt the topic."""
     pipeline.processor.pause()
     pipeline.wait_for_records(200)

@@ -122,9 +122,9 @@ def test_wrong_counts_are_reported() -> None:
     trades = market()
     report = Report("a test", "a market", records=16)
     report.judge(compare(trades, trades, table_of(trades)), trades, trades)
-    report.check_books({"received": 16, "merged": 15, "duplicate": 1})
+    report.check_counts({"received": 16, "merged": 15, "duplicate": 1})
     assert report.is_exact
-    report.check_books({"received": 17, "merged": 16, "duplicate": 1, "rejected: not JSON": 1})
+    report.check_counts({"received": 17, "merged": 16, "duplicate": 1, "rejected: not JSON": 1})
     assert report.complaints == [
         "count of received is 17, expected 16",
         "count of merged is 16, expected 15",
@@ -138,7 +138,7 @@ def test_rejected_records_are_compared_one_by_one() -> None:
     report = Report("a test", "a market", records=18)
     report.judge(compare(trades, trades, table_of(trades)), trades, trades)
     counts = {"received": 18, "merged": 15, "duplicate": 1, "rejected: not JSON": 2}
-    report.check_books(counts, {"not JSON": 2})
+    report.check_counts(counts, {"not JSON": 2})
     report.check_refused(["one", "two"], ["two", "one"])
     assert report.is_exact
     report.check_refused(["one", "two"], ["two", "two"])

@@ -134,7 +134,7 @@ def _ids_in(multirange: str) -> frozenset[int]:
     return frozenset(one for lower, upper in ranges for one in range(int(lower), int(upper)))
 
 
-def holes_in(trades: Trades) -> dict[str, int]:
+def gaps_in(trades: Trades) -> dict[str, int]:
     """Return how many ids are missing between the first and the last, by symbol."""
     ids: dict[str, list[int]] = defaultdict(list)
     for symbol, trade_id in trades:
@@ -175,13 +175,13 @@ class Report:
         self.verdicts = verdicts
         self.trades = len(in_topic)
         self.lost_by_producer = len(had.keys() - in_topic.keys())
-        holes = sum(holes_in(in_topic).values())
-        if holes != self.lost_by_producer:
+        missing = sum(gaps_in(in_topic).values())
+        if missing != self.lost_by_producer:
             self.complaints.append(
-                f"the topic has gaps of {holes} ids, but lacks {self.lost_by_producer} exchange trades"
+                f"the topic has gaps of {missing} ids, but lacks {self.lost_by_producer} exchange trades"
             )
 
-    def check_books(
+    def check_counts(
         self, counts: Mapping[str, int], refused: Mapping[str, int] = NONE, *, is_topic_whole: bool = True
     ) -> None:
         """Check the counts in PostgreSQL: every record of the topic counted once, each trade merged once.
