@@ -34,7 +34,7 @@ from psycopg2.extensions import parse_dsn
 
 from bench import machine, servers, table, topic
 from bench.contestants import CONTESTANTS, GOALS, OURS, QUICK_FLOORS, Contestant, install, version
-from bench.course import OWNER, TOPIC, Course, Stack, lay, our_place, prepare, provide
+from bench.course import OWNER, TOPIC, FilledTopic, Stack, fill_topic, our_place, prepare, provide
 from bench.race import Place, RaceError, Run, race
 from candleflow import settings as settings_module
 from candleflow.stack.jars import ensure_jars
@@ -76,10 +76,10 @@ def main() -> int:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL runs as another user where we are root
         with servers.kafka(folder) as kafka, servers.postgres(folder) as postgres:
-            courses = _lay_courses(kafka.bootstrap, arguments, [one.contestant for one in entries])
+            topics = _fill_topics(kafka.bootstrap, arguments, [one.contestant for one in entries])
             stack = Stack(kafka, postgres, folder)
             for number in range(1, arguments.rounds + 1):
-                _run_round(entries, courses, number, stack)
+                _run_round(entries, topics, number, stack)
                 results = [one.result() for one in entries]
                 text = _report(results, arguments, number, time.monotonic() - began)
                 if arguments.write:  # a run takes an hour, and may be cut off
@@ -138,26 +138,26 @@ def _enter(contestant: Contestant) -> Entry:
         return Entry(contestant, contestant.package, failure=f"can't be installed here: {said}")
 
 
-def _lay_courses(
+def _fill_topics(
     bootstrap: str, arguments: argparse.Namespace, contestants: Sequence[Contestant]
-) -> dict[bool, Course]:
+) -> dict[bool, FilledTopic]:
     """Make the long topic (key False) and the short one for slow contestants (key True), as needed."""
     # Our processor reads only TOPIC, so the long one has that name.
     wanted = {False: (TOPIC, arguments.trades), True: (f"{TOPIC}.short", arguments.slow_trades)}
     return {
-        is_slow: lay(bootstrap, *wanted[is_slow], partitions=arguments.partitions)
+        is_slow: fill_topic(bootstrap, *wanted[is_slow], partitions=arguments.partitions)
         for is_slow in sorted({one.is_slow for one in contestants})
     }
 
 
-def _run_round(entries: Sequence[Entry], courses: dict[bool, Course], number: int, stack: Stack) -> None:
+def _run_round(entries: Sequence[Entry], topics: dict[bool, FilledTopic], number: int, stack: Stack) -> None:
     for entry in entries if number % 2 else reversed(entries):
         if entry.failure:
             continue
-        one, course = entry.contestant, courses[entry.contestant.is_slow]
-        place = _place(one, course, number, stack)
+        one, filled = entry.contestant, topics[entry.contestant.is_slow]
+        place = _place(one, filled, number, stack)
         try:
-            run = entry.runs[number] = race(one, place, course.trades, course.expected)
+            run = entry.runs[number] = race(one, place, filled.trades, filled.expected)
         except RaceError as error:
             entry.failure = f"in round {number} it {error}"
             _log.warning("%s %s", one.title, error)
@@ -168,7 +168,7 @@ def _run_round(entries: Sequence[Entry], courses: dict[bool, Course], number: in
         )
 
 
-def _place(one: Contestant, course: Course, number: int, stack: Stack) -> Place:
+def _place(one: Contestant, filled: FilledTopic, number: int, stack: Stack) -> Place:
     """Create a database, a consumer group name and a folder for one run."""
     name = f"{one.name}_{number}".replace("-", "_")
     url = provide(stack, name)
@@ -177,7 +177,7 @@ def _place(one: Contestant, course: Course, number: int, stack: Stack) -> Place:
     cache = settings_module.load().stack.cache_path
     variables = servers.environment() | {
         "KAFKA_BOOTSTRAP": stack.kafka.bootstrap,
-        "KAFKA_TOPIC": course.topic,
+        "KAFKA_TOPIC": filled.topic,
         "KAFKA_GROUP": name,
         "PGHOST": stack.postgres.host,
         "PGPORT": str(stack.postgres.port),

@@ -30,7 +30,7 @@ RETENTION_HOURS: Final = 168
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class FilledTopic:
     """A filled topic: its name, the number of trades in it, and the candles expected from them."""
 
     topic: str
@@ -54,19 +54,19 @@ def prepare() -> None:
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
-def lay(
+def fill_topic(
     bootstrap: str, name: str, trades: int, *, partitions: int = 1, symbols: Sequence[str] = topic.SYMBOLS
-) -> Course:
+) -> FilledTopic:
     """Create the topic and fill it with ``trades`` trades of ``symbols`` and then the closing trades."""
     filler = next(one for one in CONTESTANTS if one.lock == "loop")
     install("loop")  # its environment has confluent-kafka, which fills the topics
     ensure_topics(bootstrap, [name], partitions, 1, RETENTION_HOURS)
     began, fold = time.monotonic(), Fold()
     topic.fill(filler.python, bootstrap, name, trades, fold.add, symbols)
-    course = Course(name, trades, fold.candles())
-    candles, seconds = len(course.expected), time.monotonic() - began
+    filled = FilledTopic(name, trades, fold.candles())
+    candles, seconds = len(filled.expected), time.monotonic() - began
     _log.info("topic %s: %s trades, %s candles, in %.0f s", name, f"{trades:,}", f"{candles:,}", seconds)
-    return course
+    return filled
 
 
 def provide(stack: Stack, name: str) -> str:

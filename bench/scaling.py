@@ -37,7 +37,7 @@ from psycopg2 import sql
 
 from bench import course, curve, live, machine, merge, servers, stored, topic
 from bench.contestants import OURS, Contestant
-from bench.course import Course, Stack
+from bench.course import FilledTopic, Stack
 from bench.curve import Curve, Point
 from bench.oracle import at
 from bench.race import RaceError, Run, race
@@ -184,7 +184,7 @@ def _shortened(axis: Axis, most_stored: int) -> Axis:
 # Running ---------------------------------------------------------------------------------------------------
 
 
-def grounds(axes: Iterable[Axis]) -> dict[tuple[int, int], list[Spot]]:
+def by_topic(axes: Iterable[Axis]) -> dict[tuple[int, int], list[Spot]]:
     """Group the spots of all axes, each once, by their topic: (symbols, partitions)."""
     found: dict[tuple[int, int], list[Spot]] = {}
     for spot in dict.fromkeys(spot for axis in axes for spot in axis.spots()):
@@ -196,25 +196,27 @@ def _run_all(axes: Sequence[Axis], trades: int, rounds: int, folder: Path) -> di
     """Run every spot. Each topic gets its own broker, because the processor always reads the same name."""
     outcomes: dict[Spot, list[Outcome]] = {}
     with servers.postgres(folder) as postgres:
-        for (symbols, partitions), spots in grounds(axes).items():
+        for (symbols, partitions), spots in by_topic(axes).items():
             own = folder / f"topic_{symbols}_{partitions}"
             own.mkdir()
             with servers.kafka(own) as kafka:
                 names = topic.symbols(symbols)
-                laid = course.lay(kafka.bootstrap, course.TOPIC, trades, partitions=partitions, symbols=names)
+                filled = course.fill_topic(
+                    kafka.bootstrap, course.TOPIC, trades, partitions=partitions, symbols=names
+                )
                 stack = Stack(kafka, postgres, folder)
                 if not outcomes:  # the very first run reads programs from disk, so it isn't counted
-                    warm_up = _outcome(spots[0], laid, stack, "warm_up")
+                    warm_up = _outcome(spots[0], filled, stack, "warm_up")
                     outcomes[spots[0]] = [warm_up] if warm_up.is_wrong else []
                 for number in range(rounds):
                     for spot in spots:
                         name = f"run_{symbols}_{partitions}_{spot.cores}_{spot.stored}_{number}"
-                        outcomes.setdefault(spot, []).append(_outcome(spot, laid, stack, name))
+                        outcomes.setdefault(spot, []).append(_outcome(spot, filled, stack, name))
             shutil.rmtree(own)
     return outcomes
 
 
-def _outcome(spot: Spot, laid: Course, stack: Stack, name: str) -> Outcome:
+def _outcome(spot: Spot, filled: FilledTopic, stack: Stack, name: str) -> Outcome:
     """Do one run in its own database, then drop it: autovacuum would disturb the next run."""
     machine_ms = machine.fixed_work_ms()
     names = topic.symbols(spot.symbols)
@@ -226,7 +228,7 @@ def _outcome(spot: Spot, laid: Course, stack: Stack, name: str) -> Outcome:
         rows = stored.fill(stack.postgres.url(database=name), spot.stored, names, at(topic.BEGINS_AT_US))
         _log.info("inserted %s rows in %.0f s", f"{rows:,}", time.monotonic() - began)
     try:
-        run = _race(spot, laid, stack, name)
+        run = _race(spot, filled, stack, name)
         _log.info("%s: %s trades/s; %s", spot, f"{run.rate:,.0f}", run.verdict.words())
         merged = [*merge.measure(settings, [MERGED])] if spot.stored else []
         return Outcome(machine_ms, run, merged[0] if merged else None)
@@ -237,7 +239,7 @@ def _outcome(spot: Spot, laid: Course, stack: Stack, name: str) -> Outcome:
         _drop(stack.postgres, name)
 
 
-def _race(spot: Spot, laid: Course, stack: Stack, name: str) -> Run:
+def _race(spot: Spot, filled: FilledTopic, stack: Stack, name: str) -> Run:
     names = topic.symbols(spot.symbols)
     default: int = FIELDS["max_offsets_per_trigger"].default
     place = course.our_place(
@@ -245,11 +247,11 @@ def _race(spot: Spot, laid: Course, stack: Stack, name: str) -> Run:
         name,
         symbols=names,
         spark_master=spot.master,
-        max_offsets_per_trigger=max(1_000, min(default, laid.trades // BATCHES)),
+        max_offsets_per_trigger=max(1_000, min(default, filled.trades // BATCHES)),
     )
     store = stack.postgres.process
     place = dataclasses.replace(place, store_pid=store.pid if store is not None else None)
-    return race(_without_stored(names) if spot.stored else OURS, place, laid.trades, laid.expected)
+    return race(_without_stored(names) if spot.stored else OURS, place, filled.trades, filled.expected)
 
 
 def _without_stored(names: Sequence[str]) -> Contestant:

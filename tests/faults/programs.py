@@ -90,9 +90,9 @@ class Program:
         return process.returncode
 
     def said(self) -> str:
-        return self.told()[-4_000:] or "nothing"
+        return self.output()[-4_000:] or "nothing"
 
-    def told(self) -> str:
+    def output(self) -> str:
         """Return its whole output since the first start."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 

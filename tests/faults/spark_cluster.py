@@ -60,7 +60,7 @@ class SparkCluster:
     def wait_for(self, worker: Program, times: int = 1) -> None:
         """Wait until the worker has registered with the master ``times`` times."""
         words = "Successfully registered with master"
-        awaited(lambda: worker.told().count(words) >= times, _START_SECONDS, worker.said)
+        awaited(lambda: worker.output().count(words) >= times, _START_SECONDS, worker.said)
 
     def submitted(self) -> list[str]:
         """Return the spark-submit command from the guide, changed to this cluster's master.

@@ -45,7 +45,7 @@ def heartbeats_cannot_be_written(pipeline: Pipeline) -> None:
     with pipeline.full_disk("heartbeats"):
         for program in programs_of(pipeline):
             words = f"{pipeline.places['heartbeats'] / program.name}.json can't be written"
-            awaited(lambda one=program, said=words: said in one.told(), FLOW_SECONDS, pipeline.said)  # type: ignore[misc]
+            awaited(lambda one=program, said=words: said in one.output(), FLOW_SECONDS, pipeline.said)  # type: ignore[misc]
         pipeline.wait_for_trades(200)
     for program in programs_of(pipeline):
         awaited(lambda one=program: one.running.heartbeat(), FLOW_SECONDS, pipeline.said)  # type: ignore[misc]
@@ -54,7 +54,7 @@ def heartbeats_cannot_be_written(pipeline: Pipeline) -> None:
 def checkpoints_cannot_be_written(pipeline: Pipeline) -> None:
     with pipeline.full_disk("Spark"), lasting(FULL_SECONDS):
         words = f"{FULL} {pipeline.places['Spark']}"
-        awaited(lambda: words in pipeline.processor.told(), FLOW_SECONDS, pipeline.said)
+        awaited(lambda: words in pipeline.processor.output(), FLOW_SECONDS, pipeline.said)
     pipeline.wait_for_trades(200)
 
 

@@ -37,7 +37,7 @@ def test_a_cluster_with_a_worker_killed_makes_the_same_candles(
         if is_submitted:
             pipeline.processor.command = cluster.submitted()
         pipeline.start()
-        assert all("Asked to launch executor" in worker.told() for worker in cluster.workers)
+        assert all("Asked to launch executor" in worker.output() for worker in cluster.workers)
         for worker in cluster.workers:
             pipeline.wait_for_trades(1_000)
             worker.kill(with_children=True)

@@ -30,9 +30,9 @@ def test_started_before_all_it_needs_and_its_checkpoint_harmed(make_pipeline: Ma
     pipeline = make_pipeline(seeded(rate=200))
     pipeline.start_programs_first(UNSERVED_SECONDS)
     for program in (pipeline.producer, pipeline.processor):
-        assert "waiting for Kafka" in program.told()
-        assert "Traceback" not in program.told()
-        assert "\tat " not in program.told(), "a Java stack trace"
+        assert "waiting for Kafka" in program.output()
+        assert "Traceback" not in program.output()
+        assert "\tat " not in program.output(), "a Java stack trace"
         assert not program.ended
     for harm in (deleted, cut_short, overwritten, replaced_by_a_file):
         harm_checkpoint(pipeline, harm)

@@ -67,8 +67,8 @@ def broker(
     old = authority.certificate("expired", here, common_name="candleflow-broker", is_expired=True)
     other = authority.certificate("other", "DNS:kafka.example.org", common_name="candleflow-broker")
     brokers, controller, programs, expired, other_name = (process.free_port() for _ in range(5))
-    doors = {"BROKERS": brokers, "PROGRAMS": programs, "EXPIRED": expired, "OTHER": other_name}
-    addresses = ",".join(f"{name}://127.0.0.1:{port}" for name, port in doors.items())
+    listeners = {"BROKERS": brokers, "PROGRAMS": programs, "EXPIRED": expired, "OTHER": other_name}
+    addresses = ",".join(f"{name}://127.0.0.1:{port}" for name, port in listeners.items())
     properties = filled_in(
         {
             "NODE_ID": "1",
@@ -83,10 +83,10 @@ def broker(
         }
     )
     properties["listener.security.protocol.map"] += ",EXPIRED:SSL,OTHER:SSL"
-    for door, certificate in (("expired", old), ("other", other)):
-        properties[f"listener.name.{door}.ssl.keystore.location"] = str(certificate.both)
-        properties[f"listener.name.{door}.ssl.keystore.type"] = "PEM"
-        properties[f"listener.name.{door}.ssl.client.auth"] = "none"
+    for listener, certificate in (("expired", old), ("other", other)):
+        properties[f"listener.name.{listener}.ssl.keystore.location"] = str(certificate.both)
+        properties[f"listener.name.{listener}.ssl.keystore.type"] = "PEM"
+        properties[f"listener.name.{listener}.ssl.client.auth"] = "none"
     archive = kafka_archive(cache_dir, java_home, kafka_jars)
     server = KafkaServer(
         folder / "kafka", programs, java_home, kafka_jars, "256m", properties=properties, archive=archive

@@ -66,7 +66,7 @@ def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @asynccontextmanager
-async def door(url: str, shown: Certificate) -> AsyncIterator[int]:
+async def tls_proxy(url: str, shown: Certificate) -> AsyncIterator[int]:
     """Run a TLS proxy in front of a server without TLS; yield its port."""
     port = int(url.rpartition(":")[2])
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -116,7 +116,7 @@ async def test_trades_come_by_the_stream(certificates: dict[str, Certificate]) -
     heard = Heard()
     async with (
         scripted(sends(*(frame(number) for number in range(TRADES)))) as (url, _),
-        door(url, certificates["right"]) as port,
+        tls_proxy(url, certificates["right"]) as port,
         running(stream_of(heard, f"wss://127.0.0.1:{port}")),
     ):
         await until(lambda: len(heard.messages) >= TRADES)
@@ -127,7 +127,7 @@ async def test_the_simulators_trades_and_history_come(certificates: dict[str, Ce
     heard = Heard()
     async with (
         Simulator(SeededMarket(1, 100, ["BTCUSDT"])) as simulator,
-        door(simulator.rest_url, certificates["right"]) as port,
+        tls_proxy(simulator.rest_url, certificates["right"]) as port,
         running(stream_of(heard, f"wss://localhost:{port}")),
     ):
         await until(lambda: len(heard.trades()) >= 10)
@@ -147,7 +147,7 @@ async def test_a_certificate_that_does_not_hold_is_refused(
 ) -> None:
     async with (
         Simulator(SeededMarket(1, 100, ["BTCUSDT"])) as simulator,
-        door(simulator.rest_url, certificates[shown]) as port,
+        tls_proxy(simulator.rest_url, certificates[shown]) as port,
     ):
         assert REFUSED[shown] in await stream_refusal(f"wss://127.0.0.1:{port}", caplog)
         assert REFUSED[shown] in await history_refusal(f"https://127.0.0.1:{port}")
@@ -166,7 +166,7 @@ async def test_without_a_word_from_the_environment_a_made_up_authority_is_not_tr
     certificates: dict[str, Certificate], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
-    async with scripted(sends(frame(1))) as (url, requests), door(url, certificates["right"]) as port:
+    async with scripted(sends(frame(1))) as (url, requests), tls_proxy(url, certificates["right"]) as port:
         assert REFUSED["stranger"] in await stream_refusal(f"wss://127.0.0.1:{port}", caplog)
         assert REFUSED["stranger"] in await history_refusal(f"https://127.0.0.1:{port}")
         assert not requests
@@ -191,7 +191,7 @@ async def test_a_redirect_to_plain_text_is_not_followed(
         away = Response(HTTPStatus.FOUND, "Found", Headers(Location=f"{plain}/stream"), b"")
         async with (
             scripted(sends(frame(2)), answers=[away] * 100) as (url, asked),
-            door(url, certificates["right"]) as port,
+            tls_proxy(url, certificates["right"]) as port,
         ):
             said = await stream_refusal(f"wss://127.0.0.1:{port}", caplog)
             assert "cannot follow redirect to non-secure URI" in said
@@ -208,7 +208,7 @@ async def test_the_archive_leads_nowhere_in_plain_text(
         away = Response(HTTPStatus.FOUND, "Found", Headers(Location=place), b"")
         async with (
             scripted(sends(), answers=[away]) as (url, _),
-            door(url, certificates["right"]) as port,
+            tls_proxy(url, certificates["right"]) as port,
         ):
             with pytest.raises(ExchangeError, match="in plain text"):
                 await asyncio.to_thread(
