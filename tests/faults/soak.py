@@ -42,7 +42,7 @@ MEMORY_SHARE: Final = 0.1
 COUNT: Final = 10.0
 """Allowed growth of the number of file descriptors and of threads."""
 FILES_MB: Final = 32.0
-"""Allowed growth of logs and of Spark's checkpoint, which each start creates anew."""
+"""Allowed growth of logs and of Spark's checkpoints; each start makes a new one."""
 
 Sample = Mapping[str, float]
 

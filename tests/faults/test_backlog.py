@@ -46,7 +46,7 @@ _OF_ONE_TRADE = """
 CALM = ("AAAUSDT", "BBBUSDT", "CCCUSDT", "DDDUSDT", "EEEUSDT")
 
 
-def test_a_backlog_of_which_one_symbol_has_nearly_all(make_pipeline: MakePipeline) -> None:
+def test_a_backlog_mostly_of_one_symbol(make_pipeline: MakePipeline) -> None:
     """The partitions of calm symbols are read to the end long before that of the busy symbol.
 
     Trades of one symbol must not close a candle of another one too early: no candle has a revision.
@@ -79,7 +79,7 @@ def test_a_backlog_of_which_one_symbol_has_nearly_all(make_pipeline: MakePipelin
     assert revised == []
 
 
-def test_a_backlog_of_a_candle_a_trade(make_pipeline: MakePipeline) -> None:
+def test_a_backlog_with_one_trade_in_each_candle(make_pipeline: MakePipeline) -> None:
     """A thousand symbols with one trade in each window give a batch too large for one transaction.
 
     It is merged in parts, and the processor is killed once between them.

@@ -20,7 +20,7 @@ FULL_SECONDS = 10
 FULL = "no space is left on the disk of"
 
 
-def test_full_disks_lose_nothing_and_heal_by_themselves(make_pipeline: MakePipeline) -> None:
+def test_full_disks_lose_nothing_and_recovery_is_automatic(make_pipeline: MakePipeline) -> None:
     pipeline = make_pipeline(seeded(rate=200))
     with ExitStack() as disks:
         for part, megabytes in MEGABYTES.items():

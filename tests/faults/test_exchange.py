@@ -34,7 +34,7 @@ WRONG: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 
 
-def test_whatever_the_exchange_does_wrong_every_trade_is_had(
+def test_whatever_the_exchange_does_wrong_every_trade_is_published(
     make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
     """Each fault that ends connections starts with a new producer.
@@ -63,7 +63,7 @@ def test_whatever_the_exchange_does_wrong_every_trade_is_had(
     pipeline.judge(whole=True)
 
 
-def test_trades_made_while_the_connection_is_away_are_had_though_none_comes_after_them(
+def test_trades_made_without_a_connection_are_fetched_though_trading_has_halted(
     make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
     """Connections are cut, none is accepted until 10,000 more trades were made, and then trading halts."""
@@ -71,7 +71,7 @@ def test_trades_made_while_the_connection_is_away_are_had_though_none_comes_afte
     pipeline = make_pipeline(unruly(orders.file, rate=1_000))
     pipeline.start()
     pipeline.wait_for_trades(2_000)
-    pipeline.report.faults["exchange: cut, and halted for good while away"] += 1
+    pipeline.report.faults["exchange: cut, then trading halted"] += 1
     before = made(pipeline)
     orders.write(disconnect_after=1, refuse_connections=1_000_000)
     awaited(lambda: made(pipeline) >= before + 10_000, FLOW_SECONDS, pipeline.said)

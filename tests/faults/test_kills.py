@@ -38,7 +38,7 @@ def test_processor_killed_over_and_over(make_pipeline: MakePipeline, random: Ran
     assert pipeline.differs_from_twin() == []
 
 
-def test_servers_killed_in_turn_and_their_link_harmed(make_pipeline: MakePipeline, random: Random) -> None:
+def test_servers_killed_in_turn_and_a_faulty_link(make_pipeline: MakePipeline, random: Random) -> None:
     pipeline = make_pipeline(recorded(speed=4, otherwise=seeded(rate=200)))
     pipeline.start()
     for server in random.sample([pipeline.kafka, pipeline.postgres] * 3, 6):
@@ -74,7 +74,7 @@ def test_everything_killed_at_once_and_started_in_any_order(
 
 
 @pytest.mark.long
-def test_standing_still_for_longer_than_any_timeout_disturbs_nobody(make_pipeline: MakePipeline) -> None:
+def test_a_suspension_longer_than_any_timeout_changes_no_candle(make_pipeline: MakePipeline) -> None:
     """PostgreSQL is suspended in one pipeline, and meanwhile the processor in another (SIGSTOP)."""
     first, second = make_pipeline(seeded(rate=200)), make_pipeline(seeded(rate=200))
     first.start()
@@ -117,7 +117,7 @@ def tells(processor: Running, words: str) -> bool:
 
 
 @pytest.mark.long
-def test_each_standing_still_in_turn_and_then_all_at_once(make_pipeline: MakePipeline) -> None:
+def test_each_process_suspended_in_turn_and_then_all_at_once(make_pipeline: MakePipeline) -> None:
     """PostgreSQL and the processor are not suspended alone: the test above does that, and for longer."""
     pipeline = make_pipeline(seeded(rate=200))
     pipeline.start()

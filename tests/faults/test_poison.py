@@ -35,7 +35,7 @@ POISON = [
 ]
 
 
-def test_poison_in_the_topic_goes_aside_and_disturbs_nobody(
+def test_poison_in_the_topic_is_rejected_and_changes_no_candle(
     make_pipeline: MakePipeline, random: Random
 ) -> None:
     """Poison comes first, last and between valid trades, while the processor is down and while it runs.

@@ -26,7 +26,7 @@ LOST_RECORDS = 150
 LEFT_BEHIND = "candleflow-processor-left"
 
 
-def test_started_before_all_it_needs_and_its_checkpoint_harmed(make_pipeline: MakePipeline) -> None:
+def test_programs_started_before_the_servers_and_damaged_checkpoints(make_pipeline: MakePipeline) -> None:
     pipeline = make_pipeline(seeded(rate=200))
     pipeline.start_programs_first(UNSERVED_SECONDS)
     for program in (pipeline.producer, pipeline.processor):
@@ -34,20 +34,20 @@ def test_started_before_all_it_needs_and_its_checkpoint_harmed(make_pipeline: Ma
         assert "Traceback" not in program.output()
         assert "\tat " not in program.output(), "a Java stack trace"
         assert not program.ended
-    for harm in (deleted, cut_short, overwritten, replaced_by_a_file):
-        harm_checkpoint(pipeline, harm)
+    for damage in (deleted, cut_short, overwritten, replaced_by_a_file):
+        damage_checkpoint(pipeline, damage)
         pipeline.wait_for_trades(200)
     assert not pipeline.processor.ended, "the processor ended instead of starting a new query"
-    harm_work_folder(pipeline)
-    harm_between_runs(pipeline)
+    damage_work_folder(pipeline)
+    damage_between_runs(pipeline)
     pipeline.judge(whole=True)
 
 
-def harm_checkpoint(pipeline: Pipeline, harm: Callable[[Path], None]) -> None:
+def damage_checkpoint(pipeline: Pipeline, damage: Callable[[Path], None]) -> None:
     """Damage the checkpoint of the running query."""
-    pipeline.report.faults[f"checkpoint {harm.__name__.replace('_', ' ')}"] += 1
+    pipeline.report.faults[f"checkpoint {damage.__name__.replace('_', ' ')}"] += 1
     (checkpoint,) = pipeline.places["Spark"].glob("candleflow-processor-*/*/offsets")
-    harm(checkpoint.parent)
+    damage(checkpoint.parent)
 
 
 def deleted(checkpoint: Path) -> None:
@@ -71,7 +71,7 @@ def replaced_by_a_file(checkpoint: Path) -> None:
     checkpoint.touch()
 
 
-def harm_work_folder(pipeline: Pipeline) -> None:
+def damage_work_folder(pipeline: Pipeline) -> None:
     """Delete Spark's whole work folder: the processor must end, and the supervisor restarts it."""
     pipeline.report.faults["Spark's folder deleted"] += 1
     (folder,) = pipeline.places["Spark"].glob("candleflow-processor-*")
@@ -82,7 +82,7 @@ def harm_work_folder(pipeline: Pipeline) -> None:
     pipeline.wait_for_trades(200)
 
 
-def harm_between_runs(pipeline: Pipeline) -> None:
+def damage_between_runs(pipeline: Pipeline) -> None:
     """A killed processor leaves its folder, here with wrong offsets, which the next one must ignore."""
     pipeline.processor.kill(with_children=True)
     place = pipeline.places["Spark"]

@@ -172,7 +172,7 @@ async def test_without_a_word_from_the_environment_a_made_up_authority_is_not_tr
         assert not requests
 
 
-async def test_a_server_without_tls_is_not_spoken_to_in_plain_text(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_without_tls_gets_nothing_in_plain_text(caplog: pytest.LogCaptureFixture) -> None:
     with plain_server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as server:
         assert PLAIN in await stream_refusal(f"wss://127.0.0.1:{server.port}", caplog)
         assert PLAIN in await history_refusal(f"https://127.0.0.1:{server.port}")

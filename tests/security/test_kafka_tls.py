@@ -106,7 +106,7 @@ def ignored(_: Sequence[GapEvent]) -> None:
     """Ignore the gap events."""
 
 
-def test_the_right_to_publish_is_had(broker: Broker) -> None:
+def test_the_lease_is_acquired(broker: Broker) -> None:
     kafka = broker.settings().kafka.bootstrap
     gap_log.ensure_topic(kafka, "trades.right", 1)
     log = Lease(kafka, "trades.right", holder="test", on_all=ignored, on_more=ignored)
@@ -196,20 +196,20 @@ def topics(broker: Broker) -> None:
 
 @pytest.mark.usefixtures("topics")
 @pytest.mark.parametrize(("user", "attempt", "what"), each(MAY))
-def test_a_user_may_do_what_it_was_told(
-    broker: Broker, user: str, attempt: attempts.Attempt, what: str
-) -> None:
+def test_a_user_has_its_permissions(broker: Broker, user: str, attempt: attempts.Attempt, what: str) -> None:
     assert attempt(broker.settings_of(user).kafka_bootstrap, what) is None
 
 
 @pytest.mark.usefixtures("topics")
 @pytest.mark.parametrize(("user", "attempt", "what"), each(MAY_NOT))
-def test_a_user_may_do_nothing_else(broker: Broker, user: str, attempt: attempts.Attempt, what: str) -> None:
+def test_a_user_has_no_other_permission(
+    broker: Broker, user: str, attempt: attempts.Attempt, what: str
+) -> None:
     said = attempt(broker.settings_of(user).kafka_bootstrap, what)
     assert said == f"{DENIED_BY.get(attempt, 'TOPIC')}_AUTHORIZATION_FAILED"
 
 
-def test_the_rights_tried_are_those_of_every_user() -> None:
+def test_the_permissions_of_every_user_are_tested() -> None:
     assert MAY.keys() == MAY_NOT.keys() == RIGHTS.keys() == PASSWORDS.keys()
 
 
@@ -252,7 +252,7 @@ def test_a_wrong_password_or_user_is_refused(broker: Broker, changed: dict[str, 
     )
 
 
-def test_a_server_without_tls_is_not_spoken_to_in_plain_text(broker: Broker) -> None:
+def test_a_server_without_tls_gets_nothing_in_plain_text(broker: Broker) -> None:
     with plain_server(b"nothing of TLS") as server:
         said = refusal(broker.settings(server.port))
     assert "doesn't speak TLS: look at CANDLEFLOW_KAFKA_SECURITY_PROTOCOL" in said

@@ -244,7 +244,7 @@ def test_plain_text_is_refused_by_such_a_server(place: Place, why: Why) -> None:
     assert "CANDLEFLOW_POSTGRES_SSLMODE=verify-full encrypts" in said
 
 
-def test_a_server_without_tls_is_not_spoken_to_in_plain_text(place: Place, why: Why) -> None:
+def test_a_server_without_tls_gets_nothing_in_plain_text(place: Place, why: Why) -> None:
     # PostgreSQL with `ssl = off` answers a client's first eight bytes (SSLRequest) with N.
     with plain_server(b"N") as server:
         url = f"postgresql://candleflow@127.0.0.1:{server.port}/candleflow"

@@ -79,7 +79,7 @@ def test_a_known_vulnerability_is_found(lock: Path) -> None:
     assert "OLD-1" not in found.says
 
 
-def test_nothing_known_is_told_as_such(lock: Path) -> None:
+def test_no_known_vulnerability_is_reported_as_such(lock: Path) -> None:
     with advisories({OF_OLD: "OLD-1"}) as service:
         found = security.vulnerabilities([lock], [service])
     assert found == security.Outcome(
@@ -87,7 +87,7 @@ def test_nothing_known_is_told_as_such(lock: Path) -> None:
     )
 
 
-def test_a_service_that_knows_nothing_is_no_witness(lock: Path) -> None:
+def test_an_advisory_service_without_data_counts_as_not_checked(lock: Path) -> None:
     with advisories({}) as service:
         found = security.vulnerabilities([lock], [service])
     assert not found.is_bad
@@ -117,7 +117,7 @@ def test_the_packages_of_uvs_lock_are_looked_up(tmp_path: Path) -> None:
     assert found.says.splitlines()[1:] == ["  harmless 1.0: NEW-1, mended in none"]
 
 
-def test_a_lock_that_cannot_be_read_is_told(lock: Path) -> None:
+def test_a_lock_that_cannot_be_read_is_reported(lock: Path) -> None:
     lock.write_text("harmless>=1.0\n")
     found = security.vulnerabilities([lock], [])
     assert found.is_bad
