@@ -1,15 +1,16 @@
-"""How soon an alert leaves: from the trade that fires a rule to the message's arrival at its channel.
+"""Measure alert latency: from the trade that fires a rule to the arrival of the message at its channel.
 
-    python -m bench.alerts                 66 firings or so, in two minutes
-    python -m bench.alerts --seconds 300   more of them
-    python -m bench.alerts --from-rows     without Kafka and Spark: what the alerts by themselves take
+    python -m bench.alerts                 about 66 alerts in two minutes
+    python -m bench.alerts --seconds 300   more alerts
+    python -m bench.alerts --from-rows     only the alerter, without Kafka and Spark
 
-It starts a Kafka and a PostgreSQL on free ports in a temporary folder, and producer, processor and alerts as
-processes of their own. The exchange and the messengers are this process: a WebSocket whose prices go to and
-fro over a line, a symbol at a time, and servers on the loopback that take messages as Telegram and Discord
-do. So both ends of each figure are read from one clock: the trade's own time ``T``, and when its message was
-there. Each rule is ``crosses``, with no cool-down; pictures go as they do by default. Nothing else of weight
-should run meanwhile. With ``--from-rows`` this process merges each trade into PostgreSQL at once.
+The benchmark starts Kafka and PostgreSQL on free ports in a temporary folder, and the producer, processor and
+alerter as separate processes. This process itself plays the exchange and the messengers: a WebSocket server
+whose prices cross a level, one symbol at a time, and local servers that accept messages like Telegram and
+Discord. So one clock gives both ends of each figure: the trade time ``T`` and the arrival of its message.
+
+Each rule is of kind ``crosses`` without cool-down; pictures are sent as by default. With ``--from-rows`` this
+process merges each trade into PostgreSQL directly. Don't run other heavy work at the same time.
 """
 
 from __future__ import annotations
@@ -58,18 +59,18 @@ CHANNELS: Final = {"Telegram": TELEGRAM, "Discord": DISCORD}
 LINE: Final = 100
 WARM_UP_SECONDS: Final = 10.0
 LAST_SECONDS: Final = 20.0
-"""The last messages are waited for so long."""
+"""How long to wait for the last messages."""
 FEWEST: Final = 50
 _ROUND_SECONDS: Final = 0.025
-"""A trade of one symbol each, so 40 a second in all."""
+"""Time between two trades, so 40 trades a second over all symbols."""
 _BETWEEN_SECONDS: Final = 8.5
-"""A symbol's price crosses no sooner again: a rule fires once a window of 5 s."""
+"""Minimum time between two crossings of a symbol, because a rule fires at most once in a 5 s window."""
 _CROSSING: Final = re.compile(r"(ALERT\d+USDT) crosses (up|down) ")
 
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """A trade over the line; ``at`` is its time in microseconds."""
+    """A trade that crosses the level; ``at`` is its time in microseconds since the epoch."""
 
     symbol: str
     word: str
@@ -77,7 +78,7 @@ class Crossing:
 
 
 class Exchange:
-    """A WebSocket that brings trades of each symbol in turn, to the one client that comes."""
+    """A WebSocket server that sends trades of each symbol in turn to a single client."""
 
     def __init__(self, seed: int) -> None:
         self.crossings: list[Crossing] = []
@@ -92,7 +93,7 @@ class Exchange:
 
     @contextmanager
     def serving(self, to: Callable[[], None] | None = None) -> Iterator[None]:
-        """To the producer, or to what takes the turns itself."""
+        """Serve the producer, or run ``to``, which reads ``turns()`` itself."""
         thread = threading.Thread(target=to or self._serve, daemon=True)
         thread.start()
         try:
@@ -103,14 +104,14 @@ class Exchange:
             thread.join(5)
 
     def turns(self) -> Iterator[tuple[str, str]]:
-        """Each symbol in turn, and its trade just now, for as long as it is served."""
+        """Yield each symbol in turn with a new trade, until ``serving`` ends."""
         for symbol in itertools.cycle(SYMBOLS):
             if self._stop.wait(_ROUND_SECONDS):
                 return
             yield symbol, self._trade(symbol)
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError):  # the producer has gone, as at the end it does
+        with contextlib.suppress(OSError):  # the producer disconnects at the end
             client, _ = self._server.accept()
             with client:
                 accept(client)
@@ -118,12 +119,12 @@ class Exchange:
                     client.sendall(frame(symbol, text))
 
     def _trade(self, symbol: str) -> str:
-        """The symbol's next trade, now; over the line where it is time for that."""
+        """Return the symbol's next trade; its price crosses the level if that is due."""
         at_ms = time.time_ns() // 1_000_000
         if self.may_cross.is_set() and time.monotonic() >= self._due[symbol]:
             is_first = not self._due[symbol]
             self._due[symbol] = time.monotonic() + _BETWEEN_SECONDS * (1 + self._chance.random() / 5)
-            if is_first:  # else all would cross at once
+            if is_first:  # spread the first crossings, so that symbols don't all cross at once
                 self._due[symbol] -= _BETWEEN_SECONDS * self._chance.random()
             else:
                 self._cross(symbol, at_ms)
@@ -143,13 +144,14 @@ class Exchange:
 
 
 def latencies(crossings: list[Crossing], arrivals: list[tuple[int, str]], seconds: float) -> Latencies:
-    """Milliseconds from each crossing to the first message that tells of it; a crossing untold is left out.
+    """Return the milliseconds from each crossing to the first message about it.
 
-    ``arrivals``: when a message came, in microseconds, and its text.
+    ``arrivals``: the time of each message in microseconds, and its text. Crossings without a message are left
+    out.
     """
-    told = sorted((at, *found) for at, text in arrivals for found in set(_CROSSING.findall(text)))
+    reported = sorted((at, *found) for at, text in arrivals for found in set(_CROSSING.findall(text)))
     ends: dict[tuple[str, str], list[int]] = {}
-    for at, symbol, word in told:
+    for at, symbol, word in reported:
         ends.setdefault((symbol, word), []).append(at)
     found = []
     for one in crossings:
@@ -165,7 +167,7 @@ Started = dict[str, subprocess.Popen[bytes]]
 
 @contextmanager
 def programs(names: Sequence[str], variables: dict[str, str], folder: Path) -> Iterator[Started]:
-    """These of our programs; stopped in the end, the last first."""
+    """Start these programs of ours in order, and stop them in reverse order at the end."""
     started: Started = {}
     with ExitStack() as stops:
         for name in names:
@@ -177,7 +179,7 @@ def programs(names: Sequence[str], variables: dict[str, str], folder: Path) -> I
 
 
 def wait_until(what: Callable[[], bool], started: Started, folder: Path, missing: str) -> None:
-    """Exits with what the programs said when the time is up, or when one of them has ended."""
+    """Wait until ``what`` is true. On a timeout, or if a program ends, exit and print the programs' logs."""
     deadline = time.monotonic() + servers.READY_SECONDS
     while not what():
         if time.monotonic() > deadline or any(one.poll() is not None for one in started.values()):
@@ -187,7 +189,7 @@ def wait_until(what: Callable[[], bool], started: Started, folder: Path, missing
 
 
 def count(settings: Settings, query: str) -> int:
-    """What the query counts, as the page's role; 0 while it can't be asked."""
+    """Return the count that the query gives to the page's role; 0 while the database can't be reached."""
     try:
         url = credentials.reader_url(settings)
         with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
@@ -198,7 +200,7 @@ def count(settings: Settings, query: str) -> int:
 
 
 def add_rules(settings: Settings) -> None:
-    """One for each symbol, told by every channel."""
+    """Add a rule for each symbol that alerts on every channel."""
     names = tuple(name.lower() for name in CHANNELS)
     with closing(AlertEditor.from_settings(settings)) as editor:
         for symbol in SYMBOLS:
@@ -206,8 +208,8 @@ def add_rules(settings: Settings) -> None:
             editor.add(fields(rule))
 
 
-def in_force(folder: Path, there: Messengers, postgres: PostgresServer, **more: object) -> dict[str, str]:
-    """The programs' environment, and from here on this process's own; the database is there."""
+def configure(folder: Path, there: Messengers, postgres: PostgresServer, **more: object) -> dict[str, str]:
+    """Create the database and return the programs' environment, after applying it to this process too."""
     variables = servers.environment(
         symbols=",".join(SYMBOLS),
         postgres_url=f"postgresql://candleflow@127.0.0.1:{postgres.port}/candleflow",
@@ -223,20 +225,20 @@ def in_force(folder: Path, there: Messengers, postgres: PostgresServer, **more: 
 
 
 @contextmanager
-def whole_way(folder: Path, there: Messengers, exchange: Exchange) -> Iterator[Started]:
-    """From the exchange's WebSocket to the alerts, each a process."""
+def whole_pipeline(folder: Path, there: Messengers, exchange: Exchange) -> Iterator[Started]:
+    """Run the whole pipeline: Kafka, PostgreSQL, producer, processor and alerter."""
     with servers.kafka(folder) as kafka, servers.postgres(folder) as postgres, exchange.serving():
         more = {"exchange_ws_url": exchange.url, "kafka_bootstrap": kafka.bootstrap}
-        variables = in_force(folder, there, postgres, **more)
+        variables = configure(folder, there, postgres, **more)
         with programs(("processor", "producer", "alerts"), variables, folder) as started:
             yield started
 
 
 @contextmanager
 def from_rows(folder: Path, there: Messengers, exchange: Exchange) -> Iterator[Started]:
-    """The alerts alone; each trade is merged here, as soon as it is made."""
+    """Run only PostgreSQL and the alerter; this process merges each trade as soon as it is made."""
     with servers.postgres(folder) as postgres:
-        variables = in_force(folder, there, postgres)
+        variables = configure(folder, there, postgres)
         settings = settings_module.load()
         schema.apply(settings)
         with closing(credentials.dsn(settings, Role.WRITER).connect()) as connection:
@@ -255,7 +257,7 @@ def from_rows(folder: Path, there: Messengers, exchange: Exchange) -> Iterator[S
 
 
 def measure(started: Started, folder: Path, there: Messengers, exchange: Exchange, seconds: float) -> None:
-    """Once all looks at what comes, let prices cross for so long, and print what came of it."""
+    """Wait until the pipeline is ready, let prices cross for ``seconds``, and print the latencies."""
     settings, wanted = settings_module.load(), len(SYMBOLS)
     wait_until(
         lambda: count(settings, "SELECT count(*) FROM symbols") == wanted,
@@ -264,7 +266,7 @@ def measure(started: Started, folder: Path, there: Messengers, exchange: Exchang
     add_rules(settings)
     wait_until(
         lambda: count(settings, "SELECT count(*) FROM alert_states") == wanted,
-        started, folder, "the rules were not looked at",
+        started, folder, "the alerter evaluated no rule",
     )  # fmt: skip
     time.sleep(WARM_UP_SECONDS)
     exchange.may_cross.set()
@@ -272,12 +274,12 @@ def measure(started: Started, folder: Path, there: Messengers, exchange: Exchang
     exchange.may_cross.clear()
     expected = len(exchange.crossings) * len(CHANNELS)
     deadline = time.monotonic() + LAST_SECONDS
-    while len(tellings(there)) < expected and time.monotonic() < deadline:
+    while len(reported_crossings(there)) < expected and time.monotonic() < deadline:
         time.sleep(0.1)
     report(exchange, there, seconds)
 
 
-def tellings(there: Messengers) -> list[tuple[str, str]]:
+def reported_crossings(there: Messengers) -> list[tuple[str, str]]:
     return [found for text in there.messages for found in _CROSSING.findall(text.replace("\r", ""))]
 
 
@@ -292,23 +294,23 @@ def report(exchange: Exchange, there: Messengers, seconds: float) -> None:
         ]
         found = latencies(exchange.crossings, arrivals, seconds)
         if len(found.milliseconds) < FEWEST:
-            sys.exit(f"{name}: only {len(found.milliseconds)} firings were told: too few for a figure")
+            sys.exit(f"{name}: only {len(found.milliseconds)} alerts arrived; a figure needs {FEWEST}")
         quantiles = "  ".join(f"p{share * 100:g} {found.quantile(share):,.0f}" for share in (0.5, 0.95, 0.99))
         print(
-            f"{name}: {quantiles}  max {found.milliseconds[-1]:,.0f}; {len(found.milliseconds)} firings in "
+            f"{name}: {quantiles}  max {found.milliseconds[-1]:,.0f}; {len(found.milliseconds)} alerts in "
             f"{len(arrivals)} messages"
         )
-    print(f"{len(there.pictures)} pictures followed")
+    print(f"{len(there.pictures)} pictures were sent")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60, help="how long prices cross (60)")
-    parser.add_argument("--seed", type=int, default=1, help="of when each price crosses (1)")
+    parser.add_argument("--seconds", type=float, default=60, help="duration of the measurement (60)")
+    parser.add_argument("--seed", type=int, default=1, help="random seed for the times of the crossings (1)")
     parser.add_argument("--from-rows", action="store_true", help="without Kafka and Spark")
     arguments = parser.parse_args()
     exchange = Exchange(arguments.seed)
-    way = from_rows if arguments.from_rows else whole_way
+    way = from_rows if arguments.from_rows else whole_pipeline
     with tempfile.TemporaryDirectory() as name, messengers() as there:
         folder = Path(name)
         folder.chmod(0o755)

@@ -1,12 +1,14 @@
-"""Whether a page that is left open grows: the browser's memory, and that of the page's server.
+"""Measure whether memory grows while a page stays open: in the browser and in the page's server.
 
     python -m bench.browser                  30 minutes of one tab, a refresh each second
     python -m bench.browser --minutes 5
 
-A PostgreSQL, a live feed of four trades a second, the page's server and a headless Chromium, each real. Each
-half minute garbage is collected, and what is left is counted, a few times: the least is kept, as a refresh
-under way holds what it is about to let go. In the end a straight line is laid through each row of figures,
-the first third left out, while the browser compiles: its slope an hour, with bounds that hold it at 95 %.
+It uses a real PostgreSQL, a live feed of four trades a second, the page's server and a headless Chromium.
+Every half minute the benchmark collects garbage and measures what is left. It does so a few times and keeps
+the lowest value, because a refresh in progress holds memory that it soon releases.
+
+At the end it fits a straight line through each figure and prints the slope per hour with its 95 % confidence
+interval. The first third is left out, because the browser still compiles code then.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ TAKES, APART_SECONDS = 4, 1.5
 
 @dataclass(frozen=True)
 class Sample:
-    """What there is after garbage was collected. Memory in MB; that of processes is proportional (PSS)."""
+    """Figures after garbage collection. Memory is in MB; that of processes is proportional (PSS)."""
 
     minutes: float
     js_heap: float
@@ -42,7 +44,7 @@ class Sample:
 
 
 def least(page: Page, server: psutil.Process, began: float) -> Sample:
-    """Of each figure the least of a few takes, the time and the updates of the first."""
+    """Take several samples and return the lowest value of each field."""
     takes = [take(page, server, began)]
     while len(takes) < TAKES:
         time.sleep(APART_SECONDS)
@@ -52,7 +54,7 @@ def least(page: Page, server: psutil.Process, began: float) -> Sample:
 
 def take(page: Page, server: psutil.Process, began: float) -> Sample:
     driver = page.driver
-    for _ in range(2):  # the second takes what the first found to be finalised
+    for _ in range(2):  # the second collection frees objects that the first one finalized
         driver.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
     counters = driver.execute_cdp_cmd("Memory.getDOMCounters", {})
     page.received()  # empties the driver's log
@@ -68,7 +70,7 @@ def take(page: Page, server: psutil.Process, began: float) -> Sample:
 
 
 def _renderer_mb(driver: webdriver.Chrome) -> float:
-    """Of the largest renderer: the page's own. The others hold pages of the browser's."""
+    """Return the memory of the largest renderer, the page's own; the others render browser pages."""
     children = psutil.Process(driver.service.process.pid).children(recursive=True)
     sizes = [one.memory_full_info().pss for one in children if "--type=renderer" in one.cmdline()]
     return max(sizes) / 1e6
@@ -81,8 +83,8 @@ def report(samples: list[Sample]) -> None:
         values = [getattr(one, field.name) for one in kept]
         found, off = slope(minutes, values)
         print(
-            f"{field.name:>10}: {values[0]:,.1f} at first, {values[-1]:,.1f} in the end,"
-            f" {min(values):,.1f} to {max(values):,.1f}; {found:+,.2f} an hour (within {off:,.2f})"
+            f"{field.name:>10}: {values[0]:,.1f} at first, {values[-1]:,.1f} at the end,"
+            f" {min(values):,.1f} to {max(values):,.1f}; {found:+,.2f} an hour (+/- {off:,.2f})"
         )
 
 
@@ -90,11 +92,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=30, help="how long (30)")
-    parser.add_argument("--query", default="", help="what the page's address says, such as look_back=6+h")
+    parser.add_argument("--minutes", type=float, default=30, help="duration of the measurement (30)")
+    parser.add_argument("--query", default="", help="query string of the page's URL, such as look_back=6+h")
     arguments = parser.parse_args()
     if MISSING:
-        raise SystemExit(f"measuring a browser {MISSING}")
+        raise SystemExit(f"this benchmark {MISSING}")
     with served() as found, chromium() as driver:
         page = Page(driver, found.page.url)
         page.open(arguments.query)
@@ -110,7 +112,7 @@ def main() -> int:
             page.wait(lambda: time.monotonic() >= due, "the next half minute", 2 * EVERY_SECONDS)  # noqa: B023
         report(samples)
         if problems := page.problems():
-            print("the console has:", *problems, sep="\n")
+            print("errors in the browser's console:", *problems, sep="\n")
     return 0
 
 

@@ -1,17 +1,19 @@
-"""How quickly a backlog becomes candles: ours and what else one would use, side by side on one topic.
+"""Compare how fast Candleflow and other stream processors turn a backlog of trades into candles.
 
     python -m bench.catch_up            8 million trades, three rounds: about an hour
-    python -m bench.catch_up --quick    1 million, two rounds: about 9 minutes; status 1 where a ratio fell
+    python -m bench.catch_up --quick    1 million, two rounds: about 9 minutes; status 1 if a ratio is too low
     python -m bench.catch_up --only candleflow spark --trades 200000 --rounds 1
 
-It starts a Kafka and a PostgreSQL on free ports in a temporary folder, fills a topic of Binance's trade JSON,
-and has each contestant (``bench/contestants.py``) make 5-second candles of it in a database of its own, one
-after the other, in turn from the first to the last and back. A run's time goes from when the contestant is
-about to read to when its table holds the last trade of every symbol. Then every candle is compared with
-``bench/oracle.py``'s: a figure counts only where all are right. Peers are installed in ``.venv-peers``.
+The benchmark starts Kafka and PostgreSQL on free ports in a temporary folder and fills a topic with trades in
+Binance's JSON format. The contestants (``bench/contestants.py``) then run one at a time, the even rounds in
+reverse order. Each one writes 5-second candles into its own database.
 
-A full run writes ``bench/RESULTS.md`` and ``docs/images/results.svg``, after each round. Nothing else of
-weight should run meanwhile.
+A run's time starts when the contestant is ready to read and ends when its table contains the last trade of
+every symbol. Then every candle is compared with the one that ``bench/oracle.py`` computes. A contestant gets
+a figure only if all its candles are correct. The other projects are installed in ``.venv-peers``.
+
+A full run writes ``bench/RESULTS.md`` and ``docs/images/results.svg`` after each round. Don't run other heavy
+work at the same time.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from psycopg2.extensions import parse_dsn
 
 from bench import machine, servers, table, topic
 from bench.contestants import CONTESTANTS, GOALS, OURS, QUICK_FLOORS, Contestant, install, version
-from bench.course import OWNER, TOPIC, Course, Stack, lay, our_place, prepare, provide
+from bench.course import OWNER, TOPIC, FilledTopic, Stack, fill_topic, our_place, prepare, provide
 from bench.race import Place, RaceError, Run, race
 from candleflow import settings as settings_module
 from candleflow.stack.jars import ensure_jars
@@ -42,7 +44,7 @@ _log = logging.getLogger("bench")
 
 TRADES: Final = 8_000_000
 SLOW_TRADES: Final = 2_000_000
-"""What the slow contestants read: one and a half minutes of Spark's, three of Quix Streams'."""
+"""Trades for the slow contestants: they take Spark 1.5 minutes and Quix Streams 3."""
 ROUNDS: Final = 3
 QUICK_ROUNDS: Final = 2
 QUICK_TRADES: Final = 1_000_000
@@ -53,7 +55,7 @@ _PLOT: Final = Path(__file__).parents[1] / "docs" / "images" / "results.svg"
 
 @dataclass
 class Entry:
-    """A contestant that takes part, and how it fared so far."""
+    """A contestant and its runs so far; ``failure`` is why it has no more."""
 
     contestant: Contestant
     version: str
@@ -74,10 +76,10 @@ def main() -> int:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL runs as another user where we are root
         with servers.kafka(folder) as kafka, servers.postgres(folder) as postgres:
-            courses = _lay_courses(kafka.bootstrap, arguments, [one.contestant for one in entries])
+            topics = _fill_topics(kafka.bootstrap, arguments, [one.contestant for one in entries])
             stack = Stack(kafka, postgres, folder)
             for number in range(1, arguments.rounds + 1):
-                _run_round(entries, courses, number, stack)
+                _run_round(entries, topics, number, stack)
                 results = [one.result() for one in entries]
                 text = _report(results, arguments, number, time.monotonic() - began)
                 if arguments.write:  # a run takes an hour, and may be cut off
@@ -92,19 +94,19 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--quick", action="store_true", help="1 million trades, two rounds, held to the floors"
+        "--quick", action="store_true", help="1 million trades, two rounds; fails below the minimum ratios"
     )
-    parser.add_argument("--trades", type=_count, help="in the topic (8_000_000)")
-    parser.add_argument("--slow-trades", type=_count, help="in the slow contestants' topic (2_000_000)")
-    parser.add_argument("--rounds", type=_count, help="how often each runs (3)")
-    parser.add_argument(
-        "--partitions", type=_count, default=1, help="of the topics (1, as the settings have it)"
-    )
+    parser.add_argument("--trades", type=_count, help="trades in the topic (8_000_000)")
+    parser.add_argument("--slow-trades", type=_count, help="trades for the slow contestants (2_000_000)")
+    parser.add_argument("--rounds", type=_count, help="runs of each contestant (3)")
+    parser.add_argument("--partitions", type=_count, default=1, help="partitions of each topic (1)")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", choices=[one.name for one in CONTESTANTS]
     )
     parser.add_argument(
-        "--write", action=argparse.BooleanOptionalAction, help="RESULTS.md and the plot (a full run does)"
+        "--write",
+        action=argparse.BooleanOptionalAction,
+        help="write RESULTS.md and the plot (a full run does)",
     )
     arguments = parser.parse_args()
     is_full = not (arguments.quick or arguments.only or arguments.trades)
@@ -124,10 +126,10 @@ def _count(text: str) -> int:
 
 
 def _enter(contestant: Contestant) -> Entry:
-    """Install it; one that can't be had takes part with the reason."""
+    """Install a contestant. One that can't be installed is listed in the results with the reason."""
     try:
         if contestant.lock is not None:
-            _log.info("%s: its packages", contestant.title)
+            _log.info("%s: installing its packages", contestant.title)
             install(contestant.lock)
         return Entry(contestant, version(contestant))
     except (OSError, subprocess.SubprocessError) as error:
@@ -136,26 +138,26 @@ def _enter(contestant: Contestant) -> Entry:
         return Entry(contestant, contestant.package, failure=f"can't be installed here: {said}")
 
 
-def _lay_courses(
+def _fill_topics(
     bootstrap: str, arguments: argparse.Namespace, contestants: Sequence[Contestant]
-) -> dict[bool, Course]:
-    """The topics, by whether they are for the slow."""
-    # The long one is named as our processor's settings name it.
+) -> dict[bool, FilledTopic]:
+    """Make the long topic (key False) and the short one for slow contestants (key True), as needed."""
+    # Our processor reads only TOPIC, so the long one has that name.
     wanted = {False: (TOPIC, arguments.trades), True: (f"{TOPIC}.short", arguments.slow_trades)}
     return {
-        is_slow: lay(bootstrap, *wanted[is_slow], partitions=arguments.partitions)
+        is_slow: fill_topic(bootstrap, *wanted[is_slow], partitions=arguments.partitions)
         for is_slow in sorted({one.is_slow for one in contestants})
     }
 
 
-def _run_round(entries: Sequence[Entry], courses: dict[bool, Course], number: int, stack: Stack) -> None:
+def _run_round(entries: Sequence[Entry], topics: dict[bool, FilledTopic], number: int, stack: Stack) -> None:
     for entry in entries if number % 2 else reversed(entries):
         if entry.failure:
             continue
-        one, course = entry.contestant, courses[entry.contestant.is_slow]
-        place = _place(one, course, number, stack)
+        one, filled = entry.contestant, topics[entry.contestant.is_slow]
+        place = _place(one, filled, number, stack)
         try:
-            run = entry.runs[number] = race(one, place, course.trades, course.expected)
+            run = entry.runs[number] = race(one, place, filled.trades, filled.expected)
         except RaceError as error:
             entry.failure = f"in round {number} it {error}"
             _log.warning("%s %s", one.title, error)
@@ -166,8 +168,8 @@ def _run_round(entries: Sequence[Entry], courses: dict[bool, Course], number: in
         )
 
 
-def _place(one: Contestant, course: Course, number: int, stack: Stack) -> Place:
-    """A database, a consumer group and a folder that no other run has."""
+def _place(one: Contestant, filled: FilledTopic, number: int, stack: Stack) -> Place:
+    """Create a database, a consumer group name and a folder for one run."""
     name = f"{one.name}_{number}".replace("-", "_")
     url = provide(stack, name)
     if one is OURS:
@@ -175,7 +177,7 @@ def _place(one: Contestant, course: Course, number: int, stack: Stack) -> Place:
     cache = settings_module.load().stack.cache_path
     variables = servers.environment() | {
         "KAFKA_BOOTSTRAP": stack.kafka.bootstrap,
-        "KAFKA_TOPIC": course.topic,
+        "KAFKA_TOPIC": filled.topic,
         "KAFKA_GROUP": name,
         "PGHOST": stack.postgres.host,
         "PGPORT": str(stack.postgres.port),
@@ -194,13 +196,19 @@ _HEAD: Final = """# Catch-up, side by side
 
 `python -m bench.catch_up{arguments}` at {commit}, {day}, {minutes:.0f} min. {machine}.
 
-{trades:,} trades of {symbols} symbols in one topic of {partitions} partition(s), from Kafka to rows in
-PostgreSQL, everything on this machine; the slow contestants read the first {slow_trades:,} of them. Median of
-{rounds} round(s), run in turn; a ratio is taken within a round, the least and the greatest are in brackets.
-*After warm-up* leaves out the first quarter of the trades; a contestant that writes only in the end has no
-such rate, and its whole one is taken. Every candle of every run was compared with the oracle's: a contestant
-whose candles are not all right has no figure. *Fields* are those of a candle beside its symbol and time;
-*exact* are those whose every value is the exact decimal or whole number, which doubles aren't.
+Each contestant reads {trades:,} trades of {symbols} symbols from a Kafka topic of {partitions} partition(s)
+and writes candles to PostgreSQL. Everything runs on one machine. Slow contestants
+read only the first {slow_trades:,} trades.
+
+- Figures are the median of {rounds} round(s).
+- *Ours over it* is Candleflow's rate divided by the contestant's in the same round; lowest and highest are in
+  brackets.
+- *After warm-up* leaves out the first quarter of the trades. Where a contestant writes its rows only at the
+  end, the rate of the whole run is used.
+- *Fields* counts a candle's values besides its symbol and time. *Exact* counts the fields that are exact
+  decimals or integers in every candle; doubles are not.
+- Every candle of every run was compared with an independent calculation. A contestant with a wrong candle
+  gets no figure.
 
 ![Trades a second](../docs/images/results.svg)
 """
@@ -227,7 +235,7 @@ def _report(
 
 def _status(results: Sequence[table.Result], *, is_quick: bool) -> int:
     if any(one.contestant is OURS and not one.counts for one in results):
-        _log.error("our own candles are not right, or there are none")
+        _log.error("Candleflow has no result, or some of its candles are wrong")
         return 1
     fell = table.below(results, QUICK_FLOORS if is_quick else GOALS, steady=not is_quick)
     for line in fell:

@@ -1,9 +1,9 @@
-"""Who is measured: our processor, and what else one would make the same candles with, each as documented.
+"""The contestants: our processor, and other projects that make the same candles as their docs recommend.
 
-One place for how each is started, what it has in its table, and what is expected of our rate over its own.
+This module says how each is started, which fields it stores, and the expected ratio of our rate to its rate.
 
-Each peer has a virtual environment of its own, made of its own lock: what one needs, no other has to live
-with, and one that can't be installed leaves the others standing. None is a dependency of Candleflow.
+Each peer is installed from its own lock file into its own virtual environment, so their dependencies can't
+conflict. If one can't be installed, the others still run. None is a dependency of Candleflow.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ _EXACT: Final = tuple(name for name in FIELDS if name != "is_complete")
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One way to the candles."""
+    """A program that makes candles, and how to run it and read its table."""
 
     name: str
     title: str
     program: Path
     package: str
-    """The distribution whose version is told."""
+    """The Python distribution whose version is reported."""
     licence: str
     how: str
     fields: tuple[str, ...] = OHLCV
     lock: str | None = None
-    """Its requirements' name below ``peers/requirements``; None: it runs on the project's own."""
+    """Name of its lock file in ``peers/requirements``; None: it uses the project's own environment."""
     arguments: tuple[str, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
     ready: str = "about to read"
-    """What it says once its start is over, just before it reads the first record."""
+    """Text it prints when its start is over, just before it reads the first record."""
     condition: str = "true"
-    """Which rows of its table ``candles`` are the candles of five seconds."""
+    """SQL condition that selects the 5-second candles in its table ``candles``."""
     keeps_milliseconds: bool = False
-    """Its column ``open_time`` is a number of milliseconds, not a timestamp (which is UTC without a zone)."""
+    """Whether its column ``open_time`` is a number of milliseconds. Else it is a timestamp in UTC."""
     is_slow: bool = False
-    """It reads the short topic, as the long one would take it a quarter of an hour."""
+    """Whether it reads the short topic; the long one would take it 15 minutes."""
 
     @property
     def python(self) -> Path:
@@ -144,18 +144,19 @@ CONTESTANTS: Final = (
 )
 
 GOALS: Final = {"pathway": 2.3, "bytewax": 4.0, "quixstreams": 20.0, "spark": 10.0, "loop": 1.7}
-"""Our rate over each peer's, after warm-up: what a full run is held against in its table."""
+"""The ratio of our rate to each peer's after warm-up that we aim for; shown in a full run's table."""
 
 QUICK_FLOORS: Final = {"pathway": 1.5, "bytewax": 1.0, "quixstreams": 3.0, "spark": 5.0, "loop": 0.45}
-"""A quick run ends with status 1 where a ratio is below this. It has an eighth of the trades, so that our JVM
-is still warming up when they end: the floors say that nothing broke, the goals are a full run's. A run of
-November 2026 had 3.5, 1.3, 6.4, 13.5 and 0.7."""
+"""A quick run ends with status 1 if a ratio is below these.
+
+They are lower than GOALS because a quick run has an eighth of the trades and ends while our JVM still warms
+up. They only show that nothing broke. A run of November 2026 had 3.5, 1.3, 6.4, 13.5 and 0.7."""
 
 
 def install(name: str) -> None:
-    """Have the virtual environment of a lock; some milliseconds where it is as the lock has it.
+    """Create the virtual environment of a lock file, unless it is there and up to date.
 
-    Raises OSError or SubprocessError, with what the installer said in its ``stderr``.
+    Raises OSError or SubprocessError, whose ``stderr`` has the installer's output.
     """
     lock, venv = PEERS / "requirements" / f"{name}.lock", _VENVS / name
     installed = venv / ".installed.lock"
@@ -172,7 +173,7 @@ def install(name: str) -> None:
 
 
 def version(contestant: Contestant) -> str:
-    """Such as ``pathway 0.33.0``."""
+    """Return the package with its installed version, such as ``pathway 0.33.0``."""
     script = f"import importlib.metadata as m; print(m.version({contestant.package!r}))"
     done = subprocess.run([contestant.python, "-c", script], check=True, capture_output=True, text=True)
     return f"{contestant.package} {done.stdout.strip()}"

@@ -1,4 +1,4 @@
-"""What a race is run over, and where: a topic with its expected candles, and a place for our processor."""
+"""Prepare a race: a filled topic with its expected candles, and an environment for our processor."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _log = logging.getLogger("bench")
 
 OWNER: Final = "candleflow"
 TOPIC: Final = "trades"
-"""As our processor's settings name it: it reads no other."""
+"""The only topic that our processor reads with the settings below."""
 RETENTION_HOURS: Final = 168
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """A topic, how many trades are in it, and what their candles are."""
+class FilledTopic:
+    """A filled topic: its name, the number of trades in it, and the candles expected from them."""
 
     topic: str
     trades: int
@@ -40,7 +40,7 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The servers that a race needs, and the folder that they and its runs are in."""
+    """The servers that a race needs, and the folder for their files and the runs."""
 
     kafka: KafkaServer
     postgres: PostgresServer
@@ -48,41 +48,41 @@ class Stack:
 
 
 def prepare() -> None:
-    """For a program of its own: SIGTERM stops what it started, and it tells on the way what it does."""
+    """Set up this program: SIGTERM also stops its children, and progress is logged."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
-def lay(
+def fill_topic(
     bootstrap: str, name: str, trades: int, *, partitions: int = 1, symbols: Sequence[str] = topic.SYMBOLS
-) -> Course:
-    """Make the topic and fill it with ``trades`` trades of ``symbols``, and the closing ones."""
+) -> FilledTopic:
+    """Create the topic and fill it with ``trades`` trades of ``symbols`` and then the closing trades."""
     filler = next(one for one in CONTESTANTS if one.lock == "loop")
-    install("loop")  # which has the Kafka client that fills the topics
+    install("loop")  # its environment has confluent-kafka, which fills the topics
     ensure_topics(bootstrap, [name], partitions, 1, RETENTION_HOURS)
     began, fold = time.monotonic(), Fold()
     topic.fill(filler.python, bootstrap, name, trades, fold.add, symbols)
-    course = Course(name, trades, fold.candles())
-    candles, seconds = len(course.expected), time.monotonic() - began
+    filled = FilledTopic(name, trades, fold.candles())
+    candles, seconds = len(filled.expected), time.monotonic() - began
     _log.info("topic %s: %s trades, %s candles, in %.0f s", name, f"{trades:,}", f"{candles:,}", seconds)
-    return course
+    return filled
 
 
 def provide(stack: Stack, name: str) -> str:
-    """A database and a folder that no other run has; the database's URL, with its password: a secret."""
+    """Create a database and a folder for one run; return the database's URL, with its secret password."""
     stack.postgres.provide(OWNER, name)
     (stack.folder / name).mkdir()
     return stack.postgres.url(OWNER, name)
 
 
 def address(stack: Stack, name: str) -> str:
-    """The database as our settings have it: without the password, which is found in the data folder."""
+    """Return the database's URL for our settings: without the password, which is in the data folder."""
     return f"postgresql://{OWNER}@{stack.postgres.host}:{stack.postgres.port}/{name}"
 
 
 def our_place(stack: Stack, name: str, *, symbols: Sequence[str] = topic.SYMBOLS, **more: object) -> Place:
-    """Where our processor runs, as ``provide`` made it; ``more`` are settings, such as ``spark_master``."""
+    """Return the place of our processor, after ``provide``. ``more`` are further settings."""
     variables = servers.environment(
         exchange=Exchange.BINANCE,  # its topic is TOPIC; the processor never asks the exchange
         symbols=",".join(symbols),

@@ -1,7 +1,7 @@
-"""The points of a curve as a table, a judgement and a plot. Nothing here measures, reads a clock or a file.
+"""Show a scaling curve as a table, a verdict and a plot. Pure functions: no measurement, no clock, no file.
 
-A curve is what a piece of work takes as something else grows: a trade's time against the number of symbols,
-say. It counts as no worse than logarithmic where no point takes more than ``allowed`` times the first.
+A curve says how a time grows with something else, such as the time per trade with the number of symbols. It
+counts as no worse than logarithmic if no point takes more than ``allowed`` times as long as the first.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final
 from bench.table import STYLE
 
 A_TENFOLD: Final = 0.5
-"""Each tenfold may add half of what the first point takes, whatever the tenfold: that is a logarithm.
+"""Each tenfold of work may add this share of the first point's time. A constant per tenfold is a logarithm.
 
-Half, as a logarithm with any factor before it would be called one otherwise. It keeps out the slowest of what
-isn't: a cube root adds 1.2 for the first tenfold and nine over three. Less would judge the machine, of which
-two runs of the same point were seen a third apart.
+Without a limit on the factor, any growth would pass as some logarithm. A factor of 0.5 rejects even a cube
+root, which adds 1.2 times in the first tenfold and 9 times over three. A smaller factor would measure noise:
+two runs of the same point differed by a third.
 """
 
 _PANEL_WIDTH: Final = 370
@@ -37,43 +37,42 @@ _LINES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What was measured where there was so much work."""
+    """The figures measured for one amount of work."""
 
     work: float
-    """Such as the number of symbols."""
+    """The position on the axis, such as the number of symbols."""
     figures: Mapping[str, float | None]
-    """By name with its unit; None where it could not be had. Empty where no figure counts."""
+    """Figures by name, which includes the unit. None: not measured. Empty mapping: no figure is valid."""
     failure: str = ""
-    """Why no figure counts."""
+    """Why no figure is valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Points along one axis, the least work first."""
+    """Points along one axis, the smallest amount of work first."""
 
     title: str
     axis: str
-    """What grows."""
+    """Name of what grows."""
     judged: str
-    """The name of the figure, a time, that must not grow faster than a logarithm."""
+    """Name of the time that must not grow faster than a logarithm; it is plotted."""
     points: Sequence[Point]
     beside: str = ""
-    """Of another time that is judged too and isn't drawn, as processor time, which other work on the machine
-    changes less."""
+    """Name of a second time that is judged but not plotted, such as CPU time, which is less noisy."""
 
     def ratio(self, point: Point, name: str) -> float | None:
-        """The figure over the first point's; None where either is missing."""
+        """Divide the point's figure by the first point's; None if either is missing."""
         own, first = point.figures.get(name), self.points[0].figures.get(name)
         return own / first if own is not None and first else None
 
     def allowed(self, point: Point) -> float:
-        """How many times the first point's time this one may take."""
+        """Return the largest allowed ratio of this point's time to the first point's."""
         return 1 + A_TENFOLD * log10(point.work / self.points[0].work)
 
     def holds(self, name: str = "") -> bool | None:
-        """Whether no point takes more than it may; None where a figure is missing, and none is above.
+        """Whether every point of the time ``name`` (default: ``judged``) is within its limit.
 
-        ``name`` is that of the time, else the one judged.
+        None if no point is above its limit but a figure is missing.
         """
         ratios = [(self.ratio(point, name or self.judged), self.allowed(point)) for point in self.points]
         if any(ratio is not None and ratio > allowed for ratio, allowed in ratios):
@@ -81,13 +80,13 @@ class Curve:
         return None if any(ratio is None for ratio, _ in ratios) else True
 
     def words(self) -> str:
-        """The judgement, in a sentence for each time that is judged."""
+        """Return the verdict, one sentence for each time that is judged."""
         return " ".join(self._words(name) for name in (self.judged, self.beside) if name)
 
     def _words(self, name: str) -> str:
         holds = self.holds(name)
         if holds is None:
-            return f"Can't be told of {name}: a point has no figure."
+            return f"No verdict on {name}: a point has no figure."
         told = [
             f"{ratio:.2f} at {point.work:,.0f} (at most {self.allowed(point):.2f})"
             for point in self.points[1:]
@@ -98,7 +97,7 @@ class Curve:
 
 
 def markdown(curve: Curve) -> str:
-    """The curve as a table, each figure with its ratio to the first point's, and the judgement below."""
+    """Return the curve as a table with ratios to the first point, and the verdict below it."""
     names = list(dict.fromkeys(name for point in curve.points for name in point.figures))
     lines = [
         f"| {' | '.join((curve.axis, *names, 'at most'))} |",
@@ -122,7 +121,7 @@ def _cell(figure: float | None, ratio: float | None) -> str:
 
 
 def svg(curves: Sequence[Curve], subtitle: str) -> str:
-    """A panel for each curve: its judged time over the first point's, and dashed what that may be."""
+    """Draw a panel for each curve: the ratio of its judged time to the first point's; the limit is dashed."""
     panels = "\n".join(
         f'<g transform="translate({place % 2 * _PANEL_WIDTH} {_TOP + place // 2 * _PANEL_HEIGHT})">'
         f"{_panel(curve)}</g>"
@@ -132,8 +131,8 @@ def svg(curves: Sequence[Curve], subtitle: str) -> str:
     return f"""<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" \
 viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" font-size="12" role="img">
 <style>{STYLE}{_LINES}</style>
-<text class="text" x="0" y="18" font-size="15" font-weight="600">What a unit of work takes as all of it \
-grows, over the first point's</text>
+<text class="text" x="0" y="18" font-size="15" font-weight="600">Time for one unit of work, relative to \
+the first point</text>
 <text class="quiet" x="0" y="38">{escape(subtitle)}</text>
 {panels}
 </svg>

@@ -1,7 +1,7 @@
-"""What forecasting costs: ``python -m bench.forecast``.
+"""Measure the cost of forecasting: ``python -m bench.forecast``.
 
-A candle of each of 500 symbols comes at once, as at a window's end, and each is learned from and forecast
-again, on one core and without the database. Memory is that of all learners.
+One candle of each of 500 symbols arrives at once, as at the end of a window. For each one the model learns
+and makes a new forecast, on one core and without the database. Memory is that of all models.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.made_candles import SIZE_US, market
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--symbols", type=int, default=500)
-    parser.add_argument("--windows", type=int, default=40, help="windows that are measured (40)")
+    parser.add_argument("--windows", type=int, default=40, help="number of windows to measure (40)")
     arguments = parser.parse_args()
     print(machine.describe())
     candles = market(1, 150 + arguments.windows)
@@ -39,7 +39,7 @@ def main() -> None:
         made = [race.add(candle) for race in races]
         seconds.append(time.process_time() - began)
         if None in made:
-            raise SystemExit("a symbol had no forecast: what was measured is not what it costs")
+            raise SystemExit("a symbol had no forecast, so the times measured are not valid")
     print(
         f"{arguments.symbols} symbols: {statistics.median(seconds) * 1_000:.0f} ms of processor time a window"
     )

@@ -1,4 +1,4 @@
-"""Whether something that is looked at again and again grows. Pure: figures in, a slope out."""
+"""Fit a straight line through repeated measurements, to see whether a value grows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def slope(minutes: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
-    """By least squares, an hour; and how far off it may be (95 %)."""
+    """Return the least-squares slope per hour and the half-width of its 95 % confidence interval."""
     count = len(minutes)
     middle, mean = sum(minutes) / count, sum(values) / count
     spread = sum((one - middle) ** 2 for one in minutes)

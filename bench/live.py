@@ -1,14 +1,14 @@
-"""The running system in figures: start, memory, and trade-to-row latency, by one command.
+"""Measure the running system: start time, memory, and latency from trade to row.
 
-    python -m bench.live                  two starts; then, started anew, a minute at 2,000 trades a second
+    python -m bench.live                  two starts, then a third with a minute at 2,000 trades a second
     python -m bench.live --quick          the same with 20 s
     python -m bench.live --minutes 60     the same with an hour, and how memory grew in it
     python -m bench.live --rate 20000 --symbols 200
 
-It starts ``candleflow up`` on the simulator in a temporary data folder and on free ports, watches from
-outside, prints a table, and stops everything. The first two starts are as by ``make run``, at the
-simulator's own rate: one into an empty data folder, one with all there. Where the cache has no archives of
-classes yet, the first goes on until it has made them.
+The benchmark runs ``candleflow up`` with the simulator in a temporary data folder on free ports, observes it
+from outside, prints the figures and stops everything. The first two starts use the simulator's default rate,
+as ``make run`` does: one with an empty data folder, one with an existing one. If the cache has no Java class
+archives yet, the first start runs until they are made.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ ENOUGH_LOOKS = 6
 
 
 def environment(folder: Path, symbols: str = SYMBOLS) -> dict[str, str]:
-    """The simulator's settings on free ports, and none of the caller's own; ``symbols`` by commas."""
+    """Return an environment for the simulator on free ports, without the caller's own settings.
+
+    ``symbols`` is a comma-separated list.
+    """
     with ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(4)]
         for one in sockets:
@@ -88,10 +91,11 @@ def running(env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]
 def loaded(
     env: dict[str, str], rate: float, warm_up: float, log: Path
 ) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
-    """All of it at ``rate`` trades a second, ``warm_up`` seconds after it had caught up: its process and
-    environment. ``env`` must be this process's own as well.
+    """Run the system at ``rate`` trades a second; yield its process and environment.
+
+    It yields ``warm_up`` seconds after the processor has caught up. ``env`` must be this process's own too.
     """
-    # Without the history before it: the simulator would fold klines from millions of trades for that.
+    # No history before the start: the simulator would have to make klines from millions of trades.
     own = env | {"CANDLEFLOW_SIMULATOR_RATE": str(rate), "CANDLEFLOW_HISTORY_HOURS": "0"}
     with running(own, log) as process:
         seconds_until(
@@ -102,7 +106,7 @@ def loaded(
 
 
 def lag() -> float | None:
-    """How many records the processor is behind; None before its first batch."""
+    """Return how many records the processor is behind; None before its first batch."""
     beat = read_heartbeat(settings_module.load().stack.run_dir, "processor")
     return beat.counts.get("lag") if beat is not None and beat.counts.get("batches") else None
 
@@ -110,7 +114,10 @@ def lag() -> float | None:
 def seconds_until(
     what: Callable[[], object], began: float, deadline: float, log: Path, every: float = 0.1
 ) -> float:
-    """How long after ``began`` the condition first held; raises with the log's tail past ``deadline``."""
+    """Wait for the condition and return the seconds since ``began``.
+
+    Raises TimeoutError with the end of the log after ``deadline`` seconds.
+    """
     while not what():
         if time.monotonic() - began > deadline:
             raise TimeoutError(f"not within {deadline} s:\n{log.read_text()[-4_000:]}")
@@ -122,7 +129,7 @@ def has_candle_since(moment: datetime) -> bool:
     try:
         connection = psycopg2.connect(credentials.reader_url(settings_module.load()))
     except (psycopg2.OperationalError, CandleflowError):
-        return False  # not yet
+        return False  # the database isn't ready yet
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT EXISTS (SELECT FROM candles WHERE updated_at > %s)", (moment,))
@@ -135,7 +142,7 @@ def has_candle_since(moment: datetime) -> bool:
 
 
 def memory_mb(process: psutil.Process) -> dict[str, float]:
-    """Proportional memory (PSS) of each part in MB, its children with it: shared pages count once."""
+    """Return each part's memory in MB, children included: PSS, which splits shared pages among processes."""
     parts: dict[str, float] = {}
     for child in process.children(recursive=False):
         members = [child, *child.children(recursive=True)]
@@ -164,10 +171,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="20 s of latency after 30 s of warm-up")
-    parser.add_argument("--minutes", type=float, default=1, help="of latency, after one of warm-up (1)")
+    parser.add_argument("--quick", action="store_true", help="measure 20 s after 30 s of warm-up")
+    parser.add_argument(
+        "--minutes", type=float, default=1, help="minutes to measure, after one of warm-up (1)"
+    )
     parser.add_argument("--rate", type=float, default=2_000, help="trades a second, over all symbols (2000)")
-    parser.add_argument("--symbols", type=int, default=len(SYMBOLS.split(",")), help="how many (2)")
+    parser.add_argument("--symbols", type=int, default=len(SYMBOLS.split(",")), help="number of symbols (2)")
     arguments = parser.parse_args()
     warm_up, measured = (30, 20) if arguments.quick else (60, arguments.minutes * 60)
 
@@ -176,8 +185,8 @@ def main() -> int:
         folder = Path(name)
         folder.chmod(0o755)
         env = environment(folder, ",".join(topic.symbols(arguments.symbols)))
-        os.environ.update(env)  # so that our own settings are those of what runs
-        for what in ("start with nothing made yet", "warm start"):
+        os.environ.update(env)  # this process loads its settings from here
+        for what in ("start with an empty data folder", "warm start"):
             with running(env, folder / "start.log") as process:
                 report_start(what, folder / "start.log")
                 report_memory(process)
@@ -186,7 +195,7 @@ def main() -> int:
             print(machine.describe())
             print(
                 f"at {arguments.rate:,.0f} trades a second of {arguments.symbols} symbols, {warm_up} s after "
-                "the start had caught up:"
+                "the processor had caught up:"
             )
             latency = ["latency", "--seconds", str(measured)]
             with memory_watched(process.pid):
@@ -197,7 +206,7 @@ def main() -> int:
 
 @contextmanager
 def memory_watched(pid: int) -> Iterator[None]:
-    """In the end, what memory all of it took over that time, where there was time for several looks."""
+    """Sample memory during the block; print its course at the end if there are enough samples."""
     stop, taken = threading.Event(), [memory_mb(psutil.Process(pid))]
 
     def look() -> None:
@@ -218,12 +227,12 @@ def memory_watched(pid: int) -> Iterator[None]:
 
 
 def memory_course(part: str, values: Sequence[float]) -> str:
-    """In words: how a part's memory went, by the slope of the second half, the first being warming up."""
+    """Describe a part's memory over time; the slope leaves out the first half, which is warm-up."""
     late = values[len(values) // 2 :]
     found, off = slope([at * MEMORY_SECONDS / 60 for at in range(len(late))], late)
     return (
-        f"memory of {part}: {values[0]:.0f} MB, {max(values):.0f} at most, {values[-1]:.0f} in the end; "
-        f"{found:+.1f} an hour in the second half (within {off:.1f})"
+        f"memory of {part}: {values[0]:.0f} MB at first, {max(values):.0f} at most, {values[-1]:.0f} last, "
+        f"{found:+.1f} MB an hour in the second half (+/- {off:.1f})"
     )
 
 
@@ -232,11 +241,11 @@ def report_start(what: str, log: Path) -> None:
     page_url = f"http://127.0.0.1:{settings_module.load().dashboard.port}/_stcore/health"
     row = seconds_until(lambda: has_candle_since(started_at), began, 240, log)
     page = seconds_until(lambda: answers(page_url), began, 240, log)
-    print(f"{what}: first candle in PostgreSQL after {row:.1f} s, and the page answering by {page:.1f} s")
+    print(f"{what}: first candle in PostgreSQL after {row:.1f} s, page answers after {page:.1f} s")
 
 
 def await_archives(log: Path) -> None:
-    """A start without archives of classes makes them for the next one."""
+    """Wait until this start has made the Java class archives that the next start uses."""
     cache = settings_module.load().stack.cache_path
     java_home = find_java(cache)
     for archive in (
@@ -249,7 +258,7 @@ def await_archives(log: Path) -> None:
 def report_memory(process: subprocess.Popen[bytes]) -> None:
     parts = memory_mb(psutil.Process(process.pid))
     print("memory, MB: " + ", ".join(f"{part} {mb:.0f}" for part, mb in sorted(parts.items())))
-    print(f"in all {sum(parts.values()):.0f} MB")
+    print(f"memory in total: {sum(parts.values()):.0f} MB")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What the figures were taken on, and how quick it was at that moment: the first line of every measurement.
+"""Describe the machine and its current speed: the first line of every measurement.
 
-The same two cores were seen to take from one to three times as long for the same work, by the hour: what
-others do on the machine that ours is a part of. So a figure in milliseconds means little without this one.
+On a shared host the same work took one to three times as long, depending on the hour. So a figure in
+milliseconds means little without the speed of the machine at that moment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TRIES: Final = 3
 
 
 def describe() -> str:
-    """System, processor, cores, memory, Python, load, and how long a fixed piece of Python takes."""
+    """Describe system, processor, cores, memory, Python, load, and the time of a fixed Python loop."""
     memory = psutil.virtual_memory().total / 2**30
     return (
         f"{platform.platform()}, {_processor_name()}, {os.cpu_count()} cores, {memory:.0f} GiB, "
@@ -30,14 +30,14 @@ def describe() -> str:
 
 
 def commit() -> str:
-    """What is measured, as git describes it."""
+    """Return the measured commit, as ``git describe`` names it."""
     command = ["git", "describe", "--always", "--dirty"]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "an unknown commit"
 
 
 def fixed_work_ms() -> float:
-    """Processor time in ms, the least of some tries, for a million rounds of the same arithmetic."""
+    """Return the processor time in ms of a million rounds of the same arithmetic: the best of three tries."""
     return min(_once() for _ in range(_TRIES))
 
 

@@ -1,13 +1,13 @@
-"""How long PostgreSQL takes to merge a micro-batch into every interval, with few candles stored and many.
+"""Measure how long PostgreSQL takes to merge a micro-batch, with few and with many candles stored.
 
-    python -m bench.merge                        with none stored, then with a million
-    python -m bench.merge --stored 10000 0       with these
-    python -m bench.merge --snapshot             while a snapshot is held open
-    python -m bench.merge --gaps 3000            on a day that lacks so many trades, one in each window
+    python -m bench.merge                        an empty table, then a million candles
+    python -m bench.merge --stored 10000 0       10,000 candles, then an empty table
+    python -m bench.merge --snapshot             while another session holds a snapshot
+    python -m bench.merge --gaps 3000            on a day with 3,000 missing trades, one in each window
 
-A real server of its own (the wheel's, durable as it comes), the schema as it is, batches as the processor
-sends them. Each time is one call with its commit, seen from the client; beside it is the processor time that
-the server spent, which other work on the machine doesn't change.
+It uses its own PostgreSQL server (from the wheel, with its default durability), the real schema, and batches
+like the processor's. Each time is one call with its commit, seen from the client. The server's CPU time is
+shown too, because other work on the machine hardly changes it.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ OLD_SYMBOLS: Final = tuple(f"OLD{number}" for number in range(200))
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A kind of batch, and how many of them are merged."""
+    """The size of a batch, and how many such batches are merged."""
 
     symbols: int
     windows: int
-    """Of each symbol in a batch."""
+    """Windows of each symbol in a batch."""
     batches: int
 
 
@@ -59,18 +59,18 @@ SHAPES: Final = (
     Shape(1, 1, 600), Shape(1, 2, 300), Shape(200, 1, 100), Shape(200, 2, 100), Shape(1, 2_000, 10),
     Shape(1_000, 40, 5),
 )  # fmt: skip
-"""The last two are a backlog's."""
+"""The last two are typical of a backlog, the others of live trading."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of merging one batch of a shape, in milliseconds: by the clock, and of the server's processor time."""
+    """Milliseconds to merge one batch of a shape: wall-clock quantiles and the server's CPU time."""
 
     shape: Shape
     p50: float
     p99: float
     processor: float
-    """The mean."""
+    """Mean CPU time of the server."""
 
     def words(self) -> str:
         shape = self.shape
@@ -84,9 +84,11 @@ _MERGE: Final = "SELECT merge_batch(%s, 'bench', %s, %s, %s::partial_candle[], %
 
 
 def batches(shape: Shape) -> Iterator[list[Partial]]:
-    """Partials as a live market makes them: ids in sequence, each batch beginning in the window of the last.
+    """Yield batches like a live market's, with consecutive ids.
 
-    Batches of one window stay in it for BATCHES_PER_WINDOW of them.
+    Each batch begins in the last window of the batch before.
+
+    Batches with a single window stay in the same window for BATCHES_PER_WINDOW batches.
     """
     windows = shape.windows
     next_id = dict.fromkeys((f"S{shape.symbols}X{windows}N{n}" for n in range(shape.symbols)), 1)
@@ -104,7 +106,7 @@ def batches(shape: Shape) -> Iterator[list[Partial]]:
 
 
 def day_with_gaps(gaps: int) -> Iterator[list[Partial]]:
-    """A day's windows, a trade missing after each, and then live batches of that day."""
+    """Yield a batch of ``gaps`` windows with one missing trade after each, then live batches of that day."""
     day = floor_time(BEGINS_AT, DAY_US)
     yield [live_partial("GAPS", day + at * WINDOWS.size_us, 1 + 11 * at) for at in range(gaps)]
     for batch in range(LIVE_BATCHES):
@@ -113,7 +115,7 @@ def day_with_gaps(gaps: int) -> Iterator[list[Partial]]:
 
 
 def live_partial(symbol: str, open_time: int, first_id: int) -> Partial:
-    """Ten trades, none missing, as a live market has them."""
+    """Return a partial aggregate of ten consecutive trades."""
     return Partial(
         symbol, open_time, open_time + SECOND_US, 10, first_id, first_id + 9, None,
         open="61000.01000000", high="61002.50000000", low="60999.00000000", close="61001.12",
@@ -123,7 +125,7 @@ def live_partial(symbol: str, open_time: int, first_id: int) -> Partial:
 
 
 class Merging:
-    """A processor's session: merges batches and measures each."""
+    """A database session like the processor's, which merges batches and measures them."""
 
     def __init__(self, connection: connection) -> None:
         connection.autocommit = True
@@ -134,7 +136,7 @@ class Merging:
         self._server = psutil.Process(connection.info.backend_pid)
 
     def merge(self, partials: Sequence[Partial]) -> float:
-        """The milliseconds that one batch takes by the clock. Raises StoreError where it isn't merged."""
+        """Merge one batch and return its wall-clock milliseconds. Raises StoreError if it isn't merged."""
         expected, self._reached = self._reached, {"0": self._reached.get("0", 0) + len(partials)}
         offsets = [json.dumps(one) for one in (expected, self._reached)]
         arguments = [*offsets, array_text(map(encode, partials)), json.dumps({"received": 1})]
@@ -146,7 +148,7 @@ class Merging:
         return milliseconds
 
     def cost(self, shape: Shape, batches: Iterable[Sequence[Partial]], warm_up: int) -> Cost:
-        """Of so many batches of ``shape``, the first ``warm_up`` of which are left out by the clock."""
+        """Merge the batches and return their cost; the first ``warm_up`` don't count in the quantiles."""
         cpu_before = sum(self._server.cpu_times()[:2])
         times = [self.merge(partials) for partials in batches]
         cpu = (sum(self._server.cpu_times()[:2]) - cpu_before) / len(times) * 1_000
@@ -155,7 +157,7 @@ class Merging:
 
 
 def measure(settings: Settings, shapes: Sequence[Shape] = SHAPES) -> Iterator[Cost]:
-    """Merge batches of each shape, one shape after the other, into the database of the settings."""
+    """Merge batches of each shape in turn into the database of the settings."""
     with closing(credentials.dsn(settings, Role.WRITER).connect()) as connection:
         merging = Merging(connection)
         for shape in shapes:
@@ -163,7 +165,7 @@ def measure(settings: Settings, shapes: Sequence[Shape] = SHAPES) -> Iterator[Co
 
 
 def measure_gaps(settings: Settings, gaps: int) -> Iterator[Cost]:
-    """Live batches of a day that lacks ``gaps`` trades."""
+    """Merge live batches on a day with ``gaps`` missing trades."""
     with closing(credentials.dsn(settings, Role.WRITER).connect()) as connection:
         merging = Merging(connection)
         days = day_with_gaps(gaps)
@@ -172,7 +174,7 @@ def measure_gaps(settings: Settings, gaps: int) -> Iterator[Cost]:
 
 
 def measure_under_snapshot(settings: Settings) -> Iterator[Cost]:
-    """Live batches of one symbol while another session holds a snapshot, a part of them at a time."""
+    """Merge live batches while another session holds a snapshot; yield the cost of each SNAPSHOT_PART."""
     with (
         closing(credentials.dsn(settings, Role.WRITER).connect()) as connection,
         closing(credentials.dsn(settings, Role.READER).connect()) as holder,
@@ -191,7 +193,7 @@ def main() -> None:
     )
     parser.add_argument("--stored", type=int, nargs="+", default=[0, 1_000_000], metavar="CANDLES")
     parser.add_argument("--snapshot", action="store_true", help="with a snapshot held open")
-    parser.add_argument("--gaps", type=int, default=0, metavar="TRADES", help="on a day with so many gaps")
+    parser.add_argument("--gaps", type=int, default=0, metavar="TRADES", help="on a day with this many gaps")
     arguments = parser.parse_args()
     print(machine.describe())
     with tempfile.TemporaryDirectory() as name, servers.postgres(Path(name)) as server:

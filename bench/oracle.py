@@ -1,8 +1,8 @@
-"""What the candles must be, and how a contestant's compare.
+"""Compute the expected candles, and compare a contestant's candles with them.
 
-The expected ones are folded from the trades as they were made, in whole numbers of 10^-8 and 10^-16: nothing
-of Candleflow's or of any contestant's is in that, and no rounding. ``tests/unit/bench`` holds the fold to a
-second oracle that reads the payloads and counts in fractions.
+The expected candles are aggregated from the generated trades, in integers of 10^-8 and 10^-16, so nothing is
+rounded. The code shares nothing with Candleflow or any contestant. ``tests/unit/bench`` checks it against a
+second oracle, which reads the payloads and calculates in fractions.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ FIELDS: Final = (
     "open", "high", "low", "close", "volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume",
     "trade_count", "first_trade_id", "last_trade_id", "is_complete",
 )  # fmt: skip
-"""All there is to know of a candle, beside its symbol and open time."""
+"""All fields of a candle besides its symbol and open time."""
 OHLCV: Final = ("open", "high", "low", "close", "volume", "trade_count")
 
 ROUNDING: Final = Decimal("1e-9")
-"""A double's sum may be off by so much of its value and still count as rounded, not as wrong."""
+"""Relative error up to which a sum of doubles counts as rounded, not as wrong."""
 
 Number = Decimal | int | float
 Key = tuple[str, datetime]
 Expected = Mapping[Key, Mapping[str, Number]]
 Judgement = Literal["exact", "nearest", "rounded", "different"]
-"""``nearest``: a double, and none is nearer to what is right; ``rounded``: a double that is a little off."""
+"""``nearest``: the double nearest to the exact value. ``rounded``: a double within ROUNDING of it."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Fold:
-    """The candles of the trades added so far, which may come in any order, each once."""
+    """Candles of the trades added so far. Trades may come in any order, each exactly once."""
 
     def __init__(self) -> None:
         self.trades = 0
@@ -67,7 +67,10 @@ class Fold:
         c[8] += 1
 
     def candles(self) -> dict[Key, dict[str, Number]]:
-        """Each candle's fields by symbol and open time; complete where its ids join the candle before it."""
+        """Return each candle's fields by symbol and open time.
+
+        A candle is complete if no id is missing in it or between it and the candle before it.
+        """
         found: dict[Key, dict[str, Number]] = {}
         last_id_of: dict[str, int] = {}
         for (symbol, open_time), c in sorted(self._candles.items()):
@@ -82,24 +85,24 @@ class Fold:
 
 
 def at(time_us: int) -> datetime:
-    """A time in microseconds since the epoch, to the microsecond."""
+    """Convert microseconds since the epoch to a datetime."""
     return _EPOCH + timedelta(microseconds=time_us)
 
 
 @dataclass
 class Verdict:
-    """How the candles found compare with those expected."""
+    """The result of comparing a contestant's candles with the expected ones."""
 
     expected: int
-    """Candles there must be."""
+    """Number of expected candles."""
     missing: int = 0
     extra: int = 0
     fields: dict[str, Counter[Judgement]] = field(default_factory=dict)
-    """Of each field that the contestant has, how many candles have it exact, and how many not quite."""
+    """For each field of the contestant, the number of candles by judgement."""
 
     @property
     def is_right(self) -> bool:
-        """Whether every candle is there, and every field it has is right but for a double's rounding."""
+        """Whether no candle is missing or extra and no field is wrong; rounding of doubles is allowed."""
         wrong = sum(counts["different"] for counts in self.fields.values())
         return self.expected > 0 and not self.missing and not self.extra and not wrong
 
@@ -108,7 +111,7 @@ class Verdict:
         return [name for name, counts in self.fields.items() if counts["exact"] == self.expected]
 
     def words(self) -> str:
-        """In a line: how many candles, how many fields, and what isn't exact."""
+        """Summarize in a line: number of candles, exact fields, and fields that aren't exact."""
         said = [f"{self.expected:,} candles"]
         said += [f"{self.missing:,} missing"] * bool(self.missing) + [f"{self.extra:,} extra"] * bool(
             self.extra
@@ -122,7 +125,7 @@ class Verdict:
 
 
 def judge(expected: Number, found: Number | None) -> Judgement:
-    """A decimal or whole number is exact or it isn't; a double is at best the nearest one there is."""
+    """Judge one value. A decimal or integer is exact or different; a double is at best ``nearest``."""
     if found is None:
         return "different"
     if isinstance(found, float):
@@ -136,7 +139,7 @@ def judge(expected: Number, found: Number | None) -> Judgement:
 def compare(
     expected: Expected, rows: Iterable[tuple[Key, Mapping[str, Number | None]]], fields: Sequence[str]
 ) -> Verdict:
-    """Compare a contestant's rows; a key that comes twice counts as extra."""
+    """Compare a contestant's rows with the expected candles; a repeated key counts as extra."""
     verdict = Verdict(len(expected), fields={name: Counter() for name in fields})
     seen: set[Key] = set()
     for key, values in rows:

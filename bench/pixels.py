@@ -1,12 +1,12 @@
-"""From a trade's time to its candle's pixels: the running system with a real browser on its page.
+"""Measure the latency from a trade to the screen: the running system with a real browser on its page.
 
     python -m bench.pixels                     two minutes at 2,000 trades a second, a refresh each second
     python -m bench.pixels --minutes 5
 
-It starts ``candleflow up`` on the simulator as ``bench.live`` does, and a headless Chromium on its page, all
-on one machine. Whenever the chart was drawn, the browser notes when that frame was on the screen and which is
-the last trade of the newest candle, as the page writes it beside the chart. So a trade is shown from the
-first such frame on whose last trade isn't before it; trade times are read from Kafka's topic.
+It runs ``candleflow up`` with the simulator, as ``bench.live`` does, and a headless Chromium, all on one
+machine. After each drawing of the chart, the browser notes the time of that frame and the last trade id of
+the newest candle, which the page writes beside the chart. A trade is shown by the first frame whose last
+trade id is not lower than its own. Trade times are read from the Kafka topic.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SYMBOL: Final = "BTCUSDT"
 WARM_UP_SECONDS: Final = 30.0
 TAKE_SECONDS: Final = 1.0
 
-# A frame that was drawn is on the screen by the second animation frame after it.
+# What was drawn is on the screen by the second animation frame after it.
 _NOTE_FRAMES: Final = """
 window.shownFrames = [];
 document.querySelector('.cf-plot').on('plotly_afterplot', () => {
@@ -43,7 +43,7 @@ _TAKE_FRAMES: Final = "return window.shownFrames.splice(0)"
 
 
 def measure(page: Page, seconds: float) -> Latencies:
-    """What a viewer of the open page saw of each trade of its symbol in so many seconds."""
+    """Return the latencies from trade to screen of the page's symbol over ``seconds``."""
     settings = settings_module.load()
     watches = {symbol: Watch() for symbol in settings.symbols}
     stop = threading.Event()
@@ -65,7 +65,7 @@ def measure(page: Page, seconds: float) -> Latencies:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=2, help="how long to watch (2)")
+    parser.add_argument("--minutes", type=float, default=2, help="duration of the measurement (2)")
     parser.add_argument("--rate", type=float, default=2_000, help="trades a second, over two symbols (2000)")
     arguments = parser.parse_args()
     if MISSING:
@@ -75,7 +75,7 @@ def main() -> int:
         folder = Path(name)
         folder.chmod(0o755)
         env = live.environment(folder)
-        os.environ.update(env)  # so that our own settings are those of what runs
+        os.environ.update(env)  # this process loads its settings from here
         with live.loaded(env, arguments.rate, 0, folder / "load.log"), chromium() as driver:
             page = Page(driver, f"http://127.0.0.1:{settings_module.load().dashboard.port}")
             page.open(f"symbol={SYMBOL}")
@@ -83,8 +83,8 @@ def main() -> int:
             time.sleep(WARM_UP_SECONDS)
             shown = measure(page, arguments.minutes * 60)
     if not shown.milliseconds:
-        sys.exit("no frame of the chart was seen")
-    print(f"at {arguments.rate:,.0f} trades a second, those of {SYMBOL}, as a viewer of its chart sees them:")
+        sys.exit("the browser drew no frame of the chart: no figure")
+    print(f"at {arguments.rate:,.0f} trades a second, trades of {SYMBOL} as a viewer sees them:")
     print("\n".join(shown.lines("trade to pixels")))
     return 0
 

@@ -1,15 +1,18 @@
-"""The producer in figures: trades a second from the WebSocket to Kafka's acknowledgement.
+"""Measure the producer's throughput: trades a second from the WebSocket to Kafka's acknowledgement.
 
-    python -m bench.producer                       300,000 trades
+    python -m bench.producer                       300,000 trades at full speed
     python -m bench.producer --trades 1000000      more of them
-    python -m bench.producer --rate 2000           the simulator's 2,000 trades a second instead
+    python -m bench.producer --rate 2000           2,000 trades a second from the simulator instead
 
-It starts a Kafka, an exchange that plays frames made beforehand (``bench.frames``) and the producer in
-processes of their own, on free ports and in a temporary folder, and reads the producer's heartbeat. Beside
-the producer stand, in one process each, with the same payloads and no WebSocket: kafka-python alone, which is
-its ceiling, and awaiting each record's acknowledgement before the next one is sent, as cryptofeed does.
-Reading the WebSocket and decoding what it brings are measured by themselves too. The ratios are of one run;
-``us each`` is the processor's time, which a busy machine changes least.
+The benchmark starts Kafka, a server of prepared frames (``bench.frames``) and the producer as separate
+processes, on free ports in a temporary folder, and reads the producer's heartbeat. For comparison it
+measures, each in its own process:
+
+- kafka-python alone, with the same payloads and no WebSocket: the upper limit for our producer
+- kafka-python awaiting each acknowledgement before the next send, as cryptofeed does
+- reading the WebSocket, with and without decoding the frames
+
+The ratios are of one run. ``us each`` is CPU time per trade, which a busy machine changes least.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ START_SECONDS: Final = 120.0
 POLL_SECONDS: Final = 0.01
 AWAITED_TRADES: Final = 1_000
 IN_FLIGHT: Final = 50_000
-"""The producer's own bound."""
+"""The producer's in-flight limit."""
 _FAR_FUTURE_US: Final = 2**62
 _SYMBOLS: Final = frozenset(SYMBOLS)
 PRODUCER: Final = "the producer"
@@ -57,7 +60,7 @@ AWAITED: Final = "kafka-python, each send awaited"
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What so many trades took. Seconds are the wall's, but for ``processor_seconds``."""
+    """The time that a number of trades took: ``seconds`` by the wall clock, ``processor_seconds`` of CPU."""
 
     trades: float
     seconds: float
@@ -76,12 +79,12 @@ class Figure:
 def started(
     arguments: list[str], environment: dict[str, str], ready: bytes = b""
 ) -> Iterator[psutil.Process]:
-    """A program of ours, once it has said ``ready``; stopped in the end."""
+    """Run a program of ours, wait until it prints ``ready``, and stop it at the end."""
     out = subprocess.PIPE if ready else None
     process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, stdout=out)
     try:
         if process.stdout is not None and process.stdout.readline().strip() != ready:
-            sys.exit(f"{' '.join(arguments)} did not start: see its lines above")
+            sys.exit(f"{' '.join(arguments)} did not start: see its output above")
         yield psutil.Process(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -95,18 +98,18 @@ def wait_for_trades(run_dir: Path) -> None:
         if beat is not None and beat.counts.get("published", 0) > 0:
             return
         time.sleep(0.2)
-    sys.exit("the producer published nothing: see its lines above")
+    sys.exit("the producer published nothing: see its output above")
 
 
 def next_beat(run_dir: Path, after: float) -> Heartbeat:
-    """The first heartbeat that is later than ``after``."""
+    """Wait for the first heartbeat later than ``after`` and return it."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         beat = read_heartbeat(run_dir, "producer")
         if beat is not None and beat.beaten_at > after:
             return beat
         time.sleep(POLL_SECONDS)
-    sys.exit("the producer's heart stands still: see its lines above")
+    sys.exit(f"the producer wrote no heartbeat for {START_SECONDS:.0f} s: see its output above")
 
 
 def environment(bootstrap: str, folder: Path, **more: object) -> dict[str, str]:
@@ -121,8 +124,11 @@ def environment(bootstrap: str, folder: Path, **more: object) -> dict[str, str]:
 
 
 def flat_out(folder: Path, bootstrap: str, trades: int) -> Figure:
-    """The producer with more than it can take, from its first heartbeat with trades to its last without the
-    end: both are in the midst of the work."""
+    """Measure the producer with more trades than it can handle.
+
+    The time runs from its first heartbeat with trades to its last one before the end, so the producer is busy
+    all the time.
+    """
     port = free_port()
     run_dir = folder / "run"
     variables = environment(bootstrap, folder, exchange_ws_url=f"ws://127.0.0.1:{port}")
@@ -137,7 +143,7 @@ def flat_out(folder: Path, bootstrap: str, trades: int) -> Figure:
         while (beat := next_beat(run_dir, last.beaten_at)).counts["published"] < trades:
             last, processor_after = beat, sum(producer.cpu_times()[:2])
     if last is first:
-        sys.exit("too few trades for a figure: more, by --trades")
+        sys.exit("too few trades for a figure: pass a larger --trades")
     return Figure(
         last.counts["published"] - first.counts["published"],
         last.beaten_at - first.beaten_at,
@@ -146,7 +152,7 @@ def flat_out(folder: Path, bootstrap: str, trades: int) -> Figure:
 
 
 def alone(measure: Callable[..., Figure], *arguments: object) -> Figure:
-    """What ``measure`` finds in a process of its own."""
+    """Run ``measure`` in its own process and return its figure."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, arguments)
 
@@ -159,7 +165,7 @@ def _measured(trades: int, found: list[Figure]) -> Iterator[None]:
 
 
 def ceiling(bootstrap: str, topic: str, trades: int) -> Figure:
-    """kafka-python as our producer has it set, ``send`` in a loop, no future looked at but the last one."""
+    """Measure kafka-python with our producer's settings: ``send`` in a loop, wait only for the last one."""
     producer: KafkaProducer = publisher._connect(bootstrap)  # noqa: SLF001 - the same settings
     records = [(symbol.encode(), text.encode()) for symbol, text in payloads(trades)]
     producer.send(topic, b"warm", b"up").get(30)
@@ -173,7 +179,7 @@ def ceiling(bootstrap: str, topic: str, trades: int) -> Figure:
 
 
 def awaited(bootstrap: str, topic: str, trades: int) -> Figure:
-    """Each record acknowledged before the next is sent; without a linger, which would only be waited for."""
+    """Measure kafka-python waiting for each acknowledgement. No linger, which would only add to the wait."""
     producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=0)
     records = [(symbol.encode(), text.encode()) for symbol, text in payloads(trades)]
     producer.send(topic, b"warm", b"up").get(30)
@@ -186,7 +192,7 @@ def awaited(bootstrap: str, topic: str, trades: int) -> Figure:
 
 
 class Reading(StrEnum):
-    """What is done with the WebSocket alone, without Kafka."""
+    """What to do with the WebSocket's frames, without Kafka."""
 
     READING = "websockets alone"
     DECODING = "websockets and decoding"
@@ -210,7 +216,7 @@ async def _read(url: str, trades: int, how: Reading) -> Figure:
 def _decode(frame: bytes) -> None:
     message = decode(frame, _SYMBOLS, _FAR_FUTURE_US, 0)
     if not isinstance(message, TradeMessage):
-        raise TypeError(f"no trade: {frame!r}")  # an exit would leave the pool waiting for ever
+        raise TypeError(f"not a trade: {frame!r}")  # sys.exit here would leave the pool waiting forever
 
 
 def read_ceiling(trades: int, how: Reading) -> Figure:
@@ -220,7 +226,7 @@ def read_ceiling(trades: int, how: Reading) -> Figure:
 
 
 def rows(folder: Path, bootstrap: str, trades: int) -> Iterator[tuple[str, Figure]]:
-    """Each line's name and figure, as they are measured."""
+    """Yield each line's name and figure as soon as it is measured."""
     ensure_topics(bootstrap, ["ceiling"], 1, 1, 1)
     for how in Reading:
         yield how, read_ceiling(trades, how)
@@ -239,14 +245,14 @@ def compare(folder: Path, bootstrap: str, trades: int) -> None:
         print(f"{name:36} {figure.rate:>10,.0f} {figure.us_each:>8.1f}", flush=True)
     rate = found[PRODUCER].rate
     print(
-        f"the producer: {rate / found[CEILING].rate:.2f} of kafka-python's ceiling, "
-        f"{rate / found[Reading.DECODING].rate:.2f} of that of reading and decoding, "
-        f"{rate / found[AWAITED].rate:.1f} times each send awaited"
+        f"the producer's rate: {rate / found[CEILING].rate:.2f} times kafka-python alone, "
+        f"{rate / found[Reading.DECODING].rate:.2f} times reading and decoding, "
+        f"{rate / found[AWAITED].rate:.1f} times awaiting each send"
     )
 
 
 def at_rate(folder: Path, bootstrap: str, rate: float, seconds: float) -> None:
-    """Print what the producer takes at the simulator's rate."""
+    """Print the producer's throughput and cost at a rate of the simulator."""
     port = free_port()
     variables = environment(bootstrap, folder, exchange="simulator", simulator_port=port)
     run_dir = folder / "run"
@@ -271,10 +277,8 @@ def at_rate(folder: Path, bootstrap: str, rate: float, seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--trades", type=int, default=300_000, help="how many, flat out (300000)")
-    parser.add_argument(
-        "--rate", type=float, help="trades a second offered by the simulator, in place of that"
-    )
+    parser.add_argument("--trades", type=int, default=300_000, help="number of trades at full speed (300000)")
+    parser.add_argument("--rate", type=float, help="use the simulator at this many trades a second instead")
     parser.add_argument("--seconds", type=float, default=20, help="how long to measure at that rate (20)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, servers.kafka(Path(name)) as kafka:

@@ -1,4 +1,4 @@
-"""One contestant's run over a topic, watched from outside: from when to when it took, and what it cost."""
+"""Run one contestant over a topic and measure from outside: its time, CPU and memory."""
 
 from __future__ import annotations
 
@@ -23,43 +23,42 @@ from bench.oracle import Expected, Key, Number, Verdict, at, compare
 from candleflow.stack.process import spawn, stop, tail
 
 PATIENCE_SECONDS: Final = 600.0
-"""A contestant may take so long to start: on a machine that is busy otherwise, a JVM does take minutes."""
+"""Timeout of a contestant's start. On a busy machine a JVM takes minutes."""
 SLOWEST_RATE: Final = 4_000.0
-"""Trades a second: to read them it may take as long again, and the time that this rate takes."""
+"""Trades a second. The timeout of a run is PATIENCE_SECONDS plus the time that this rate would take."""
 SETTLED: Final = 0.25
-"""The steady rate is taken from when so much of the topic was in the table: what warms up has by then."""
+"""Share of the trades after which a contestant counts as warmed up; the steady rate starts there."""
 _STOP_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.2
 _ASKING_SHARE: Final = 0.1
-"""The sum over a great table takes long: it is asked for so seldom that it takes no more of the time."""
+"""Maximum share of time spent on counting the trades in the table, which is slow for a large table."""
 _READY_POLL_SECONDS: Final = 0.05
 _WATCH_SECONDS: Final = 0.5
 
 
 class RaceError(Exception):
-    """The contestant did not come to the end, and why."""
+    """The contestant did not finish; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run took. Seconds are the wall's, but for ``processor_seconds``."""
+    """The figures of one run. Times are wall-clock times unless their name says otherwise."""
 
     contestant: str
     trades: int
     start_seconds: float
-    """From the program's start to when it was about to read."""
+    """Seconds from the program's start until it is ready to read."""
     seconds: float
-    """From then on, until its table held the last trade of every symbol."""
+    """Seconds from then until its table contains the last trade of every symbol."""
     steady_rate: float | None
-    """Trades a second over the last three quarters; None where the rows came too few times to tell."""
+    """Trades a second over the last three quarters; None if the rows came in too few steps to measure it."""
     processor_seconds: float
-    """Of the program and what it started, between the same moments as ``seconds``; Kafka's and PostgreSQL's
-    are their own."""
+    """CPU time of the program and its children during ``seconds``, without Kafka and PostgreSQL."""
     memory_mb: float
-    """The most it held at once, proportional (PSS)."""
+    """Peak memory of the program and its children (PSS)."""
     verdict: Verdict
     store_seconds: float | None = None
-    """Processor time of PostgreSQL between the same moments; None where the place names none."""
+    """CPU time of PostgreSQL during ``seconds``; None if ``Place.store_pid`` is None."""
 
     @property
     def rate(self) -> float:
@@ -72,21 +71,21 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a run takes place: a database and a folder that no other run has."""
+    """The database, folder and environment of one run."""
 
     url: str
-    """The database's, with its password: a secret."""
+    """URL of the database, with its secret password."""
     folder: Path
     variables: Mapping[str, str]
-    """The environment of its program."""
+    """Environment variables of the program."""
     store_pid: int | None = None
-    """PostgreSQL's process, where what it takes is to be told."""
+    """Process id of PostgreSQL, if its CPU time is to be measured."""
 
 
 def race(contestant: Contestant, place: Place, trades: int, expected: Expected) -> Run:
-    """Start it, wait until its table holds ``trades`` trades, stop it, and compare its candles.
+    """Start a contestant, wait until its table contains ``trades`` trades, stop it, and compare its candles.
 
-    Raises RaceError where it ends or takes too long.
+    Raises RaceError if it ends early, takes too long, or has no usable table.
     """
     log = place.folder / "output.log"
     began = time.monotonic()
@@ -108,7 +107,7 @@ def race(contestant: Contestant, place: Place, trades: int, expected: Expected) 
             store_seconds = store.processor_seconds() - store_before if store is not None else None
             verdict = compare(expected, candles.rows(), contestant.fields)
     except psycopg2.Error as error:
-        raise RaceError(f"has no such table as it should: {' '.join(str(error).split())}") from error
+        raise RaceError(f"has no table that can be read: {' '.join(str(error).split())}") from error
     finally:
         stop(process, signal.SIGTERM, _STOP_SECONDS)
     shutil.rmtree(place.folder / "state", ignore_errors=True)
@@ -126,9 +125,9 @@ def race(contestant: Contestant, place: Place, trades: int, expected: Expected) 
 
 
 def steady_rate(reached: list[tuple[float, int]], trades: int) -> float | None:
-    """Trades a second from the first moment with ``SETTLED`` of ``trades`` to the last.
+    """Return the trades a second from the first moment with ``SETTLED`` of ``trades`` to the end.
 
-    ``reached`` is how many were in the table when. None where that first moment has nine tenths already.
+    ``reached`` has (moment, number of trades in the table). None if that first moment already has 90 %.
     """
     for moment, number in reached:
         if number >= SETTLED * trades:
@@ -146,7 +145,7 @@ def _await_ready(process: subprocess.Popen[bytes], contestant: Contestant, log: 
 def _await_trades(
     process: subprocess.Popen[bytes], candles: _Table, log: Path, ready: float, trades: int
 ) -> list[tuple[float, int]]:
-    """How many trades the table held, each time that changed, until it held them all."""
+    """Wait until the table contains all trades; return (moment, number) for each change on the way."""
     deadline = ready + PATIENCE_SECONDS + trades / SLOWEST_RATE
     reached = [(ready, 0)]
     asking = 0.0
@@ -186,11 +185,11 @@ class _Table:
         self._until = milliseconds(latest) if contestant.keeps_milliseconds else latest
 
     def trades(self) -> int:
-        """How many are in it: a sum over its rows."""
+        """Return the number of trades in the table: the sum over its rows."""
         try:
             ((number,),) = self._ask(sql.SQL("coalesce(sum(trade_count), 0)"))
         except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn):
-            return 0  # it makes its table with its first rows
+            return 0  # the contestant creates its table with the first rows
         return int(number)
 
     def rows(self) -> Iterator[tuple[Key, dict[str, Number | None]]]:
@@ -208,7 +207,7 @@ class _Table:
 
 
 def milliseconds(moment: datetime) -> int:
-    """Since the epoch."""
+    """Convert to milliseconds since the epoch."""
     return (moment - at(0)) // timedelta(milliseconds=1)
 
 
@@ -219,7 +218,7 @@ def _moment(value: datetime | int) -> datetime:
 
 
 class _Watch:
-    """What a process and all that it started take, looked at twice a second."""
+    """Measures CPU and peak memory of a process and its children, twice a second."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
@@ -236,7 +235,7 @@ class _Watch:
         self._thread.join()
 
     def processor_seconds(self) -> float:
-        """Of all that live, and of the children they had."""
+        """Return the CPU time of the running processes and of their ended children."""
         total = 0.0
         for one in self._members():
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,16 +1,17 @@
-"""What a trade costs as there is more of everything: symbols, partitions, cores, rows already stored.
+"""Measure how the cost of a trade grows with symbols, partitions, cores and rows already stored.
 
     python -m bench.scaling             2 million trades a run, 10 million rows, and latency: some 20 minutes
     python -m bench.scaling --quick     400,000 trades a run, a million rows, no latency: some 10 minutes
     python -m bench.scaling --axes symbols cores --trades 100000 --rounds 3
 
-The processor catches up with a topic as in ``bench.catch_up`` (which has the others beside it): one run for
-each point, timed by ``bench.race``, every candle compared with ``bench.oracle``'s; a figure counts only where
-all are right. Along an axis everything but one thing stays as it is, the number of trades above all. Each
-axis is judged: does the time per trade grow no faster than a logarithm (``bench.curve``)?
+Each point is one run in which the processor catches up with a topic, timed by ``bench.race``. Every candle is
+compared with the one from ``bench.oracle``; a run with a wrong candle gets no figure. Along an axis only one
+value changes; the number of trades stays the same. For each axis the result says whether the time per trade
+grows no faster than a logarithm (``bench.curve``).
 
-Status 1 where a candle was wrong, and only then: the judgement depends on what else the machine does. A whole
-run writes ``bench/SCALING.md`` and ``docs/images/scaling.svg``. Nothing else of weight should run meanwhile.
+The exit status is 1 only if a candle was wrong, because times depend on what else the machine does. A full
+run writes ``bench/SCALING.md`` and ``docs/images/scaling.svg``. Don't run other heavy work at the same time.
+``bench.catch_up`` compares Candleflow with other projects.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from psycopg2 import sql
 
 from bench import course, curve, live, machine, merge, servers, stored, topic
 from bench.contestants import OURS, Contestant
-from bench.course import Course, Stack
+from bench.course import FilledTopic, Stack
 from bench.curve import Curve, Point
 from bench.oracle import at
 from bench.race import RaceError, Run, race
@@ -52,11 +53,11 @@ _log = logging.getLogger("bench")
 TRADES: Final = 2_000_000
 QUICK_TRADES: Final = 400_000
 QUICK_STORED: Final = 1_000_000
-"""More rows than these only in the whole run: ten million take minutes to be put there."""
+"""Most rows stored beforehand in a quick run: inserting ten million takes minutes."""
 BATCHES: Final = 4
-"""A run has so many at least, so that there is a rate after the first one; Spark begins slowly."""
+"""Minimum number of batches a run. Spark's first batch is slow, so a rate needs later ones."""
 MERGED: Final = merge.Shape(symbols=200, windows=1, batches=60)
-"""The batches whose merge is timed beside the catch-up, in the same table."""
+"""Shape of the batches whose merge is timed after the catch-up, in the same table."""
 LATENCY_RATE: Final = 1_000.0
 LATENCY_SYMBOLS: Final = (1, 10, 100)
 LATENCY_WARM_UP_SECONDS: Final = 40.0
@@ -73,14 +74,14 @@ _LOOP: Final = "the machine: ms for a loop"
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """What a run is made with. Along an axis one of these changes, and the others are as here."""
+    """The parameters of a run. Along an axis one of them changes; the others keep these defaults."""
 
     symbols: int = 10
     partitions: int = 1
     cores: int = 2
-    """Of Spark's executor: ``local[2]``."""
+    """Cores of Spark's executor: 2 gives ``local[2]``."""
     stored: int = 0
-    """Rows that were in the table of candles before, of the same symbols' earlier days."""
+    """Rows in the table of candles before the run: earlier days of the same symbols."""
 
     @property
     def master(self) -> str:
@@ -89,7 +90,7 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What changes, a field of Spot, and to what."""
+    """The field of Spot that changes, and its values."""
 
     name: str
     title: str
@@ -109,17 +110,17 @@ AXES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One run, or why there is none."""
+    """The result of one run, or the reason why it failed."""
 
     machine_ms: float
-    """How long a fixed piece of work took just before: see ``bench.machine``."""
+    """Duration of a fixed calculation just before the run: see ``bench.machine``."""
     run: Run | None = None
     merged: merge.Cost | None = None
     failure: str = ""
 
     @property
     def is_wrong(self) -> bool:
-        """Whether a candle was."""
+        """Whether the run has a wrong candle."""
         return self.run is not None and not self.run.verdict.is_right
 
 
@@ -141,7 +142,7 @@ def main() -> int:
     sys.stdout.write(f"\n{text}")
     if arguments.write:
         _RESULTS.write_text(text)
-        _PLOT.write_text(curve.svg(curves, f"{arguments.trades:,} trades a run. Dashed: what still counts."))
+        _PLOT.write_text(curve.svg(curves, f"{arguments.trades:,} trades a run. Dashed: logarithmic limit."))
     return 1 if wrong(outcomes) else 0
 
 
@@ -150,14 +151,18 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="fewer trades and rows, no latency")
-    parser.add_argument("--trades", type=int, help=f"in each run ({TRADES:_})")
-    parser.add_argument("--rounds", type=int, default=1, help="how often each point is run (1)")
+    parser.add_argument("--trades", type=int, help=f"trades in each run ({TRADES:_})")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each point (1)")
     names = [axis.name for axis in AXES]
     parser.add_argument("--axes", nargs="+", default=names, choices=names, metavar="AXIS")
-    parser.add_argument("--most-stored", type=int, help="rows at most (10_000_000)")
-    parser.add_argument("--latency", action=argparse.BooleanOptionalAction, help="(the whole run does)")
+    parser.add_argument("--most-stored", type=int, help="maximum number of stored rows (10_000_000)")
     parser.add_argument(
-        "--write", action=argparse.BooleanOptionalAction, help="SCALING.md and the plot (the whole run does)"
+        "--latency", action=argparse.BooleanOptionalAction, help="measure latency too (a full run does)"
+    )
+    parser.add_argument(
+        "--write",
+        action=argparse.BooleanOptionalAction,
+        help="write SCALING.md and the plot (a full run does)",
     )
     arguments = parser.parse_args()
     is_whole = not (arguments.quick or arguments.trades or arguments.axes != names)
@@ -170,7 +175,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _shortened(axis: Axis, most_stored: int) -> Axis:
-    """The axis without what there is no time for."""
+    """Leave out the points with more than ``most_stored`` rows."""
     if axis.name != "stored":
         return axis
     return dataclasses.replace(axis, values=tuple(one for one in axis.values if one <= most_stored))
@@ -179,8 +184,8 @@ def _shortened(axis: Axis, most_stored: int) -> Axis:
 # Running ---------------------------------------------------------------------------------------------------
 
 
-def grounds(axes: Iterable[Axis]) -> dict[tuple[int, int], list[Spot]]:
-    """The spots of all axes, each once, by what their topic is: symbols and partitions."""
+def by_topic(axes: Iterable[Axis]) -> dict[tuple[int, int], list[Spot]]:
+    """Group the spots of all axes, each once, by their topic: (symbols, partitions)."""
     found: dict[tuple[int, int], list[Spot]] = {}
     for spot in dict.fromkeys(spot for axis in axes for spot in axis.spots()):
         found.setdefault((spot.symbols, spot.partitions), []).append(spot)
@@ -188,29 +193,31 @@ def grounds(axes: Iterable[Axis]) -> dict[tuple[int, int], list[Spot]]:
 
 
 def _run_all(axes: Sequence[Axis], trades: int, rounds: int, folder: Path) -> dict[Spot, list[Outcome]]:
-    """Every spot's runs. Each ground has a broker of its own, as the processor reads one topic only."""
+    """Run every spot. Each topic gets its own broker, because the processor always reads the same name."""
     outcomes: dict[Spot, list[Outcome]] = {}
     with servers.postgres(folder) as postgres:
-        for (symbols, partitions), spots in grounds(axes).items():
+        for (symbols, partitions), spots in by_topic(axes).items():
             own = folder / f"topic_{symbols}_{partitions}"
             own.mkdir()
             with servers.kafka(own) as kafka:
                 names = topic.symbols(symbols)
-                laid = course.lay(kafka.bootstrap, course.TOPIC, trades, partitions=partitions, symbols=names)
+                filled = course.fill_topic(
+                    kafka.bootstrap, course.TOPIC, trades, partitions=partitions, symbols=names
+                )
                 stack = Stack(kafka, postgres, folder)
-                if not outcomes:  # the first run of all reads its programs from the disk: it doesn't count
-                    warm_up = _outcome(spots[0], laid, stack, "warm_up")
+                if not outcomes:  # the very first run reads programs from disk, so it isn't counted
+                    warm_up = _outcome(spots[0], filled, stack, "warm_up")
                     outcomes[spots[0]] = [warm_up] if warm_up.is_wrong else []
                 for number in range(rounds):
                     for spot in spots:
                         name = f"run_{symbols}_{partitions}_{spot.cores}_{spot.stored}_{number}"
-                        outcomes.setdefault(spot, []).append(_outcome(spot, laid, stack, name))
+                        outcomes.setdefault(spot, []).append(_outcome(spot, filled, stack, name))
             shutil.rmtree(own)
     return outcomes
 
 
-def _outcome(spot: Spot, laid: Course, stack: Stack, name: str) -> Outcome:
-    """One run in a database of its own, which is dropped again: it would be vacuumed during the next."""
+def _outcome(spot: Spot, filled: FilledTopic, stack: Stack, name: str) -> Outcome:
+    """Do one run in its own database, then drop it: autovacuum would disturb the next run."""
     machine_ms = machine.fixed_work_ms()
     names = topic.symbols(spot.symbols)
     course.provide(stack, name)
@@ -219,9 +226,9 @@ def _outcome(spot: Spot, laid: Course, stack: Stack, name: str) -> Outcome:
         schema.apply(settings)
         began = time.monotonic()
         rows = stored.fill(stack.postgres.url(database=name), spot.stored, names, at(topic.BEGINS_AT_US))
-        _log.info("%s rows put there in %.0f s", f"{rows:,}", time.monotonic() - began)
+        _log.info("inserted %s rows in %.0f s", f"{rows:,}", time.monotonic() - began)
     try:
-        run = _race(spot, laid, stack, name)
+        run = _race(spot, filled, stack, name)
         _log.info("%s: %s trades/s; %s", spot, f"{run.rate:,.0f}", run.verdict.words())
         merged = [*merge.measure(settings, [MERGED])] if spot.stored else []
         return Outcome(machine_ms, run, merged[0] if merged else None)
@@ -232,7 +239,7 @@ def _outcome(spot: Spot, laid: Course, stack: Stack, name: str) -> Outcome:
         _drop(stack.postgres, name)
 
 
-def _race(spot: Spot, laid: Course, stack: Stack, name: str) -> Run:
+def _race(spot: Spot, filled: FilledTopic, stack: Stack, name: str) -> Run:
     names = topic.symbols(spot.symbols)
     default: int = FIELDS["max_offsets_per_trigger"].default
     place = course.our_place(
@@ -240,15 +247,15 @@ def _race(spot: Spot, laid: Course, stack: Stack, name: str) -> Run:
         name,
         symbols=names,
         spark_master=spot.master,
-        max_offsets_per_trigger=max(1_000, min(default, laid.trades // BATCHES)),
+        max_offsets_per_trigger=max(1_000, min(default, filled.trades // BATCHES)),
     )
     store = stack.postgres.process
     place = dataclasses.replace(place, store_pid=store.pid if store is not None else None)
-    return race(_without_stored(names) if spot.stored else OURS, place, laid.trades, laid.expected)
+    return race(_without_stored(names) if spot.stored else OURS, place, filled.trades, filled.expected)
 
 
 def _without_stored(names: Sequence[str]) -> Contestant:
-    """Ours, asked only for the candles of the topic, by ways of the index: the table has others before."""
+    """Return OURS with a condition that excludes the rows stored before; the condition can use the index."""
     listed = ", ".join(f"'{name}'" for name in names)
     condition = f"{OURS.condition} AND symbol IN ({listed}) AND open_time >= '{at(topic.BEGINS_AT_US)}'"
     return dataclasses.replace(OURS, condition=condition)
@@ -261,7 +268,7 @@ def _drop(postgres: PostgresServer, name: str) -> None:
 
 
 def _latency_curve(folder: Path) -> Curve:
-    """From a trade's time to its row, all of the pipeline running on the simulator."""
+    """Measure the time from a trade to its row, with the whole pipeline running on the simulator."""
     points = [_latency_point(symbols, folder / f"latency_{symbols}") for symbols in LATENCY_SYMBOLS]
     title = f"Latency at {LATENCY_RATE:,.0f} trades a second"
     return Curve(title, "symbols", "p95, ms from trade to row", points)
@@ -271,28 +278,28 @@ def _latency_point(symbols: int, folder: Path) -> Point:
     folder.mkdir()
     folder.chmod(0o755)
     env = live.environment(folder, ",".join(topic.symbols(symbols)))
-    os.environ.update(env)  # so that our own settings are those of what runs
+    os.environ.update(env)  # latency.measure loads its settings from here
     machine_ms = machine.fixed_work_ms()
     try:
         with live.loaded(env, LATENCY_RATE, LATENCY_WARM_UP_SECONDS, folder / "load.log"):
             seen = latency.measure(settings_module.load(), LATENCY_SECONDS)
     except (StackError, TimeoutError) as error:
-        _log.warning("latency of %d symbols: %s", symbols, error)
+        _log.warning("latency with %d symbols has no figure: %s", symbols, error)
         return Point(symbols, {}, f"{error}".splitlines()[0])
     figures = {f"p{share * 100:g}, ms from trade to row": seen.quantile(share) for share in (0.5, 0.95, 0.99)}
     return Point(symbols, {**figures, "trades/s": seen.rate, _LOOP: machine_ms})
 
 
-# Telling ---------------------------------------------------------------------------------------------------
+# Reporting -------------------------------------------------------------------------------------------------
 
 
 def wrong(outcomes: Mapping[Spot, Sequence[Outcome]]) -> list[Spot]:
-    """The spots of which a candle was wrong."""
+    """Return the spots that have a run with a wrong candle."""
     return [spot for spot, found in outcomes.items() if any(one.is_wrong for one in found)]
 
 
 def curves_of(axis: Axis, outcomes: Mapping[Spot, Sequence[Outcome]]) -> list[Curve]:
-    """The axis' curve, and beside that of the rows stored what one merge takes."""
+    """Return the curve of the axis; for stored rows also the curve of a single merge."""
     spots = axis.spots()
     points = [_point(getattr(spot, axis.name), outcomes[spot]) for spot in spots]
     counted = [point for point in points if point.figures]
@@ -305,7 +312,7 @@ def curves_of(axis: Axis, outcomes: Mapping[Spot, Sequence[Outcome]]) -> list[Cu
 
 
 def _why_none(outcomes: Sequence[Outcome]) -> str:
-    """Why no figure of these counts; empty where all do."""
+    """Say why these outcomes give no figure; empty if they do."""
     for one in outcomes:
         if one.run is None:
             return one.failure
@@ -315,7 +322,7 @@ def _why_none(outcomes: Sequence[Outcome]) -> str:
 
 
 def _point(work: int, outcomes: Sequence[Outcome]) -> Point:
-    """The medians of some runs of one spot."""
+    """Return the medians over the runs of one spot."""
     if failure := _why_none(outcomes):
         return Point(work, {}, failure)
     runs = [one.run for one in outcomes if one.run is not None]
@@ -350,7 +357,7 @@ def _merge_point(work: int, outcomes: Sequence[Outcome]) -> Point:
 
 
 def _median(values: Iterable[float | None]) -> float | None:
-    """None where one is missing."""
+    """Return the median, or None if there is no value or one of them is None."""
     found = list(values)
     known = [value for value in found if value is not None]
     return median(known) if found and len(known) == len(found) else None
@@ -360,16 +367,19 @@ _HEAD: Final = """# Scaling
 
 `python -m bench.scaling{arguments}` at {commit}, {day}, {minutes:.0f} min. {machine}.
 
-The processor catching up with {trades:,} trades, from Kafka to rows in PostgreSQL, everything on this
-machine. Where an axis doesn't say otherwise: {symbols} symbols, {partitions} partition, `{master}`, an empty
-table. Beside each figure is, in brackets, its ratio to the axis' first point. *After warm-up* leaves out the
-first quarter of the trades. Processor time is the processor's and PostgreSQL's, over the whole run; other
-work on the machine changes it less. *The machine* is a fixed piece of Python just before the run: where it
-differs between two points, so may everything else. Every candle of every run was compared with the oracle's:
-where one isn't right, there is no figure.
+The processor catches up with {trades:,} trades: from Kafka to rows in PostgreSQL, all on one machine.
+Defaults: {symbols} symbols, {partitions} partition, `{master}`, an empty table. Each section changes one.
 
-An axis counts as no worse than logarithmic where each tenfold adds at most {tenfold:g} times what the first
-point takes (`bench/curve.py` says why so much); *at most* is that bound.
+- In brackets: the ratio to the first row.
+- *After warm-up* leaves out the first quarter of the trades.
+- *Processor time* is CPU time of the processor and PostgreSQL over the whole run. Other work on the machine
+  changes it less than wall-clock time.
+- *The machine* is the time of a fixed Python loop just before the run. If it differs between two rows, other
+  figures may differ for the same reason.
+- Every candle of every run was compared with an independent calculation. A run with a wrong candle gets no
+  figure.
+- *At most* is the limit for "no worse than logarithmic": each tenfold may add {tenfold:g} times the time of
+  the first row. `bench/curve.py` gives the reason for that number.
 
 ![Times over the first point's](../docs/images/scaling.svg)
 """
@@ -399,7 +409,7 @@ def _report(
 
 
 def every_run(outcomes: Mapping[Spot, Sequence[Outcome]]) -> str:
-    """Each run by itself, with how its candles compared."""
+    """Return a Markdown table with a line for each run and the comparison of its candles."""
     head = ("symbols", "partitions", "cores", "stored", "start s", "run s", "peak MB", "candles")
     lines = [f"| {' | '.join(head)} |", f"|{'---:|' * (len(head) - 1)}---|"]
     for spot, found in outcomes.items():

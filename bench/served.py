@@ -1,4 +1,4 @@
-"""The page over a real PostgreSQL into which trades go on arriving, for what is measured of the page."""
+"""Serve the page from a real PostgreSQL with a live feed, for benchmarks of the page."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.dashboard.statements import StatementCount
 from tests.store_fixtures import Database
 
 SYMBOL = "BTCUSDT"
-"""What is looked at."""
+"""The symbol that the pages show."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """The page over a database that goes on growing."""
+    """A running page, its database settings and its live feed."""
 
     settings: Settings
     page: PageServer
@@ -35,7 +35,10 @@ class Served:
 
 @contextmanager
 def served(*others: str, history_seconds: int = 2_400) -> Iterator[Served]:
-    """All of it in a temporary folder, on free ports, until the block ends. ``others``: followed too."""
+    """Run everything in a temporary folder on free ports until the block ends.
+
+    ``others`` are symbols with a feed besides SYMBOL.
+    """
     with tempfile.TemporaryDirectory(prefix="candleflow-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -1,4 +1,4 @@
-"""What the measurements have in common: real servers in a temporary folder, and our programs' environment."""
+"""Shared by all benchmarks: real servers in a temporary folder, and the environment of our programs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from candleflow.stack.process import free_port
 from candleflow.store import credentials
 
 READY_SECONDS: Final = 240.0
-"""On a machine that is busy otherwise; no figure depends on it."""
+"""Timeout of a server's start, long enough for a busy machine. No figure depends on it."""
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """This process's own, where these settings (``kafka_bootstrap=...``) stand in place of any of ours."""
+    """Return this process's environment with these settings (``kafka_bootstrap=...``) instead of its own."""
     others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return others | {f"{PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
 
 
 @contextmanager
 def kafka(folder: Path) -> Iterator[KafkaServer]:
-    """A broker that is ready, on a free port; stopped in the end."""
+    """Run a broker on a free port until the block ends."""
     cache = settings_module.load().stack.cache_path
     server = KafkaServer(folder / "kafka", free_port(), find_java(cache), ensure_jars("kafka", cache))
     server.start()
@@ -42,8 +42,10 @@ def kafka(folder: Path) -> Iterator[KafkaServer]:
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[PostgresServer]:
-    """A PostgreSQL that is ready, on a free port, its passwords where our programs with the data folder
-    ``folder`` look for them; stopped in the end."""
+    """Run PostgreSQL on a free port until the block ends.
+
+    Its passwords are stored where programs with the data folder ``folder`` look for them.
+    """
     passwords = folder / "run" / credentials.FILE_NAME
     server = PostgresServer(folder / "postgres", free_port(), credentials=passwords)
     server.start()

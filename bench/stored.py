@@ -1,4 +1,4 @@
-"""Candles that were there before: what a database of some age holds when the processor goes on with it."""
+"""Fill the table of candles, so that a benchmark can run on a database with history."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import psycopg2
 from bench.topic import WINDOWS
 from candleflow.market.window import ROLL_UPS, SECOND_US
 
-# Of each interval those that end by a moment, the newest last, as they are once they have closed. The
-# roll-ups are the schema's own. Ids begin at 1, so that they join none that come later.
+# For each interval, closed candles up to `until`, oldest first. The intervals come from the schema's
+# roll_ups(). Trade ids begin at 1, so they can't be adjacent to those of later trades.
 _FILL: Final = """
     INSERT INTO candles (symbol, interval, open_time, end_time, open, high, low, close, volume, quote_volume,
         taker_buy_volume, taker_buy_quote_volume, trade_count, first_trade_id, last_trade_id, trade_ids,
@@ -31,20 +31,21 @@ _FILL: Final = """
 
 
 def span_us(rows: int, symbols: int) -> int:
-    """Microseconds of history in which ``symbols`` symbols have about ``rows`` candles, of all intervals.
+    """Return the microseconds of history in which ``symbols`` symbols have about ``rows`` candles.
 
-    Never more than that, and fewer by less than one of each symbol and interval.
+    The candles of all intervals count. There are at most ``rows``; the difference is less than one candle for
+    each symbol and interval.
     """
     sizes = (WINDOWS.size_us, *(seconds * SECOND_US for seconds in ROLL_UPS.values()))
     return int(rows / symbols / sum(1 / size for size in sizes))
 
 
 def fill(url: str, rows: int, symbols: Sequence[str], until: datetime) -> int:
-    """Put about ``rows`` candles into the table, the last ones ending at ``until``; how many they are.
+    """Insert about ``rows`` candles, the last of which end at ``until``; return their number.
 
-    ``until`` is the beginning of a day, so that a candle of each interval can end there.
-    ``url`` is a superuser's: the server comes to rest before this returns, with the table vacuumed, its
-    statistics taken and all of it on the disk, so that whoever measures next isn't charged for it.
+    ``until`` is the beginning of a day, so that a candle of each interval can end there. ``url`` is a
+    superuser's, because the table is vacuumed and analyzed and a checkpoint is done. So the next measurement
+    doesn't include that work.
     """
     arguments = {
         "symbols": list(symbols),

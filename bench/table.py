@@ -1,4 +1,4 @@
-"""The runs of a race as ratios, a table and a plot. Nothing here measures, reads a clock or opens a file."""
+"""Show the runs of a race as ratios, a table and a plot. Pure functions: no measurement, clock or file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TOP: Final = 56
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Ours over a peer's: the median of the rounds, with the least and the greatest."""
+    """Our rate divided by a peer's: median, lowest and highest over the rounds."""
 
     median: float
     least: float
@@ -36,7 +36,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A contestant's runs, by round, or why there are none to count."""
+    """A contestant's runs by round, or the reason why it has no valid run."""
 
     contestant: Contestant
     version: str
@@ -45,7 +45,7 @@ class Result:
 
     @property
     def counts(self) -> bool:
-        """Whether there are runs, and the candles of every one were right."""
+        """Whether there is a run and every run's candles are correct."""
         return bool(self.runs) and all(run.verdict.is_right for run in self.runs.values())
 
     @property
@@ -54,15 +54,15 @@ class Result:
 
     @property
     def steady_rate(self) -> float | None:
-        """None where a run's rows came too few times to tell."""
+        """The median rate after warm-up; None if a run wrote its rows in too few steps to measure it."""
         rates = [run.steady_rate for run in self.runs.values() if run.steady_rate is not None]
         return median(rates) if rates and len(rates) == len(self.runs) else None
 
 
 def ratio(ours: Result | None, peer: Result, *, steady: bool = False) -> Ratio | None:
-    """Of the rounds that both came through; None where a figure of either doesn't count.
+    """Compare the rounds that both finished; None if the result of either is not valid.
 
-    ``steady`` compares the rates after warm-up; a run that has none counts with its whole one.
+    ``steady`` compares the rates after warm-up; a run without one uses its rate over the whole run.
     """
     if ours is None or not ours.counts or not peer.counts:
         return None
@@ -76,19 +76,21 @@ def ratio(ours: Result | None, peer: Result, *, steady: bool = False) -> Ratio |
 
 
 def below(results: Sequence[Result], floors: Mapping[str, float], *, steady: bool) -> list[str]:
-    """A line for each ratio that is below its floor."""
+    """Return a line for each ratio that is below its minimum."""
     ours = _ours(results)
     said = []
     for result in results:
         found = ratio(ours, result, steady=steady)
         floor = floors.get(result.contestant.name)
         if found is not None and floor is not None and found.median < floor:
-            said.append(f"{result.contestant.title}: ours is {found.words()} times as quick, to be {floor:g}")
+            said.append(
+                f"{result.contestant.title}: ours is {found.words()} times as fast, minimum {floor:g}"
+            )
     return said
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """The table, with the slowest contestants last and those without a figure after them."""
+    """Return the table, fastest contestant first; those without a figure come last."""
     ours = _ours(results)
     lines = [
         f"| {' | '.join(('', *_COLUMNS))} |",
@@ -121,7 +123,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def notes(results: Sequence[Result]) -> str:
-    """How each does it, its version and licence, how many trades it read, and how its candles compared."""
+    """Describe each contestant: version, licence, method, trades read, and how its candles compared."""
     lines = []
     for result in results:
         one = result.contestant
@@ -136,7 +138,7 @@ def notes(results: Sequence[Result]) -> str:
 
 
 def rounds(results: Sequence[Result]) -> str:
-    """Every run by itself: start and run in seconds."""
+    """Return a table of all runs: start and run time in seconds."""
     lines = ["| round | | start s | run s | trades/s |", "|---:|---|---:|---:|---:|"]
     every = [(number, one.contestant.title, run) for one in results for number, run in one.runs.items()]
     for number, title, run in sorted(every, key=lambda entry: entry[0]):
@@ -153,7 +155,7 @@ STYLE: Final = (
 
 
 def svg(results: Sequence[Result]) -> str:
-    """A bar for each contestant with a figure, the quickest first; darker where every field is exact."""
+    """Draw a bar for each contestant with a figure, fastest first; dark if every field is exact."""
     shown = sorted((one for one in results if one.counts), key=lambda one: -one.rate)
     most = max((one.rate for one in shown), default=1.0)
     height = _TOP + _ROW_HEIGHT * len(shown) + 8
@@ -185,7 +187,7 @@ def _ours(results: Sequence[Result]) -> Result | None:
 
 
 def _why_none(result: Result) -> str:
-    """In the table's few words, and without what would end a cell; ``notes`` tells a failure whole."""
+    """Say briefly why there is no figure, without "|", which would end a cell; ``notes`` says more."""
     if not result.runs:
         return result.failure.partition(": ")[0].replace("|", "/") or "it did not run"
     wrong = next(run.verdict for run in result.runs.values() if not run.verdict.is_right)

@@ -1,9 +1,9 @@
-"""The market that every contestant reads: some symbols' trades in Binance's exact layout, in a Kafka topic.
+"""Fill the Kafka topic that every contestant reads with trades in Binance's exact JSON format.
 
-Trades, prices and times are the simulator's (``exchange.simulated_market``), a pure function of the seed, so
-every run of the bench has the same ones. They begin in the past, as a backlog does. After the last comes one
-more trade for each symbol, minutes later: a program that writes a window only once it has closed writes the
-last one then. Those closing trades are in nobody's figures.
+The simulator (``candleflow.simulator.market``) makes the trades from a seed, so every run has the same ones.
+They begin in the past, like a backlog. At the end comes one *closing trade* for each symbol, minutes later:
+some programs write a window only after it has closed, and this closes the last one. No figure includes the
+closing trades.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ SYMBOLS: Final = (
 )  # fmt: skip
 SEED: Final = 6
 RATE: Final = 2_000.0
-"""Trades a second over all symbols: 1,250 a candle, and 6,400 candles of eight million trades."""
+"""Trades a second over all symbols: with 8 symbols 1,250 a candle, so 6,400 candles for 8 million trades."""
 BEGINS_AT_US: Final = 1_723_161_600 * SECOND_US
-"""2024-08-09 00:00 UTC, a day of which there are recordings of the real market."""
+"""2024-08-09 00:00 UTC, the date of our recordings of the real market."""
 WINDOWS: Final = Windows.of_seconds(5)
 CLOSING_AFTER_US: Final = 300 * SECOND_US
-"""Longer than any contestant waits for late trades."""
+"""Time from the last trade to the closing trades, longer than any contestant waits for late trades."""
 
 _FILL: Final = Path(__file__).with_name("peers") / "fill.py"
 _LINES_AT_ONCE: Final = 2_000
@@ -47,15 +47,15 @@ class TopicTrade(NamedTuple):
 
 
 def symbols(count: int) -> tuple[str, ...]:
-    """So many symbols: SYMBOLS first, and then made-up ones."""
+    """Return ``count`` symbols: first those of SYMBOLS, then made-up ones."""
     made_up = (f"SYM{number:04d}USDT" for number in range(len(SYMBOLS), count))
     return (*SYMBOLS[:count], *made_up)
 
 
 def trades(count: int, symbols: Sequence[str] = SYMBOLS) -> Iterator[TopicTrade]:
-    """The first ``count`` trades of the market, in the order of their times, and of ids in each symbol.
+    """Yield the first ``count`` trades in order of time; within a symbol also in order of trade id.
 
-    All symbols together have RATE, however many they are.
+    RATE is the total of all symbols, whatever their number.
     """
     market = SeededMarket(SEED, RATE, symbols)
 
@@ -69,14 +69,14 @@ def trades(count: int, symbols: Sequence[str] = SYMBOLS) -> Iterator[TopicTrade]
 
 
 def closing(last_of: dict[str, TopicTrade]) -> Iterator[TopicTrade]:
-    """One trade for each symbol, so long after the last of all that every window before it has closed."""
+    """Yield one closing trade for each symbol, CLOSING_AFTER_US after the last trade of all."""
     at = max(trade.time for trade in last_of.values()) + CLOSING_AFTER_US
     for last in last_of.values():
         yield last._replace(trade_id=last.trade_id + 1, time=at)
 
 
 def payload(trade: TopicTrade) -> str:
-    """As Binance's stream sends it; the event's time is the trade's."""
+    """Return the trade's JSON as in Binance's stream; the event time is the trade time."""
     symbol, trade_id, time, price, quantity, buyer_is_maker = trade
     at = time // 1_000
     return (
@@ -94,10 +94,10 @@ def fill(
     also: Callable[[TopicTrade], object],
     symbols: Sequence[str] = SYMBOLS,
 ) -> None:
-    """Fill the topic with ``count`` trades and the closing ones, showing each of the former to ``also``.
+    """Fill the topic with ``count`` trades, calling ``also`` with each, and then the closing trades.
 
-    ``python`` is one that has confluent-kafka: kafka-python would take seven minutes for eight million.
-    Raises CalledProcessError where Kafka did not take them all.
+    ``python`` is an interpreter with confluent-kafka: kafka-python takes 7 minutes for 8 million trades.
+    Raises CalledProcessError if Kafka did not accept all of them.
     """
     command: list[str | Path] = [python, _FILL, bootstrap, topic]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as filling, _open(filling) as lines:
@@ -114,7 +114,7 @@ def fill(
 
 
 def _open(process: subprocess.Popen[str]) -> IO[str]:
-    """Its standard input, which ends where the block does."""
+    """Return the standard input of the process."""
     if process.stdin is None:
-        raise ValueError("it was started without a pipe")
+        raise ValueError("the process was started without a pipe for its standard input")
     return process.stdin

@@ -1,14 +1,15 @@
-"""Many open pages at once: what a refresh takes, and what it costs the page's server and PostgreSQL.
+"""Measure many open pages: the time of a refresh, and its cost for the page's server and PostgreSQL.
 
-    python -m bench.viewers                  one page, then fifty of the same view, 30 s each
+    python -m bench.viewers                  one page, then fifty with the same view, 30 s each
     python -m bench.viewers --pages 20 --tabs 0 --seconds 10
 
-A PostgreSQL, a live feed of five symbols, four trades a second of each, and the page's server, all real. The
-pages are sessions over WebSockets of their own (tests/dashboard/sessions.py), to which the chart and the
-strip of symbols come anew each second; real Chromium's, ``--tabs`` of them, are measured after them. A
-refresh is the chart's; bytes and processor time are of all. PostgreSQL itself counts the statements of the
-page's role. Processor time is that of the page's server: it says the same on a busy machine, where times from
-tick to data don't.
+It uses a real PostgreSQL, a live feed of five symbols with four trades a second each, and the page's server.
+Each page is a WebSocket session (tests/dashboard/sessions.py) that gets a new chart and symbol list every
+second. Afterwards ``--tabs`` real Chromium windows are measured.
+
+A refresh is one of the chart; bytes and CPU time include the whole page. PostgreSQL counts the statements of
+the page's role. CPU time is that of the page's server. Unlike the refresh times, it hardly depends on other
+work on the machine.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pages", type=int, default=50, help="how many pages look on at once (50)")
-    parser.add_argument("--seconds", type=float, default=30, help="for how long (30)")
-    parser.add_argument("--tabs", type=int, default=2, help="how many real tabs beside them (2)")
-    parser.add_argument("--query", default="", help="what the pages' address says, such as look_back=6+h")
+    parser.add_argument("--pages", type=int, default=50, help="number of pages open at once (50)")
+    parser.add_argument("--seconds", type=float, default=30, help="duration of each measurement (30)")
+    parser.add_argument("--tabs", type=int, default=2, help="number of real Chromium windows (2)")
+    parser.add_argument("--query", default="", help="query string of the pages' URL, such as look_back=6+h")
     arguments = parser.parse_args()
     print(machine.describe())
     with served(*OTHERS) as found, ExitStack() as tabs:
@@ -67,7 +68,7 @@ def main() -> int:
 
 
 def _measure_tabs(found: Served, count: int, seconds: float, query: str, exits: ExitStack) -> None:
-    """Real tabs alone, each in a window of its own, which is what counts as seen."""
+    """Measure real browser tabs, each in its own window so that the browser treats it as visible."""
     pages = [Page(exits.enter_context(chromium()), found.page.url) for _ in range(count)]
     for page in pages:
         page.open(query)

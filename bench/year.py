@@ -1,15 +1,17 @@
-"""How long the page's questions take with a year of one symbol's 5-second candles in the table.
+"""Measure how long the page's queries take with a year of one symbol's 5-second candles in the table.
 
-    python -m bench.year                     make the table (two to three minutes), ask, print
-    python -m bench.year --folder /some/dir  keep it there, and use it again if it is there already
-    python -m bench.year --plans             and how PostgreSQL carried each question out
+    python -m bench.year                     fill the table (two to three minutes), query, print
+    python -m bench.year --folder /some/dir  keep the table there and reuse it in the next run
+    python -m bench.year --plans             also print PostgreSQL's plan of each query
 
-A real PostgreSQL of its own, as the stack configures it, with the schema as it is: 6.3 million finest candles
-and all their roll-ups, in the order in which a live market would have written them. The questions are those
-of the page: each look-back with the candle it proposes, with the finest, and with those that are no stored
-roll-up. ``Python`` is what this process computes of it: receiving, decoding, building rows. The
-least of the times is what other work on the machine disturbs least. Beside them: the table's size, and how
-long a batch takes to merge into it, and into an empty one.
+It uses its own PostgreSQL, with our configuration and schema, and stores 6.3 million 5-second candles with
+all their roll-ups, in the order in which a live market would have written them. The queries are the page's:
+each look-back with the candle size that the page proposes, with the smallest size, and with sizes that are
+aggregated from stored ones.
+
+``Python`` is the CPU time of this process: receiving, decoding, building rows. ``least`` is the lowest time,
+which other work on the machine disturbs least. The benchmark also prints the table's size, and the time to
+merge a batch into it and into an empty table.
 """
 
 from __future__ import annotations
@@ -49,8 +51,9 @@ BEGIN: Final = 1_700_000_100 * SECOND_US
 BATCHES_PER_WINDOW: Final = 20
 _STORED: Final = {WINDOWS.size_us // SECOND_US, *ROLL_UPS.values()}
 
-# Prices wander by slow and quick waves and some noise, each window's ids follow those of the one before (by
-# arithmetic, so that days can be made one by one), and amounts have the decimal places that Spark gives them.
+# Prices are a sum of slow and fast waves and noise. Trade ids of a window follow those of the window before;
+# they are computed from the window's number, so that days can be made separately. Amounts have as many
+# decimal places as Spark's.
 _FINEST: Final = """
     INSERT INTO part (symbol, interval, open_time, end_time, open, high, low, close, volume, quote_volume,
         taker_buy_volume, taker_buy_quote_volume, trade_count, first_trade_id, last_trade_id, trade_ids,
@@ -106,7 +109,7 @@ _MERGE: Final = "SELECT merge_batch(%s, 'bench', %s, %s, %s::partial_candle[], %
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Something that the page asks of the store; ``ask`` says how many rows came."""
+    """A query of the page; ``ask`` runs it and returns the number of rows."""
 
     name: str
     ask: Callable[[CandleReader], int]
@@ -114,7 +117,7 @@ class Question:
 
 @contextmanager
 def stored(folder: Path) -> Iterator[tuple[PostgresServer, Settings]]:
-    """A server in the folder with our schema."""
+    """Run a server with our schema in the folder."""
     server = PostgresServer(
         folder / "postgres", free_port(), credentials=folder / "run" / credentials.FILE_NAME, fsync=False
     )
@@ -140,7 +143,7 @@ def has_year(owner: Connection) -> bool:
 
 
 def fill(owner: Connection, until: int) -> None:
-    """A year of candles up to the window that holds ``until`` (microseconds), and nothing else."""
+    """Replace the table's content by a year of candles up to the window of ``until`` (microseconds)."""
     with owner.cursor() as cursor:
         cursor.execute("SET synchronous_commit = off; SET work_mem = '128MB'; SET temp_buffers = '128MB'")
         cursor.execute("CREATE TEMPORARY TABLE part (LIKE candles INCLUDING DEFAULTS)")
@@ -152,7 +155,7 @@ def fill(owner: Connection, until: int) -> None:
             _fill(cursor, start // size, last)
             owner.commit()
             part = (last * size - begin) / (until - begin)
-            print(f"\rmaking a year: {part:.0%}, {time.monotonic() - began:.0f} s", end="", flush=True)
+            print(f"\rfilling the table: {part:.0%}, {time.monotonic() - began:.0f} s", end="", flush=True)
         cursor.execute(_NEWEST, (SYMBOL,))
         cursor.execute("DROP TABLE part")
         owner.commit()
@@ -171,12 +174,12 @@ def _fill(cursor: Any, first: int, last: int) -> None:
     for name, seconds in ROLL_UPS.items():
         cursor.execute(_ROLL_UP, {"interval": name, "seconds": seconds, "of": finer})
         finer = name
-    # A live roll-up lies where it was last written, beside the finest candles of its end.
+    # In a live table, a roll-up is stored next to the finest candles of its end, where it was last updated.
     cursor.execute("INSERT INTO candles SELECT * FROM part ORDER BY end_time, open_time")
 
 
 def questions(now: int) -> list[Question]:
-    """Each look-back with the candle it proposes, the finest, and those that have to be folded."""
+    """Return the page's queries: each look-back with the proposed, the finest and the aggregated sizes."""
     offered = list(buckets(WINDOWS).values())
     folded = [one for one in offered if one not in _STORED]
     asked = []
@@ -223,7 +226,7 @@ def measure(reader: CandleReader, times: int) -> None:
 
 
 def show_plans(server: PostgresServer, settings: Settings) -> None:
-    """By which index each question is answered, and how much is read for it, from the server's own log."""
+    """Print each query's indexes and the rows and pages read, from auto_explain in the server's log."""
     reader_role = credentials.dsn(settings, Role.READER).user
     wanted = {
         "session_preload_libraries": "auto_explain",
@@ -235,7 +238,7 @@ def show_plans(server: PostgresServer, settings: Settings) -> None:
     with closing(psycopg2.connect(server.url(database=settings.database.name))) as superuser:
         superuser.autocommit = True
         with superuser.cursor() as cursor:
-            cursor.execute("LOAD 'auto_explain'")  # so that its settings are known
+            cursor.execute("LOAD 'auto_explain'")  # else ALTER ROLE rejects its settings
             for name, value in wanted.items():
                 change = sql.SQL("ALTER ROLE {} SET {} = %s").format(
                     sql.Identifier(reader_role), sql.Identifier(*name.split("."))
@@ -252,7 +255,7 @@ def show_plans(server: PostgresServer, settings: Settings) -> None:
 
 
 def plan_in_short(logged: str) -> str:
-    """Of a plan as auto_explain logs it: the milliseconds, and each step that reads a table."""
+    """Summarize a plan logged by auto_explain: its milliseconds, and each step that reads a table."""
     duration, _, plan = logged.partition("duration: ")[2].partition(" ms  plan:")
     explained, _ = json.JSONDecoder().raw_decode(plan.lstrip())
     reads = [_read(step) for step in _steps(explained["Plan"]) if "Relation Name" in step]
@@ -281,7 +284,7 @@ def _read(step: dict[str, Any]) -> str:
 
 
 def measure_merging(settings: Settings, what: str, batches: int = 200) -> None:
-    """Batches of ten trades, as a live processor sends them, after the newest candle there is."""
+    """Measure merging live batches of ten trades after the newest stored candle."""
     windows = encode_windows(WINDOWS)
     with closing(CandleReader.from_settings(settings)) as reader:
         newest = max(((one.last_trade_time, one.last_trade_id) for one in reader.symbols()), default=None)
@@ -319,18 +322,16 @@ def show_size(owner: Connection) -> None:
         rows, table, indexes = cursor.fetchone() or (0, 0, 0)
     owner.rollback()
     per_row = float(table + indexes) * 1e6 / max(rows, 1)
-    print(
-        f"{rows:,} candles: {table:,.0f} MB, and {indexes:,.0f} of indexes: {per_row:.0f} bytes each in all"
-    )
+    print(f"{rows:,} candles: table {table:,.0f} MB, indexes {indexes:,.0f} MB, {per_row:.0f} bytes a candle")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, help="where the table is kept; a temporary one if not given")
-    parser.add_argument("--times", type=int, default=40, help="how often each question is asked (40)")
-    parser.add_argument("--plans", action="store_true", help="show by which plans too")
+    parser.add_argument("--folder", type=Path, help="folder that keeps the table (default: a temporary one)")
+    parser.add_argument("--times", type=int, default=40, help="runs of each query (40)")
+    parser.add_argument("--plans", action="store_true", help="also print PostgreSQL's plans")
     arguments = parser.parse_args()
     print(machine.describe())
     with tempfile.TemporaryDirectory(prefix="candleflow-bench-") as temporary:
@@ -345,7 +346,7 @@ def main() -> int:
                 measure(reader, arguments.times)
             if arguments.plans:
                 show_plans(server, settings)
-            measure_merging(settings, "the year's")
+            measure_merging(settings, "the table with a year")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Real servers for the tests, one of each a session, on free ports and in temporary folders."""
+"""Real servers for the tests, one of each per session, on free ports and in temporary folders."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--minutes",
         type=float,
-        help="after so many start no further test, but name the files with tests left out",
+        help="start no test after this many minutes; skip the rest and name their files",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The page's tests come first: they take longest, and one worker runs them all.
+    """Put the page's tests first: they take longest, and a single worker runs all of them.
 
-    Where time may not suffice, the files come in an order that each commit has another of: so it is not
-    always the same ones that are left out.
+    With ``--minutes``, the order of the files depends on the commit, so that not always the same files are
+    skipped.
     """
     items.sort(key=lambda item: _PAGE not in item.path.parents)
     if config.getoption("minutes") is not None:
@@ -61,7 +61,7 @@ _BEGAN_AT = time.monotonic()
 def pytest_runtest_setup(item: pytest.Item) -> None:
     minutes: float | None = item.config.getoption("minutes")
     if minutes is not None and time.monotonic() - _BEGAN_AT > 60 * minutes:
-        pytest.skip(f"the {minutes:g} minutes were over: {item.path.relative_to(ROOT)}")
+        pytest.skip(f"skipped after {minutes:g} minutes: {item.path.relative_to(ROOT)}")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
@@ -69,7 +69,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
 
 
 class _OneBrowser(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
-    """Whole files to a worker, which share servers; those of the page all to one, with its browser."""
+    """Gives each worker whole files, which share servers; one worker with a browser gets all page tests."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
@@ -78,7 +78,7 @@ class _OneBrowser(LoadFileScheduling):  # type: ignore[misc]  # xdist has no typ
 
 @pytest.fixture(scope="session")
 def cache_dir() -> Path:
-    """Where jars are kept, as the settings have it: tests share it with `make run`."""
+    """The jar cache of the settings, which tests share with `make run`."""
     return settings.load().stack.cache_path
 
 
@@ -89,7 +89,7 @@ def java_home(cache_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def spark_jars(cache_dir: Path) -> list[Path]:
-    """What Spark needs beside what pyspark ships: the Kafka connector, the PostgreSQL driver, ..."""
+    """The jars that pyspark doesn't include: the Kafka connector, the PostgreSQL driver, ..."""
     return ensure_jars("spark", cache_dir)
 
 
@@ -102,7 +102,7 @@ def kafka_jars(cache_dir: Path) -> list[Path]:
 def kafka(
     tmp_path_factory: pytest.TempPathFactory, java_home: Path, kafka_jars: list[Path]
 ) -> Iterator[KafkaServer]:
-    """The session's broker. A test that stops or harms a broker makes its own."""
+    """The session's broker. A test that stops a broker or damages its data uses ``own_broker``."""
     server = KafkaServer(tmp_path_factory.mktemp("kafka"), free_port(), java_home, kafka_jars, "256m")
     server.start()
     try:
@@ -119,7 +119,7 @@ def kafka_bootstrap(kafka: KafkaServer) -> str:
 
 @pytest.fixture
 def own_broker(tmp_path: Path, java_home: Path, kafka_jars: list[Path]) -> Iterator[KafkaServer]:
-    """A broker of the test's own, which it may stop and kill."""
+    """A broker for one test, which may stop or kill it."""
     server = KafkaServer(tmp_path / "kafka", free_port(), java_home, kafka_jars, "256m")
     server.start()
     try:
@@ -131,16 +131,16 @@ def own_broker(tmp_path: Path, java_home: Path, kafka_jars: list[Path]) -> Itera
 
 @pytest.fixture
 def topic(request: pytest.FixtureRequest) -> str:
-    """A topic name that nobody used before; the topic isn't made."""
+    """A unique topic name; the topic isn't created."""
     test = re.sub(r"[^A-Za-z0-9]+", "-", request.node.name)[:60]
     return f"{test}-{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """The session's PostgreSQL server. A test that stops or harms a server makes its own.
+    """The session's PostgreSQL server. A test that stops a server or damages its data uses ``own_server``.
 
-    It doesn't wait for the disk: nothing here survives a power cut, nor needs to.
+    It runs with fsync off, because test data needn't survive a power cut.
     """
     folder = tmp_path_factory.mktemp("postgres")
     server = PostgresServer(folder, free_port(), credentials=folder / "credentials.json", fsync=False)

@@ -1,4 +1,4 @@
-"""Candles of made-up markets whose truth is known: returns with an autocorrelation, or a random walk."""
+"""Candles of generated markets with known statistics: autocorrelated returns, or a random walk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BEGINS_AT = 1_700_000_000 * SECOND_US
 def market(
     seed: int, count: int, *, autocorrelation: float = 0.0, first_price: float = 60_000
 ) -> list[StoredCandle]:
-    """``count`` candles in a row, whose return is ``autocorrelation`` times the one before, and noise."""
+    """Make ``count`` candles in a row. Each return is ``autocorrelation`` times the one before plus noise."""
     chance = random.Random(seed)
     log, step, next_id = math.log(first_price), 0.0, 1
     candles = []
@@ -30,7 +30,7 @@ def market(
 
 
 def candle(at: int, opens: float, closes: float, first_id: int, chance: random.Random) -> StoredCandle:
-    """The ``at``-th candle, with a few trades between its open and its close."""
+    """Return the ``at``-th candle, of 1 to 50 trades."""
     first, last = Decimal(f"{opens:.2f}"), Decimal(f"{closes:.2f}")
     volume = Decimal(f"{chance.uniform(0.1, 5):.5f}")
     buys = Decimal(f"{chance.uniform(0, float(volume)):.5f}")

@@ -1,4 +1,4 @@
-"""Names of symbols, of any alphabet, as Hypothesis draws them."""
+"""A Hypothesis strategy for symbol names in any alphabet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from candleflow.market.symbol import SYMBOL_LENGTH, is_symbol
 
-# st.from_regex(SYMBOL_PATTERN) goes through all of Unicode at each draw.
+# Not st.from_regex(SYMBOL_PATTERN), which is slow: it searches all of Unicode at each draw.
 _LETTERS: Final = st.one_of(
     st.sampled_from(string.ascii_uppercase + string.digits + "._-"),
     st.characters(min_codepoint=0xAA).filter(is_symbol),

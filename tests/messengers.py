@@ -1,8 +1,7 @@
-"""Telegram's Bot API and Discord's webhooks on the loopback, as far as messages and pictures go.
+"""Local test doubles of Telegram's Bot API and Discord's webhooks, for messages and pictures.
 
-They stand for nothing but those two servers: their paths, their statuses, their headers, their JSON. What
-they answer next is said by ``answer_next``, of pictures by ``answer_next_picture``; otherwise they take what
-is right.
+They imitate the paths, statuses, headers and JSON of the two servers. ``answer_next`` sets the next replies
+to messages, ``answer_next_picture`` those to pictures. Without a set reply, a valid request succeeds.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ SECRETS = (TOKEN, TOKEN.partition(":")[2], WEBHOOK, WEBHOOK.partition("/")[2])
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server does with a request. ``hangs``: takes it, and never answers."""
+    """What the server does with a request. ``hangs``: it accepts the request but never answers."""
 
     status: int = 200
     body: Mapping[str, Any] = field(default_factory=dict)
@@ -66,7 +65,7 @@ DISCORD_EMPTY = Reply(400, {"message": "Cannot send an empty message", "code": 5
 
 @dataclass(frozen=True)
 class Form:
-    """What a request says: of JSON its fields alone, of a form its fields and files."""
+    """The content of a request: fields, and for a multipart form also files."""
 
     fields: Mapping[str, Any]
     files: Mapping[str, bytes]
@@ -93,25 +92,25 @@ class Form:
 
 
 class Messengers:
-    """Both of them on one port, which tell by the path who is meant."""
+    """Both servers on one port; the path of a request says which one it is for."""
 
     def __init__(self) -> None:
         self.replies: deque[Reply] = deque()
         self.picture_replies: deque[Reply] = deque()
         self.messages: list[str] = []
-        """The text of each message that was taken, a hung one's too."""
+        """Texts of all accepted messages, including those that were never answered."""
         self.paths: list[str] = []
-        """The path that each of them came by."""
+        """Request path of each message in ``messages``."""
         self.times: list[int] = []
-        """When each of them came, in microseconds since the epoch."""
+        """Arrival time of each message in ``messages``, in microseconds since the epoch."""
         self.requests: list[str] = []
-        """The path of every request that had no file."""
+        """Paths of all requests without a file."""
         self.chats: list[str] = []
-        """The chat of every request that names one."""
+        """Chat ids of all requests that have one."""
         self.picture_requests: list[str] = []
-        """The path of those that had one."""
+        """Paths of all requests with a file."""
         self.pictures: list[bytes] = []
-        """Each file that was taken, a hung one's too."""
+        """All accepted files, including those that were never answered."""
         self.is_ending = threading.Event()
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -126,11 +125,11 @@ class Messengers:
 
     @property
     def settings(self) -> dict[str, str]:
-        """For settings and for processes."""
+        """Settings that make our programs use these servers."""
         return {"alert_telegram_url": self.url, "alert_discord_url": self.url}
 
     def take(self, path: str, content_type: str, content: bytes) -> Reply:
-        """As the two do: what is not theirs is not found, and what is nothing to send is refused."""
+        """Answer like the real servers: 404 for an unknown path, 400 for a message without content."""
         at = time.time_ns() // 1_000
         with self._lock:
             return self._take(path, Form.of(content_type, content), at)
@@ -199,7 +198,7 @@ def _is_known(path: str) -> bool:
 
 
 def _refusal(path: str, form: Form) -> Reply | None:
-    """What the real ones say to a request that lacks its text, its chat or its picture."""
+    """Return the real servers' error for a request without text, chat or picture; None if it is valid."""
     if path.startswith("/api/"):
         return None if form.files or form.fields.get("content") else DISCORD_EMPTY
     if not form.fields.get("chat_id"):

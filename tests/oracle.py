@@ -1,6 +1,7 @@
-"""An independent oracle: candles from a recording's text, in plain Python, sharing no code with Candleflow.
+"""An independent calculation of candles from a recording, in plain Python without code of Candleflow.
 
-It reads the whole file, sorts by trade id and folds with ``Fraction``: slow, and too simple to be wrong.
+It reads the whole file, sorts by trade id and adds up with ``Fraction``. It is slow but simple, so errors are
+unlikely.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ INTERVAL_SECONDS = {"5s": 5, "1m": 60, "5m": 300, "15m": 900, "1h": 3_600, "1d":
 
 @dataclass(frozen=True)
 class OracleCandle:
-    """A row of the table ``candles`` as it must be; volumes as fractions, exact whatever their size."""
+    """The expected row of the table ``candles``; volumes are exact fractions."""
 
     symbol: str
     interval: str
@@ -50,7 +51,7 @@ FIELDS = [field.name for field in fields(OracleCandle)]
 
 
 def recorded_trades(file: Path) -> Iterator[dict[str, Any]]:
-    """The trade payloads of a recording of combined frames, other streams left out."""
+    """Yield the trade payloads of a recording of combined streams; other streams are skipped."""
     with gzip.open(file, "rt") as lines:
         for line in lines:
             data = json.loads(line).get("data", {})
@@ -61,7 +62,10 @@ def recorded_trades(file: Path) -> Iterator[dict[str, Any]]:
 def candles(
     trades: Iterable[dict[str, Any]], seconds: int, interval: str
 ) -> dict[tuple[Any, ...], OracleCandle]:
-    """Tumbling candles by (symbol, interval, open time), complete or not by the rule on trade ids."""
+    """Return the candles by (symbol, interval, open time).
+
+    A candle is complete if no trade id is missing in it or between it and the candle before it.
+    """
     by_id = {(trade["s"], trade["t"]): trade for trade in trades}
     windows: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for trade in by_id.values():
@@ -95,13 +99,13 @@ def candles(
 
 
 def millis(trade: dict[str, Any]) -> int:
-    """When it was traded; the exchange tells milliseconds or microseconds."""
+    """Return the trade time in milliseconds; the exchange sends milliseconds or microseconds."""
     time: int = trade["T"]
     return time if time < 10**14 else time // 1000
 
 
 def all_intervals(trades: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], OracleCandle]:
-    """The candles of every stored interval."""
+    """Return the candles of every stored interval."""
     kept = list(trades)
     found: dict[tuple[Any, ...], OracleCandle] = {}
     for interval, seconds in INTERVAL_SECONDS.items():
@@ -110,7 +114,7 @@ def all_intervals(trades: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], Ora
 
 
 def published_klines() -> dict[tuple[Any, ...], dict[str, Fraction]]:
-    """Binance's own one-minute klines of the recording, by (symbol, '1m', open time)."""
+    """Return Binance's own 1-minute klines of the recording by (symbol, '1m', open time)."""
     with PUBLISHED_KLINES.open() as file:
         return {
             (row["symbol"], "1m", datetime.fromtimestamp(int(row["open_time_ms"]) / 1000, UTC)): {
@@ -121,7 +125,7 @@ def published_klines() -> dict[tuple[Any, ...], dict[str, Fraction]]:
 
 
 def stored_candles(connection: Any) -> dict[tuple[Any, ...], OracleCandle]:
-    """Every row of ``candles`` in the oracle's terms; ``connection`` is psycopg2's."""
+    """Read every row of ``candles`` as an OracleCandle; ``connection`` is psycopg2's."""
     with connection, connection.cursor() as cursor:
         cursor.execute(f"SELECT {', '.join(FIELDS)} FROM candles")  # noqa: S608 - names of a dataclass
         rows = [dict(zip(FIELDS, row, strict=True)) for row in cursor.fetchall()]
@@ -133,7 +137,7 @@ def stored_candles(connection: Any) -> dict[tuple[Any, ...], OracleCandle]:
 
 
 def differences(expected: dict[Any, Any], found: dict[Any, Any]) -> list[str]:
-    """A verdict per candle that isn't as it must be: missing, extra, or its wrong fields."""
+    """Describe each candle that is missing or extra, and each wrong field."""
     verdicts = [f"missing {key}" for key in expected.keys() - found.keys()]
     verdicts += [f"extra {key}" for key in found.keys() - expected.keys()]
     for key in expected.keys() & found.keys():

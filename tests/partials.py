@@ -1,4 +1,4 @@
-"""Partial candles read back from the text in which the store takes them."""
+"""Decode partial aggregates from the text that is sent to PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from candleflow.market.partial import Partial
 
 
 def decode(text: str) -> Partial:
-    """What ``market.partial.encode`` was given, but that the set of ids is always written out."""
+    """Reverse ``market.partial.encode``; the set of trade ids is always filled in."""
     row = text[1:-1].replace('\\"', '"').replace("\\\\", "\\")[1:-1]
     (values,) = csv.reader([row], escapechar="\\", doublequote=False)
     open_time, last_trade_time, trade_count, first_id, last_id = map(int, values[1:6])

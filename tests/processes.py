@@ -1,4 +1,4 @@
-"""Our programs as processes of their own, as a user starts them, and waiting for what they do."""
+"""Run our programs as separate processes, as a user starts them, and wait for what they do."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from candleflow.telemetry import Heartbeat, read_heartbeat
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 120
 STOP_SECONDS = 15
-"""A stop may take 10 s; on a busy machine the interpreter's own end takes some more."""
+"""A stop may take 10 s; on a busy machine the interpreter needs a few more to exit."""
 
 T = TypeVar("T")
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """This process's own, where these settings (``kafka_bootstrap=...``) stand in place of any of ours."""
+    """Return this process's environment with these settings (``kafka_bootstrap=...``) instead of its own."""
     others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return others | {f"{PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
 
@@ -37,9 +37,10 @@ def environment(**settings: object) -> dict[str, str]:
 def started(
     command: Sequence[str | Path], variables: Mapping[str, str], log: Path, folder: Path = ROOT
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program, ended by SIGTERM, and by SIGKILL if that does nothing.
+    """Run a program until the block ends, then send SIGTERM, and SIGKILL if that has no effect.
 
-    What one leaves that has ended before, such as a killed processor's JVM, is left to end by itself.
+    If the program has already ended, its children, such as a killed processor's JVM, are left to exit by
+    themselves.
     """
     process = spawn(command, log=log, environment=variables, cwd=folder)
     try:
@@ -51,7 +52,7 @@ def started(
 
 @dataclass
 class Running:
-    """A running program of ours that keeps a heartbeat."""
+    """A running program of ours that writes a heartbeat."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -65,29 +66,29 @@ class Running:
         return read_heartbeat(self.run_dir, self.name)
 
     def running_counts(self) -> Mapping[str, int | float]:
-        """What it tells while it runs; nothing where another process told last."""
-        told = self.heartbeat()
-        is_its_own = told is not None and told.state == "running" and told.pid == self.process.pid
-        return told.counts if told is not None and is_its_own else {}
+        """Return the counts of its heartbeat; empty if it isn't running or another process wrote last."""
+        beat = self.heartbeat()
+        is_its_own = beat is not None and beat.state == "running" and beat.pid == self.process.pid
+        return beat.counts if beat is not None and is_its_own else {}
 
     def children(self) -> list[psutil.Process]:
-        """The processor's JVM, and whatever else it started and that lives."""
+        """Return its running descendants, such as the processor's JVM."""
         found = psutil.Process(self.process.pid).children(recursive=True)
         return [one for one in found if one.status() != psutil.STATUS_ZOMBIE]
 
     def wait_for(self, what: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-        """Fails with what the program said when the time is up, or when it has ended."""
+        """Wait until ``what`` is true. On a timeout, or if the program ends, fail with its log."""
         if not wait_for(lambda: what() or self.process.poll() is not None, seconds) or not what():
             has_ended = self.process.poll() is not None
-            pytest.fail(f"{'ended' if has_ended else f'not within {seconds} s'}; it said:\n{self.said()}")
+            pytest.fail(f"{'ended' if has_ended else f'not within {seconds} s'}; its log:\n{self.said()}")
 
     def wait_until_it_reads(self) -> None:
-        """Until the processor's query runs."""
+        """Wait until the processor's query runs."""
         self.wait_for(lambda: "reading" in self.said())
 
 
 def awaited(what: Callable[[], T], seconds: float, otherwise: Callable[[], str]) -> T:
-    """The first true answer of ``what``; fails with ``otherwise`` when the time is up."""
+    """Poll ``what`` and return its first true answer; on a timeout, fail with the text of ``otherwise``."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         answer = what()
@@ -99,7 +100,7 @@ def awaited(what: Callable[[], T], seconds: float, otherwise: Callable[[], str])
 
 @contextmanager
 def lasting(seconds: float) -> Iterator[None]:
-    """What is done within takes so long at least."""
+    """Make the block take at least ``seconds``."""
     until = time.monotonic() + seconds
     yield
     assert wait_for(lambda: time.monotonic() >= until, seconds + 1)

@@ -1,4 +1,4 @@
-"""One real Spark session for all tests that need one, in a JVM of its own."""
+"""One real Spark session, in its own JVM, for all tests that need one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from candleflow.engine.session import SparkFiles, start_session, stop_session
 
 RECORD_SCHEMA = "topic string, partition int, offset long, timestamp timestamp, value binary"
 PUBLISHED_AT = datetime(2024, 8, 9, tzinfo=UTC)
-"""When Kafka got the records of ``records_of``, unless told otherwise."""
+"""Default Kafka timestamp of the records of ``records_of``."""
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def spark(
 def records_of(
     spark: SparkSession, values: Sequence[bytes | None], published_at: datetime = PUBLISHED_AT
 ) -> DataFrame:
-    """Records as Kafka's source gives them: topic ``trades``, partition 0, offsets from 0 on."""
+    """Return records like those of Spark's Kafka source: topic ``trades``, partition 0, offsets from 0."""
     rows = [
         ("trades", 0, offset, published_at, None if value is None else bytearray(value))
         for offset, value in enumerate(values)

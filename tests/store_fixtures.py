@@ -1,4 +1,4 @@
-"""A fresh database for a test, on the session's real PostgreSQL server, with our schema and roles in it."""
+"""A fresh database for each test on the session's PostgreSQL server, with our schema and roles."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from candleflow.store.credentials import Role
 
 
 class Server(Protocol):
-    """What is needed of the session's server: where its superuser connects."""
+    """A server that can give the URL of its superuser."""
 
     def url(self, role: str = ..., database: str = ...) -> str: ...
 
 
 @dataclass
 class Database:
-    """A database of its own, and an owner of its own, so that tests share no role and no password.
+    """A database with its own owner, so that tests share no role and no password.
 
-    Connections are closed when the test ends.
+    Its connections are closed when the test ends.
     """
 
     server: Server
@@ -46,7 +46,7 @@ class Database:
         return self.settings_with()
 
     def settings_with(self, **overrides: Any) -> Settings:
-        """Settings that lead to this database, and others besides."""
+        """Return settings for this database, with ``overrides``."""
         _, _, address = self.server.url().rpartition("@")
         address, _, _ = address.partition("/")
         return load(
@@ -59,31 +59,31 @@ class Database:
         )
 
     def owner(self) -> Connection:
-        """A connection as the schema's owner; like the others in autocommit."""
+        """Connect as the owner of the schema, in autocommit like the other roles."""
         return self._connect(Role.OWNER)
 
     def writer(self) -> Connection:
-        """A connection as the processor's role."""
+        """Connect as the processor's role."""
         return self._connect(Role.WRITER)
 
     def reader(self) -> Connection:
-        """A connection as the page's role."""
+        """Connect as the page's role."""
         return self._connect(Role.READER)
 
     def auditor(self) -> Connection:
-        """A connection as the auditor's role."""
+        """Connect as the auditor's role."""
         return self._connect(Role.AUDITOR)
 
     def forecaster(self) -> Connection:
-        """A connection as the forecaster's role."""
+        """Connect as the forecaster's role."""
         return self._connect(Role.FORECASTER)
 
     def alerter(self) -> Connection:
-        """A connection as the alerter's role."""
+        """Connect as the alerter's role."""
         return self._connect(Role.ALERTER)
 
     def editor(self) -> Connection:
-        """A connection as the role that edits alert rules."""
+        """Connect as the role that edits alert rules."""
         return self._connect(Role.EDITOR)
 
     def superuser(self) -> Connection:
@@ -123,7 +123,7 @@ class Database:
 def make_database(
     postgres: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[], Database]]:
-    """Makes databases without a schema; those not dropped by then are when the session ends."""
+    """Return a function that creates databases without a schema. All are dropped when the session ends."""
     made: list[Database] = []
 
     def make() -> Database:
@@ -131,7 +131,7 @@ def make_database(
             server=postgres,
             name=f"candles_{secrets.token_hex(4)}",
             data_dir=tmp_path_factory.mktemp("database"),
-            owner_password=secrets.token_urlsafe(9) + "@:/?# %é'\"\\",  # what an address must escape
+            owner_password=secrets.token_urlsafe(9) + "@:/?# %é'\"\\",  # characters that a URL must escape
         )
         made.append(database)
         database.make()
@@ -145,7 +145,7 @@ def make_database(
 
 @pytest.fixture
 def empty_database(make_database: Callable[[], Database]) -> Iterator[Database]:
-    """A fresh database, no schema in it yet."""
+    """A fresh database without our schema."""
     database = make_database()
     yield database
     database.drop()
@@ -160,7 +160,7 @@ def database(empty_database: Database) -> Database:
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[PostgresServer]:
-    """A server that a test may harm."""
+    """A PostgreSQL server for one test, which may stop it or damage its data."""
     passwords = tmp_path / "run" / credentials.FILE_NAME
     server = PostgresServer(tmp_path / "postgres", free_port(), credentials=passwords, fsync=False)
     server.start()

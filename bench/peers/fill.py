@@ -1,6 +1,6 @@
-"""Lines from standard input to Kafka, the fastest way from Python: ``fill.py BOOTSTRAP TOPIC``.
+"""Send lines from standard input to Kafka: ``fill.py BOOTSTRAP TOPIC``.
 
-A line is a record: its key, a tab, its value. Ends with status 1 where Kafka did not take them all.
+A line is a record: key, tab, value. The exit status is 1 if Kafka did not accept all of them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def main() -> int:
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
-            "enable.idempotence": True,  # records stay in the order of their ids, each there once
+            "enable.idempotence": True,  # keeps the order of trade ids, without duplicates
             "linger.ms": 20,
-            "log_level": 3,  # not that it waits for the broker
+            "log_level": 3,  # only errors, not each wait for the broker
             "queue.buffering.max.messages": 1_000_000,
             "on_delivery": note,
         }

@@ -1,6 +1,6 @@
-"""The candles with Bytewax: KafkaSource, fold_window over event time, and a sink of one upsert a batch.
+"""Make the candles with Bytewax: KafkaSource, fold_window over event time, and one upsert a batch.
 
-Bytewax has no sink for PostgreSQL: this is its documented way to make one, a DynamicSink, and rows are
+Bytewax has no sink for PostgreSQL, so this uses a DynamicSink, as its documentation describes. Rows are
 collected for at most a second before they are written.
 """
 
@@ -75,7 +75,7 @@ def fold(candle: Candle, trade: Trade) -> Candle:
 
 
 def merge(earlier: Candle, later: Candle) -> Candle:
-    """Only windows that can grow together ask for this; tumbling ones never do."""
+    """Never called: Bytewax merges only session windows, not tumbling ones."""
     raise NotImplementedError
 
 
@@ -86,7 +86,7 @@ def row(item: tuple[str, tuple[int, Candle]]) -> tuple[Any, ...]:
 
 class PostgresPartition(StatelessSinkPartition):
     def __init__(self) -> None:
-        self._connection = psycopg2.connect("")  # the address is in libpq's own variables
+        self._connection = psycopg2.connect("")  # libpq reads PGHOST, PGPORT, ... from the environment
 
     def write_batch(self, items: list[tuple[str, list[tuple[Any, ...]]]]) -> None:
         with self._connection, self._connection.cursor() as cursor:

@@ -1,10 +1,10 @@
-"""The candles as a plain loop: confluent-kafka, orjson, a dict, and an upsert of what changed each second.
+"""Make the candles in a plain loop: confluent-kafka, orjson, a dict, and an upsert of changes each second.
 
     python ohlcv_loop.py            floats, and the six fields of an OHLCV bar
     python ohlcv_loop.py --exact    decimals, and every field of Binance's kline
 
-Of the two Kafka clients, confluent-kafka is the quicker by far. State is in memory and offsets are committed
-after the rows: a restart in mid-window would lose the window's earlier trades, or count some twice.
+confluent-kafka is much faster than kafka-python. State is only in memory, and offsets are committed after the
+rows. So a restart in the middle of a window would lose the window's earlier trades or count some twice.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Key = tuple[str, int]
 
 
 def fold_floats(candles: dict[Key, list[Any]], records: list[Any]) -> set[Key]:
-    """Fold the records in; the keys of the candles that they changed. The topic is in order of trade id."""
+    """Aggregate the records, which come in order of trade id; return the keys of the changed candles."""
     changed = set()
     for record in records:
         trade = orjson.loads(record.value())
@@ -60,7 +60,7 @@ def fold_floats(candles: dict[Key, list[Any]], records: list[Any]) -> set[Key]:
 
 
 def fold_decimals(candles: dict[Key, list[Any]], records: list[Any]) -> set[Key]:
-    """As ``fold_floats``, exact and with every field."""
+    """Like ``fold_floats``, but exact and with every field."""
     changed = set()
     zero = Decimal(0)
     for record in records:
@@ -104,7 +104,7 @@ def main() -> None:
     fields, fold = (EXACT_FIELDS, fold_decimals) if is_exact else (FLOAT_FIELDS, fold_floats)
     getcontext().prec = 60
     columns = ", ".join(fields)
-    connection = psycopg2.connect("")  # the address is in libpq's own variables
+    connection = psycopg2.connect("")  # libpq reads PGHOST, PGPORT, ... from the environment
     with connection, connection.cursor() as cursor:
         typed = ", ".join(f"{name} {type_}" for name, type_ in fields.items())
         cursor.execute(

@@ -1,8 +1,9 @@
-"""The candles with Pathway: kafka.read of JSON, windowby a tumbling window, postgres.write as a snapshot.
+"""Make the candles with Pathway: kafka.read of JSON, windowby a tumbling window, postgres.write (snapshot).
 
-Open and close are the prices of the lowest and highest trade id: its reducers ``earliest`` and ``latest`` go
-by the mini-batch a row came in, and can't tell a batch's first row from its last. Each window is written
-once, when time has passed its end. Pathway is under the Business Source License: it runs here to be measured.
+Open and close are the prices of the lowest and highest trade id. The reducers ``earliest`` and ``latest``
+would not do, because they know only the order of mini-batches, not that of rows within one. Each window is
+written once, after event time has passed its end. Pathway has the Business Source License and is used here
+only for measurement.
 """
 
 from __future__ import annotations

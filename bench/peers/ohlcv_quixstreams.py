@@ -1,7 +1,7 @@
-"""The candles with Quix Streams: a tumbling window of its aggregations, closed windows to PostgreSQLSink.
+"""Make the candles with Quix Streams: its tumbling window and aggregations, closed windows to PostgreSQLSink.
 
-Its state store, changelog topic, commit interval (5 s) and guarantee (at least once) are as they come. The
-sink upserts on the primary key, so that a window written twice is there once.
+State store, changelog topic, commit interval (5 s) and guarantee (at least once) are the defaults. The sink
+upserts by primary key, so a window that is written twice is stored once.
 """
 
 from __future__ import annotations

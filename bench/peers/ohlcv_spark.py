@@ -1,7 +1,9 @@
-"""The candles with Spark as in tutorials: from_json, withWatermark, window, groupBy, foreachBatch to JDBC.
+"""Make the candles with Spark as in tutorials.
 
-Settings are Spark's own, but for two without which it doesn't run here: names that differ in case only must
-stay apart (``t`` and ``T``), and the jars are those brought already, in place of ``spark.jars.packages``.
+It uses from_json, withWatermark, window, groupBy, and foreachBatch to JDBC.
+
+Spark's settings are the defaults except two. Names are case-sensitive, because ``t`` and ``T`` are different
+fields. The jars are local files that are already there, instead of ``spark.jars.packages``.
 """
 
 from __future__ import annotations

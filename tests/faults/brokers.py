@@ -1,4 +1,4 @@
-"""A cluster of Kafka's on this machine: brokers that are controllers too, each record kept by all of them."""
+"""A Kafka cluster on this machine: each broker is also a controller and has a replica of every record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REPLICATED = ("offsets.topic", "transaction.state.log", "share.coordinator.stat
 
 
 class KafkaCluster:
-    """``count`` brokers, used as a ``KafkaServer`` is; one alone is as ``make run`` has it."""
+    """``count`` brokers with the interface of ``KafkaServer``; a single one is set up as by ``make run``."""
 
     def __init__(self, folder: Path, count: int, java_home: Path, jars: Sequence[Path]) -> None:
         self.folder = folder
@@ -41,12 +41,12 @@ class KafkaCluster:
 
     @property
     def process(self) -> subprocess.Popen[bytes] | None:
-        """A broker's that is down, if any is; else the first one's."""
+        """The process of a broker that is down, if there is one; else that of the first broker."""
         processes = [broker.process for broker in self.brokers]
         return next((one for one in processes if one is None or one.poll() is not None), processes[0])
 
     def start(self) -> None:
-        """Those that don't run. A majority of the controllers must be up before any broker is ready."""
+        """Start the brokers that don't run. None is ready before a majority of the controllers is up."""
         for broker in self.brokers:
             if broker.process is None or broker.process.poll() is not None:
                 broker.start()
@@ -67,7 +67,7 @@ class KafkaCluster:
         return "; ".join(broker.why_it_ended() for broker in self.brokers)
 
     def is_in_sync(self, topic: str) -> bool:
-        """Whether each partition of the topic has a leader, and every broker all of its records."""
+        """Whether every broker is an in-sync replica of each partition of the topic."""
         try:
             with closing(KafkaAdminClient(bootstrap_servers=self.bootstrap.split(","))) as admin:
                 (described,) = admin.describe_topics([topic])

@@ -1,7 +1,7 @@
-"""A clock of each process's own, which a test sets while the process runs: libfaketime, told by a file.
+"""A separate clock for each process, which a test can set while the process runs (libfaketime and a file).
 
-Only what tells the date is changed. Steady clocks go on as they are, as they do when an administrator or NTP
-sets the clock. (``FAKETIME_FORCE_MONOTONIC_FIX=0``: without it every wait of a JVM would end at once.)
+Only the wall clock changes. Monotonic clocks go on unchanged, as they do when an administrator or NTP sets
+the clock. Without ``FAKETIME_FORCE_MONOTONIC_FIX=0`` every wait of a JVM would end at once.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from pathlib import Path
 from typing import Final
 
 LIBRARIES: Final = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-ABSENT: Final = "no libfaketime here: deploy/faketime installs it"
+ABSENT: Final = "libfaketime is not installed: run deploy/faketime"
 _FOR_PYTHON: Final = Path(__file__).with_name("preloaded")
 REREAD_SECONDS: Final = 1
-"""So soon a process notices that its clock was set."""
+"""How soon a process notices that its clock was set."""
 
 
 class Clock:
-    """One process's, and that of all it starts; right until it is set."""
+    """The clock of a process and its children. It is correct until it is set."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self.set(0)
 
     def set(self, seconds: float) -> None:
-        """Ahead of the true time by so much."""
+        """Set the clock ahead of the true time by ``seconds``, which may be negative."""
         beside = self._file.with_suffix(".tmp")
         beside.write_text(f"{seconds:+g}\n")
-        beside.chmod(0o644)  # PostgreSQL's user reads it too
+        beside.chmod(0o644)  # PostgreSQL runs as another user
         beside.replace(self._file)
 
     @property

@@ -1,7 +1,8 @@
-"""Where a COMMIT begins in what PostgreSQL's JDBC driver sends: protocol 3.0, message by message.
+"""Find the start of a COMMIT in the bytes that PostgreSQL's JDBC driver sends (protocol 3.0).
 
-The driver names the statement COMMIT once for each connection and only binds it later, so the word itself
-isn't there to be found. https://www.postgresql.org/docs/current/protocol-message-formats.html
+The driver sends the text COMMIT once for each connection, as a prepared statement, and later only its name.
+So searching for the word is not enough.
+https://www.postgresql.org/docs/current/protocol-message-formats.html
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 _MAJOR: Final = 3
-"""The protocol's, in a startup message; requests for encryption have other codes there."""
+"""Major version in a startup message; encryption requests have another code in that place."""
 _LENGTH: Final = 4
 
 
@@ -22,7 +23,7 @@ class CommitWatch:
         self._names: set[bytes] = set()
 
     def __call__(self, chunk: bytes) -> int | None:
-        """Where in the chunk a COMMIT begins; None where none does."""
+        """Return the position in the chunk where a COMMIT begins, or None."""
         at = -len(self._buffer)
         self._buffer += chunk
         found: int | None = None
@@ -34,7 +35,7 @@ class CommitWatch:
         return found
 
     def _next_length(self) -> int | None:
-        """Of the first message, if it is whole."""
+        """Return the length of the first message in the buffer; None if it isn't complete."""
         head = 1 if self._is_typed else 0
         if len(self._buffer) < head + _LENGTH:
             return None

@@ -1,4 +1,4 @@
-"""A pipeline for each test, and what was done to all of them and came of it, told at the end."""
+"""A pipeline for each fault test, and a summary of all faults and results at the end of the run."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def make_pipeline(
     kafka_jars: list[Path],
     spark_jars: list[Path],
 ) -> Iterator[MakePipeline]:
-    """Makes pipelines that aren't started yet; all are gone when the test ends."""
-    assert spark_jars, "brought before a processor is given a deadline to start"
+    """Return a function that makes pipelines, not started yet. All are removed when the test ends."""
+    assert spark_jars, "download the jars before a processor has a deadline to start"
     made: list[Pipeline] = []
     reports = request.config.stash.setdefault(_REPORTS, [])
 
@@ -47,13 +47,13 @@ def make_pipeline(
 
 @pytest.fixture(scope="session")
 def fault_seed() -> int:
-    """The seed of what is left to chance."""
+    """The seed of all random choices."""
     return chosen_seed()
 
 
 @pytest.fixture
 def announce(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Says what is left to chance before it happens; once more where the test fails."""
+    """Return a function that prints random choices at once, and again in the output of a failed test."""
     plugins = request.config.pluginmanager
     capture, reporter = plugins.get_plugin("capturemanager"), plugins.get_plugin("terminalreporter")
 
@@ -68,8 +68,8 @@ def announce(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 @pytest.fixture
 def random(request: pytest.FixtureRequest, fault_seed: int, announce: Callable[[str], None]) -> Random:
-    """The test's own chance, by the seed."""
-    announce(f"{request.node.name}: by {SEED_VARIABLE}={fault_seed}")
+    """A random generator for the test, seeded with the seed and the test's name."""
+    announce(f"{request.node.name}: {SEED_VARIABLE}={fault_seed} repeats this run")
     return chance(fault_seed, request.node.name)
 
 

@@ -1,4 +1,4 @@
-"""Records put into Kafka past the producer: a backlog that one symbol fills, poison among sound trades."""
+"""Write records to Kafka without the producer: uneven backlogs, and invalid records among valid trades."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ACKNOWLEDGED_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record, and what must become of it."""
+    """One record, and the expected result."""
 
     value: bytes | None
     partition: int
     key: bytes | None = None
-    """kafka-python can't send a record with neither key nor value: a tombstone's is empty."""
+    """Empty, not None, for a tombstone: kafka-python can't send a record with neither key nor value."""
     refusal: str | None = None
-    """The reason for which it must be refused; None for a sound trade."""
+    """The expected reason of its rejection; None for a valid trade."""
 
     def refused_as(self, origin: str) -> Refused:
         value = self.value or b""
@@ -35,7 +35,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A record of the topic of refused ones."""
+    """A record in the topic of rejected records."""
 
     origin: str
     reason: str
@@ -55,7 +55,7 @@ class Refused:
 
 
 def put(bootstrap: str, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
-    """Write them in their order; where each came to lie: partition and offset."""
+    """Write the records in order; return the partition and offset of each."""
     producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5, batch_size=262_144)
     try:
         sent = [producer.send(topic, one.value, one.key, partition=one.partition) for one in records]
@@ -66,9 +66,9 @@ def put(bootstrap: str, topic: str, records: Sequence[Record]) -> list[tuple[int
 
 
 def end_in_log(log: bytes, offset: int) -> int:
-    """Where in a segment's file the first batch of records begins that has this offset or a later one.
+    """Return the position in a segment file of the first record batch that contains ``offset`` or later ones.
 
-    The layout: kafka.apache.org/documentation/#recordbatch.
+    The format: kafka.apache.org/documentation/#recordbatch.
     """
     at = 0
     while at < len(log):
@@ -81,7 +81,7 @@ def end_in_log(log: bytes, offset: int) -> int:
 
 
 def trade(symbol: str, trade_id: int, time_ms: int, **more: Any) -> dict[str, Any]:
-    """A trade as Binance sends it; price and quantity come of its id, so that no two are alike."""
+    """Return a trade in Binance's format; price and quantity depend on the id, so that trades differ."""
     return {
         "e": "trade", "E": time_ms + 1, "s": symbol, "t": trade_id,
         "p": f"{60_000 + trade_id * 7_919 % 1_000}.{trade_id % 100:02d}", "q": f"0.{trade_id % 997 + 1:05d}",
@@ -90,12 +90,12 @@ def trade(symbol: str, trade_id: int, time_ms: int, **more: Any) -> dict[str, An
 
 
 def text(payload: Mapping[str, Any]) -> bytes:
-    """As Binance writes it."""
+    """Serialize a payload as compact JSON, like Binance."""
     return json.dumps(payload, separators=(",", ":")).encode()
 
 
 def quiet_backlog(symbols: int, windows: int, begin_ms: int, window_ms: int) -> Iterator[Record]:
-    """One trade of each symbol in each of the windows, in the order of their time."""
+    """Yield one trade of each symbol in each window, in order of time."""
     for window in range(windows):
         for number in range(symbols):
             name, time_ms = f"Q{number:04d}USDT", begin_ms + window * window_ms + number % window_ms
@@ -105,8 +105,9 @@ def quiet_backlog(symbols: int, windows: int, begin_ms: int, window_ms: int) -> 
 def skewed_backlog(
     busy: str, calm: Sequence[str], *, times: int, count: int, span_ms: tuple[int, int], partitions: int
 ) -> Iterator[Record]:
-    """``count`` trades of the busy symbol and, of each calm one, ``times`` fewer, in the order
-    of their time, which goes through ``span_ms``. The first of the calm ones is in the busy one's partition.
+    """Yield ``count`` trades of the busy symbol and ``count / times`` of each calm one, in order of time.
+
+    The times cover ``span_ms``. The first calm symbol shares the busy symbol's partition.
     """
     ids = dict.fromkeys([busy, *calm], 0)
     homes = {busy: 0} | {symbol: at % partitions for at, symbol in enumerate(calm)}

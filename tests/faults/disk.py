@@ -1,4 +1,4 @@
-"""A small disk of its own for a folder, which a test fills and empties: a tmpfs, where one may be mounted."""
+"""Mount a small disk (tmpfs) on a folder, which a test can fill up and empty."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _BALLAST: Final = "ballast"
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """The folder is on a disk of that size; skips the test where nothing can be mounted."""
+    """Mount a disk of that size on the folder; skip the test if mounting isn't possible."""
     if sys.platform != "linux":
-        pytest.skip("a tmpfs is Linux's")
+        pytest.skip("tmpfs exists only on Linux")
     command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+        pytest.skip(f"can't mount a tmpfs: {done.stderr.strip()}")
     try:
         yield
     finally:
-        # Lazily: whoever has files open there is ended later.
+        # Lazily, because programs with open files there are stopped only later.
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextmanager
 def full(folder: Path) -> Iterator[None]:
-    """The folder's disk is full to the last byte, until the end."""
+    """Fill the folder's disk to the last byte until the block ends."""
     ballast = folder / _BALLAST
     with ballast.open("wb", buffering=0) as file:
         for size in _BLOCKS:

@@ -1,4 +1,4 @@
-"""The moments at which a kill of the processor is worst: within a batch, at a place that is known."""
+"""Kill the processor at known critical points within a batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.processes import awaited
 
 
 def kill_at_commit(pipeline: Pipeline, count: int, direction: Direction) -> None:
-    """When so much of a COMMIT, or of its answer, has passed, and no more does."""
+    """Kill it after the first ``count`` bytes of a COMMIT or of its reply, while the rest is held back."""
     link = pipeline.store_link
     cuts = link.cuts
     link.cut_after(count, direction, when_watched=True, only_stalls=True)
@@ -24,14 +24,14 @@ def kill_at_commit(pipeline: Pipeline, count: int, direction: Direction) -> None
 
 
 def kill_at_log(pipeline: Pipeline, log: str) -> None:
-    """When Spark begins to write one of its own logs, ``offsets`` before a batch and ``commits`` after it."""
+    """Kill it when Spark writes one of its logs: ``offsets`` before a batch or ``commits`` after it."""
     before = _files(pipeline, log)
     assert wait_for(lambda: bool(_files(pipeline, log) - before), FLOW_SECONDS), pipeline.said()
     pipeline.processor.kill(with_children=True)
 
 
 def _files(pipeline: Pipeline, log: str) -> set[Path]:
-    """Those half written too."""
+    """Return the files of a Spark log, including partly written ones."""
     return set(pipeline.places["Spark"].glob(f"candleflow-processor-*/*/{log}/*"))
 
 

@@ -1,4 +1,4 @@
-"""What the simulated exchange serves to a pipeline, and every trade that there was to be had."""
+"""The market data that the simulated exchange serves, and all trades that it could have delivered."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HISTORY_LIMIT: Final = 1_000
 
 @dataclass(frozen=True)
 class Feed:
-    """The simulator's command, what it is in words, and the recording's file if it is one."""
+    """The simulator's command, its description, and the file if it is a recording."""
 
     command: Sequence[str]
     words: str
@@ -26,7 +26,7 @@ class Feed:
     module: str = "candleflow"
 
     def whole(self, rest_url: str, in_topic: Trades) -> Trades:
-        """Every trade from the first to the last that is in the topic, those that are not in it as well."""
+        """Return all the exchange's trades between the first and the last id in the topic."""
         found: Trades = {}
         for symbol in SYMBOLS:
             ids = [trade_id for of, trade_id in in_topic if of == symbol]
@@ -42,20 +42,20 @@ class Feed:
 
 
 def seeded(rate: float, seed: int = 1) -> Feed:
-    """A made-up market, for ever."""
+    """Return a simulated market without end."""
     command = ("simulate", "--rate", str(rate), "--seed", str(seed), "--symbols", ",".join(SYMBOLS))
-    return Feed(command, f"made up, {rate:g} trades/s")
+    return Feed(command, f"simulated, {rate:g} trades/s")
 
 
 def unruly(orders: Path, rate: float, seed: int = 1) -> Feed:
-    """A made-up market, on an exchange that makes the faults which the file asks for."""
+    """Return a simulated market on an exchange with the faults that the file ``orders`` asks for."""
     market = ("--rate", str(rate), "--seed", str(seed), "--symbols", ",".join(SYMBOLS))
     command = (*market, "--orders", str(orders))
-    return Feed(command, f"made up, {rate:g} trades/s", module="tests.faults.unruly_exchange")
+    return Feed(command, f"simulated, {rate:g} trades/s", module="tests.faults.unruly_exchange")
 
 
 def recorded(speed: float, otherwise: Feed) -> Feed:
-    """Ten recorded minutes of Binance's; where the recording isn't here ``otherwise``, which says so."""
+    """Return ten recorded minutes of Binance, or ``otherwise`` with a remark if the recording is missing."""
     file = oracle.TRADES_ONLY
     if not file.exists():
         return Feed(otherwise.command, f"{otherwise.words} ({oracle.ABSENT})")
@@ -64,7 +64,7 @@ def recorded(speed: float, otherwise: Feed) -> Feed:
 
 
 def _history(rest_url: str, symbol: str, first: int, last: int) -> Iterator[dict[str, Any]]:
-    """What the exchange's REST says that it traded, in the stream's terms."""
+    """Fetch trades from the exchange's REST API and convert them to the stream's format."""
     url = f"{rest_url}/api/v3/historicalTrades"
     with httpx.Client(trust_env=False) as client:
         for from_id in range(first, last + 1, _HISTORY_LIMIT):

@@ -1,9 +1,9 @@
-"""The whole way as real processes that a test may kill, stop and start again: exchange to PostgreSQL.
+"""The whole pipeline from exchange to PostgreSQL, as real processes that a test may kill, stop and restart.
 
     simulator -- link -- producer -- Kafka -- processor -- link -- PostgreSQL
 
-The links are proxies. Kafka's are not: a broker tells its clients an address of its own, so a proxy before it
-would be passed by after the first request.
+The links are TCP proxies. There is none for Kafka: a broker tells its clients its own address, so clients
+would bypass a proxy after the first request.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ WRITER: Final = "candleflow_writer"
 TOPIC: Final = "trades"
 REJECTED_TOPIC: Final = "trades.rejected"
 FLOW_SECONDS: Final = 180.0
-"""After a start, and after a fault is over, trades must be in the candles again within so long."""
+"""Time limit after a start or the end of a fault until new trades are in the candles."""
 DRAIN_SECONDS: Final = 180.0
-"""After the last fault: to flush what is in flight, and then to merge what is in the topic."""
+"""Time limit after the last fault: to publish all trades, and then again to merge the whole topic."""
 STOP_SECONDS: Final = 15.0
 AUDIT_SECONDS: Final = 240.0
-"""The auditor looks at what is half a minute old, where nothing was noted for half a minute."""
+"""Time limit for the auditor, which waits until data, and the last noted gap, are half a minute old."""
 ADOPT: Final = "adopt-topic"
 LOG_FILES: Final = 40
-"""Of 16 MB each: more than PostgreSQL keeps ready."""
+"""Number of WAL files of 16 MB, more than PostgreSQL keeps ready."""
 GRACE: Final = "10 seconds"
-"""A candle that ended so long ago has been closed by a processor that has caught up."""
+"""A processor that has caught up has closed every candle that ended this long ago."""
 
 _PROCESSOR: Final = (sys.executable, ROOT / "processor.py")
 _ROWS: Final = """
@@ -70,8 +70,8 @@ _ROWS: Final = """
         CASE WHEN end_time <= %s THEN is_closed END
     FROM candles ORDER BY 1, 2, 3
 """
-"""Every column but those that tell of how it came about: ``revision``, ``source`` and ``updated_at``. Whether
-a candle is closed is a matter of the clock where it has only just ended."""
+"""Every column except ``revision``, ``source`` and ``updated_at``, which depend on how the row was made.
+``is_closed`` is left out for candles that have only just ended, because it depends on the time."""
 
 
 _SLOW: Final = """
@@ -87,14 +87,14 @@ _PROGRESS: Final = """
         (SELECT coalesce(sum(trade_count), 0) FROM candles WHERE interval = '1d')
     FROM record_counts
 """
-"""One statement sees one moment."""
+"""A single statement, so that all counts are of the same moment."""
 
 
 class Pipeline:
-    """All of it, in a folder of its own; a context manager. Begun by ``start``, ended by ``judge``.
+    """A pipeline in its own folder; a context manager. Call ``start`` first and ``judge`` at the end.
 
-    ``settings`` are the producer's and the processor's (``kafka_partitions=4``); Kafka has so many
-    ``brokers``.
+    ``settings`` are for the producer and the processor (``kafka_partitions=4``). ``brokers`` is the number of
+    Kafka brokers.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Pipeline:
             "Spark": folder / "tmp",
             "heartbeats": self._run_dir,
         }
-        """The folder that each part writes to."""
+        """The folder that each component writes to."""
         self._parts = ExitStack()
 
     def __enter__(self) -> Self:
@@ -153,7 +153,7 @@ class Pipeline:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nobody is asked to stop: the folder goes too."""
+        """Kill everything; no clean stop is needed, because the folder is deleted too."""
         for program in self._programs:
             program.faults = Counter()
             program.resume()
@@ -164,22 +164,25 @@ class Pipeline:
         self._parts.close()
 
     def start(self) -> None:
-        """Start everything; returns when trades flow into the candles."""
+        """Start everything except the auditor, and wait until trades are in the candles."""
         self._postgres.start()
         self._kafka.start()
         self.exchange.start()
         self.postgres.wait_until_ready()
         self._postgres.provide(DATABASE, DATABASE)
-        self.processor.start()  # it waits for Kafka while its JVM comes up
+        self.processor.start()  # its JVM starts while Kafka does
         self.kafka.wait_until_ready()
         awaited(lambda: answers(f"{self.rest_url}/api/v3/ping"), 30, self.exchange.said)
         for program in self._programs:
-            if program is not self.auditor:  # few faults need one
+            if program is not self.auditor:  # only few tests need it
                 program.start()
         self.wait_for_trades(1)
 
     def start_programs_first(self, wait_seconds: float) -> None:
-        """Start the programs, and so much later each of what they need; returns when trades flow."""
+        """Start the programs before the servers, and wait until trades are in the candles.
+
+        Kafka starts after ``wait_seconds`` and PostgreSQL after ``wait_seconds`` more.
+        """
         for program in (self.producer, self.processor, self.auditor):
             program.start()
         for server in (self.kafka, self.postgres):
@@ -191,33 +194,33 @@ class Pipeline:
         self.exchange.start()
         self.wait_for_trades(1)
 
-    def add_rival(self) -> Program:
+    def add_processor(self) -> Program:
         """Start a second processor, on the same topic and database."""
-        rival = self.add("rival", self.processor.command)
-        rival.start()
-        return rival
+        second = self.add("second-processor", self.processor.command)
+        second.start()
+        return second
 
     def add(self, name: str, command: Sequence[str | Path]) -> Program:
-        """A program more, with the processor's settings; ``start`` starts it last, unless that is done."""
+        """Add a program with the processor's settings. ``start``, if called later, starts it last."""
         made = Program(name, command, self.folder, Counter(), self.processor.variables)
         self._programs.append(made)
         return made
 
     def pids(self) -> dict[str, int]:
-        """Of all that runs, by name."""
+        """Return the process ids of everything that runs, by name."""
         servers = {one.name: one.server.process for one in (self.kafka, self.postgres)}
         found = {one.name: one.process for one in self._programs} | servers
         return {name: process.pid for name, process in found.items() if process is not None}
 
     def put(self, records: Sequence[Record]) -> None:
-        """Write records into Kafka past the producer."""
+        """Write records to Kafka without the producer."""
         places = direct.put(self._kafka.bootstrap, TOPIC, records)
         self._put |= dict(zip(places, records, strict=True))
 
-    # PostgreSQL, asked past the link --------------------------------------------------------------------
+    # PostgreSQL, queried without the link ---------------------------------------------------------------
 
     def superuser(self, database: str = DATABASE) -> Connection:
-        """A connection in autocommit."""
+        """Connect as superuser, in autocommit."""
         connection = psycopg2.connect(self._postgres.url(SUPERUSER, database), connect_timeout=5)
         connection.autocommit = True
         return connection
@@ -235,9 +238,9 @@ class Pipeline:
         return dict(self.asked("SELECT outcome, records FROM record_counts"))
 
     def received(self) -> int:
-        """How many records are in the candles; less than none while PostgreSQL can't be asked.
+        """Return the number of records that the processor has merged; -1 while PostgreSQL can't be queried.
 
-        Fails where part of a batch shows: trades that are in the counts and not in each interval's candles.
+        Fails if a batch is partly visible: if the counts and the candles of an interval differ.
         """
         with suppress(psycopg2.Error):
             ((received, merged, *in_candles),) = self.asked(_PROGRESS)
@@ -250,20 +253,20 @@ class Pipeline:
             return read_candles(connection)
 
     def kill_backend(self) -> None:
-        """kill -9 of the processor's backend: PostgreSQL then ends every session, and recovers."""
+        """Kill the processor's backend with SIGKILL; PostgreSQL then ends all sessions and recovers."""
         found = self.asked("SELECT pid FROM pg_stat_activity WHERE usename = %s LIMIT 1", WRITER)
         for (pid,) in found:
             self.report.faults["kill -9 a backend of PostgreSQL"] += 1
             os.kill(pid, signal.SIGKILL)
 
     def end_sessions(self) -> None:
-        """End the processor's sessions, as an administrator may."""
+        """Terminate the processor's sessions, as an administrator may do."""
         self.report.faults["sessions ended"] += 1
         self.asked("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", WRITER)
 
     @contextmanager
     def refused_merges(self) -> Iterator[None]:
-        """PostgreSQL refuses to merge, by an error that no waiting mends."""
+        """Make PostgreSQL refuse merges with a permanent error: the role loses its permission."""
         self.report.faults["merges refused"] += 1
         with closing(self.superuser()) as connection, connection.cursor() as cursor:
             writer = sql.Identifier(WRITER)
@@ -274,7 +277,7 @@ class Pipeline:
     # PostgreSQL's and Kafka's own state ------------------------------------------------------------------
 
     def copy_database(self) -> Path:
-        """A copy of PostgreSQL's folder, taken while it is stopped; it runs again afterwards."""
+        """Stop PostgreSQL, copy its folder, and start it again; return the copy."""
         copy = self.folder / "postgres.copy"
         self._postgres.stop()
         _copy_owned(self._postgres.folder, copy)
@@ -282,41 +285,41 @@ class Pipeline:
         self.postgres.wait_until_ready()
         return copy
 
-    def put_back_database(self, copy: Path) -> None:
-        """PostgreSQL as it was when the copy was taken, and started."""
-        self.report.faults["earlier database put back"] += 1
+    def restore_database(self, copy: Path) -> None:
+        """Restore PostgreSQL's folder from the copy, and start it."""
+        self.report.faults["earlier database restored"] += 1
         self._postgres.stop()
         shutil.rmtree(self._postgres.folder)
         _copy_owned(copy, self._postgres.folder)
         self.postgres.start()
         self.postgres.wait_until_ready()
 
-    def need_more_of_the_log(self) -> None:
-        """Have PostgreSQL begin new files of its log, for which there may be no room."""
+    def switch_wal_files(self) -> None:
+        """Make PostgreSQL begin new WAL files, for which a full disk has no room."""
         with suppress(psycopg2.Error):
             for _ in range(LOG_FILES):
                 self.asked("SELECT pg_logical_emit_message(true, 'test', 'x'), pg_switch_wal()")
 
     @contextmanager
     def full_disk(self, part: str) -> Iterator[None]:
-        """The disk of one of ``places`` is full, which has to be a small one."""
+        """Fill the disk of one of ``places``; it must be a ``small_disk``."""
         self.report.faults[f"disk full: {part}"] += 1
         with full(self.places[part]):
             yield
 
     def delete_topic(self) -> None:
-        """Whoever writes to it makes it anew."""
+        """Delete the topic; the producer creates it again."""
         self.report.faults["topic deleted"] += 1
         with closing(KafkaAdminClient(bootstrap_servers=self._kafka.bootstrap)) as admin:
             admin.delete_topics([TOPIC])
 
     def grow_topic(self, partitions: int) -> None:
-        """The topic has so many partitions from now on; its records stay where they are."""
+        """Increase the number of partitions; existing records stay in theirs."""
         self.report.faults["partitions added"] += 1
         grow(self._kafka.bootstrap, TOPIC, partitions)
 
-    def outgrow_topic(self) -> None:
-        """The topic is deleted, and made anew by the producer: it soon is longer than what was merged."""
+    def recreate_topic(self) -> None:
+        """Delete the topic, and wait until the new one is longer than what was merged of the old one."""
         bootstrap = self._kafka.bootstrap
         merged: int = self.asked("SELECT sum(next_offset)::bigint FROM topic_offsets")[0][0]
         old = topic_id(bootstrap, TOPIC)
@@ -330,14 +333,14 @@ class Pipeline:
         awaited(is_longer, FLOW_SECONDS, self.said)
 
     def delete_records(self) -> None:
-        """As when the retention of all that is in the topic is over."""
+        """Delete all records of the topic, as if their retention time had passed."""
         self.report.faults["retention passed"] += 1
         offsets = {TopicPartition(TOPIC, number): end for number, end in self._end_offsets().items()}
         with closing(KafkaAdminClient(bootstrap_servers=self._kafka.bootstrap)) as admin:
             admin.delete_records(offsets)
 
     def delete_kafka_folder(self) -> None:
-        """Kafka is killed, and begins again with nothing."""
+        """Kill Kafka, delete its folder, and start it empty."""
         self.report.faults["Kafka's folder deleted"] += 1
         self.kafka.kill()
         shutil.rmtree(self._kafka.folder)
@@ -345,8 +348,10 @@ class Pipeline:
         self.kafka.wait_until_ready()
 
     def cut_topic(self, records: int) -> None:
-        """The topic loses its last ``records`` merged ones and all later, as by a power cut before they were
-        flushed: Kafka is killed, and its log cut within a batch. Then it grows past what was merged.
+        """Remove the last ``records`` merged records and all later ones, as by a power cut before a flush.
+
+        Kafka is killed and its log is cut in the middle of a batch. Then wait until the topic is longer than
+        what was merged.
         """
         self.report.faults["topic cut short"] += 1
         merged: int = self.asked("SELECT next_offset FROM topic_offsets")[0][0]
@@ -361,14 +366,14 @@ class Pipeline:
         awaited(lambda: self._end_offsets()[0] > merged, FLOW_SECONDS, self.said)
 
     def wait_for_refusal(self, *words: str) -> None:
-        """Until the processor has ended with these words and the command that mends."""
+        """Wait until the processor ends with an error that has these words and the adopt command."""
         awaited(lambda: not self.processor.is_up, FLOW_SECONDS, self.said)
         last_line = self.processor.said().splitlines()[-1]
         for one in (*words, f"python -m candleflow {ADOPT}"):
             assert one in last_line, self.processor.said()
 
     def adopt_topic(self) -> None:
-        """What the refusal asks for; then the processor is started, as the supervisor would."""
+        """Run the command that the error names, and start the processor as the supervisor would."""
         done = subprocess.run(
             _candleflow(ADOPT), env=self.processor.variables, cwd=ROOT, capture_output=True, text=True,
             check=False, timeout=60,
@@ -376,8 +381,8 @@ class Pipeline:
         assert done.returncode == 0, done.stderr
         self.processor.start()
 
-    def holes(self) -> dict[str, str]:
-        """The ids that the candles lack between their first and last, by symbol."""
+    def gaps(self) -> dict[str, str]:
+        """Return the trade ids missing between the first and the last candle, by symbol."""
         return dict(
             self.asked(
                 "SELECT symbol, (range_merge(ids)::int8multirange - ids)::text FROM ("
@@ -387,13 +392,13 @@ class Pipeline:
             )
         )
 
-    def wait_for_no_holes(self) -> None:
-        """Until the auditor has found every hole of the candles, and the producer filled it."""
-        awaited(lambda: not self.holes(), AUDIT_SECONDS, lambda: f"{self.holes()}\n{self.said()}")
+    def wait_for_no_gaps(self) -> None:
+        """Wait until the auditor has found every gap in the candles and the producer has filled it."""
+        awaited(lambda: not self.gaps(), AUDIT_SECONDS, lambda: f"{self.gaps()}\n{self.said()}")
 
     @contextmanager
     def slow_merges(self, seconds: float) -> Iterator[None]:
-        """Each merge takes so much longer."""
+        """Make each merge take ``seconds`` longer."""
         self.report.faults["merges slow"] += 1
         with closing(self.superuser()) as connection, connection.cursor() as cursor:
             cursor.execute(_SLOW, (seconds,))
@@ -401,31 +406,31 @@ class Pipeline:
             cursor.execute("DROP FUNCTION slow CASCADE")
 
     @contextmanager
-    def harmed_link(self, fault: str) -> Iterator[Proxy]:
-        """The processor's link to PostgreSQL, healed in the end."""
+    def faulty_link(self, fault: str) -> Iterator[Proxy]:
+        """Yield the processor's link to PostgreSQL for a fault; repair it when the block ends."""
         self.report.faults[f"link {fault}"] += 1
         yield self.store_link
         self.store_link.heal()
 
-    # Going on, and the end ------------------------------------------------------------------------------
+    # Recovery and verdict -------------------------------------------------------------------------------
 
     def wait_for_trades(self, count: int) -> None:
-        """Until so many more records are in the candles."""
+        """Wait until ``count`` more records are in the candles."""
         awaited(lambda: self.received() >= 0, FLOW_SECONDS, self.said)
         reached = self.received() + count
         awaited(lambda: self.received() >= reached, FLOW_SECONDS, self.said)
 
     def lag(self) -> int:
-        """How many records of the topic are in no candle yet."""
+        """Return how many records of the topic are not merged yet."""
         return sum(self._end_offsets().values()) - max(0, self.received())
 
     def wait_for_records(self, count: int) -> None:
-        """Until so many more records are in the topic."""
+        """Wait until ``count`` more records are in the topic."""
         reached = sum(self._end_offsets().values()) + count
         awaited(lambda: sum(self._end_offsets().values()) >= reached, FLOW_SECONDS, self.said)
 
     def heal(self) -> None:
-        """Undo every fault; what doesn't run is started, as the supervisor would."""
+        """Undo every fault, and start what doesn't run, as the supervisor would."""
         for link in (self.exchange_link, self.store_link):
             link.heal()
         for one in (self.kafka, self.postgres, self.exchange, self.producer, self.processor):
@@ -435,19 +440,19 @@ class Pipeline:
         self.postgres.wait_until_ready()
 
     def supervise(self) -> None:
-        """Start again what ended of itself; what was killed stays down."""
+        """Restart programs that ended by themselves; those that the test killed stay down."""
         for one in (self.producer, self.processor, self.auditor):
             if one.process is not None:
                 one.start()
 
     def supervise_servers(self) -> None:
-        """Start again the servers that ended of themselves; on a full disk that may do nothing."""
+        """Restart servers that are down; on a full disk the start may fail."""
         for one in (self.kafka, self.postgres):
             with suppress(StackError):
                 one.start()
 
     def drain(self) -> Trades:
-        """Heal, end the flow, and wait until all that is in the topic is in the candles: its trades."""
+        """Undo faults, stop the producer, wait until the topic is merged, and return the topic's trades."""
         self.heal()
         awaited(self._has_filled, DRAIN_SECONDS, self.said)
         self.stop_producer()
@@ -460,14 +465,14 @@ class Pipeline:
         return by_id(json.loads(record.value) for record in sound)
 
     def stop_producer(self) -> None:
-        """SIGTERM, once it publishes: it ends in time, with nothing in flight, and its books balance."""
+        """Stop the producer with SIGTERM; check that it ends in time and that its counts add up."""
         awaited(lambda: self.producer.running.running_counts().get("published"), FLOW_SECONDS, self.said)
         status = self.producer.terminate(STOP_SECONDS)
         assert status == 0, f"the producer ended with {status}: {self.producer.said()}"
         self.report.check_producer(self.producer.said())
 
     def _has_filled(self) -> bool:
-        """Whether the producer has met each symbol since it began, and nothing is missing or piled up."""
+        """Whether the producer has seen each symbol since its start, and has no gap and no queue."""
         counts, beat = self.producer.running.running_counts(), self.producer.running.heartbeat()
         has_met = self._feed.file is not None or (
             beat is not None and all(beat.of("age_s", symbol) is not None for symbol in SYMBOLS)
@@ -475,22 +480,22 @@ class Pipeline:
         return has_met and counts.get("missing") == 0 and counts.get("in_flight", 10**6) < 1_000
 
     def judge_where_topic_was_lost(self) -> None:
-        """As ``judge``, against all that the exchange had to give since the first candle."""
+        """Like ``judge``, but compare with all trades of the exchange since the first candle."""
         in_topic, stored = self.drain(), self.stored()
         held: Trades = {(key[0], one): {} for key, candle in stored.items() for one in candle.trade_ids}
         had = self._feed.whole(self.rest_url, held | in_topic)
         known = {key: trade for key, trade in had.items() if key in held or key in in_topic}
         report = self.report
         report.judge(compare(had, in_topic, stored), known, had)
-        report.check_books(self.counts(), is_topic_whole=False)
+        report.check_counts(self.counts(), is_topic_whole=False)
         report.ended = [*self.producer.ended, *self.processor.ended]
         assert report.is_exact, report.words()
 
     def judge(self, *, whole: bool = False) -> Trades:
-        """Drain, and hold each candle against the oracle's; fails with the verdicts.
+        """Drain, compare each candle with the oracle's, and return the topic's trades; or fail.
 
-        By default against what is in the topic: a trade that never came there must be a hole that shows. With
-        ``whole`` against all that the exchange had to give: then such a trade is a fault. The topic's trades.
+        By default the expected candles come from the trades in the topic: a trade that is not in it must show
+        as a gap. With ``whole`` they come from all trades of the exchange, so such a trade is an error.
         """
         in_topic = self.drain()
         put = by_id(json.loads(one.value or b"") for one in self._put.values() if one.refusal is None)
@@ -498,14 +503,14 @@ class Pipeline:
         report = self.report
         report.judge(compare(had if whole else in_topic, in_topic, self.stored()), in_topic, had)
         expected = self._refused()
-        report.check_books(self.counts(), Counter(one.reason for one in expected))
+        report.check_counts(self.counts(), Counter(one.reason for one in expected))
         report.check_refused(expected, self._put_aside())
         report.ended = [*self.producer.ended, *self.processor.ended]
         assert report.is_exact, report.words()
         return in_topic
 
     def _refused(self) -> list[Refused]:
-        """What must be in the topic of refused records."""
+        """Return the records expected in the topic of rejected records."""
         return [
             one.refused_as(f"{TOPIC}/{partition}/{offset}")
             for (partition, offset), one in self._put.items()
@@ -513,14 +518,13 @@ class Pipeline:
         ]
 
     def _put_aside(self) -> list[Refused]:
-        """What is in it: a batch's are there before the batch is merged."""
+        """Return the records in the topic of rejected records, which are written before the merge."""
         return [Refused.of(one) for one in reading.read(self._kafka.bootstrap, REJECTED_TOPIC, 0)]
 
     def differs_from_twin(self, **settings: object) -> list[str]:
-        """What differs from the table of a processor that meets no fault, byte for byte.
+        """Return the rows that differ, byte for byte, from those of a processor without faults.
 
-        The twin reads the whole topic from its beginning into a database of its own; it may have ``settings``
-        of its own too.
+        That processor (the twin) reads the whole topic into another database. ``settings`` are for it.
         """
         name = f"{DATABASE}_twin"
         self._postgres.provide(DATABASE, name)
@@ -539,7 +543,7 @@ class Pipeline:
         return [str(row) for row in sorted(found ^ expected)]
 
     def said(self) -> str:
-        """What each of ours said last."""
+        """Return the last output of each of our programs."""
         return "\n".join(f"--- {one.name}: {one.said()}" for one in self._programs)
 
     def _variables(self, **settings: object) -> dict[str, str]:
@@ -551,7 +555,7 @@ class Pipeline:
             "postgres_url": f"postgresql://{DATABASE}@{LOOPBACK}:{self.store_link.port}/{DATABASE}",
             "data_dir": self._data,
             "spark_memory": "500m",
-            "history_hours": 0,  # the oracle knows only what came live
+            "history_hours": 0,  # the oracle has only live trades
         }
         return environment(**(defaults | self._settings | settings))
 
@@ -562,7 +566,7 @@ class Pipeline:
         return bounds(self._kafka.bootstrap, TOPIC).end
 
     def _has_merged(self, end: Mapping[int, int], database: str = DATABASE) -> bool:
-        """Whether the candles stand at these offsets, and those that ended are closed."""
+        """Whether these offsets are merged and every candle that has ended is closed."""
         with suppress(psycopg2.Error):
             offsets = dict(self.asked("SELECT partition, next_offset FROM topic_offsets", database=database))
             ((open_candles,),) = self.asked(
@@ -579,7 +583,7 @@ def _candleflow(*arguments: str) -> tuple[str, ...]:
 
 
 def _copy_owned(source: Path, target: Path) -> None:
-    """A folder with all in it, each file its owner's still: PostgreSQL doesn't run as root."""
+    """Copy a folder and keep the owners of files, because PostgreSQL doesn't run as root."""
     shutil.copytree(source, target)
     for one in (source, *source.rglob("*")):
         state = one.stat()

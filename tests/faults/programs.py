@@ -1,4 +1,4 @@
-"""A program or a server that a test kills, makes to stand still, and starts again; each fault is counted."""
+"""Programs and servers that a test can kill, suspend and restart; each fault is counted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Program:
     variables: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     ended: list[str] = field(default_factory=list)
-    """What it said last where it ended unasked."""
+    """Exit status and last output of each unexpected end."""
 
     @property
     def log(self) -> Path:
@@ -53,7 +53,7 @@ class Program:
         return Running(self.name, self.process, run_dir, self.log)
 
     def start(self) -> None:
-        """Start it, unless it runs."""
+        """Start the program unless it runs."""
         if self.is_up:
             return
         if self.process is not None:
@@ -61,11 +61,11 @@ class Program:
         self.process = spawn(self.command, log=self.log, environment=self.variables, cwd=ROOT)
 
     def kill(self, *, with_children: bool = False) -> None:
-        """kill -9; without ``with_children`` what it started, such as a JVM, is left to see to itself."""
+        """Kill the program with SIGKILL. Its children, such as a JVM, go on unless ``with_children``."""
         if self.process is None or not self.is_up:
             return
         self.faults[f"kill -9 {self.name}"] += 1
-        self.resume()  # else what stands still would outlive it
+        self.resume()  # else suspended children would survive it
         for one in reversed(_family(self.process) if with_children else []):
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
@@ -74,7 +74,7 @@ class Program:
         self.process = None
 
     def pause(self) -> None:
-        """SIGSTOP, to its JVM as well."""
+        """Suspend the program and its children with SIGSTOP."""
         self.faults[f"SIGSTOP {self.name}"] += self.is_up
         _signal(self.process, signal.SIGSTOP)
 
@@ -82,7 +82,7 @@ class Program:
         _signal(self.process, signal.SIGCONT)
 
     def terminate(self, within_seconds: float) -> int:
-        """SIGTERM; the exit status, which is that of SIGKILL where the time was too short."""
+        """Stop the program with SIGTERM, and SIGKILL after the time limit; return its exit status."""
         assert self.process is not None, f"{self.name} was not started"
         self.faults[f"SIGTERM {self.name}"] += 1
         process, self.process = self.process, None
@@ -90,31 +90,31 @@ class Program:
         return process.returncode
 
     def said(self) -> str:
-        return self.told()[-4_000:] or "nothing"
+        return self.output()[-4_000:] or "nothing"
 
-    def told(self) -> str:
-        """All that it said since its first start."""
+    def output(self) -> str:
+        """Return its whole output since the first start."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
 @dataclass
 class Server:
-    """Kafka, of one broker or several, or PostgreSQL."""
+    """PostgreSQL, or Kafka with one or more brokers."""
 
     name: str
     server: KafkaServer | KafkaCluster | PostgresServer
     faults: Counter[str]
     variables: Mapping[str, str] = field(default_factory=dict)
-    """Beside those that it has anyway."""
+    """Environment variables in addition to its usual ones."""
 
     @property
     def is_up(self) -> bool:
         return self.server.process is not None and self.server.process.poll() is None
 
     def start(self) -> None:
-        """Start it, unless it runs; it is ready some seconds later."""
+        """Start the server unless it runs; it is ready some seconds later."""
         if not self.is_up:
-            # PostgreSQL gets nothing of this process's own.
+            # PostgreSQL doesn't inherit this process's environment, so pass the variables explicitly.
             given = {**postgres._environment(), **self.variables}
             for_postgres = patch.object(postgres, "_environment", lambda: given)
             with patch.dict(os.environ, self.variables), for_postgres:
@@ -124,26 +124,26 @@ class Server:
         self.server.wait_until_ready(READY_SECONDS)
 
     def kill(self) -> None:
-        """kill -9; PostgreSQL's other processes end when they see that the first has."""
+        """Kill the server with SIGKILL; PostgreSQL's other processes exit when the main process is gone."""
         if self.is_up:
             self.faults[f"kill -9 {self.name}"] += 1
-            self.resume()  # else its other processes, standing still, would not see it
+            self.resume()  # suspended child processes would not notice
             self.server.kill()
 
     def stop(self) -> None:
-        """As an administrator stops it."""
+        """Stop the server cleanly."""
         if self.is_up:
             self.faults[f"clean stop of {self.name}"] += 1
             self.server.stop()
 
     def quit(self) -> None:
-        """PostgreSQL's immediate shutdown (``pg_ctl stop -m immediate``): it recovers at its next start."""
+        """Do PostgreSQL's immediate shutdown (``pg_ctl stop -m immediate``); the next start recovers."""
         if self.is_up and self.server.process is not None:
             self.faults[f"immediate stop of {self.name}"] += 1
             stop(self.server.process, signal.SIGQUIT, READY_SECONDS)
 
     def pause(self) -> None:
-        """SIGSTOP, to all of PostgreSQL's processes."""
+        """Suspend all processes of the server with SIGSTOP."""
         self.faults[f"SIGSTOP {self.name}"] += self.is_up
         _signal(self.server.process, signal.SIGSTOP)
 
@@ -153,12 +153,12 @@ class Server:
 
 def _signal(process: subprocess.Popen[Any] | None, number: signal.Signals) -> None:
     for one in _family(process):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it may end meanwhile
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended
             one.send_signal(number)
 
 
 def _family(process: subprocess.Popen[Any] | None) -> list[psutil.Process]:
-    """The process and all that came of it, itself first, so that it starts no more."""
+    """Return the process and its descendants; the parent comes first, so that it can't start more."""
     if process is None or process.poll() is not None:
         return []
     first = psutil.Process(process.pid)

@@ -1,7 +1,7 @@
-"""A TCP proxy for one link, whose faults are called by name: what a network can do to a connection.
+"""A TCP proxy for one link, with a method for each network fault.
 
-It forwards real bytes between real sockets, in an event loop and a thread of its own, so that a test calls it
-as it would any object. Nothing here knows what the bytes mean, but for what a test hands in to watch them.
+It forwards bytes between real sockets, in its own thread and event loop, so a test can call its methods
+directly. The proxy doesn't interpret the bytes; only a test's ``Watch`` may do so.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import Any, Final, Self, TypeAlias, TypeVar
 LOOPBACK: Final = "127.0.0.1"
 _CHUNK_BYTES: Final = 65_536
 _CHUNKS_KEPT: Final = 64
-"""Of each direction so many chunks are in the proxy at most: past that its sender feels the fault."""
+"""Maximum number of chunks buffered in each direction. When it is reached, the sender has to wait."""
 _CALL_SECONDS: Final = 10.0
 _LINGER_NOT: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER with no time: a close becomes a reset, and what was not yet sent is dropped (socket(7))."""
+"""SO_LINGER with time 0: closing resets the connection and drops unsent data (socket(7))."""
 
 T = TypeVar("T")
 Watch: TypeAlias = Callable[[bytes], int | None]
-"""Sees what a client sends, chunk by chunk; where in this chunk that begins which a cut waits for."""
+"""Gets each chunk that a client sends; returns the position of what a watched cut waits for, or None."""
 
 
 class Direction(StrEnum):
-    """A way along the link."""
+    """A direction of the link."""
 
     TO_SERVER = "to the server"
     TO_CLIENT = "to the client"
@@ -39,8 +39,9 @@ class Direction(StrEnum):
 
 @dataclass(slots=True)
 class _Cut:
-    """So many bytes more in a direction, then a cut, or a stall of the link; counted from where the watch
-    says, if it is to.
+    """A planned cut, or stall, after ``after`` more bytes in a direction.
+
+    With ``is_watched`` the bytes are counted from the position that the watch returns.
     """
 
     after: int
@@ -51,16 +52,16 @@ class _Cut:
 
 @dataclass(eq=False, slots=True)
 class _Connection:
-    """One client's connection and the one made for it to the server."""
+    """A client's connection and the matching one to the server."""
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     watch: Watch | None
     left: dict[Direction, int] = field(default_factory=dict)
-    """Bytes until this connection is cut, or the link stalled."""
+    """Bytes left in each direction until this connection is cut or the link stalls."""
     only_stalls: bool = False
     ended: set[Direction] = field(default_factory=set)
-    """Directions whose receiver was told of the end; what comes later is dropped."""
+    """Directions whose stream was ended towards the receiver; later data is dropped."""
 
     def writers(self) -> tuple[asyncio.StreamWriter, asyncio.StreamWriter]:
         return self.client, self.server
@@ -81,13 +82,13 @@ class _Connection:
 class Proxy:
     """Listens on ``port`` and forwards to ``server_port``; a context manager. Faults last until ``heal``.
 
-    ``make_watch`` makes, for each connection, what a cut with ``when_watched`` waits for.
+    ``make_watch`` makes a watch for each connection, which cuts with ``when_watched`` need.
     """
 
     def __init__(self, server_port: int, make_watch: Callable[[], Watch] | None = None) -> None:
         self.port = 0
         self.cuts = 0
-        """How often ``cut_after`` has cut, or stalled."""
+        """How many planned cuts or stalls have happened."""
         self._server_port = server_port
         self._make_watch = make_watch
         self._loop = asyncio.new_event_loop()
@@ -113,33 +114,33 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """How many are open."""
+        """The number of open connections."""
         return len(self._connections)
 
     # Faults --------------------------------------------------------------------------------------------
 
     def delay(self, seconds: float) -> None:
-        """Every byte comes so much later, in each direction."""
+        """Delay every byte by ``seconds`` in each direction."""
         self._set("_latency", seconds)
 
     def slow(self, bytes_per_second: float) -> None:
-        """Each direction of each connection brings no more than so much."""
+        """Limit the throughput of each direction of each connection."""
         self._set("_bytes_per_second", bytes_per_second)
 
     def stall(self) -> None:
-        """Nothing more arrives, and nobody is told: connections stay, new ones are accepted."""
+        """Stop forwarding silently: connections stay open and new ones are accepted."""
         self._run(self._flowing.clear)
 
     def refuse(self) -> None:
-        """New connections are refused, as by a server that isn't there; those that are open stay."""
+        """Refuse new connections, as if no server were there; open connections stay."""
         self._run(self._stop_listening)
 
     def reset(self) -> None:
-        """Every open connection is reset (RST) at both ends."""
+        """Reset (RST) every open connection at both ends."""
         self._run(self._reset_all)
 
     def half_close(self, direction: Direction) -> None:
-        """Whoever receives in this direction sees the end of the stream; the other direction flows on."""
+        """End the stream for the receiver in this direction; the other direction goes on."""
         self._run(lambda: self._end_streams(direction))
 
     def cut_after(
@@ -150,16 +151,15 @@ class Proxy:
         when_watched: bool = False,
         only_stalls: bool = False,
     ) -> None:
-        """Reset a connection when so many bytes more have gone in this direction, once.
+        """Reset one connection, the first that has ``count`` more bytes in this direction.
 
-        Of those open it is the one that gets there first. With ``when_watched`` the count begins where the
-        connection's watch says that what it waits for begins. With ``only_stalls`` the link is stalled there
-        instead, as by ``stall``.
+        With ``when_watched`` the count begins at the position that the connection's watch returns. With
+        ``only_stalls`` the link is stalled there, as by ``stall``, instead of the reset.
         """
         self._run(lambda: self._plan_cut(_Cut(count, direction, when_watched, only_stalls)))
 
     def heal(self) -> None:
-        """Undo all faults. What was held back goes on its way; what was cut stays cut."""
+        """Undo all faults. Delayed data is forwarded; connections that were cut stay closed."""
         self._call(self._heal())
 
     # In the loop ---------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ class Proxy:
     async def _forward(
         self, connection: _Connection, reader: asyncio.StreamReader, direction: Direction
     ) -> None:
-        """Forward until the end of the stream; a connection that breaks on one side is reset on the other."""
+        """Forward until the end of the stream; if one side breaks, reset the other."""
         queue: asyncio.Queue[tuple[float, bytes | None]] = asyncio.Queue(_CHUNKS_KEPT)
         reading = asyncio.create_task(_read_into(queue, reader))
         try:
@@ -322,7 +322,7 @@ class Proxy:
 
 
 async def _read_into(queue: asyncio.Queue[tuple[float, bytes | None]], reader: asyncio.StreamReader) -> None:
-    """Put what arrives into the queue with when it did; empty at the end of the stream, None if it broke."""
+    """Put (arrival time, chunk) into the queue; the last chunk is empty at the end, None after an error."""
     chunk: bytes | None = b"more to come"
     while chunk:
         try:
@@ -333,14 +333,14 @@ async def _read_into(queue: asyncio.Queue[tuple[float, bytes | None]], reader: a
 
 
 async def _drained(writer: asyncio.StreamWriter) -> None:
-    """Wait until the kernel has all of it: what is still here would be dropped by a reset."""
+    """Wait until the kernel has all data, because a reset drops what is still in this process."""
     transport = writer.transport
     while transport.get_write_buffer_size() and not transport.is_closing():
         await asyncio.sleep(0.001)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Close with a reset, at once."""
+    """Close a connection with a reset."""
     connected: socket.socket | None = writer.get_extra_info("socket")
     if connected is not None:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What is left to chance, made again by its seed: when a fault comes, which, and how long it lasts."""
+"""Random schedules of faults, which a seed repeats: which fault, when, and for how long."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ DEFAULT_SEED: Final = 20_240_808
 
 
 def chosen_seed() -> int:
-    """That of the environment, ``random`` for one that nobody chose; else always the same."""
+    """Return the seed of the environment variable, where ``random`` draws a new one; else the default."""
     given = os.environ.get(SEED_VARIABLE, str(DEFAULT_SEED))
     return secrets.randbelow(10**9) if given == "random" else int(given)
 
 
 def chance(seed: int, name: str) -> Random:
-    """A test's own: what one test draws changes nothing for another."""
+    """Return a random generator for one test, independent of what other tests draw."""
     return Random(f"{seed} {name}")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One fault: so many seconds after the one before it began, and for how many."""
+    """One fault: seconds after the start of the fault before it, and its duration."""
 
     after: float
     fault: str
@@ -38,18 +38,18 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Faults in their order."""
+    """Faults in order, and the seed that repeats them."""
 
     seed: int
     steps: Sequence[Step]
 
     def __str__(self) -> str:
-        head = f"schedule of {SEED_VARIABLE}={self.seed}:"
+        head = f"schedule for {SEED_VARIABLE}={self.seed}:"
         return "\n".join([head, *(f"  {number:2}. {step}" for number, step in enumerate(self.steps, 1))])
 
 
 def storm(seed: int, seconds: float, faults: Sequence[str]) -> Schedule:
-    """Faults for so many seconds, each kind before any comes again."""
+    """Return random faults for ``seconds``; each kind comes once before any is repeated."""
     random = chance(seed, "storm")
     steps: list[Step] = []
     left: list[str] = []

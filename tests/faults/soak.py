@@ -1,10 +1,10 @@
-"""The whole way for an hour at its natural speed: nothing may grow but the data, and every candle is exact.
+"""Soak test: run the whole pipeline for an hour. Only data may grow, and every candle must be exact.
 
     python -m tests.faults.soak --minutes 60
 
-The processor is started anew once, in the first quarter. What each process takes is sampled sixty times, what
-the second half of the samples grew by is held against a bound, and a table, the samples (CSV) and a picture
-(SVG) say how it went. Exit status 1 where something grew, or a candle is not as it must be.
+The processor is restarted once, in the first quarter. Each process's resources are sampled sixty times, and
+the growth over the second half is compared with a limit. The result is a table, the samples (CSV) and a plot
+(SVG). The exit status is 1 if something grew or a candle is wrong.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from tests.faults.verdicts import Report, drawn, tables
 
 SAMPLES: Final = 60
 WARM_UP: Final = 0.5
-"""Of the time: a JVM's heap and its compiled code take so long to come to their size."""
+"""Share of the time in which a JVM's heap and compiled code still grow; not counted."""
 RESTART_AT: Final = 0.2
 MEMORY_MB: Final = 64.0
 MEMORY_SHARE: Final = 0.1
-"""After the warm-up a process may take so many MB more, or a tenth more where that is more."""
+"""A process may grow by MEMORY_MB after the warm-up, or by MEMORY_SHARE of its size if that is more."""
 COUNT: Final = 10.0
-"""Descriptors, threads."""
+"""Allowed growth of the number of file descriptors and of threads."""
 FILES_MB: Final = 32.0
-"""Logs, and Spark's checkpoint, of which each start makes a fresh one."""
+"""Allowed growth of logs and of Spark's checkpoints; each start makes a new one."""
 
 Sample = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """How one figure went."""
+class Series:
+    """The values of one figure over time."""
 
     name: str
     values: Sequence[float]
     hours: float
-    """From the first to the last."""
+    """Time from the first value to the last."""
 
     @property
     def _late(self) -> Sequence[float]:
@@ -62,8 +62,10 @@ class Course:
 
     @property
     def slope(self) -> float:
-        """By the hour, after the warm-up: the median over all pairs of samples (Theil and Sen), so that one
-        which caught, say, PostgreSQL's autovacuum at work says nothing.
+        """The slope per hour after the warm-up, by the Theil-Sen estimator.
+
+        It is the median over all pairs of samples, so a single outlier, such as a running autovacuum, has no
+        effect.
         """
         pairs = combinations(enumerate(self._late), 2)
         a_step = median((later - earlier) / (to - since) for (since, earlier), (to, later) in pairs)
@@ -71,12 +73,12 @@ class Course:
 
     @property
     def growth(self) -> float:
-        """From the end of the warm-up to the last sample, by the slope."""
+        """The growth from the end of the warm-up to the last sample, according to the slope."""
         return self.slope * self.hours * (len(self._late) - 1) / (len(self.values) - 1)
 
     @property
     def bound(self) -> float | None:
-        """How much growth is none; None for data, which must grow."""
+        """The allowed growth; None for data, which must grow."""
         if "memory" in self.name:
             return max(MEMORY_MB, MEMORY_SHARE * median(self.values))
         if "data" in self.name or "lag" in self.name:
@@ -89,7 +91,7 @@ class Course:
 
 
 def soak(pipeline: Pipeline, minutes: float) -> list[Sample]:
-    """Let it run for so long, sampling; the processor is stopped and started once."""
+    """Run the pipeline for ``minutes`` and sample it; the processor is restarted once."""
     pipeline.start()
     began_at = time.monotonic()
     samples = []
@@ -122,9 +124,9 @@ def sampled(pipeline: Pipeline) -> Sample:
     return found
 
 
-def told(courses: Sequence[Course]) -> str:
-    table = Table("", "first", "median", "last", "slope/h", "may grow", "", title="What each took")
-    for one in courses:
+def growth_table(every: Sequence[Series]) -> str:
+    table = Table("", "first", "median", "last", "slope/h", "may grow", "", title="Resources")
+    for one in every:
         first, middle, last = one.values[0], median(one.values), one.values[-1]
         bound = "" if one.bound is None else f"{one.bound:,.0f}"
         figures = [f"{figure:,.1f}" for figure in (first, middle, last)]
@@ -135,44 +137,44 @@ def told(courses: Sequence[Course]) -> str:
 WIDTH, HEIGHT, COLUMNS = 300, 110, 3
 
 
-def pictured(courses: Sequence[Course]) -> str:
-    """A small picture of each, as SVG: from nothing at the bottom to the most at the top."""
-    rows = -(-len(courses) // COLUMNS)
+def plotted(every: Sequence[Series]) -> str:
+    """Return an SVG with a small plot of each series, from zero to its maximum."""
+    rows = -(-len(every) // COLUMNS)
     panels = [
         f'<g transform="translate({at % COLUMNS * WIDTH},{at // COLUMNS * HEIGHT})">{panel(one)}</g>'
-        for at, one in enumerate(courses)
+        for at, one in enumerate(every)
     ]
     size = f'width="{COLUMNS * WIDTH}" height="{rows * HEIGHT}"'
     style = 'font-family="sans-serif" font-size="11" style="background:white"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{"".join(panels)}</svg>\n'
 
 
-def panel(course: Course) -> str:
-    most = max(course.values) or 1.0
+def panel(series: Series) -> str:
+    most = max(series.values) or 1.0
     width, height = WIDTH - 20, HEIGHT - 35
-    step = width / (len(course.values) - 1)
+    step = width / (len(series.values) - 1)
     points = " ".join(
         f"{10 + at * step:.1f},{25 + height * (1 - value / most):.1f}"
-        for at, value in enumerate(course.values)
+        for at, value in enumerate(series.values)
     )
-    colour = "#1f77b4" if course.is_flat else "#d62728"
+    colour = "#1f77b4" if series.is_flat else "#d62728"
     return (
-        f'<text x="10" y="15">{course.name} (up to {most:,.1f})</text>'
+        f'<text x="10" y="15">{series.name} (up to {most:,.1f})</text>'
         f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{points}"/>'
         f'<line x1="10" x2="{WIDTH - 10}" y1="{HEIGHT - 10}" y2="{HEIGHT - 10}" stroke="#cccccc"/>'
     )
 
 
-def written(folder: Path, samples: Sequence[Sample], courses: Sequence[Course]) -> Path:
-    """The samples and the picture, in ``folder``; the picture's path."""
+def write(folder: Path, samples: Sequence[Sample], every: Sequence[Series]) -> Path:
+    """Write the samples and the plot to ``folder``; return the plot's path."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "soak.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(samples[0]))
         writer.writeheader()
         writer.writerows(samples)
-    picture = folder / "soak.svg"
-    picture.write_text(pictured(courses))
-    return picture
+    plot = folder / "soak.svg"
+    plot.write_text(plotted(every))
+    return plot
 
 
 def main() -> int:
@@ -192,17 +194,17 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="candleflow-soak-") as name,
         Pipeline(report, Path(name), java_home, kafka_jars, feed) as pipeline,
     ):
-        pipeline.folder.chmod(0o755)  # PostgreSQL has a user of its own
+        pipeline.folder.chmod(0o755)  # PostgreSQL may run as another user
         pipeline.add("audit", (sys.executable, "-m", "candleflow", "audit"))
         samples = soak(pipeline, arguments.minutes)
-        courses = [
-            Course(one, [sample[one] for sample in samples], arguments.minutes / 60) for one in samples[0]
+        every = [
+            Series(one, [sample[one] for sample in samples], arguments.minutes / 60) for one in samples[0]
         ]
-        print(told(courses))
-        print(f"the picture: {written(in_force.stack.data_path / 'soak', samples, courses)}")
+        print(growth_table(every))
+        print(f"plot: {write(in_force.stack.data_path / 'soak', samples, every)}")
         pipeline.judge(whole=True)
     print(tables([report]))
-    grown = [one.name for one in courses if not one.is_flat]
+    grown = [one.name for one in every if not one.is_flat]
     if grown:
         print(f"GROWS: {', '.join(grown)}")
     return 1 if grown else 0

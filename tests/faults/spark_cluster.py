@@ -1,4 +1,4 @@
-"""Spark's own cluster on this machine: a master and workers, each a process that a test may kill."""
+"""A Spark standalone cluster on this machine: a master and workers, which a test may kill."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _START_SECONDS = 180
 
 
 class SparkCluster:
-    """``workers`` of one core each; a master of Spark's for ``CANDLEFLOW_SPARK_MASTER`` at ``master_url``."""
+    """A master and ``workers`` workers of one core; ``master_url`` is for ``CANDLEFLOW_SPARK_MASTER``."""
 
     def __init__(self, folder: Path, workers: int, java_home: Path, faults: Counter[str]) -> None:
         self._port = free_port()
@@ -58,14 +58,14 @@ class SparkCluster:
             self.wait_for(worker)
 
     def wait_for(self, worker: Program, times: int = 1) -> None:
-        """Until the master has taken the worker in, for the first time or once more."""
+        """Wait until the worker has registered with the master ``times`` times."""
         words = "Successfully registered with master"
-        awaited(lambda: worker.told().count(words) >= times, _START_SECONDS, worker.said)
+        awaited(lambda: worker.output().count(words) >= times, _START_SECONDS, worker.said)
 
     def submitted(self) -> list[str]:
-        """The command that has spark-submit start the processor on the cluster: the guide's own lines.
+        """Return the spark-submit command from the guide, changed to this cluster's master.
 
-        It is for a shell whose ``PATH`` begins with this Python's folder, as an activated environment's does.
+        It needs this Python's folder first in ``PATH``, as in an activated virtual environment.
         """
         blocks = re.findall(r"(?ms)^```bash\n(.*?)^```", GUIDE.read_text())
         (lines,) = (block for block in blocks if "spark-submit --master" in block)
@@ -82,7 +82,7 @@ class SparkCluster:
 def spark_cluster(
     folder: Path, workers: int, java_home: Path, faults: Counter[str]
 ) -> Iterator[SparkCluster]:
-    """A cluster that is up."""
+    """Run a cluster until the block ends."""
     folder.mkdir()
     cluster = SparkCluster(folder, workers, java_home, faults)
     try:

@@ -1,4 +1,4 @@
-"""A backlog: whatever waits for the processor becomes exact candles, however uneven it is."""
+"""Backlogs: the processor makes exact candles from any backlog, however uneven it is."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ STOP_SECONDS = 15
 SLEEP_SECONDS = 2
 SLOW_SECONDS = 30
 LEAST_LAG = 10_000
-"""At 1,000 trades a second, where 15 batches of 1,000 at most are merged."""
+"""Minimum backlog after SLOW_SECONDS: 30,000 trades arrive, and at most 15 batches of 1,000 are merged."""
 PRODUCER_MB = 30
 PROCESSOR_MB = 300
-"""Its JVM takes more and more of the heap that it may have, 500 MB, whatever it does."""
+"""Allowed growth of the processor. Its JVM gradually uses its whole heap of 500 MB in any case."""
 QUIET_SYMBOLS = 1_000
 QUIET_WINDOWS = 450
 QUIET_MB = 2_000
-"""The processor and its JVM, whose heap is 1 GB."""
+"""Maximum memory of the processor and its JVM, whose heap is 1 GB."""
 WINDOW_SECONDS = 5
 _OF_ONE_TRADE = """
     SELECT symbol, (extract(epoch FROM open_time) * 1000)::bigint, first_trade_id,
@@ -46,10 +46,10 @@ _OF_ONE_TRADE = """
 CALM = ("AAAUSDT", "BBBUSDT", "CCCUSDT", "DDDUSDT", "EEEUSDT")
 
 
-def test_a_backlog_of_which_one_symbol_has_nearly_all(make_pipeline: MakePipeline) -> None:
-    """In batches that a partition of calm symbols ends with long before the busy one's.
+def test_a_backlog_mostly_of_one_symbol(make_pipeline: MakePipeline) -> None:
+    """The partitions of calm symbols are read to the end long before that of the busy symbol.
 
-    No candle is closed before its time by another symbol's: none has a revision, and no trade is too late.
+    Trades of one symbol must not close a candle of another one too early: no candle has a revision.
     """
     pipeline = make_pipeline(
         seeded(rate=50), kafka_partitions=PARTITIONS, max_offsets_per_trigger=RECORDS_PER_BATCH
@@ -79,10 +79,10 @@ def test_a_backlog_of_which_one_symbol_has_nearly_all(make_pipeline: MakePipelin
     assert revised == []
 
 
-def test_a_backlog_of_a_candle_a_trade(make_pipeline: MakePipeline) -> None:
-    """A thousand symbols, a trade to a window, as the settings have it: in one batch, too large to be merged.
+def test_a_backlog_with_one_trade_in_each_candle(make_pipeline: MakePipeline) -> None:
+    """A thousand symbols with one trade in each window give a batch too large for one transaction.
 
-    Once the processor is killed on the way.
+    It is merged in parts, and the processor is killed once between them.
     """
     pipeline = make_pipeline(seeded(rate=5), spark_memory="1g")
     pipeline.start()
@@ -102,12 +102,12 @@ def test_a_backlog_of_a_candle_a_trade(make_pipeline: MakePipeline) -> None:
 
     pipeline.processor.start()
     awaited(lambda: has_merged(1), FLOW_SECONDS, pipeline.said)
-    assert not has_merged(len(backlog)), "in parts"
+    assert not has_merged(len(backlog)), "the batch was merged at once, not in parts"
     pipeline.processor.kill(with_children=True)
     pipeline.processor.start()
     awaited(lambda: has_merged(len(backlog)), FLOW_SECONDS, pipeline.said)
     assert most_mb < QUIET_MB
-    # The oracle of ``judge`` would take minutes for so many: here each candle is its one trade.
+    # The oracle of ``judge`` would take minutes. Here each candle has a single trade, so compare directly.
     expected = {one_trade(json.loads(one.value or b"")) for one in backlog}
     assert set(pipeline.asked(_OF_ONE_TRADE)) == expected
     counts = pipeline.counts()
@@ -115,14 +115,14 @@ def test_a_backlog_of_a_candle_a_trade(make_pipeline: MakePipeline) -> None:
 
 
 def one_trade(payload: dict[str, Any]) -> tuple[str, int, int, str, str]:
-    """A candle of this trade alone, as ``_OF_ONE_TRADE`` tells it."""
+    """Return the candle of this trade alone, as a row of ``_OF_ONE_TRADE``."""
     open_ms = payload["T"] // (WINDOW_SECONDS * 1_000) * (WINDOW_SECONDS * 1_000)
     return payload["s"], open_ms, payload["t"], payload["p"], payload["q"]
 
 
 @pytest.mark.long
 def test_a_slow_store_makes_a_backlog_and_nothing_else(make_pipeline: MakePipeline) -> None:
-    """What waits is in Kafka: neither the processor's memory grows by it nor the producer's."""
+    """A backlog waits in Kafka: the memory of the processor and of the producer doesn't grow with it."""
     pipeline = make_pipeline(seeded(rate=1_000), max_offsets_per_trigger=RECORDS_PER_BATCH)
     pipeline.start()
     awaited(lambda: pipeline.lag() < RECORDS_PER_BATCH, FLOW_SECONDS, pipeline.said)

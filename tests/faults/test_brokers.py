@@ -1,4 +1,4 @@
-"""Three brokers, each record on all of them: any one may be killed while trades flow."""
+"""Three Kafka brokers with three replicas: any one may be killed while trades flow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BROKERS = 3
 
 
 def test_each_broker_of_three_killed_in_turn(make_pipeline: MakePipeline, random: Random) -> None:
-    """Trades go on into the candles with two of three; two acknowledge each record, so none is lost."""
+    """The pipeline goes on with two of three brokers. Two acknowledge each record, so none is lost."""
     pipeline = make_pipeline(
         seeded(rate=200), brokers=BROKERS, kafka_replication=BROKERS, kafka_partitions=BROKERS
     )
@@ -28,7 +28,7 @@ def test_each_broker_of_three_killed_in_turn(make_pipeline: MakePipeline, random
         pipeline.wait_for_trades(random.randrange(1, 500))
         pipeline.report.faults["kill -9 a broker of three"] += 1
         broker.kill()
-        pipeline.wait_for_trades(1_000)  # by the two that are left
+        pipeline.wait_for_trades(1_000)  # with the two other brokers
         broker.start()
         broker.wait_until_ready()
     pipeline.judge(whole=True)

@@ -1,4 +1,4 @@
-"""Wrong clocks and odd time zones on every process: the same candles, and none is closed before its time."""
+"""Wrong clocks and unusual time zones on every process change no candle and close none too early."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ pytestmark = [
 
 QUIET = "QUIETUSDT"
 ERRORS = (3_600, -3_600, 1, -1)
-"""Seconds. Each process has each of them once, so that each clock is set back by an hour or two."""
+"""Clock errors in seconds. Each process has each of them once, so each clock is also set back by hours."""
 ZONES = {"producer": "America/New_York", "processor": "Asia/Kathmandu", "Kafka": "Asia/Kathmandu"}
 STOP_SECONDS = 15
 
 
 def test_wrong_clocks_and_odd_zones_change_no_candle(make_pipeline: MakePipeline) -> None:
-    """Each clock is set while its process runs, all of them at once; then the programs start with clocks an
-    hour wrong. The exchange's is right: its time is what candles are made of.
+    """First all clocks are set while the processes run; then the programs start with clocks wrong by an hour.
+
+    The exchange's clock stays right, because candles are made from its times.
     """
     pipeline = make_pipeline(seeded(rate=10))
     clocks = give_clocks(pipeline)
     pipeline.start()
     pipeline.execute("ALTER ROLE candleflow_writer SET timezone = 'America/New_York'")
-    pipeline.end_sessions()  # the setting is for new ones
+    pipeline.end_sessions()  # the new time zone applies to new sessions only
     for shift in range(len(ERRORS)):
         for at, clock in enumerate(clocks.values()):
             clock.set(ERRORS[(at + shift) % len(ERRORS)])
@@ -65,7 +66,7 @@ def give_clocks(pipeline: Pipeline) -> Mapping[str, Clock]:
 
 
 def flows_and_closes(pipeline: Pipeline, trade_id: int) -> None:
-    """Trades flow, and a candle that no later trade closes is closed by the clock, soon after its end."""
+    """Check that trades flow, and that a candle without a later trade is closed soon after its end."""
     now_ms = int(time.time() * 1_000)
     pipeline.put([Record(text(trade(QUIET, trade_id, now_ms)), 0, QUIET.encode())])
     pipeline.wait_for_trades(10)
@@ -83,7 +84,7 @@ def flows_and_closes(pipeline: Pipeline, trade_id: int) -> None:
 
 
 def closed_early(pipeline: Pipeline) -> list[tuple[object, ...]]:
-    """Candles that are closed though they have not ended, by this process's clock, which is right."""
+    """Return candles that are closed before their end, by this process's clock, which is right."""
     return pipeline.asked(
         "SELECT symbol, interval, open_time FROM candles WHERE is_closed AND end_time > to_timestamp(%s)",
         time.time(),

@@ -1,4 +1,4 @@
-"""Where the watch sees a COMMIT, in messages laid out as PostgreSQL's protocol has them."""
+"""Tests that CommitWatch finds COMMITs in messages of PostgreSQL's protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Disks that fill up while trades flow, one part's after another's and all at once, and have room again."""
+"""Disks that fill up while trades flow, first one at a time, then all at once, and later have room again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FULL_SECONDS = 10
 FULL = "no space is left on the disk of"
 
 
-def test_full_disks_lose_nothing_and_heal_by_themselves(make_pipeline: MakePipeline) -> None:
+def test_full_disks_lose_nothing_and_recovery_is_automatic(make_pipeline: MakePipeline) -> None:
     pipeline = make_pipeline(seeded(rate=200))
     with ExitStack() as disks:
         for part, megabytes in MEGABYTES.items():
@@ -45,7 +45,7 @@ def heartbeats_cannot_be_written(pipeline: Pipeline) -> None:
     with pipeline.full_disk("heartbeats"):
         for program in programs_of(pipeline):
             words = f"{pipeline.places['heartbeats'] / program.name}.json can't be written"
-            awaited(lambda one=program, said=words: said in one.told(), FLOW_SECONDS, pipeline.said)  # type: ignore[misc]
+            awaited(lambda one=program, said=words: said in one.output(), FLOW_SECONDS, pipeline.said)  # type: ignore[misc]
         pipeline.wait_for_trades(200)
     for program in programs_of(pipeline):
         awaited(lambda one=program: one.running.heartbeat(), FLOW_SECONDS, pipeline.said)  # type: ignore[misc]
@@ -54,12 +54,12 @@ def heartbeats_cannot_be_written(pipeline: Pipeline) -> None:
 def checkpoints_cannot_be_written(pipeline: Pipeline) -> None:
     with pipeline.full_disk("Spark"), lasting(FULL_SECONDS):
         words = f"{FULL} {pipeline.places['Spark']}"
-        awaited(lambda: words in pipeline.processor.told(), FLOW_SECONDS, pipeline.said)
+        awaited(lambda: words in pipeline.processor.output(), FLOW_SECONDS, pipeline.said)
     pipeline.wait_for_trades(200)
 
 
 def trades_cannot_be_written(pipeline: Pipeline) -> None:
-    """Kafka ends itself, and can't come up before there is room."""
+    """Kafka stops when its disk is full, and can't start before there is room."""
     with pipeline.full_disk("Kafka"), lasting(FULL_SECONDS):
         awaited(lambda: not pipeline.kafka.is_up, FLOW_SECONDS, pipeline.said)
         awaited(lambda: "for Kafka" in message_of(pipeline.producer), FLOW_SECONDS, pipeline.said)
@@ -71,7 +71,7 @@ def trades_cannot_be_written(pipeline: Pipeline) -> None:
 
 def candles_cannot_be_written(pipeline: Pipeline) -> None:
     with pipeline.full_disk("PostgreSQL"), lasting(FULL_SECONDS):
-        pipeline.need_more_of_the_log()
+        pipeline.switch_wal_files()
         awaited(lambda: "for PostgreSQL" in message_of(pipeline.processor), FLOW_SECONDS, pipeline.said)
         assert FULL in pipeline.postgres.server.why_it_ended()
         pipeline.supervise_servers()
@@ -83,7 +83,7 @@ def nothing_can_be_written(pipeline: Pipeline) -> None:
     with ExitStack() as disks, lasting(FULL_SECONDS):
         for part in MEGABYTES:
             disks.enter_context(pipeline.full_disk(part))
-        pipeline.need_more_of_the_log()
+        pipeline.switch_wal_files()
         pipeline.supervise_servers()
     pipeline.heal()
     pipeline.wait_for_trades(200)

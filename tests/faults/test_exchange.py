@@ -1,4 +1,4 @@
-"""An exchange that does everything wrong that an exchange does, one thing after another."""
+"""All faults that an exchange can have, one after another."""
 
 from __future__ import annotations
 
@@ -28,17 +28,19 @@ WRONG: Mapping[str, Mapping[str, Any]] = {
     "history refused with 418": {"omit_every": 200, "throttle_requests": 2, "throttle_status": 418},
     "connections cut": {"disconnect_after": 150},
     "cut, and refused with 503": {"disconnect_after": 150, "refuse_connections": 3},
-    "24 hours in 4 seconds": {"lifetime_seconds": 4, "shut_down": 1},  # of connections that open then
+    "24 hours in 4 seconds": {"lifetime_seconds": 4, "shut_down": 1},  # lifetime of new connections
     "serverShutdown": {"shut_down": 2},
     "silence": {"is_silent": True},
 }  # fmt: skip
 
 
-def test_whatever_the_exchange_does_wrong_every_trade_is_had(
+def test_whatever_the_exchange_does_wrong_every_trade_is_published(
     make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
-    """A fresh producer for each thing that ends connections: else its waits for the next attempt, which grow
-    with each that fails soon, would make most of the test.
+    """Each fault that ends connections starts with a new producer.
+
+    Otherwise the back-off between its attempts, which grows with each early failure, would take most of the
+    test's time.
     """
     orders = Orders(tmp_path / "orders.json")
     pipeline = make_pipeline(unruly(orders.file, rate=100), exchange_silence_seconds=SILENCE_SECONDS)
@@ -61,15 +63,15 @@ def test_whatever_the_exchange_does_wrong_every_trade_is_had(
     pipeline.judge(whole=True)
 
 
-def test_trades_made_while_the_connection_is_away_are_had_though_none_comes_after_them(
+def test_trades_made_without_a_connection_are_fetched_though_trading_has_halted(
     make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
-    """Each connection is cut and none comes back until 10,000 trades were made; then the market halts."""
+    """Connections are cut, none is accepted until 10,000 more trades were made, and then trading halts."""
     orders = Orders(tmp_path / "orders.json")
     pipeline = make_pipeline(unruly(orders.file, rate=1_000))
     pipeline.start()
     pipeline.wait_for_trades(2_000)
-    pipeline.report.faults["exchange: cut, and halted for good while away"] += 1
+    pipeline.report.faults["exchange: cut, then trading halted"] += 1
     before = made(pipeline)
     orders.write(disconnect_after=1, refuse_connections=1_000_000)
     awaited(lambda: made(pipeline) >= before + 10_000, FLOW_SECONDS, pipeline.said)
@@ -81,7 +83,7 @@ def test_trades_made_while_the_connection_is_away_are_had_though_none_comes_afte
 
 
 def last_ids(pipeline: Pipeline) -> dict[str, int]:
-    """By symbol, the id of the last trade that the exchange has made."""
+    """Return the id of the exchange's last trade, by symbol."""
     url = f"{pipeline.rest_url}/api/v3/ticker/24hr"
     parameters = {"symbols": json.dumps(SYMBOLS, separators=(",", ":")), "type": "MINI"}
     rows = httpx.get(url, params=parameters, trust_env=False).raise_for_status().json()
@@ -89,7 +91,7 @@ def last_ids(pipeline: Pipeline) -> dict[str, int]:
 
 
 def made(pipeline: Pipeline) -> int:
-    """How many trades the exchange has made."""
+    """Return the sum of the last trade ids, which grows by one with each trade."""
     return sum(last_ids(pipeline).values())
 
 

@@ -1,4 +1,4 @@
-"""Processes killed and stopped while trades flow: each trade in the topic counts once, and exactly."""
+"""Processes are killed and suspended while trades flow: each trade in the topic counts exactly once."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 KILLS = 10
 STALL_SECONDS = 10
 LOCK_SECONDS = 35
-"""Longer than the processor's ``lock_timeout`` (30 s), its claim's patience (15) and its keepalives (25)."""
+"""Longer than the processor's ``lock_timeout`` (30 s), wait for the claim (15 s) and keepalives (25 s)."""
 STILL_SECONDS = 40
-"""Longer than a connection to the exchange may be silent (30 s), and than the producer's right lasts (6)."""
+"""Longer than an exchange connection may be silent (30 s) and than the producer's lease lasts (6 s)."""
 SOCKET_SECONDS = 65
-"""Longer than the processor waits for an answer of PostgreSQL's (``socketTimeout``, 60 s)."""
+"""Longer than the processor waits for a reply of PostgreSQL (``socketTimeout``, 60 s)."""
 
 
 def test_processor_killed_over_and_over(make_pipeline: MakePipeline, random: Random) -> None:
-    """At random moments after it began to merge; with its JVM, or leaving that to end by itself."""
+    """It is killed at random moments after its first merge, with its JVM or without it."""
     pipeline = make_pipeline(seeded(rate=200))
     pipeline.start()
     for _ in range(KILLS):
@@ -38,7 +38,7 @@ def test_processor_killed_over_and_over(make_pipeline: MakePipeline, random: Ran
     assert pipeline.differs_from_twin() == []
 
 
-def test_servers_killed_in_turn_and_their_link_harmed(make_pipeline: MakePipeline, random: Random) -> None:
+def test_servers_killed_in_turn_and_a_faulty_link(make_pipeline: MakePipeline, random: Random) -> None:
     pipeline = make_pipeline(recorded(speed=4, otherwise=seeded(rate=200)))
     pipeline.start()
     for server in random.sample([pipeline.kafka, pipeline.postgres] * 3, 6):
@@ -47,10 +47,10 @@ def test_servers_killed_in_turn_and_their_link_harmed(make_pipeline: MakePipelin
         server.start()
         server.wait_until_ready()
     pipeline.wait_for_trades(1)
-    with pipeline.harmed_link("reset") as link:
+    with pipeline.faulty_link("reset") as link:
         link.reset()
     pipeline.wait_for_trades(1)
-    with pipeline.harmed_link(f"stalled for {STALL_SECONDS} s") as link, lasting(STALL_SECONDS):
+    with pipeline.faulty_link(f"stalled for {STALL_SECONDS} s") as link, lasting(STALL_SECONDS):
         link.stall()
     pipeline.judge(whole=True)
 
@@ -58,7 +58,7 @@ def test_servers_killed_in_turn_and_their_link_harmed(make_pipeline: MakePipelin
 def test_everything_killed_at_once_and_started_in_any_order(
     make_pipeline: MakePipeline, random: Random
 ) -> None:
-    """As by a power cut, the producer too: what it missed is fetched, and in the end nothing is missing."""
+    """As in a power cut, the producer is killed too. It fetches the trades it missed, so none is lost."""
     pipeline = make_pipeline(seeded(rate=200))
     pipeline.start()
     parts: list[Program | Server] = [pipeline.kafka, pipeline.postgres, pipeline.producer, pipeline.processor]
@@ -74,33 +74,33 @@ def test_everything_killed_at_once_and_started_in_any_order(
 
 
 @pytest.mark.long
-def test_standing_still_for_longer_than_any_timeout_disturbs_nobody(make_pipeline: MakePipeline) -> None:
-    """SIGSTOP: of PostgreSQL in one pipeline, and meanwhile of the processor in another."""
+def test_a_suspension_longer_than_any_timeout_changes_no_candle(make_pipeline: MakePipeline) -> None:
+    """PostgreSQL is suspended in one pipeline, and meanwhile the processor in another (SIGSTOP)."""
     first, second = make_pipeline(seeded(rate=200)), make_pipeline(seeded(rate=200))
     first.start()
-    with standing_still(first.postgres, SOCKET_SECONDS):
+    with suspended(first.postgres, SOCKET_SECONDS):
         second.start()
-        a_rival_ends_while_the_processor_holds_the_topic(second)
+        a_second_processor_ends_while_the_first_holds_the_topic(second)
         a_processor_that_lost_the_topic_merges_nothing_more(second)
     first.wait_for_trades(200)
     for pipeline in (first, second):
         pipeline.judge()
 
 
-def a_rival_ends_while_the_processor_holds_the_topic(pipeline: Pipeline) -> None:
+def a_second_processor_ends_while_the_first_holds_the_topic(pipeline: Pipeline) -> None:
     pid = pipeline.processor.running.process.pid
-    with standing_still(pipeline.processor, LOCK_SECONDS):
-        rival = pipeline.add_rival()
-        assert rival.running.process.wait(START_SECONDS) == 1, rival.said()
-        assert f"process {pid}" in rival.said()
+    with suspended(pipeline.processor, LOCK_SECONDS):
+        second = pipeline.add_processor()
+        assert second.running.process.wait(START_SECONDS) == 1, second.said()
+        assert f"process {pid}" in second.said()
     pipeline.wait_for_trades(200)
 
 
 def a_processor_that_lost_the_topic_merges_nothing_more(pipeline: Pipeline) -> None:
-    """Its session is ended while it stands still, and another takes its place."""
+    """While it is suspended, its session is ended and another processor takes over."""
     pipeline.processor.pause()
     pipeline.end_sessions()
-    successor = pipeline.add_rival()
+    successor = pipeline.add_processor()
     pipeline.wait_for_trades(200)
     pipeline.processor.resume()
     awaited(lambda: tells(pipeline.processor.running, "held by another"), START_SECONDS, pipeline.said)
@@ -111,31 +111,31 @@ def a_processor_that_lost_the_topic_merges_nothing_more(pipeline: Pipeline) -> N
 
 
 def tells(processor: Running, words: str) -> bool:
-    """Whether its last heartbeat says so: the two write to one file in turn."""
+    """Whether the last heartbeat is this processor's and has these words; two processors share the file."""
     beat = processor.heartbeat()
     return beat is not None and beat.pid == processor.process.pid and words in beat.message
 
 
 @pytest.mark.long
-def test_each_standing_still_in_turn_and_then_all_at_once(make_pipeline: MakePipeline) -> None:
-    """PostgreSQL and the processor stand still by themselves in the test above, and for longer."""
+def test_each_process_suspended_in_turn_and_then_all_at_once(make_pipeline: MakePipeline) -> None:
+    """PostgreSQL and the processor are not suspended alone: the test above does that, and for longer."""
     pipeline = make_pipeline(seeded(rate=200))
     pipeline.start()
     parts: list[Program | Server] = [pipeline.exchange, pipeline.producer, pipeline.kafka]
     for one in parts:
-        with standing_still(one, STILL_SECONDS):
+        with suspended(one, STILL_SECONDS):
             pass
         pipeline.wait_for_trades(200)
     with ExitStack() as stack:
         for one in (*parts, pipeline.processor, pipeline.postgres):
-            stack.enter_context(standing_still(one, STILL_SECONDS))
+            stack.enter_context(suspended(one, STILL_SECONDS))
     pipeline.wait_for_trades(200)
     pipeline.judge(whole=True)
 
 
 @contextmanager
-def standing_still(one: Program | Server, seconds: float) -> Iterator[None]:
-    """For so long at least."""
+def suspended(one: Program | Server, seconds: float) -> Iterator[None]:
+    """Suspend it during the block, at least for ``seconds``."""
     one.pause()
     with lasting(seconds):
         yield

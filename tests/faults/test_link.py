@@ -1,4 +1,4 @@
-"""The processor's link to PostgreSQL, harmed where it hurts: an answer that never comes tells nothing."""
+"""Faults of the link between processor and PostgreSQL, above all a COMMIT whose reply is lost."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.processes import awaited, lasting
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 COMMIT_BYTES = (0, 1, 15, 25, 30, 31)
-"""Of a COMMIT as the driver sends it, a connection's first apart: Bind (16 bytes), Execute (10), Sync (5)."""
+"""Positions in a COMMIT (not a connection's first one): Bind (16 bytes), Execute (10), Sync (5)."""
 ANSWER_BYTES = (0, 1, 5, 16, 17, 22, 23)
-"""Of the answer: BindComplete (5 bytes), CommandComplete with the word COMMIT (12), ReadyForQuery (6)."""
+"""Positions in the reply: BindComplete (5 bytes), CommandComplete with COMMIT (12), ReadyForQuery (6)."""
 REFUSED_SECONDS = 5
 
 
@@ -31,11 +31,11 @@ def test_commits_cut_at_any_byte_are_done_once(make_pipeline: MakePipeline) -> N
     processor, judged_at = pipeline.processor.running, time.time()
     processor.wait_for(lambda: (beat := processor.heartbeat()) is not None and beat.beaten_at > judged_at)
     said = processor.running_counts()["received"]
-    assert said < pipeline.received(), "a COMMIT whose answer was lost was done, and not done again"
+    assert said < pipeline.received(), "no COMMIT succeeded whose reply was lost"
 
 
 def cut_a_commit(pipeline: Pipeline, count: int, direction: Direction) -> None:
-    """Cut the next COMMIT after so many bytes of it, or of its answer; then trades flow again."""
+    """Cut the connection after ``count`` bytes of a COMMIT or its reply; wait until trades flow again."""
     link = pipeline.store_link
     pipeline.report.faults[f"COMMIT cut, {direction}"] += 1
     cuts = link.cuts
@@ -45,11 +45,11 @@ def cut_a_commit(pipeline: Pipeline, count: int, direction: Direction) -> None:
 
 
 def test_merges_refused_for_a_while_are_not_lost(make_pipeline: MakePipeline) -> None:
-    """By an error that ends the query: PostgreSQL says no, and is right there to say it."""
+    """PostgreSQL is available but refuses merges with an error that ends the query."""
     pipeline = make_pipeline(seeded(rate=200))
     pipeline.start()
     with pipeline.refused_merges(), lasting(REFUSED_SECONDS):
         pipeline.wait_for_records(200)
     pipeline.wait_for_trades(200)
     pipeline.judge(whole=True)
-    assert pipeline.processor.said().count("permission denied") > 1, "it was tried again"
+    assert pipeline.processor.said().count("permission denied") > 1, "the merge was not retried"

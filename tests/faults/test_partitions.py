@@ -1,4 +1,4 @@
-"""Partitions added to the topic while everything runs: a symbol's trades go on in another one."""
+"""Partitions are added to the topic while everything runs; a symbol's trades move to another one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ STOP_SECONDS = 15
 
 
 def test_a_topic_grown_from_one_partition_to_four(make_pipeline: MakePipeline) -> None:
-    """The producer, restarted, goes on in other partitions, and takes nothing that is there for missing.
+    """The restarted producer uses other partitions, and must not fetch trades that the topic already has.
 
-    Its second start is the one that has to choose: by then each symbol is in two partitions.
+    At its second start each symbol is in two partitions, and it has to find the later one.
     """
     pipeline = make_pipeline(seeded(rate=100), kafka_partitions=1)
     pipeline.start()
@@ -26,4 +26,4 @@ def test_a_topic_grown_from_one_partition_to_four(make_pipeline: MakePipeline) -
         pipeline.producer.start()
         pipeline.wait_for_trades(500)
     pipeline.judge(whole=True)
-    assert pipeline.counts().get("duplicate", 0) == 0, "what was there already was fetched again"
+    assert pipeline.counts().get("duplicate", 0) == 0, "trades that the topic had were fetched again"

@@ -1,7 +1,7 @@
-"""The tests' own test: each bug planted in a copy of the program must turn the named test red.
+"""Mutation tests: plant a known bug in a copy of the code and check that the named tests fail.
 
-A suite that stays green with the compare-and-set gone proves nothing of it. Each patch replaces a text that
-must be there exactly once, so that a bug that is no longer planted is noticed.
+A suite that still passes without, for example, the compare-and-set of offsets doesn't test it. Each patch
+replaces a text that must occur exactly once. So a patch that no longer matches the code is noticed.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ RUN_SECONDS = 500
 
 
 def sql(function: str) -> str:
-    """The file of a SQL function."""
+    """Return the path of the file that defines a SQL function."""
     return f"candleflow/store/functions/{function}.sql"
 
 
 @dataclass(frozen=True)
 class Patch:
-    """In this file, in place of a text that is there once."""
+    """Replaces ``text``, which occurs once in ``file``, by ``planted``."""
 
     file: str
     text: str
@@ -47,33 +47,34 @@ class Patch:
 
 @dataclass(frozen=True)
 class PlantedBug:
-    """A bug in words, how it is planted, the tests that must see it, and what they must say."""
+    """A bug: its description, the patches that plant it, and the tests that must fail."""
 
-    bug: str
+    name: str
     patches: Sequence[Patch]
     tests: Sequence[str]
-    says: str = ""
+    message: str = ""
+    """Text that the failing tests must print."""
 
 
-IN_THE_STORE = [
+STORE_BUGS = [
     PlantedBug(
-        "a candle folded anew leaves its roll-ups as they were",
+        "a rebuilt candle does not update its roll-ups",
         [Patch(sql("replace_candles"), "changed + put_candles(whole) + dropped", "changed + dropped")],
         ["tests/store/test_rebuilds.py::test_the_roll_ups_alone_are_folded_anew_where_the_stretch_is_empty"],
     ),
     PlantedBug(
-        "what was merged while the topic was read is written over",
+        "a rebuild overwrites trades that were merged while it read the topic",
         [Patch(sql("replace_candles"), "IF seen <> (SELECT", "IF false AND seen <> (SELECT")],
         ["tests/store/test_rebuilds.py::test_candles_that_have_changed_since_they_were_read_are_not_touched"],
     ),
     PlantedBug(
-        "no compare-and-set of the offsets",
+        "offsets are moved without compare-and-set",
         [Patch(sql("is_next_batch"), "IF stored <@ expected THEN", "IF true THEN")],
         ["tests/store/test_merge.py::test_a_replayed_batch_changes_nothing",
          "tests/store/test_merge.py::test_offsets_that_stand_elsewhere_are_refused"],
     ),
     PlantedBug(
-        "ids that are in already are not noticed",
+        "trade ids that are already stored are not noticed",
         [
             Patch(
                 sql("weigh_batch"),
@@ -84,7 +85,7 @@ IN_THE_STORE = [
         ["tests/store/test_merge.py::test_an_overlap_names_the_ids_and_changes_nothing"],
     ),
     PlantedBug(
-        "ids of a roll-up without a set are not looked for",
+        "trade ids are not checked in a roll-up that stores no set of ids",
         [
             Patch(
                 sql("weigh_batch"),
@@ -95,7 +96,7 @@ IN_THE_STORE = [
         ["tests/store/test_merge.py::test_an_overlap_is_seen_whatever_the_windows_were_and_are[5-120]"],
     ),
     PlantedBug(
-        "each roll-up has a set of its ids, and writes it at each merge",
+        "each roll-up stores its set of trade ids and rewrites it at each merge",
         [
             Patch(
                 sql("merge_candles"),
@@ -106,7 +107,7 @@ IN_THE_STORE = [
         ["tests/store/test_merge.py::test_the_rows_of_a_day_do_not_grow_with_the_gaps_in_it"],
     ),
     PlantedBug(
-        "open and close by arrival",
+        "open and close follow the order of arrival, not of trade ids",
         [
             Patch(
                 sql("merge_candles"),
@@ -122,7 +123,7 @@ IN_THE_STORE = [
         ["tests/store/test_merge.py::test_open_and_close_go_by_trade_id_whenever_the_trades_come"],
     ),
     PlantedBug(
-        "offsets not moved",
+        "a merge does not move the offsets",
         [Patch(sql("merge_batch"), "    PERFORM move_offsets(topic, reached_all);\n")],
         ["tests/store/test_claim.py::test_a_later_claim_continues_where_the_last_batch_ended"],
     ),
@@ -132,7 +133,7 @@ IN_THE_STORE = [
         ["tests/store/test_claim.py::test_a_superseded_processor_merges_and_closes_nothing"],
     ),
     PlantedBug(
-        "a candle is complete whatever came before it",
+        "a candle counts as complete whatever the candle before it",
         [
             Patch(
                 sql("prove_completeness"),
@@ -143,25 +144,25 @@ IN_THE_STORE = [
         ["tests/store/test_merge.py::test_a_late_last_trade_completes_the_newest_candle"],
     ),
     PlantedBug(
-        "what its own batch continues is not judged anew",
+        "completeness is not re-checked for a candle that follows one of the same batch",
         [Patch(sql("prove_completeness"), "FROM passed p WHERE p.is_followed", "FROM passed p WHERE false")],
         ["tests/store/test_merge.py::test_a_late_last_trade_completes_the_next_candle_of_its_own_batch"],
     ),
     PlantedBug(
-        "a topic made anew is taken for the old one",
+        "a recreated topic is taken for the old one",
         [Patch(sql("claim_topic"), "IF known.topic_id <> claim_topic.topic_id AND", "IF false AND")],
         ["tests/store/test_claim.py::test_a_topic_made_anew_is_refused_with_the_command_that_accepts_it"],
     ),
     PlantedBug(
-        "an adopted topic is read from where the old one was left",
+        "an adopted topic is read from the old topic's offsets",
         [Patch(sql("adopt_topic"), "    DELETE FROM topic_offsets o WHERE o.topic = adopt_topic.topic;\n")],
         ["tests/store/test_claim.py::test_an_adopted_topic_begins_at_its_beginning_and_counts_nothing_twice"],
     ),
 ]  # fmt: skip
 
-AT_THE_EDGES = [
+INPUT_BUGS = [
     PlantedBug(
-        "prices are floats on their way",
+        "prices pass through floats",
         [
             Patch(
                 TRADE,
@@ -172,7 +173,7 @@ AT_THE_EDGES = [
         ["tests/property/test_candles.py::test_a_batch_of_the_largest_trades_overflows_nothing"],
     ),
     PlantedBug(
-        "holes in the stream are not seen",
+        "gaps in the stream are not detected",
         [
             Patch(
                 INTAKE,
@@ -183,24 +184,24 @@ AT_THE_EDGES = [
         ["tests/pipeline/test_gaps.py::test_connections_cut_again_and_again_leave_no_hole"],
     ),
     PlantedBug(
-        "a producer of some symbols goes on beside one of all",
+        "a producer of one shard publishes beside a producer of all symbols",
         [Patch(LEASE, "shard.overlaps(self._shard)", "False")],
         [
             "tests/broker/test_gap_log.py::test_two_with_symbols_in_common_that_begin_at_once_do_not_both_hold_it"
         ],
     ),
     PlantedBug(
-        "every shard's producer takes every symbol",
+        "the producer of each shard publishes all symbols",
         [Patch(PRODUCER, "self._symbols = settings.own_symbols", "self._symbols = settings.symbols")],
         ["tests/pipeline/test_shards.py::test_two_shards_publish_every_trade_once_each_only_its_own"],
     ),
     PlantedBug(
-        "a batch is merged at once, however many candles it has",
+        "a batch is merged in one transaction, however many candles it has",
         [Patch(SINK, "BatchFold(work.windows, work.candles_limit)", "BatchFold(work.windows)")],
         ["tests/engine/test_sink.py::test_killed_between_two_parts_it_goes_on_from_the_last_one"],
     ),
     PlantedBug(
-        "a batch that failed is tried again as it was",
+        "a failed batch is retried at the same size",
         [
             Patch(
                 SINK,
@@ -211,18 +212,18 @@ AT_THE_EDGES = [
         ["tests/engine/test_sink.py::test_after_a_failure_of_time_or_size_the_next_attempt_is_smaller"],
     ),
     PlantedBug(
-        "nobody looks whether the topic has the last record still",
+        "the processor does not check that the topic still has the last merged record",
         [Patch(SINK, "            self._confirm(self._last)\n")],
         ["tests/engine/test_sink.py::test_another_record_where_the_last_one_was_stops_it_before_it_merges"],
     ),
 ]
 
-ON_THE_WHOLE_WAY = [
+PIPELINE_BUGS = [
     PlantedBug(
-        "an error of a batch is swallowed",
+        "an error in a batch is swallowed",
         [Patch(SINK, "self.failure = error\n                raise\n", "self.failure = error\n")],
         ["tests/faults/test_link.py::test_merges_refused_for_a_while_are_not_lost"],
-        says="in the topic, not in the candle",
+        message="in the topic, not in the candle",
     ),
     PlantedBug(
         "a new query starts from the topic's end",
@@ -234,10 +235,10 @@ ON_THE_WHOLE_WAY = [
             )
         ],
         ["tests/faults/test_link.py::test_merges_refused_for_a_while_are_not_lost"],
-        says="in the topic, not in the candle",
+        message="in the topic, not in the candle",
     ),
     PlantedBug(
-        "offsets moved in a transaction of their own",
+        "offsets are moved in a separate transaction",
         [
             Patch(sql("merge_batch"), "    PERFORM move_offsets(topic, reached_all);\n"),
             Patch(
@@ -258,14 +259,14 @@ ON_THE_WHOLE_WAY = [
             ),
         ],
         ["tests/faults/test_link.py::test_commits_cut_at_any_byte_are_done_once"],
-        says="received says",
+        message="count of received is",
     ),
 ]  # fmt: skip
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The program and its tests, to be harmed."""
+    """A copy of the code and its tests, to plant bugs in."""
     for name in COPIED:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -274,43 +275,43 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_unharmed_the_named_tests_are_green(copy: Path) -> None:
-    """So that what is red below is red for the bug. Those of the whole way are run here as they are."""
-    done = run_tests(copy, [test for bug in IN_THE_STORE for test in bug.tests])
+def test_without_a_bug_the_named_tests_pass(copy: Path) -> None:
+    """Run the store's tests without a bug, so that a failure below is caused by the bug."""
+    done = run_tests(copy, [test for bug in STORE_BUGS for test in bug.tests])
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("bug", IN_THE_STORE, ids=lambda bug: bug.bug)
-def test_planted_in_the_store(copy: Path, bug: PlantedBug) -> None:
-    must_be_found(copy, bug)
+@pytest.mark.parametrize("bug", STORE_BUGS, ids=lambda bug: bug.name)
+def test_a_bug_in_the_store_is_detected(copy: Path, bug: PlantedBug) -> None:
+    assert_detected(copy, bug)
 
 
-@pytest.mark.parametrize("bug", AT_THE_EDGES, ids=lambda bug: bug.bug)
-def test_planted_where_trades_come_in(copy: Path, bug: PlantedBug) -> None:
-    must_be_found(copy, bug)
+@pytest.mark.parametrize("bug", INPUT_BUGS, ids=lambda bug: bug.name)
+def test_a_bug_where_trades_come_in_is_detected(copy: Path, bug: PlantedBug) -> None:
+    assert_detected(copy, bug)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("bug", ON_THE_WHOLE_WAY, ids=lambda bug: bug.bug)
-def test_planted_in_the_engine(copy: Path, bug: PlantedBug) -> None:
-    must_be_found(copy, bug)
+@pytest.mark.parametrize("bug", PIPELINE_BUGS, ids=lambda bug: bug.name)
+def test_a_bug_in_the_engine_is_detected(copy: Path, bug: PlantedBug) -> None:
+    assert_detected(copy, bug)
 
 
-def must_be_found(copy: Path, bug: PlantedBug) -> None:
+def assert_detected(copy: Path, bug: PlantedBug) -> None:
     for patch in bug.patches:
         plant(copy, patch)
     done = run_tests(copy, bug.tests)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
     for test in bug.tests:
         assert f"FAILED {test}" in done.stdout, done.stdout
-    assert bug.says in done.stdout, done.stdout
+    assert bug.message in done.stdout, done.stdout
 
 
 def plant(copy: Path, patch: Patch) -> None:
     file = copy / patch.file
     text = file.read_text()
     count = text.count(patch.text)
-    assert count == 1, f"in {patch.file} {count} times, and must be once: {patch.text}"
+    assert count == 1, f"the text must occur once in {patch.file}, but occurs {count} times: {patch.text}"
     file.write_text(text.replace(patch.text, patch.planted))
 
 

@@ -1,5 +1,6 @@
-"""Poison in Kafka itself, past the producer: each record is put aside once with its reason, and nothing else
-is changed by it.
+"""Invalid ("poison") records written to Kafka without the producer.
+
+Each one must go to the dead-letter topic once, with its reason, and change nothing else.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PARTITIONS = 3
 STOP_SECONDS = 15
 ODD = 40
-"""Sound trades of each symbol, each time."""
+"""Number of valid trades of each symbol in each round."""
 FAR_AHEAD = 10**15
-"""A trade id that no market has come to."""
+"""A trade id that no market has reached."""
 
 NOW_US = time.time_ns() // 1_000
 POISON = [
@@ -34,11 +35,12 @@ POISON = [
 ]
 
 
-def test_poison_in_the_topic_goes_aside_and_disturbs_nobody(
+def test_poison_in_the_topic_is_rejected_and_changes_no_candle(
     make_pipeline: MakePipeline, random: Random
 ) -> None:
-    """First and last in their batches and between sound trades, while the processor is away and while it
-    runs; and at the topic's end, where a producer that starts looks for the last trade of each symbol.
+    """Poison comes first, last and between valid trades, while the processor is down and while it runs.
+
+    It is also at the end of the topic, where a starting producer looks for the last trade of each symbol.
     """
     pipeline = make_pipeline(seeded(rate=100), kafka_partitions=PARTITIONS)
     pipeline.start()
@@ -57,7 +59,7 @@ def test_poison_in_the_topic_goes_aside_and_disturbs_nobody(
 
 
 def poisoned(random: Random, first_id: int) -> list[Record]:
-    """All poison in each partition, the first and the last records there, and sound trades between."""
+    """Return all poison for each partition, mixed with valid trades; the first and last are poison."""
     records = []
     for partition in range(PARTITIONS):
         symbol = f"ODD{partition}USDT"
@@ -68,14 +70,14 @@ def poisoned(random: Random, first_id: int) -> list[Record]:
             for value, reason in random.sample(POISON, len(POISON))
         ]
         sound = [Record(value, partition, None) for value in odd_but_sound(symbol, first_id)]
-        middle = [*poison[1:-1], *sound, *random.sample(sound, 3)]  # three come twice
+        middle = [*poison[1:-1], *sound, *random.sample(sound, 3)]  # with three duplicates
         random.shuffle(middle)
         records += [poison[0], *middle, poison[-1]]
     return records
 
 
 def odd_but_sound(symbol: str, first_id: int) -> list[bytes]:
-    """Trades of yesterday's, today's and tomorrow's wire formats, in any way of writing, in some windows."""
+    """Return valid trades in former, current and conceivable future formats, and in unusual JSON."""
     begin_ms = int(time.time() * 1_000) - 30_000
     made = [trade(symbol, first_id + at, begin_ms + at * 500) for at in range(ODD)]
     in_us = {"T": made[1]["T"] * 1_000 + 999, "E": made[1]["E"] * 1_000}
@@ -83,7 +85,7 @@ def odd_but_sound(symbol: str, first_id: int) -> list[bytes]:
         *(text(one) for one in made[:1]),
         text(made[1] | in_us),
         text({name: value for name, value in made[2].items() if name != "M"}),
-        text(made[3] | {"b": 88, "a": 50}),  # the orders' ids, which Binance sent until 2024
+        text(made[3] | {"b": 88, "a": 50}),  # order ids, which Binance sent until 2024
         text(made[4] | {"X": {"y": [None, 1.5, {"z": "w"}]}}),
         text(dict(reversed(made[5].items()))),
         json.dumps(made[6], indent=2).encode(),
@@ -95,7 +97,7 @@ def odd_but_sound(symbol: str, first_id: int) -> list[bytes]:
 
 
 def forged_ends() -> list[Record]:
-    """Records that name the followed symbols and ids far ahead, and that are no trades."""
+    """Return invalid records of the followed symbols with trade ids far ahead."""
     now_ms = int(time.time() * 1_000)
     forged: list[tuple[dict[str, Any], str]] = [
         ({"T": 9_999_999_999_999}, "trade time in the future"),

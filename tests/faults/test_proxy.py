@@ -1,4 +1,4 @@
-"""The proxy's faults, each against a real server that sends back what it gets."""
+"""Tests of each fault of the proxy, with a real echo server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECONDS = 10.0
 
 @dataclass
 class Echo:
-    """A server that sends each client its own bytes, and ends when the client does."""
+    """A server that sends each client its own bytes back, until the client closes."""
 
     port: int
     seen: bytearray = field(default_factory=bytearray)
@@ -72,12 +72,12 @@ def received(client: socket.socket, count: int) -> bytes:
 
 
 def until_reset(client: socket.socket) -> bytes:
-    """What comes before the connection is reset, as it must be."""
+    """Return what is received until the connection is reset; fail if it ends without a reset."""
     found = b""
     with contextlib.suppress(ConnectionResetError):
         while chunk := client.recv(1):
             found += chunk
-        pytest.fail(f"ended and not reset, after {found!r}")
+        pytest.fail(f"the stream ended without a reset after {found!r}")
     return found
 
 
@@ -149,13 +149,13 @@ def test_a_reset_is_a_reset(proxy: Proxy, client: socket.socket) -> None:
 
 def test_a_server_that_is_away_resets_the_client() -> None:
     with socket.socket() as bound:
-        bound.bind((LOOPBACK, 0))  # bound, and listening to nobody
+        bound.bind((LOOPBACK, 0))  # bound, but not listening
         with Proxy(bound.getsockname()[1]) as proxy, pytest.raises(ConnectionResetError):
             _talk(proxy)
 
 
 def _talk(proxy: Proxy) -> None:
-    """Where the reset is quick, it is the connecting itself that is told of it."""
+    """Connect and read; a fast reset already fails the connect."""
     with connect(proxy) as client:
         client.recv(1)
 
@@ -173,7 +173,7 @@ def test_half_closed_to_the_server_it_ends_and_so_does_the_client(
     proxy: Proxy, client: socket.socket
 ) -> None:
     proxy.half_close(Direction.TO_SERVER)
-    assert client.recv(1) == b"", "the echo server ends with its client"
+    assert client.recv(1) == b"", "the echo server closes when its client does"
 
 
 @pytest.mark.parametrize("direction", Direction)

@@ -1,4 +1,4 @@
-"""Everything killed, round after round, and each part started again at once."""
+"""Everything is killed, round after round, and each component is restarted at once."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PAUSE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What is done while trades flow, where the processor is killed then, and what is killed meanwhile."""
+    """A first fault, then the fail point that kills the processor, and faults while it starts."""
 
     first: str
     fail_point: str
     then: Sequence[tuple[float, str]]
-    """Each after so many seconds."""
+    """Pairs of a duration in seconds and the fault that begins it."""
 
     def __str__(self) -> str:
         then = ", ".join(f"{seconds:.1f} s {act}" for seconds, act in self.then)
@@ -38,8 +38,9 @@ class Round:
 def test_everything_killed_round_after_round(
     make_pipeline: MakePipeline, random: Random, announce: Callable[[str], None]
 ) -> None:
-    """Each round one thing while trades flow; then the processor at a fail point; and while its JVM comes up,
-    the producer twice, and each server once.
+    """Each round has one fault while trades flow, then kills the processor at a fail point.
+
+    While its JVM starts, the producer is killed twice and each server is stopped once.
     """
     pipeline = make_pipeline(seeded(rate=200))
     plan = planned(random)
@@ -83,7 +84,7 @@ POSTGRES = ("kill -9 PostgreSQL", "immediate stop of PostgreSQL")
 
 
 def acts_on(pipeline: Pipeline) -> Mapping[str, Callable[[], None]]:
-    """Each starts again what it ended."""
+    """Return the faults by name; each restarts what it has ended."""
     kafka, postgres, producer = pipeline.kafka, pipeline.postgres, pipeline.producer
     return {
         PRODUCER: lambda: ended_and_started(producer.kill, producer.start),

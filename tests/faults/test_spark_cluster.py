@@ -1,4 +1,4 @@
-"""The processor on a cluster of Spark's: the candles that ``local[*]`` makes, whichever worker is killed."""
+"""The processor on a Spark cluster makes the same candles as on ``local[*]``, even if workers are killed."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def test_a_cluster_with_a_worker_killed_makes_the_same_candles(
         if is_submitted:
             pipeline.processor.command = cluster.submitted()
         pipeline.start()
-        assert all("Asked to launch executor" in worker.told() for worker in cluster.workers)
+        assert all("Asked to launch executor" in worker.output() for worker in cluster.workers)
         for worker in cluster.workers:
             pipeline.wait_for_trades(1_000)
             worker.kill(with_children=True)
-            pipeline.wait_for_trades(1_000)  # by the other
+            pipeline.wait_for_trades(1_000)  # with the other worker
             worker.start()
             cluster.wait_for(worker, times=2)
         pipeline.report.faults.update(faults)

@@ -1,7 +1,8 @@
-"""State harmed or lost beside the candles: Spark's checkpoint, an earlier database, Kafka's topic.
+"""Damaged or lost state: Spark's checkpoint, an older copy of the database, Kafka's topic.
 
-PostgreSQL holds the truth. What Spark keeps may go at any time; where Kafka's topic no longer fits the
-candles the processor says so, names the command that mends, and begins nowhere else in silence.
+The offsets in PostgreSQL are what counts, so Spark's files may be lost at any time. If Kafka's topic doesn't
+match the stored offsets, the processor stops with an error that names the repair command. It never silently
+starts from another offset.
 """
 
 from __future__ import annotations
@@ -20,33 +21,33 @@ from tests.processes import awaited
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 UNSERVED_SECONDS = 12
-"""Longer than the programs wait before they say again that Kafka is away."""
+"""Longer than the interval at which programs repeat the log line that Kafka is not available."""
 LOST_RECORDS = 150
 LEFT_BEHIND = "candleflow-processor-left"
 
 
-def test_started_before_all_it_needs_and_its_checkpoint_harmed(make_pipeline: MakePipeline) -> None:
+def test_programs_started_before_the_servers_and_damaged_checkpoints(make_pipeline: MakePipeline) -> None:
     pipeline = make_pipeline(seeded(rate=200))
     pipeline.start_programs_first(UNSERVED_SECONDS)
     for program in (pipeline.producer, pipeline.processor):
-        assert "waiting for Kafka" in program.told()
-        assert "Traceback" not in program.told()
-        assert "\tat " not in program.told(), "a stack trace of Java's"
+        assert "waiting for Kafka" in program.output()
+        assert "Traceback" not in program.output()
+        assert "\tat " not in program.output(), "a Java stack trace"
         assert not program.ended
-    for harm in (deleted, cut_short, overwritten, replaced_by_a_file):
-        harm_checkpoint(pipeline, harm)
+    for damage in (deleted, cut_short, overwritten, replaced_by_a_file):
+        damage_checkpoint(pipeline, damage)
         pipeline.wait_for_trades(200)
-    assert not pipeline.processor.ended, "a new query is enough"
-    harm_work_folder(pipeline)
-    harm_between_runs(pipeline)
+    assert not pipeline.processor.ended, "the processor ended instead of starting a new query"
+    damage_work_folder(pipeline)
+    damage_between_runs(pipeline)
     pipeline.judge(whole=True)
 
 
-def harm_checkpoint(pipeline: Pipeline, harm: Callable[[Path], None]) -> None:
-    """While a query runs on it."""
-    pipeline.report.faults[f"checkpoint {harm.__name__.replace('_', ' ')}"] += 1
+def damage_checkpoint(pipeline: Pipeline, damage: Callable[[Path], None]) -> None:
+    """Damage the checkpoint of the running query."""
+    pipeline.report.faults[f"checkpoint {damage.__name__.replace('_', ' ')}"] += 1
     (checkpoint,) = pipeline.places["Spark"].glob("candleflow-processor-*/*/offsets")
-    harm(checkpoint.parent)
+    damage(checkpoint.parent)
 
 
 def deleted(checkpoint: Path) -> None:
@@ -65,13 +66,13 @@ def overwritten(checkpoint: Path) -> None:
 
 
 def replaced_by_a_file(checkpoint: Path) -> None:
-    """As good as read-only, which binds no root."""
+    """Make writing impossible; a read-only folder would not stop root."""
     deleted(checkpoint)
     checkpoint.touch()
 
 
-def harm_work_folder(pipeline: Pipeline) -> None:
-    """All that Spark keeps for itself, too: then only a new process helps, which the supervisor starts."""
+def damage_work_folder(pipeline: Pipeline) -> None:
+    """Delete Spark's whole work folder: the processor must end, and the supervisor restarts it."""
     pipeline.report.faults["Spark's folder deleted"] += 1
     (folder,) = pipeline.places["Spark"].glob("candleflow-processor-*")
     deleted(folder)
@@ -81,8 +82,8 @@ def harm_work_folder(pipeline: Pipeline) -> None:
     pipeline.wait_for_trades(200)
 
 
-def harm_between_runs(pipeline: Pipeline) -> None:
-    """A killed processor leaves its folder, here with offsets that nobody has read up to."""
+def damage_between_runs(pipeline: Pipeline) -> None:
+    """A killed processor leaves its folder, here with wrong offsets, which the next one must ignore."""
     pipeline.processor.kill(with_children=True)
     place = pipeline.places["Spark"]
     (left,) = place.glob("candleflow-processor-*")
@@ -97,41 +98,41 @@ def harm_between_runs(pipeline: Pipeline) -> None:
 
 
 def test_an_earlier_database_is_brought_up_to_date(make_pipeline: MakePipeline) -> None:
-    """While all runs; and once more where Kafka's retention no longer reaches back to it."""
+    """The database is restored while everything runs, and again after Kafka has deleted the records."""
     pipeline = make_pipeline(seeded(rate=200))
     pipeline.start()
     pipeline.auditor.start()
     pipeline.wait_for_trades(500)
     copy = pipeline.copy_database()
     pipeline.wait_for_trades(2_000)
-    pipeline.put_back_database(copy)
+    pipeline.restore_database(copy)
     pipeline.wait_for_trades(3_000)
-    assert not pipeline.processor.ended, "it goes on by itself"
+    assert not pipeline.processor.ended, "the processor ended instead of continuing"
     pipeline.delete_records()
-    pipeline.put_back_database(copy)
+    pipeline.restore_database(copy)
     pipeline.wait_for_refusal("records expired unread")
     pipeline.adopt_topic()
     pipeline.wait_for_trades(200)
-    assert pipeline.holes()
-    pipeline.wait_for_no_holes()
+    assert pipeline.gaps()
+    pipeline.wait_for_no_gaps()
     pipeline.judge_where_topic_was_lost()
 
 
 @pytest.mark.long
 def test_a_topic_that_lost_records_is_refused_until_it_is_adopted(make_pipeline: MakePipeline) -> None:
-    """The topic deleted, its retention passed, and Kafka's whole folder: what was lost is fetched again."""
+    """The topic is deleted, its retention passes, and Kafka's folder is deleted. Lost trades are refilled."""
     pipeline = make_pipeline(seeded(rate=100))
     pipeline.start()
     pipeline.auditor.start()
-    lose_while_the_processor_stands_still(pipeline, pipeline.outgrow_topic, "was made anew")
-    lose_while_the_processor_stands_still(pipeline, pipeline.delete_records, "records expired unread")
+    lose_while_the_processor_is_suspended(pipeline, pipeline.recreate_topic, "was made anew")
+    lose_while_the_processor_is_suspended(pipeline, pipeline.delete_records, "records expired unread")
     pipeline.processor.kill(with_children=True)
     pipeline.delete_kafka_folder()
     pipeline.processor.start()
     pipeline.wait_for_refusal("was made anew")
     pipeline.adopt_topic()
     pipeline.wait_for_trades(200)
-    pipeline.wait_for_no_holes()
+    pipeline.wait_for_no_gaps()
     pipeline.judge_where_topic_was_lost()
 
 
@@ -139,7 +140,7 @@ def test_a_topic_that_lost_records_is_refused_until_it_is_adopted(make_pipeline:
 def test_a_topic_that_lost_its_end_and_grew_again_is_refused_until_it_is_adopted(
     make_pipeline: MakePipeline,
 ) -> None:
-    """The processor ended with Kafka, or stood still while that was away: no trade is left out in silence."""
+    """The processor is down, or suspended, while Kafka loses records: no trade is left out silently."""
     pipeline = make_pipeline(seeded(rate=200))
     pipeline.start()
     pipeline.auditor.start()
@@ -156,12 +157,12 @@ def test_a_topic_that_lost_its_end_and_grew_again_is_refused_until_it_is_adopted
     pipeline.wait_for_refusal("has another record at offset")
     pipeline.adopt_topic()
     pipeline.wait_for_trades(200)
-    pipeline.wait_for_no_holes()
+    pipeline.wait_for_no_gaps()
     pipeline.judge_where_topic_was_lost()
 
 
-def lose_while_the_processor_stands_still(pipeline: Pipeline, lose: Callable[[], None], *words: str) -> None:
-    """Records that it has not read yet; then the refusal, and what mends."""
+def lose_while_the_processor_is_suspended(pipeline: Pipeline, lose: Callable[[], None], *words: str) -> None:
+    """Lose unread records while the processor is suspended; wait for the error, and adopt the topic."""
     pipeline.processor.pause()
     pipeline.wait_for_records(200)
     lose()

@@ -1,4 +1,4 @@
-"""A storm: faults by chance, one upon another, on everything that keeps trades; then all must be exact."""
+"""Random overlapping faults on everything that stores trades; afterwards all candles must be exact."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_storm(make_pipeline: MakePipeline, fault_seed: int, announce: Callable[
 
 
 def faults_of(pipeline: Pipeline) -> Mapping[str, tuple[Act, Act]]:
-    """How each fault begins and ends."""
+    """Return the functions that begin and end each fault."""
     kafka, postgres, processor = pipeline.kafka, pipeline.postgres, pipeline.processor
     link = pipeline.store_link
     on_the_link: dict[str, Act] = {
@@ -68,14 +68,14 @@ def faults_of(pipeline: Pipeline) -> Mapping[str, tuple[Act, Act]]:
 
 
 def end_sessions(pipeline: Pipeline) -> None:
-    with suppress(psycopg2.Error):  # there may be no PostgreSQL to be told so
+    with suppress(psycopg2.Error):  # PostgreSQL may be down
         pipeline.end_sessions()
 
 
 def acts(
     pipeline: Pipeline, schedule: Schedule, faults: Mapping[str, tuple[Act, Act]]
 ) -> Iterator[tuple[float, Act]]:
-    """What is to be done and when, in seconds from the beginning: faults overlap."""
+    """Yield actions with their time in seconds since the start, in order; faults overlap."""
     timed: list[tuple[float, Act]] = []
     at = 0.0
     for step in schedule.steps:

@@ -1,4 +1,4 @@
-"""The soak's judgement: what grows is told, and what only wavers is not."""
+"""Tests of the soak test's verdict: steady growth is reported, variation is not."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.soak import SAMPLES, Course, pictured, told
+from tests.faults.soak import SAMPLES, Series, growth_table, plotted
 from tests.faults.usage import size_mb
 
 RISING = [100 + 2.0 * at for at in range(SAMPLES)]
 WAVERING = [100 + 5.0 * (at % 3) for at in range(SAMPLES)]
 WARM = [min(400.0, 100 + 20.0 * at) for at in range(SAMPLES)]
-"""As a JVM's heap, which comes to its size in the first half."""
+"""Like a JVM's heap, which reaches its size in the first half."""
 
 
 CAUGHT = [76.0] * (SAMPLES - 1) + [230.0]
-"""A moment at which a worker has opened its files."""
+"""A single outlier, such as a moment when a worker has many files open."""
 
 
 @pytest.mark.parametrize(
@@ -32,15 +32,15 @@ CAUGHT = [76.0] * (SAMPLES - 1) + [230.0]
         ("Kafka's data MB", RISING, True),
     ],
 )
-def test_what_grows_after_the_warm_up_is_told(name: str, values: list[float], is_flat: bool) -> None:
-    course = Course(name, values, hours=1)
-    assert course.is_flat is is_flat
-    assert ("GROWS" in told([course])) is not is_flat
-    assert pictured([course, course]).count("<polyline") == 2
+def test_growth_after_the_warm_up_is_reported(name: str, values: list[float], is_flat: bool) -> None:
+    series = Series(name, values, hours=1)
+    assert series.is_flat is is_flat
+    assert ("GROWS" in growth_table([series])) is not is_flat
+    assert plotted([series, series]).count("<polyline") == 2
 
 
-def test_the_slope_is_by_the_hour() -> None:
-    assert Course("threads", RISING, hours=0.5).slope == pytest.approx(2 * (SAMPLES - 1) / 0.5)
+def test_the_slope_is_per_hour() -> None:
+    assert Series("threads", RISING, hours=0.5).slope == pytest.approx(2 * (SAMPLES - 1) / 0.5)
 
 
 def test_the_size_of_a_folder_is_that_of_all_below(tmp_path: Path) -> None:

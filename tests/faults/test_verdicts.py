@@ -1,4 +1,4 @@
-"""The judge judged: each way in which a table can be wrong has its verdict, and the stage where it arose."""
+"""Tests of the verdicts: each kind of error in the table is recognized, with the stage that caused it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEY = ("BTCUSDT", "5s", datetime(2024, 8, 8, 12, 0, 5, tzinfo=UTC))
 
 
 def market() -> Trades:
-    """A trade a second of one symbol."""
+    """Return one trade a second of one symbol."""
     return {
         ("BTCUSDT", number): {
             "s": "BTCUSDT", "t": number, "p": f"{100 + number}.5", "q": "0.1", "T": START_MS + 1_000 * number,
@@ -31,7 +31,7 @@ def market() -> Trades:
 
 
 def table_of(trades: Trades) -> dict[tuple[Any, ...], Stored]:
-    """As it is where nothing went wrong."""
+    """Return the correct table for these trades."""
     candles = oracle.all_intervals(trades.values())
     sizes = oracle.INTERVAL_SECONDS
     return {
@@ -103,7 +103,7 @@ def test_a_candle_with_the_right_trades_may_yet_be_wrong(
     assert found.outcome is outcome
 
 
-def test_what_the_producer_lost_is_a_hole_that_must_show() -> None:
+def test_a_trade_lost_by_the_producer_must_show_as_an_incomplete_candle() -> None:
     in_topic = without(market(), 7)
     report = Report("a test", "a market")
     table = table_of(in_topic)
@@ -112,37 +112,40 @@ def test_what_the_producer_lost_is_a_hole_that_must_show() -> None:
     assert report.lost_by_producer == 1
     assert table[KEY].candle.is_complete is False
     silent = replace(table[KEY], candle=replace(table[KEY].candle, is_complete=True))
-    told = Report("a test", "a market")
-    told.judge(compare(in_topic, in_topic, table | {KEY: silent}), in_topic, market())
-    assert not told.is_exact
-    assert "is_complete True, not False" in told.words()
+    silent_report = Report("a test", "a market")
+    silent_report.judge(compare(in_topic, in_topic, table | {KEY: silent}), in_topic, market())
+    assert not silent_report.is_exact
+    assert "is_complete True, not False" in silent_report.words()
 
 
-def test_books_that_do_not_balance_are_told() -> None:
+def test_wrong_counts_are_reported() -> None:
     trades = market()
     report = Report("a test", "a market", records=16)
     report.judge(compare(trades, trades, table_of(trades)), trades, trades)
-    report.check_books({"received": 16, "merged": 15, "duplicate": 1})
+    report.check_counts({"received": 16, "merged": 15, "duplicate": 1})
     assert report.is_exact
-    report.check_books({"received": 17, "merged": 16, "duplicate": 1, "rejected: not JSON": 1})
+    report.check_counts({"received": 17, "merged": 16, "duplicate": 1, "rejected: not JSON": 1})
     assert report.complaints == [
-        "received says 17, and it is 16",
-        "merged says 16, and it is 15",
-        "rejected: not JSON says 1, and it is 0",
+        "count of received is 17, expected 16",
+        "count of merged is 16, expected 15",
+        "count of rejected: not JSON is 1, expected 0",
     ]
     assert "NOT EXACT" in tables([report])
 
 
-def test_refused_records_are_looked_for_one_by_one() -> None:
+def test_rejected_records_are_compared_one_by_one() -> None:
     trades = market()
     report = Report("a test", "a market", records=18)
     report.judge(compare(trades, trades, table_of(trades)), trades, trades)
     counts = {"received": 18, "merged": 15, "duplicate": 1, "rejected: not JSON": 2}
-    report.check_books(counts, {"not JSON": 2})
+    report.check_counts(counts, {"not JSON": 2})
     report.check_refused(["one", "two"], ["two", "one"])
     assert report.is_exact
     report.check_refused(["one", "two"], ["two", "two"])
-    assert report.complaints == ["not put aside: one", "put aside, and should not be: two"]
+    assert report.complaints == [
+        "missing in the dead-letter topic: one",
+        "unexpected in the dead-letter topic: two",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,7 @@ def test_refused_records_are_looked_for_one_by_one() -> None:
         ("killed", False),
     ],
 )
-def test_the_producers_books_must_balance(said: str, is_exact: bool) -> None:
+def test_the_totals_of_the_producer_must_add_up(said: str, is_exact: bool) -> None:
     trades = market()
     report = Report("a test", "a market")
     report.judge(compare(trades, trades, table_of(trades)), trades, trades)
@@ -162,13 +165,13 @@ def test_the_producers_books_must_balance(said: str, is_exact: bool) -> None:
     assert report.is_exact is is_exact
 
 
-def test_a_report_that_was_never_judged_is_not_exact() -> None:
+def test_a_report_without_verdicts_is_not_exact() -> None:
     report = Report("a test", "a market")
     assert not report.is_exact
-    assert "not judged" in tables([report])
+    assert "no verdict" in tables([report])
 
 
-def test_a_seed_makes_its_schedule_again_and_each_fault_before_any_comes_twice() -> None:
+def test_a_seed_repeats_its_schedule_and_each_fault_comes_once_before_any_is_repeated() -> None:
     faults = [f"fault {number}" for number in range(7)]
     for seed in Random(1).sample(range(10**9), 20):
         schedule = storm(seed, 60, faults)

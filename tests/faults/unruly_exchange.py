@@ -1,9 +1,9 @@
-"""The simulated exchange with the faults that a file asks for, whenever it asks for others; it may halt.
+"""The simulated exchange with faults that a test changes through a file while it runs.
 
     python -m tests.faults.unruly_exchange --port 9443 --rate 200 --seed 1 --symbols BTCUSDT --orders FILE
 
-``FILE`` is JSON (``Orders.write``). Its history is whole throughout: what goes wrong does so on the stream,
-and where history is asked for too often.
+``FILE`` is JSON (``Orders.write``). The history that REST serves is always complete. Faults concern the
+stream and the rate limit of REST.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ _NOTICE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """Where a test asks for faults."""
+    """The file through which a test requests faults."""
 
     file: Path
 
     def write(self, **orders: Any) -> None:
-        """Fields of ``Faults``, and beside them: ``lifetime_seconds`` of connections that open from now on,
-        ``omit_every`` so many ids one, ``delay_every`` so many messages one behind the next ones,
-        ``is_halted``, from when on nothing is traded for good, and ``shut_down``, a number: every other one
-        than before announces that the server goes down.
+        """Request faults, which replace those of the last call. Arguments are the fields of ``Faults`` and:
+
+        - ``lifetime_seconds``: lifetime of new connections
+        - ``omit_every``: leave out each trade whose id is a multiple of this
+        - ``delay_every``: send each trade whose id is a multiple of this after the next ones
+        - ``is_halted``: stop trading, permanently
+        - ``shut_down``: a number; when it changes, the server announces that it goes down
         """
         beside = self.file.with_suffix(".tmp")
         beside.write_text(json.dumps(orders))
@@ -44,7 +47,7 @@ class Orders:
 
 
 class _Every:
-    """The ids of which one in so many is in."""
+    """A set of trade ids: the multiples of ``one_in``."""
 
     def __init__(self, one_in: int) -> None:
         self._one_in = one_in
@@ -54,7 +57,7 @@ class _Every:
 
 
 class HaltingMarket(SeededMarket):
-    """A market that isn't traded any more once it has been halted, for its history; its feed goes on."""
+    """A market whose history has no new trades after ``halt``; its feed goes on."""
 
     halted_at: int | None = None
 
@@ -72,7 +75,7 @@ class HaltingMarket(SeededMarket):
 
 
 class UnrulyExchange(Simulator):
-    """Also sends some trades later than those that came after them."""
+    """A simulator that can also send some trades late, after newer ones."""
 
     delay_every = 0
     _delayed: tuple[Event, ...] = ()
@@ -87,7 +90,7 @@ class UnrulyExchange(Simulator):
 async def _obey(
     simulator: UnrulyExchange, market: HaltingMarket, timing: Timing, file: Path, symbols: Sequence[str]
 ) -> None:
-    """Do what the file says, each time that it says something else."""
+    """Poll the file, and apply its faults whenever it has changed."""
     said, shut_down = "", 0
     ending: set[asyncio.Task[None]] = set()
     while True:

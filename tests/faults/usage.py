@@ -1,4 +1,4 @@
-"""What processes and folders take of a machine."""
+"""Measure the resources that processes and folders use."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of a process and all that it started."""
+    """Resources of a process and its descendants."""
 
     memory_mb: float
-    """Proportional (PSS): what several share counts once."""
+    """Proportional memory (PSS), in which shared pages count once."""
     descriptors: float
     threads: float
 
 
 def usage_of(pid: int) -> Usage:
-    """Raises psutil.NoSuchProcess where it has ended."""
+    """Measure a process and its descendants. Raises psutil.NoSuchProcess if it has ended."""
     first = psutil.Process(pid)
     taken = [_usage_of_one(first)]
     for one in first.children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # such as a backend whose client has just gone
+        with contextlib.suppress(psutil.NoSuchProcess):  # e.g. a database backend that has just ended
             taken.append(_usage_of_one(one))
     return Usage(*map(sum, zip(*map(astuple, taken), strict=True)))
 
@@ -34,7 +34,7 @@ def _usage_of_one(process: psutil.Process) -> Usage:
 
 
 def size_mb(*files: Path) -> float:
-    """Of files, and of all that is in folders; what goes away meanwhile counts as nothing."""
+    """Return the total size of files and folders; files that vanish meanwhile are ignored."""
     found = 0
     for file in (below for one in files for below in (one, *one.rglob("*"))):
         with contextlib.suppress(OSError):

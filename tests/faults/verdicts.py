@@ -1,8 +1,8 @@
-"""The judgement after the faults: each candle in the table against an oracle of the trades themselves.
+"""Compare each stored candle with one that an independent oracle computes from the trades.
 
-The oracle (``tests/oracle.py``) is plain Python and shares no code with ours. What is wrong is told with the
-stage where it arose: a trade that is in no record of the topic was lost by the producer, one that is in the
-topic and not in its candle by the processor.
+The oracle (``tests/oracle.py``) is plain Python and shares no code with ours. Each error names the stage that
+caused it. If a missing trade is not in the topic, the producer lost it; if it is in the topic but not in its
+candle, the processor lost it.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ Key: TypeAlias = tuple[Any, ...]
 
 NONE: Final[Mapping[str, int]] = MappingProxyType({})
 KILLS: Final = ("kill -9", "immediate stop")
-"""Faults whose names begin so gave a process no time to see to anything."""
+"""How the names of faults begin that leave a process no time to clean up."""
 _WIDTH: Final = 150
 _SHOWN: Final = 40
 _VOLUMES: Final = ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume", "trade_count")
 
 
 class Outcome(StrEnum):
-    """What a candle is."""
+    """The result of comparing a candle."""
 
     OK = "ok"
     MISSING = "missing"
-    """The candle, or a trade of it."""
+    """The candle or one of its trades is missing."""
     DUPLICATE = "duplicate"
-    """It holds the right trades, and some of them more than once."""
+    """It has the right trades, but some of them count more than once."""
     WRONG = "wrong"
-    """It holds the right trades once, and a field is not what they make."""
+    """It has the right trades once, but a field has another value than they give."""
     EXTRA = "extra"
-    """The candle, or a trade in it that the oracle has not."""
+    """The oracle doesn't have the candle or one of its trades."""
 
 
 class Stage(StrEnum):
-    """Where a trade was lost."""
+    """The stage that lost a trade."""
 
     PRODUCER = "producer: never in the topic"
     PROCESSOR = "processor: in the topic, not in the candle"
@@ -60,7 +60,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A row of the table, and the ids that it says it holds."""
+    """A stored candle and the trade ids that its row contains."""
 
     candle: OracleCandle
     trade_ids: frozenset[int]
@@ -68,7 +68,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """On one candle."""
+    """The result for one candle."""
 
     key: Key
     outcome: Outcome
@@ -77,7 +77,7 @@ class Verdict:
 
 
 def compare(expected: Trades, in_topic: Trades, found: Mapping[Key, Stored]) -> list[Verdict]:
-    """A verdict for each candle that is in the table or should be, in the order of their keys."""
+    """Return a verdict for each stored or expected candle, in order of their keys."""
     candles = oracle.all_intervals(expected.values())
     members = _members(expected)
     return [
@@ -108,7 +108,7 @@ def _judged(
 
 
 def _members(trades: Trades) -> dict[Key, frozenset[int]]:
-    """The trade ids that belong in each candle."""
+    """Return the trade ids that belong in each candle."""
     found: dict[Key, set[int]] = defaultdict(set)
     for (symbol, trade_id), trade in trades.items():
         for interval, seconds in INTERVAL_SECONDS.items():
@@ -118,7 +118,7 @@ def _members(trades: Trades) -> dict[Key, frozenset[int]]:
 
 
 def read_candles(connection: Any) -> dict[Key, Stored]:
-    """Every row of ``candles``; ``connection`` is psycopg2's."""
+    """Read every row of ``candles``; ``connection`` is psycopg2's."""
     candles = oracle.stored_candles(connection)
     with connection.cursor() as cursor:
         cursor.execute("SELECT symbol, interval, open_time, held_ids(candles)::text FROM candles")
@@ -134,8 +134,8 @@ def _ids_in(multirange: str) -> frozenset[int]:
     return frozenset(one for lower, upper in ranges for one in range(int(lower), int(upper)))
 
 
-def holes_in(trades: Trades) -> dict[str, int]:
-    """How many ids are missing between the first and the last of each symbol."""
+def gaps_in(trades: Trades) -> dict[str, int]:
+    """Return how many ids are missing between the first and the last, by symbol."""
     ids: dict[str, list[int]] = defaultdict(list)
     for symbol, trade_id in trades:
         ids[symbol].append(trade_id)
@@ -144,23 +144,23 @@ def holes_in(trades: Trades) -> dict[str, int]:
 
 @dataclass
 class Report:
-    """What one test did to a pipeline, and what came of it."""
+    """The faults of one test and its results."""
 
     name: str
     feed: str
     faults: Counter[str] = field(default_factory=Counter)
     plan: str = ""
-    """The schedule, with the seed that makes it again."""
+    """The schedule of faults, with the seed that repeats it."""
     records: int = 0
-    """In the topic."""
+    """Number of records in the topic."""
     trades: int = 0
-    """Different ones in the topic."""
+    """Number of different trades in the topic."""
     lost_by_producer: int = 0
     verdicts: Sequence[Verdict] = ()
     complaints: list[str] = field(default_factory=list)
-    """What else is wrong."""
+    """Other errors."""
     ended: Sequence[str] = ()
-    """Programs that ended unasked, and were started again as the supervisor would."""
+    """Programs that ended unexpectedly and were restarted."""
 
     @property
     def outcomes(self) -> Counter[Outcome]:
@@ -171,23 +171,23 @@ class Report:
         return bool(self.verdicts) and self.outcomes.keys() <= {Outcome.OK} and not self.complaints
 
     def judge(self, verdicts: Sequence[Verdict], in_topic: Trades, had: Trades) -> None:
-        """``had``: all that the exchange had to give."""
+        """Record the verdicts and count the lost trades. ``had``: all trades of the exchange."""
         self.verdicts = verdicts
         self.trades = len(in_topic)
         self.lost_by_producer = len(had.keys() - in_topic.keys())
-        holes = sum(holes_in(in_topic).values())
-        if holes != self.lost_by_producer:
+        missing = sum(gaps_in(in_topic).values())
+        if missing != self.lost_by_producer:
             self.complaints.append(
-                f"{holes} ids are missing in the topic, {self.lost_by_producer} of the exchange's trades are"
+                f"the topic has gaps of {missing} ids, but lacks {self.lost_by_producer} exchange trades"
             )
 
-    def check_books(
+    def check_counts(
         self, counts: Mapping[str, int], refused: Mapping[str, int] = NONE, *, is_topic_whole: bool = True
     ) -> None:
-        """The counts in PostgreSQL against the topic: every record once, and each trade merged once.
+        """Check the counts in PostgreSQL: every record of the topic counted once, each trade merged once.
 
-        ``refused``: how many records must be, by the reason. Where the topic was lost and what is left was
-        read again, only against one another.
+        ``refused``: the expected number of rejected records by reason. If the topic was lost
+        (``is_topic_whole`` is False), the counts are only compared with each other.
         """
         refusals = sum(refused.values())
         merged = counts["merged"] + counts.get("duplicate", 0) + refusals
@@ -197,29 +197,29 @@ class Report:
         due |= {name: 0 for name in counts if name.startswith("rejected") and name not in due}
         for name, count in due.items():
             if counts.get(name, 0) != count:
-                self.complaints.append(f"{name} says {counts.get(name, 0)}, and it is {count}")
+                self.complaints.append(f"count of {name} is {counts.get(name, 0)}, expected {count}")
 
     def check_refused(self, expected: Iterable[object], found: Iterable[object]) -> None:
-        """Each refused record is put aside once, as it must be, and nothing else is."""
-        due, aside = Counter(expected), Counter(found)
-        self.complaints += [f"not put aside: {one}" for one in due - aside]
-        self.complaints += [f"put aside, and should not be: {one}" for one in aside - due]
+        """Check that the dead-letter topic has each expected record once and no other."""
+        due, rejected = Counter(expected), Counter(found)
+        self.complaints += [f"missing in the dead-letter topic: {one}" for one in due - rejected]
+        self.complaints += [f"unexpected in the dead-letter topic: {one}" for one in rejected - due]
 
     def check_producer(self, said: str) -> None:
-        """The counts that the producer says last: received = published + duplicate + rejected."""
-        told = re.findall(r"stopped: (received .*)", said)
-        if not told:
-            self.complaints.append("the producer did not say what it did")
+        """Check the counts of the producer's last log line: received = published + duplicate + rejected."""
+        totals = re.findall(r"stopped: (received .*)", said)
+        if not totals:
+            self.complaints.append("the producer logged no totals")
             return
         counts = {
-            name: int(count.replace(",", "")) for name, count in re.findall(r"(\w+) ([\d,]*\d)", told[-1])
+            name: int(count.replace(",", "")) for name, count in re.findall(r"(\w+) ([\d,]*\d)", totals[-1])
         }
         done = sum(counts[name] for name in ("published", "duplicate", "rejected"))
         if counts["in_flight"] or counts["received"] != done:
-            self.complaints.append(f"the producer's books do not balance: {told[-1]}")
+            self.complaints.append(f"the producer's totals do not add up: {totals[-1]}")
 
     def words(self) -> str:
-        """What is wrong, and how to see it again."""
+        """Describe all errors, and how to repeat the test."""
         bad = [one for one in self.verdicts if one.outcome is not Outcome.OK]
         table = Table("symbol", "interval", "opens at", "verdict", "stage", "what", title=self.name)
         for one in bad[:_SHOWN]:
@@ -232,29 +232,29 @@ class Report:
 
 
 def tables(reports: Iterable[Report]) -> str:
-    """The verdicts of each test, and the sum of all that was done."""
+    """Return a table of the verdicts of each test, and the number of faults of each kind."""
     reports = list(reports)
-    table = Table("test", "input", "trades", "candles", *Outcome, "holes", "judgement", title="Faults")
+    table = Table("test", "input", "trades", "candles", *Outcome, "gaps", "verdict", title="Faults")
     done: Counter[str] = Counter()
     for one in reports:
         counts = [str(one.outcomes[outcome]) for outcome in Outcome]
-        judgement = "exact" if one.is_exact else "NOT EXACT" if one.verdicts else "not judged"
+        verdict = "exact" if one.is_exact else "NOT EXACT" if one.verdicts else "no verdict"
         table.add_row(
             one.name, one.feed, f"{one.trades:,}", str(len(one.verdicts)), *counts,
-            f"{one.lost_by_producer}", judgement,
+            f"{one.lost_by_producer}", verdict,
         )  # fmt: skip
         done.update(one.faults)
-    sums = Table("done", "times")
+    sums = Table("fault", "times")
     for fault, count in sorted((+done).items()):
         sums.add_row(fault, str(count))
-    note = "holes: trades lost before Kafka, each marked in the table as an incomplete candle"
+    note = "gaps: trades lost before Kafka; their candles are marked as incomplete"
     kills = sum(count for fault, count in done.items() if fault.startswith(KILLS))
     total = f"{done.total()} faults, {kills} of them kills"
     return f"{drawn(table)}\n{note}\n{total}\n{drawn(sums)}"
 
 
 def drawn(table: Table) -> str:
-    """The table as text."""
+    """Render the table as text."""
     text = StringIO()
     Console(file=text, width=_WIDTH).print(table)
     return text.getvalue()

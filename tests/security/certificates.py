@@ -1,4 +1,4 @@
-"""Certificates for the tests' own servers, by the openssl command."""
+"""Make certificates for the tests' servers with the openssl command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _openssl(*arguments: str | Path) -> None:
 
 @dataclass(frozen=True)
 class Certificate:
-    """A key, the certificate, and both in one file as Kafka's PEM keystore wants them."""
+    """Files: the key, the certificate, and both together, as Kafka's PEM keystore needs them."""
 
     key: Path
     certificate: Path
@@ -21,7 +21,7 @@ class Certificate:
 
 
 class Authority:
-    """Signs certificates of servers on this machine."""
+    """A certificate authority for servers on this machine."""
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ class Authority:
     def certificate(
         self, who: str, names: str, *, common_name: str = "server", is_expired: bool = False
     ) -> Certificate:
-        """For servers with these ``names`` (``IP:127.0.0.1,DNS:localhost``), for a day or over for years."""
+        """Make a certificate for ``names`` (``IP:127.0.0.1,DNS:localhost``), valid for a day or expired."""
         key, request, signed = (self._folder / f"{who}.{kind}" for kind in ("key", "csr", "crt"))
         extensions = self._folder / f"{who}.ext"
         extensions.write_text(f"subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\n")
@@ -53,7 +53,7 @@ class Authority:
         return Certificate(key, signed, both)
 
     def _sign(self, request: Path, extensions: Path, signed: Path, times: list[str]) -> None:
-        """By `openssl ca`, as `openssl x509` can't date a certificate back before version 3.4."""
+        """Sign with `openssl ca`, because `openssl x509` can't set past dates before version 3.4."""
         index, configuration = self._folder / "index.txt", self._folder / "ca.cnf"
         index.write_text("")
         configuration.write_text(

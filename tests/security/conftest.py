@@ -1,5 +1,4 @@
-"""Kafka by TLS and SCRAM: a real broker, with the configuration and the users that the AWS deployment
-gives it."""
+"""A real Kafka broker with TLS and SCRAM, with the configuration and the users of the AWS deployment."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ DEADLINE_SECONDS: Final = 300.0
 
 @dataclass(frozen=True)
 class Broker:
-    """A broker of the AWS deployment's kind on this machine: its doors, and who signed its certificate."""
+    """A broker configured as in the AWS deployment: the ports of its listeners, and its authority."""
 
     programs: int
     expired: int
@@ -48,7 +47,7 @@ class Broker:
 
 
 def filled_in(values: dict[str, str]) -> dict[str, str]:
-    """The deployment's server.properties, as start.sh fills it in."""
+    """Return the deployment's server.properties with its placeholders filled in, as start.sh does."""
     text = PROPERTIES.read_text()
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
@@ -60,7 +59,7 @@ def filled_in(values: dict[str, str]) -> dict[str, str]:
 def broker(
     tmp_path_factory: pytest.TempPathFactory, java_home: Path, kafka_jars: list[Path], cache_dir: Path
 ) -> Iterator[Broker]:
-    """One broker; two more doors of it show a certificate that has expired, and one with another name."""
+    """One broker. Two extra listeners have an expired certificate and one with another host name."""
     folder = tmp_path_factory.mktemp("tls")
     authority = Authority(folder / "authority")
     here = "IP:127.0.0.1,DNS:localhost"
@@ -68,8 +67,8 @@ def broker(
     old = authority.certificate("expired", here, common_name="candleflow-broker", is_expired=True)
     other = authority.certificate("other", "DNS:kafka.example.org", common_name="candleflow-broker")
     brokers, controller, programs, expired, other_name = (process.free_port() for _ in range(5))
-    doors = {"BROKERS": brokers, "PROGRAMS": programs, "EXPIRED": expired, "OTHER": other_name}
-    addresses = ",".join(f"{name}://127.0.0.1:{port}" for name, port in doors.items())
+    listeners = {"BROKERS": brokers, "PROGRAMS": programs, "EXPIRED": expired, "OTHER": other_name}
+    addresses = ",".join(f"{name}://127.0.0.1:{port}" for name, port in listeners.items())
     properties = filled_in(
         {
             "NODE_ID": "1",
@@ -84,10 +83,10 @@ def broker(
         }
     )
     properties["listener.security.protocol.map"] += ",EXPIRED:SSL,OTHER:SSL"
-    for door, certificate in (("expired", old), ("other", other)):
-        properties[f"listener.name.{door}.ssl.keystore.location"] = str(certificate.both)
-        properties[f"listener.name.{door}.ssl.keystore.type"] = "PEM"
-        properties[f"listener.name.{door}.ssl.client.auth"] = "none"
+    for listener, certificate in (("expired", old), ("other", other)):
+        properties[f"listener.name.{listener}.ssl.keystore.location"] = str(certificate.both)
+        properties[f"listener.name.{listener}.ssl.keystore.type"] = "PEM"
+        properties[f"listener.name.{listener}.ssl.client.auth"] = "none"
     archive = kafka_archive(cache_dir, java_home, kafka_jars)
     server = KafkaServer(
         folder / "kafka", programs, java_home, kafka_jars, "256m", properties=properties, archive=archive

@@ -1,4 +1,4 @@
-"""What a user of Kafka may try, by librdkafka: gives the name of Kafka's error, None where it was let."""
+"""Operations that a Kafka user may try. Each returns the name of Kafka's error, or None if it was allowed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write(bootstrap: str, topic: str) -> str | None:
 
 
 def read(bootstrap: str, topic: str) -> str | None:
-    """One record. By kafka-python, as librdkafka reads in a group always."""
+    """Read one record, with kafka-python, because librdkafka always reads in a consumer group."""
     consumer = consumer_of_no_group(bootstrap, "test")
     place = kafka.TopicPartition(topic, 0)
     consumer.assign([place])
@@ -49,7 +49,7 @@ def read(bootstrap: str, topic: str) -> str | None:
 
 
 def join(bootstrap: str, group: str) -> str | None:
-    """Become a member of a group that begins so, and read the trades."""
+    """Join a consumer group whose name begins with ``group``, and read the trades."""
     consumer = Consumer(
         {
             **_options(bootstrap),
@@ -127,7 +127,7 @@ def _configure(bootstrap: str, kind: Any, name: str, key: str, value: str) -> st
 
 
 def _asked(bootstrap: str, ask: Callable[[Any], Mapping[Any, Any]]) -> str | None:
-    # Kept until the answer has come: a request goes with its client.
+    # Keep the client until the reply has come, because a request is dropped with its client.
     client = admin_module.AdminClient(_options(bootstrap))
     (future,) = ask(client).values()
     try:

@@ -1,4 +1,4 @@
-"""Looking for secrets in whatever a running system shows: files, command lines, pages."""
+"""Search for secrets in the output of a running system: files, command lines, pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_BYTES = 50_000_000
 
 
 class Secrets:
-    """What must be seen nowhere, each by a name that a failing test may show."""
+    """Secret values, each with a name that a failing test may print."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = {
@@ -28,17 +28,17 @@ class Secrets:
         }
 
     def within(self, shown: str | bytes) -> list[str]:
-        """The names of those that are in it, as they are or in base64."""
+        """Return the names of the secrets in the content, in plain or base64 form."""
         content = shown.encode() if isinstance(shown, str) else shown
         return [name for name, forms in self._values.items() if any(form in content for form in forms)]
 
     def found_in(self, places: Iterable[tuple[str, str | bytes]]) -> list[str]:
-        """A line for each place that shows one."""
+        """Return a line for each secret found in a place."""
         return [f"{name} in {place}" for place, shown in places for name in self.within(shown)]
 
 
 def files_below(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Each file and what is in it; one that is gone meanwhile was a running program's own."""
+    """Yield each file with its content; files that running programs delete meanwhile are skipped."""
     for path in sorted(folder.rglob("*")):
         try:
             if stat.S_ISREG(path.lstat().st_mode):
@@ -48,8 +48,9 @@ def files_below(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 class CommandLines:
-    """Those of every process of this machine, from when this is entered until it is left: such as initdb's,
-    which runs for a second.
+    """Collects the command lines of all processes of this machine during the block.
+
+    That includes short ones, such as initdb, which runs for a second.
     """
 
     def __init__(self) -> None:
@@ -72,9 +73,7 @@ class CommandLines:
 
 
 def page_bytes(port: int, origin: str) -> bytes:
-    """All that the page's server sends over its WebSocket to a viewer from this origin, until the page is
-    whole.
-    """
+    """Return all that the page's server sends to a viewer with this origin until the page is complete."""
     received = []
     message = BackMsg()
     message.rerun_script.query_string = ""

@@ -1,4 +1,4 @@
-"""A server that speaks no TLS, and remembers what it was told: nothing may come to it in plain text."""
+"""A server without TLS that records what it receives, to check that clients send nothing in plain text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 class PlainServer:
-    """Answers the first bytes of each connection, and keeps all that comes."""
+    """Answers the first bytes of each connection and records everything."""
 
     def __init__(self, listening: socket.socket, answer: bytes) -> None:
         self.port: int = listening.getsockname()[1]
@@ -23,7 +23,7 @@ class PlainServer:
                 connection, _ = self._listening.accept()
             except OSError:
                 return  # the test has closed it
-            # A thread each, as a client may leave one open and come by another.
+            # One thread for each connection, because a client may keep one open and open another.
             threading.Thread(target=self._talk, args=[connection], daemon=True).start()
 
     def _talk(self, connection: socket.socket) -> None:

@@ -1,7 +1,7 @@
-"""The producer's client publishes, and Spark reads and writes Kafka as the processor does, in a process of
-their own: with Spark's event log, and with all that there is to log.
+"""Publish with the producer's client, and read and write Kafka with Spark as the processor does.
 
-``python -m tests.security.spark_reading FOLDER TOPIC``; the settings say where Kafka is.
+``python -m tests.security.spark_reading FOLDER TOPIC`` runs as a separate process with Spark's event log and
+DEBUG logging, so that a test can search the output for secrets. The settings say where Kafka is.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _FUTURE_US = 60_000_000
 
 
 def fail(spark: SparkSession, kafka: KafkaAddress, topic: str, end: int) -> None:
-    """Read what can't be read, and print all that is said of it."""
+    """Cause a read error and print its whole traceback."""
     try:
         read_range(spark, kafka, topic, {0: end - 1}, {0: end}).collect()
     except Exception:  # noqa: BLE001 - whatever Spark raises
         traceback.print_exc()
     else:
-        raise AssertionError("that was no failure")
+        raise AssertionError("the read succeeded, but should fail")
 
 
 def work(spark: SparkSession, kafka: KafkaAddress, topic: str, folder: Path) -> None:

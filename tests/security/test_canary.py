@@ -1,7 +1,7 @@
-"""The whole system with a secret in every setting that takes one: none is seen anywhere but where it belongs.
+"""Run the whole system with a known secret in every secret setting, and search its output for them.
 
-It belongs into the file of credentials, which its owner alone may read, into the environment of our own
-processes, and to the server that it is for.
+A secret may be only in the credentials file, which only its owner can read, in the environment of our
+processes, and on the server it is for.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ GIVEN: Final = {
     f"{PREFIX}POSTGRES_READER_PASSWORD": "canary-of-the-reader",
     f"{PREFIX}POSTGRES_ALERTER_PASSWORD": "canary-of-the-alerter",
 }
-"""The passwords of the other roles are left to be made at random: those too are looked for."""
+"""The passwords of the other roles are generated; the tests search for those too."""
 ODD_CHANNEL: Final = ("canary-of-the-hook-user", "canary-of-the-hook-password", "canary-of-the-hook-path")
 WRONG: Final = "canary-that-is-wrong"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The running system, what it must not show, and where it may be looked at."""
+    """The running system, its secrets, and its ports."""
 
     machine: Machine
     secrets: Secrets
@@ -56,7 +56,7 @@ class Scene:
     messengers: Messengers
 
     def run_with(self, *arguments: str, **changed: str) -> str:
-        """All that a command says whose settings are others by these; it fails."""
+        """Run a command with changed settings, check that it fails, and return its output."""
         others = {f"{PREFIX}{name}": text for name, text in changed.items()}
         done = replace(self.machine, environment=self.machine.environment | others).run(*arguments)
         assert done.returncode != 0, done.stdout
@@ -64,7 +64,7 @@ class Scene:
 
 
 def free_ports(count: int) -> int:
-    """The first of so many free ones in a row."""
+    """Return the first of ``count`` consecutive free ports."""
     while True:
         first = free_port()
         if first + count < 65_536 and all(is_free(first + more) for more in range(count)):
@@ -72,14 +72,14 @@ def free_ports(count: int) -> int:
 
 
 def channels(there: Messengers) -> str:
-    """Three, each of which is tried: of the third, the server knows nothing and refuses all."""
+    """Return three alert channels; the server rejects everything on the third one."""
     user, password, path = ODD_CHANNEL
     odd = f"json://{user}:{password}@{there.url.removeprefix('http://')}/{path}"
     return f"phone={TELEGRAM}?rto=1,team={DISCORD},hook={odd}"
 
 
 def kept(machine: Machine) -> dict[str, str]:
-    """What the file of credentials has."""
+    """Return the content of the credentials file."""
     file = machine.folder / "data" / "run" / FILE_NAME
     assert file.stat().st_mode & 0o777 == 0o600
     return dict(json.loads(file.read_text()))
@@ -94,7 +94,7 @@ def each_was_tried(there: Messengers) -> bool:
 def scene(
     tmp_path_factory: pytest.TempPathFactory, java_home: Path, kafka_jars: list[Path], spark_jars: list[Path]
 ) -> Iterator[Scene]:
-    """Everything runs, logs all there is to log, and has tried an alert by each channel."""
+    """The whole system, which logs at DEBUG and has tried to send an alert on each channel."""
     assert java_home
     assert kafka_jars
     assert spark_jars
@@ -130,7 +130,7 @@ def scene(
 
 
 def test_every_setting_that_is_a_secret_is_looked_for() -> None:
-    """Whoever adds one has to put it among the canaries: here, or where a TLS broker runs."""
+    """Fails when a secret setting is added: add it to GIVEN, or to the tests with a TLS broker."""
     marked = {name for name, field in FIELDS.items() if "SecretStr" in str(field.annotation)}
     roles = {f"postgres_{role}_password" for role in ("auditor", "forecaster", "editor")}  # made at random
     given = {name.removeprefix(PREFIX).lower() for name in GIVEN}
@@ -138,7 +138,7 @@ def test_every_setting_that_is_a_secret_is_looked_for() -> None:
 
 
 def test_the_search_finds_what_is_there(scene: Scene) -> None:
-    """Else all of the others would prove nothing."""
+    """Check the search itself: it finds secrets in places where they must be."""
     credentials = scene.machine.folder / "data" / "run" / FILE_NAME
     roles = set(kept(scene.machine))
     assert {"candleflow", "candleflow_auditor", "candleflow_forecaster", "candleflow_editor"} <= roles
@@ -147,7 +147,7 @@ def test_the_search_finds_what_is_there(scene: Scene) -> None:
 
 
 def test_no_file_shows_a_secret(scene: Scene) -> None:
-    """Logs, heartbeats, run files, Kafka's and PostgreSQL's data, Spark's, and what the supervisor said."""
+    """Search logs, heartbeats, run files, data of Kafka, PostgreSQL and Spark, and the console output."""
     below = dict(files_below(scene.machine.folder))
     credentials = f"data/run/{FILE_NAME}"
     assert credentials in below
@@ -160,7 +160,7 @@ def test_no_file_shows_a_secret(scene: Scene) -> None:
 def test_no_command_line_shows_a_secret(scene: Scene) -> None:
     lines = "\n".join(scene.command_lines.seen)
     assert "initdb" in lines
-    assert "org.apache.spark" in lines  # with Spark's whole configuration
+    assert "org.apache.spark" in lines  # this command line has Spark's whole configuration
     assert scene.secrets.within(lines) == []
 
 
@@ -197,7 +197,7 @@ def test_everything_listens_on_this_machine_only(scene: Scene) -> None:
         for connection in member.net_connections()
         if connection.status == psutil.CONN_LISTEN
     }
-    # The JVM writes the loopback's IPv4 address in IPv6's way.
+    # The JVM listens on 127.0.0.1 as an IPv4-mapped IPv6 address.
     assert listening
     assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
@@ -222,7 +222,7 @@ def test_what_is_said_of_a_wrong_value_does_not_show_it(
 
 
 def at_broker(broker: Broker, password: str, **more: object) -> dict[str, str]:
-    """The environment of a program that is to use this broker, and to log all there is to log."""
+    """Return the environment of a program that uses this broker and logs at DEBUG."""
     return environment(
         kafka_bootstrap=f"127.0.0.1:{broker.programs}",
         kafka_security_protocol="SASL_SSL",
@@ -255,7 +255,7 @@ def test_what_is_said_of_kafkas_refusal_does_not_show_the_password(
 
 
 def test_kafkas_clients_and_spark_show_no_password(broker: Broker, tmp_path: Path) -> None:
-    """Spark's configuration, plans, event log, checkpoint and errors, and what is logged of it at DEBUG."""
+    """Search Spark's configuration, plans, event log, checkpoint, errors and DEBUG log."""
     settings, topic = broker.settings(), "trades.canary"
     ensure_topics(
         settings.kafka.bootstrap, [topic, f"{topic}.rejected"], 1, 1, 1, time.monotonic() + WAIT_SECONDS
@@ -267,6 +267,6 @@ def test_kafkas_clients_and_spark_show_no_password(broker: Broker, tmp_path: Pat
     events = b"".join(content for name, content in below.items() if name.startswith("events/"))
     assert b"SparkListenerSQLExecutionStart" in events
     assert "Traceback" in said
-    # The part behind its quote stays the same however often that one is escaped.
+    # Search for the part without the quote, because the quote may be escaped in several ways.
     secrets = Secrets({"Kafka's password": PASSWORD.partition(" ")[2].strip("\\")})
     assert secrets.found_in([("what is said", said), *below.items()]) == []

@@ -1,7 +1,8 @@
-"""The exchange by TLS: the simulator behind a door with a certificate, spoken to by the stream and by REST.
+"""TLS to the exchange: the simulator behind a TLS proxy, for the stream and for REST.
 
-Whom to trust is said as a user says it, by SSL_CERT_FILE. A wrong authority, host, date or a server without
-TLS is refused with a line that names the cause, and never spoken to in plain text instead.
+The trusted authority is set as a user sets it, with SSL_CERT_FILE. A wrong authority, host name or date, or
+a server without TLS, is refused with a log line that names the cause. The client never falls back to plain
+text.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ REFUSED: Final = {
 }
 PLAIN: Final = "no TLS is spoken there"
 TRADES: Final = 20_000
-"""More than are taken in one read, and than may wait: reading is paused and goes on."""
+"""More than one read and the queue can take, so reading has to pause and resume."""
 LINE_BYTES: Final = 65_536
 
 
@@ -65,8 +66,8 @@ def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @asynccontextmanager
-async def door(url: str, shown: Certificate) -> AsyncIterator[int]:
-    """The port of a door with TLS in front of a server that has none."""
+async def tls_proxy(url: str, shown: Certificate) -> AsyncIterator[int]:
+    """Run a TLS proxy in front of a server without TLS; yield its port."""
     port = int(url.rpartition(":")[2])
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(shown.certificate, shown.key)
@@ -88,7 +89,7 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def stream_refusal(url: str, caplog: pytest.LogCaptureFixture) -> str:
-    """What the producer's log says of the exchange that it can't trust; it goes on trying."""
+    """Return the producer's log line about an untrusted exchange; check that it keeps retrying."""
     heard = Heard()
     caplog.set_level(logging.WARNING)
 
@@ -111,11 +112,11 @@ async def history_refusal(url: str) -> str:
 
 
 async def test_trades_come_by_the_stream(certificates: dict[str, Certificate]) -> None:
-    """In one burst: all of them, in their order, however TLS's records cut the frames."""
+    """A burst of trades arrives complete and in order, wherever TLS records split the frames."""
     heard = Heard()
     async with (
         scripted(sends(*(frame(number) for number in range(TRADES)))) as (url, _),
-        door(url, certificates["right"]) as port,
+        tls_proxy(url, certificates["right"]) as port,
         running(stream_of(heard, f"wss://127.0.0.1:{port}")),
     ):
         await until(lambda: len(heard.messages) >= TRADES)
@@ -126,7 +127,7 @@ async def test_the_simulators_trades_and_history_come(certificates: dict[str, Ce
     heard = Heard()
     async with (
         Simulator(SeededMarket(1, 100, ["BTCUSDT"])) as simulator,
-        door(simulator.rest_url, certificates["right"]) as port,
+        tls_proxy(simulator.rest_url, certificates["right"]) as port,
         running(stream_of(heard, f"wss://localhost:{port}")),
     ):
         await until(lambda: len(heard.trades()) >= 10)
@@ -146,7 +147,7 @@ async def test_a_certificate_that_does_not_hold_is_refused(
 ) -> None:
     async with (
         Simulator(SeededMarket(1, 100, ["BTCUSDT"])) as simulator,
-        door(simulator.rest_url, certificates[shown]) as port,
+        tls_proxy(simulator.rest_url, certificates[shown]) as port,
     ):
         assert REFUSED[shown] in await stream_refusal(f"wss://127.0.0.1:{port}", caplog)
         assert REFUSED[shown] in await history_refusal(f"https://127.0.0.1:{port}")
@@ -165,13 +166,13 @@ async def test_without_a_word_from_the_environment_a_made_up_authority_is_not_tr
     certificates: dict[str, Certificate], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
-    async with scripted(sends(frame(1))) as (url, requests), door(url, certificates["right"]) as port:
+    async with scripted(sends(frame(1))) as (url, requests), tls_proxy(url, certificates["right"]) as port:
         assert REFUSED["stranger"] in await stream_refusal(f"wss://127.0.0.1:{port}", caplog)
         assert REFUSED["stranger"] in await history_refusal(f"https://127.0.0.1:{port}")
         assert not requests
 
 
-async def test_a_server_without_tls_is_not_spoken_to_in_plain_text(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_without_tls_gets_nothing_in_plain_text(caplog: pytest.LogCaptureFixture) -> None:
     with plain_server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as server:
         assert PLAIN in await stream_refusal(f"wss://127.0.0.1:{server.port}", caplog)
         assert PLAIN in await history_refusal(f"https://127.0.0.1:{server.port}")
@@ -190,7 +191,7 @@ async def test_a_redirect_to_plain_text_is_not_followed(
         away = Response(HTTPStatus.FOUND, "Found", Headers(Location=f"{plain}/stream"), b"")
         async with (
             scripted(sends(frame(2)), answers=[away] * 100) as (url, asked),
-            door(url, certificates["right"]) as port,
+            tls_proxy(url, certificates["right"]) as port,
         ):
             said = await stream_refusal(f"wss://127.0.0.1:{port}", caplog)
             assert "cannot follow redirect to non-secure URI" in said
@@ -207,7 +208,7 @@ async def test_the_archive_leads_nowhere_in_plain_text(
         away = Response(HTTPStatus.FOUND, "Found", Headers(Location=place), b"")
         async with (
             scripted(sends(), answers=[away]) as (url, _),
-            door(url, certificates["right"]) as port,
+            tls_proxy(url, certificates["right"]) as port,
         ):
             with pytest.raises(ExchangeError, match="in plain text"):
                 await asyncio.to_thread(

