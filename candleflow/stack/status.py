@@ -1,4 +1,4 @@
-"""``status``, ``down`` and ``psql``: what runs on a data folder, its end, and a look into its database."""
+"""The commands ``status``, ``down`` and ``psql``, which show and stop processes and open the database."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from candleflow.store.credentials import Role
 from candleflow.telemetry import Heartbeat, read_heartbeat
 
 BEATING: Final = ("simulator", "producer", "processor", "dashboard", "alerts", "audit", "forecaster")
-"""The processes that write a heartbeat file, whether ``up`` or a user started them."""
+"""The processes that write a heartbeat file, whoever started them."""
 
 _DOWN_SECONDS: Final = 20.0
 
 
 def status(settings: Settings) -> dict[str, Any] | None:
-    """What runs on this data folder, or None where nothing does.
+    """Describe the processes that use this data folder; None if none runs.
 
-    Holds the reader's password in ``postgres_url``: for this user's eyes only.
+    ``postgres_url`` contains the reader role's password, so show it to this user only.
     """
     run = _living_run(settings)
     settings = _in_force(settings, run)
@@ -67,12 +67,14 @@ def status(settings: Settings) -> dict[str, Any] | None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``status``."""
-    parser.add_argument("--json", action="store_true", help="for programs; holds the reader's password")
+    """Add the arguments of ``status``."""
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON, which includes the read-only role's password"
+    )
 
 
 def run_status(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Print it; exit status 1 where nothing runs."""
+    """Print the processes that use this data folder; return 1 if none runs."""
     found = status(settings)
     if found is None:
         print(json.dumps({"processes": []}) if arguments.json else "nothing is running")
@@ -85,7 +87,7 @@ def run_status(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def down(settings: Settings) -> int:
-    """Stop what ``up`` or ``services`` started on this data folder; what other terminals run goes on."""
+    """Stop what ``up`` or ``services`` started on this data folder; processes of other terminals continue."""
     run = _living_run(settings)
     if run is not None:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -93,7 +95,8 @@ def down(settings: Settings) -> int:
             supervisor.send_signal(signal.SIGTERM)
             if not process.wait(supervisor, _DOWN_SECONDS):
                 raise StackError(
-                    f"`candleflow {run.command}` (pid {run.pid}) didn't stop in {_DOWN_SECONDS:.0f} s"
+                    f"`candleflow {run.command}` (pid {run.pid}) didn't stop in {_DOWN_SECONDS:.0f} s; "
+                    "try again or kill it: the next start stops what it leaves running"
                 )
         print(f"stopped `candleflow {run.command}`")
         return 0
@@ -104,7 +107,7 @@ def down(settings: Settings) -> int:
         with only_one(settings.stack.run_dir):
             left = stop_leftovers(settings.stack.run_dir)
     except HeldError as error:
-        raise StackError(f"{error}: try again in a moment") from error
+        raise StackError(f"{error}; try again in a moment") from error
     print(f"stopped {', '.join(left)}, left over from an earlier run" if left else "nothing is running")
     return 0
 
@@ -115,7 +118,7 @@ _LIBPQ_VARIABLES: Final = {
 
 
 def psql(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Become psql, as the reader, in the running database; the password goes by the environment."""
+    """Replace this process with psql as the read-only role, and pass the password by the environment."""
     dsn = credentials.dsn(running_settings(settings), Role.READER)
     program = shutil.which("psql") or str(binary("psql"))
     given = {
@@ -132,7 +135,10 @@ def psql(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def running_settings(settings: Settings) -> Settings:
-    """The settings of what runs: it may have another environment, and may have chosen the exchange."""
+    """Return the settings of the running ``up``, if one runs.
+
+    Its environment may differ from this one's, and it may have chosen the exchange.
+    """
     return _in_force(settings, _living_run(settings))
 
 
@@ -146,7 +152,7 @@ def _living_run(settings: Settings) -> Run | None:
 
 
 def _beating(settings: Settings) -> list[str]:
-    """``BEATING``, with the producer of each shard in the producer's place."""
+    """Return ``HEARTBEAT_NAMES`` with "producer" replaced by the producer of each shard."""
     producers = [shard.name_of(PRODUCER) for shard in told_shards(settings.stack.run_dir)]
     at = BEATING.index(PRODUCER)
     return [*BEATING[:at], *producers, *BEATING[at + 1 :]]
@@ -155,14 +161,14 @@ def _beating(settings: Settings) -> list[str]:
 def _lives(beat: Heartbeat) -> bool:
     try:
         found = psutil.Process(beat.pid)
-        # A process that got the pid since then was created after the first heartbeat.
+        # If the kernel gave the pid to another process, that one was created after the first heartbeat.
         return found.create_time() <= beat.started_at + 1 and found.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
 def _described(settings: Settings, name: str, pid: int, state: str) -> dict[str, Any]:
-    """One process, with its own words where its heartbeat is this process's."""
+    """Describe one process, with the status from its heartbeat if that has the same pid."""
     told: dict[str, Any] = {"name": name, "pid": pid, "state": state, "memory_mb": memory_mb(pid)}
     beat = read_heartbeat(settings.stack.run_dir, name)
     if beat is not None and beat.pid == pid:
@@ -178,7 +184,7 @@ def _described(settings: Settings, name: str, pid: int, state: str) -> dict[str,
 
 
 def memory_mb(pid: int) -> int:
-    """Resident memory of a process and all below it, in MB; shared pages count for each."""
+    """Return the resident memory of a process and its descendants in MB, counting shared pages for each."""
     total_bytes = 0
     with contextlib.suppress(psutil.Error):
         found = psutil.Process(pid)

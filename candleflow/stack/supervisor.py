@@ -1,7 +1,7 @@
-"""Keeps parts running: starts them, watches them, starts again one that died, and stops them in order.
+"""Start processes, restart those that end, and stop them in order.
 
-One event loop in the main thread: children are started in that thread, as the kernel ties them to it (see
-``process``); whatever blocks runs in a thread of its own beside.
+The event loop runs in the main thread and starts the children there, because the kernel kills a child with
+the thread that started it (see ``process``). Blocking work runs in other threads.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ T = TypeVar("T")
 POLL_SECONDS: Final = 0.1
 TRIM_EVERY_SECONDS: Final = 30.0
 SAY_SECONDS: Final = 5.0
-"""A part that isn't ready after this says what it waits for."""
+"""After this time the display says why a process isn't ready."""
 
 _RESTARTS: Final = partial(Backoff, 1.0, 30.0)
 STABLE_SECONDS: Final = 60.0
-"""A part that ran this long starts over with the shortest restart delay."""
+"""After running this long, a process that ends is restarted with the shortest delay again."""
 
 BAD_SETTING_STATUS: Final = 2
 
@@ -43,31 +43,32 @@ Launch = Callable[[], subprocess.Popen[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One process to keep running."""
+    """How to start and check one process."""
 
     name: str
     launch: Launch
     log: Path
     prepare: Callable[[], None] | None = None
-    """Blocking work before each start, in a thread."""
+    """Blocking work before each start; runs in a thread."""
     is_ready: Callable[[], bool] | None = None
-    """Asked in a thread until true; may raise StackError. None: ready when started."""
+    """Called in a thread until it returns true; may raise StackError. None: ready as soon as it is
+    started."""
     not_ready: Callable[[], str] | None = None
-    """Why the last answer was no."""
+    """Returns why ``is_ready`` last returned false."""
     ready_seconds: float = math.inf
-    """How long to wait for a part that was never ready."""
+    """How long the first start may take until it fails."""
     stop_signal: int = signal.SIGTERM
     why_it_ended: Callable[[], str] | None = None
     is_essential: bool = False
-    """Whether everything ends when this part can't be started the first time."""
+    """If true and the first start fails, the supervisor ends with that error."""
 
     def last_words(self) -> str:
-        return self.why_it_ended() if self.why_it_ended else f"{process.tail(self.log)} ({self.log})"
+        return self.why_it_ended() if self.why_it_ended else f"{process.tail(self.log)} (log: {self.log})"
 
 
 @dataclass(slots=True)
 class Keeping:
-    """A part and how it is."""
+    """A part and the state of its process."""
 
     part: Part
     state: str = "starting"
@@ -84,7 +85,7 @@ class Keeping:
 
 
 class Supervisor:
-    """Keeps parts. ``on_change`` is called whenever a part's state changed, from the event loop."""
+    """Keeps processes running. Calls ``on_change`` in the event loop whenever the state of one changes."""
 
     def __init__(
         self,
@@ -101,7 +102,10 @@ class Supervisor:
         self._is_stopping = False
 
     def keep(self, part: Part) -> Keeping:
-        """Begin to keep a part running; what went wrong before it was ever ready comes from ``ready``."""
+        """Start the part and restart it whenever it ends.
+
+        ``ready`` raises the error if the first start fails.
+        """
         keeping = Keeping(part)
         self.keepings.append(keeping)
         task = asyncio.create_task(self._keep(keeping), name=part.name)
@@ -109,7 +113,7 @@ class Supervisor:
         return keeping
 
     async def ready(self, keeping: Keeping) -> None:
-        """Return once the part is ready for the first time; raises StackError if it can't be made so."""
+        """Wait until the part is ready for the first time. Raises StackError if its first start fails."""
         task = self._tasks[self.keepings.index(keeping)]
         waiting = asyncio.create_task(keeping.ready.wait())
         try:
@@ -121,7 +125,7 @@ class Supervisor:
             raise _not_started(keeping.part, keeping.part.last_words())
 
     async def watch(self) -> None:
-        """Raise what a part could not be kept for; else runs until cancelled, keeping the logs bounded."""
+        """Raise the first error of any part. Until then, or until cancelled, keep the log files bounded."""
         trimmed_at = time.monotonic()
         while True:
             for task in self._tasks:
@@ -134,9 +138,9 @@ class Supervisor:
             await asyncio.sleep(POLL_SECONDS)
 
     async def stop(self, stages: Sequence[tuple[float, Sequence[str]]]) -> None:
-        """Stop every part: the named ones of each stage at once, each stage within its seconds.
+        """Stop every part, stage after stage. Each stage is the seconds allowed and the names of its parts.
 
-        A part that hasn't ended by then is killed, with all that it started.
+        A process that hasn't ended by then is killed together with its children.
         """
         self._is_stopping = True
         for task in self._tasks:
@@ -170,17 +174,22 @@ class Supervisor:
             if time.monotonic() - began_at >= self._stable_seconds:
                 backoff.reset()
             if status == BAD_SETTING_STATUS:
-                # Trying again would only say the same again.
+                # Retrying can't help: the setting stays wrong.
                 self._set(keeping, "failed", keeping.part.last_words())
                 return
             keeping.restarts += 1
             wait_seconds = backoff.next_delay()
-            words = f"ended with status {status}; again in {wait_seconds:.0f} s: {keeping.part.last_words()}"
+            words = (
+                f"ended with status {status}; restarting in {wait_seconds:.0f} s: {keeping.part.last_words()}"
+            )
             self._set(keeping, "restarting", words)
             await asyncio.sleep(wait_seconds)
 
     async def _run_once(self, keeping: Keeping) -> int:
-        """Start the part and wait for its end; its status. An essential part's first failure is raised."""
+        """Start the part, wait until it ends and return its exit status.
+
+        Raises StackError if an essential part fails before it was ever ready.
+        """
         part = keeping.part
         self._set(keeping, "starting")
         try:
@@ -218,7 +227,7 @@ class Supervisor:
             keeping.ready.set()
 
     def _say_late(self, keeping: Keeping, waited_seconds: float) -> None:
-        """Say why a part isn't ready; raises StackError once it has had its time."""
+        """Show why a part isn't ready. Raises StackError when ``ready_seconds`` are over."""
         if waited_seconds < min(SAY_SECONDS, keeping.part.ready_seconds):
             return
         why = keeping.part.not_ready() if keeping.part.not_ready else keeping.part.last_words()
@@ -237,7 +246,7 @@ def _not_started(part: Part, why: str) -> StackError:
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Do blocking work in a thread that never delays the exit, unlike an executor's."""
+    """Run blocking work in a daemon thread, which, unlike an executor's, doesn't delay the exit."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -253,9 +262,9 @@ async def in_thread(work: Callable[[], T]) -> T:
         result, failure = None, None
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 - handed to who awaits it
+        except BaseException as error:  # noqa: BLE001 - raised in the coroutine that awaits it
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop is already closed
             loop.call_soon_threadsafe(tell, result, failure)
 
     threading.Thread(target=body, daemon=True).start()

@@ -1,7 +1,8 @@
-"""``up`` and ``services``: everything, or only Kafka and PostgreSQL, on this machine, until told to stop.
+"""Run everything (``up``) or only Kafka and PostgreSQL (``services``) on this machine, until stopped.
 
-What it joins: the exchange's probe, Java and the jars, the two servers, the schema and the topics, and one
-child process for each of producer, processor, dashboard, alerts, audit and, if need be, simulator.
+``up`` chooses an exchange that answers, makes sure that Java and the jars are there, and starts Kafka and
+PostgreSQL. It applies the schema, then runs one child process each for producer, processor, dashboard,
+alerts, audit and forecaster. Without a reachable exchange it runs the simulator too.
 """
 
 from __future__ import annotations
@@ -54,14 +55,16 @@ STOP_STAGES: Final[Sequence[tuple[float, Sequence[str]]]] = (
     (9.0, ("producer", "processor", "dashboard", "simulator", "audit", "alerts", "forecaster")),
     (4.5, ("kafka", "postgres")),
 )
-"""Seconds for each stage of a stop, and its parts: writers first, then the servers; 13.5 s in all."""
+"""Stages of a stop: the seconds allowed, and the processes. Writers stop before the servers; 13.5 s in
+all."""
 
 _SHOW_EVERY_SECONDS: Final = 0.5
 _TOPICS_SECONDS: Final = 60.0
 _KAFKA_SECONDS: Final = 600.0
-"""Kafka doesn't answer while it recovers its logs after a kill: seconds, with many partitions minutes."""
+"""How long to wait for Kafka. After a kill it first recovers its logs, which takes minutes with many
+partitions."""
 _POSTGRES_SECONDS: Final = 120.0
-"""PostgreSQL's replay of the log that a kill left ends within half a minute."""
+"""How long to wait for PostgreSQL. After a kill it first replays its log, for half a minute at most."""
 _PAGE_SECONDS: Final = 60.0
 """How long alerts, audit and forecaster wait for the page to start first; it takes 5 s on two free cores."""
 _DETACH_SECONDS: Final = 300.0
@@ -70,9 +73,10 @@ _SETTLE_SECONDS: Final = 30.0
 
 
 def run(settings: Settings, command: Command = "up", *, console: Console | None = None) -> int:
-    """Run until SIGINT or SIGTERM; the exit status.
+    """Run until SIGINT or SIGTERM and return the exit status.
 
-    Raises HeldError where one is running on this data folder, and StackError where a part can't be started.
+    Raises HeldError if another ``up`` or ``services`` runs on this data folder, and StackError if an
+    essential process can't be started.
     """
     console = console or Console()
     with only_one(settings.stack.run_dir):
@@ -82,28 +86,33 @@ def run(settings: Settings, command: Command = "up", *, console: Console | None 
 
 
 def add_services_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``services``."""
-    parser.add_argument("--detach", action="store_true", help="start them in the background and come back")
+    """Add the arguments of ``services``."""
+    parser.add_argument("--detach", action="store_true", help="start them in the background and return")
 
 
 def run_services(settings: Settings, arguments: argparse.Namespace) -> int:
-    """``services``: Kafka and PostgreSQL only; the exit status."""
+    """Run ``services``, in the background with ``--detach``, and return the exit status."""
     return detach(settings) if arguments.detach else run(settings, "services")
 
 
 def detach(settings: Settings, console: Console | None = None) -> int:
-    """``services --detach``: start them in the background and return once they are ready."""
+    """Start ``services`` in the background and return once Kafka and PostgreSQL are ready."""
     console = console or Console()
     log = settings.stack.data_path / "logs" / "services.log"
     log.unlink(missing_ok=True)
     child = process.spawn(candleflow("services"), log=log, signal_with_parent=None)
     wait_for_services(settings, child, log)
-    console.print(f"Kafka and PostgreSQL run (pid {child.pid}); stop them with: python -m candleflow down")
+    console.print(
+        f"Kafka and PostgreSQL are running (pid {child.pid}); stop them with: python -m candleflow down"
+    )
     return 0
 
 
 def wait_for_services(settings: Settings, child: subprocess.Popen[bytes], log: Path) -> None:
-    """Return once the child, a ``services`` on the settings' data folder, is ready; else StackError."""
+    """Wait for ``child``, a ``services`` process.
+
+    Raises StackError if it ends or isn't ready within 5 minutes.
+    """
 
     def is_ready() -> bool:
         known = read_run(settings.stack.run_dir)
@@ -111,11 +120,12 @@ def wait_for_services(settings: Settings, child: subprocess.Popen[bytes], log: P
 
     in_time = process.wait_for(is_ready, _DETACH_SECONDS)
     if child.poll() is not None:
-        raise StackError(process.tail(log) or f"the services ended with status {child.returncode} ({log})")
+        raise StackError(process.tail(log) or f"services ended with status {child.returncode} (log: {log})")
     if not in_time:
         process.stop(child, signal.SIGTERM, 15)
         raise StackError(
-            f"the services weren't ready in {_DETACH_SECONDS:.0f} s: {process.tail(log)} ({log})"
+            f"Kafka and PostgreSQL weren't ready after {_DETACH_SECONDS:.0f} s and were stopped: "
+            f"{process.tail(log)} (log: {log})"
         )
 
 
@@ -136,7 +146,7 @@ class _Session:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # nohup ignores SIGHUP: this process is meant to outlive its terminal.
+            # Under nohup SIGHUP is ignored: the user wants this process to outlive its terminal.
             if one != signal.SIGHUP or signal.getsignal(one) is not signal.SIG_IGN:
                 loop.add_signal_handler(one, stop.set)
         work = asyncio.create_task(self._work())
@@ -146,7 +156,7 @@ class _Session:
         finally:
             await self._stop(work, told)
         if not work.cancelled():
-            await work  # raises what ended it
+            await work  # raises the error that ended it, if any
         return 0
 
     async def _work(self) -> None:
@@ -183,7 +193,10 @@ class _Session:
         remove_run(self._settings.stack.run_dir)
 
     async def _get_ready(self) -> tuple[Path, list[Path]]:
-        """Check the ports, choose the exchange, and have Java and the jars; the home and Kafka's jars."""
+        """Check the ports, choose the exchange and find Java and the jars.
+
+        Returns JAVA_HOME and Kafka's jars.
+        """
         ports = local.server_ports(self._settings)
         if self._command == "up":
             ports.append(local.dashboard_port(self._settings))
@@ -212,7 +225,10 @@ class _Session:
         return java_home, kafka_jars
 
     async def _choose_exchange(self) -> None:
-        """Where it is left to us: the first host that answers, else the simulator, and loudly so."""
+        """With CANDLEFLOW_EXCHANGE=auto, use the first host that answers, else the simulator.
+
+        A line in red says when trades are simulated.
+        """
         if self._settings.exchange.name is Exchange.AUTO and self._settings.exchange.ws_url is None:
             answers = await probe()
             for line in exchange_lines(answers):
@@ -229,7 +245,8 @@ class _Session:
         kept_kafka = self._supervisor.keep(_server_part("kafka", kafka, _KAFKA_SECONDS))
         kept_postgres = self._supervisor.keep(_server_part("postgres", postgres, _POSTGRES_SECONDS))
         if self._command == "up":
-            # Each waits for the servers that it needs; Spark's JVM takes longest to start.
+            # Each process waits for the servers that it needs. The processor comes first: Spark's JVM starts
+            # slowest.
             self._supervisor.keep(self._child("processor", "processor"))
             if settings.exchange.is_simulated:
                 self._supervisor.keep(self._child("simulator", "simulate"))
@@ -238,7 +255,7 @@ class _Session:
         await in_thread(partial(_provide, settings, postgres))
         if self._command == "up":
             await self._wait_for_page()
-            # Last: no user waits for them.
+            # Started last, because the user doesn't wait for them.
             for name in ("alerts", "audit", "forecaster"):
                 self._supervisor.keep(self._child(name, name))
         else:
@@ -249,18 +266,21 @@ class _Session:
         try:
             await in_thread(kafka.archive_classes)
         except StackError as error:
-            self._display.say(f"{error}; the next start takes as long as this one")
+            self._display.say(f"{error}; the next start won't be faster than this one")
 
     async def _wait_for_page(self) -> None:
-        """Wait until the page answers, for ``_PAGE_SECONDS`` at most: the later parts don't need it."""
+        """Wait until the page answers, for ``_PAGE_SECONDS`` at most.
+
+        The processes started later don't need it.
+        """
         page = self._supervisor.keep(self._page())
         try:
             async with asyncio.timeout(_PAGE_SECONDS):
                 await self._supervisor.ready(page)
         except TimeoutError:
             self._display.say(
-                f"the page hasn't answered in {_PAGE_SECONDS:.0f} s, the rest starts without it: "
-                f"{page.message or self._page_problem} ({page.part.log})"
+                f"the page hasn't answered for {_PAGE_SECONDS:.0f} s; starting the rest without it: "
+                f"{page.message or self._page_problem} (log: {page.part.log})"
             )
 
     def _announce(self) -> None:
@@ -296,7 +316,7 @@ class _Session:
             await asyncio.sleep(_SHOW_EVERY_SECONDS)
 
     def _line(self, keeping: Keeping) -> PartLine:
-        """A running part's own words, where it has any."""
+        """Return the line to display: the process's own status, if its heartbeat has one."""
         beat = read_heartbeat(self._settings.stack.run_dir, keeping.part.name)
         is_own = keeping.child is not None and beat is not None and beat.pid == keeping.child.pid
         if keeping.state != "running" or beat is None or not is_own:
@@ -307,8 +327,10 @@ class _Session:
     def _note(self, _: Keeping) -> None:
         try:
             self._write_run()
-        except OSError as error:  # such as a full disk: no reason to stop what runs
-            self._display.say(f"what runs can't be noted for `status` and `down`: {error}")
+        except OSError as error:  # such as a full disk: keep everything running
+            self._display.say(
+                f"the run file can't be written, so `status` and `down` may be out of date: {error}"
+            )
         self._display.show([self._line(keeping) for keeping in self._supervisor.keepings])
 
     def _write_run(self) -> None:
@@ -332,10 +354,15 @@ class _Session:
 
 
 def told_settings(settings: Settings) -> dict[str, str | int]:
-    """What another terminal, whose environment may differ, needs to find what runs here; no secret."""
+    """Return the settings, without secrets, by which another terminal finds these processes.
+
+    The other terminal's environment may differ.
+    """
     postgres = settings.database
     host = f"[{postgres.host}]" if ":" in postgres.host else postgres.host
-    base = urlsplit(settings.postgres.url.get_secret_value()).path  # the venue adds to the database's name
+    base = urlsplit(
+        settings.postgres.url.get_secret_value()
+    ).path  # as given: a venue adds a suffix to the database's name
     addresses = {
         "exchange_ws_url": settings.exchange.ws_url,
         "exchange_rest_url": settings.exchange.rest_url,
@@ -354,19 +381,19 @@ def told_settings(settings: Settings) -> dict[str, str | int]:
 
 
 def exchange_lines(answers: Sequence[Answer]) -> list[str]:
-    """What to say of the hosts that were asked: one line each."""
+    """Return a line for each host that can't be used, then a line that says where trades come from."""
     lines = [f"{one.host}: {one.problem}" for one in answers if one.problem is not None]
     if all(one.problem is not None for one in answers):
         return [
-            "No Binance can be reached from here:",
+            "No Binance host can be reached from here:",
             *(f"  {line}" for line in lines),
-            "A simulated exchange takes its place; CANDLEFLOW_EXCHANGE=binance insists on the real one.",
+            "Using the simulated exchange; set CANDLEFLOW_EXCHANGE=binance to use only the real one.",
         ]
     return [*lines, f"Trades come from {answers[-1].host}"]
 
 
 def chosen_exchange(answers: Sequence[Answer]) -> Exchange:
-    """The host that can be used, else the simulator."""
+    """Return the first exchange that can be used, else the simulator."""
     return next((one.exchange for one in answers if one.problem is None), Exchange.SIMULATOR)
 
 
@@ -386,7 +413,7 @@ def _server_part(name: str, server: LocalServer, ready_seconds: float) -> Part:
 
 
 def _provide(settings: Settings, postgres: PostgresServer) -> None:
-    """The owner, the database, and the schema in it."""
+    """Create the owner role, the database and the schema, as far as they don't exist."""
     address = settings.database
     postgres.provide(address.owner, address.name, settings.postgres.owner_password)
     schema.apply(settings)
@@ -404,14 +431,15 @@ def _make_topics(settings: Settings) -> None:
 
 
 def candleflow(command: str, *arguments: str | Path) -> list[str | Path]:
-    """A command of ours, as a child is started by."""
+    """Return the command line of a ``candleflow`` command in a child process."""
     return [sys.executable, "-m", "candleflow", command, *arguments]
 
 
 def child_environment(chosen: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with what was chosen above it, whatever case a setting was written in.
+    """Return this process's environment, updated with ``chosen``.
 
-    Streamlit's variables are dropped: they could move the page from the port at which it is checked.
+    Replaces a setting in whatever case it was written. Drops Streamlit's variables: they could move the page
+    away from the address that ``up`` checks.
     """
     kept = {
         name: value

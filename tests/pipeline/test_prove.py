@@ -178,7 +178,7 @@ def test_a_wrong_kline_and_a_missing_trade_are_each_found(
     assert f"5s {window.isoformat()}Z different" in done.stdout
     assert done.stdout.splitlines()[-1] == "NOT PROVED: 132 candles compared, 128 equal, 4 not"
     (kept,) = (tmp_path / "data").iterdir()
-    assert f"the data is kept in {kept}" in done.stderr
+    assert f"the data folder is kept: {kept}" in done.stderr
     assert (kept / "data" / "postgres").is_dir()
 
 

@@ -165,7 +165,9 @@ def test_a_finished_data_folder_that_lost_its_heart_is_never_made_anew(own_postg
     started(own_postgres)
     own_postgres.stop()
     (own_postgres.data / "PG_VERSION").unlink()
-    with pytest.raises(StackError, match=r"with: mv \S+/postgres \S+/postgres.broken$"):
+    with pytest.raises(
+        StackError, match=r"start with an empty database: mv \S+/postgres \S+/postgres.broken$"
+    ):
         own_postgres.prepare()
     assert (own_postgres.data / "base").exists()
 
@@ -311,7 +313,7 @@ def test_without_meta_properties_and_copy_the_one_command_is_named_and_nothing_i
     shutil.copytree(killed_folder, own_kafka.folder)
     (own_kafka.data / "meta.properties").unlink()
     (own_kafka.folder / "meta.properties.copy").unlink()
-    with pytest.raises(StackError, match=r"with: mv \S+/kafka \S+/kafka.broken$"):
+    with pytest.raises(StackError, match=r"start with an empty broker: mv \S+/kafka \S+/kafka.broken$"):
         own_kafka.prepare()
     assert (own_kafka.data / "kept-0").is_dir()
 

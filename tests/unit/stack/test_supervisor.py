@@ -1,4 +1,4 @@
-"""Keeping parts: restarts and their back-off, what ends everything, the order of a stop. Real children."""
+"""The supervisor with real child processes: restarts, back-off, fatal errors, order of a stop."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def has_said(one: Part, word: str) -> bool:
     return one.log.exists() and word in one.log.read_text()
 
 
-async def test_a_part_that_dies_is_started_again(tmp_path: Path) -> None:
+async def test_a_part_that_dies_is_restarted(tmp_path: Path) -> None:
     async with supervisor(restarts=lambda: Backoff(0.01, 0.01)) as (one, seen):
         keeping = one.keep(part(tmp_path, FOR_EVER))
         await until(lambda: has_said(keeping.part, "up"))
@@ -71,7 +71,7 @@ async def test_a_part_that_dies_is_started_again(tmp_path: Path) -> None:
         assert ("part", "restarting") in seen
 
 
-async def test_each_failure_in_a_row_waits_longer_and_a_stable_run_begins_anew(tmp_path: Path) -> None:
+async def test_each_failure_in_a_row_waits_longer_and_a_stable_run_resets_the_delay(tmp_path: Path) -> None:
     waited: list[float] = []
 
     class Noted(Backoff):
@@ -93,7 +93,7 @@ async def test_each_failure_in_a_row_waits_longer_and_a_stable_run_begins_anew(t
         assert waited[:3] == [0.01, 0.01, 0.01]
 
 
-async def test_a_part_that_ends_with_a_bad_setting_is_not_tried_again(tmp_path: Path) -> None:
+async def test_a_part_that_ends_with_a_bad_setting_is_not_restarted(tmp_path: Path) -> None:
     async with supervisor(restarts=lambda: Backoff(0.0, 0.0)) as (one, _):
         keeping = one.keep(part(tmp_path, "print('CANDLEFLOW_X is wrong', flush=True); raise SystemExit(2)"))
         await until(lambda: keeping.state == "failed")
@@ -101,11 +101,11 @@ async def test_a_part_that_ends_with_a_bad_setting_is_not_tried_again(tmp_path: 
         assert "CANDLEFLOW_X is wrong" in keeping.message
 
 
-async def test_what_a_dead_part_said_last_is_shown(tmp_path: Path) -> None:
+async def test_the_last_log_lines_of_a_dead_part_are_shown(tmp_path: Path) -> None:
     async with supervisor(restarts=lambda: Backoff(60.0, 60.0, lambda: 1.0)) as (one, _):
         keeping = one.keep(part(tmp_path, "print('the last straw', flush=True); raise SystemExit(7)"))
         await until(lambda: keeping.state == "restarting")
-        assert "ended with status 7; again in 60 s" in keeping.message
+        assert "ended with status 7; restarting in 60 s" in keeping.message
         assert "the last straw" in keeping.message
 
 
@@ -118,7 +118,9 @@ async def test_an_essential_part_that_never_becomes_ready_is_an_error(tmp_path: 
             await one.ready(one.keep(dying))
 
 
-async def test_an_essential_part_that_has_had_its_time_is_an_error_with_the_reason(tmp_path: Path) -> None:
+async def test_an_essential_part_that_is_not_ready_in_time_is_an_error_with_the_reason(
+    tmp_path: Path,
+) -> None:
     async with supervisor() as (one, _):
         refusing = part(
             tmp_path, FOR_EVER, is_ready=lambda: False, not_ready=lambda: "it speaks no TLS",
@@ -130,9 +132,7 @@ async def test_an_essential_part_that_has_had_its_time_is_an_error_with_the_reas
             await one.ready(one.keep(refusing))
 
 
-async def test_a_part_that_is_waited_for_says_for_what(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_late_part_shows_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("candleflow.stack.supervisor.SAY_SECONDS", 0.1)
     answers = [False]
     async with supervisor() as (one, _):
@@ -171,7 +171,7 @@ async def test_a_program_that_is_not_there_is_an_error(tmp_path: Path) -> None:
             await one.ready(one.keep(absent))
 
 
-async def test_a_stop_asks_first_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_stop_sends_a_signal_first_and_leaves_no_process(tmp_path: Path) -> None:
     async with supervisor() as (one, seen):
         keeping = one.keep(part(tmp_path, FOR_EVER))
         await until(lambda: has_said(keeping.part, "up"))
@@ -181,7 +181,7 @@ async def test_a_stop_asks_first_and_leaves_nothing(tmp_path: Path) -> None:
         assert seen[-2:] == [("part", "stopping"), ("part", "stopped")]
 
 
-async def test_a_part_that_will_not_stop_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
+async def test_a_part_that_does_not_stop_is_killed_with_its_children(tmp_path: Path) -> None:
     code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', {STUBBORN!r}])\n{STUBBORN}"
     async with supervisor() as (one, _):
         keeping = one.keep(part(tmp_path, code))
@@ -226,7 +226,7 @@ child.wait()
     assert process.wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
 
 
-def test_a_stopped_process_is_asked_and_then_killed(tmp_path: Path) -> None:
+def test_a_process_that_ignores_the_signal_is_killed(tmp_path: Path) -> None:
     child = process.spawn([sys.executable, "-S", "-c", STUBBORN], log=tmp_path / "log")
     assert process.wait_for(lambda: "up" in (tmp_path / "log").read_text(), 10)
     process.stop(child, signal.SIGTERM, 0.1)
