@@ -78,7 +78,7 @@ def remove_run(run_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def only_one(run_dir: Path) -> Iterator[None]:
+def hold_run_lock(run_dir: Path) -> Iterator[None]:
     """Hold the data folder's lock. Raises HeldError, naming the holder, if another process has it.
 
     The kernel releases the lock of a process that dies, so a leftover lock file blocks no start.
@@ -129,7 +129,7 @@ def _who_holds(run_dir: Path) -> str:
 def stop_leftovers(run_dir: Path) -> list[str]:
     """Stop the processes that a killed supervisor left running and return their names.
 
-    The caller must hold the lock (``only_one``).
+    The caller must hold the lock (``hold_run_lock``).
     """
     run = read_run(run_dir)
     stopped = []

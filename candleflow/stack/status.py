@@ -23,7 +23,7 @@ from candleflow.settings import Settings
 from candleflow.stack import process
 from candleflow.stack.display import counted
 from candleflow.stack.postgres import binary
-from candleflow.stack.run_file import Run, only_one, read_run, stop_leftovers
+from candleflow.stack.run_file import Run, hold_run_lock, read_run, stop_leftovers
 from candleflow.store import credentials
 from candleflow.store.credentials import Role
 from candleflow.telemetry import Heartbeat, read_heartbeat
@@ -104,7 +104,7 @@ def down(settings: Settings) -> int:
         print("nothing is running")
         return 0
     try:
-        with only_one(settings.stack.run_dir):
+        with hold_run_lock(settings.stack.run_dir):
             left = stop_leftovers(settings.stack.run_dir)
     except HeldError as error:
         raise StackError(f"{error}; try again in a moment") from error

@@ -38,7 +38,7 @@ from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.run_file import (
     Run,
     RunningPart,
-    only_one,
+    hold_run_lock,
     read_run,
     remove_run,
     stop_leftovers,
@@ -79,7 +79,7 @@ def run(settings: Settings, command: Command = "up", *, console: Console | None 
     essential process can't be started.
     """
     console = console or Console()
-    with only_one(settings.stack.run_dir):
+    with hold_run_lock(settings.stack.run_dir):
         for name in stop_leftovers(settings.stack.run_dir):
             console.print(f"stopped {name}, left over from an earlier run", highlight=False)
         return asyncio.run(_Session(settings, command, console).run())

@@ -19,7 +19,7 @@ from candleflow.stack.run_file import (
     LOCK,
     Run,
     RunningPart,
-    only_one,
+    hold_run_lock,
     read_run,
     stop_leftovers,
     write_run,
@@ -66,19 +66,19 @@ def test_a_run_file_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> No
 def test_a_second_holder_is_refused_with_the_address_of_the_page(
     tmp_path: Path, child: subprocess.Popen[bytes]
 ) -> None:
-    with only_one(tmp_path):
+    with hold_run_lock(tmp_path):
         write_run(tmp_path, run_of(child))
         with pytest.raises(HeldError, match=rf"already running .*pid {os.getpid()}.*http://localhost:1"):
-            only_one(tmp_path).__enter__()
+            hold_run_lock(tmp_path).__enter__()
     process.stop(child, signal.SIGKILL, 5)
 
 
 def test_the_lock_is_removed_at_the_end_and_a_stale_file_blocks_no_start(tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text("stale")
-    with only_one(tmp_path):
+    with hold_run_lock(tmp_path):
         pass
     assert not (tmp_path / LOCK).exists()
-    with only_one(tmp_path):
+    with hold_run_lock(tmp_path):
         pass
 
 
