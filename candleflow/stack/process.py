@@ -172,7 +172,7 @@ def kill_group(leader: int) -> None:
 
 def stop_leftover(pid: int, created_at: float, with_signal: int, within_seconds: float) -> bool:
     """Stop a process of an earlier run if the pid still belongs to it; return whether it did."""
-    found = living(pid, created_at)
+    found = find_alive(pid, created_at)
     if found is not None:
         end(found, with_signal, within_seconds)
     return found is not None
@@ -201,7 +201,7 @@ def kill_session(leader: int, created_at: float) -> None:
                 one.kill()
 
 
-def living(pid: int, created_at: float) -> psutil.Process | None:
+def find_alive(pid: int, created_at: float) -> psutil.Process | None:
     """Return the process if it is alive and was created at that time; else None, as the pid was reused."""
     try:
         found = psutil.Process(pid)

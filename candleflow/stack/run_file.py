@@ -54,7 +54,7 @@ class Run:
     parts: tuple[RunningPart, ...] = ()
 
     def is_alive(self) -> bool:
-        return _is_this_boot(self.booted_at) and process.living(self.pid, self.created_at) is not None
+        return _is_this_boot(self.booted_at) and process.find_alive(self.pid, self.created_at) is not None
 
 
 def read_run(run_dir: Path) -> Run | None:
