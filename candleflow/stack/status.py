@@ -28,7 +28,7 @@ from candleflow.store import credentials
 from candleflow.store.credentials import Role
 from candleflow.telemetry import Heartbeat, read_heartbeat
 
-BEATING: Final = ("simulator", "producer", "processor", "dashboard", "alerts", "audit", "forecaster")
+HEARTBEAT_NAMES: Final = ("simulator", "producer", "processor", "dashboard", "alerts", "audit", "forecaster")
 """The processes that write a heartbeat file, whoever started them."""
 
 _DOWN_SECONDS: Final = 20.0
@@ -45,7 +45,7 @@ def status(settings: Settings) -> dict[str, Any] | None:
         [] if run is None else [_described(settings, one.name, one.pid, one.state) for one in run.parts]
     )
     known = {one["name"] for one in processes}
-    for name in _beating(settings):
+    for name in _heartbeat_names(settings):
         beat = read_heartbeat(settings.stack.run_dir, name)
         if name not in known and beat is not None and _lives(beat):
             processes.append(_described(settings, name, beat.pid, beat.state))
@@ -151,11 +151,11 @@ def _living_run(settings: Settings) -> Run | None:
     return run if run is not None and run.is_alive() else None
 
 
-def _beating(settings: Settings) -> list[str]:
+def _heartbeat_names(settings: Settings) -> list[str]:
     """Return ``HEARTBEAT_NAMES`` with "producer" replaced by the producer of each shard."""
     producers = [shard.name_of(PRODUCER) for shard in told_shards(settings.stack.run_dir)]
-    at = BEATING.index(PRODUCER)
-    return [*BEATING[:at], *producers, *BEATING[at + 1 :]]
+    at = HEARTBEAT_NAMES.index(PRODUCER)
+    return [*HEARTBEAT_NAMES[:at], *producers, *HEARTBEAT_NAMES[at + 1 :]]
 
 
 def _lives(beat: Heartbeat) -> bool:
