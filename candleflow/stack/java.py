@@ -20,7 +20,7 @@ from candleflow.errors import StackError
 VERSIONS: Final = (17, 21)
 """The versions that Spark 4.2 supports. Kafka 4.4 runs on both."""
 
-BROUGHT: Final = "17.0.20.1+1"
+TEMURIN_VERSION: Final = "17.0.20.1+1"
 """The version in ``java.lock``. ``BASE`` is the address of its archives."""
 BASE: Final = "https://github.com/adoptium/temurin17-binaries/releases/download/jdk-17.0.20.1%2B1"
 LOCK: Final = "java.lock"
@@ -47,7 +47,7 @@ def find_java(cache_dir: Path, *, console: Console | None = None) -> Path:
     for home in _candidates(os.environ, cache_dir / "java"):
         if is_suitable(home):
             return home.resolve()
-    return _bring(cache_dir / "java", console or Console(stderr=True))
+    return _download(cache_dir / "java", console or Console(stderr=True))
 
 
 def is_suitable(home: Path) -> bool:
@@ -67,7 +67,7 @@ def is_suitable(home: Path) -> bool:
     )
 
 
-def _candidates(environment: Mapping[str, str], brought: Path) -> Iterator[Path]:
+def _candidates(environment: Mapping[str, str], downloaded: Path) -> Iterator[Path]:
     """Yield folders to check: JAVA_HOME, the java on PATH, the usual places, and downloaded ones."""
     if environment.get("JAVA_HOME"):
         yield Path(environment["JAVA_HOME"])
@@ -77,8 +77,8 @@ def _candidates(environment: Mapping[str, str], brought: Path) -> Iterator[Path]
     yield from _macos_home()
     for pattern in _COMMON_PLACES:
         yield from sorted(Path("/").glob(pattern.removeprefix("/")))
-    yield from sorted(brought.glob("*"))
-    yield from sorted(brought.glob("*/Contents/Home"))
+    yield from sorted(downloaded.glob("*"))
+    yield from sorted(downloaded.glob("*/Contents/Home"))
 
 
 def _macos_home() -> Iterator[Path]:
@@ -111,13 +111,13 @@ def machine() -> str:
     return f"{'musl' if is_musl else platform.system().lower()} {platform.machine()}"
 
 
-def _bring(folder: Path, console: Console) -> Path:
+def _download(folder: Path, console: Console) -> Path:
     """Download Eclipse Temurin, verify it, unpack it beside its place and then move it there."""
     found = locked().get(machine())
     if found is None:
         raise StackError(_advice())
     console.print(
-        f"No Java {' or '.join(map(str, VERSIONS))} here: fetching Temurin {BROUGHT}", highlight=False
+        f"No Java {' or '.join(map(str, VERSIONS))} here: fetching Temurin {TEMURIN_VERSION}", highlight=False
     )
     from candleflow.stack.java_download import fetch  # imported here, as only a download needs it
 

@@ -86,8 +86,8 @@ def test_a_link_on_the_path_is_followed_to_its_home(tmp_path: Path, monkeypatch:
 
 
 def test_a_downloaded_java_is_used_again(tmp_path: Path) -> None:
-    brought = home(tmp_path / "cache" / "java" / "jdk-17.0.15", "17.0.15")
-    assert java.find_java(tmp_path / "cache") == brought
+    downloaded = home(tmp_path / "cache" / "java" / "jdk-17.0.15", "17.0.15")
+    assert java.find_java(tmp_path / "cache") == downloaded
 
 
 @dataclass
@@ -152,8 +152,8 @@ def test_the_lock_has_one_archive_of_one_version_for_each_kind_of_machine() -> N
     assert java.locked().keys() == kinds
     for sha256, name in java.locked().values():
         assert re.fullmatch(r"[0-9a-f]{64}", sha256)
-        assert java.BROUGHT.replace("+", "_") in name
-    assert java.BROUGHT.replace("+", "%2B") in java.BASE
+        assert java.TEMURIN_VERSION.replace("+", "_") in name
+    assert java.TEMURIN_VERSION.replace("+", "%2B") in java.BASE
     assert len({sha256 for sha256, _ in java.locked().values()}) == len(kinds)
 
 
