@@ -67,7 +67,7 @@ class Part:
 
 
 @dataclass(slots=True)
-class Keeping:
+class SupervisedPart:
     """A part and the state of its process."""
 
     part: Part
@@ -89,40 +89,40 @@ class Supervisor:
 
     def __init__(
         self,
-        on_change: Callable[[Keeping], None],
+        on_change: Callable[[SupervisedPart], None],
         *,
         restarts: Callable[[], Backoff] = _RESTARTS,
         stable_seconds: float = STABLE_SECONDS,
     ) -> None:
-        self.keepings: list[Keeping] = []
+        self.parts: list[SupervisedPart] = []
         self._on_change = on_change
         self._restarts = restarts
         self._stable_seconds = stable_seconds
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
 
-    def keep(self, part: Part) -> Keeping:
+    def keep(self, part: Part) -> SupervisedPart:
         """Start the part and restart it whenever it ends.
 
         ``ready`` raises the error if the first start fails.
         """
-        keeping = Keeping(part)
-        self.keepings.append(keeping)
-        task = asyncio.create_task(self._keep(keeping), name=part.name)
+        supervised = SupervisedPart(part)
+        self.parts.append(supervised)
+        task = asyncio.create_task(self._supervise(supervised), name=part.name)
         self._tasks.append(task)
-        return keeping
+        return supervised
 
-    async def ready(self, keeping: Keeping) -> None:
+    async def ready(self, supervised: SupervisedPart) -> None:
         """Wait until the part is ready for the first time. Raises StackError if its first start fails."""
-        task = self._tasks[self.keepings.index(keeping)]
-        waiting = asyncio.create_task(keeping.ready.wait())
+        task = self._tasks[self.parts.index(supervised)]
+        waiting = asyncio.create_task(supervised.ready.wait())
         try:
             await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
-        if not keeping.ready.is_set():
+        if not supervised.ready.is_set():
             await task
-            raise _not_started(keeping.part, keeping.part.last_words())
+            raise _not_started(supervised.part, supervised.part.last_words())
 
     async def watch(self) -> None:
         """Raise the first error of any part. Until then, or until cancelled, keep the log files bounded."""
@@ -133,8 +133,8 @@ class Supervisor:
                     task.result()
             if time.monotonic() - trimmed_at > TRIM_EVERY_SECONDS:
                 trimmed_at = time.monotonic()
-                for keeping in self.keepings:
-                    process.trim_log(keeping.part.log)
+                for supervised in self.parts:
+                    process.trim_log(supervised.part.log)
             await asyncio.sleep(POLL_SECONDS)
 
     async def stop(self, stages: Sequence[tuple[float, Sequence[str]]]) -> None:
@@ -148,97 +148,95 @@ class Supervisor:
         process.end_runs()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for within_seconds, names in stages:
-            await self._stop_stage([one for one in self.keepings if one.part.name in names], within_seconds)
+            await self._stop_stage([one for one in self.parts if one.part.name in names], within_seconds)
 
-    async def _stop_stage(self, keepings: Sequence[Keeping], within_seconds: float) -> None:
+    async def _stop_stage(self, parts: Sequence[SupervisedPart], within_seconds: float) -> None:
         deadline = time.monotonic() + within_seconds
-        for keeping in keepings:
-            if keeping.child is not None and keeping.is_alive:
-                self._set(keeping, "stopping")
+        for supervised in parts:
+            if supervised.child is not None and supervised.is_alive:
+                self._set(supervised, "stopping")
                 with contextlib.suppress(ProcessLookupError):
-                    keeping.child.send_signal(keeping.part.stop_signal)
-        while any(one.is_alive for one in keepings) and time.monotonic() < deadline:
+                    supervised.child.send_signal(supervised.part.stop_signal)
+        while any(one.is_alive for one in parts) and time.monotonic() < deadline:
             await asyncio.sleep(POLL_SECONDS / 4)
-        for keeping in keepings:
-            if keeping.child is not None:
-                was_killed = keeping.is_alive
-                process.kill_group(keeping.child.pid)
-                keeping.child.wait()
-                self._set(keeping, "stopped", "killed: it didn't stop in time" if was_killed else "")
+        for supervised in parts:
+            if supervised.child is not None:
+                was_killed = supervised.is_alive
+                process.kill_group(supervised.child.pid)
+                supervised.child.wait()
+                self._set(supervised, "stopped", "killed: it didn't stop in time" if was_killed else "")
 
-    async def _keep(self, keeping: Keeping) -> None:
+    async def _supervise(self, supervised: SupervisedPart) -> None:
         backoff = self._restarts()
         while True:
             began_at = time.monotonic()
-            status = await self._run_once(keeping)
+            status = await self._run_once(supervised)
             if time.monotonic() - began_at >= self._stable_seconds:
                 backoff.reset()
             if status == BAD_SETTING_STATUS:
                 # Retrying can't help: the setting stays wrong.
-                self._set(keeping, "failed", keeping.part.last_words())
+                self._set(supervised, "failed", supervised.part.last_words())
                 return
-            keeping.restarts += 1
+            supervised.restarts += 1
             wait_seconds = backoff.next_delay()
-            words = (
-                f"ended with status {status}; restarting in {wait_seconds:.0f} s: {keeping.part.last_words()}"
-            )
-            self._set(keeping, "restarting", words)
+            words = f"ended with status {status}; restarting in {wait_seconds:.0f} s: {supervised.part.last_words()}"
+            self._set(supervised, "restarting", words)
             await asyncio.sleep(wait_seconds)
 
-    async def _run_once(self, keeping: Keeping) -> int:
+    async def _run_once(self, supervised: SupervisedPart) -> int:
         """Start the part, wait until it ends and return its exit status.
 
         Raises StackError if an essential part fails before it was ever ready.
         """
-        part = keeping.part
-        self._set(keeping, "starting")
+        part = supervised.part
+        self._set(supervised, "starting")
         try:
             if part.prepare is not None:
                 await in_thread(part.prepare)
             process.trim_log(part.log)
-            keeping.child = part.launch()
-            keeping.created_at = psutil.Process(keeping.child.pid).create_time()
-            self._set(keeping, "starting")
-            await self._become_ready(keeping)
+            supervised.child = part.launch()
+            supervised.created_at = psutil.Process(supervised.child.pid).create_time()
+            self._set(supervised, "starting")
+            await self._become_ready(supervised)
         except (CandleflowError, OSError, subprocess.SubprocessError, psutil.Error) as error:
-            if part.is_essential and not keeping.ready.is_set():
+            if part.is_essential and not supervised.ready.is_set():
                 raise (
                     error if isinstance(error, CandleflowError) else _not_started(part, str(error))
                 ) from error
-            self._set(keeping, "starting", str(error))
-        while keeping.is_alive:
+            self._set(supervised, "starting", str(error))
+        while supervised.is_alive:
             await asyncio.sleep(POLL_SECONDS)
-        if part.is_essential and not keeping.ready.is_set():
+        if part.is_essential and not supervised.ready.is_set():
             raise _not_started(part, part.last_words())
-        if keeping.child is None:
+        if supervised.child is None:
             return 1
-        process.kill_group(keeping.child.pid)
-        return keeping.child.returncode
+        process.kill_group(supervised.child.pid)
+        return supervised.child.returncode
 
-    async def _become_ready(self, keeping: Keeping) -> None:
+    async def _become_ready(self, supervised: SupervisedPart) -> None:
         began_at = time.monotonic()
-        while keeping.part.is_ready is not None and keeping.is_alive:
-            if await in_thread(keeping.part.is_ready):
+        while supervised.part.is_ready is not None and supervised.is_alive:
+            if await in_thread(supervised.part.is_ready):
                 break
-            self._say_late(keeping, time.monotonic() - began_at)
+            self._say_late(supervised, time.monotonic() - began_at)
             await asyncio.sleep(POLL_SECONDS)
-        if keeping.is_alive:
-            self._set(keeping, "running")
-            keeping.ready.set()
+        if supervised.is_alive:
+            self._set(supervised, "running")
+            supervised.ready.set()
 
-    def _say_late(self, keeping: Keeping, waited_seconds: float) -> None:
+    def _say_late(self, supervised: SupervisedPart, waited_seconds: float) -> None:
         """Show why a part isn't ready. Raises StackError when ``ready_seconds`` are over."""
-        if waited_seconds < min(SAY_SECONDS, keeping.part.ready_seconds):
+        if waited_seconds < min(SAY_SECONDS, supervised.part.ready_seconds):
             return
-        why = keeping.part.not_ready() if keeping.part.not_ready else keeping.part.last_words()
-        if waited_seconds >= keeping.part.ready_seconds and not keeping.ready.is_set():
-            raise _not_started(keeping.part, f"not ready after {waited_seconds:.0f} s: {why}")
-        if keeping.message != why:
-            self._set(keeping, "starting", why)
+        why = supervised.part.not_ready() if supervised.part.not_ready else supervised.part.last_words()
+        if waited_seconds >= supervised.part.ready_seconds and not supervised.ready.is_set():
+            raise _not_started(supervised.part, f"not ready after {waited_seconds:.0f} s: {why}")
+        if supervised.message != why:
+            self._set(supervised, "starting", why)
 
-    def _set(self, keeping: Keeping, state: str, message: str = "") -> None:
-        keeping.state, keeping.message = state, message
-        self._on_change(keeping)
+    def _set(self, supervised: SupervisedPart, state: str, message: str = "") -> None:
+        supervised.state, supervised.message = state, message
+        self._on_change(supervised)
 
 
 def _not_started(part: Part, why: str) -> StackError:

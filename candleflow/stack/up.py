@@ -45,7 +45,7 @@ from candleflow.stack.run_file import (
     write_run,
 )
 from candleflow.stack.server import LocalServer
-from candleflow.stack.supervisor import Keeping, Part, Supervisor, in_thread
+from candleflow.stack.supervisor import Part, SupervisedPart, Supervisor, in_thread
 from candleflow.store import schema
 from candleflow.telemetry import read_heartbeat
 
@@ -188,8 +188,8 @@ class _Session:
                 for seconds, names in STOP_STAGES
             ]
         )
-        for keeping in self._supervisor.keepings:
-            (self._settings.stack.run_dir / f"{keeping.part.name}.json").unlink(missing_ok=True)
+        for supervised in self._supervisor.parts:
+            (self._settings.stack.run_dir / f"{supervised.part.name}.json").unlink(missing_ok=True)
         remove_run(self._settings.stack.run_dir)
 
     async def _get_ready(self) -> tuple[Path, list[Path]]:
@@ -312,31 +312,31 @@ class _Session:
 
     async def _show(self) -> None:
         while True:
-            self._display.show([self._line(keeping) for keeping in self._supervisor.keepings])
+            self._display.show([self._line(supervised) for supervised in self._supervisor.parts])
             await asyncio.sleep(_SHOW_EVERY_SECONDS)
 
-    def _line(self, keeping: Keeping) -> PartLine:
+    def _line(self, supervised: SupervisedPart) -> PartLine:
         """Return the line to display: the process's own status, if its heartbeat has one."""
-        beat = read_heartbeat(self._settings.stack.run_dir, keeping.part.name)
-        is_own = keeping.child is not None and beat is not None and beat.pid == keeping.child.pid
-        if keeping.state != "running" or beat is None or not is_own:
-            return PartLine(keeping.part.name, keeping.state, keeping.message)
+        beat = read_heartbeat(self._settings.stack.run_dir, supervised.part.name)
+        is_own = supervised.child is not None and beat is not None and beat.pid == supervised.child.pid
+        if supervised.state != "running" or beat is None or not is_own:
+            return PartLine(supervised.part.name, supervised.state, supervised.message)
         words = "  ".join(filter(None, (counted(beat.counts), beat.message)))
-        return PartLine(keeping.part.name, beat.state, words)
+        return PartLine(supervised.part.name, beat.state, words)
 
-    def _note(self, _: Keeping) -> None:
+    def _note(self, _: SupervisedPart) -> None:
         try:
             self._write_run()
         except OSError as error:  # such as a full disk: keep everything running
             self._display.say(
                 f"the run file can't be written, so `status` and `down` may be out of date: {error}"
             )
-        self._display.show([self._line(keeping) for keeping in self._supervisor.keepings])
+        self._display.show([self._line(supervised) for supervised in self._supervisor.parts])
 
     def _write_run(self) -> None:
         parts = tuple(
             RunningPart(one.part.name, one.child.pid, one.created_at, one.part.stop_signal, one.state)
-            for one in self._supervisor.keepings
+            for one in self._supervisor.parts
             if one.child is not None
         )
         write_run(
