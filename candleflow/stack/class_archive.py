@@ -94,7 +94,7 @@ class ClassArchive:
             files = (f"-XX:SharedClassListFile={classes}", f"-XX:SharedArchiveFile={beside}")
             done = process.run(
                 (self.java_home / "bin" / "java", *_MAKE, *files, "-cp", class_path),
-                become=_give_way,
+                before_exec=_give_way,
                 within_seconds=MAKING_SECONDS,
                 cwd=self.folder,
             )

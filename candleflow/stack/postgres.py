@@ -131,7 +131,7 @@ class PostgresServer(LocalServer):
             log=self.log,
             environment=_environment(),
             cwd=Path("/"),
-            become=self._who.become,
+            before_exec=self._who.become,
             signal_with_parent=signal_with_parent,
         )
 
@@ -249,7 +249,7 @@ class PostgresServer(LocalServer):
 
     def _run(self, program: str, *arguments: str | Path, said: str = "") -> str:
         done = process.run(
-            (binary(program), *arguments), become=self._who.become, said=said, env=_environment(), cwd="/"
+            (binary(program), *arguments), before_exec=self._who.become, said=said, env=_environment(), cwd="/"
         )
         if done.returncode:
             raise StackError(f"PostgreSQL's {program} failed: {(done.stderr or done.stdout).strip()[-400:]}")
@@ -355,7 +355,7 @@ def _can_run(identity: Identity, folder: Path) -> bool:
             raise PermissionError(f"{binary('initdb')} may not be run")
 
     try:
-        done = process.run((binary("postgres"), "--version"), become=try_it, env=_environment(), cwd="/")
+        done = process.run((binary("postgres"), "--version"), before_exec=try_it, env=_environment(), cwd="/")
     except (OSError, subprocess.SubprocessError):
         return False
     return done.returncode == 0

@@ -49,7 +49,7 @@ def spawn(
     log: Path,
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    become: Callable[[], None] | None = None,
+    before_exec: Callable[[], None] | None = None,
     signal_with_parent: int | None = signal.SIGTERM,
 ) -> subprocess.Popen[bytes]:
     """Start a child process and append its output to ``log``.
@@ -65,8 +65,8 @@ def spawn(
     parent = os.getpid()
 
     def prepare() -> None:
-        if become is not None:
-            become()
+        if before_exec is not None:
+            before_exec()
         # After the change of user, which resets this setting.
         if signal_with_parent is not None:
             _die_with(parent, signal_with_parent)
@@ -88,7 +88,7 @@ def spawn(
 def run(
     arguments: Sequence[str | Path],
     *,
-    become: Callable[[], None] | None = None,
+    before_exec: Callable[[], None] | None = None,
     said: str = "",
     within_seconds: float = _RUN_SECONDS,
     **more: Any,
@@ -100,8 +100,8 @@ def run(
     parent = os.getpid()
 
     def prepare() -> None:
-        if become is not None:
-            become()
+        if before_exec is not None:
+            before_exec()
         _die_with(parent, signal.SIGKILL)
 
     with subprocess.Popen(

@@ -75,7 +75,7 @@ class TlsServer:
             [self._bin / "postgres", "-D", self._data],
             log=self._log,
             cwd=Path("/"),
-            become=self._who.become,
+            before_exec=self._who.become,
             signal_with_parent=signal.SIGINT,
         )
         assert wait_for(lambda: shown(self.port) != "", 60), self._log.read_text()
@@ -98,7 +98,7 @@ class TlsServer:
         self._who.own(file)
 
     def _run(self, program: str, *arguments: str | Path) -> None:
-        done = process.run((self._bin / program, *arguments), become=self._who.become, cwd="/")
+        done = process.run((self._bin / program, *arguments), before_exec=self._who.become, cwd="/")
         assert done.returncode == 0, done.stderr
 
 
