@@ -249,7 +249,11 @@ class PostgresServer(LocalServer):
 
     def _run(self, program: str, *arguments: str | Path, said: str = "") -> str:
         done = process.run(
-            (binary(program), *arguments), before_exec=self._who.become, said=said, env=_environment(), cwd="/"
+            (binary(program), *arguments),
+            before_exec=self._who.become,
+            said=said,
+            env=_environment(),
+            cwd="/",
         )
         if done.returncode:
             raise StackError(f"PostgreSQL's {program} failed: {(done.stderr or done.stdout).strip()[-400:]}")

@@ -345,7 +345,7 @@ class _Session:
                 command=self._command,
                 pid=os.getpid(),
                 created_at=psutil.Process().create_time(),
-                settings=told_settings(self._settings),
+                settings=run_settings(self._settings),
                 dashboard_url=self._page_url,
                 is_ready=self._is_ready,
                 parts=parts,
@@ -353,7 +353,7 @@ class _Session:
         )
 
 
-def told_settings(settings: Settings) -> dict[str, str | int]:
+def run_settings(settings: Settings) -> dict[str, str | int]:
     """Return the settings, without secrets, by which another terminal finds these processes.
 
     The other terminal's environment may differ.
