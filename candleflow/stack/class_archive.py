@@ -71,7 +71,7 @@ class ClassArchive:
         """Make the archive from the classes that a JVM with this class path has listed.
 
         Returns false if the archive exists or another process is making it. Blocks for about a minute;
-        ``process.end_runs`` stops it. Raises StackError if it fails.
+        ``process.kill_runs`` stops it. Raises StackError if it fails.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

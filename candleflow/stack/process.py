@@ -93,7 +93,7 @@ def run(
     within_seconds: float = _RUN_SECONDS,
     **more: Any,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program until it ends; ``end_runs`` in another thread kills it.
+    """Run a program until it ends; ``kill_runs`` in another thread kills it.
 
     Raises OSError or SubprocessError; TimeoutExpired, one of these, when the time is up.
     """
@@ -123,7 +123,7 @@ def run(
     return subprocess.CompletedProcess(started.args, started.returncode, out, errors)
 
 
-def end_runs() -> None:
+def kill_runs() -> None:
     """Kill the programs that ``run`` has started in any thread."""
     for started in list(_running):
         kill_group(started.pid)

@@ -65,7 +65,7 @@ def spark_files(settings: Settings, name: str) -> Iterator[SparkFiles]:
             archive_classes = partial(_archive_classes, archive, listing, making)
             yield SparkFiles(work_dir, java_home, jars, options, archive_classes)
         finally:
-            process.end_runs()
+            process.kill_runs()
             making.acquire(timeout=_END_SECONDS)
 
 

@@ -145,7 +145,7 @@ class Supervisor:
         self._is_stopping = True
         for task in self._tasks:
             task.cancel()
-        process.end_runs()
+        process.kill_runs()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for within_seconds, names in stages:
             await self._stop_stage([one for one in self.parts if one.part.name in names], within_seconds)

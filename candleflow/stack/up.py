@@ -180,7 +180,7 @@ class _Session:
             self._display.say("stopping")
         told.cancel()
         work.cancel()
-        process.end_runs()
+        process.kill_runs()
         await asyncio.wait([work])
         await self._supervisor.stop(
             [

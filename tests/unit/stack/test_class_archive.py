@@ -165,7 +165,7 @@ def test_a_stop_ends_the_jvm_that_makes_the_archive_and_leaves_no_file(tmp_path:
     maker = threading.Thread(target=body)
     maker.start()
     assert process.wait_for(started.exists, 20)
-    process.end_runs()
+    process.kill_runs()
     maker.join(20)
     assert not maker.is_alive()
     assert len(said) == 1
