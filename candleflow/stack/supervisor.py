@@ -101,7 +101,7 @@ class Supervisor:
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
 
-    def keep(self, part: Part) -> SupervisedPart:
+    def start(self, part: Part) -> SupervisedPart:
         """Start the part and restart it whenever it ends.
 
         ``ready`` raises the error if the first start fails.

@@ -242,24 +242,24 @@ class _Session:
         settings = self._settings
         kafka = local.kafka_server(settings, java_home, kafka_jars)
         postgres = local.postgres_server(settings)
-        kept_kafka = self._supervisor.keep(_server_part("kafka", kafka, _KAFKA_SECONDS))
-        kept_postgres = self._supervisor.keep(_server_part("postgres", postgres, _POSTGRES_SECONDS))
+        kafka_part = self._supervisor.start(_server_part("kafka", kafka, _KAFKA_SECONDS))
+        postgres_part = self._supervisor.start(_server_part("postgres", postgres, _POSTGRES_SECONDS))
         if self._command == "up":
             # Each process waits for the servers that it needs. The processor comes first: Spark's JVM starts
             # slowest.
-            self._supervisor.keep(self._child("processor", "processor"))
+            self._supervisor.start(self._child("processor", "processor"))
             if settings.exchange.is_simulated:
-                self._supervisor.keep(self._child("simulator", "simulate"))
-            self._supervisor.keep(self._child(self._settings.producer_name, "producer"))
-        await self._supervisor.ready(kept_postgres)
+                self._supervisor.start(self._child("simulator", "simulate"))
+            self._supervisor.start(self._child(self._settings.producer_name, "producer"))
+        await self._supervisor.ready(postgres_part)
         await in_thread(partial(_provide, settings, postgres))
         if self._command == "up":
             await self._wait_for_page()
             # Started last, because the user doesn't wait for them.
             for name in ("alerts", "audit", "forecaster"):
-                self._supervisor.keep(self._child(name, name))
+                self._supervisor.start(self._child(name, name))
         else:
-            await self._supervisor.ready(kept_kafka)
+            await self._supervisor.ready(kafka_part)
             await in_thread(partial(_make_topics, settings))
         self._announce()
         await asyncio.sleep(_SETTLE_SECONDS)
@@ -273,7 +273,7 @@ class _Session:
 
         The processes started later don't need it.
         """
-        page = self._supervisor.keep(self._page())
+        page = self._supervisor.start(self._page())
         try:
             async with asyncio.timeout(_PAGE_SECONDS):
                 await self._supervisor.ready(page)

@@ -61,7 +61,7 @@ def has_said(one: Part, word: str) -> bool:
 
 async def test_a_part_that_dies_is_restarted(tmp_path: Path) -> None:
     async with supervisor(restarts=lambda: Backoff(0.01, 0.01)) as (one, seen):
-        supervised = one.keep(part(tmp_path, FOR_EVER))
+        supervised = one.start(part(tmp_path, FOR_EVER))
         await until(lambda: has_said(supervised.part, "up"))
         assert supervised.child is not None
         first = supervised.child.pid
@@ -83,19 +83,19 @@ async def test_each_failure_in_a_row_waits_longer_and_a_stable_run_resets_the_de
         return Noted(0.01, 1.0, lambda: 1.0)
 
     async with supervisor(restarts=restarts) as (one, _):
-        one.keep(part(tmp_path, "raise SystemExit(1)"))
+        one.start(part(tmp_path, "raise SystemExit(1)"))
         await until(lambda: len(waited) >= 3)
         assert waited[:3] == [0.01, 0.02, 0.04]
     waited.clear()
     async with supervisor(restarts=restarts, stable_seconds=0) as (one, _):
-        one.keep(part(tmp_path, "raise SystemExit(1)"))
+        one.start(part(tmp_path, "raise SystemExit(1)"))
         await until(lambda: len(waited) >= 3)
         assert waited[:3] == [0.01, 0.01, 0.01]
 
 
 async def test_a_part_that_ends_with_a_bad_setting_is_not_restarted(tmp_path: Path) -> None:
     async with supervisor(restarts=lambda: Backoff(0.0, 0.0)) as (one, _):
-        supervised = one.keep(
+        supervised = one.start(
             part(tmp_path, "print('CANDLEFLOW_X is wrong', flush=True); raise SystemExit(2)")
         )
         await until(lambda: supervised.state == "failed")
@@ -105,7 +105,7 @@ async def test_a_part_that_ends_with_a_bad_setting_is_not_restarted(tmp_path: Pa
 
 async def test_the_last_log_lines_of_a_dead_part_are_shown(tmp_path: Path) -> None:
     async with supervisor(restarts=lambda: Backoff(60.0, 60.0, lambda: 1.0)) as (one, _):
-        supervised = one.keep(part(tmp_path, "print('the last straw', flush=True); raise SystemExit(7)"))
+        supervised = one.start(part(tmp_path, "print('the last straw', flush=True); raise SystemExit(7)"))
         await until(lambda: supervised.state == "restarting")
         assert "ended with status 7; restarting in 60 s" in supervised.message
         assert "the last straw" in supervised.message
@@ -117,7 +117,7 @@ async def test_an_essential_part_that_never_becomes_ready_is_an_error(tmp_path: 
             tmp_path, "print('no space left'); raise SystemExit(1)", is_ready=lambda: False, is_essential=True
         )
         with pytest.raises(StackError, match="part could not be started: no space left"):
-            await one.ready(one.keep(dying))
+            await one.ready(one.start(dying))
 
 
 async def test_an_essential_part_that_is_not_ready_in_time_is_an_error_with_the_reason(
@@ -131,14 +131,14 @@ async def test_an_essential_part_that_is_not_ready_in_time_is_an_error_with_the_
         with pytest.raises(
             StackError, match=r"part could not be started: not ready after .* s: it speaks no TLS"
         ):
-            await one.ready(one.keep(refusing))
+            await one.ready(one.start(refusing))
 
 
 async def test_a_late_part_shows_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("candleflow.stack.supervisor.SAY_SECONDS", 0.1)
     answers = [False]
     async with supervisor() as (one, _):
-        late = one.keep(
+        late = one.start(
             part(tmp_path, FOR_EVER, is_ready=lambda: answers[0], not_ready=lambda: "HTTP Error 404")
         )
         await until(lambda: late.message == "HTTP Error 404")
@@ -155,7 +155,7 @@ async def test_an_essential_part_whose_preparation_fails_is_an_error_and_is_neve
         raise StackError("the folder is broken: mv it")
 
     async with supervisor() as (one, _):
-        supervised = one.keep(part(tmp_path, FOR_EVER, prepare=prepare, is_essential=True))
+        supervised = one.start(part(tmp_path, FOR_EVER, prepare=prepare, is_essential=True))
         with pytest.raises(StackError, match="the folder is broken"):
             await one.watch()
         assert supervised.child is None
@@ -170,12 +170,12 @@ async def test_a_program_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     )
     async with supervisor() as (one, _):
         with pytest.raises(StackError, match="absent could not be started"):
-            await one.ready(one.keep(absent))
+            await one.ready(one.start(absent))
 
 
 async def test_a_stop_sends_a_signal_first_and_leaves_no_process(tmp_path: Path) -> None:
     async with supervisor() as (one, seen):
-        supervised = one.keep(part(tmp_path, FOR_EVER))
+        supervised = one.start(part(tmp_path, FOR_EVER))
         await until(lambda: has_said(supervised.part, "up"))
         await one.stop([(10, ["part"])])
         assert supervised.child is not None
@@ -186,7 +186,7 @@ async def test_a_stop_sends_a_signal_first_and_leaves_no_process(tmp_path: Path)
 async def test_a_part_that_does_not_stop_is_killed_with_its_children(tmp_path: Path) -> None:
     code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', {STUBBORN!r}])\n{STUBBORN}"
     async with supervisor() as (one, _):
-        supervised = one.keep(part(tmp_path, code))
+        supervised = one.start(part(tmp_path, code))
         await until(lambda: supervised.part.log.exists() and supervised.part.log.read_text().count("up") == 2)
         assert supervised.child is not None
         members = [psutil.Process(supervised.child.pid), *psutil.Process(supervised.child.pid).children()]
@@ -200,7 +200,7 @@ async def test_a_part_that_does_not_stop_is_killed_with_its_children(tmp_path: P
 async def test_stages_are_stopped_one_after_the_other(tmp_path: Path) -> None:
     async with supervisor() as (one, seen):
         for name in ("kafka", "producer"):
-            supervised = one.keep(part(tmp_path, FOR_EVER, name))
+            supervised = one.start(part(tmp_path, FOR_EVER, name))
             await until(lambda kept=supervised: has_said(kept.part, "up"))  # type: ignore[misc]
         await one.stop([(5, ["producer"]), (5, ["kafka"])])
         stops = [item for item in seen if item[1] in ("stopping", "stopped")]
