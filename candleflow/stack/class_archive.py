@@ -75,7 +75,7 @@ class ClassArchive:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _alone(self.folder / f"{self.kind}.lock") as is_alone:
+            with _locked(self.folder / f"{self.kind}.lock") as is_alone:
                 if not is_alone or self.find() is not None:
                     return False
                 self._make(listing, class_path)
@@ -94,7 +94,7 @@ class ClassArchive:
             files = (f"-XX:SharedClassListFile={classes}", f"-XX:SharedArchiveFile={beside}")
             done = process.run(
                 (self.java_home / "bin" / "java", *_MAKE, *files, "-cp", class_path),
-                before_exec=_give_way,
+                before_exec=_lower_priority,
                 within_seconds=MAKING_SECONDS,
                 cwd=self.folder,
             )
@@ -148,7 +148,7 @@ def _key(java_home: Path, jars: Sequence[Path]) -> str:
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[bool]:
+def _locked(lock: Path) -> Iterator[bool]:
     """Yield whether we got the lock, so that no other process is making this archive."""
     with os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)) as held:
         try:
@@ -159,7 +159,7 @@ def _alone(lock: Path) -> Iterator[bool]:
             yield True
 
 
-def _give_way() -> None:
+def _lower_priority() -> None:
     os.nice(10)
 
 

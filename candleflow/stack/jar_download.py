@@ -25,7 +25,7 @@ from candleflow.stack.jar_lock import Jar
 
 _CONNECTIONS: Final = 8
 _ATTEMPTS: Final = 4
-_PAUSES: Final = partial(Backoff, 1.0, 4.0)
+_RETRY_DELAYS: Final = partial(Backoff, 1.0, 4.0)
 _TIMEOUT: Final = httpx.Timeout(30, connect=15)
 _CHUNK_BYTES: Final = 1 << 16
 
@@ -61,7 +61,7 @@ def download(jars: list[Jar], folder: Path, maven_url: str, console: Console | N
 def _fetch_one(
     client: httpx.Client, jar: Jar, folder: Path, url: str, advance: Advance, stopping: threading.Event
 ) -> None:
-    backoff = _PAUSES()
+    backoff = _RETRY_DELAYS()
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             _download(client, jar, folder, url, advance, stopping)

@@ -124,7 +124,7 @@ def _download(folder: Path, console: Console) -> Path:
     beside = folder / f".part-{os.getpid()}"
     try:
         beside.mkdir(parents=True)
-        place = _unpacked(fetch(f"{BASE}/{found[1]}", found[0], beside), folder)
+        place = _unpack(fetch(f"{BASE}/{found[1]}", found[0], beside), folder)
     except (OSError, tarfile.TarError) as error:
         raise StackError(f"{_advice()} (downloading it failed: {error})") from error
     finally:
@@ -135,7 +135,7 @@ def _download(folder: Path, console: Console) -> Path:
     raise StackError(f"{_advice()} (the one downloaded into {place} lacks {NEEDED_MODULE})")
 
 
-def _unpacked(archive: Path, folder: Path) -> Path:
+def _unpack(archive: Path, folder: Path) -> Path:
     """Unpack the archive and move its only folder into ``folder``; return the new path."""
     into = archive.parent / "unpacked"
     with tarfile.open(archive) as content:

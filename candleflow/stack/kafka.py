@@ -135,7 +135,7 @@ class KafkaServer(LocalServer):
     def _prepare(self) -> None:
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         self._write_configuration()
-        self._heal()
+        self._repair()
 
     def _spawn(self, signal_with_parent: signal.Signals | None) -> subprocess.Popen[bytes]:
         options = self._archive.java_options(self._listing) if self._archive is not None else ()
@@ -188,18 +188,18 @@ class KafkaServer(LocalServer):
             "controller.quorum.voters": f"1@{controller}",
         }
 
-    def _heal(self) -> None:
+    def _repair(self) -> None:
         """Format the folder if it isn't, and restore a broken ``meta.properties`` from its copy."""
         meta, copy = self.data / _META, self.folder / f"{_META}.copy"
         if _is_whole(meta):
             if not copy.exists() or copy.read_bytes() != meta.read_bytes():
-                _write_whole(copy, meta.read_bytes())
+                _write_atomically(copy, meta.read_bytes())
         elif not _has_partitions(self.data):
             shutil.rmtree(self.data, ignore_errors=True)
             self._format()
-            _write_whole(copy, meta.read_bytes())
+            _write_atomically(copy, meta.read_bytes())
         elif _is_whole(copy):
-            _write_whole(meta, copy.read_bytes())
+            _write_atomically(meta, copy.read_bytes())
         else:
             raise StackError(
                 f"{meta} is broken and so is its copy, so Kafka can't open its topics; "
@@ -239,7 +239,7 @@ def _has_partitions(data: Path) -> bool:
     return any(log.stat().st_size for log in data.glob("*-*/*.log"))
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def _write_atomically(path: Path, content: bytes) -> None:
     beside = path.with_name(f"{path.name}.tmp")
     beside.write_bytes(content)
     beside.replace(path)

@@ -78,7 +78,7 @@ def check_ports(needed: Sequence[NeededPort]) -> None:
             )
         elif not process.is_free(one.port, one.host):
             problems.append(
-                f"port {one.port} is taken{_by_whom(one.port)}: "
+                f"port {one.port} is taken{_holder_of(one.port)}: "
                 f"set {one.setting} to move {one.what} to another"
             )
         seen[one.port] = one
@@ -107,7 +107,7 @@ def _ip(host: str) -> str:
     return process.LOOPBACK if host == "localhost" else host
 
 
-def _by_whom(port: int) -> str:
+def _holder_of(port: int) -> str:
     """Return text such as `` by postgres (pid 812)``, or "" if this user may not see the process."""
     with contextlib.suppress(psutil.Error, OSError):
         for one in psutil.net_connections("tcp"):

@@ -122,7 +122,7 @@ class PostgresServer(LocalServer):
     def _prepare(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._identity = find_identity(self.folder)
-        self._heal()
+        self._repair()
         self._configure()
 
     def _spawn(self, signal_with_parent: signal.Signals | None) -> subprocess.Popen[bytes]:
@@ -131,7 +131,7 @@ class PostgresServer(LocalServer):
             log=self.log,
             environment=_environment(),
             cwd=Path("/"),
-            before_exec=self._who.become,
+            before_exec=self._run_as.become,
             signal_with_parent=signal_with_parent,
         )
 
@@ -143,7 +143,7 @@ class PostgresServer(LocalServer):
         return ""
 
     @property
-    def _who(self) -> Identity:
+    def _run_as(self) -> Identity:
         if self._identity is None:
             raise RuntimeError("prepare() comes before launch()")
         return self._identity
@@ -151,7 +151,7 @@ class PostgresServer(LocalServer):
     def _connect(self) -> psycopg2.extensions.connection:
         return psycopg2.connect(self.url(), connect_timeout=5)
 
-    def _heal(self) -> None:
+    def _repair(self) -> None:
         """Repair or create the data folder.
 
         A folder that initdb didn't complete is removed and created again.
@@ -162,7 +162,7 @@ class PostgresServer(LocalServer):
                     f"{self.data} lacks parts of a PostgreSQL data folder; restore a backup, or start with "
                     f"an empty database: mv {self.folder} {self.folder}.broken"
                 )
-            self._who.own(self.data)
+            self._run_as.own(self.data)
             self._check_version()
             self._drop_stale_pid()
             self._keep_superuser_password()
@@ -173,12 +173,12 @@ class PostgresServer(LocalServer):
 
     def _initialise(self) -> None:
         self.data.mkdir(mode=0o700)
-        self._who.own(self.data)
+        self._run_as.own(self.data)
         password_file = self.folder / "superuser.password"
         try:
             password_file.touch(mode=0o600)
             password_file.write_text(self._superuser_password())
-            self._who.own(password_file)
+            self._run_as.own(password_file)
             self._run(
                 "initdb", "-D", self.data, "-U", SUPERUSER, f"--pwfile={password_file}",
                 "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C",
@@ -195,7 +195,7 @@ class PostgresServer(LocalServer):
         """
         mark = self.data / _COMPLETE
         mark.write_text(_hash(self._superuser_password()))
-        self._who.own(mark)
+        self._run_as.own(mark)
 
     def _check_version(self) -> None:
         """Raise StackError if another major version of PostgreSQL made the data folder."""
@@ -222,7 +222,7 @@ class PostgresServer(LocalServer):
         lines = "".join(f"{name} = {value}\n" for name, value in settings.items())
         for name, content in (("postgresql.conf", lines), ("pg_hba.conf", _HBA)):
             (self.data / name).write_text(content)
-            self._who.own(self.data / name)
+            self._run_as.own(self.data / name)
 
     def _drop_stale_pid(self) -> None:
         """Stop a server that still runs in this folder and remove a stale postmaster.pid.
@@ -250,7 +250,7 @@ class PostgresServer(LocalServer):
     def _run(self, program: str, *arguments: str | Path, said: str = "") -> str:
         done = process.run(
             (binary(program), *arguments),
-            before_exec=self._who.become,
+            before_exec=self._run_as.become,
             said=said,
             env=_environment(),
             cwd="/",

@@ -31,11 +31,11 @@ LOG_LIMIT_BYTES: Final = 5_000_000
 
 _PR_SET_PDEATHSIG: Final = 1
 # Ignores HTTP_PROXY: the addresses are on this machine.
-_DIRECTLY: Final = build_opener(ProxyHandler({}))
+_WITHOUT_PROXY: Final = build_opener(ProxyHandler({}))
 _POLL_SECONDS: Final = 0.02
 _RUN_SECONDS: Final = 120
 _TAIL_LENGTH: Final = 400
-_ROOM_BYTES: Final = (
+_FULL_BELOW_BYTES: Final = (
     16 << 20
 )  # PostgreSQL writes its log in files of 16 MB and ends when it can't create the next one
 
@@ -230,7 +230,7 @@ def tail(log: Path, lines: int = 2) -> str:
     """
     try:
         text = log.read_bytes()[-8_192:].decode("utf-8", errors="replace")
-        is_full = shutil.disk_usage(log.parent).free < _ROOM_BYTES
+        is_full = shutil.disk_usage(log.parent).free < _FULL_BELOW_BYTES
     except OSError:
         return ""
     said = [line.rstrip() for line in text.splitlines() if line.strip(" ^~|+-")]
@@ -292,7 +292,7 @@ def why_no_answer(url: str) -> str:
     Uses urllib, because importing httpx would add half a second to each start.
     """
     try:
-        with _DIRECTLY.open(url, timeout=2) as answer:
+        with _WITHOUT_PROXY.open(url, timeout=2) as answer:
             return "" if answer.status == HTTPStatus.OK else f"{url} answered {answer.status}"
     except (OSError, HTTPException) as error:
         return f"{url}: {error or type(error).__name__}"

@@ -85,13 +85,13 @@ def hold_run_lock(run_dir: Path) -> Iterator[None]:
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = _take(run_dir / LOCK)
+        lock = _try_lock(run_dir / LOCK)
     except OSError as error:
         raise StackError(
             f"{run_dir} can't be written: {error.strerror}; set CANDLEFLOW_DATA_DIR to another folder"
         ) from error
     if lock is None:
-        raise HeldError(_who_holds(run_dir))
+        raise HeldError(_already_running(run_dir))
     try:
         yield
     finally:
@@ -99,7 +99,7 @@ def hold_run_lock(run_dir: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _take(path: Path) -> int | None:
+def _try_lock(path: Path) -> int | None:
     """Lock the file and return its descriptor; None if another process holds the lock."""
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -115,7 +115,7 @@ def _take(path: Path) -> int | None:
         os.close(lock)
 
 
-def _who_holds(run_dir: Path) -> str:
+def _already_running(run_dir: Path) -> str:
     run = read_run(run_dir)
     if run is None:
         return f"candleflow is already starting on {run_dir.parent}"

@@ -39,16 +39,16 @@ def status(settings: Settings) -> dict[str, Any] | None:
 
     ``postgres_url`` contains the reader role's password, so show it to this user only.
     """
-    run = _living_run(settings)
-    settings = _in_force(settings, run)
+    run = _alive_run(settings)
+    settings = _settings_of(settings, run)
     processes = (
-        [] if run is None else [_described(settings, one.name, one.pid, one.state) for one in run.parts]
+        [] if run is None else [_describe(settings, one.name, one.pid, one.state) for one in run.parts]
     )
     known = {one["name"] for one in processes}
     for name in _heartbeat_names(settings):
         beat = read_heartbeat(settings.stack.run_dir, name)
         if name not in known and beat is not None and _lives(beat):
-            processes.append(_described(settings, name, beat.pid, beat.state))
+            processes.append(_describe(settings, name, beat.pid, beat.state))
     if run is None and not processes:
         return None
     return {
@@ -88,7 +88,7 @@ def run_status(settings: Settings, arguments: argparse.Namespace) -> int:
 
 def down(settings: Settings) -> int:
     """Stop what ``up`` or ``services`` started on this data folder; processes of other terminals continue."""
-    run = _living_run(settings)
+    run = _alive_run(settings)
     if run is not None:
         with contextlib.suppress(psutil.NoSuchProcess):
             supervisor = psutil.Process(run.pid)
@@ -139,14 +139,14 @@ def running_settings(settings: Settings) -> Settings:
 
     Its environment may differ from this one's, and it may have chosen the exchange.
     """
-    return _in_force(settings, _living_run(settings))
+    return _settings_of(settings, _alive_run(settings))
 
 
-def _in_force(settings: Settings, run: Run | None) -> Settings:
+def _settings_of(settings: Settings, run: Run | None) -> Settings:
     return settings if run is None else settings_module.load(**run.settings)
 
 
-def _living_run(settings: Settings) -> Run | None:
+def _alive_run(settings: Settings) -> Run | None:
     run = read_run(settings.stack.run_dir)
     return run if run is not None and run.is_alive() else None
 
@@ -167,7 +167,7 @@ def _lives(beat: Heartbeat) -> bool:
         return False
 
 
-def _described(settings: Settings, name: str, pid: int, state: str) -> dict[str, Any]:
+def _describe(settings: Settings, name: str, pid: int, state: str) -> dict[str, Any]:
     """Describe one process, with the status from its heartbeat if that has the same pid."""
     told: dict[str, Any] = {"name": name, "pid": pid, "state": state, "memory_mb": memory_mb(pid)}
     beat = read_heartbeat(settings.stack.run_dir, name)

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.1
 TRIM_EVERY_SECONDS: Final = 30.0
-SAY_SECONDS: Final = 5.0
+LATE_SECONDS: Final = 5.0
 """After this time the display says why a process isn't ready."""
 
 _RESTARTS: Final = partial(Backoff, 1.0, 30.0)
@@ -62,7 +62,7 @@ class Part:
     is_essential: bool = False
     """If true and the first start fails, the supervisor ends with that error."""
 
-    def last_words(self) -> str:
+    def last_log_lines(self) -> str:
         return self.why_it_ended() if self.why_it_ended else f"{process.tail(self.log)} (log: {self.log})"
 
 
@@ -122,7 +122,7 @@ class Supervisor:
             waiting.cancel()
         if not supervised.ready.is_set():
             await task
-            raise _not_started(supervised.part, supervised.part.last_words())
+            raise _not_started(supervised.part, supervised.part.last_log_lines())
 
     async def watch(self) -> None:
         """Raise the first error of any part. Until then, or until cancelled, keep the log files bounded."""
@@ -175,11 +175,11 @@ class Supervisor:
                 backoff.reset()
             if status == BAD_SETTING_STATUS:
                 # Retrying can't help: the setting stays wrong.
-                self._set(supervised, "failed", supervised.part.last_words())
+                self._set(supervised, "failed", supervised.part.last_log_lines())
                 return
             supervised.restarts += 1
             wait_seconds = backoff.next_delay()
-            words = f"ended with status {status}; restarting in {wait_seconds:.0f} s: {supervised.part.last_words()}"
+            words = f"ended with status {status}; restarting in {wait_seconds:.0f} s: {supervised.part.last_log_lines()}"
             self._set(supervised, "restarting", words)
             await asyncio.sleep(wait_seconds)
 
@@ -197,7 +197,7 @@ class Supervisor:
             supervised.child = part.launch()
             supervised.created_at = psutil.Process(supervised.child.pid).create_time()
             self._set(supervised, "starting")
-            await self._become_ready(supervised)
+            await self._wait_until_ready(supervised)
         except (CandleflowError, OSError, subprocess.SubprocessError, psutil.Error) as error:
             if part.is_essential and not supervised.ready.is_set():
                 raise (
@@ -207,28 +207,28 @@ class Supervisor:
         while supervised.is_alive:
             await asyncio.sleep(POLL_SECONDS)
         if part.is_essential and not supervised.ready.is_set():
-            raise _not_started(part, part.last_words())
+            raise _not_started(part, part.last_log_lines())
         if supervised.child is None:
             return 1
         process.kill_group(supervised.child.pid)
         return supervised.child.returncode
 
-    async def _become_ready(self, supervised: SupervisedPart) -> None:
+    async def _wait_until_ready(self, supervised: SupervisedPart) -> None:
         began_at = time.monotonic()
         while supervised.part.is_ready is not None and supervised.is_alive:
             if await in_thread(supervised.part.is_ready):
                 break
-            self._say_late(supervised, time.monotonic() - began_at)
+            self._report_late(supervised, time.monotonic() - began_at)
             await asyncio.sleep(POLL_SECONDS)
         if supervised.is_alive:
             self._set(supervised, "running")
             supervised.ready.set()
 
-    def _say_late(self, supervised: SupervisedPart, waited_seconds: float) -> None:
+    def _report_late(self, supervised: SupervisedPart, waited_seconds: float) -> None:
         """Show why a part isn't ready. Raises StackError when ``ready_seconds`` are over."""
-        if waited_seconds < min(SAY_SECONDS, supervised.part.ready_seconds):
+        if waited_seconds < min(LATE_SECONDS, supervised.part.ready_seconds):
             return
-        why = supervised.part.not_ready() if supervised.part.not_ready else supervised.part.last_words()
+        why = supervised.part.not_ready() if supervised.part.not_ready else supervised.part.last_log_lines()
         if waited_seconds >= supervised.part.ready_seconds and not supervised.ready.is_set():
             raise _not_started(supervised.part, f"not ready after {waited_seconds:.0f} s: {why}")
         if supervised.message != why:

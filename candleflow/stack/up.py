@@ -161,7 +161,7 @@ class _Session:
 
     async def _work(self) -> None:
         self._write_run()
-        java_home, kafka_jars = await self._get_ready()
+        java_home, kafka_jars = await self._prepare_start()
         with self._display:
             showing = asyncio.create_task(self._show())
             starting = asyncio.create_task(self._start(java_home, kafka_jars))
@@ -192,7 +192,7 @@ class _Session:
             (self._settings.stack.run_dir / f"{supervised.part.name}.json").unlink(missing_ok=True)
         remove_run(self._settings.stack.run_dir)
 
-    async def _get_ready(self) -> tuple[Path, list[Path]]:
+    async def _prepare_start(self) -> tuple[Path, list[Path]]:
         """Check the ports, choose the exchange and find Java and the jars.
 
         Returns JAVA_HOME and Kafka's jars.
@@ -201,7 +201,7 @@ class _Session:
         if self._command == "up":
             ports.append(local.dashboard_port(self._settings))
         local.check_ports(ports)
-        assets = asyncio.create_task(in_thread(self._assets))
+        assets = asyncio.create_task(in_thread(self._java_and_jars))
         try:
             if self._command == "up":
                 await self._choose_exchange()
@@ -216,7 +216,7 @@ class _Session:
         self._write_run()
         return java_home, kafka_jars
 
-    def _assets(self) -> tuple[Path, list[Path]]:
+    def _java_and_jars(self) -> tuple[Path, list[Path]]:
         cache, url = self._settings.stack.cache_path, self._settings.stack.maven_url
         java_home = find_java(cache, console=self._console)
         kafka_jars = ensure_jars("kafka", cache, maven_url=url, console=self._console)
@@ -252,7 +252,7 @@ class _Session:
                 self._supervisor.start(self._child("simulator", "simulate"))
             self._supervisor.start(self._child(self._settings.producer_name, "producer"))
         await self._supervisor.ready(postgres_part)
-        await in_thread(partial(_provide, settings, postgres))
+        await in_thread(partial(_prepare_database, settings, postgres))
         if self._command == "up":
             await self._wait_for_page()
             # Started last, because the user doesn't wait for them.
@@ -412,7 +412,7 @@ def _server_part(name: str, server: LocalServer, ready_seconds: float) -> Part:
     )
 
 
-def _provide(settings: Settings, postgres: PostgresServer) -> None:
+def _prepare_database(settings: Settings, postgres: PostgresServer) -> None:
     """Create the owner role, the database and the schema, as far as they don't exist."""
     address = settings.database
     postgres.provide(address.owner, address.name, settings.postgres.owner_password)

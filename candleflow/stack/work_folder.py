@@ -31,8 +31,8 @@ def work_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
         within = parent or _temporary_folder()
         for left in within.glob(f"{prefix}*"):
             with suppress(OSError):  # in use, another user's, or already removed by another process
-                _remove_unless_held(left)
-        folder, lock = _made(prefix, within)
+                _remove_unless_locked(left)
+        folder, lock = _create(prefix, within)
     except OSError as error:
         setting = "CANDLEFLOW_DATA_DIR" if parent else "TMPDIR"
         raise StackError(
@@ -55,7 +55,7 @@ def _temporary_folder() -> Path:
     return Path(found if re.fullmatch(r"[A-Za-z0-9._/+@=~-]+", found) else "/tmp")  # nosec B108 # noqa: S108 - made by mkdtemp
 
 
-def _made(prefix: str, within: Path) -> tuple[Path, int]:
+def _create(prefix: str, within: Path) -> tuple[Path, int]:
     """Create and lock a folder; return it with the lock's descriptor, which child processes don't inherit."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=within))
@@ -66,7 +66,7 @@ def _made(prefix: str, within: Path) -> tuple[Path, int]:
         os.close(lock)
 
 
-def _remove_unless_held(folder: Path) -> None:
+def _remove_unless_locked(folder: Path) -> None:
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.fstat(lock).st_uid == os.getuid():

@@ -72,7 +72,7 @@ def repository() -> Iterator[Repository]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting_between_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jar_download, "_PAUSES", lambda: Backoff(0.0, 0.0))
+    monkeypatch.setattr(jar_download, "_RETRY_DELAYS", lambda: Backoff(0.0, 0.0))
 
 
 def fetched(repository: Repository, folder: Path, console: Console | None = None) -> list[Path]:

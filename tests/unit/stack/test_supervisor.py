@@ -135,7 +135,7 @@ async def test_an_essential_part_that_is_not_ready_in_time_is_an_error_with_the_
 
 
 async def test_a_late_part_shows_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("candleflow.stack.supervisor.SAY_SECONDS", 0.1)
+    monkeypatch.setattr("candleflow.stack.supervisor.LATE_SECONDS", 0.1)
     answers = [False]
     async with supervisor() as (one, _):
         late = one.start(

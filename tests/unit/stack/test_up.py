@@ -28,7 +28,7 @@ async def test_a_page_that_never_answers_is_reported_with_the_reason_and_blocks_
     forever = partial(process.spawn, [sys.executable, "-S", "-c", "import signal; signal.pause()"], log=log)
     page = Part("dashboard", forever, log, is_ready=lambda: False, not_ready=lambda: "HTTP Error 404")
     monkeypatch.setattr(up, "_PAGE_SECONDS", 0.2)
-    monkeypatch.setattr("candleflow.stack.supervisor.SAY_SECONDS", 0.0)
+    monkeypatch.setattr("candleflow.stack.supervisor.LATE_SECONDS", 0.0)
     monkeypatch.setattr(one, "_page", lambda: page)
     try:
         async with asyncio.timeout(20):
