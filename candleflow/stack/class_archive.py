@@ -55,7 +55,7 @@ class ClassArchive:
 
     def find(self) -> Path | None:
         """Return the archive's file if it exists and its SHA-256 is right, else None."""
-        return next(filter(_is_whole, self._files()), None)
+        return next(filter(_is_intact, self._files()), None)
 
     def java_options(self, listing: Path) -> list[str]:
         """Return the JVM options that use the archive or, if there is none yet, list the classes."""
@@ -75,8 +75,8 @@ class ClassArchive:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self.folder / f"{self.kind}.lock") as is_alone:
-                if not is_alone or self.find() is not None:
+            with _locked(self.folder / f"{self.kind}.lock") as is_ours:
+                if not is_ours or self.find() is not None:
                     return False
                 self._make(listing, class_path)
         except (OSError, subprocess.SubprocessError) as error:
@@ -87,11 +87,11 @@ class ClassArchive:
         return self.folder.glob(f"{self.kind}-{self.key}-*.jsa")
 
     def _make(self, listing: Path, class_path: str) -> None:
-        beside, classes = self.folder / f"{self.kind}.part", self.folder / f"{self.kind}.classes"
+        unfinished, classes = self.folder / f"{self.kind}.part", self.folder / f"{self.kind}.classes"
         try:
             # The JVM is still writing the list, so its last line may be incomplete.
             classes.write_bytes(listing.read_bytes().rpartition(b"\n")[0] + b"\n")
-            files = (f"-XX:SharedClassListFile={classes}", f"-XX:SharedArchiveFile={beside}")
+            files = (f"-XX:SharedClassListFile={classes}", f"-XX:SharedArchiveFile={unfinished}")
             done = process.run(
                 (self.java_home / "bin" / "java", *_MAKE, *files, "-cp", class_path),
                 before_exec=_lower_priority,
@@ -99,15 +99,15 @@ class ClassArchive:
                 cwd=self.folder,
             )
             if done.returncode:
-                said = (done.stderr or done.stdout).strip()[-400:]
+                output = (done.stderr or done.stdout).strip()[-400:]
                 raise StackError(
-                    f"{self.kind}'s classes can't be archived: java ended with {done.returncode}: {said}"
+                    f"{self.kind}'s classes can't be archived: java ended with {done.returncode}: {output}"
                 )
             for broken in self._files():
                 broken.unlink()
-            beside.replace(self.folder / f"{self.kind}-{self.key}-{_digest(beside)}.jsa")
+            unfinished.replace(self.folder / f"{self.kind}-{self.key}-{_digest(unfinished)}.jsa")
         finally:
-            beside.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             classes.unlink(missing_ok=True)
         self._remove_old()
 
@@ -139,12 +139,12 @@ def _archive(kind: Kind, cache_dir: Path, java_home: Path, jars: Sequence[Path])
 
 def _key(java_home: Path, jars: Sequence[Path]) -> str:
     """Hash what a JVM compares with its archive: its build, and each jar's path, size and change time."""
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for one in (java_home / "release", java_home / "lib" / "modules", *jars):
         with contextlib.suppress(OSError):  # a missing file must not prevent the start
             stat = one.stat()
-            told.update(f"{one}\0{stat.st_size}\0{int(stat.st_mtime)}\n".encode())
-    return told.hexdigest()[:16]
+            digest.update(f"{one}\0{stat.st_size}\0{int(stat.st_mtime)}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 @contextlib.contextmanager
@@ -163,7 +163,7 @@ def _lower_priority() -> None:
     os.nice(10)
 
 
-def _is_whole(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     try:
         return path.stem.endswith(_digest(path))
     except OSError:

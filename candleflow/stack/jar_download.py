@@ -87,10 +87,10 @@ def _is_final(error: Exception) -> bool:
 def _download(
     client: httpx.Client, jar: Jar, folder: Path, url: str, advance: Advance, stopping: threading.Event
 ) -> None:
-    beside = folder / f".{jar.name}.{os.getpid()}.part"
+    unfinished = folder / f".{jar.name}.{os.getpid()}.part"
     digest, size = hashlib.sha256(), 0
     try:
-        with client.stream("GET", url) as answer, beside.open("wb") as file:
+        with client.stream("GET", url) as answer, unfinished.open("wb") as file:
             answer.raise_for_status()
             for chunk in answer.iter_bytes(_CHUNK_BYTES):
                 if stopping.is_set() or size > jar.size_bytes:
@@ -100,12 +100,12 @@ def _download(
                 size += len(chunk)
                 advance(len(chunk))
         _check(jar, digest.hexdigest(), size)
-        beside.replace(folder / jar.name)
+        unfinished.replace(folder / jar.name)
     except BaseException:
         advance(-size)
         raise
     finally:
-        beside.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def _check(jar: Jar, sha256: str, size_bytes: int) -> None:

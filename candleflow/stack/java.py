@@ -112,7 +112,7 @@ def machine() -> str:
 
 
 def _download(folder: Path, console: Console) -> Path:
-    """Download Eclipse Temurin, verify it, unpack it beside its place and then move it there."""
+    """Download Eclipse Temurin, verify it, unpack it and move it into place."""
     found = locked().get(machine())
     if found is None:
         raise StackError(_advice())
@@ -121,14 +121,14 @@ def _download(folder: Path, console: Console) -> Path:
     )
     from candleflow.stack.java_download import fetch  # imported here, as only a download needs it
 
-    beside = folder / f".part-{os.getpid()}"
+    unfinished = folder / f".part-{os.getpid()}"
     try:
-        beside.mkdir(parents=True)
-        place = _unpack(fetch(f"{BASE}/{found[1]}", found[0], beside), folder)
+        unfinished.mkdir(parents=True)
+        place = _unpack(fetch(f"{BASE}/{found[1]}", found[0], unfinished), folder)
     except (OSError, tarfile.TarError) as error:
         raise StackError(f"{_advice()} (downloading it failed: {error})") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     for home in (place, place / "Contents" / "Home"):
         if is_suitable(home):
             return home
@@ -141,7 +141,7 @@ def _unpack(archive: Path, folder: Path) -> Path:
     with tarfile.open(archive) as content:
         # Python before 3.11.4 has no filter. The archive is safe anyway: its SHA-256 was verified.
         safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        content.extractall(into, **safely)  # type: ignore[arg-type]  # nosec B202 # noqa: S202 - as said
+        content.extractall(into, **safely)  # type: ignore[arg-type]  # nosec B202 # noqa: S202 - verified above
     (unpacked,) = into.iterdir()
     place = folder / unpacked.name
     if not place.exists():

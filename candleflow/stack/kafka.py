@@ -129,8 +129,8 @@ class KafkaServer(LocalServer):
 
     def why_it_ended(self) -> str:
         """Return the last lines of the server log, or else of the console log, and the server log's path."""
-        said = process.tail(self.log) or process.tail(self.folder / "logs" / "console.log")
-        return f"{said} (log: {self.log})"
+        last_lines = process.tail(self.log) or process.tail(self.folder / "logs" / "console.log")
+        return f"{last_lines} (log: {self.log})"
 
     def _prepare(self) -> None:
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
@@ -191,14 +191,14 @@ class KafkaServer(LocalServer):
     def _repair(self) -> None:
         """Format the folder if it isn't, and restore a broken ``meta.properties`` from its copy."""
         meta, copy = self.data / _META, self.folder / f"{_META}.copy"
-        if _is_whole(meta):
+        if _is_complete(meta):
             if not copy.exists() or copy.read_bytes() != meta.read_bytes():
                 _write_atomically(copy, meta.read_bytes())
         elif not _has_partitions(self.data):
             shutil.rmtree(self.data, ignore_errors=True)
             self._format()
             _write_atomically(copy, meta.read_bytes())
-        elif _is_whole(copy):
+        elif _is_complete(copy):
             _write_atomically(meta, copy.read_bytes())
         else:
             raise StackError(
@@ -210,7 +210,7 @@ class KafkaServer(LocalServer):
         cluster_id = self._cluster_id or new_cluster_id()
         arguments = ("format", "-t", cluster_id, "-c", self._server_properties)
         done = process.run(self._command(_FORMAT, *arguments), cwd=self.folder)
-        if done.returncode or not _is_whole(self.data / _META):
+        if done.returncode or not _is_complete(self.data / _META):
             raise StackError(
                 f"Kafka's folder could not be formatted: {(done.stderr or done.stdout).strip()[-400:]}"
             )
@@ -224,7 +224,7 @@ def new_cluster_id() -> str:
             return made
 
 
-def _is_whole(meta: Path) -> bool:
+def _is_complete(meta: Path) -> bool:
     """Return whether the file has all properties that Kafka needs."""
     try:
         lines = meta.read_text("utf-8").splitlines()
@@ -240,6 +240,6 @@ def _has_partitions(data: Path) -> bool:
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    beside = path.with_name(f"{path.name}.tmp")
-    beside.write_bytes(content)
-    beside.replace(path)
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)

@@ -244,14 +244,14 @@ class PostgresServer(LocalServer):
             return
         self._configure()
         statement = f"ALTER ROLE {SUPERUSER} PASSWORD '{password}'\n"  # token_urlsafe has no quote
-        self._run("postgres", "--single", "-D", self.data, "postgres", said=statement)
+        self._run("postgres", "--single", "-D", self.data, "postgres", stdin=statement)
         self._mark_complete()
 
-    def _run(self, program: str, *arguments: str | Path, said: str = "") -> str:
+    def _run(self, program: str, *arguments: str | Path, stdin: str = "") -> str:
         done = process.run(
             (binary(program), *arguments),
             before_exec=self._run_as.become,
-            said=said,
+            stdin=stdin,
             env=_environment(),
             cwd="/",
         )

@@ -89,13 +89,13 @@ def run(
     arguments: Sequence[str | Path],
     *,
     before_exec: Callable[[], None] | None = None,
-    said: str = "",
+    stdin: str = "",
     within_seconds: float = _RUN_SECONDS,
     **more: Any,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program until it ends; ``kill_runs`` in another thread kills it.
+    """Run a program with ``stdin`` as its input until it ends; ``kill_runs`` in another thread kills it.
 
-    Raises OSError or SubprocessError; TimeoutExpired, one of these, when the time is up.
+    Raises OSError or SubprocessError, such as TimeoutExpired when the time is up.
     """
     parent = os.getpid()
 
@@ -111,12 +111,12 @@ def run(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=prepare,  # noqa: PLW1509 - as above
+        preexec_fn=prepare,  # noqa: PLW1509 - calls nothing that takes a lock
         **more,
     ) as started:
         _running.add(started)
         try:
-            out, errors = started.communicate(said, timeout=within_seconds)
+            out, errors = started.communicate(stdin, timeout=within_seconds)
         finally:
             _running.discard(started)
             kill_group(started.pid)
@@ -233,11 +233,11 @@ def tail(log: Path, lines: int = 2) -> str:
         is_full = shutil.disk_usage(log.parent).free < _FULL_BELOW_BYTES
     except OSError:
         return ""
-    said = [line.rstrip() for line in text.splitlines() if line.strip(" ^~|+-")]
+    written = [line.rstrip() for line in text.splitlines() if line.strip(" ^~|+-")]
     # An indented line belongs to a traceback, whose last line names the error.
-    last = [line for line in said[-lines:] if not line.startswith((" ", "\t"))]
-    words = [f"no space is left on the disk of {log.parent}"] if is_full else []
-    return " | ".join([*words, " | ".join(last)[-_TAIL_LENGTH:]])
+    last = [line for line in written[-lines:] if not line.startswith((" ", "\t"))]
+    notes = [f"no space is left on the disk of {log.parent}"] if is_full else []
+    return " | ".join([*notes, " | ".join(last)[-_TAIL_LENGTH:]])
 
 
 def free_port(host: str = LOOPBACK) -> int:

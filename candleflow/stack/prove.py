@@ -233,11 +233,11 @@ class _Pipeline:
 
     def _counts(self) -> tuple[int, int, int]:
         """Return the trades sent and published, from the heartbeats, and received, from the database."""
-        told = []
+        counts = []
         for name, count in (("simulator", "sent"), ("producer", "published")):
             beat = read_heartbeat(self.settings.stack.run_dir, name)
-            told.append(int(beat.counts.get(count, 0)) if beat is not None else 0)
-        return told[0], told[1], self._outcomes().get("received", 0)
+            counts.append(int(beat.counts.get(count, 0)) if beat is not None else 0)
+        return counts[0], counts[1], self._outcomes().get("received", 0)
 
     def _outcomes(self) -> dict[str, int]:
         return self._candles().counts()

@@ -68,9 +68,9 @@ def read_run(run_dir: Path) -> Run | None:
 
 
 def write_run(run_dir: Path, run: Run) -> None:
-    beside = run_dir / f"{FILE}.tmp"
-    beside.write_text(json.dumps(asdict(run), indent=1))
-    beside.replace(run_dir / FILE)
+    unfinished = run_dir / f"{FILE}.tmp"
+    unfinished.write_text(json.dumps(asdict(run), indent=1))
+    unfinished.replace(run_dir / FILE)
 
 
 def remove_run(run_dir: Path) -> None:

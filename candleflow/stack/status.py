@@ -169,10 +169,10 @@ def _lives(beat: Heartbeat) -> bool:
 
 def _describe(settings: Settings, name: str, pid: int, state: str) -> dict[str, Any]:
     """Describe one process, with the status from its heartbeat if that has the same pid."""
-    told: dict[str, Any] = {"name": name, "pid": pid, "state": state, "memory_mb": memory_mb(pid)}
+    described: dict[str, Any] = {"name": name, "pid": pid, "state": state, "memory_mb": memory_mb(pid)}
     beat = read_heartbeat(settings.stack.run_dir, name)
     if beat is not None and beat.pid == pid:
-        told |= {
+        described |= {
             "state": beat.state if state == "running" else state,
             "message": beat.message,
             "started_at": beat.started_at,
@@ -180,7 +180,7 @@ def _describe(settings: Settings, name: str, pid: int, state: str) -> dict[str, 
             "counts": beat.counts,
             "by_label": beat.by_label,
         }
-    return told
+    return described
 
 
 def memory_mb(pid: int) -> int:

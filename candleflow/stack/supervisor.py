@@ -179,8 +179,9 @@ class Supervisor:
                 return
             supervised.restarts += 1
             wait_seconds = backoff.next_delay()
-            words = f"ended with status {status}; restarting in {wait_seconds:.0f} s: {supervised.part.last_log_lines()}"
-            self._set(supervised, "restarting", words)
+            last_lines = supervised.part.last_log_lines()
+            message = f"ended with status {status}; restarting in {wait_seconds:.0f} s: {last_lines}"
+            self._set(supervised, "restarting", message)
             await asyncio.sleep(wait_seconds)
 
     async def _run_once(self, supervised: SupervisedPart) -> int:

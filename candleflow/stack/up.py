@@ -150,11 +150,11 @@ class _Session:
             if one != signal.SIGHUP or signal.getsignal(one) is not signal.SIG_IGN:
                 loop.add_signal_handler(one, stop.set)
         work = asyncio.create_task(self._work())
-        told = asyncio.create_task(stop.wait())
+        stop_requested = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait([work, told], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([work, stop_requested], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await self._stop(work, told)
+            await self._stop(work, stop_requested)
         if not work.cancelled():
             await work  # raises the error that ended it, if any
         return 0
@@ -175,10 +175,10 @@ class _Session:
                     task.cancel()
                 await asyncio.gather(showing, starting, watching, return_exceptions=True)
 
-    async def _stop(self, work: asyncio.Task[None], told: asyncio.Task[bool]) -> None:
-        if told.done():
+    async def _stop(self, work: asyncio.Task[None], stop_requested: asyncio.Task[bool]) -> None:
+        if stop_requested.done():
             self._display.say("stopping")
-        told.cancel()
+        stop_requested.cancel()
         work.cancel()
         process.kill_runs()
         await asyncio.wait([work])

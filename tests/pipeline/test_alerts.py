@@ -330,7 +330,7 @@ class Clocked:
         self.seconds = 0.0
         self._book = book
         self._rule_id = scene.rule("above", "100")
-        self._create = 0
+        self._made = 0
         way = channels(scene.settings)["phone"]
         self.sender = ChannelSender(
             way, book, threading.Event(), self._picture_of, steady=lambda: self.seconds
@@ -338,9 +338,9 @@ class Clocked:
 
     def alert(self) -> None:
         """One more is decided."""
-        self._create += 1
-        alert = Alert(self._create * SECOND_US, now_us(), f"alert {self._create}", "brief", ["phone"])
-        self._book.decide([Decision(self._rule_id, "BTCUSDT", self._create - 1, {}, alert)])
+        self._made += 1
+        alert = Alert(self._made * SECOND_US, now_us(), f"alert {self._made}", "brief", ["phone"])
+        self._book.decide([Decision(self._rule_id, "BTCUSDT", self._made - 1, {}, alert)])
 
     def step(self, seconds: float = 1.0) -> int:
         self.seconds += seconds
