@@ -40,7 +40,7 @@ on-emr := tests/engine tests/property/test_candles.py tests/unit/stack/test_jars
 	tests/pipeline/test_backfill.py::test_a_recorded_day_is_exact_in_milliseconds_and_in_microseconds \
 	tests/pipeline/test_processor.py::test_trades_become_exact_candles_and_a_stop_leaves_nothing \
 	tests/pipeline/test_processor.py::test_kills_repetition_disorder_and_lost_connections_change_no_candle \
-	tests/pipeline/test_processor.py::test_bad_records_go_aside_with_their_reason_and_stop_nothing \
+	tests/pipeline/test_processor.py::test_bad_records_go_to_the_dead_letter_topic_with_their_reason_and_stop_nothing \
 	"tests/pipeline/test_recording.py::test_every_candle_of_a_recording_is_exact_the_whole_way[trades only]" \
 	"tests/faults/test_spark_cluster.py::test_a_cluster_with_a_worker_killed_makes_the_same_candles[by spark-submit]"
 
