@@ -270,7 +270,7 @@ class Identity:
     capability: int | None = None
 
     def become(self) -> None:
-        """Switch this process to that user for good. Call it in a child process before its program starts."""
+        """Switch this process to that user, irreversibly. Call it in a child before its program starts."""
         if self.user is None:
             return
         if self.capability is not None:

@@ -48,7 +48,8 @@ def run_backfill(settings: Settings, arguments: argparse.Namespace) -> int:
 def spark_files(settings: Settings, name: str) -> Iterator[SparkFiles]:
     """Provide Java, the jars and a work folder for Spark. Downloads what is missing.
 
-    Under spark-submit only the work folder is needed. Raises StackError if Java or a jar can't be had.
+    Under spark-submit only the work folder is needed. Raises StackError if Java or a jar can't be found or
+    downloaded.
     """
     # In the temporary folder: Spark splits this path at commas, which the data folder's path may have.
     with work_folder(f"candleflow-{name}-") as work_dir:

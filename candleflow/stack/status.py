@@ -29,7 +29,7 @@ from candleflow.store.credentials import Role
 from candleflow.telemetry import Heartbeat, read_heartbeat
 
 HEARTBEAT_NAMES: Final = ("simulator", "producer", "processor", "dashboard", "alerts", "audit", "forecaster")
-"""The processes that write a heartbeat file, whoever started them."""
+"""The processes that write a heartbeat file, started by ``up`` or by a user."""
 
 _DOWN_SECONDS: Final = 20.0
 

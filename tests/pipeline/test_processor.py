@@ -269,7 +269,7 @@ def test_trades_become_exact_candles_and_a_stop_leaves_nothing(scene: Scene) -> 
         processor.process.send_signal(signal.SIGTERM)
         assert processor.process.wait(STOP_SECONDS) == 0
         assert not [one for one in jvm if one.is_running()]
-    # The number of late trades is left out: the trades are hours old, so it depends on when the clock closes
+    # The late trades aren't counted here: the trades are hours old, so it depends on when the clock closes
     # their candles.
     assert {"received": 3_000, "merged": 3_000}.items() <= scene.counts().items()
     assert "Traceback" not in processor.said()
