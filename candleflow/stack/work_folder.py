@@ -46,7 +46,7 @@ def work_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
 
 
 def _temporary_folder() -> Path:
-    """Return the system's temporary folder, or /tmp if its path has a space, a comma or another special character.
+    """Return the system's temporary folder, or /tmp if its path has spaces or special characters.
 
     Spark escapes a checkpoint's path twice, so it would create ``/a%20b`` for ``/a b`` and leave it behind.
     And it splits ``spark.local.dir`` at commas.
