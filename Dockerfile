@@ -1,22 +1,23 @@
-# One image for every process of ours: docker-compose.yml names the command of each. For a base that can't change
-# under you, build with PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:<its digest>.
+# One image for all Candleflow processes; docker-compose.yml gives each service its command. To pin the base image,
+# build with PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:<its digest>.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /build
 COPY deploy/uv.txt requirements.txt ./
-# Nothing is installed but what the two files name, each package by its hash.
+# pip and uv install only what the two files list, and verify each package's hash.
 RUN python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes -r uv.txt \
     && uv venv /opt/venv \
     && uv pip install --no-cache --python /opt/venv/bin/python --compile-bytecode --require-hashes -r requirements.txt
-# Spark's connectors, by their SHA-256 too. Only what fetching needs is copied: another change fetches nothing anew.
+# Download Spark's connectors and verify their SHA-256. Only the modules that the download needs are copied, so a change
+# elsewhere in the code doesn't invalidate this layer.
 COPY candleflow/__init__.py candleflow/backoff.py candleflow/command.py candleflow/errors.py candleflow/proxies.py candleflow/
 COPY candleflow/stack/__init__.py candleflow/stack/jar_lock.py candleflow/stack/jars.py candleflow/stack/jar_download.py candleflow/stack/jars.lock candleflow/stack/
 ARG MAVEN_URL=https://repo1.maven.org/maven2
 RUN /opt/venv/bin/python -c "import sys; from pathlib import Path; from candleflow.stack.jars import ensure_jars; ensure_jars('spark', Path('/opt/cache'), maven_url=sys.argv[1])" "${MAVEN_URL}"
 
 FROM ${PYTHON_IMAGE}
-# Spark's JVM. Debian withdraws an older version as soon as it has a newer one, so none is named.
+# Spark's JVM. No version is pinned, because Debian removes the old one as soon as it publishes a newer one.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends openjdk-17-jre-headless \
@@ -24,7 +25,8 @@ RUN apt-get update \
     && useradd --uid 10001 --create-home --shell /usr/sbin/nologin candleflow \
     && install --directory --owner=candleflow --group=candleflow /data
 COPY --from=build /opt/venv /opt/venv
-# Its own, as archives of the jars' classes are kept beside them; each start verifies the jars.
+# The candleflow user owns the cache: Spark's class-data archives (CDS) are written beside the jars. Each start verifies
+# the jars.
 COPY --from=build --chown=candleflow:candleflow /opt/cache /opt/cache
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -37,7 +39,7 @@ COPY LICENSE producer.py processor.py dashboard.py alerts.py forecaster.py ./
 COPY .streamlit .streamlit
 COPY deploy/healthcheck.py deploy/
 COPY candleflow candleflow
-# The Java there is must do for Spark, or the image is not to be had.
+# Fail the build if the installed Java can't run Spark.
 RUN python -m compileall -q candleflow \
     && python -c "from pathlib import Path; from candleflow.stack.java import is_suitable; raise SystemExit(not any(map(is_suitable, Path('/usr/lib/jvm').iterdir())))"
 USER 10001:10001

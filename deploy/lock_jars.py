@@ -1,7 +1,7 @@
-"""Write candleflow/stack/jars.lock anew: `make lock-jars`. Needs mvn, which users of the lock don't.
+"""Write candleflow/stack/jars.lock (`make lock-jars`). Needs mvn; users of the lock don't.
 
-Maven works out what each bundle needs; what pyspark ships itself is left out of the `spark` bundle. Each
-file's SHA-256 is taken from the file that Maven verified against the repository's own checksum.
+Maven resolves the dependencies of each bundle. The `spark` bundle leaves out the jars that pyspark ships.
+Maven verifies each download against the repository's checksum; the SHA-256 is computed from that file.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ LOCK = Path(__file__).parent.parent / "candleflow" / "stack" / "jars.lock"
 BUNDLES = {
     "kafka": [
         ("org.apache.kafka", "kafka_2.13", "4.4.0"),
-        # Kafka's own jars name slf4j 1.7 with no binding: without one it logs nothing.
+        # Kafka depends on slf4j 1.7 but ships no binding, without which it logs nothing.
         ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.5"),
     ],
     "spark": [
         ("org.apache.spark", "spark-sql-kafka-0-10_2.13", "4.2.0"),
         ("org.postgresql", "postgresql", "42.7.14"),
-        # Hadoop's local file system forks a process for each file operation; this one doesn't.
+        # Hadoop's own local file system forks a process for each file operation. This one doesn't.
         ("com.globalmentor", "hadoop-bare-naked-local-fs", "0.1.0"),
     ],
 }
-# Annotations that no class needs at run time.
+# These jars contain only annotations, which no class needs at run time.
 NEEDLESS = {"checker-qual"}
 
 
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _resolve(wanted: list[tuple[str, str, str]]) -> list[tuple[str, Path]]:
-    """Path on Maven Central and local file of each jar needed at run time, sorted."""
+    """Return the path on Maven Central and the local file of each jar needed at run time, sorted."""
     dependencies = "".join(
         f"<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId><version>{version}</version></dependency>"
         for group, name, version in wanted
@@ -77,12 +77,12 @@ def _resolve(wanted: list[tuple[str, str, str]]) -> list[tuple[str, Path]]:
 def _pyspark_jars() -> list[Path]:
     spec = util.find_spec("pyspark")
     if spec is None or spec.origin is None:
-        sys.exit("pyspark is not installed here: what it ships is left out of the lock")
+        sys.exit("pyspark is not installed: its jars must be known, to leave them out of the lock")
     return list((Path(spec.origin).parent / "jars").glob("*.jar"))
 
 
 def _artifact(file_name: str) -> str:
-    """``kafka-clients`` of ``kafka-clients-3.9.2.jar``."""
+    """Return ``kafka-clients`` for ``kafka-clients-3.9.2.jar``."""
     return re.sub(r"-\d[\w.\-]*\.jar$", "", file_name)
 
 

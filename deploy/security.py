@@ -1,8 +1,8 @@
-"""`make security`: unsafe code (bandit), secrets in what is tracked (detect-secrets), known vulnerabilities
-of what the locks name (pip-audit).
+"""Search for unsafe code (bandit), secrets (detect-secrets) and vulnerable packages (pip-audit).
 
-Each tool is a program of .venv-checkers. The end is 1 where any of them finds something or can't be run.
-Where no service tells of vulnerabilities, as without a network, a line says so and nothing fails.
+Run it by `make security`. The tools are installed in .venv-checkers. The exit status is 1 if a tool finds
+something or can't run. If no vulnerability service can be reached, for example without a network, a line says
+so and the check passes.
 """
 
 from __future__ import annotations
@@ -23,48 +23,48 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 TOOLS: Final = ROOT / ".venv-checkers" / "bin"
 
 LOCKED: Final = "[-]hash=sha256:"
-"""On lines of pip's files that pin a package."""
+"""Lines of pip's lock files that contain a hash, which looks like a secret."""
 
 NO_SECRETS: Final = r"canary|^(scram-sha-256|password|given|forgotten|made-up|secret|p%40ss\S*)$"
-"""What looks like a secret and is none: what tests make up and look for afterwards, the password in an
-example of a docstring, and a method's name."""
+"""Strings that look like secrets but aren't: made-up ones in tests, an example in a docstring, a method's
+name."""
 
 IGNORED: Final[Mapping[str, str]] = {}
-"""Vulnerabilities that don't matter here, by id, each with the reason why not."""
+"""Vulnerabilities that don't affect us: id and reason."""
 
 SERVICES: Final = (("pypi",), ("osv",))
-"""Who is asked for vulnerabilities, as pip-audit names them; the first that can tell."""
+"""Vulnerability services, as pip-audit names them. The first that works is used."""
 VULNERABLE: Final = "requests==2.19.0"
-"""One whose vulnerabilities have long been known: who doesn't know of them tells nothing of others either."""
+"""A package with well-known vulnerabilities. A service that doesn't report them doesn't work."""
 _ANSWER_SECONDS: Final = "10"
 _PIN: Final = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*])?==([^\s;\\]+)")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one of the searches has to say, and whether that is bad."""
+    """The report of one search, and whether the check fails."""
 
     says: str
     is_bad: bool
 
 
-def run(tool: str, *arguments: str | Path, said: str = "") -> subprocess.CompletedProcess[str]:
+def run(tool: str, *arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command = [TOOLS / tool, *arguments]
-    return subprocess.run(command, cwd=ROOT, input=said, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)
 
 
 def unsafe_code(paths: Sequence[str | Path]) -> Outcome:
-    """Bandit's findings; its settings are in pyproject.toml."""
+    """Run bandit, whose settings are in pyproject.toml."""
     found = run("bandit", "--quiet", "--configfile", ROOT / "pyproject.toml", "--recursive", *paths)
     if found.returncode == 0:
         return Outcome("bandit: nothing found", is_bad=False)
-    # It warns of each line of a statement that a `nosec` in it is not for.
+    # Bandit warns about each line of a statement to which a `nosec` in it doesn't apply.
     problems = [line for line in found.stderr.splitlines() if "nosec encountered" not in line]
     return Outcome("\n".join(["bandit:", found.stdout, *problems]), is_bad=True)
 
 
 def secrets(paths: Sequence[str | Path]) -> Outcome:
-    """What looks like a secret, without asking any server whether it is one."""
+    """Search for strings that look like secrets, without verifying them at a server."""
     options = ("--no-verify", "--exclude-secrets", NO_SECRETS, "--exclude-lines", LOCKED)
     found = run("detect-secrets-hook", *options, *paths)
     if found.returncode == 0:
@@ -73,9 +73,9 @@ def secrets(paths: Sequence[str | Path]) -> Outcome:
 
 
 def vulnerabilities(locks: Sequence[Path], services: Sequence[Sequence[str]] = SERVICES) -> Outcome:
-    """What is known against the packages of the locks, whatever system and Python they are for."""
+    """Search for known vulnerabilities of all packages in the lock files, for every system and Python."""
     try:
-        lists = _without_doubles(locks)
+        lists = _without_duplicates(locks)
     except ValueError as error:
         return Outcome(f"pip-audit can't read the locks: {error}", is_bad=True)
     for service in services:
@@ -83,15 +83,13 @@ def vulnerabilities(locks: Sequence[Path], services: Sequence[Sequence[str]] = S
             packages = [_audit(service, packages) for packages in lists]
             return _judged(packages, len(locks))
     asked = " nor ".join(service[0] for service in services)
-    return Outcome(
-        f"pip-audit: NOT CHECKED, as neither {asked} tells of vulnerabilities from here", is_bad=False
-    )
+    return Outcome(f"pip-audit: NOT CHECKED, because neither {asked} could be reached", is_bad=False)
 
 
-def _without_doubles(locks: Sequence[Path]) -> list[list[str]]:
-    """The packages of all locks, in lists that have each name once: more pip-audit takes for an error.
+def _without_duplicates(locks: Sequence[Path]) -> list[list[str]]:
+    """Split the packages of all lock files into lists without duplicate names, which pip-audit rejects.
 
-    Raises ValueError for a lock that can't be read.
+    Raises ValueError if a lock file can't be parsed.
     """
     versions: dict[str, dict[str, None]] = {}
     for lock in locks:
@@ -112,27 +110,27 @@ def _of_pip(lock: Path) -> Iterator[tuple[str, str]]:
         if line.strip() and not line.startswith((" ", "#")):
             pin = _PIN.match(line)
             if pin is None:
-                raise ValueError(f"{lock.name} pins nothing by {line!r}")
+                raise ValueError(f"{lock.name}: the line {line!r} doesn't pin a version")
             yield pin[1], pin[2]
 
 
 def _audit(service: Sequence[str], packages: Sequence[str]) -> list[dict[str, Any]]:
-    """What the service knows of each package; nothing where it can't be asked."""
+    """Return the service's answer for each package; an empty list if it can't be reached."""
     options = ["--disable-pip", "--no-deps", "--progress-spinner", "off", "--format", "json"]
     options += ["--desc", "off", "--timeout", _ANSWER_SECONDS, "--vulnerability-service", *service]
     options += [word for one in IGNORED for word in ("--ignore-vuln", one)]
-    told = run("pip-audit", *options, "--requirement", "/dev/stdin", said="\n".join(packages))
+    done = run("pip-audit", *options, "--requirement", "/dev/stdin", stdin="\n".join(packages))
     try:
-        answers: list[dict[str, Any]] = json.loads(told.stdout)["dependencies"]
+        answers: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
     except ValueError:
         return []
     return answers
 
 
 def _vulnerable(packages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each vulnerability."""
+    """Return a line for each vulnerability."""
     return [
-        f"  {one['name']} {one['version']}: {bad['id']}, mended in {' '.join(bad['fix_versions']) or 'none'}"
+        f"  {one['name']} {one['version']}: {bad['id']}, fixed in {' '.join(bad['fix_versions']) or 'none'}"
         for one in packages
         for bad in one.get("vulns", [])
     ]
@@ -144,9 +142,11 @@ def _judged(lists: Sequence[Sequence[Mapping[str, Any]]], locks: int) -> Outcome
     if known:
         return Outcome("\n".join(["pip-audit:", *known]), is_bad=True)
     if not all(lists):
-        return Outcome("pip-audit: NOT CHECKED to the end, as the service broke off", is_bad=False)
-    untold = [one["name"] for one in packages if "skip_reason" in one]
-    but = f"; nothing is known of {', '.join(untold)}" if untold else ""
+        return Outcome(
+            "pip-audit: NOT CHECKED completely, because the service stopped answering", is_bad=False
+        )
+    unknown = [one["name"] for one in packages if "skip_reason" in one]
+    but = f"; the service doesn't know {', '.join(unknown)}" if unknown else ""
     return Outcome(
         f"pip-audit: nothing known against the {len(packages)} packages of {locks} locks{but}", is_bad=False
     )
@@ -166,7 +166,7 @@ def locks() -> list[Path]:
 
 def main() -> int:
     if not (TOOLS / "bandit").exists():
-        print("make security: its tools are missing; deploy/checkers installs them", file=sys.stderr)
+        print("make security: the tools are missing; run deploy/checkers", file=sys.stderr)
         return 1
     code: list[str | Path] = ["candleflow", "bench", "deploy", *sorted(ROOT.glob("*.py"))]
     with ThreadPoolExecutor() as pool:

@@ -1,11 +1,14 @@
-"""Everything on one machine: Java, jars, local servers, the supervisor; ``up``, ``status``, ``down``."""
+"""Run Candleflow on one machine:
+
+Java, jars, local servers, supervisor; commands ``up``, ``status``, ``down``.
+"""
 
 from candleflow.command import Command
 
 COMMANDS = (
     Command(
         "up",
-        "start everything on this machine and show how it is, until Ctrl-C",
+        "start everything on this machine and show its state, until Ctrl-C",
         f"{__name__}.up:run",
     ),
     Command(
@@ -16,24 +19,24 @@ COMMANDS = (
     ),
     Command(
         "status",
-        "what runs on the data folder",
+        "show the processes that use this data folder",
         f"{__name__}.status:run_status",
         arguments=f"{__name__}.status:add_arguments",
     ),
     Command(
         "down",
-        "stop what up or services started",
+        "stop the processes that up or services started",
         f"{__name__}.status:down",
     ),
     Command(
         "prove",
-        "send a day of the exchange's archive the whole way, and compare every candle with its klines",
+        "run a day of the exchange's archive through the whole pipeline; compare every candle with its kline",
         f"{__name__}.prove:run",
         arguments=f"{__name__}.prove:add_arguments",
     ),
     Command(
         "psql",
-        "psql in the database, as the page's read-only role; what follows is psql's",
+        "open psql with the page's read-only role; arguments after it go to psql",
         f"{__name__}.status:psql",
         takes_anything=True,
     ),

@@ -1,12 +1,12 @@
-"""Archives of class data (CDS), with which a JVM starts quicker: one for Spark's JVM, one for Kafka's.
+"""Class-data archives (CDS), which make a JVM start faster: one for Spark's JVM and one for Kafka's.
 
-A JVM that finds no archive lists the classes it loads. From that list another JVM makes the archive while
-the first one goes on, at a low priority, for the next start. Nothing but time rests on an archive. A JVM
-passes over one that doesn't suit it, but dies by SIGBUS or SIGSEGV of one that is cut or altered (seen with
-17.0.15), so the file's name holds its SHA-256, which each start verifies: 0.14 s for Spark's.
+If there is no archive, the JVM lists the classes that it loads. While it runs, a second JVM with low priority
+makes the archive from that list, for the next start. A JVM ignores an archive that doesn't match it, but
+crashes with SIGBUS or SIGSEGV on one that is truncated or altered (seen with 17.0.15). So the file's name
+contains its SHA-256, and each start verifies it, which takes 0.14 s for Spark's archive.
 
-Made at exit in place of that (``-XX:ArchiveClassesAtExit``), Spark's took 20 s of a stop, 6 s more of
-processor time at the start before it, and saved no more.
+``-XX:ArchiveClassesAtExit`` would be simpler, but it made Spark's stop 20 s longer and saved no more
+(docs/explanation/performance.md).
 """
 
 from __future__ import annotations
@@ -28,21 +28,25 @@ from candleflow.stack import process
 Kind = Literal["kafka", "spark"]
 
 MAKING_SECONDS: Final = 1_800.0
-"""It takes half a minute of an idle processor, and may have to wait for one."""
+"""Time limit for making an archive. It takes half a minute of processor time, at low priority."""
 
 _KEPT: Final = 3
-"""So many of a kind, those used last: 190 MB each for Spark, 60 for Kafka. One for each installation."""
+"""How many archives of a kind to keep: the last used ones, as each installation has its own. One takes 190 MB
+for Spark and 60 MB for Kafka."""
 
-# What can't be used is passed over in silence: it costs time, and a line about it helps nobody.
+# Ignore an unusable archive without a warning: the only effect is a slower start.
 _USE: Final = ("-Xshare:auto", "-Xlog:cds=off", "-Xlog:cds+dynamic=off", "-Xlog:class+path=off")
 
-# Least work, and no objects of the heap in it: those suit one collector only, and saved nothing measurable.
+# SerialGC leaves heap objects out of the archive: those fit one collector only and saved no measurable time.
 _MAKE: Final = ("-Xshare:dump", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
 @dataclass(frozen=True, slots=True)
 class ClassArchive:
-    """The archive of one kind of JVM; ``key`` names all that it depends on, so a change leads to another."""
+    """The archive of one kind of JVM.
+
+    ``key`` identifies the JVM and the jars, so a change of these gives a new file.
+    """
 
     folder: Path
     kind: Kind
@@ -50,28 +54,29 @@ class ClassArchive:
     java_home: Path
 
     def find(self) -> Path | None:
-        """The archive's file, whole and readable, or None."""
-        return next(filter(_is_whole, self._files()), None)
+        """Return the archive's file if it exists and its SHA-256 is right, else None."""
+        return next(filter(_is_intact, self._files()), None)
 
     def java_options(self, listing: Path) -> list[str]:
-        """For the JVM's command line: use the archive or, where there is none yet, list the classes."""
+        """Return the JVM options that use the archive or, if there is none yet, list the classes."""
         listing.unlink(missing_ok=True)
         found = self.find()
         if found is None:
             return [f"-XX:DumpLoadedClassList={listing}"]
-        with contextlib.suppress(OSError):  # a cache that may only be read
+        with contextlib.suppress(OSError):  # the cache is read-only
             os.utime(found)
         return [f"-XX:SharedArchiveFile={found}", *_USE]
 
     def make(self, listing: Path, class_path: str) -> bool:
-        """Make it from what a JVM with this class path has listed; whether it was made here and now.
+        """Make the archive from the classes that a JVM with this class path has listed.
 
-        Blocks for a minute; ``process.end_runs`` cuts it short. Raises StackError where it can't be made.
+        Returns false if the archive exists or another process is making it. Blocks for about a minute;
+        ``process.kill_runs`` stops it. Raises StackError if it fails.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _alone(self.folder / f"{self.kind}.lock") as is_alone:
-                if not is_alone or self.find() is not None:
+            with _locked(self.folder / f"{self.kind}.lock") as is_ours:
+                if not is_ours or self.find() is not None:
                     return False
                 self._make(listing, class_path)
         except (OSError, subprocess.SubprocessError) as error:
@@ -82,27 +87,27 @@ class ClassArchive:
         return self.folder.glob(f"{self.kind}-{self.key}-*.jsa")
 
     def _make(self, listing: Path, class_path: str) -> None:
-        beside, classes = self.folder / f"{self.kind}.part", self.folder / f"{self.kind}.classes"
+        unfinished, classes = self.folder / f"{self.kind}.part", self.folder / f"{self.kind}.classes"
         try:
-            # The JVM goes on listing: its last line may be half written.
+            # The JVM is still writing the list, so its last line may be incomplete.
             classes.write_bytes(listing.read_bytes().rpartition(b"\n")[0] + b"\n")
-            files = (f"-XX:SharedClassListFile={classes}", f"-XX:SharedArchiveFile={beside}")
+            files = (f"-XX:SharedClassListFile={classes}", f"-XX:SharedArchiveFile={unfinished}")
             done = process.run(
                 (self.java_home / "bin" / "java", *_MAKE, *files, "-cp", class_path),
-                become=_give_way,
+                before_exec=_lower_priority,
                 within_seconds=MAKING_SECONDS,
                 cwd=self.folder,
             )
             if done.returncode:
-                said = (done.stderr or done.stdout).strip()[-400:]
+                output = (done.stderr or done.stdout).strip()[-400:]
                 raise StackError(
-                    f"{self.kind}'s classes can't be archived: java ended with {done.returncode}: {said}"
+                    f"{self.kind}'s classes can't be archived: java ended with {done.returncode}: {output}"
                 )
             for broken in self._files():
                 broken.unlink()
-            beside.replace(self.folder / f"{self.kind}-{self.key}-{_digest(beside)}.jsa")
+            unfinished.replace(self.folder / f"{self.kind}-{self.key}-{_digest(unfinished)}.jsa")
         finally:
-            beside.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             classes.unlink(missing_ok=True)
         self._remove_old()
 
@@ -113,17 +118,18 @@ class ClassArchive:
 
 
 def kafka_archive(cache_dir: Path, java_home: Path, jars: Sequence[Path]) -> ClassArchive:
-    """That of a broker with these jars."""
+    """Return the archive of a Kafka broker with these jars."""
     return _archive("kafka", cache_dir, java_home, jars)
 
 
 def spark_archive(cache_dir: Path, java_home: Path, jars: Sequence[Path]) -> ClassArchive:
-    """That of Spark's driver with these jars beside pyspark's own."""
+    """Return the archive of a Spark driver with these jars and pyspark's own."""
     spec = util.find_spec("pyspark")
     if spec is None or spec.origin is None:
         raise StackError("the package pyspark is not installed: pip install -r requirements.txt")
     shipped = Path(spec.origin).parent / "jars"
-    # In the folder's own order, not sorted: java takes them so, and the class path's order must be the same.
+    # Don't sort: java takes the jars in the folder's order, and the archive is valid for one class path
+    # order.
     return _archive("spark", cache_dir, java_home, [*jars, *shipped.iterdir()])
 
 
@@ -132,18 +138,18 @@ def _archive(kind: Kind, cache_dir: Path, java_home: Path, jars: Sequence[Path])
 
 
 def _key(java_home: Path, jars: Sequence[Path]) -> str:
-    """Names what a JVM compares with its archive: its own build, and each jar's path, size and time."""
-    told = hashlib.sha256()
+    """Hash what a JVM compares with its archive: its build, and each jar's path, size and change time."""
+    digest = hashlib.sha256()
     for one in (java_home / "release", java_home / "lib" / "modules", *jars):
-        with contextlib.suppress(OSError):  # what isn't there keeps nothing from starting
+        with contextlib.suppress(OSError):  # a missing file must not prevent the start
             stat = one.stat()
-            told.update(f"{one}\0{stat.st_size}\0{int(stat.st_mtime)}\n".encode())
-    return told.hexdigest()[:16]
+            digest.update(f"{one}\0{stat.st_size}\0{int(stat.st_mtime)}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[bool]:
-    """Whether no other process makes this archive; the kernel frees the lock of one that dies."""
+def _locked(lock: Path) -> Iterator[bool]:
+    """Yield whether we got the lock, so that no other process is making this archive."""
     with os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)) as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,11 +159,11 @@ def _alone(lock: Path) -> Iterator[bool]:
             yield True
 
 
-def _give_way() -> None:
+def _lower_priority() -> None:
     os.nice(10)
 
 
-def _is_whole(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     try:
         return path.stem.endswith(_digest(path))
     except OSError:

@@ -1,4 +1,4 @@
-"""Each part's state on one line: a table that is redrawn on a terminal, a line for each change elsewhere."""
+"""Show the state of each process: a live table on a terminal, otherwise a line for each change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIMULATED: Final = "SIMULATED: made-up trades, no market, no real prices"
 
 @dataclass(frozen=True, slots=True)
 class PartLine:
-    """What is shown of one part."""
+    """What the display shows of one process."""
 
     name: str
     state: str
@@ -31,13 +31,13 @@ class PartLine:
 
 
 def counted(counts: Mapping[str, int | float]) -> str:
-    """Counts in words for a person: what is nought is left out."""
+    """Format the counts that aren't zero, such as ``published 1,204  missing 3``."""
     shown = ((name, value) for name, value in counts.items() if value and name not in _QUIET_COUNTS)
     return "  ".join(f"{name} {value:,}" for name, value in shown)
 
 
 class Display:
-    """Shows lines of parts, and sentences above them."""
+    """The console output of ``up`` and ``services``: messages, and below them the state of each process."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -57,7 +57,7 @@ class Display:
             self._live = None
 
     def say(self, sentence: str, style: str = "") -> None:
-        # Output may go to a file on a full disk: no reason to stop.
+        # The output may be a file on a full disk, which must not stop the processes.
         with suppress(OSError):
             self._console.print(Text(sentence, style=style), soft_wrap=True)
 
@@ -66,7 +66,8 @@ class Display:
             self._live.update(self._table(parts))
             return
         for part in parts:
-            # Counts change all the time: without a terminal, a line is worth a change of state or trouble.
+            # Counts change all the time. Without a terminal, print a line only for a new state or a new
+            # problem.
             trouble = part.message if part.state in ("starting", "restarting", "failed", "stopped") else ""
             if self._shown.get(part.name) != (part.state, trouble):
                 self._shown[part.name] = (part.state, trouble)

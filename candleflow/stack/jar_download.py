@@ -1,4 +1,4 @@
-"""Jars from Maven Central: several at once, with a progress bar, each checked before it gets its name."""
+"""Download jars from Maven Central in parallel, with a progress bar, and verify each one's SHA-256."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from candleflow.stack.jar_lock import Jar
 
 _CONNECTIONS: Final = 8
 _ATTEMPTS: Final = 4
-_PAUSES: Final = partial(Backoff, 1.0, 4.0)
+_RETRY_DELAYS: Final = partial(Backoff, 1.0, 4.0)
 _TIMEOUT: Final = httpx.Timeout(30, connect=15)
 _CHUNK_BYTES: Final = 1 << 16
 
@@ -33,7 +33,7 @@ Advance = Callable[[int], None]
 
 
 def download(jars: list[Jar], folder: Path, maven_url: str, console: Console | None, what: str) -> None:
-    """Fetch ``jars`` into ``folder``; raises StackError naming what could not be fetched, and why."""
+    """Download ``jars`` into ``folder``. Raises StackError that names the jar, its address and the reason."""
     total_bytes = sum(jar.size_bytes for jar in jars)
     host = httpx.URL(maven_url).host
     title = f"{what} jars from {host}"
@@ -43,7 +43,7 @@ def download(jars: list[Jar], folder: Path, maven_url: str, console: Console | N
         _progress(console or Console(stderr=True), title, len(jars), total_bytes) as advance,
         ThreadPoolExecutor(_CONNECTIONS) as pool,
     ):
-        # The largest first: then none is left to run alone at the end.
+        # Largest first, so that no large download runs alone at the end.
         ordered = sorted(jars, key=lambda jar: -jar.size_bytes)
         futures = [
             pool.submit(_fetch_one, client, jar, folder, f"{maven_url}/{jar.path}", advance, stopping)
@@ -61,7 +61,7 @@ def download(jars: list[Jar], folder: Path, maven_url: str, console: Console | N
 def _fetch_one(
     client: httpx.Client, jar: Jar, folder: Path, url: str, advance: Advance, stopping: threading.Event
 ) -> None:
-    backoff = _PAUSES()
+    backoff = _RETRY_DELAYS()
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             _download(client, jar, folder, url, advance, stopping)
@@ -69,28 +69,28 @@ def _fetch_one(
             if attempt == _ATTEMPTS or _is_final(error) or stopping.wait(backoff.next_delay()):
                 raise StackError(
                     f"{jar.name} could not be fetched from {url}: {error or type(error).__name__}; "
-                    "CANDLEFLOW_MAVEN_URL names another repository"
+                    "set CANDLEFLOW_MAVEN_URL to use another repository"
                 ) from error
         except OSError as error:
             raise StackError(
-                f"{folder} can't be written to: {error}; CANDLEFLOW_CACHE_DIR moves it"
+                f"{folder} can't be written to: {error}; set CANDLEFLOW_CACHE_DIR to another folder"
             ) from error
         else:
             return
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether trying again can't help: the repository answered that it has no such file, or won't give it."""
+    """Return whether a retry can't help: the repository lacks the file or refuses access."""
     return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403, 404, 410)
 
 
 def _download(
     client: httpx.Client, jar: Jar, folder: Path, url: str, advance: Advance, stopping: threading.Event
 ) -> None:
-    beside = folder / f".{jar.name}.{os.getpid()}.part"
+    unfinished = folder / f".{jar.name}.{os.getpid()}.part"
     digest, size = hashlib.sha256(), 0
     try:
-        with client.stream("GET", url) as answer, beside.open("wb") as file:
+        with client.stream("GET", url) as answer, unfinished.open("wb") as file:
             answer.raise_for_status()
             for chunk in answer.iter_bytes(_CHUNK_BYTES):
                 if stopping.is_set() or size > jar.size_bytes:
@@ -100,12 +100,12 @@ def _download(
                 size += len(chunk)
                 advance(len(chunk))
         _check(jar, digest.hexdigest(), size)
-        beside.replace(folder / jar.name)
+        unfinished.replace(folder / jar.name)
     except BaseException:
         advance(-size)
         raise
     finally:
-        beside.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def _check(jar: Jar, sha256: str, size_bytes: int) -> None:
@@ -114,11 +114,11 @@ def _check(jar: Jar, sha256: str, size_bytes: int) -> None:
 
 
 class _WrongBytesError(Exception):
-    """What came isn't the locked file."""
+    """The downloaded bytes don't have the locked SHA-256."""
 
 
 def client_for(url: str) -> httpx.Client:
-    """A client for downloads from ``url``, by the proxy that the environment names for it."""
+    """Return an HTTP client for ``url`` that uses the proxy from the environment."""
     return httpx.Client(
         verify=_tls_context(),
         timeout=_TIMEOUT,
@@ -129,7 +129,7 @@ def client_for(url: str) -> httpx.Client:
 
 
 def _tls_context() -> ssl.SSLContext:
-    """Trusts what the machine trusts and what certifi does: either alone is empty on some machines."""
+    """Trust the system's certificates and certifi's, as on some machines one of the two is empty."""
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
     return context
@@ -137,7 +137,7 @@ def _tls_context() -> ssl.SSLContext:
 
 @contextmanager
 def _progress(console: Console, title: str, count: int, total_bytes: int) -> Iterator[Advance]:
-    """A bar on a terminal; elsewhere a line at the start, at each quarter, and so at the end."""
+    """Show a progress bar on a terminal; otherwise print a line at the start and at each 25 %."""
     if not console.is_terminal:
         console.print(f"Fetching {count} {title}, {total_bytes / 1e6:.1f} MB", highlight=False)
         yield _Quarters(console, title, total_bytes).advance
@@ -149,7 +149,7 @@ def _progress(console: Console, title: str, count: int, total_bytes: int) -> Ite
 
 
 class _Quarters:
-    """Prints a line whenever another quarter has come."""
+    """Prints a line for each 25 % of the bytes."""
 
     def __init__(self, console: Console, title: str, total_bytes: int) -> None:
         self._console = console

@@ -1,6 +1,6 @@
-"""``jars.lock``: every file that Kafka and Spark run on, by its path on Maven Central and its SHA-256.
+"""Read ``jars.lock``: each jar that Kafka and Spark need, with its path on Maven Central and its SHA-256.
 
-Spark's are those of the pyspark that is installed: 4.0, which Amazon EMR runs, has a lock of its own.
+Spark's jars must match the installed pyspark, so Spark 4.0, the version of Amazon EMR, has its own lock file.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Bundle = Literal["kafka", "spark"]
 
 @dataclass(frozen=True, slots=True)
 class Jar:
-    """One file of a bundle, as the lock names it."""
+    """One jar in the lock file."""
 
     path: str
-    """Below the repository's base address: ``org/postgresql/postgresql/42.7.14/postgresql-42.7.14.jar``."""
+    """Path in the repository: ``org/postgresql/postgresql/42.7.14/postgresql-42.7.14.jar``."""
     sha256: str
     size_bytes: int
 
@@ -30,20 +30,23 @@ class Jar:
 
 
 def locked(bundle: Bundle, lock: str | None = None) -> list[Jar]:
-    """The jars of a bundle, in the lock's order, which is the class path's."""
+    """Return the jars of a bundle in the order of the lock file, which is the order of the class path."""
     text = _lock_of(bundle) if lock is None else lock
     rows = (line.split() for line in text.splitlines() if line and not line.startswith("#"))
     return [Jar(path, sha256, int(size)) for name, size, sha256, path in rows if name == bundle]
 
 
 def _lock_of(bundle: Bundle) -> str:
-    """The text of the lock that has the bundle: a connector and its Spark must be of one version."""
+    """Return the text of the lock file for the bundle. Spark's connector must have the version of pyspark."""
     name = LOCK_OF_SPARK_4_0 if bundle == "spark" and _pyspark_version().startswith("4.0.") else LOCK
     return resources.files(__package__).joinpath(name).read_text("utf-8")
 
 
 def _pyspark_version() -> str:
-    """As its package has it, as importing pyspark takes half a second; "" where it isn't installed."""
+    """Return pyspark's version from its package metadata; "" if it isn't installed.
+
+    Importing pyspark would take half a second.
+    """
     try:
         return metadata.version("pyspark")
     except metadata.PackageNotFoundError:

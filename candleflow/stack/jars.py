@@ -1,8 +1,7 @@
-"""The jars that Kafka and Spark run on: locked by SHA-256, fetched once, verified at each start.
+"""Provide the jars that Kafka and Spark need: download them once and verify their SHA-256 at each start.
 
-``jars.lock`` names every file of a bundle by its path on Maven Central. A start hashes what the cache holds
-(60 MB take about 0.1 s), so a cut or altered jar is noticed and fetched again, and a start with a whole
-cache opens no connection.
+``jars.lock`` lists the jars. Each start hashes the cached files, which takes about 0.1 s for 60 MB, and
+downloads those that are missing, truncated or altered. With a complete cache it opens no connection.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ MAVEN_CENTRAL: Final = "https://repo1.maven.org/maven2"
 def ensure_jars(
     bundle: Bundle, cache_dir: Path, *, maven_url: str = MAVEN_CENTRAL, console: Console | None = None
 ) -> list[Path]:
-    """The bundle's files below ``cache_dir/jars``, each with the lock's SHA-256, fetched where need be.
+    """Return the paths of the bundle's jars in ``cache_dir/jars``; download those that aren't intact.
 
-    Raises StackError naming what could not be fetched, from where, and why.
+    Raises StackError that names the jar that could not be downloaded, its address and the reason.
     """
     return fetch(locked(bundle), cache_dir / "jars", maven_url=maven_url, console=console, what=bundle)
 
@@ -33,18 +32,18 @@ def ensure_jars(
 def fetch(
     jars: list[Jar], folder: Path, *, maven_url: str, console: Console | None = None, what: str = "the"
 ) -> list[Path]:
-    """As ``ensure_jars``, for any list of jars and any folder."""
+    """Do what ``ensure_jars`` does for any list of jars and any folder."""
     paths = [folder / jar.name for jar in jars]
     missing = [jar for path, jar in zip(paths, jars, strict=True) if not _is_intact(path, jar)]
     if missing:
-        # Here, as a start with a whole cache needs no HTTP, whose import alone takes half a second.
+        # Imported only here: it takes half a second, and a start with a complete cache doesn't need it.
         from candleflow.stack.jar_download import download
 
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StackError(
-                f"{folder} can't be made: {error.strerror}; CANDLEFLOW_CACHE_DIR moves it"
+                f"{folder} can't be created: {error.strerror}; set CANDLEFLOW_CACHE_DIR to another folder"
             ) from error
         download(missing, folder, maven_url, console, what)
     return paths

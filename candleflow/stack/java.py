@@ -1,4 +1,4 @@
-"""A Java that Spark 4.2 and Kafka 4.4 run on: version 17 or 21, found here or fetched by ``java.lock``."""
+"""Find a Java for Spark 4.2 and Kafka 4.4, version 17 or 21, or download the one in ``java.lock``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rich.console import Console
 from candleflow.errors import StackError
 
 VERSIONS: Final = (17, 21)
-"""What Spark 4.2 supports; Kafka 4.4 runs on both."""
+"""The versions that Spark 4.2 supports. Kafka 4.4 runs on both."""
 
-BROUGHT: Final = "17.0.20.1+1"
-"""The version that ``java.lock`` has; ``BASE`` is where its archives lie."""
+TEMURIN_VERSION: Final = "17.0.20.1+1"
+"""The version in ``java.lock``. ``BASE`` is the address of its archives."""
 BASE: Final = "https://github.com/adoptium/temurin17-binaries/releases/download/jdk-17.0.20.1%2B1"
 LOCK: Final = "java.lock"
 
-# Spark 4.2 starts its JVM with --add-modules=jdk.incubator.vector; a JVM that was cut down lacks it.
+# Spark 4.2 starts its JVM with --add-modules=jdk.incubator.vector, which a reduced runtime (jlink) may lack.
 NEEDED_MODULE: Final = "jdk.incubator.vector"
 
 _COMMON_PLACES: Final = (
@@ -40,18 +40,18 @@ _COMMON_PLACES: Final = (
 
 
 def find_java(cache_dir: Path, *, console: Console | None = None) -> Path:
-    """A JAVA_HOME of version 17 or 21; brings one into ``cache_dir/java`` where the machine has none.
+    """Return a JAVA_HOME of version 17 or 21. Downloads one into ``cache_dir/java`` if the machine has none.
 
-    Raises StackError with one line that says what to install.
+    Raises StackError that says what to install if the download fails.
     """
     for home in _candidates(os.environ, cache_dir / "java"):
         if is_suitable(home):
             return home.resolve()
-    return _bring(cache_dir / "java", console or Console(stderr=True))
+    return _download(cache_dir / "java", console or Console(stderr=True))
 
 
 def is_suitable(home: Path) -> bool:
-    """Whether this is the home of a Java that Spark runs on, as its ``release`` file says."""
+    """Return whether Spark can run on the Java in this folder, according to its ``release`` file."""
     if not os.access(home / "bin" / "java", os.X_OK):
         return False
     try:
@@ -67,8 +67,8 @@ def is_suitable(home: Path) -> bool:
     )
 
 
-def _candidates(environment: Mapping[str, str], brought: Path) -> Iterator[Path]:
-    """Homes to look at: JAVA_HOME, that of the java on PATH, the usual places, and what was brought."""
+def _candidates(environment: Mapping[str, str], downloaded: Path) -> Iterator[Path]:
+    """Yield folders to check: JAVA_HOME, the java on PATH, the usual places, and downloaded ones."""
     if environment.get("JAVA_HOME"):
         yield Path(environment["JAVA_HOME"])
     on_path = shutil.which("java", path=environment.get("PATH"))
@@ -77,12 +77,15 @@ def _candidates(environment: Mapping[str, str], brought: Path) -> Iterator[Path]
     yield from _macos_home()
     for pattern in _COMMON_PLACES:
         yield from sorted(Path("/").glob(pattern.removeprefix("/")))
-    yield from sorted(brought.glob("*"))
-    yield from sorted(brought.glob("*/Contents/Home"))
+    yield from sorted(downloaded.glob("*"))
+    yield from sorted(downloaded.glob("*/Contents/Home"))
 
 
 def _macos_home() -> Iterator[Path]:
-    """/usr/bin/java is a stub on macOS: java_home knows what stands behind it."""
+    """Yield the Java homes that macOS knows.
+
+    There /usr/bin/java is only a stub, and java_home prints the folder.
+    """
     if platform.system() != "Darwin":
         return
     for version in VERSIONS:
@@ -93,49 +96,52 @@ def _macos_home() -> Iterator[Path]:
 
 
 def locked(lock: str | None = None) -> dict[str, tuple[str, str]]:
-    """SHA-256 and name of the archive for each kind of machine, such as ``linux x86_64``."""
+    """Return the archive's SHA-256 and name for each kind of machine, such as ``linux x86_64``."""
     text = resources.files(__package__).joinpath(LOCK).read_text("utf-8") if lock is None else lock
     rows = (line.split() for line in text.splitlines() if line and not line.startswith("#"))
     return {f"{system} {kind}": (sha256, name) for system, kind, sha256, name in rows}
 
 
 def machine() -> str:
-    """This one's kind, as the lock names it: Java for musl (Alpine) is another than for glibc."""
+    """Return this machine's kind as ``java.lock`` names it.
+
+    Systems with musl, such as Alpine, need their own Java.
+    """
     is_musl = platform.system() == "Linux" and platform.libc_ver()[0] != "glibc"
     return f"{'musl' if is_musl else platform.system().lower()} {platform.machine()}"
 
 
-def _bring(folder: Path, console: Console) -> Path:
-    """Eclipse Temurin: checked, unpacked in a folder of its own, and moved into place when whole."""
+def _download(folder: Path, console: Console) -> Path:
+    """Download Eclipse Temurin, verify it, unpack it and move it into place."""
     found = locked().get(machine())
     if found is None:
         raise StackError(_advice())
     console.print(
-        f"No Java {' or '.join(map(str, VERSIONS))} here: fetching Temurin {BROUGHT}", highlight=False
+        f"No Java {' or '.join(map(str, VERSIONS))} here: fetching Temurin {TEMURIN_VERSION}", highlight=False
     )
-    from candleflow.stack.java_download import fetch  # here, as a start with a Java needs no HTTP
+    from candleflow.stack.java_download import fetch  # imported here, as only a download needs it
 
-    beside = folder / f".part-{os.getpid()}"
+    unfinished = folder / f".part-{os.getpid()}"
     try:
-        beside.mkdir(parents=True)
-        place = _unpacked(fetch(f"{BASE}/{found[1]}", found[0], beside), folder)
+        unfinished.mkdir(parents=True)
+        place = _unpack(fetch(f"{BASE}/{found[1]}", found[0], unfinished), folder)
     except (OSError, tarfile.TarError) as error:
-        raise StackError(f"{_advice()} (fetching one failed: {error})") from error
+        raise StackError(f"{_advice()} (downloading it failed: {error})") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     for home in (place, place / "Contents" / "Home"):
         if is_suitable(home):
             return home
-    raise StackError(f"{_advice()} (the one fetched into {place} lacks {NEEDED_MODULE})")
+    raise StackError(f"{_advice()} (the one downloaded into {place} lacks {NEEDED_MODULE})")
 
 
-def _unpacked(archive: Path, folder: Path) -> Path:
-    """The one folder that the archive has, in ``folder``."""
+def _unpack(archive: Path, folder: Path) -> Path:
+    """Unpack the archive and move its only folder into ``folder``; return the new path."""
     into = archive.parent / "unpacked"
     with tarfile.open(archive) as content:
-        # What Python 3.11 had no word for before 3.11.4. The archive is the locked one either way.
+        # Python before 3.11.4 has no filter. The archive is safe anyway: its SHA-256 was verified.
         safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        content.extractall(into, **safely)  # type: ignore[arg-type]  # nosec B202 # noqa: S202 - as said
+        content.extractall(into, **safely)  # type: ignore[arg-type]  # nosec B202 # noqa: S202 - verified above
     (unpacked,) = into.iterdir()
     place = folder / unpacked.name
     if not place.exists():
@@ -144,7 +150,7 @@ def _unpacked(archive: Path, folder: Path) -> Path:
 
 
 def _advice() -> str:
-    """One line that says what to install, in this machine's words."""
+    """Return a line that says how to install Java with this machine's package manager."""
     if platform.system() == "Darwin":
         how = "brew install openjdk@17"
     elif shutil.which("apt-get"):

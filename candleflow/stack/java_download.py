@@ -1,4 +1,4 @@
-"""One archive by HTTPS, with the SHA-256 that the lock has of it."""
+"""Download a Java archive and verify its SHA-256."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from candleflow.stack.jar_download import client_for
 
 
 def fetch(url: str, sha256: str, folder: Path) -> Path:
-    """The archive in ``folder``. Raises OSError where it can't be had, or is another than the locked one."""
+    """Download the archive into ``folder`` and return its path.
+
+    Raises OSError if the download fails or the SHA-256 differs.
+    """
     archive = folder / "archive"
     digest = hashlib.sha256()
     try:
@@ -27,5 +30,5 @@ def fetch(url: str, sha256: str, folder: Path) -> Path:
     except httpx.HTTPError as error:
         raise OSError(f"{url}: {error or type(error).__name__}") from error
     if digest.hexdigest() != sha256:
-        raise OSError(f"what {url} gave has the SHA-256 {digest.hexdigest()}, not {sha256}")
+        raise OSError(f"the file from {url} has the SHA-256 {digest.hexdigest()}, not {sha256}")
     return archive

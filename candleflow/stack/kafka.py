@@ -1,7 +1,7 @@
-"""A real Kafka broker on this machine: one KRaft node from the jars, on the loopback only.
+"""Run a Kafka broker on this machine: one KRaft node, started from the jars, on 127.0.0.1 only.
 
-The folder heals itself at each start. ``meta.properties`` is Kafka's own word for which cluster a folder
-belongs to, and is taken as the truth; a copy lies beside it, as without it the topics could not be opened.
+Each start repairs the folder if need be. Kafka can't open its topics without ``meta.properties``, which holds
+the cluster's id. So a copy of that file is kept and restored when the file is broken.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _LOG4J_FILE: Final = "log4j2.xml"
 _MAIN: Final = "kafka.Kafka"
 _FORMAT: Final = "kafka.tools.StorageTool"
 
-# A small heap, one thread of collection: the broker's pauses stay under 10 ms at 2,000 records a second, and
-# it leaves the processors to Spark. Kafka's shell script asks for 1 GB and G1.
+# A small heap and one collector thread leave memory and cores to Spark. The broker's pauses stay under 10 ms
+# at 2,000 records a second. Kafka's own shell script uses 1 GB and G1.
 _JVM: Final = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512k", "-Djava.awt.headless=true")
 
 _PROPERTIES: Final[dict[str, str]] = {
@@ -39,7 +39,8 @@ _PROPERTIES: Final[dict[str, str]] = {
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-    # Topics are made with their partitions and retention by broker/topics, never by a misspelt name.
+    # broker/topics creates the topics with partitions and retention. Auto-creation would accept a misspelt
+    # name.
     "auto.create.topics.enable": "false",
     "default.replication.factor": "1",
     "min.insync.replicas": "1",
@@ -52,8 +53,8 @@ _PROPERTIES: Final[dict[str, str]] = {
     "share.coordinator.state.topic.min.isr": "1",
     "share.coordinator.state.topic.num.partitions": "1",
     "group.initial.rebalance.delay.ms": "0",
-    # After a kill -9 the controller refuses the broker until its former self's session has run out. The
-    # default (9 s) made such a start take 13.4 s instead of 6.
+    # After a kill -9 the controller refuses the broker until its old session has expired. With the default of
+    # 9 s such a start took 13.4 s instead of 6 s.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "250",
     "num.network.threads": "2",
@@ -82,10 +83,11 @@ _LOG4J: Final = """<?xml version="1.0" encoding="UTF-8"?>
 
 
 class KafkaServer(LocalServer):
-    """One broker. ``folder`` holds its records (``data``), its configuration and its logs.
+    """A local Kafka broker. ``folder`` holds its records (``data``), its configuration and its logs.
 
-    ``properties`` take the place of the configuration made here, all but ``log.dirs``; ``cluster_id`` is that
-    of a cluster of several; with an ``archive`` it starts quicker, or lists the classes for one.
+    ``properties`` replace the default configuration, except ``log.dirs``. ``cluster_id`` is needed if the
+    cluster has several brokers. With ``archive`` the JVM starts faster, or lists its classes so that the
+    archive can be made.
     """
 
     name = "Kafka"
@@ -121,19 +123,19 @@ class KafkaServer(LocalServer):
         return self.folder / "logs" / "server.log"
 
     def archive_classes(self) -> None:
-        """Make the archive for the next start where this one had none: ``ClassArchive.make``."""
+        """Make the class-data archive for the next start, if this start found none."""
         if self._archive is not None and self._listing.exists():
             self._archive.make(self._listing, self._class_path)
 
     def why_it_ended(self) -> str:
-        """What its logs say last."""
-        said = process.tail(self.log) or process.tail(self.folder / "logs" / "console.log")
-        return f"{said} ({self.log})"
+        """Return the last lines of the server log, or else of the console log, and the server log's path."""
+        last_lines = process.tail(self.log) or process.tail(self.folder / "logs" / "console.log")
+        return f"{last_lines} (log: {self.log})"
 
     def _prepare(self) -> None:
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         self._write_configuration()
-        self._heal()
+        self._repair()
 
     def _spawn(self, signal_with_parent: signal.Signals | None) -> subprocess.Popen[bytes]:
         options = self._archive.java_options(self._listing) if self._archive is not None else ()
@@ -177,7 +179,7 @@ class KafkaServer(LocalServer):
         (self.folder / _LOG4J_FILE).write_text(_LOG4J.format(log=self.log.relative_to(self.folder)))
 
     def _own_properties(self) -> dict[str, str]:
-        # The controller is found by no one but this broker: a new port each time can't be taken.
+        # Only this broker connects to its controller, so any free port will do.
         controller = f"{process.LOOPBACK}:{process.free_port()}"
         return {
             **_PROPERTIES,
@@ -186,44 +188,44 @@ class KafkaServer(LocalServer):
             "controller.quorum.voters": f"1@{controller}",
         }
 
-    def _heal(self) -> None:
-        """Leave the folder formatted, whatever an interrupted start made of it."""
+    def _repair(self) -> None:
+        """Format the folder if it isn't, and restore a broken ``meta.properties`` from its copy."""
         meta, copy = self.data / _META, self.folder / f"{_META}.copy"
-        if _is_whole(meta):
+        if _is_complete(meta):
             if not copy.exists() or copy.read_bytes() != meta.read_bytes():
-                _write_whole(copy, meta.read_bytes())
+                _write_atomically(copy, meta.read_bytes())
         elif not _has_partitions(self.data):
             shutil.rmtree(self.data, ignore_errors=True)
             self._format()
-            _write_whole(copy, meta.read_bytes())
-        elif _is_whole(copy):
-            _write_whole(meta, copy.read_bytes())
+            _write_atomically(copy, meta.read_bytes())
+        elif _is_complete(copy):
+            _write_atomically(meta, copy.read_bytes())
         else:
             raise StackError(
                 f"{meta} is broken and so is its copy, so Kafka can't open its topics; "
-                f"begin a new broker with: mv {self.folder} {self.folder}.broken"
+                f"start with an empty broker: mv {self.folder} {self.folder}.broken"
             )
 
     def _format(self) -> None:
         cluster_id = self._cluster_id or new_cluster_id()
         arguments = ("format", "-t", cluster_id, "-c", self._server_properties)
         done = process.run(self._command(_FORMAT, *arguments), cwd=self.folder)
-        if done.returncode or not _is_whole(self.data / _META):
+        if done.returncode or not _is_complete(self.data / _META):
             raise StackError(
                 f"Kafka's folder could not be formatted: {(done.stderr or done.stdout).strip()[-400:]}"
             )
 
 
 def new_cluster_id() -> str:
-    """22 characters of URL-safe base64, as Kafka's own tool makes them; never a leading dash."""
+    """Return 22 characters of URL-safe base64, like Kafka's own tool; the first is never a dash."""
     while True:
         made = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         if not made.startswith("-"):
             return made
 
 
-def _is_whole(meta: Path) -> bool:
-    """Whether this is a meta.properties that Kafka will read."""
+def _is_complete(meta: Path) -> bool:
+    """Return whether the file has all properties that Kafka needs."""
     try:
         lines = meta.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -233,11 +235,11 @@ def _is_whole(meta: Path) -> bool:
 
 
 def _has_partitions(data: Path) -> bool:
-    """Whether a broker ever ran here: its metadata log or a topic's partition has a record."""
+    """Return whether a broker has run here: a metadata log or a partition has records."""
     return any(log.stat().st_size for log in data.glob("*-*/*.log"))
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    beside = path.with_name(f"{path.name}.tmp")
-    beside.write_bytes(content)
-    beside.replace(path)
+def _write_atomically(path: Path, content: bytes) -> None:
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)

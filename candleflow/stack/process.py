@@ -1,8 +1,8 @@
-"""Child processes that end with their parent, and ports on this machine.
+"""Start and stop child processes that end with their parent; check ports and logs.
 
-A child is started in a session of its own, so that Ctrl-C in the terminal reaches only the supervisor, which
-then stops the parts in their order. On Linux the kernel signals the child when its parent's thread dies, so
-a supervisor killed by SIGKILL leaves nothing: hence children are started from the main thread only.
+Each child gets its own session, so Ctrl-C in the terminal reaches only the supervisor, which then stops the
+children in order. On Linux the kernel signals a child when the thread that started it dies, so a supervisor
+killed by SIGKILL leaves no children. Therefore only the main thread may start them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ LOOPBACK: Final = "127.0.0.1"
 LOG_LIMIT_BYTES: Final = 5_000_000
 
 _PR_SET_PDEATHSIG: Final = 1
-# A proxy has no part in what is on this machine.
-_DIRECTLY: Final = build_opener(ProxyHandler({}))
+# Ignores HTTP_PROXY: the addresses are on this machine.
+_WITHOUT_PROXY: Final = build_opener(ProxyHandler({}))
 _POLL_SECONDS: Final = 0.02
 _RUN_SECONDS: Final = 120
 _TAIL_LENGTH: Final = 400
-_ROOM_BYTES: Final = 16 << 20  # PostgreSQL's log grows by files of this size, and it ends without the next
+_FULL_BELOW_BYTES: Final = (
+    16 << 20
+)  # PostgreSQL writes its log in files of 16 MB and ends when it can't create the next one
 
-# Looked up before any fork: a child must not have to import or to take the loader's lock.
+# Loaded before any fork: importing in the child could deadlock on the loader's lock.
 _LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -47,24 +49,25 @@ def spawn(
     log: Path,
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    become: Callable[[], None] | None = None,
+    before_exec: Callable[[], None] | None = None,
     signal_with_parent: int | None = signal.SIGTERM,
 ) -> subprocess.Popen[bytes]:
-    """Start a child whose output is appended to ``log``.
+    """Start a child process and append its output to ``log``.
 
-    ``become`` runs in the child before the program does, to take another identity. ``signal_with_parent`` is
-    what the child gets when this process dies; None lets it live on. Raises OSError or SubprocessError.
+    ``before_exec`` runs in the child before the program, for example to change the user.
+    ``signal_with_parent`` is the signal that the child gets when this process dies; with None it survives.
+    Raises OSError or SubprocessError.
     """
     if signal_with_parent is not None and threading.current_thread() is not threading.main_thread():
         raise RuntimeError(
-            "the kernel ties a child to the thread that made it: start it from the main thread"
+            "the kernel kills a child with the thread that started it: start it from the main thread"
         )
     parent = os.getpid()
 
     def prepare() -> None:
-        if become is not None:
-            become()
-        # After the change of user, which clears it.
+        if before_exec is not None:
+            before_exec()
+        # After the change of user, which resets this setting.
         if signal_with_parent is not None:
             _die_with(parent, signal_with_parent)
 
@@ -85,20 +88,20 @@ def spawn(
 def run(
     arguments: Sequence[str | Path],
     *,
-    become: Callable[[], None] | None = None,
-    said: str = "",
+    before_exec: Callable[[], None] | None = None,
+    stdin: str = "",
     within_seconds: float = _RUN_SECONDS,
     **more: Any,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; ``end_runs`` in another thread cuts it short.
+    """Run a program with ``stdin`` as its input until it ends; ``kill_runs`` in another thread kills it.
 
-    Raises OSError, SubprocessError, or TimeoutExpired when the time is up.
+    Raises OSError or SubprocessError, such as TimeoutExpired when the time is up.
     """
     parent = os.getpid()
 
     def prepare() -> None:
-        if become is not None:
-            become()
+        if before_exec is not None:
+            before_exec()
         _die_with(parent, signal.SIGKILL)
 
     with subprocess.Popen(
@@ -108,20 +111,20 @@ def run(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=prepare,  # noqa: PLW1509 - as above
+        preexec_fn=prepare,  # noqa: PLW1509 - calls nothing that takes a lock
         **more,
     ) as started:
         _running.add(started)
         try:
-            out, errors = started.communicate(said, timeout=within_seconds)
+            out, errors = started.communicate(stdin, timeout=within_seconds)
         finally:
             _running.discard(started)
             kill_group(started.pid)
     return subprocess.CompletedProcess(started.args, started.returncode, out, errors)
 
 
-def end_runs() -> None:
-    """Kill the programs that other threads wait for."""
+def kill_runs() -> None:
+    """Kill the programs that ``run`` has started in any thread."""
     for started in list(_running):
         kill_group(started.pid)
 
@@ -133,12 +136,12 @@ def _die_with(parent: int, with_signal: int) -> None:
     if _LIBC is None:
         return
     _LIBC.prctl(_PR_SET_PDEATHSIG, with_signal, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the call
+    if os.getppid() != parent:  # the parent died before the call
         os._exit(1)
 
 
 def wait(process: subprocess.Popen[Any] | psutil.Process, within_seconds: float) -> bool:
-    """Whether the process ended within that time."""
+    """Return whether the process ended within that time."""
     try:
         process.wait(timeout=max(0.0, within_seconds))
     except (subprocess.TimeoutExpired, psutil.TimeoutExpired):
@@ -147,7 +150,10 @@ def wait(process: subprocess.Popen[Any] | psutil.Process, within_seconds: float)
 
 
 def stop(process: subprocess.Popen[bytes], with_signal: int, within_seconds: float) -> None:
-    """Ask the process to end; past the deadline its whole session is killed."""
+    """Send the process a signal; after the deadline kill it.
+
+    Always kill what is left of its process group.
+    """
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(with_signal)
@@ -159,21 +165,21 @@ def stop(process: subprocess.Popen[bytes], with_signal: int, within_seconds: flo
 
 
 def kill_group(leader: int) -> None:
-    """Kill whatever the leader left in its process group."""
+    """Kill all processes of the leader's process group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
 
 
 def stop_leftover(pid: int, created_at: float, with_signal: int, within_seconds: float) -> bool:
-    """Stop a process of an earlier run, if this pid is still that process; whether there was one."""
-    found = living(pid, created_at)
+    """Stop a process of an earlier run if the pid still belongs to it; return whether it did."""
+    found = find_alive(pid, created_at)
     if found is not None:
         end(found, with_signal, within_seconds)
     return found is not None
 
 
 def end(process: psutil.Process, with_signal: int, within_seconds: float) -> None:
-    """As ``stop``, for a process that another one started."""
+    """Stop a process that isn't our child, like ``stop``."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(with_signal)
         if not wait(process, within_seconds):
@@ -183,7 +189,10 @@ def end(process: psutil.Process, with_signal: int, within_seconds: float) -> Non
 
 
 def kill_session(leader: int, created_at: float) -> None:
-    """Kill what a leader that is gone left in its session: while any lives, its pid isn't given again."""
+    """Kill what is left in the session of a process that has ended.
+
+    The kernel doesn't reuse the pid while the session has processes.
+    """
     if psutil.pid_exists(leader):
         return
     for one in psutil.process_iter():
@@ -192,11 +201,11 @@ def kill_session(leader: int, created_at: float) -> None:
                 one.kill()
 
 
-def living(pid: int, created_at: float) -> psutil.Process | None:
-    """The process, if it lives and is the one created then: pids are used again."""
+def find_alive(pid: int, created_at: float) -> psutil.Process | None:
+    """Return the process if it is alive and was created at that time; else None, as the pid was reused."""
     try:
         found = psutil.Process(pid)
-        # psutil rounds to clock ticks; a pid is not reused within a second.
+        # psutil rounds the time to clock ticks. The kernel doesn't reuse a pid within a second.
         same = abs(found.create_time() - created_at) < 1
         return found if same and found.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
@@ -204,9 +213,9 @@ def living(pid: int, created_at: float) -> psutil.Process | None:
 
 
 def trim_log(log: Path, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
-    """Keep a log bounded: past the limit its end is copied to ``<name>.1`` and it is emptied.
+    """Keep a log file bounded: above the limit, copy its end to ``<name>.1`` and truncate it.
 
-    Children write in append mode, so cutting the file to nothing under them is safe.
+    The children write in append mode, so truncating the file is safe while they write.
     """
     with contextlib.suppress(OSError):
         if log.stat().st_size > limit_bytes:
@@ -215,20 +224,20 @@ def trim_log(log: Path, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
 
 
 def tail(log: Path, lines: int = 2) -> str:
-    """The last lines of a log that say anything, on one line; of a traceback, its last line.
+    """Return the last non-empty lines of a log, joined by `` | ``; of a traceback only the last line.
 
-    Before them, where the log's disk is full, that it is: the log could not take those words.
+    If the disk is full, the process could not log that, so the text starts with it.
     """
     try:
         text = log.read_bytes()[-8_192:].decode("utf-8", errors="replace")
-        is_full = shutil.disk_usage(log.parent).free < _ROOM_BYTES
+        is_full = shutil.disk_usage(log.parent).free < _FULL_BELOW_BYTES
     except OSError:
         return ""
-    said = [line.rstrip() for line in text.splitlines() if line.strip(" ^~|+-")]
-    # A line that is set in belongs to the traceback above the one that says what it was.
-    last = [line for line in said[-lines:] if not line.startswith((" ", "\t"))]
-    words = [f"no space is left on the disk of {log.parent}"] if is_full else []
-    return " | ".join([*words, " | ".join(last)[-_TAIL_LENGTH:]])
+    written = [line.rstrip() for line in text.splitlines() if line.strip(" ^~|+-")]
+    # An indented line belongs to a traceback, whose last line names the error.
+    last = [line for line in written[-lines:] if not line.startswith((" ", "\t"))]
+    notes = [f"no space is left on the disk of {log.parent}"] if is_full else []
+    return " | ".join([*notes, " | ".join(last)[-_TAIL_LENGTH:]])
 
 
 def free_port(host: str = LOOPBACK) -> int:
@@ -240,7 +249,7 @@ def free_port(host: str = LOOPBACK) -> int:
 
 
 def is_listening(port: int, host: str = LOOPBACK) -> bool:
-    """Whether something accepts connections there."""
+    """Return whether something accepts connections at the port."""
     try:
         with socket.create_connection((host, port), timeout=1):
             return True
@@ -249,7 +258,10 @@ def is_listening(port: int, host: str = LOOPBACK) -> bool:
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
-    """Whether a server could listen there now. A port whose last connections linger counts as free."""
+    """Return whether a server could listen at the port now.
+
+    A port with connections in TIME_WAIT counts as free.
+    """
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -260,7 +272,7 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
 
 
 def wait_for(condition: Callable[[], bool], within_seconds: float) -> bool:
-    """Whether the condition came true within that time."""
+    """Poll the condition and return whether it came true within that time."""
     deadline = time.monotonic() + within_seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -270,17 +282,17 @@ def wait_for(condition: Callable[[], bool], within_seconds: float) -> bool:
 
 
 def answers(url: str) -> bool:
-    """Whether an HTTP server of ours says OK."""
+    """Return whether the URL of a local server answers 200 OK."""
     return not why_no_answer(url)
 
 
 def why_no_answer(url: str) -> str:
-    """Why an HTTP server of ours doesn't say OK; "" where it does.
+    """Return why the URL of a local server doesn't answer 200 OK; "" if it does.
 
-    Not by httpx: its import takes half a second of each start.
+    Uses urllib, because importing httpx would add half a second to each start.
     """
     try:
-        with _DIRECTLY.open(url, timeout=2) as answer:
+        with _WITHOUT_PROXY.open(url, timeout=2) as answer:
             return "" if answer.status == HTTPStatus.OK else f"{url} answered {answer.status}"
     except (OSError, HTTPException) as error:
         return f"{url}: {error or type(error).__name__}"

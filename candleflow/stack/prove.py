@@ -1,8 +1,8 @@
-"""``prove``: a day of the exchange's archive goes the whole way, and must give the klines that it published.
+"""Replay a day of the exchange's archive through the whole pipeline and compare each candle with its kline.
 
-The archive's trades are served as a recording, over a WebSocket of our own. The producer, Kafka, Spark and
-PostgreSQL are the real ones, on free ports and a data folder of this run. What they stored is compared with
-the archive's klines, which no trade of ours had a part in.
+A local WebSocket server replays the archive's trades to the real producer, Kafka, Spark and PostgreSQL. They
+run on free ports and in a data folder of their own. The stored candles are compared with the klines in the
+archive, which the exchange computed itself.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from candleflow.telemetry import read_heartbeat
 
 RECORDING: Final = "trades.jsonl"
 STALLED_SECONDS: Final = 90.0
-"""When no count has changed for this long, the rest isn't waited for. Spark's start is the longest silence:
-10 s, and 40 s while other work has the cores."""
+"""Stop waiting when no count has changed for this long. Nothing changes while Spark starts: for 10 s, or 40 s
+on busy cores."""
 
 _LOOK_EVERY_SECONDS: Final = 0.5
 _SAY_EVERY_SECONDS: Final = 10.0
@@ -54,25 +54,25 @@ _EPOCH: Final = date(1970, 1, 1)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``prove``."""
-    parser.add_argument("--symbol", type=symbol_argument, help="the first of CANDLEFLOW_SYMBOLS if not given")
-    parser.add_argument("--date", type=_day, required=True, help="which day, UTC, such as 2024-08-08")
+    """Add the arguments of ``prove``."""
+    parser.add_argument("--symbol", type=symbol_argument, help="default: the first of CANDLEFLOW_SYMBOLS")
+    parser.add_argument("--date", type=_day, required=True, help="the day in UTC, such as 2024-08-08")
     parser.add_argument(
-        "--from", dest="since", type=_minute, default=0, metavar="HH:MM", help="default: the day's begin"
+        "--from", dest="since", type=_minute, default=0, metavar="HH:MM", help="start, in UTC; default: 00:00"
     )
     end = parser.add_mutually_exclusive_group()
     end.add_argument(
-        "--to", dest="until", type=_minute, default=1_440, metavar="HH:MM", help="default: the day's end"
+        "--to", dest="until", type=_minute, default=1_440, metavar="HH:MM", help="end, in UTC; default: 24:00"
     )
-    end.add_argument("--minutes", type=int, help="how many minutes of the day, for a quick proof")
-    parser.add_argument("--keep", action="store_true", help="keep the data folder, and say where it is")
+    end.add_argument("--minutes", type=int, help="how many minutes of the day to compare, for a quick run")
+    parser.add_argument("--keep", action="store_true", help="keep the data folder and print its path")
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Prove and print; 0 where every candle equals its kline, else 1.
+    """Run ``prove`` and print the comparison; return 0 if every candle equals its kline, else 1.
 
-    Raises ExchangeError where the archive can't be fetched or its files are wrong, StackError where a
-    process can't run, SettingError for a stretch of no minute.
+    Raises ExchangeError if the archive can't be downloaded or its files are wrong, StackError if a process
+    can't run, SettingError if the requested time range is empty.
     """
     asked = _asked(settings, arguments)
     try:
@@ -80,12 +80,12 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
             if arguments.keep:
                 settings.stack.data_path.mkdir(parents=True, exist_ok=True)
                 folder = Path(tempfile.mkdtemp(prefix=f"proof-{asked.symbol}-", dir=settings.stack.data_path))
-                held.callback(print, f"the data is kept in {folder}", file=sys.stderr)
+                held.callback(print, f"the data folder is kept: {folder}", file=sys.stderr)
             else:
                 folder = held.enter_context(work_folder("prove-", settings.stack.data_path))
             return _prove(settings, asked, arguments.date, folder)
     except KeyboardInterrupt:
-        print("stopped before the end: nothing is proved", file=sys.stderr)
+        print("interrupted before the comparison: nothing is proved", file=sys.stderr)
         return 1
 
 
@@ -102,17 +102,17 @@ def _prove(settings: Settings, asked: Asked, day: date, folder: Path) -> int:
 
 
 def _asked(settings: Settings, arguments: argparse.Namespace) -> Asked:
-    """The symbol, and the stretch of the day in microseconds. Raises SettingError for an empty one."""
+    """Return the symbol and the time range in microseconds. Raises SettingError if the range is empty."""
     begin = (arguments.date - _EPOCH).days * DAY_US
     until = arguments.until if arguments.minutes is None else arguments.since + arguments.minutes
     if not arguments.since < until <= 1_440:
-        raise SettingError("--from, --to and --minutes must leave a minute of the day at least")
+        raise SettingError("--from, --to and --minutes must select at least one minute of the day")
     symbol = arguments.symbol or settings.symbols[0]
     return Asked(symbol, begin + arguments.since * _MINUTE_US, begin + until * _MINUTE_US)
 
 
 def _bases(settings: Settings) -> Sequence[Basis]:
-    """The finest candles against ``1s`` klines, and every roll-up against ``1m``."""
+    """Return what to compare: the finest candles with ``1s`` klines, every roll-up with ``1m`` klines."""
     finest, minute = bases(settings.windows)
     longer = (name for name in ROLL_UPS if name != minute.interval)
     return (finest, minute, *(Basis(name, roll_up_windows(name), "1m", _MINUTE_US) for name in longer))
@@ -120,12 +120,12 @@ def _bases(settings: Settings) -> Sequence[Basis]:
 
 @dataclass(frozen=True, slots=True)
 class _Day:
-    """What the archive has of the day, checked by its checksums."""
+    """The archive's files of one day, verified by their checksums."""
 
     asked: Asked
     trades: Path
     klines: Mapping[str, Path]
-    """By interval."""
+    """The kline file of each interval."""
 
     @classmethod
     def fetched(cls, settings: Settings, asked: Asked, day: date, folder: Path, console: Console) -> _Day:
@@ -139,9 +139,10 @@ class _Day:
         return cls(asked, files.pop(""), files)
 
     def write_recording(self, file: Path) -> int:
-        """Write the trades as the exchange's combined stream sends them; how many there are.
+        """Write the trades in the format of the exchange's combined stream and return their number.
 
-        The archive has no event time: the trade time stands for it. Raises ExchangeError where there is none.
+        The archive has no event times, so the trade time is used. Raises ExchangeError if there are no
+        trades.
         """
         symbol, count = self.asked.symbol, 0
         head = f'{{"stream":"{lower(symbol)}@trade","data":{{"e":"trade","E":'
@@ -154,17 +155,17 @@ class _Day:
                 out.write(f'{head}{at},"s":"{symbol}",{trade}}}}}\n')
                 count += 1
         if not count:
-            raise ExchangeError(f"{self.trades.name} has no trade in the time asked for")
+            raise ExchangeError(f"{self.trades.name} has no trade in the requested time range")
         return count
 
     def klines_of(self, interval: str) -> Iterator[Kline]:
-        """The klines of the stretch that was asked for."""
+        """Yield the klines of the requested time range."""
         every = archive.klines(self.klines[interval], self.asked.symbol, interval)
         return (one for one in every if self.asked.since <= one.open_time < self.asked.until)
 
 
 class _Pipeline:
-    """The processes of a run."""
+    """The processes of one ``prove`` run."""
 
     def __init__(self, settings: Settings, folder: Path, console: Console) -> None:
         self.settings = settings
@@ -179,21 +180,21 @@ class _Pipeline:
         )
 
     def wait_until_ready(self) -> None:
-        """Return once Kafka and PostgreSQL are; the others wait for them by themselves."""
+        """Wait until Kafka and PostgreSQL are ready. The other processes wait for these two themselves."""
         wait_for_services(self.settings, self._children["services"], self._log("services"))
 
     def stop(self) -> None:
-        """Stop the processes, writers before the servers that they write to."""
+        """Stop the processes; those that write stop before the servers."""
         if self._reader is not None:
             self._reader.close()
         for child in reversed(self._children.values()):
             process.stop(child, signal.SIGTERM, _STOP_SECONDS)
 
     def wait_for(self, sent: int) -> tuple[int, float]:
-        """Wait until the candles have all trades, or no count has changed for too long.
+        """Wait until the candles contain all trades, or until no count has changed for ``STALLED_SECONDS``.
 
-        Returns how many they have, and the seconds since the first was sent. Raises StackError where a
-        process ended.
+        Returns the number of trades in the candles, and the seconds since the first trade was sent. Raises
+        StackError if a process ends.
         """
         before = (0, 0, 0)
         first_sent_at = changed_at = said_at = time.monotonic()
@@ -220,8 +221,8 @@ class _Pipeline:
         asked = day.asked
         found = self._candles().within(asked.symbol, basis.interval, asked.since, asked.until)
         return compare(
-            # A candle is closed by the time since its last trade, which would be waited for in vain here:
-            # all trades of the stretch have come.
+            # All trades of the range have arrived, so every candle is final. The pipeline would not close the
+            # last ones, because no later trade follows.
             [one._replace(is_closed=True) for one in found],
             day.klines_of(basis.kline),
             basis,
@@ -231,12 +232,12 @@ class _Pipeline:
         )
 
     def _counts(self) -> tuple[int, int, int]:
-        """Trades sent, published and received, as far as can be seen."""
-        told = []
+        """Return the trades sent and published, from the heartbeats, and received, from the database."""
+        counts = []
         for name, count in (("simulator", "sent"), ("producer", "published")):
             beat = read_heartbeat(self.settings.stack.run_dir, name)
-            told.append(int(beat.counts.get(count, 0)) if beat is not None else 0)
-        return told[0], told[1], self._outcomes().get("received", 0)
+            counts.append(int(beat.counts.get(count, 0)) if beat is not None else 0)
+        return counts[0], counts[1], self._outcomes().get("received", 0)
 
     def _outcomes(self) -> dict[str, int]:
         return self._candles().counts()
@@ -266,7 +267,7 @@ def _downloading(console: Console, url: str) -> Iterator[archive.Advance]:
 
 @contextmanager
 def _pipeline(symbol: str, folder: Path, console: Console) -> Iterator[_Pipeline]:
-    """Kafka, PostgreSQL, processor, simulator and producer, on a data folder in ``folder``."""
+    """Run Kafka, PostgreSQL, processor, replay and producer with a data folder in ``folder``."""
     exchange, kafka, postgres = (process.free_port() for _ in range(3))
     given = {
         "symbols": symbol,
@@ -289,7 +290,7 @@ def _pipeline(symbol: str, folder: Path, console: Console) -> Iterator[_Pipeline
     }
     settings = settings_module.load(**given)
     chosen = {PREFIX + name.upper(): value for name, value in given.items()}
-    # Once for all of them: it may have to be downloaded.
+    # Find Java once for all processes, as it may have to be downloaded.
     chosen["JAVA_HOME"] = str(find_java(settings.stack.cache_path, console=console))
     environment = child_environment(chosen)
     pipeline = _Pipeline(settings, folder, console)
@@ -310,7 +311,7 @@ def _print_verdict(comparisons: Sequence[Comparison], sent: int, stored: int, se
     compared = sum(sum(one.counts.values()) for one in comparisons)
     is_proved = stored == sent and 0 < equal == compared
     print(f"compared: {', '.join(FIELDS)}")
-    print("not compared, as the archive has none: event times")
+    print("not compared: event times, which the archive doesn't have")
     rate = stored / max(seconds, _LOOK_EVERY_SECONDS)
     print(f"{sent:,} trades sent, {stored:,} stored, in {seconds:.1f} s: {rate:,.0f} trades/s")
     print(
@@ -324,14 +325,16 @@ def _day(text: str) -> date:
     try:
         day = date.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no day such as 2024-08-08") from None
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a day such as 2024-08-08") from None
     if day >= datetime.now(UTC).date():
-        raise argparse.ArgumentTypeError(f"{text}: the archive has a day once it is over, UTC")
+        raise argparse.ArgumentTypeError(
+            f"{text}: must be in the past, as the archive gets a day after its end (UTC)"
+        )
     return day
 
 
 def _minute(text: str) -> int:
-    """Minutes since the day's begin."""
+    """Parse HH:MM into minutes since midnight."""
     found = re.fullmatch(r"([0-9]{2}):([0-5][0-9])", text)
     minutes = int(found[1]) * 60 + int(found[2]) if found else -1
     if not 0 <= minutes <= 1_440:

@@ -1,8 +1,8 @@
-"""What runs on a data folder: one lock that only one supervisor holds, and a file that says what it started.
+"""The supervisor's lock on a data folder, and ``run/up.json``, which lists the processes that it started.
 
-``<data_dir>/run/up.json`` is for ``status`` and ``down``, and for the next start, which stops what a killed
-supervisor may have left. A pid alone proves nothing, as pids are used again: each goes with the time at
-which its process was created, and with the boot that it belongs to.
+``status`` and ``down`` read ``up.json``. So does the next start, which stops what a killed supervisor left
+running. The kernel reuses pids, so the file keeps with each pid the time at which the process was created,
+and the time of the boot.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ class RunningPart:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a supervisor says of itself; times in seconds since the epoch."""
+    """The content of ``up.json``: a supervisor and its processes. Times are in seconds since the epoch."""
 
     command: str
     """``up`` or ``services``."""
     pid: int
     created_at: float
     settings: Mapping[str, str | int]
-    """The settings in force that others need to find what runs, by their names; no secret among them."""
+    """The settings, without secrets, by which other commands find these processes."""
     dashboard_url: str = ""
     booted_at: float = field(default_factory=psutil.boot_time)
     is_ready: bool = False
     parts: tuple[RunningPart, ...] = ()
 
     def is_alive(self) -> bool:
-        return _is_this_boot(self.booted_at) and process.living(self.pid, self.created_at) is not None
+        return _is_this_boot(self.booted_at) and process.find_alive(self.pid, self.created_at) is not None
 
 
 def read_run(run_dir: Path) -> Run | None:
-    """What the file says, or None where there is none that can be read."""
+    """Read ``up.json``; None if it is missing or can't be parsed."""
     try:
         fields: dict[str, Any] = json.loads((run_dir / FILE).read_text())
         parts = tuple(RunningPart(**part) for part in fields.pop("parts"))
@@ -68,9 +68,9 @@ def read_run(run_dir: Path) -> Run | None:
 
 
 def write_run(run_dir: Path, run: Run) -> None:
-    beside = run_dir / f"{FILE}.tmp"
-    beside.write_text(json.dumps(asdict(run), indent=1))
-    beside.replace(run_dir / FILE)
+    unfinished = run_dir / f"{FILE}.tmp"
+    unfinished.write_text(json.dumps(asdict(run), indent=1))
+    unfinished.replace(run_dir / FILE)
 
 
 def remove_run(run_dir: Path) -> None:
@@ -78,20 +78,20 @@ def remove_run(run_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def only_one(run_dir: Path) -> Iterator[None]:
-    """Hold the data folder's lock; raises HeldError naming what holds it.
+def hold_run_lock(run_dir: Path) -> Iterator[None]:
+    """Hold the data folder's lock. Raises HeldError, naming the holder, if another process has it.
 
-    The kernel frees the lock of a process that dies, so a stale file blocks no start.
+    The kernel releases the lock of a process that dies, so a leftover lock file blocks no start.
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = _take(run_dir / LOCK)
+        lock = _try_lock(run_dir / LOCK)
     except OSError as error:
         raise StackError(
-            f"{run_dir} can't be written: {error.strerror}; CANDLEFLOW_DATA_DIR moves it"
+            f"{run_dir} can't be written: {error.strerror}; set CANDLEFLOW_DATA_DIR to another folder"
         ) from error
     if lock is None:
-        raise HeldError(_who_holds(run_dir))
+        raise HeldError(_already_running(run_dir))
     try:
         yield
     finally:
@@ -99,8 +99,8 @@ def only_one(run_dir: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _take(path: Path) -> int | None:
-    """The locked file's descriptor, or None where another holds it."""
+def _try_lock(path: Path) -> int | None:
+    """Lock the file and return its descriptor; None if another process holds the lock."""
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -108,18 +108,18 @@ def _take(path: Path) -> int | None:
         except BlockingIOError:
             os.close(lock)
             return None
-        # The holder before may have removed the file between our opening and locking it.
+        # The previous holder may have removed the file after we opened it and before we locked it.
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_ino == os.fstat(lock).st_ino:
                 return lock
         os.close(lock)
 
 
-def _who_holds(run_dir: Path) -> str:
+def _already_running(run_dir: Path) -> str:
     run = read_run(run_dir)
     if run is None:
         return f"candleflow is already starting on {run_dir.parent}"
-    page = f", its page is {run.dashboard_url}" if run.dashboard_url else ""
+    page = f"; its page is {run.dashboard_url}" if run.dashboard_url else ""
     return (
         f"`candleflow {run.command}` is already running on {run_dir.parent} (pid {run.pid}){page}; "
         "stop it with: python -m candleflow down"
@@ -127,14 +127,14 @@ def _who_holds(run_dir: Path) -> str:
 
 
 def stop_leftovers(run_dir: Path) -> list[str]:
-    """Stop what an earlier supervisor started and a kill -9 left; the names of what there was.
+    """Stop the processes that a killed supervisor left running and return their names.
 
-    To be called by who holds the lock.
+    The caller must hold the lock (``hold_run_lock``).
     """
     run = read_run(run_dir)
     stopped = []
     if run is not None and _is_this_boot(run.booted_at):
-        # In the order in which they were to be stopped: the servers, which were started first, last.
+        # Stop in reverse order of the start, so that the servers stop after the processes that write to them.
         for part in reversed(run.parts):
             if process.stop_leftover(part.pid, part.created_at, part.stop_signal, _LEFTOVER_SECONDS):
                 stopped.append(part.name)
@@ -145,5 +145,6 @@ def stop_leftovers(run_dir: Path) -> list[str]:
 
 
 def _is_this_boot(booted_at: float) -> bool:
-    # The boot time is reckoned from the clock, which may have been set meanwhile: half a minute is no reboot.
+    # psutil derives the boot time from the clock, which may have been corrected since. Less than 30 s is no
+    # reboot.
     return abs(psutil.boot_time() - booted_at) < 30

@@ -1,4 +1,4 @@
-"""A server on this machine, Kafka or PostgreSQL: prepared, started, waited for and stopped."""
+"""Base class of the local servers, Kafka and PostgreSQL: prepare, start, wait for and stop one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ STOP_SECONDS: Final = 8.0
 
 
 class LocalServer(ABC):
-    """One server, with all that it keeps in ``folder``."""
+    """A server process whose files are all in ``folder``."""
 
     name: ClassVar[str]
     stop_signal: ClassVar[signal.Signals]
-    """Ends it at once but cleanly."""
+    """Makes the server shut down cleanly without waiting for its clients."""
 
     def __init__(self, folder: Path, port: int, host: str) -> None:
         self.folder = folder
@@ -33,7 +33,7 @@ class LocalServer(ABC):
 
     @property
     def data(self) -> Path:
-        """What must survive: topics, or a database."""
+        """The folder of the server's data: topics, or a database."""
         return self.folder / "data"
 
     @property
@@ -49,14 +49,14 @@ class LocalServer(ABC):
         return self._process
 
     def start(self, *, outlives_parent: bool = False) -> None:
-        """Heal or make the folder, then start the server; it is ready some seconds later."""
+        """Prepare the folder and start the server, without waiting until it is ready."""
         self.prepare()
         self.launch(outlives_parent=outlives_parent)
 
     def prepare(self) -> None:
-        """Make or heal the folder and write the configuration. May be called from any thread.
+        """Create or repair the folder and write the configuration. May be called from any thread.
 
-        Raises StackError with one line that says what to do.
+        Raises StackError that says what the user can do.
         """
         try:
             self._prepare()
@@ -64,12 +64,12 @@ class LocalServer(ABC):
             raise StackError(f"{self.name}'s folder {self.folder} can't be used: {error}") from error
 
     def launch(self, *, outlives_parent: bool = False) -> subprocess.Popen[bytes]:
-        """Start the server in a prepared folder, from the main thread unless it outlives its parent."""
+        """Start the server in a prepared folder. Call it from the main thread, unless ``outlives_parent``."""
         self._process = self._spawn(None if outlives_parent else self.stop_signal)
         return self._process
 
     def is_ready(self) -> bool:
-        """Whether it answers a client now. Raises StackError when it has ended."""
+        """Return whether the server answers a client now. Raises StackError if it has ended."""
         if self._process is not None and self._process.poll() is not None:
             raise StackError(f"{self.name} ended while starting: {self.why_it_ended()}")
         if process.is_listening(self.port, self.host):
@@ -79,22 +79,22 @@ class LocalServer(ABC):
         return not self._problem
 
     def not_ready(self) -> str:
-        """Why ``is_ready`` last said no."""
-        return f"{self._problem}; it says: {self.why_it_ended()}"
+        """Return why ``is_ready`` last returned false, with the end of the log."""
+        return f"{self._problem}; last log lines: {self.why_it_ended()}"
 
     def wait_until_ready(self, within_seconds: float = READY_SECONDS) -> None:
-        """Return once a client can use it; raise StackError when it ends first or isn't in time."""
+        """Wait until the server answers a client. Raises StackError if it ends or isn't ready in time."""
         if not process.wait_for(self.is_ready, within_seconds):
-            raise StackError(f"{self.name} wasn't ready in {within_seconds:.0f} s: {self.not_ready()}")
+            raise StackError(f"{self.name} wasn't ready after {within_seconds:.0f} s: {self.not_ready()}")
 
     def stop(self, within_seconds: float = STOP_SECONDS) -> None:
-        """Stop it cleanly; past the deadline it is killed, which costs the next start a recovery."""
+        """Stop the server cleanly; kill it after the deadline, so that its next start has to recover."""
         if self._process is not None:
             process.stop(self._process, self.stop_signal, within_seconds)
             self._process = None
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """Kill the server and its children with SIGKILL."""
         if self._process is not None:
             children = psutil.Process(self._process.pid).children() if self._process.poll() is None else []
             process.stop(self._process, signal.SIGKILL, 5)
@@ -102,8 +102,8 @@ class LocalServer(ABC):
             self._process = None
 
     def why_it_ended(self) -> str:
-        """What its log says last."""
-        return f"{process.tail(self.log)} ({self.log})"
+        """Return the last lines of the log and its path."""
+        return f"{process.tail(self.log)} (log: {self.log})"
 
     @abstractmethod
     def _prepare(self) -> None: ...
@@ -113,4 +113,4 @@ class LocalServer(ABC):
 
     @abstractmethod
     def _why_no_answer(self) -> str:
-        """Why a client isn't answered; "" where it is."""
+        """Try to connect as a client; return the error, or "" on success."""

@@ -1,7 +1,7 @@
-"""Start what runs on Spark: find Java, the jars and an archive of classes, and hand them in.
+"""Run ``processor`` and ``backfill`` with the local files that Spark needs: Java, jars, class-data archive.
 
-``processor`` and ``backfill`` know no folder of this machine. The functions here are what their commands
-run: they hand ``spark_files`` in, which is called once the process is ready to start Spark.
+The packages ``processor`` and ``history`` don't know where these files are. They get ``spark_files`` as a
+parameter and call it when they are ready to start Spark.
 """
 
 from __future__ import annotations
@@ -28,28 +28,30 @@ from candleflow.stack.work_folder import work_folder
 _log = logging.getLogger(__name__)
 
 _END_SECONDS = 2.0
-"""How long to wait for the killed JVM that was making an archive; else it stays behind as a zombie."""
+"""How long to wait at the end for a killed JVM that was making an archive, so that it doesn't become a
+zombie."""
 
 
 def run_processor(settings: Settings) -> int:
-    """Run the processor; its exit status."""
+    """Run the processor and return its exit status."""
     return processor.run(settings, partial(spark_files, settings, processor.NAME))
 
 
 def run_backfill(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Run ``backfill``; its exit status."""
-    # In the data folder, as the archive may be larger than what /tmp holds.
+    """Run ``backfill`` and return its exit status."""
+    # In the data folder: the downloaded archive may be too large for /tmp.
     folder = partial(work_folder, "backfill-", settings.stack.data_path)
     return backfill.run(settings, arguments, folder, partial(spark_files, settings, "backfill"))
 
 
 @contextmanager
 def spark_files(settings: Settings, name: str) -> Iterator[SparkFiles]:
-    """What Spark needs of this machine, fetched where need be; its work folder is gone afterwards.
+    """Provide Java, the jars and a work folder for Spark. Downloads what is missing.
 
-    The JVM of spark-submit has all but the work folder already. Raises StackError without Java or its jars.
+    Under spark-submit only the work folder is needed. Raises StackError if Java or a jar can't be found or
+    downloaded.
     """
-    # Among the temporary files: Spark cuts its folder's path at each comma, and keeps little there.
+    # In the temporary folder: Spark splits this path at commas, which the data folder's path may have.
     with work_folder(f"candleflow-{name}-") as work_dir:
         if settings.spark.master == SPARK_SUBMIT:
             yield SparkFiles(work_dir)
@@ -64,14 +66,14 @@ def spark_files(settings: Settings, name: str) -> Iterator[SparkFiles]:
             archive_classes = partial(_archive_classes, archive, listing, making)
             yield SparkFiles(work_dir, java_home, jars, options, archive_classes)
         finally:
-            process.end_runs()
+            process.kill_runs()
             making.acquire(timeout=_END_SECONDS)
 
 
 def _archive_classes(archive: ClassArchive, listing: Path, making: threading.Lock, class_path: str) -> None:
-    """Make the archive for the next start, where the JVM that runs found none; may raise StackError."""
+    """Make the archive for the next start if the running JVM found none. Raises StackError if that fails."""
     began_at = time.monotonic()
     with making:
         if listing.exists() and archive.make(listing, class_path):
             seconds = time.monotonic() - began_at
-            _log.info("archived Spark's classes in %.0f s: the next start is quicker", seconds)
+            _log.info("archived Spark's classes in %.0f s: the next start is faster", seconds)

@@ -1,4 +1,4 @@
-"""``status``, ``down`` and ``psql``: what runs on a data folder, its end, and a look into its database."""
+"""The commands ``status``, ``down`` and ``psql``, which show and stop processes and open the database."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from candleflow.settings import Settings
 from candleflow.stack import process
 from candleflow.stack.display import counted
 from candleflow.stack.postgres import binary
-from candleflow.stack.run_file import Run, only_one, read_run, stop_leftovers
+from candleflow.stack.run_file import Run, hold_run_lock, read_run, stop_leftovers
 from candleflow.store import credentials
 from candleflow.store.credentials import Role
 from candleflow.telemetry import Heartbeat, read_heartbeat
 
-BEATING: Final = ("simulator", "producer", "processor", "dashboard", "alerts", "audit", "forecaster")
-"""The processes that write a heartbeat file, whether ``up`` or a user started them."""
+HEARTBEAT_NAMES: Final = ("simulator", "producer", "processor", "dashboard", "alerts", "audit", "forecaster")
+"""The processes that write a heartbeat file, started by ``up`` or by a user."""
 
 _DOWN_SECONDS: Final = 20.0
 
 
 def status(settings: Settings) -> dict[str, Any] | None:
-    """What runs on this data folder, or None where nothing does.
+    """Describe the processes that use this data folder; None if none runs.
 
-    Holds the reader's password in ``postgres_url``: for this user's eyes only.
+    ``postgres_url`` contains the reader role's password, so show it to this user only.
     """
-    run = _living_run(settings)
-    settings = _in_force(settings, run)
+    run = _alive_run(settings)
+    settings = _settings_of(settings, run)
     processes = (
-        [] if run is None else [_described(settings, one.name, one.pid, one.state) for one in run.parts]
+        [] if run is None else [_describe(settings, one.name, one.pid, one.state) for one in run.parts]
     )
     known = {one["name"] for one in processes}
-    for name in _beating(settings):
+    for name in _heartbeat_names(settings):
         beat = read_heartbeat(settings.stack.run_dir, name)
         if name not in known and beat is not None and _lives(beat):
-            processes.append(_described(settings, name, beat.pid, beat.state))
+            processes.append(_describe(settings, name, beat.pid, beat.state))
     if run is None and not processes:
         return None
     return {
@@ -67,12 +67,14 @@ def status(settings: Settings) -> dict[str, Any] | None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``status``."""
-    parser.add_argument("--json", action="store_true", help="for programs; holds the reader's password")
+    """Add the arguments of ``status``."""
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON, which includes the read-only role's password"
+    )
 
 
 def run_status(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Print it; exit status 1 where nothing runs."""
+    """Print the processes that use this data folder; return 1 if none runs."""
     found = status(settings)
     if found is None:
         print(json.dumps({"processes": []}) if arguments.json else "nothing is running")
@@ -85,15 +87,16 @@ def run_status(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def down(settings: Settings) -> int:
-    """Stop what ``up`` or ``services`` started on this data folder; what other terminals run goes on."""
-    run = _living_run(settings)
+    """Stop what ``up`` or ``services`` started on this data folder; processes of other terminals continue."""
+    run = _alive_run(settings)
     if run is not None:
         with contextlib.suppress(psutil.NoSuchProcess):
             supervisor = psutil.Process(run.pid)
             supervisor.send_signal(signal.SIGTERM)
             if not process.wait(supervisor, _DOWN_SECONDS):
                 raise StackError(
-                    f"`candleflow {run.command}` (pid {run.pid}) didn't stop in {_DOWN_SECONDS:.0f} s"
+                    f"`candleflow {run.command}` (pid {run.pid}) didn't stop in {_DOWN_SECONDS:.0f} s; "
+                    "try again or kill it: the next start stops what it leaves running"
                 )
         print(f"stopped `candleflow {run.command}`")
         return 0
@@ -101,10 +104,10 @@ def down(settings: Settings) -> int:
         print("nothing is running")
         return 0
     try:
-        with only_one(settings.stack.run_dir):
+        with hold_run_lock(settings.stack.run_dir):
             left = stop_leftovers(settings.stack.run_dir)
     except HeldError as error:
-        raise StackError(f"{error}: try again in a moment") from error
+        raise StackError(f"{error}; try again in a moment") from error
     print(f"stopped {', '.join(left)}, left over from an earlier run" if left else "nothing is running")
     return 0
 
@@ -115,7 +118,7 @@ _LIBPQ_VARIABLES: Final = {
 
 
 def psql(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Become psql, as the reader, in the running database; the password goes by the environment."""
+    """Replace this process with psql as the read-only role, and pass the password by the environment."""
     dsn = credentials.dsn(running_settings(settings), Role.READER)
     program = shutil.which("psql") or str(binary("psql"))
     given = {
@@ -132,41 +135,44 @@ def psql(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def running_settings(settings: Settings) -> Settings:
-    """The settings of what runs: it may have another environment, and may have chosen the exchange."""
-    return _in_force(settings, _living_run(settings))
+    """Return the settings of the running ``up``, if one runs.
+
+    Its environment may differ from this one's, and it may have chosen the exchange.
+    """
+    return _settings_of(settings, _alive_run(settings))
 
 
-def _in_force(settings: Settings, run: Run | None) -> Settings:
+def _settings_of(settings: Settings, run: Run | None) -> Settings:
     return settings if run is None else settings_module.load(**run.settings)
 
 
-def _living_run(settings: Settings) -> Run | None:
+def _alive_run(settings: Settings) -> Run | None:
     run = read_run(settings.stack.run_dir)
     return run if run is not None and run.is_alive() else None
 
 
-def _beating(settings: Settings) -> list[str]:
-    """``BEATING``, with the producer of each shard in the producer's place."""
+def _heartbeat_names(settings: Settings) -> list[str]:
+    """Return ``HEARTBEAT_NAMES`` with "producer" replaced by the producer of each shard."""
     producers = [shard.name_of(PRODUCER) for shard in told_shards(settings.stack.run_dir)]
-    at = BEATING.index(PRODUCER)
-    return [*BEATING[:at], *producers, *BEATING[at + 1 :]]
+    at = HEARTBEAT_NAMES.index(PRODUCER)
+    return [*HEARTBEAT_NAMES[:at], *producers, *HEARTBEAT_NAMES[at + 1 :]]
 
 
 def _lives(beat: Heartbeat) -> bool:
     try:
         found = psutil.Process(beat.pid)
-        # A process that got the pid since then was created after the first heartbeat.
+        # If the kernel gave the pid to another process, that one was created after the first heartbeat.
         return found.create_time() <= beat.started_at + 1 and found.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def _described(settings: Settings, name: str, pid: int, state: str) -> dict[str, Any]:
-    """One process, with its own words where its heartbeat is this process's."""
-    told: dict[str, Any] = {"name": name, "pid": pid, "state": state, "memory_mb": memory_mb(pid)}
+def _describe(settings: Settings, name: str, pid: int, state: str) -> dict[str, Any]:
+    """Describe one process, with the status from its heartbeat if that has the same pid."""
+    described: dict[str, Any] = {"name": name, "pid": pid, "state": state, "memory_mb": memory_mb(pid)}
     beat = read_heartbeat(settings.stack.run_dir, name)
     if beat is not None and beat.pid == pid:
-        told |= {
+        described |= {
             "state": beat.state if state == "running" else state,
             "message": beat.message,
             "started_at": beat.started_at,
@@ -174,11 +180,11 @@ def _described(settings: Settings, name: str, pid: int, state: str) -> dict[str,
             "counts": beat.counts,
             "by_label": beat.by_label,
         }
-    return told
+    return described
 
 
 def memory_mb(pid: int) -> int:
-    """Resident memory of a process and all below it, in MB; shared pages count for each."""
+    """Return the resident memory of a process and its descendants in MB, counting shared pages for each."""
     total_bytes = 0
     with contextlib.suppress(psutil.Error):
         found = psutil.Process(pid)

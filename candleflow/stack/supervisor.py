@@ -1,7 +1,7 @@
-"""Keeps parts running: starts them, watches them, starts again one that died, and stops them in order.
+"""Start processes, restart those that end, and stop them in order.
 
-One event loop in the main thread: children are started in that thread, as the kernel ties them to it (see
-``process``); whatever blocks runs in a thread of its own beside.
+The event loop runs in the main thread and starts the children there, because the kernel kills a child with
+the thread that started it (see ``process``). Blocking work runs in other threads.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.1
 TRIM_EVERY_SECONDS: Final = 30.0
-SAY_SECONDS: Final = 5.0
-"""A part that isn't ready after this says what it waits for."""
+LATE_SECONDS: Final = 5.0
+"""After this time the display says why a process isn't ready."""
 
 _RESTARTS: Final = partial(Backoff, 1.0, 30.0)
 STABLE_SECONDS: Final = 60.0
-"""A part that ran this long starts over with the shortest restart delay."""
+"""After running this long, a process that ends is restarted with the shortest delay again."""
 
 BAD_SETTING_STATUS: Final = 2
 
@@ -43,31 +43,32 @@ Launch = Callable[[], subprocess.Popen[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One process to keep running."""
+    """How to start and check one process."""
 
     name: str
     launch: Launch
     log: Path
     prepare: Callable[[], None] | None = None
-    """Blocking work before each start, in a thread."""
+    """Blocking work before each start; runs in a thread."""
     is_ready: Callable[[], bool] | None = None
-    """Asked in a thread until true; may raise StackError. None: ready when started."""
+    """Called in a thread until it returns true; may raise StackError. None: ready as soon as it is
+    started."""
     not_ready: Callable[[], str] | None = None
-    """Why the last answer was no."""
+    """Returns why ``is_ready`` last returned false."""
     ready_seconds: float = math.inf
-    """How long to wait for a part that was never ready."""
+    """How long the first start may take until it fails."""
     stop_signal: int = signal.SIGTERM
     why_it_ended: Callable[[], str] | None = None
     is_essential: bool = False
-    """Whether everything ends when this part can't be started the first time."""
+    """If true and the first start fails, the supervisor ends with that error."""
 
-    def last_words(self) -> str:
-        return self.why_it_ended() if self.why_it_ended else f"{process.tail(self.log)} ({self.log})"
+    def last_log_lines(self) -> str:
+        return self.why_it_ended() if self.why_it_ended else f"{process.tail(self.log)} (log: {self.log})"
 
 
 @dataclass(slots=True)
-class Keeping:
-    """A part and how it is."""
+class SupervisedPart:
+    """A part and the state of its process."""
 
     part: Part
     state: str = "starting"
@@ -84,44 +85,47 @@ class Keeping:
 
 
 class Supervisor:
-    """Keeps parts. ``on_change`` is called whenever a part's state changed, from the event loop."""
+    """Keeps processes running. Calls ``on_change`` in the event loop whenever the state of one changes."""
 
     def __init__(
         self,
-        on_change: Callable[[Keeping], None],
+        on_change: Callable[[SupervisedPart], None],
         *,
         restarts: Callable[[], Backoff] = _RESTARTS,
         stable_seconds: float = STABLE_SECONDS,
     ) -> None:
-        self.keepings: list[Keeping] = []
+        self.parts: list[SupervisedPart] = []
         self._on_change = on_change
         self._restarts = restarts
         self._stable_seconds = stable_seconds
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
 
-    def keep(self, part: Part) -> Keeping:
-        """Begin to keep a part running; what went wrong before it was ever ready comes from ``ready``."""
-        keeping = Keeping(part)
-        self.keepings.append(keeping)
-        task = asyncio.create_task(self._keep(keeping), name=part.name)
-        self._tasks.append(task)
-        return keeping
+    def start(self, part: Part) -> SupervisedPart:
+        """Start the part and restart it whenever it ends.
 
-    async def ready(self, keeping: Keeping) -> None:
-        """Return once the part is ready for the first time; raises StackError if it can't be made so."""
-        task = self._tasks[self.keepings.index(keeping)]
-        waiting = asyncio.create_task(keeping.ready.wait())
+        ``ready`` raises the error if the first start fails.
+        """
+        supervised = SupervisedPart(part)
+        self.parts.append(supervised)
+        task = asyncio.create_task(self._supervise(supervised), name=part.name)
+        self._tasks.append(task)
+        return supervised
+
+    async def ready(self, supervised: SupervisedPart) -> None:
+        """Wait until the part is ready for the first time. Raises StackError if its first start fails."""
+        task = self._tasks[self.parts.index(supervised)]
+        waiting = asyncio.create_task(supervised.ready.wait())
         try:
             await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
-        if not keeping.ready.is_set():
+        if not supervised.ready.is_set():
             await task
-            raise _not_started(keeping.part, keeping.part.last_words())
+            raise _not_started(supervised.part, supervised.part.last_log_lines())
 
     async def watch(self) -> None:
-        """Raise what a part could not be kept for; else runs until cancelled, keeping the logs bounded."""
+        """Raise the first error of any part. Until then, or until cancelled, keep the log files bounded."""
         trimmed_at = time.monotonic()
         while True:
             for task in self._tasks:
@@ -129,107 +133,111 @@ class Supervisor:
                     task.result()
             if time.monotonic() - trimmed_at > TRIM_EVERY_SECONDS:
                 trimmed_at = time.monotonic()
-                for keeping in self.keepings:
-                    process.trim_log(keeping.part.log)
+                for supervised in self.parts:
+                    process.trim_log(supervised.part.log)
             await asyncio.sleep(POLL_SECONDS)
 
     async def stop(self, stages: Sequence[tuple[float, Sequence[str]]]) -> None:
-        """Stop every part: the named ones of each stage at once, each stage within its seconds.
+        """Stop every part, stage after stage. Each stage is the seconds allowed and the names of its parts.
 
-        A part that hasn't ended by then is killed, with all that it started.
+        A process that hasn't ended by then is killed together with its children.
         """
         self._is_stopping = True
         for task in self._tasks:
             task.cancel()
-        process.end_runs()
+        process.kill_runs()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for within_seconds, names in stages:
-            await self._stop_stage([one for one in self.keepings if one.part.name in names], within_seconds)
+            await self._stop_stage([one for one in self.parts if one.part.name in names], within_seconds)
 
-    async def _stop_stage(self, keepings: Sequence[Keeping], within_seconds: float) -> None:
+    async def _stop_stage(self, parts: Sequence[SupervisedPart], within_seconds: float) -> None:
         deadline = time.monotonic() + within_seconds
-        for keeping in keepings:
-            if keeping.child is not None and keeping.is_alive:
-                self._set(keeping, "stopping")
+        for supervised in parts:
+            if supervised.child is not None and supervised.is_alive:
+                self._set(supervised, "stopping")
                 with contextlib.suppress(ProcessLookupError):
-                    keeping.child.send_signal(keeping.part.stop_signal)
-        while any(one.is_alive for one in keepings) and time.monotonic() < deadline:
+                    supervised.child.send_signal(supervised.part.stop_signal)
+        while any(one.is_alive for one in parts) and time.monotonic() < deadline:
             await asyncio.sleep(POLL_SECONDS / 4)
-        for keeping in keepings:
-            if keeping.child is not None:
-                was_killed = keeping.is_alive
-                process.kill_group(keeping.child.pid)
-                keeping.child.wait()
-                self._set(keeping, "stopped", "killed: it didn't stop in time" if was_killed else "")
+        for supervised in parts:
+            if supervised.child is not None:
+                was_killed = supervised.is_alive
+                process.kill_group(supervised.child.pid)
+                supervised.child.wait()
+                self._set(supervised, "stopped", "killed: it didn't stop in time" if was_killed else "")
 
-    async def _keep(self, keeping: Keeping) -> None:
+    async def _supervise(self, supervised: SupervisedPart) -> None:
         backoff = self._restarts()
         while True:
             began_at = time.monotonic()
-            status = await self._run_once(keeping)
+            status = await self._run_once(supervised)
             if time.monotonic() - began_at >= self._stable_seconds:
                 backoff.reset()
             if status == BAD_SETTING_STATUS:
-                # Trying again would only say the same again.
-                self._set(keeping, "failed", keeping.part.last_words())
+                # Retrying can't help: the setting stays wrong.
+                self._set(supervised, "failed", supervised.part.last_log_lines())
                 return
-            keeping.restarts += 1
+            supervised.restarts += 1
             wait_seconds = backoff.next_delay()
-            words = f"ended with status {status}; again in {wait_seconds:.0f} s: {keeping.part.last_words()}"
-            self._set(keeping, "restarting", words)
+            last_lines = supervised.part.last_log_lines()
+            message = f"ended with status {status}; restarting in {wait_seconds:.0f} s: {last_lines}"
+            self._set(supervised, "restarting", message)
             await asyncio.sleep(wait_seconds)
 
-    async def _run_once(self, keeping: Keeping) -> int:
-        """Start the part and wait for its end; its status. An essential part's first failure is raised."""
-        part = keeping.part
-        self._set(keeping, "starting")
+    async def _run_once(self, supervised: SupervisedPart) -> int:
+        """Start the part, wait until it ends and return its exit status.
+
+        Raises StackError if an essential part fails before it was ever ready.
+        """
+        part = supervised.part
+        self._set(supervised, "starting")
         try:
             if part.prepare is not None:
                 await in_thread(part.prepare)
             process.trim_log(part.log)
-            keeping.child = part.launch()
-            keeping.created_at = psutil.Process(keeping.child.pid).create_time()
-            self._set(keeping, "starting")
-            await self._become_ready(keeping)
+            supervised.child = part.launch()
+            supervised.created_at = psutil.Process(supervised.child.pid).create_time()
+            self._set(supervised, "starting")
+            await self._wait_until_ready(supervised)
         except (CandleflowError, OSError, subprocess.SubprocessError, psutil.Error) as error:
-            if part.is_essential and not keeping.ready.is_set():
+            if part.is_essential and not supervised.ready.is_set():
                 raise (
                     error if isinstance(error, CandleflowError) else _not_started(part, str(error))
                 ) from error
-            self._set(keeping, "starting", str(error))
-        while keeping.is_alive:
+            self._set(supervised, "starting", str(error))
+        while supervised.is_alive:
             await asyncio.sleep(POLL_SECONDS)
-        if part.is_essential and not keeping.ready.is_set():
-            raise _not_started(part, part.last_words())
-        if keeping.child is None:
+        if part.is_essential and not supervised.ready.is_set():
+            raise _not_started(part, part.last_log_lines())
+        if supervised.child is None:
             return 1
-        process.kill_group(keeping.child.pid)
-        return keeping.child.returncode
+        process.kill_group(supervised.child.pid)
+        return supervised.child.returncode
 
-    async def _become_ready(self, keeping: Keeping) -> None:
+    async def _wait_until_ready(self, supervised: SupervisedPart) -> None:
         began_at = time.monotonic()
-        while keeping.part.is_ready is not None and keeping.is_alive:
-            if await in_thread(keeping.part.is_ready):
+        while supervised.part.is_ready is not None and supervised.is_alive:
+            if await in_thread(supervised.part.is_ready):
                 break
-            self._say_late(keeping, time.monotonic() - began_at)
+            self._report_late(supervised, time.monotonic() - began_at)
             await asyncio.sleep(POLL_SECONDS)
-        if keeping.is_alive:
-            self._set(keeping, "running")
-            keeping.ready.set()
+        if supervised.is_alive:
+            self._set(supervised, "running")
+            supervised.ready.set()
 
-    def _say_late(self, keeping: Keeping, waited_seconds: float) -> None:
-        """Say why a part isn't ready; raises StackError once it has had its time."""
-        if waited_seconds < min(SAY_SECONDS, keeping.part.ready_seconds):
+    def _report_late(self, supervised: SupervisedPart, waited_seconds: float) -> None:
+        """Show why a part isn't ready. Raises StackError when ``ready_seconds`` are over."""
+        if waited_seconds < min(LATE_SECONDS, supervised.part.ready_seconds):
             return
-        why = keeping.part.not_ready() if keeping.part.not_ready else keeping.part.last_words()
-        if waited_seconds >= keeping.part.ready_seconds and not keeping.ready.is_set():
-            raise _not_started(keeping.part, f"not ready after {waited_seconds:.0f} s: {why}")
-        if keeping.message != why:
-            self._set(keeping, "starting", why)
+        why = supervised.part.not_ready() if supervised.part.not_ready else supervised.part.last_log_lines()
+        if waited_seconds >= supervised.part.ready_seconds and not supervised.ready.is_set():
+            raise _not_started(supervised.part, f"not ready after {waited_seconds:.0f} s: {why}")
+        if supervised.message != why:
+            self._set(supervised, "starting", why)
 
-    def _set(self, keeping: Keeping, state: str, message: str = "") -> None:
-        keeping.state, keeping.message = state, message
-        self._on_change(keeping)
+    def _set(self, supervised: SupervisedPart, state: str, message: str = "") -> None:
+        supervised.state, supervised.message = state, message
+        self._on_change(supervised)
 
 
 def _not_started(part: Part, why: str) -> StackError:
@@ -237,7 +245,7 @@ def _not_started(part: Part, why: str) -> StackError:
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Do blocking work in a thread that never delays the exit, unlike an executor's."""
+    """Run blocking work in a daemon thread, which, unlike an executor's, doesn't delay the exit."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -253,9 +261,9 @@ async def in_thread(work: Callable[[], T]) -> T:
         result, failure = None, None
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 - handed to who awaits it
+        except BaseException as error:  # noqa: BLE001 - raised in the coroutine that awaits it
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop is already closed
             loop.call_soon_threadsafe(tell, result, failure)
 
     threading.Thread(target=body, daemon=True).start()

@@ -1,7 +1,8 @@
-"""``up`` and ``services``: everything, or only Kafka and PostgreSQL, on this machine, until told to stop.
+"""Run everything (``up``) or only Kafka and PostgreSQL (``services``) on this machine, until stopped.
 
-What it joins: the exchange's probe, Java and the jars, the two servers, the schema and the topics, and one
-child process for each of producer, processor, dashboard, alerts, audit and, if need be, simulator.
+``up`` chooses an exchange that answers, makes sure that Java and the jars are there, and starts Kafka and
+PostgreSQL. It applies the schema, then runs one child process each for producer, processor, dashboard,
+alerts, audit and forecaster. Without a reachable exchange it runs the simulator too.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.run_file import (
     Run,
     RunningPart,
-    only_one,
+    hold_run_lock,
     read_run,
     remove_run,
     stop_leftovers,
     write_run,
 )
 from candleflow.stack.server import LocalServer
-from candleflow.stack.supervisor import Keeping, Part, Supervisor, in_thread
+from candleflow.stack.supervisor import Part, SupervisedPart, Supervisor, in_thread
 from candleflow.store import schema
 from candleflow.telemetry import read_heartbeat
 
@@ -54,14 +55,16 @@ STOP_STAGES: Final[Sequence[tuple[float, Sequence[str]]]] = (
     (9.0, ("producer", "processor", "dashboard", "simulator", "audit", "alerts", "forecaster")),
     (4.5, ("kafka", "postgres")),
 )
-"""Seconds for each stage of a stop, and its parts: writers first, then the servers; 13.5 s in all."""
+"""Stages of a stop: the seconds allowed, and the processes. Writers stop before the servers; 13.5 s in
+all."""
 
 _SHOW_EVERY_SECONDS: Final = 0.5
 _TOPICS_SECONDS: Final = 60.0
 _KAFKA_SECONDS: Final = 600.0
-"""Kafka doesn't answer while it recovers its logs after a kill: seconds, with many partitions minutes."""
+"""How long to wait for Kafka. After a kill it first recovers its logs, which takes minutes with many
+partitions."""
 _POSTGRES_SECONDS: Final = 120.0
-"""PostgreSQL's replay of the log that a kill left ends within half a minute."""
+"""How long to wait for PostgreSQL. After a kill it first replays its log, for half a minute at most."""
 _PAGE_SECONDS: Final = 60.0
 """How long alerts, audit and forecaster wait for the page to start first; it takes 5 s on two free cores."""
 _DETACH_SECONDS: Final = 300.0
@@ -70,40 +73,46 @@ _SETTLE_SECONDS: Final = 30.0
 
 
 def run(settings: Settings, command: Command = "up", *, console: Console | None = None) -> int:
-    """Run until SIGINT or SIGTERM; the exit status.
+    """Run until SIGINT or SIGTERM and return the exit status.
 
-    Raises HeldError where one is running on this data folder, and StackError where a part can't be started.
+    Raises HeldError if another ``up`` or ``services`` runs on this data folder, and StackError if an
+    essential process can't be started.
     """
     console = console or Console()
-    with only_one(settings.stack.run_dir):
+    with hold_run_lock(settings.stack.run_dir):
         for name in stop_leftovers(settings.stack.run_dir):
             console.print(f"stopped {name}, left over from an earlier run", highlight=False)
         return asyncio.run(_Session(settings, command, console).run())
 
 
 def add_services_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``services``."""
-    parser.add_argument("--detach", action="store_true", help="start them in the background and come back")
+    """Add the arguments of ``services``."""
+    parser.add_argument("--detach", action="store_true", help="start them in the background and return")
 
 
 def run_services(settings: Settings, arguments: argparse.Namespace) -> int:
-    """``services``: Kafka and PostgreSQL only; the exit status."""
+    """Run ``services``, in the background with ``--detach``, and return the exit status."""
     return detach(settings) if arguments.detach else run(settings, "services")
 
 
 def detach(settings: Settings, console: Console | None = None) -> int:
-    """``services --detach``: start them in the background and return once they are ready."""
+    """Start ``services`` in the background and return once Kafka and PostgreSQL are ready."""
     console = console or Console()
     log = settings.stack.data_path / "logs" / "services.log"
     log.unlink(missing_ok=True)
     child = process.spawn(candleflow("services"), log=log, signal_with_parent=None)
     wait_for_services(settings, child, log)
-    console.print(f"Kafka and PostgreSQL run (pid {child.pid}); stop them with: python -m candleflow down")
+    console.print(
+        f"Kafka and PostgreSQL are running (pid {child.pid}); stop them with: python -m candleflow down"
+    )
     return 0
 
 
 def wait_for_services(settings: Settings, child: subprocess.Popen[bytes], log: Path) -> None:
-    """Return once the child, a ``services`` on the settings' data folder, is ready; else StackError."""
+    """Wait for ``child``, a ``services`` process.
+
+    Raises StackError if it ends or isn't ready within 5 minutes.
+    """
 
     def is_ready() -> bool:
         known = read_run(settings.stack.run_dir)
@@ -111,11 +120,12 @@ def wait_for_services(settings: Settings, child: subprocess.Popen[bytes], log: P
 
     in_time = process.wait_for(is_ready, _DETACH_SECONDS)
     if child.poll() is not None:
-        raise StackError(process.tail(log) or f"the services ended with status {child.returncode} ({log})")
+        raise StackError(process.tail(log) or f"services ended with status {child.returncode} (log: {log})")
     if not in_time:
         process.stop(child, signal.SIGTERM, 15)
         raise StackError(
-            f"the services weren't ready in {_DETACH_SECONDS:.0f} s: {process.tail(log)} ({log})"
+            f"Kafka and PostgreSQL weren't ready after {_DETACH_SECONDS:.0f} s and were stopped: "
+            f"{process.tail(log)} (log: {log})"
         )
 
 
@@ -136,22 +146,22 @@ class _Session:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # nohup ignores SIGHUP: this process is meant to outlive its terminal.
+            # Under nohup SIGHUP is ignored: the user wants this process to outlive its terminal.
             if one != signal.SIGHUP or signal.getsignal(one) is not signal.SIG_IGN:
                 loop.add_signal_handler(one, stop.set)
         work = asyncio.create_task(self._work())
-        told = asyncio.create_task(stop.wait())
+        stop_requested = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait([work, told], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([work, stop_requested], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await self._stop(work, told)
+            await self._stop(work, stop_requested)
         if not work.cancelled():
-            await work  # raises what ended it
+            await work  # raises the error that ended it, if any
         return 0
 
     async def _work(self) -> None:
         self._write_run()
-        java_home, kafka_jars = await self._get_ready()
+        java_home, kafka_jars = await self._prepare_start()
         with self._display:
             showing = asyncio.create_task(self._show())
             starting = asyncio.create_task(self._start(java_home, kafka_jars))
@@ -165,12 +175,12 @@ class _Session:
                     task.cancel()
                 await asyncio.gather(showing, starting, watching, return_exceptions=True)
 
-    async def _stop(self, work: asyncio.Task[None], told: asyncio.Task[bool]) -> None:
-        if told.done():
+    async def _stop(self, work: asyncio.Task[None], stop_requested: asyncio.Task[bool]) -> None:
+        if stop_requested.done():
             self._display.say("stopping")
-        told.cancel()
+        stop_requested.cancel()
         work.cancel()
-        process.end_runs()
+        process.kill_runs()
         await asyncio.wait([work])
         await self._supervisor.stop(
             [
@@ -178,17 +188,20 @@ class _Session:
                 for seconds, names in STOP_STAGES
             ]
         )
-        for keeping in self._supervisor.keepings:
-            (self._settings.stack.run_dir / f"{keeping.part.name}.json").unlink(missing_ok=True)
+        for supervised in self._supervisor.parts:
+            (self._settings.stack.run_dir / f"{supervised.part.name}.json").unlink(missing_ok=True)
         remove_run(self._settings.stack.run_dir)
 
-    async def _get_ready(self) -> tuple[Path, list[Path]]:
-        """Check the ports, choose the exchange, and have Java and the jars; the home and Kafka's jars."""
+    async def _prepare_start(self) -> tuple[Path, list[Path]]:
+        """Check the ports, choose the exchange and find Java and the jars.
+
+        Returns JAVA_HOME and Kafka's jars.
+        """
         ports = local.server_ports(self._settings)
         if self._command == "up":
             ports.append(local.dashboard_port(self._settings))
         local.check_ports(ports)
-        assets = asyncio.create_task(in_thread(self._assets))
+        assets = asyncio.create_task(in_thread(self._java_and_jars))
         try:
             if self._command == "up":
                 await self._choose_exchange()
@@ -203,7 +216,7 @@ class _Session:
         self._write_run()
         return java_home, kafka_jars
 
-    def _assets(self) -> tuple[Path, list[Path]]:
+    def _java_and_jars(self) -> tuple[Path, list[Path]]:
         cache, url = self._settings.stack.cache_path, self._settings.stack.maven_url
         java_home = find_java(cache, console=self._console)
         kafka_jars = ensure_jars("kafka", cache, maven_url=url, console=self._console)
@@ -212,7 +225,10 @@ class _Session:
         return java_home, kafka_jars
 
     async def _choose_exchange(self) -> None:
-        """Where it is left to us: the first host that answers, else the simulator, and loudly so."""
+        """With CANDLEFLOW_EXCHANGE=auto, use the first host that answers, else the simulator.
+
+        A line in red says when trades are simulated.
+        """
         if self._settings.exchange.name is Exchange.AUTO and self._settings.exchange.ws_url is None:
             answers = await probe()
             for line in exchange_lines(answers):
@@ -226,41 +242,45 @@ class _Session:
         settings = self._settings
         kafka = local.kafka_server(settings, java_home, kafka_jars)
         postgres = local.postgres_server(settings)
-        kept_kafka = self._supervisor.keep(_server_part("kafka", kafka, _KAFKA_SECONDS))
-        kept_postgres = self._supervisor.keep(_server_part("postgres", postgres, _POSTGRES_SECONDS))
+        kafka_part = self._supervisor.start(_server_part("kafka", kafka, _KAFKA_SECONDS))
+        postgres_part = self._supervisor.start(_server_part("postgres", postgres, _POSTGRES_SECONDS))
         if self._command == "up":
-            # Each waits for the servers that it needs; Spark's JVM takes longest to start.
-            self._supervisor.keep(self._child("processor", "processor"))
+            # Each process waits for the servers that it needs. The processor comes first: Spark's JVM starts
+            # slowest.
+            self._supervisor.start(self._child("processor", "processor"))
             if settings.exchange.is_simulated:
-                self._supervisor.keep(self._child("simulator", "simulate"))
-            self._supervisor.keep(self._child(self._settings.producer_name, "producer"))
-        await self._supervisor.ready(kept_postgres)
-        await in_thread(partial(_provide, settings, postgres))
+                self._supervisor.start(self._child("simulator", "simulate"))
+            self._supervisor.start(self._child(self._settings.producer_name, "producer"))
+        await self._supervisor.ready(postgres_part)
+        await in_thread(partial(_prepare_database, settings, postgres))
         if self._command == "up":
             await self._wait_for_page()
-            # Last: no user waits for them.
+            # Started last, because the user doesn't wait for them.
             for name in ("alerts", "audit", "forecaster"):
-                self._supervisor.keep(self._child(name, name))
+                self._supervisor.start(self._child(name, name))
         else:
-            await self._supervisor.ready(kept_kafka)
+            await self._supervisor.ready(kafka_part)
             await in_thread(partial(_make_topics, settings))
         self._announce()
         await asyncio.sleep(_SETTLE_SECONDS)
         try:
             await in_thread(kafka.archive_classes)
         except StackError as error:
-            self._display.say(f"{error}; the next start takes as long as this one")
+            self._display.say(f"{error}; the next start won't be faster than this one")
 
     async def _wait_for_page(self) -> None:
-        """Wait until the page answers, for ``_PAGE_SECONDS`` at most: the later parts don't need it."""
-        page = self._supervisor.keep(self._page())
+        """Wait until the page answers, for ``_PAGE_SECONDS`` at most.
+
+        The processes started later don't need it.
+        """
+        page = self._supervisor.start(self._page())
         try:
             async with asyncio.timeout(_PAGE_SECONDS):
                 await self._supervisor.ready(page)
         except TimeoutError:
             self._display.say(
-                f"the page hasn't answered in {_PAGE_SECONDS:.0f} s, the rest starts without it: "
-                f"{page.message or self._page_problem} ({page.part.log})"
+                f"the page hasn't answered for {_PAGE_SECONDS:.0f} s; starting the rest without it: "
+                f"{page.message or self._page_problem} (log: {page.part.log})"
             )
 
     def _announce(self) -> None:
@@ -292,29 +312,31 @@ class _Session:
 
     async def _show(self) -> None:
         while True:
-            self._display.show([self._line(keeping) for keeping in self._supervisor.keepings])
+            self._display.show([self._line(supervised) for supervised in self._supervisor.parts])
             await asyncio.sleep(_SHOW_EVERY_SECONDS)
 
-    def _line(self, keeping: Keeping) -> PartLine:
-        """A running part's own words, where it has any."""
-        beat = read_heartbeat(self._settings.stack.run_dir, keeping.part.name)
-        is_own = keeping.child is not None and beat is not None and beat.pid == keeping.child.pid
-        if keeping.state != "running" or beat is None or not is_own:
-            return PartLine(keeping.part.name, keeping.state, keeping.message)
+    def _line(self, supervised: SupervisedPart) -> PartLine:
+        """Return the line to display: the process's own status, if its heartbeat has one."""
+        beat = read_heartbeat(self._settings.stack.run_dir, supervised.part.name)
+        is_own = supervised.child is not None and beat is not None and beat.pid == supervised.child.pid
+        if supervised.state != "running" or beat is None or not is_own:
+            return PartLine(supervised.part.name, supervised.state, supervised.message)
         words = "  ".join(filter(None, (counted(beat.counts), beat.message)))
-        return PartLine(keeping.part.name, beat.state, words)
+        return PartLine(supervised.part.name, beat.state, words)
 
-    def _note(self, _: Keeping) -> None:
+    def _note(self, _: SupervisedPart) -> None:
         try:
             self._write_run()
-        except OSError as error:  # such as a full disk: no reason to stop what runs
-            self._display.say(f"what runs can't be noted for `status` and `down`: {error}")
-        self._display.show([self._line(keeping) for keeping in self._supervisor.keepings])
+        except OSError as error:  # such as a full disk: keep everything running
+            self._display.say(
+                f"the run file can't be written, so `status` and `down` may be out of date: {error}"
+            )
+        self._display.show([self._line(supervised) for supervised in self._supervisor.parts])
 
     def _write_run(self) -> None:
         parts = tuple(
             RunningPart(one.part.name, one.child.pid, one.created_at, one.part.stop_signal, one.state)
-            for one in self._supervisor.keepings
+            for one in self._supervisor.parts
             if one.child is not None
         )
         write_run(
@@ -323,7 +345,7 @@ class _Session:
                 command=self._command,
                 pid=os.getpid(),
                 created_at=psutil.Process().create_time(),
-                settings=told_settings(self._settings),
+                settings=run_settings(self._settings),
                 dashboard_url=self._page_url,
                 is_ready=self._is_ready,
                 parts=parts,
@@ -331,11 +353,16 @@ class _Session:
         )
 
 
-def told_settings(settings: Settings) -> dict[str, str | int]:
-    """What another terminal, whose environment may differ, needs to find what runs here; no secret."""
+def run_settings(settings: Settings) -> dict[str, str | int]:
+    """Return the settings, without secrets, by which another terminal finds these processes.
+
+    The other terminal's environment may differ.
+    """
     postgres = settings.database
     host = f"[{postgres.host}]" if ":" in postgres.host else postgres.host
-    base = urlsplit(settings.postgres.url.get_secret_value()).path  # the venue adds to the database's name
+    base = urlsplit(
+        settings.postgres.url.get_secret_value()
+    ).path  # as given: a venue adds a suffix to the database's name
     addresses = {
         "exchange_ws_url": settings.exchange.ws_url,
         "exchange_rest_url": settings.exchange.rest_url,
@@ -354,19 +381,19 @@ def told_settings(settings: Settings) -> dict[str, str | int]:
 
 
 def exchange_lines(answers: Sequence[Answer]) -> list[str]:
-    """What to say of the hosts that were asked: one line each."""
+    """Return a line for each host that can't be used, then a line that says where trades come from."""
     lines = [f"{one.host}: {one.problem}" for one in answers if one.problem is not None]
     if all(one.problem is not None for one in answers):
         return [
-            "No Binance can be reached from here:",
+            "No Binance host can be reached from here:",
             *(f"  {line}" for line in lines),
-            "A simulated exchange takes its place; CANDLEFLOW_EXCHANGE=binance insists on the real one.",
+            "Using the simulated exchange; set CANDLEFLOW_EXCHANGE=binance to use only the real one.",
         ]
     return [*lines, f"Trades come from {answers[-1].host}"]
 
 
 def chosen_exchange(answers: Sequence[Answer]) -> Exchange:
-    """The host that can be used, else the simulator."""
+    """Return the first exchange that can be used, else the simulator."""
     return next((one.exchange for one in answers if one.problem is None), Exchange.SIMULATOR)
 
 
@@ -385,8 +412,8 @@ def _server_part(name: str, server: LocalServer, ready_seconds: float) -> Part:
     )
 
 
-def _provide(settings: Settings, postgres: PostgresServer) -> None:
-    """The owner, the database, and the schema in it."""
+def _prepare_database(settings: Settings, postgres: PostgresServer) -> None:
+    """Create the owner role, the database and the schema, as far as they don't exist."""
     address = settings.database
     postgres.provide(address.owner, address.name, settings.postgres.owner_password)
     schema.apply(settings)
@@ -404,14 +431,15 @@ def _make_topics(settings: Settings) -> None:
 
 
 def candleflow(command: str, *arguments: str | Path) -> list[str | Path]:
-    """A command of ours, as a child is started by."""
+    """Return the command line of a ``candleflow`` command in a child process."""
     return [sys.executable, "-m", "candleflow", command, *arguments]
 
 
 def child_environment(chosen: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with what was chosen above it, whatever case a setting was written in.
+    """Return this process's environment, updated with ``chosen``.
 
-    Streamlit's variables are dropped: they could move the page from the port at which it is checked.
+    Replaces a setting in whatever case it was written. Drops Streamlit's variables: they could move the page
+    away from the address that ``up`` checks.
     """
     kept = {
         name: value

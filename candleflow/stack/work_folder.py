@@ -1,7 +1,7 @@
-"""A folder for what a process writes for itself: gone with it, and if it was killed, at the next start.
+"""A temporary folder that is removed when the process ends, or at the next start if it was killed.
 
-The kernel frees the lock of a process that dies, so a folder whose lock is free is nobody's. The lock also
-keeps those who clear away what is old (systemd-tmpfiles) from a folder in use.
+The process locks its folder. The kernel releases the lock when the process dies, so an unlocked folder is
+abandoned and can be removed. systemd-tmpfiles, which deletes old files, also leaves locked folders alone.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ from candleflow.errors import StackError
 
 @contextmanager
 def work_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
-    """A folder of this process's own in ``parent``, or among the system's temporary ones; removed at the end.
+    """Create a folder in ``parent``, or in the system's temporary folder, and remove it at the end.
 
-    First it removes those of the same prefix and user that a killed process left. Raises StackError where it
-    can't be made.
+    First remove folders with the same prefix and user that killed processes left. Raises StackError if the
+    folder can't be created.
     """
     try:
         if parent is not None:
             parent.mkdir(parents=True, exist_ok=True)
         within = parent or _temporary_folder()
         for left in within.glob(f"{prefix}*"):
-            with suppress(OSError):  # another's, or another process was quicker
-                _remove_unless_held(left)
-        folder, lock = _made(prefix, within)
+            with suppress(OSError):  # in use, another user's, or already removed by another process
+                _remove_unless_locked(left)
+        folder, lock = _create(prefix, within)
     except OSError as error:
         setting = "CANDLEFLOW_DATA_DIR" if parent else "TMPDIR"
-        raise StackError(f"no work folder can be made: {error}; {setting} names another place") from error
+        raise StackError(
+            f"no temporary folder can be created: {error}; set {setting} to another folder"
+        ) from error
     try:
         yield folder
     finally:
@@ -44,27 +46,27 @@ def work_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
 
 
 def _temporary_folder() -> Path:
-    """The system's folder for temporary files; /tmp where the path of that isn't plain.
+    """Return the system's temporary folder, or /tmp if its path has spaces or special characters.
 
-    Spark escapes a checkpoint's path twice: ``/a b`` becomes ``/a%20b``, which nobody would clear. And it
-    takes ``spark.local.dir`` for several folders, by commas.
+    Spark escapes a checkpoint's path twice, so it would create ``/a%20b`` for ``/a b`` and leave it behind.
+    And it splits ``spark.local.dir`` at commas.
     """
     found = tempfile.gettempdir()
     return Path(found if re.fullmatch(r"[A-Za-z0-9._/+@=~-]+", found) else "/tmp")  # nosec B108 # noqa: S108 - made by mkdtemp
 
 
-def _made(prefix: str, within: Path) -> tuple[Path, int]:
-    """A new folder and its lock's descriptor, which no child inherits."""
+def _create(prefix: str, within: Path) -> tuple[Path, int]:
+    """Create and lock a folder; return it with the lock's descriptor, which child processes don't inherit."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=within))
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():  # else another process took it for a dead one's before it was locked
+        if folder.exists():  # else another process removed it as abandoned before we locked it
             return folder, lock
         os.close(lock)
 
 
-def _remove_unless_held(folder: Path) -> None:
+def _remove_unless_locked(folder: Path) -> None:
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.fstat(lock).st_uid == os.getuid():

@@ -1,4 +1,4 @@
-"""A producer between a real WebSocket and a real Kafka, as the tests need it."""
+"""Helpers to run a producer between a real WebSocket server and a real Kafka."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REJECTED = "trades.rejected"
 
 @dataclass
 class Tail:
-    """What came into a topic since this was made."""
+    """Reads the records that were added to a topic after this object was created."""
 
     bootstrap: str
     topic: str
@@ -46,7 +46,7 @@ class Tail:
         consumer.close()
 
     def read(self) -> list[Any]:
-        """Every record so far, in the topic's order."""
+        """Return all records so far, in the topic's order."""
         consumer = KafkaConsumer(bootstrap_servers=self.bootstrap, enable_auto_commit=False)
         partition = TopicPartition(self.topic, 0)
         consumer.assign([partition])
@@ -81,7 +81,7 @@ async def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS
 
 @asynccontextmanager
 async def producing(settings: Settings) -> AsyncIterator[Producer]:
-    """A producer in this process; stopped at the end, and its books must balance."""
+    """Run a producer in this process; at the end stop it and check that its counts add up."""
     producer = Producer(settings)
     run = asyncio.create_task(producer.run())
     try:
@@ -99,7 +99,7 @@ def assert_balanced(counts: dict[str, int]) -> None:
 
 @asynccontextmanager
 async def sending(*frames: str | bytes) -> AsyncIterator[str]:
-    """An exchange that sends these frames to each client, and then nothing."""
+    """Run an exchange that sends these frames to each client, and nothing after them."""
 
     async def follow(connection: ServerConnection) -> None:
         for one in frames:
@@ -126,7 +126,7 @@ def send_signal(server: KafkaServer, number: signal.Signals) -> None:
 
 
 def spawn(settings: Settings, **more: str) -> subprocess.Popen[str]:
-    """``python producer.py`` as a user starts it."""
+    """Start ``python producer.py`` as a user does."""
     given = {
         "CANDLEFLOW_KAFKA_BOOTSTRAP": settings.kafka.bootstrap,
         "CANDLEFLOW_EXCHANGE_WS_URL": settings.exchange.ws_url or "",
@@ -143,7 +143,10 @@ def spawn(settings: Settings, **more: str) -> subprocess.Popen[str]:
 
 
 async def end_of(process: subprocess.Popen[str], seconds: float = 15) -> tuple[int, str, float]:
-    """Exit status, what it said, and how long the end took; SIGKILL where it takes too long."""
+    """Wait for the process; return its exit status, its stderr and the seconds it took.
+
+    Kill it and fail the test if it takes too long.
+    """
     began_at = time.monotonic()
     try:
         _, said = await asyncio.to_thread(process.communicate, timeout=seconds)

@@ -1,7 +1,10 @@
-"""docker-compose.yml without Docker: its form, its ports, a real broker run with its environment, and our
-processes by their commands and environments in it, each by itself and all together. Not run: the images.
+"""docker-compose.yml, tested without Docker: the images don't run.
 
-``tests/data/compose-spec.json`` is the Compose Specification's own schema (Apache License 2.0, beside it).
+The tests validate the file and its ports. They run a real broker with the environment in it, and our
+processes with their commands and environments, one at a time and all together.
+
+``tests/data/compose-spec.json`` is the schema of the Compose Specification (Apache License 2.0, in the same
+folder).
 """
 
 from __future__ import annotations
@@ -42,12 +45,12 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = sorted(name for name, service in SERVICES.items() if service["image"] == "candleflow")
 
-# What apache/kafka's entry point keeps for Java and its scripts.
+# Variables that apache/kafka's entry point passes to Java and its scripts.
 NOT_PROPERTIES = {"KAFKA_HEAP_OPTS", "KAFKA_OPTS", "KAFKA_LOG4J_OPTS", "KAFKA_JVM_PERFORMANCE_OPTS"}
 
 
 def properties_of_the_image(environment: dict[str, str]) -> dict[str, str]:
-    """server.properties as apache/kafka's entry point makes it of KAFKA_* variables."""
+    """Return server.properties as apache/kafka's entry point makes it from the KAFKA_* variables."""
     properties = {}
     for name, value in environment.items():
         if name.startswith("KAFKA_") and name not in NOT_PROPERTIES:
@@ -57,7 +60,10 @@ def properties_of_the_image(environment: dict[str, str]) -> dict[str, str]:
 
 
 def moved_to_free_ports(properties: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The properties with each container port on a free one of this machine; the doors' addresses."""
+    """Replace each container port in the properties by a free port of this machine.
+
+    Returns the properties and the addresses of the two listeners.
+    """
     ports = {"19092": str(free_port()), "9092": str(free_port()), "9093": str(free_port())}
     moved = {}
     for name, value in properties.items():
@@ -147,7 +153,7 @@ def test_another_image_has_a_version(name: str) -> None:
 
 
 def interpolated(value: str, given: Mapping[str, str]) -> str:
-    """As compose does it, of ``${NAME:-default}``."""
+    """Replace ``${NAME:-default}`` as compose does."""
     return re.sub(r"\$\{([A-Z_]+):-([^}]*)\}", lambda found: given.get(found[1]) or found[2], value)
 
 
@@ -178,10 +184,10 @@ def test_no_password_is_anywhere_but_in_the_environment_of_who_needs_it() -> Non
 
 @dataclass
 class Service:
-    """One of ours as a process of this machine: by its command and its environment.
+    """A compose service that runs as a process of this machine, with its command and environment.
 
-    ``elsewhere`` is what can't be there as in a container. ``first_port`` stands for 9464: no other process
-    has that or those after it.
+    ``elsewhere`` replaces variables that only work in a container. ``first_port`` replaces 9464; it and the
+    ports after it must be free.
     """
 
     name: str
@@ -201,20 +207,20 @@ class Service:
 
     @contextmanager
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
-        """It is told to end in the end."""
+        """Run the process and stop it at the end."""
         with started(with_this_python(SERVICES[self.name]["command"]), self.variables, self.log) as process:
             self.process = process
             yield process
 
     def is_well(self) -> bool:
-        """By the health check of the compose file."""
+        """Return whether the health check of the compose file passes."""
         kind, *check = SERVICES[self.name]["healthcheck"]["test"]
         assert kind == "CMD"
         done = subprocess.run(with_this_python(check), env=self.variables, cwd=ROOT, check=False)
         return done.returncode == 0
 
     def ready(self) -> tuple[int, str]:
-        """What /readyz answers."""
+        """Return the answer of /readyz."""
         above = METRICS_PORTS.get(self.name)
         page = int(self.variables["CANDLEFLOW_DASHBOARD_PORT"])
         return asked(page if above is None else self.first_port + above, "/readyz")
@@ -230,7 +236,7 @@ def with_this_python(command: Sequence[str]) -> list[str]:
 
 
 def free_blocks() -> Iterator[int]:
-    """The first of ten free ports each time, below those that a machine gives out by itself."""
+    """Yield the first of ten free ports. They are below the range from which the kernel assigns ports."""
     for first in range(20_000, 30_000, 10):
         if all(is_free(port) for port in range(first, first + 10)):
             yield first
@@ -238,7 +244,7 @@ def free_blocks() -> Iterator[int]:
 
 @pytest.mark.parametrize("name", ["producer", "audit", "alerts", "forecaster"])
 def test_a_process_starts_by_its_command_and_the_health_check_finds_it(name: str, tmp_path: Path) -> None:
-    """With no Kafka and no PostgreSQL to be found it waits, is well, and ends with 0 when it is told to."""
+    """Without Kafka and PostgreSQL the process waits, is healthy, and ends with status 0 on SIGTERM."""
     service = Service(name, tmp_path, next(free_blocks()))
     with service.running() as process:
         assert wait_for(
@@ -252,7 +258,7 @@ def test_a_process_starts_by_its_command_and_the_health_check_finds_it(name: str
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a PostgreSQL with the compose file's user, password and database."""
+    """The URL of a PostgreSQL with the compose file's user, password and database."""
     folder = tmp_path_factory.mktemp("database")
     server = PostgresServer(folder, free_port(), credentials=folder / "credentials.json", fsync=False)
     asked_for = SERVICES["postgres"]["environment"]
@@ -268,7 +274,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The host and port of a simulated one, in Binance's place."""
+    """The host and port of a simulated exchange."""
     folder, port = tmp_path_factory.mktemp("exchange"), free_port()
     command = [sys.executable, "-m", "candleflow", "simulate", "--port", str(port)]
     with started(command, environment(data_dir=folder), folder / "log"):
@@ -277,7 +283,7 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def by_their_needs() -> Iterator[str]:
-    """Our services, each after those that it waits for."""
+    """Return our services, each after those that it depends on."""
     needs = {name: service.get("depends_on", {}).keys() for name, service in SERVICES.items()}
     return (name for name in TopologicalSorter(needs).static_order() if name in OURS)
 
@@ -291,7 +297,7 @@ def everything(
     cache_dir: Path,
     spark_jars: list[Path],
 ) -> Iterator[dict[str, Service]]:
-    """All of ours at once, by the real servers, started in compose's order; each ends with 0 in time."""
+    """Run all our services with real servers, started in compose's order. Each must end with status 0."""
     assert spark_jars
     folder, blocks = tmp_path_factory.mktemp("everything"), free_blocks()
     hosts = {"kafka:19092": doors["inside"], "postgres:5432": database.rpartition("@")[2].partition("/")[0]}
@@ -350,7 +356,7 @@ def test_prometheus_reads_all_of_them(everything: dict[str, Service], tmp_path: 
     port, log = free_port(), tmp_path / "log"
 
     def where(target: str) -> str:
-        """A container has a port for each process, as everybody has the whole of them there."""
+        """Map a target to its address here, where services have other ports than in their containers."""
         name, _, inside = target.partition(":")
         service = everything[name]
         page = service.variables["CANDLEFLOW_DASHBOARD_PORT"]
@@ -366,8 +372,8 @@ def test_prometheus_reads_all_of_them(everything: dict[str, Service], tmp_path: 
 
     with started(prometheus(tmp_path, port, where), environment(), log):
         held("up", "instance", lambda found: len(found) == len(OURS) and set(found.values()) == {1.0})
-        told = {name: 1.0 for name in OURS if name != "dashboard"}
-        held('candleflow_process_state{state="running"}', "process", lambda found: found == told)
+        running = {name: 1.0 for name in OURS if name != "dashboard"}
+        held('candleflow_process_state{state="running"}', "process", lambda found: found == running)
         held("candleflow_candles_written_total", "job", lambda found: found.get("candleflow", 0) > 0)
         held("candleflow_gaps_open", "job", lambda found: "candleflow" in found)
         held("active_sessions", "job", lambda found: "dashboard" in found)
@@ -376,7 +382,10 @@ def test_prometheus_reads_all_of_them(everything: dict[str, Service], tmp_path: 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS has 127.0.0.1 alone of the loopback")
 def test_the_page_listens_where_the_environment_says(tmp_path: Path) -> None:
-    """In a container on every address; here on another of the loopback than .streamlit/config.toml has."""
+    """A container listens on every address.
+
+    This test uses another loopback address than .streamlit/config.toml.
+    """
     port = free_port()
     assert in_container("dashboard")["STREAMLIT_SERVER_ADDRESS"] == "0.0.0.0"  # noqa: S104
     variables = environment() | in_container("dashboard") | here(tmp_path, free_port())
@@ -392,7 +401,7 @@ def test_the_page_listens_where_the_environment_says(tmp_path: Path) -> None:
 
 
 def here(folder: Path, port: int) -> dict[str, str]:
-    """What must be otherwise than in a container: folders, ports, and no way to the exchange."""
+    """Return the variables that differ from a container's: folders, ports, and an unreachable exchange."""
     return {
         "CANDLEFLOW_DATA_DIR": str(folder / "data"),
         "CANDLEFLOW_METRICS_HOST": "127.0.0.1",
@@ -404,7 +413,7 @@ def here(folder: Path, port: int) -> dict[str, str]:
 
 
 def asked(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
-    """Status and body; 0 where nobody listens."""
+    """Return status and body; status 0 if the port is closed."""
     connection = http.client.HTTPConnection(host, port, timeout=10)
     try:
         connection.request("GET", path)
@@ -417,7 +426,7 @@ def asked(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
 
 
 def test_the_guides_command_that_adopts_a_topic_is_run_by_the_owner() -> None:
-    """`run` takes the place of the image's command, and starts what the service needs first."""
+    """`docker compose run` replaces the image's command and first starts the services that it depends on."""
     guide = (ROOT / "docs" / "start" / "docker.md").read_text()
     (line,) = re.findall(r"(?m)^docker compose run --rm (.*)$", guide)
     name, *command = line.split()

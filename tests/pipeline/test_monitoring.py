@@ -1,6 +1,6 @@
-"""A real Prometheus, with the configuration of deploy/monitoring, asks a real process and the real page.
+"""A real Prometheus with the configuration of deploy/monitoring scrapes a real process and the real page.
 
-Of all processes that run at once it asks in ``test_compose.py``.
+``test_compose.py`` does the same with all processes at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FOLDER = ROOT / "deploy" / "monitoring"
 
 
 def values(port: int, query: str, label: str = "job") -> dict[str, float]:
-    """What Prometheus holds for an instant query, by a label; nothing while it can't be asked."""
+    """Return the result of an instant query by label; an empty one while Prometheus doesn't answer."""
     try:
         with urllib.request.urlopen(asking(port, query), timeout=5) as answer:  # noqa: S310 - of this machine
             found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
@@ -41,7 +41,7 @@ def asking(port: int, query: str) -> str:
 
 
 def is_understood(port: int, query: str) -> bool:
-    """Whether the query can be answered, if with nothing."""
+    """Return whether Prometheus accepts the query, even if the result is empty."""
     try:
         with urllib.request.urlopen(asking(port, query), timeout=30) as answer:  # noqa: S310 - of this machine
             return bool(json.load(answer)["status"] == "success")
@@ -50,9 +50,10 @@ def is_understood(port: int, query: str) -> bool:
 
 
 def prometheus(folder: Path, port: int, where: Callable[[str], str]) -> list[str]:
-    """The command of one on ``port``, by the configuration of deploy/monitoring.
+    """Return the command of a Prometheus on ``port`` with the configuration of deploy/monitoring.
 
-    But it asks each second, and a target such as ``producer:9464`` at the address that ``where`` has for it.
+    It scrapes every second instead of every 15 s. ``where`` maps a target such as ``producer:9464`` to an
+    address.
     """
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}

@@ -1,6 +1,7 @@
-"""The processor on a real Kafka and PostgreSQL, in a process of its own: killed, stopped, cheated, exact.
+"""The processor runs with a real Kafka and PostgreSQL and stays exact after kills, stops and bad records.
 
-Records are written straight into Kafka. The oracle is ``tests/oracle.py``, which shares no code with ours.
+The tests write records directly to Kafka. They compare the candles with ``tests/oracle.py``, which shares no
+code with Candleflow.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ STOP_SECONDS = 10
 
 @dataclass
 class Scene:
-    """A topic and a database of a test's own."""
+    """The topic and the database of one test."""
 
     bootstrap: str
     database: Database
@@ -67,7 +68,7 @@ class Scene:
 
     @contextmanager
     def processor(self, **environment: str) -> Iterator[Running]:
-        """A processor, stopped by SIGTERM at the end unless it has ended before."""
+        """Run a processor; stop it by SIGTERM at the end if it still runs."""
         settings = self.settings()
         log = self.folder / f"processor-{time.monotonic_ns()}.log"
         variables = processes.environment(
@@ -84,13 +85,17 @@ class Scene:
     def publish(
         self, values: Sequence[bytes | None], *, in_transaction: bool = False, origin: str | None = None
     ) -> None:
-        """Write records as they are, and wait for their acknowledgement. ``origin``: whence they were had, if
-        not from the stream."""
+        """Write records unchanged and wait until Kafka acknowledges them.
+
+        ``origin`` says where the trades came from, if not from the stream.
+        """
         headers = [] if origin is None else [(ORIGIN_HEADER, origin.encode())]
         transaction = {"transactional_id": uuid.uuid4().hex} if in_transaction else {}
         producer = KafkaProducer(bootstrap_servers=self.bootstrap, linger_ms=5, **transaction)
         try:
-            if in_transaction:  # its end is a record of Kafka's own, which takes an offset
+            if (
+                in_transaction
+            ):  # Kafka writes a control record at the end of a transaction, which takes an offset
                 producer.init_transactions()
                 producer.begin_transaction()
             sent = [
@@ -105,7 +110,7 @@ class Scene:
             producer.close()
 
     def forget_records_before(self, offset: int) -> None:
-        """As when their retention is over."""
+        """Delete records, as Kafka does when their retention is over."""
         admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
         try:
             admin.delete_records({TopicPartition(self.topic, 0): offset})
@@ -113,12 +118,12 @@ class Scene:
             admin.close()
 
     def archives_mapped(self, processor: Running) -> set[str]:
-        """The archives of classes that its JVM has mapped, but for Java's own."""
+        """Return the class-data archives that the JVM has mapped, except Java's own."""
         maps = [one.path for child in processor.children() for one in child.memory_maps()]
         return {path for path in maps if path.endswith(".jsa") and path.startswith(str(self.folder))}
 
     def cut_connections(self) -> None:
-        """End the processor's sessions in PostgreSQL."""
+        """Terminate the processor's sessions in PostgreSQL."""
         with self.database.superuser().cursor() as cursor:
             cursor.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s",
@@ -126,7 +131,7 @@ class Scene:
             )
 
     def rejected(self) -> list[tuple[bytes | None, dict[str, str]]]:
-        """The records of the topic of refused ones: value and headers."""
+        """Return the rejected records in the dead-letter topic: value and headers."""
         consumer = KafkaConsumer(bootstrap_servers=self.bootstrap, enable_auto_commit=False)
         place = TopicPartition(self.settings().rejected_topic, 0)
         try:
@@ -158,7 +163,7 @@ class Scene:
             return bool((cursor.fetchone() or (False,))[0])
 
     def finest_candles(self) -> dict[tuple[str, int], tuple[Decimal, Decimal, str]]:
-        """Close, quote volume and ids of the stored 5-second candles, by symbol and open time."""
+        """Return close, quote volume and ids of the stored 5-second candles, by symbol and open time."""
         with self.reader.cursor() as cursor:
             cursor.execute(
                 "SELECT symbol, (extract(epoch FROM open_time) * 1000000)::bigint, close, quote_volume,"
@@ -167,7 +172,7 @@ class Scene:
             return {(row[0], row[1]): (row[2], row[3], row[4]) for row in cursor.fetchall()}
 
     def folded_as_a_batch(self, spark: SparkSession) -> dict[tuple[str, int], tuple[Decimal, Decimal, str]]:
-        """The same of the whole topic, read and folded by one batch job."""
+        """Return the same for the whole topic, read and aggregated by one batch job."""
         found = bounds(self.bootstrap, self.topic)
         records = read_range(spark, self.bootstrap, self.topic, found.begin, found.end)
         once = without_repeats(judge(records, 60_000_000))
@@ -190,12 +195,12 @@ def trade(
 
 
 def text(payload: dict[str, Any]) -> bytes:
-    """As Binance writes it."""
+    """Format a payload as Binance does."""
     return json.dumps(payload, separators=(",", ":")).encode()
 
 
 def market(trades: int, start_ms: int = 1_723_161_255_000) -> list[dict[str, Any]]:
-    """Trades of two symbols over a minute or so, ids without a hole, some in the same millisecond."""
+    """Return trades of two symbols over a minute, without gaps in the ids, some in the same millisecond."""
     made = []
     for at in range(trades):
         symbol, base = (("BTCUSDT", 1_000), ("ETHUSDT", 70_000))[at % 2]
@@ -214,7 +219,7 @@ def market(trades: int, start_ms: int = 1_723_161_255_000) -> list[dict[str, Any
 
 @pytest.fixture
 def scene(kafka: KafkaServer, database: Database, tmp_path: Path, spark_jars: list[Path]) -> Scene:
-    """The venue names the topic: so each test begins by making away with the one before."""
+    """Delete the topics first: the venue determines their name, so all tests use the same."""
     one = Scene(kafka.bootstrap, database, tmp_path)
     names = (one.topic, one.settings().rejected_topic)
     admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
@@ -237,11 +242,14 @@ def test_trades_become_exact_candles_and_a_stop_leaves_nothing(scene: Scene) -> 
         scene.publish([text(one) for one in trades[:2_900]])
         scene.publish([text(one) for one in trades[2_900:]], origin=Origin.HISTORICAL)
         scene.wait_until_received(len(trades), processor)
-        counts = {"merged": 3_000, "latency_trades": 2_900}  # what was fetched later was missing, not slow
+        counts = {
+            "merged": 3_000,
+            "latency_trades": 2_900,
+        }  # trades that were fetched later don't count for latency
         processor.wait_for(lambda: counts.items() <= processor.running_counts().items())
         assert oracle.differences(oracle.all_intervals(trades), scene.candles()) == []
         assert len(scene.finest_candles()) <= processor.running_counts()["candles"] <= 3_000
-        processor.wait_for(scene.is_all_closed)  # by the clock: nothing came after them
+        processor.wait_for(scene.is_all_closed)  # closed by the clock, as no later trade follows
         counts = {"merged": 3_000, "received": 3_000, "lag": 0}
         processor.wait_for(lambda: counts.items() <= processor.running_counts().items())
 
@@ -253,15 +261,16 @@ def test_trades_become_exact_candles_and_a_stop_leaves_nothing(scene: Scene) -> 
             if place.status == psutil.CONN_LISTEN
         }
         assert {ip.removeprefix("::ffff:") for ip in listening} <= {"127.0.0.1", "::1"}
-        told = processor.said() + "".join(" ".join(one.cmdline()) for one in jvm)
+        visible = processor.said() + "".join(" ".join(one.cmdline()) for one in jvm)
         writer = credentials.password(scene.settings(), Role.WRITER)
         assert jvm
-        assert writer not in told
-        assert scene.database.owner_password not in told
+        assert writer not in visible
+        assert scene.database.owner_password not in visible
         processor.process.send_signal(signal.SIGTERM)
         assert processor.process.wait(STOP_SECONDS) == 0
         assert not [one for one in jvm if one.is_running()]
-    # They are hours old: those of a batch that come after the clock has closed their candle count as late.
+    # The late trades aren't counted here: the trades are hours old, so it depends on when the clock closes
+    # their candles.
     assert {"received": 3_000, "merged": 3_000}.items() <= scene.counts().items()
     assert "Traceback" not in processor.said()
     assert not list(scene.folder.glob("candleflow-processor-*"))
@@ -269,7 +278,7 @@ def test_trades_become_exact_candles_and_a_stop_leaves_nothing(scene: Scene) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_second_processor_says_who_is_the_first_and_ends(scene: Scene) -> None:
+def test_a_second_processor_names_the_first_and_ends(scene: Scene) -> None:
     with scene.processor() as processor:
         processor.wait_until_it_reads()
         with scene.processor() as second:
@@ -282,7 +291,7 @@ def test_a_second_processor_says_who_is_the_first_and_ends(scene: Scene) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(sys.platform != "linux", reason="what a JVM has mapped is read in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads in /proc what a JVM has mapped")
 def test_the_first_start_archives_its_classes_and_the_next_maps_them(
     scene: Scene, spark_jars: list[Path]
 ) -> None:
@@ -306,7 +315,7 @@ def test_the_first_start_archives_its_classes_and_the_next_maps_them(
 def test_kills_repetition_disorder_and_lost_connections_change_no_candle(
     scene: Scene, spark: SparkSession
 ) -> None:
-    """kill -9 three times while trades flow, some twice or late, in transactions, connections cut."""
+    """Kill it three times while trades arrive, some repeated, late or in transactions; cut connections."""
     random = Random(4)
     trades = market(6_000)
     records = [text(one) for one in trades] + [text(random.choice(trades)) for _ in range(600)]
@@ -338,7 +347,7 @@ def test_kills_repetition_disorder_and_lost_connections_change_no_candle(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_bad_records_go_aside_with_their_reason_and_stop_nothing(scene: Scene) -> None:
+def test_bad_records_go_to_the_dead_letter_topic_with_their_reason_and_stop_nothing(scene: Scene) -> None:
     good = market(200)
     now = time.time_ns() // 1_000
     judged = [(value, reference(value, now)) for _, value, _ in NIGHTMARES if len(value or b"") < 10**6]
@@ -347,7 +356,7 @@ def test_bad_records_go_aside_with_their_reason_and_stop_nothing(scene: Scene) -
     with scene.processor() as processor:
         processor.wait_until_it_reads()
         scene.publish([value for value, _ in bad])
-        scene.wait_until_received(len(bad), processor)  # a batch of nothing else moves the offsets too
+        scene.wait_until_received(len(bad), processor)  # a batch with only bad records moves the offsets too
         mixed = [text(one) for one in good[:100]] + [b"\xff", text(good[0] | {"p": 1.0})]
         scene.publish(mixed + [json.dumps(one).encode() for one in good[100:]])
         scene.wait_until_received(len(bad) + 202, processor)
@@ -364,7 +373,7 @@ def test_bad_records_go_aside_with_their_reason_and_stop_nothing(scene: Scene) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_topic_that_lost_what_comes_next_stops_it_with_the_command_that_mends(scene: Scene) -> None:
+def test_a_topic_that_lost_the_next_records_stops_it_and_the_repair_command_is_named(scene: Scene) -> None:
     with scene.processor() as processor:
         processor.wait_until_it_reads()
         scene.publish([text(one) for one in market(10)])

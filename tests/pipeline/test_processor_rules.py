@@ -1,4 +1,4 @@
-"""When the processor says that it has read all there is, and closes what is over."""
+"""When the processor has read the whole topic and closes the candles that have ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from candleflow.stack.spark import spark_files
 
 
 class RecordClock:
-    """Records that bear the time of the steady clock."""
+    """A clock by which records have the time of the monotonic clock."""
 
     def at(self, moment: float) -> int:
         return round(moment * 1e6)
@@ -24,7 +24,7 @@ class RecordClock:
 
 @dataclass
 class Sink:
-    """A sink at ``offsets``, busy with a batch for the next ``busy`` attempts."""
+    """A sink that has read up to ``offsets`` and is busy with a batch for the next ``busy`` calls."""
 
     offsets: dict[int, int]
     busy: int = 0
@@ -60,12 +60,12 @@ def ask(processor: _Processor, sink: Any, times: int) -> None:
     ("offsets", "has_read_all"),
     [
         ({0: 10, 1: 5}, True),
-        ({0: 12, 1: 5}, True),  # it has read what came since, too
+        ({0: 12, 1: 5}, True),  # it has also read what came after the end was looked up
         ({0: 9, 1: 6}, False),
         ({0: 10}, False),
     ],
 )
-def test_it_has_read_all_when_it_is_where_the_topic_ended_or_further(
+def test_it_has_read_all_when_it_is_at_the_end_of_the_topic_or_beyond(
     processor: _Processor, offsets: dict[int, int], has_read_all: bool
 ) -> None:
     sink = Sink(offsets)
@@ -74,7 +74,7 @@ def test_it_has_read_all_when_it_is_where_the_topic_ended_or_further(
     assert sink.closed == ([int((1_000 - GRACE_SECONDS) * 1e6)] if has_read_all else [])
 
 
-def test_where_a_batch_is_under_way_it_tries_again(processor: _Processor) -> None:
+def test_while_a_batch_runs_closing_is_retried(processor: _Processor) -> None:
     sink = Sink({0: 10}, busy=2)
     processor._end_offsets = Ends(Latest(1_000.0, "", {0: 10}))  # type: ignore[assignment]
     ask(processor, sink, 2)

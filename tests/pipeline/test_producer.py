@@ -1,4 +1,4 @@
-"""The producer from a real WebSocket to a real Kafka: nothing lost, nothing twice, every record counted."""
+"""The producer with a real WebSocket and Kafka: no trade is lost or repeated, every record is counted."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from tests.pipeline.producing import (
 
 @pytest.fixture(autouse=True)
 def no_topics(kafka_bootstrap: str) -> None:
-    """A producer begins where its topic ends: no test may see what another one's market published."""
+    """Delete the topics: a producer resumes at the end of its topic, so old trades would look like a gap."""
     remove_topics(kafka_bootstrap)
 
 
 def recorded(file: Path) -> dict[str, list[str]]:
-    """The text of every trade in a recording, by symbol, cut from its lines."""
+    """Return the text of every trade in a recording, by symbol."""
     texts: dict[str, list[str]] = {}
     with gzip.open(file, "rt") as lines:
         for line in lines:
@@ -87,14 +87,16 @@ async def test_each_recorded_trade_reaches_the_topic_once_in_order_and_unchanged
         found.setdefault(record.key.decode(), []).append(record.value.decode())
     assert found == expected
     now = time.time() * 1_000
-    assert all(abs(record.timestamp - now) < DEADLINE_SECONDS * 1_000 for record in records), "as sent, not T"
+    assert all(abs(record.timestamp - now) < DEADLINE_SECONDS * 1_000 for record in records), (
+        "the time of sending, not T"
+    )
     assert await asyncio.to_thread(refused.read) == []
-    assert last_heartbeat(settings).state == "absent", "taken away at a clean end"
+    assert last_heartbeat(settings).state == "absent", "removed at a clean stop"
 
 
 @pytest.mark.skipif(not oracle.ALL_STREAMS.exists(), reason=oracle.ABSENT)
 @pytest.mark.slow
-async def test_at_full_speed_other_streams_are_passed_over_and_every_trade_is_published(
+async def test_at_full_speed_other_streams_are_ignored_and_every_trade_is_published(
     tmp_path: Path, kafka_bootstrap: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tail, refused = Tail(kafka_bootstrap, "trades"), Tail(kafka_bootstrap, REJECTED)
@@ -115,7 +117,7 @@ async def test_at_full_speed_other_streams_are_passed_over_and_every_trade_is_pu
     assert await asyncio.to_thread(refused.read) == []
 
 
-async def test_rotation_leaves_no_hole_and_no_duplicate_in_the_topic(
+async def test_rotation_leaves_no_gap_and_no_duplicate_in_the_topic(
     tmp_path: Path, kafka_bootstrap: str
 ) -> None:
     tail = Tail(kafka_bootstrap, "trades")
@@ -123,7 +125,9 @@ async def test_rotation_leaves_no_hole_and_no_duplicate_in_the_topic(
         settings = settings_for(tmp_path, kafka_bootstrap, simulator.ws_url, exchange_lifetime_minutes=0.01)
         async with producing(settings) as producer:
             await until(lambda: producer._stream.reconnects >= 3 and producer.counts()["published"] > 1_000)
-        assert producer.counts()["duplicate"] > 0, "the overlap was there, and was dropped"
+        assert producer.counts()["duplicate"] > 0, (
+            "the connections overlapped, and the duplicates were dropped"
+        )
     (ids,) = (await asyncio.to_thread(tail.trade_ids)).values()
     assert len(ids) == len(set(ids))
     assert len(TradeIds(ids).ranges) == 1
@@ -160,7 +164,7 @@ async def test_two_connections_follow_two_symbols_where_one_may_have_one_stream(
     assert all(len(TradeIds(ids).ranges) == 1 for ids in found.values())
 
 
-async def test_refused_records_are_kept_with_their_reason_and_the_books_balance(
+async def test_rejected_records_are_kept_with_their_reason_and_the_counts_add_up(
     tmp_path: Path, kafka_bootstrap: str
 ) -> None:
     tail, refused = Tail(kafka_bootstrap, "trades"), Tail(kafka_bootstrap, REJECTED)
@@ -210,7 +214,7 @@ async def test_a_frame_above_a_mebibyte_is_counted_and_recorded_by_its_length(
 
 
 @pytest.mark.slow
-async def test_with_the_broker_standing_still_pings_are_answered_and_nothing_is_lost(
+async def test_while_the_broker_hangs_pings_are_answered_and_nothing_is_lost(
     tmp_path: Path, own_broker: KafkaServer
 ) -> None:
     timing = Timing(ping_seconds=0.5, pong_seconds=2.0)
@@ -227,7 +231,7 @@ async def test_with_the_broker_standing_still_pings_are_answered_and_nothing_is_
             send_signal(own_broker, signal.SIGCONT)
             await until(lambda: producer.counts()["in_flight"] < 100)
             await until(lambda: last_heartbeat(settings).state == "running")
-        assert producer._stream.reconnects == 0, "a ping left unanswered would have cost the connection"
+        assert producer._stream.reconnects == 0, "an unanswered ping would have closed the connection"
     tail = Tail(own_broker.bootstrap, "trades")
     tail.begins_at = 0
     (ids,) = (await asyncio.to_thread(tail.trade_ids)).values()
@@ -235,7 +239,7 @@ async def test_with_the_broker_standing_still_pings_are_answered_and_nothing_is_
 
 
 @pytest.mark.slow
-async def test_a_broker_killed_and_started_again_while_data_flow_misses_no_trade(
+async def test_no_trade_is_lost_when_the_broker_is_killed_and_restarted(
     tmp_path: Path, own_broker: KafkaServer
 ) -> None:
     async with Simulator(SeededMarket(1, 300, ["BTCUSDT"])) as simulator:
@@ -254,7 +258,7 @@ async def test_a_broker_killed_and_started_again_while_data_flow_misses_no_trade
     assert len(TradeIds(ids)) == producer.counts()["published"]
 
 
-async def test_the_bound_in_flight_holds_reading_back_and_says_so(
+async def test_at_the_in_flight_limit_reading_pauses_and_the_log_says_so(
     tmp_path: Path, own_broker: KafkaServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Simulator(SeededMarket(1, 500, ["BTCUSDT"])) as simulator:
@@ -270,11 +274,11 @@ async def test_the_bound_in_flight_holds_reading_back_and_says_so(
     tail = Tail(own_broker.bootstrap, "trades")
     tail.begins_at = 0
     (ids,) = (await asyncio.to_thread(tail.trade_ids)).values()
-    assert ids == list(range(ids[0], ids[0] + len(ids))), "what waited in the socket came after"
+    assert ids == list(range(ids[0], ids[0] + len(ids))), "what waited in the socket was published later"
 
 
 @pytest.mark.slow
-async def test_a_stop_with_the_broker_away_takes_no_ten_seconds_and_counts_what_is_left(
+async def test_a_stop_without_the_broker_takes_under_ten_seconds_and_counts_what_is_left(
     tmp_path: Path, own_broker: KafkaServer
 ) -> None:
     async with Simulator(SeededMarket(1, 300, ["BTCUSDT"])) as simulator:
@@ -292,7 +296,7 @@ async def test_a_stop_with_the_broker_away_takes_no_ten_seconds_and_counts_what_
 
 
 @pytest.mark.slow
-async def test_before_kafka_is_there_the_producer_waits_and_heeds_a_stop(tmp_path: Path) -> None:
+async def test_without_kafka_the_producer_waits_and_can_be_stopped(tmp_path: Path) -> None:
     async with sending(frame(1)) as url:
         settings = settings_for(tmp_path, f"127.0.0.1:{free_port()}", url)
         process = spawn(settings)
@@ -331,7 +335,7 @@ async def test_a_wrong_setting_ends_it_with_2_before_anything_is_opened(tmp_path
     assert not settings.stack.data_path.exists()
 
 
-async def test_rest_away_costs_one_warning_and_no_trade(
+async def test_without_rest_one_warning_is_logged_and_no_trade_is_lost(
     tmp_path: Path, kafka_bootstrap: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Simulator(SeededMarket(1, 300, ["BTCUSDT"])) as simulator:
@@ -347,7 +351,7 @@ async def test_rest_away_costs_one_warning_and_no_trade(
 
 
 @pytest.mark.slow
-async def test_more_copies_than_brokers_ends_it_naming_the_setting(
+async def test_more_replicas_than_brokers_is_an_error_that_names_the_setting(
     tmp_path: Path, own_broker: KafkaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("candleflow.broker.topics.STARTING_SECONDS", 0.5)
@@ -357,7 +361,7 @@ async def test_more_copies_than_brokers_ends_it_naming_the_setting(
             await Producer(settings).run()
 
 
-async def test_the_heartbeat_tells_the_counts_and_the_age_of_the_last_trade(
+async def test_the_heartbeat_has_the_counts_and_the_age_of_the_last_trade(
     tmp_path: Path, kafka_bootstrap: str
 ) -> None:
     async with Simulator(SeededMarket(1, 200, ["BTCUSDT"])) as simulator:

@@ -1,4 +1,4 @@
-"""What the producer decides without a socket: where the exchange is, which symbols, which trades are new."""
+"""The producer's rules without a socket: the exchange's addresses, valid symbols, which trades are new."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from candleflow.producer.intake import RANGES_LIMIT, PublishedIds
 from candleflow.producer.process import check_symbols, halted
 
 
-def test_auto_alternates_between_the_two_doors_of_one_market_only() -> None:
+def test_auto_alternates_between_two_addresses_of_the_same_market() -> None:
     found = addresses(settings_module.load(exchange="auto"))
     assert found.websocket == ("wss://stream.binance.com:9443", "wss://data-stream.binance.vision")
     assert found.rest == ("https://api.binance.com", "https://data-api.binance.vision")
@@ -53,7 +53,7 @@ def test_with_only_a_websocket_address_rest_is_off() -> None:
     assert addresses(settings_module.load(exchange_ws_url="ws://127.0.0.1:1")).rest == ()
 
 
-def test_a_rest_address_of_ones_own_goes_with_a_named_exchange() -> None:
+def test_a_given_rest_address_replaces_that_of_a_named_exchange() -> None:
     found = addresses(settings_module.load(exchange="binance", exchange_rest_url="https://proxy.example"))
     assert found.rest == ("https://proxy.example",)
 
@@ -67,11 +67,11 @@ def test_an_unknown_symbol_is_named_with_the_nearest_ones() -> None:
     assert "QQ" in str(raised.value)
 
 
-def test_an_exchange_that_lists_nothing_says_nothing_of_our_symbols() -> None:
+def test_if_the_exchange_lists_no_symbol_none_is_rejected() -> None:
     check_symbols(["BTCUSDT"], [])
 
 
-def test_a_halted_symbol_is_no_unknown_one() -> None:
+def test_a_halted_symbol_is_not_unknown() -> None:
     listed = {"BTCUSDT": "TRADING", "LUNAUSDT": "BREAK", "ETHUSDT": "TRADING"}
     check_symbols(["BTCUSDT", "LUNAUSDT"], listed)
     assert halted(["BTCUSDT", "LUNAUSDT"], listed) == ["LUNAUSDT"]
@@ -104,7 +104,7 @@ def test_each_id_is_new_once_in_any_order(ids: list[int]) -> None:
         seen.add(one)
 
 
-def test_ids_full_of_holes_take_bounded_memory_and_the_near_ones_stay_exact() -> None:
+def test_ids_with_many_gaps_take_bounded_memory_and_recent_ones_stay_exact() -> None:
     published = PublishedIds()
     ids = [2 * number for number in range(50_000)]
     for one in ids:

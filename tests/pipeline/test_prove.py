@@ -1,4 +1,4 @@
-"""``prove`` as people run it, on a server with the archive's layout; the klines are the oracle's."""
+"""``prove`` as a user runs it, with a local server that has the archive's layout and the oracle's klines."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def seconds_of(day: date) -> int:
 
 
 def text_of(value: Fraction) -> str:
-    """A decimal of sixteen places, which no sum of ours exceeds."""
+    """Format a number with sixteen decimal places; no sum here needs more."""
     units = value * 10**16
     assert units.denominator == 1
     return f"{units.numerator // 10**16}.{units.numerator % 10**16:016d}"
 
 
 def klines_of(trades: Sequence[Trade], interval: str, day: date) -> list[dict[str, Any]]:
-    """A day's klines from its first trade on: where there was no trade, flat at the close before."""
+    """Return a day's klines from its first trade on. One without trades repeats the previous close."""
     size = SECONDS[interval]
     candles = {
         int(key[2].timestamp()): candle for key, candle in oracle.candles(trades, size, interval).items()
@@ -78,14 +78,14 @@ def trade_line(trade: Trade) -> str:
 
 @dataclass
 class Archive:
-    """A folder that is served with the archive's layout."""
+    """A served folder with the layout of the exchange's archive."""
 
     folder: Path
     url: str
     files: dict[str, Path] = field(default_factory=dict)
 
     def has(self, kind: str, day: date, lines: Sequence[str]) -> None:
-        """Publish a day's trades, or its klines of an interval."""
+        """Publish a day's trades, or its klines for an interval."""
         below = f"trades/{SYMBOL}" if kind == "trades" else f"klines/{SYMBOL}/{kind}"
         file = self.folder / "data/spot/daily" / below / f"{SYMBOL}-{kind}-{day}.zip"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 
 @pytest.fixture(scope="module")
 def made_up() -> list[Trade]:
-    """A day of the seeded market: 8,600 trades, so most seconds are quiet; times in microseconds."""
+    """A day of the seeded market: 8,600 trades, so most seconds have none; times in microseconds."""
     market = SeededMarket(7, 0.1, [SYMBOL])
     since = seconds_of(MADE_UP) * SECOND_US
     ids = (market.id_at(SYMBOL, since), market.id_at(SYMBOL, since + 86_400 * SECOND_US))
@@ -134,7 +134,7 @@ def publish(archive: Archive, trades: Sequence[Trade], day: date, unit: int) -> 
 
 
 def counts(done: subprocess.CompletedProcess[str], interval: str) -> list[int]:
-    """Of the table's line: how many windows are equal, different, missing, extra, incomplete, neither."""
+    """Return the interval's counts: equal, different, missing, extra, incomplete, not comparable."""
     line = next(line for line in done.stdout.splitlines() if line.split()[:1] == [interval])
     return [int(one.replace(",", "")) for one in line.split()[1:]]
 
@@ -152,7 +152,7 @@ def test_a_whole_day_is_proved_down_to_its_only_daily_candle(
     }
     assert f"{len(made_up):,} trades sent, {len(made_up):,} stored" in done.stdout
     assert done.stdout.splitlines()[-1] == "PROVED: 19,129 candles compared, 19,129 equal, 0 not"
-    assert list((tmp_path / "data").iterdir()) == [], "nothing is kept"
+    assert list((tmp_path / "data").iterdir()) == [], "the data folder is removed"
 
 
 @pytest.mark.timeout(180)
@@ -172,13 +172,13 @@ def test_a_wrong_kline_and_a_missing_trade_are_each_found(
     assert done.returncode == 1, done.stderr
     finest = counts(done, "5s")
     assert (sum(finest), finest[0]) == (120, 118), done.stdout
-    assert counts(done, "1m")[0] == 9, "the lost trade's minute alone"
+    assert counts(done, "1m")[0] == 9, "only the lost trade's minute differs"
     assert counts(done, "5m")[0] == 1
     window = datetime.fromtimestamp(wrong["T"] // SECOND_US // 5 * 5, UTC).replace(tzinfo=None)
     assert f"5s {window.isoformat()}Z different" in done.stdout
     assert done.stdout.splitlines()[-1] == "NOT PROVED: 132 candles compared, 128 equal, 4 not"
     (kept,) = (tmp_path / "data").iterdir()
-    assert f"the data is kept in {kept}" in done.stderr
+    assert f"the data folder is kept: {kept}" in done.stderr
     assert (kept / "data" / "postgres").is_dir()
 
 

@@ -1,7 +1,8 @@
-"""The main job on real input: a recording goes the whole way, and every candle must be exact.
+"""The whole pipeline with recorded trades: every candle must be exact.
 
-The simulator serves the recording over a real WebSocket; ``candleflow up`` runs the real producer, Kafka,
-Spark and PostgreSQL. The oracle is computed from the recording's text and shares no code with ours.
+The simulator replays the recording over a real WebSocket. ``candleflow up`` runs the real producer, Kafka,
+Spark and PostgreSQL. The oracle computes the expected candles from the recording's text and shares no code
+with Candleflow.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT", CHINESE)
 
 @dataclass(frozen=True)
 class Run:
-    """A running ``candleflow up``: where it is, and its process."""
+    """A running ``candleflow up``: its process, environment and log."""
 
     process: subprocess.Popen[bytes]
     environment: dict[str, str]
     log: Path
 
     def status(self) -> dict[str, Any]:
-        """What ``status --json`` prints, or nothing while there is nothing to tell."""
+        """Return what ``status --json`` prints; an empty dict while nothing runs."""
         done = subprocess.run(
             [sys.executable, "-m", "candleflow", "status", "--json"],
             cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=30, check=False,
@@ -65,7 +66,7 @@ def free_ports(count: int) -> list[int]:
 def pipeline_on(
     recording: Path, folder: Path, *replay_options: str, symbols: Sequence[str] = SYMBOLS, **settings: str
 ) -> Iterator[Run]:
-    """``candleflow up`` on a recording served at full speed."""
+    """Run ``candleflow up`` with a recording that is replayed at full speed."""
     exchange, kafka, postgres, page = free_ports(4)
     variables = environment(
         symbols=",".join(symbols),
@@ -101,7 +102,7 @@ def trades_in(status: dict[str, Any], interval: str) -> int:
 def stored_when_all_are_in(
     run: Run, trades: int, interval: str = "5s"
 ) -> dict[tuple[Any, ...], oracle.OracleCandle]:
-    """The table once the candles of ``interval`` hold ``trades`` trades."""
+    """Return the stored candles once those of ``interval`` contain ``trades`` trades."""
     status = awaited(run.status, 90, run.said)
 
     awaited(lambda: trades_in(status, interval) >= trades, CATCH_UP_SECONDS, run.said)
@@ -113,7 +114,7 @@ def stored_when_all_are_in(
 
 
 def with_a_symbol_beyond_ascii(recording: Path, folder: Path) -> Path:
-    """The recording, its first trades of ETHUSDT once more as a symbol's whose name is not ASCII."""
+    """Copy the recording; repeat its first trades of ETHUSDT as those of a symbol with a non-ASCII name."""
     named = folder / recording.name
     with gzip.open(recording, "rt") as lines, gzip.open(named, "wt", 1, encoding="utf-8") as out:
         left = 500
@@ -126,7 +127,7 @@ def with_a_symbol_beyond_ascii(recording: Path, folder: Path) -> Path:
 
 
 def shown_on_the_page(run: Run, symbol: str) -> set[tuple[Any, ...]]:
-    """The symbol's candles by the page's reader: open time, open, close, volume, trades."""
+    """Return the symbol's candles from the page's reader: open time, open, close, volume, trades."""
     given = {name: run.environment[f"CANDLEFLOW_{name.upper()}"] for name in ("postgres_url", "data_dir")}
     reader = CandleReader.from_settings(settings_module.load(**given))
     try:
@@ -179,7 +180,7 @@ def test_every_candle_of_a_recording_is_exact_the_whole_way(
         assert counts["received"] == counts["published"] + counts["duplicate"] + counts["rejected"]
         assert (counts["duplicate"], counts["rejected"]) == (0, 0)
 
-        # The simulator isn't one of them: here it is a process of its own, beside `up`.
+        # Without the simulator: here the test starts it, not `up`.
         pids = [process["pid"] for process in run.status()["processes"] if process["name"] != "simulator"]
         run.process.send_signal(signal.SIGTERM)
         assert run.process.wait(STOP_SECONDS) == 0, run.said()
@@ -206,7 +207,7 @@ def test_sliding_windows_are_exact_and_roll_up_once(tmp_path: Path) -> None:
 
 
 def _settled_counts(run: Run, trades: int) -> dict[str, int]:
-    """The producer's counts once every trade has its outcome."""
+    """Return the producer's counts once every trade has been published; before that an empty dict."""
     for process in run.status().get("processes", []):
         counts: dict[str, int] = process.get("counts", {})
         if process["name"] == "producer" and counts.get("published", 0) >= trades:

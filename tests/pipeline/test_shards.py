@@ -1,6 +1,6 @@
-"""Several producers, each with its share of the symbols, at one real Kafka: every trade once.
+"""Several producers share the symbols and one real Kafka, and publish every trade once.
 
-In the end the topic must hold each symbol's ids from the first to the last.
+At the end the topic must contain each symbol's trade ids from the first to the last without a gap.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ async def exchange() -> AsyncIterator[Simulator]:
 
 
 class Place:
-    """One data folder, one Kafka and one exchange, for the producers of whatever shards."""
+    """One data folder, one Kafka and one exchange, for the producers of any shards."""
 
     def __init__(self, folder: Path, bootstrap: str, exchange: Simulator) -> None:
         self._folder = folder
@@ -85,12 +85,12 @@ class Place:
         return await asyncio.to_thread(tail.trade_ids)
 
     async def order(self, symbol: str, first: int, last: int) -> None:
-        """As the auditor does: some trades are missing, though they may have been published."""
+        """Report trades as missing, as the audit process does, even if they were published."""
         wanted = GapEvent(GapEventKind.SEEN, symbol, first, last, time.time_ns() // 1_000, "audit")
         await asyncio.to_thread(write, self._bootstrap, GAPS, encode(wanted))
 
     async def until_filled(self, symbols: Collection[str], times: int = 1) -> None:
-        """Until each of the symbols was missed so often because of a restart, and nothing is missing."""
+        """Wait until each symbol had ``times`` gaps because of restarts and all gaps are filled."""
         async with asyncio.timeout(DEADLINE_SECONDS):
             while True:
                 log = await self.events()
@@ -121,13 +121,13 @@ def published(producer: Producer) -> int:
 
 
 def followed(producer: Producer) -> set[str]:
-    """The symbols that it has had a trade of."""
+    """Return the symbols of which the producer has received a trade."""
     return set(producer._intake.last_trade_times)
 
 
 @asynccontextmanager
 async def both(place: Place) -> AsyncIterator[tuple[Producer, Producer]]:
-    """The two producers of two shards, once each has had all its symbols."""
+    """Run the producers of two shards and wait until each has received trades of all its symbols."""
     async with producing(place.settings("1/2")) as first, producing(place.settings("2/2")) as second:
         await until(lambda: followed(first) >= set(FIRST) and followed(second) >= set(SECOND))
         yield first, second
@@ -152,7 +152,7 @@ async def test_two_shards_publish_every_trade_once_each_only_its_own(place: Plac
     ]
 
 
-async def test_what_the_auditor_misses_is_brought_by_the_shard_that_has_the_symbol_alone(
+async def test_a_gap_that_the_audit_reports_is_filled_only_by_the_shard_with_the_symbol(
     place: Place,
 ) -> None:
     async with both(place) as (first, second):
@@ -160,7 +160,8 @@ async def test_what_the_auditor_misses_is_brought_by_the_shard_that_has_the_symb
         lowest = min((await place.ids())["ETHUSDT"])
         await place.order("ETHUSDT", lowest + 1, lowest + 5)
         await until(lambda: second._intake.filled == 5)
-        # One for the first as well: once that is filled, the one before was there to be taken too.
+        # Another gap for the first producer: when it has filled this one, it has also seen and ignored the
+        # one before.
         begin = min((await place.ids())["BTCUSDT"])
         await place.order("BTCUSDT", begin + 1, begin + 3)
         await until(lambda: first._intake.filled == 3)
@@ -176,7 +177,7 @@ async def test_what_the_auditor_misses_is_brought_by_the_shard_that_has_the_symb
     }
 
 
-async def test_a_shard_that_no_symbol_falls_to_runs_says_so_and_does_nothing(
+async def test_a_shard_without_a_symbol_runs_says_so_and_does_nothing(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = place.settings("2/2", symbols=FIRST)
@@ -200,11 +201,13 @@ async def test_from_one_shard_to_two_and_back_nothing_is_lost_or_doubled(place: 
         await until(lambda: followed(whole) >= set(SYMBOLS))
         await place.until_filled(SYMBOLS, times=2)
     await place.assert_each_once()
-    assert restarts(await place.events()) == dict.fromkeys(SYMBOLS, 2), "each gap noted by one of them"
+    assert restarts(await place.events()) == dict.fromkeys(SYMBOLS, 2), (
+        "each gap was noted by only one of them"
+    )
 
 
 @pytest.mark.slow
-async def test_a_shard_that_was_killed_goes_on_with_its_own_symbols_while_the_other_never_stops(
+async def test_a_killed_shard_resumes_with_its_symbols_while_the_other_never_stops(
     place: Place,
 ) -> None:
     doomed = place.settings("2/2")
@@ -223,14 +226,14 @@ async def test_a_shard_that_was_killed_goes_on_with_its_own_symbols_while_the_ot
     assert restarts(await place.events()).keys() == set(SECOND)
 
 
-@pytest.mark.parametrize(("holder", "rival"), [("1/2", "1/2"), ("1/1", "2/2"), ("2/2", "1/1")])
-async def test_a_second_producer_of_the_same_symbols_is_told_who_has_them(
-    place: Place, holder: str, rival: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("holder", "other"), [("1/2", "1/2"), ("1/1", "2/2"), ("2/2", "1/1")])
+async def test_a_second_producer_of_the_same_symbols_gets_an_error_that_names_the_first(
+    place: Place, holder: str, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LEASE_SECONDS", 1.0)
     async with producing(place.settings(holder)) as first:
         await until(lambda: published(first) > 100)
-        second = Producer(place.settings(rival, "other"))
+        second = Producer(place.settings(other, "other"))
         with pytest.raises(HeldError, match=f"process {os.getpid()}, for shard {holder}; only one may"):
             await second.run()
         assert second.counts()["received"] == 0
@@ -240,7 +243,7 @@ async def test_a_second_producer_of_the_same_symbols_is_told_who_has_them(
 
 
 @pytest.mark.slow
-async def test_one_that_stood_still_ends_when_shards_of_another_count_have_taken_over(place: Place) -> None:
+async def test_a_suspended_producer_ends_when_shards_of_another_count_have_taken_over(place: Place) -> None:
     whole = place.settings("1/1", "other")
     process = spawn(whole)
     await until(lambda: published_until_now(whole) > 100)

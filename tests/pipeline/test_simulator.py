@@ -1,4 +1,4 @@
-"""The simulator over real sockets, with websockets and httpx as clients; and the command as a process."""
+"""The simulator over real sockets, with websockets and httpx as clients, and its commands as processes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def trades(connection: ClientConnection, count: int) -> list[TradeMessage]
 
 
 async def ask(connection: ClientConnection, **request: Any) -> ControlReply:
-    """The reply to a request, whatever trades come in between."""
+    """Send a request and return its reply, skipping trades that arrive before it."""
     await connection.send(json.dumps(request))
     async with asyncio.timeout(SECONDS):
         while True:
@@ -81,7 +81,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def until_closed(connection: ClientConnection) -> tuple[list[Message], int | None]:
-    """What still came, and the code that the connection was closed with."""
+    """Return the messages until the connection is closed, and the close code."""
     found: list[Message] = []
     try:
         async with asyncio.timeout(SECONDS):
@@ -98,7 +98,7 @@ async def connected(simulator: Simulator, path: str, **options: Any) -> AsyncIte
 
 
 async def history(simulator: Simulator, symbol: str, from_id: int, limit: int) -> list[Any]:
-    """Rows of historicalTrades."""
+    """Return rows of historicalTrades."""
     query: dict[str, str | int] = {"symbol": symbol, "fromId": from_id, "limit": limit}
     async with httpx.AsyncClient(base_url=simulator.rest_url, trust_env=False) as rest:
         rows: list[Any] = (await rest.get("/api/v3/historicalTrades", params=query)).json()
@@ -121,7 +121,7 @@ class TestWebSocket:
             assert {frame["stream"] for frame in frames} == {"btcusdt@trade", "ethusdt@trade"}
             assert all(frame["stream"] == frame["data"]["s"].lower() + "@trade" for frame in frames)
 
-    async def test_ids_have_no_hole_and_times_are_now(self) -> None:
+    async def test_ids_have_no_gap_and_times_are_current(self) -> None:
         async with Simulator(market(2_000)) as simulator, connected(simulator, BOTH) as client:
             seen: dict[str, list[int]] = {}
             late_ms = []
@@ -133,9 +133,9 @@ class TestWebSocket:
             for ids in seen.values():
                 assert ids == list(range(ids[0], ids[0] + len(ids)))
             assert min(late_ms) >= 0
-            assert sorted(late_ms)[500] < 100  # a few on a machine that isn't busy with other tests
+            assert sorted(late_ms)[500] < 100  # a few ms on an idle machine; other tests may run
 
-    async def test_microseconds_for_whoever_asks_for_them(self) -> None:
+    async def test_a_client_can_ask_for_microseconds(self) -> None:
         async with (
             Simulator(market()) as simulator,
             connected(simulator, "/ws/btcusdt@trade?timeUnit=MICROSECOND") as precise,
@@ -221,7 +221,7 @@ class TestWebSocket:
             assert payloads.keys() <= set(range(*sent.trade_ids["BTCUSDT"].ranges[0]))
             assert sent.messages == sent.by_stream.total()
 
-    async def test_a_restarted_simulator_goes_on_where_it_stopped(self) -> None:
+    async def test_a_restarted_simulator_resumes_where_it_stopped(self) -> None:
         last: dict[str, int] = {}
         for _ in range(2):
             async with Simulator(market()) as simulator, connected(simulator, "/ws/btcusdt@trade") as client:
@@ -328,7 +328,7 @@ class TestFaults:
             twice = [one for one, count in Counter(found).items() if count == 2]
             assert 0.2 < len(twice) / len(set(found)) < 0.4
 
-    async def test_a_connection_breaks_after_so_many_messages(self) -> None:
+    async def test_a_connection_breaks_after_a_number_of_messages(self) -> None:
         faults = Faults(disconnect_after=25)
         async with Simulator(market(), faults=faults) as simulator:
             seen = TradeIds()
@@ -352,7 +352,7 @@ class TestFaults:
                 await trades(client, 1)
             assert len(simulator.connection_attempts) == 3
 
-    async def test_it_falls_silent_and_what_it_did_not_say_is_lost(self) -> None:
+    async def test_it_falls_silent_and_does_not_send_those_trades_later(self) -> None:
         async with Simulator(market()) as simulator, connected(simulator, "/ws/btcusdt@trade") as client:
             await trades(client, 5)
             simulator.faults.is_silent = True
@@ -365,7 +365,7 @@ class TestFaults:
 
 
 async def _hears_nothing_more(client: ClientConnection, for_seconds: float = 0.5) -> bool:
-    """Whether what was on its way runs out, and nothing follows for so long."""
+    """Read what is already on its way; return whether nothing follows for ``for_seconds``."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         try:
@@ -420,7 +420,7 @@ class TestRest:
 
 
 class TestRecording:
-    async def test_it_goes_on_where_it_was_when_a_client_comes_back(self, tmp_path: Path) -> None:
+    async def test_it_resumes_where_it_was_when_a_client_reconnects(self, tmp_path: Path) -> None:
         file = tmp_path / "short.jsonl"
         file.write_text("".join(_recorded(number) + "\n" for number in range(3_000)))
         faults = Faults(disconnect_after=1_000)
@@ -466,7 +466,7 @@ def _recorded(number: int) -> str:
 
 @contextmanager
 def command(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """``python -m candleflow`` with these arguments, in a process of its own."""
+    """Run ``python -m candleflow`` with these arguments as a process."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CANDLEFLOW_")}
     environment["CANDLEFLOW_DATA_DIR"] = str(folder / "data")
     with subprocess.Popen(
@@ -481,14 +481,14 @@ def command(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def said(process: subprocess.Popen[str]) -> Any:
-    """The next line of JSON that the process prints."""
+    """Return the next line of JSON that the process prints."""
     assert process.stdout is not None
     return json.loads(process.stdout.readline())
 
 
 class TestCommand:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    async def test_simulate_tells_its_addresses_and_ends_in_order(self, tmp_path: Path, number: int) -> None:
+    async def test_simulate_prints_its_addresses_and_ends_cleanly(self, tmp_path: Path, number: int) -> None:
         options = ["--port", "0", "--rate", "500", "--seed", "3", "--symbols", "btcusdt,ETHUSDT"]
         with command(tmp_path, "simulate", *options) as process:
             addresses = await asyncio.to_thread(said, process)
@@ -503,7 +503,7 @@ class TestCommand:
             assert process.stderr is not None
             assert "SIMULATED" in process.stderr.read()
 
-    async def test_replay_sends_the_whole_recording_and_tells_so(self, tmp_path: Path) -> None:
+    async def test_replay_sends_the_whole_recording_and_reports_its_end(self, tmp_path: Path) -> None:
         if not oracle.TRADES_ONLY.exists():
             pytest.skip(oracle.ABSENT)
         with gzip.open(oracle.TRADES_ONLY, "rt") as lines:
@@ -520,7 +520,7 @@ class TestCommand:
                 await until_closed(client)
             assert await asyncio.to_thread(process.wait, 10) == 0
 
-    def test_a_market_whose_rate_was_changed_goes_on_with_its_ids(self, tmp_path: Path) -> None:
+    def test_a_market_with_a_changed_rate_continues_its_ids(self, tmp_path: Path) -> None:
         file = tmp_path / "data/market.json"
         now = time.time_ns() // 1_000
         slow = continued_market(file, 1, 10, ["BTCUSDT"], now - 60_000_000)
@@ -537,7 +537,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         "content", ["", "[]", "{", "5", '[{"since":1}]', '[{"since":"x","seed":1,"symbol_rate":1}]']
     )
-    def test_a_market_whose_file_is_broken_begins_anew(self, tmp_path: Path, content: str) -> None:
+    def test_a_market_with_a_broken_file_starts_again(self, tmp_path: Path, content: str) -> None:
         file = tmp_path / "market.json"
         file.write_text(content)
         market = continued_market(file, 1, 10, ["BTCUSDT"], time.time_ns() // 1_000)

@@ -1,4 +1,4 @@
-"""The local Kafka and PostgreSQL: what an interrupted start, a kill or a lost file leaves, the next heals."""
+"""The local Kafka and PostgreSQL: a start repairs what an interrupted start, a kill or a lost file left."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def started(server: PostgresServer | KafkaServer) -> None:
 
 @pytest.fixture
 def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
-    """A server that the test may harm, not yet started, with the disk waited for."""
+    """A server that isn't started yet and that the test may damage; fsync is on."""
     server = PostgresServer(
         tmp_path / "postgres", process.free_port(), credentials=tmp_path / "run" / "credentials.json"
     )
@@ -50,7 +50,7 @@ def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def own_kafka(tmp_path: Path, java_home: Path, kafka_jars: list[Path]) -> Iterator[KafkaServer]:
-    """A broker that the test may harm, not yet started."""
+    """A broker that isn't started yet and that the test may damage."""
     server = KafkaServer(tmp_path / "kafka", process.free_port(), java_home, kafka_jars, "256m")
     yield server
     server.kill()
@@ -83,7 +83,7 @@ def test_postgres_is_utc_utf8_checksummed_durable_and_off_every_socket_but_the_l
     assert listening == {"127.0.0.1"}
 
 
-def test_postgres_lets_nobody_in_without_the_password(own_postgres: PostgresServer) -> None:
+def test_postgres_refuses_a_connection_without_the_password(own_postgres: PostgresServer) -> None:
     started(own_postgres)
     with pytest.raises(psycopg2.OperationalError, match="no password supplied"):
         psycopg2.connect(host="127.0.0.1", port=own_postgres.port, user="postgres", dbname="postgres")
@@ -124,7 +124,7 @@ def test_postgres_keeps_what_was_committed_over_a_kill_and_a_reused_pid(own_post
     own_postgres.kill()
     pid_file = own_postgres.data / "postmaster.pid"
     assert pid_file.exists()
-    # The pid of a process that lives on, and is no PostgreSQL: this one.
+    # Write the pid of a living process that isn't PostgreSQL: this one.
     lines = pid_file.read_text().splitlines()
     pid_file.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
     started(own_postgres)
@@ -149,7 +149,7 @@ def test_a_postgres_that_still_runs_in_the_folder_is_stopped_first(
 
 
 @pytest.mark.parametrize("left", ["nothing", "half", "a file"])
-def test_a_data_folder_that_initdb_never_finished_is_made_anew(
+def test_a_data_folder_that_initdb_never_finished_is_created_again(
     own_postgres: PostgresServer, left: str
 ) -> None:
     own_postgres.data.mkdir(parents=True)
@@ -161,11 +161,13 @@ def test_a_data_folder_that_initdb_never_finished_is_made_anew(
     assert ask(own_postgres, "SELECT 1") == 1
 
 
-def test_a_finished_data_folder_that_lost_its_heart_is_never_made_anew(own_postgres: PostgresServer) -> None:
+def test_a_complete_data_folder_that_lost_a_file_is_never_created_again(own_postgres: PostgresServer) -> None:
     started(own_postgres)
     own_postgres.stop()
     (own_postgres.data / "PG_VERSION").unlink()
-    with pytest.raises(StackError, match=r"with: mv \S+/postgres \S+/postgres.broken$"):
+    with pytest.raises(
+        StackError, match=r"start with an empty database: mv \S+/postgres \S+/postgres.broken$"
+    ):
         own_postgres.prepare()
     assert (own_postgres.data / "base").exists()
 
@@ -179,7 +181,7 @@ def test_a_lost_credentials_file_costs_no_data(own_postgres: PostgresServer, tmp
     assert ask(own_postgres, "SELECT answer FROM kept") == 42
 
 
-def test_the_data_folder_of_another_major_version_is_told(own_postgres: PostgresServer) -> None:
+def test_the_data_folder_of_another_major_version_is_reported(own_postgres: PostgresServer) -> None:
     started(own_postgres)
     own_postgres.stop()
     (own_postgres.data / "PG_VERSION").write_text("17\n")
@@ -233,8 +235,8 @@ def test_as_root_the_programs_too_may_lie_below_a_closed_folder(
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives PostgreSQL to another user")
 def test_as_root_postgres_gets_no_capability_where_it_needs_none() -> None:
     if not _is_open_to_all(Path(sys.prefix)):
-        pytest.skip("the programs themselves lie below a closed folder")
-    open_folder = Path("/var/tmp") / f"candleflow-{os.getpid()}"  # noqa: S108 - a folder that all may enter
+        pytest.skip("the programs themselves are in a folder that other users may not enter")
+    open_folder = Path("/var/tmp") / f"candleflow-{os.getpid()}"  # noqa: S108 - a folder that every user may enter
     open_folder.mkdir(mode=0o755)
     try:
         assert find_identity(open_folder).capability is None
@@ -246,7 +248,7 @@ def _is_open_to_all(folder: Path) -> bool:
     return all(one.stat().st_mode & 0o001 for one in (folder, *folder.parents))
 
 
-def test_a_half_formatted_kafka_folder_is_made_anew(own_kafka: KafkaServer) -> None:
+def test_a_half_formatted_kafka_folder_is_formatted_again(own_kafka: KafkaServer) -> None:
     own_kafka.data.mkdir(parents=True)
     (own_kafka.data / "meta.properties").touch()
     (own_kafka.data / "bootstrap.checkpoint").write_bytes(b"cut")
@@ -280,10 +282,10 @@ def test_kafka_keeps_what_it_acknowledged_over_a_kill_and_a_lost_meta_properties
 
 
 @pytest.mark.slow
-def test_a_folder_with_another_clusters_id_is_taken_as_it_is(
+def test_a_folder_with_another_clusters_id_is_used_unchanged(
     own_kafka: KafkaServer, killed_folder: Path
 ) -> None:
-    own_kafka.prepare()  # as another cluster, whose records then come from elsewhere
+    own_kafka.prepare()  # formats it as another cluster; then the records are replaced
     shutil.rmtree(own_kafka.data)
     shutil.copytree(killed_folder / "data", own_kafka.data)
     started(own_kafka)
@@ -292,7 +294,7 @@ def test_a_folder_with_another_clusters_id_is_taken_as_it_is(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("harm", ["gone", "empty", "cut"])
-def test_a_broken_meta_properties_is_mended_from_its_copy(
+def test_a_broken_meta_properties_is_restored_from_its_copy(
     own_kafka: KafkaServer, killed_folder: Path, harm: str
 ) -> None:
     shutil.copytree(killed_folder, own_kafka.folder)
@@ -311,7 +313,7 @@ def test_without_meta_properties_and_copy_the_one_command_is_named_and_nothing_i
     shutil.copytree(killed_folder, own_kafka.folder)
     (own_kafka.data / "meta.properties").unlink()
     (own_kafka.folder / "meta.properties.copy").unlink()
-    with pytest.raises(StackError, match=r"with: mv \S+/kafka \S+/kafka.broken$"):
+    with pytest.raises(StackError, match=r"start with an empty broker: mv \S+/kafka \S+/kafka.broken$"):
         own_kafka.prepare()
     assert (own_kafka.data / "kept-0").is_dir()
 
@@ -335,7 +337,7 @@ def read(server: KafkaServer, topic: str) -> list[bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="what a JVM has mapped is read in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads in /proc what a JVM has mapped")
 def test_a_broker_maps_the_archive_of_the_classes_that_the_one_before_it_loaded(
     tmp_path: Path, java_home: Path, kafka_jars: list[Path]
 ) -> None:
@@ -353,14 +355,14 @@ def test_a_broker_maps_the_archive_of_the_classes_that_the_one_before_it_loaded(
         assert len(made) == 1
         started(server)
         assert archives_mapped(server, tmp_path) == made
-        server.archive_classes()  # nothing is left to do
+        server.archive_classes()  # the archive exists already
     finally:
         server.kill()
     assert {str(one) for one in tmp_path.glob("cache/cds/*.jsa")} == made
 
 
 def archives_mapped(server: KafkaServer, below: Path) -> set[str]:
-    """The archives of classes that the broker's JVM has mapped, but for Java's own."""
+    """Return the class-data archives that the broker's JVM has mapped, except Java's own."""
     assert server.process is not None
     maps = (one.path for one in psutil.Process(server.process.pid).memory_maps())
     return {path for path in maps if path.endswith(".jsa") and path.startswith(str(below))}

@@ -1,4 +1,4 @@
-"""``services`` and ``up`` as people meet them: one at a time, named ports, clean ends, healing starts."""
+"""``services`` and ``up`` as a user runs them: only one at a time, taken ports, clean stops, restarts."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ FOREIGN = {
     "HADOOP_CONF_DIR": "/nowhere",
     "STREAMLIT_SERVER_BASE_URL_PATH": "theirs",
 }
-"""What a user has set for other work."""
+"""Variables that a user may have set for other programs."""
 
 
 @dataclass
 class Machine:
-    """A data folder, ports, and the commands run on them."""
+    """A data folder and ports, and the commands that run with them."""
 
     folder: Path
     environment: dict[str, str]
@@ -65,7 +65,7 @@ class Machine:
     def start(
         self, command: str = "services", within_seconds: float = START_SECONDS
     ) -> subprocess.Popen[str]:
-        """Start in the foreground and wait until it is ready."""
+        """Start a command in the foreground and wait until it is ready."""
         with self.log.open("w") as output:
             self.running = subprocess.Popen(
                 self.command(command),
@@ -91,7 +91,7 @@ class Machine:
         return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
 
     def members(self) -> list[psutil.Process]:
-        """The supervisor and all that it started."""
+        """Return the supervisor and all its descendants."""
         assert self.running is not None
         supervisor = psutil.Process(self.running.pid)
         return [supervisor, *supervisor.children(recursive=True)]
@@ -100,7 +100,7 @@ class Machine:
         return {one["name"]: one["pid"] for one in self.status()["processes"]}
 
     def have_come_back(self, killed: Mapping[str, int]) -> bool:
-        """Whether each of these runs again."""
+        """Return whether each of these runs again with a new pid."""
         now = {one["name"]: (one["pid"], one["state"]) for one in self.status().get("processes", [])}
         return all(
             now.get(name, (pid, ""))[0] != pid and now[name][1] == "running" for name, pid in killed.items()
@@ -133,7 +133,7 @@ def machine_in(folder: Path, **more: str) -> Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path, kafka_jars: list[Path], java_home: Path) -> Iterator[Machine]:
-    """A fresh data folder below a home that only its owner may enter, with all that a path may have in it."""
+    """A new data folder in a home that only its owner may enter, with special characters in its path."""
     assert kafka_jars
     tmp_path.chmod(0o700)
     home = tmp_path / "josé, a\\b %20&co"
@@ -160,7 +160,7 @@ def is_gone(member: psutil.Process) -> bool:
 
 
 def test_services_are_ready_to_use_and_end_clean(machine: Machine) -> None:
-    """Kafka's jars below an awkward home as well, and nohup outlives a terminal that is closed."""
+    """Also with special characters in the path of Kafka's jars, and with nohup and a closed terminal."""
     cache = machine.folder / "cache"
     cache.mkdir()
     (cache / "jars").symlink_to(Path(machine.environment["CANDLEFLOW_CACHE_DIR"]) / "jars")
@@ -197,14 +197,14 @@ def test_services_are_ready_to_use_and_end_clean(machine: Machine) -> None:
 
 
 @pytest.mark.slow
-def test_status_tells_what_runs_though_its_own_environment_differs(machine: Machine) -> None:
+def test_status_finds_the_processes_even_if_its_own_environment_differs(machine: Machine) -> None:
     machine.start()
-    told = machine.status()
+    before = machine.status()
     other = {name: value for name, value in machine.environment.items() if not name.startswith("CANDLEFLOW_")}
     machine.environment = {**other, "CANDLEFLOW_DATA_DIR": machine.environment["CANDLEFLOW_DATA_DIR"]}
     seen = machine.status()
     assert {name: seen[name] for name in ("postgres_url", "kafka_bootstrap", "topic", "simulated")} == {
-        name: told[name] for name in ("postgres_url", "kafka_bootstrap", "topic", "simulated")
+        name: before[name] for name in ("postgres_url", "kafka_bootstrap", "topic", "simulated")
     }
     assert rows(seen["postgres_url"], "SELECT count(*) FROM candles") == [(0,)]
 
@@ -294,7 +294,7 @@ def test_after_a_kill_9_the_next_start_is_clean_and_has_everything(machine: Mach
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_comes_back(machine: Machine) -> None:
+def test_a_killed_server_is_restarted(machine: Machine) -> None:
     machine.start()
     before = machine.pids()
     for pid in before.values():
@@ -304,7 +304,7 @@ def test_a_server_that_is_killed_comes_back(machine: Machine) -> None:
 
 
 @pytest.mark.slow
-def test_servers_come_back_when_a_full_disk_has_room_again(machine: Machine) -> None:
+def test_servers_are_restarted_when_a_full_disk_has_space_again(machine: Machine) -> None:
     data = machine.folder / "data"
     data.mkdir()
     with small_disk(data, megabytes=400):
@@ -345,7 +345,7 @@ def test_a_taken_port_is_named_with_its_setting_before_anything_starts(
 
 
 @pytest.mark.slow
-def test_services_in_the_background_come_back_when_ready_and_down_ends_them(machine: Machine) -> None:
+def test_services_in_the_background_return_when_ready_and_down_stops_them(machine: Machine) -> None:
     done = machine.run("services", "--detach")
     assert done.returncode == 0, done.stderr
     pid = machine.status()["supervisor_pid"]
@@ -364,7 +364,7 @@ def test_services_in_the_background_that_cannot_start_say_why(machine: Machine) 
     assert "CANDLEFLOW_KAFKA_BOOTSTRAP" in done.stderr
 
 
-def test_a_broken_folder_ends_the_start_with_the_command_that_mends_it(machine: Machine) -> None:
+def test_a_broken_folder_is_an_error_that_names_the_repair_command(machine: Machine) -> None:
     data = machine.folder / "data" / "simulated" / "postgres" / "data"
     data.mkdir(parents=True)
     (data / "candleflow.complete").touch()
@@ -380,7 +380,7 @@ def _as(user: str) -> list[str]:
 
 
 def _ordinary_user() -> str | None:
-    """A user, not root, that may run this Python; None where there is none."""
+    """Return a user other than root that may run this Python, or None."""
     for name in ("nobody", "daemon"):
         try:
             tried = subprocess.run(
@@ -400,7 +400,7 @@ def test_an_ordinary_user_can_run_them(tmp_path: Path, cache_dir: Path) -> None:
     user = _ordinary_user()
     if user is None:
         pytest.skip(f"no other user may run {sys.executable}")
-    home = Path("/var/tmp") / f"candleflow-{os.getpid()}"  # noqa: S108 - pytest's folder is closed to others
+    home = Path("/var/tmp") / f"candleflow-{os.getpid()}"  # noqa: S108 - other users may not enter pytest's folder
     home.mkdir(mode=0o700)
     shutil.copytree(cache_dir / "jars", home / "cache" / "jars")
     subprocess.run(["chown", "-R", user, str(home)], check=True)

@@ -1,4 +1,4 @@
-"""The wheel in an empty folder, with nothing else of ours: what ``uvx --from candleflow-*.whl`` runs."""
+"""The wheel alone, in an empty folder: what ``uvx --from candleflow-*.whl`` runs."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def test_up_reaches_the_first_candle(
     )
 
     def status() -> dict[str, object]:
-        told = run(uvx(wheel, "candleflow", "status", "--json", extra="[all]"), empty, variables)
-        return dict(json.loads(told.stdout)) if told.returncode == 0 else {}
+        done = run(uvx(wheel, "candleflow", "status", "--json", extra="[all]"), empty, variables)
+        return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
 
     def has_candle(url: str) -> bool:
         with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:

@@ -52,15 +52,15 @@ class TlsServer:
         self._bin = programs()
         self._data = folder / "data"
         self._log = folder / "postgres.log"
-        self._who = find_identity(folder)
+        self._run_as = find_identity(folder)
         self._process: subprocess.Popen[bytes] | None = None
         self._data.mkdir(mode=0o700)
-        self._who.own(self._data)
+        self._run_as.own(self._data)
 
     def start(self, certificate: Certificate) -> None:
         password = self._data.with_name("password")
         password.write_text(PASSWORD)
-        self._who.own(password)
+        self._run_as.own(password)
         self._run(
             "initdb", "-D", self._data, "-U", "candleflow", f"--pwfile={password}", "-A", "scram-sha-256"
         )
@@ -75,7 +75,7 @@ class TlsServer:
             [self._bin / "postgres", "-D", self._data],
             log=self._log,
             cwd=Path("/"),
-            become=self._who.become,
+            before_exec=self._run_as.become,
             signal_with_parent=signal.SIGINT,
         )
         assert wait_for(lambda: shown(self.port) != "", 60), self._log.read_text()
@@ -95,10 +95,10 @@ class TlsServer:
         file = self._data / name
         file.write_text(content)
         file.chmod(0o600)
-        self._who.own(file)
+        self._run_as.own(file)
 
     def _run(self, program: str, *arguments: str | Path) -> None:
-        done = process.run((self._bin / program, *arguments), become=self._who.become, cwd="/")
+        done = process.run((self._bin / program, *arguments), before_exec=self._run_as.become, cwd="/")
         assert done.returncode == 0, done.stderr
 
 

@@ -114,7 +114,7 @@ def test_the_packages_of_uvs_lock_are_looked_up(tmp_path: Path) -> None:
     )
     with advisories({OF_OLD: "OLD-1", "harmless": "NEW-1", "ours": "NEW-2"}) as service:
         found = security.vulnerabilities([file], [service])
-    assert found.says.splitlines()[1:] == ["  harmless 1.0: NEW-1, mended in none"]
+    assert found.says.splitlines()[1:] == ["  harmless 1.0: NEW-1, fixed in none"]
 
 
 def test_a_lock_that_cannot_be_read_is_reported(lock: Path) -> None:

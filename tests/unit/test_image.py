@@ -130,7 +130,7 @@ def test_the_health_check_knows_the_ports() -> None:
 def test_a_container_is_well_when_somebody_answers_and_all_who_do_are(
     answers: list[int | None], is_well: bool
 ) -> None:
-    assert healthcheck().is_well(answers) is is_well
+    assert healthcheck().is_healthy(answers) is is_well
 
 
 @pytest.mark.skipif(not os.access(HADOLINT, os.X_OK), reason="no hadolint here: deploy/checkers installs it")

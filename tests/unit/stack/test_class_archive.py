@@ -1,4 +1,4 @@
-"""Archives of class data, by real JVMs: when one is used, when it is passed over, and who makes it."""
+"""Class-data archives with real JVMs: when one is used, when it is ignored, and which process makes it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def start(archive: ClassArchive, listing: Path, *more: str) -> subprocess.Comple
 
 
 def make(archive: ClassArchive, listing: Path) -> Path:
-    """The archive's file, of what a JVM lists that only tells its version."""
+    """Make an archive from the classes that ``java -version`` loads and return its file."""
     assert start(archive, listing).returncode == 0
     assert archive.make(listing, "")
     found = archive.find()
@@ -44,13 +44,13 @@ def make(archive: ClassArchive, listing: Path) -> Path:
 
 
 def cut(path: Path) -> None:
-    """To two thirds: a JVM that maps this dies by SIGBUS."""
+    """Truncate the file to two thirds: a JVM that maps it crashes with SIGBUS."""
     path.chmod(0o644)
     os.truncate(path, path.stat().st_size * 2 // 3)
 
 
 def alter(path: Path) -> None:
-    """In the header: a JVM that maps this may die by SIGSEGV."""
+    """Overwrite part of the header: a JVM that maps the file may crash with SIGSEGV."""
     path.chmod(0o644)
     with path.open("r+b") as file:
         file.seek(2_000)
@@ -64,7 +64,7 @@ def test_the_first_jvm_lists_its_classes_and_the_next_maps_their_archive(
     listed = listing.read_text()
     assert "java/lang/Object" in listed
     assert f"-XX:SharedArchiveFile={made}" in archive.java_options(listing)
-    # Unlike auto, "on" ends a JVM that can't map its archive.
+    # Unlike auto, "on" makes a JVM fail if it can't map its archive.
     mapped = start(archive, listing, "-Xshare:on")
     assert mapped.returncode == 0, mapped.stdout + mapped.stderr
     assert not listing.exists()
@@ -72,7 +72,7 @@ def test_the_first_jvm_lists_its_classes_and_the_next_maps_their_archive(
 
 
 @pytest.mark.parametrize("harm", [cut, alter])
-def test_a_broken_archive_is_passed_over_in_silence_and_made_anew(
+def test_a_broken_archive_is_ignored_without_a_warning_and_made_again(
     archive: ClassArchive, listing: Path, harm: Callable[[Path], None]
 ) -> None:
     broken = make(archive, listing)
@@ -86,7 +86,7 @@ def test_a_broken_archive_is_passed_over_in_silence_and_made_anew(
     assert [archive.find()] == list(archive.folder.glob("*.jsa"))
 
 
-def test_an_archive_that_does_not_suit_the_jvm_is_passed_over_in_silence(
+def test_an_archive_that_does_not_fit_the_jvm_is_ignored_without_a_warning(
     archive: ClassArchive, listing: Path, tmp_path: Path
 ) -> None:
     make(archive, listing)
@@ -108,7 +108,7 @@ def test_a_half_made_archive_is_not_used_and_is_replaced(archive: ClassArchive, 
     assert not left.exists()
 
 
-def test_of_makers_at_once_one_makes_it(archive: ClassArchive, listing: Path) -> None:
+def test_of_several_threads_only_one_makes_the_archive(archive: ClassArchive, listing: Path) -> None:
     start(archive, listing)
     results: list[bool] = []
     makers = [threading.Thread(target=lambda: results.append(archive.make(listing, ""))) for _ in range(3)]
@@ -120,7 +120,9 @@ def test_of_makers_at_once_one_makes_it(archive: ClassArchive, listing: Path) ->
     assert archive.find() is not None
 
 
-def test_another_process_that_makes_one_is_left_to_it(archive: ClassArchive, listing: Path) -> None:
+def test_nothing_is_made_while_another_process_makes_the_archive(
+    archive: ClassArchive, listing: Path
+) -> None:
     start(archive, listing)
     archive.folder.mkdir(parents=True)
     with (archive.folder / "kafka.lock").open("w") as lock:
@@ -137,14 +139,14 @@ def test_a_folder_that_cannot_be_written_is_named(java_home: Path, tmp_path: Pat
         archive.make(listing, "")
 
 
-def test_a_maker_that_fails_says_why_and_leaves_nothing(archive: ClassArchive, listing: Path) -> None:
+def test_a_failed_run_reports_the_reason_and_leaves_no_file(archive: ClassArchive, listing: Path) -> None:
     listing.write_text("java/lang/Object id: nonsense\n")
     with pytest.raises(StackError, match=r"java ended with [1-9]"):
         archive.make(listing, "")
     assert {one.name for one in archive.folder.iterdir()} == {"kafka.lock"}
 
 
-def test_a_stop_ends_the_maker_and_leaves_nothing(tmp_path: Path, listing: Path) -> None:
+def test_a_stop_ends_the_jvm_that_makes_the_archive_and_leaves_no_file(tmp_path: Path, listing: Path) -> None:
     home = tmp_path / "home"
     (home / "bin").mkdir(parents=True)
     started = tmp_path / "started"
@@ -163,14 +165,14 @@ def test_a_stop_ends_the_maker_and_leaves_nothing(tmp_path: Path, listing: Path)
     maker = threading.Thread(target=body)
     maker.start()
     assert process.wait_for(started.exists, 20)
-    process.end_runs()
+    process.kill_runs()
     maker.join(20)
     assert not maker.is_alive()
     assert len(said) == 1
     assert {one.name for one in archive.folder.iterdir()} == {"kafka.lock"}
 
 
-def test_those_used_last_are_kept(archive: ClassArchive, listing: Path, tmp_path: Path) -> None:
+def test_the_last_used_archives_are_kept(archive: ClassArchive, listing: Path, tmp_path: Path) -> None:
     archive.folder.mkdir(parents=True)
     others = [archive.folder / f"kafka-{at:016x}-{at:064x}.jsa" for at in range(4)]
     spark = archive.folder / "spark-0-0.jsa"
@@ -195,7 +197,10 @@ def test_those_used_last_are_kept(archive: ClassArchive, listing: Path, tmp_path
 def test_another_class_path_has_another_archive(
     tmp_path: Path, java_home: Path, change: Callable[[list[Path]], object]
 ) -> None:
-    """What a JVM compares: an archive that it refuses would never be made anew under the same key."""
+    """The key covers all that a JVM compares.
+
+    Otherwise an archive that the JVM rejects would never be replaced.
+    """
     jars = [tmp_path / name for name in ("a.jar", "b.jar")]
     for jar in [*jars, tmp_path / "c.jar"]:
         jar.write_bytes(b"jar")

@@ -1,4 +1,4 @@
-"""The command line: what it refuses, what it says, and that settings come first."""
+"""The command line: wrong arguments and settings, error messages, exit statuses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_bad_setting_ends_every_command_with_status_2_before_anything_is_impor
     assert "CANDLEFLOW_WINDOW_SECONDS='7'" in capsys.readouterr().err
 
 
-def test_a_bad_setting_opens_and_makes_nothing(tmp_path: Path) -> None:
+def test_with_a_bad_setting_nothing_is_created(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "candleflow", "up"],
         env={"PYTHONPATH": str(ROOT), "CANDLEFLOW_DASHBOARD_PORT": "0"},
@@ -45,7 +45,7 @@ def test_a_bad_setting_opens_and_makes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_setting_is_warned_of_with_the_nearest_name(
+def test_an_unknown_setting_gives_a_warning_with_the_nearest_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CANDLEFLOW_SYMBOL", "BTCUSDT")
@@ -77,12 +77,13 @@ def test_an_error_of_ours_is_one_plain_line_and_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*_: Any) -> int:
-        raise StackError("port 9092 is taken: CANDLEFLOW_KAFKA_BOOTSTRAP moves Kafka to another")
+        raise StackError("port 9092 is taken: set CANDLEFLOW_KAFKA_BOOTSTRAP to move Kafka to another")
 
     monkeypatch.setattr(cli, "_named", lambda _: run)
     assert cli.main(["up"]) == 1
     assert (
-        capsys.readouterr().err == "port 9092 is taken: CANDLEFLOW_KAFKA_BOOTSTRAP moves Kafka to another\n"
+        capsys.readouterr().err
+        == "port 9092 is taken: set CANDLEFLOW_KAFKA_BOOTSTRAP to move Kafka to another\n"
     )
 
 

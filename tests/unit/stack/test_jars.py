@@ -1,4 +1,4 @@
-"""The lock of jars, and fetching by it: from a real HTTP server that can lie, cut and refuse."""
+"""``jars.lock`` and the download, from a real HTTP server that can alter, truncate or refuse a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WANTED = [Jar(path, hashlib.sha256(body).hexdigest(), len(body)) for path, body 
 
 
 class Repository(ThreadingHTTPServer):
-    """Serves CONTENT; ``faults`` holds, by path, answers to give before the right one."""
+    """Serves CONTENT. ``faults`` maps a path to the faulty answers to give before the right one."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
@@ -72,7 +72,7 @@ def repository() -> Iterator[Repository]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting_between_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jar_download, "_PAUSES", lambda: Backoff(0.0, 0.0))
+    monkeypatch.setattr(jar_download, "_RETRY_DELAYS", lambda: Backoff(0.0, 0.0))
 
 
 def fetched(repository: Repository, folder: Path, console: Console | None = None) -> list[Path]:
@@ -83,7 +83,9 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_setting(
     repository: Repository, tmp_path: Path
 ) -> None:
     (tmp_path / "a file").touch()
-    with pytest.raises(StackError, match=r"a file/jars can't be made: .*; CANDLEFLOW_CACHE_DIR moves it"):
+    with pytest.raises(
+        StackError, match=r"a file/jars can't be created: .*; set CANDLEFLOW_CACHE_DIR to another folder"
+    ):
         fetched(repository, tmp_path / "a file" / "jars")
     assert repository.asked == []
 
@@ -131,7 +133,7 @@ def test_a_whole_cache_opens_no_connection(repository: Repository, tmp_path: Pat
 
 
 @pytest.mark.parametrize("harm", ["cut", "altered", "gone"])
-def test_a_jar_harmed_in_the_cache_is_fetched_again(
+def test_a_damaged_jar_in_the_cache_is_downloaded_again(
     repository: Repository, tmp_path: Path, harm: str
 ) -> None:
     path, _ = fetched(repository, tmp_path)
@@ -146,13 +148,13 @@ def test_a_jar_harmed_in_the_cache_is_fetched_again(
 
 
 @pytest.mark.parametrize("fault", ["cut", "altered", "503", "500"])
-def test_a_passing_fault_is_tried_again(repository: Repository, tmp_path: Path, fault: str) -> None:
+def test_a_temporary_fault_is_retried(repository: Repository, tmp_path: Path, fault: str) -> None:
     repository.faults[WANTED[0].path] = [fault]
     assert fetched(repository, tmp_path)[0].read_bytes() == CONTENT[WANTED[0].path]
 
 
 @pytest.mark.parametrize("fault", ["cut", "altered", "503"])
-def test_a_lasting_fault_is_told_with_the_address_and_leaves_no_file(
+def test_a_permanent_fault_is_reported_with_the_address_and_leaves_no_file(
     repository: Repository, tmp_path: Path, fault: str
 ) -> None:
     repository.faults[WANTED[0].path] = [fault] * 9
@@ -168,12 +170,14 @@ def test_a_jar_that_the_repository_lacks_is_asked_for_once(repository: Repositor
     assert repository.asked == [absent.path]
 
 
-def test_a_repository_that_is_away_is_told_with_the_setting_that_names_another(tmp_path: Path) -> None:
+def test_an_unreachable_repository_is_reported_with_the_setting_for_another(tmp_path: Path) -> None:
     with pytest.raises(StackError, match="CANDLEFLOW_MAVEN_URL"):
         fetch(WANTED, tmp_path, maven_url="http://127.0.0.1:1", console=Console(file=io.StringIO()))
 
 
-def test_without_a_terminal_progress_is_told_in_plain_lines(repository: Repository, tmp_path: Path) -> None:
+def test_without_a_terminal_progress_is_printed_in_plain_lines(
+    repository: Repository, tmp_path: Path
+) -> None:
     said = io.StringIO()
     fetched(repository, tmp_path, Console(file=said))
     lines = said.getvalue().splitlines()

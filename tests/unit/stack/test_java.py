@@ -1,4 +1,4 @@
-"""Which Java is taken: by its release file, in which order, and what is said when there is none."""
+"""Which Java is chosen, by its release file and in which order, and what happens if there is none."""
 
 from __future__ import annotations
 
@@ -71,9 +71,7 @@ def test_java_home_comes_before_the_path(tmp_path: Path, monkeypatch: pytest.Mon
     assert java.find_java(tmp_path / "cache") == named
 
 
-def test_a_java_home_that_does_not_suit_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_java_home_that_does_not_suit_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(home(tmp_path / "old", "11")))
     monkeypatch.setenv("PATH", str(home(tmp_path / "good", "17") / "bin"))
     assert java.find_java(tmp_path / "cache") == tmp_path / "good"
@@ -87,14 +85,14 @@ def test_a_link_on_the_path_is_followed_to_its_home(tmp_path: Path, monkeypatch:
     assert java.find_java(tmp_path / "cache") == real
 
 
-def test_a_java_that_was_brought_once_is_used_again(tmp_path: Path) -> None:
-    brought = home(tmp_path / "cache" / "java" / "jdk-17.0.15", "17.0.15")
-    assert java.find_java(tmp_path / "cache") == brought
+def test_a_downloaded_java_is_used_again(tmp_path: Path) -> None:
+    downloaded = home(tmp_path / "cache" / "java" / "jdk-17.0.15", "17.0.15")
+    assert java.find_java(tmp_path / "cache") == downloaded
 
 
 @dataclass
 class Download:
-    """What the lock's address gives, and how often it was asked."""
+    """The file that the server returns, and how often it was requested."""
 
     body: bytes
     asked: int = 0
@@ -102,7 +100,7 @@ class Download:
 
 @pytest.fixture
 def temurin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Download]:
-    """A server in Adoptium's place, and a lock that has the archive's SHA-256."""
+    """A local server instead of Adoptium's, and a lock with the SHA-256 of its archive."""
     home(tmp_path / "made" / "jdk-17.0.20.1+1", "17.0.20.1")
     with tarfile.open(tmp_path / "jdk.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "made" / "jdk-17.0.20.1+1", "jdk-17.0.20.1+1")
@@ -129,7 +127,7 @@ def temurin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Downloa
         thread.join()
 
 
-def test_where_there_is_none_one_is_fetched_checked_and_moved_into_place(
+def test_if_there_is_none_one_is_downloaded_verified_and_moved_into_place(
     tmp_path: Path, temurin: Download
 ) -> None:
     place = tmp_path / "cache" / "java"
@@ -154,8 +152,8 @@ def test_the_lock_has_one_archive_of_one_version_for_each_kind_of_machine() -> N
     assert java.locked().keys() == kinds
     for sha256, name in java.locked().values():
         assert re.fullmatch(r"[0-9a-f]{64}", sha256)
-        assert java.BROUGHT.replace("+", "_") in name
-    assert java.BROUGHT.replace("+", "%2B") in java.BASE
+        assert java.TEMURIN_VERSION.replace("+", "_") in name
+    assert java.TEMURIN_VERSION.replace("+", "%2B") in java.BASE
     assert len({sha256 for sha256, _ in java.locked().values()}) == len(kinds)
 
 

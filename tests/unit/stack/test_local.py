@@ -1,4 +1,4 @@
-"""Ports: which are needed, who has one that is taken, and the setting that moves it."""
+"""Ports: which ones are needed, which process holds a taken one, and the setting that changes it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_an_address_of_another_machine_is_a_bad_setting(bootstrap: str) -> None:
         server_ports(settings_module.load(kafka_bootstrap=bootstrap))
 
 
-def test_a_postgresql_of_another_machine_is_a_bad_setting_and_no_password_is_told() -> None:
+def test_a_postgresql_of_another_machine_is_a_bad_setting_and_no_password_is_shown() -> None:
     with pytest.raises(SettingError, match="CANDLEFLOW_POSTGRES_URL") as caught:
         server_ports(settings_module.load(postgres_url="postgresql://me:s3cret@db.example.com/candles"))
     assert "s3cret" not in str(caught.value)
@@ -49,7 +49,7 @@ def test_a_taken_port_is_named_with_its_holder_and_the_setting_that_moves_it() -
     assert "CANDLEFLOW_SIMULATOR_PORT" not in str(caught.value)
 
 
-def test_each_taken_port_has_its_line() -> None:
+def test_each_taken_port_has_its_own_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         needed = [
             NeededPort("Kafka", "CANDLEFLOW_KAFKA_BOOTSTRAP", one.getsockname()[1]),
@@ -57,23 +57,23 @@ def test_each_taken_port_has_its_line() -> None:
         ]
         with pytest.raises(StackError) as caught:
             check_ports(needed)
-    assert [line.split(": ")[1].split()[0] for line in str(caught.value).splitlines()] == [
+    assert [line.split(": ")[1].split()[1] for line in str(caught.value).splitlines()] == [
         "CANDLEFLOW_KAFKA_BOOTSTRAP",
         "CANDLEFLOW_POSTGRES_URL",
     ]
 
 
-def test_two_parts_on_one_port_are_told_apart() -> None:
+def test_two_processes_on_one_port_are_both_named() -> None:
     port = free_port()
     settings = settings_module.load(dashboard_port=port, simulator_port=port)
     with pytest.raises(StackError, match=f"the simulator and the page can't share port {port}"):
         check_ports([dashboard_port(settings), simulator_port(settings)])
 
 
-def test_a_port_whose_last_connection_lingers_is_free() -> None:
+def test_a_port_with_a_connection_in_time_wait_is_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
             accepted, _ = server.accept()
-            accepted.close()  # the server closes first, so its side lingers in TIME_WAIT
+            accepted.close()  # the server closes first, so its side stays in TIME_WAIT
     check_ports([NeededPort("Kafka", "CANDLEFLOW_KAFKA_BOOTSTRAP", port)])

@@ -1,4 +1,4 @@
-"""Which exchange is chosen, and what is said of those that can't be used: against real sockets."""
+"""Which exchange is chosen and why others can't be used, with real sockets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIRST, SECOND, THIRD = Exchange.BINANCE, Exchange.BINANCE_VISION, Exchange.BINAN
 
 @asynccontextmanager
 async def exchange(status: int = 101) -> AsyncIterator[str]:
-    """A WebSocket server that lets in, or answers the handshake with another status."""
+    """A WebSocket server that accepts connections (101) or answers the handshake with another status."""
 
     async def talk(connection: ServerConnection) -> None:
         await connection.wait_closed()
@@ -56,14 +56,14 @@ async def test_a_preferred_host_is_taken_though_others_answer_too() -> None:
     ("status", "words"),
     [(451, "HTTP 451: not served to this country"), (403, "HTTP 403"), (429, "HTTP 429"), (500, "HTTP 500")],
 )
-async def test_a_refusal_is_told_by_its_status(status: int, words: str) -> None:
+async def test_a_refusal_is_explained_by_its_status(status: int, words: str) -> None:
     async with exchange(status) as refusing:
         answers = await probe(urls(refusing), (FIRST,), within_seconds=5)
     assert answers[0].problem is not None
     assert answers[0].problem.startswith(words)
 
 
-async def test_hosts_that_never_answer_cost_the_time_of_one() -> None:
+async def test_silent_hosts_are_waited_for_in_parallel() -> None:
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
@@ -91,5 +91,5 @@ async def test_when_none_can_be_reached_each_has_a_line_and_the_simulator_is_ann
         (TimeoutError(), "no answer within 10 s"),
     ],
 )
-def test_each_kind_of_failure_has_its_words(error: Exception, words: str) -> None:
+def test_each_kind_of_failure_has_its_own_message(error: Exception, words: str) -> None:
     assert explain(error).startswith(words)

@@ -1,4 +1,4 @@
-"""What is told of a process that ended: its log's last words."""
+"""``process.tail``: the last lines of the log of a process that ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from candleflow.stack import process
 
 
-def test_a_full_disk_is_told_as_the_log_itself_could_not(
+def test_a_full_disk_is_reported_because_the_process_could_not_log_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "server.log"

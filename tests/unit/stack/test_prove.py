@@ -1,4 +1,4 @@
-"""What ``prove`` sends and what it says; the whole way is in tests/pipeline/test_prove.py."""
+"""``prove``: arguments, recording and verdict. tests/pipeline/test_prove.py runs the whole pipeline."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def asked(**given: object) -> Asked:
     return prove._asked(load(), argparse.Namespace(**(arguments | given)))
 
 
-def test_the_stretch_is_the_day_or_what_the_options_leave_of_it() -> None:
+def test_the_time_range_is_the_day_or_what_the_options_select() -> None:
     assert asked() == Asked("BTCUSDT", DAY_US, DAY_US + 1_440 * MINUTE_US)
     assert asked(since=600, minutes=10) == Asked(
         "BTCUSDT", DAY_US + 600 * MINUTE_US, DAY_US + 610 * MINUTE_US
     )
     for wrong in ({"since": 600, "until": 600}, {"minutes": 0}, {"since": 1_439, "minutes": 2}):
-        with pytest.raises(SettingError, match="a minute of the day at least"):
+        with pytest.raises(SettingError, match="at least one minute of the day"):
             asked(**wrong)
 
 
@@ -56,7 +56,7 @@ def test_only_a_day_that_is_over_is_accepted() -> None:
             prove._day(text)
 
 
-def test_each_trade_of_the_stretch_is_sent_as_the_exchange_sends_it(tmp_path: Path) -> None:
+def test_each_trade_of_the_range_is_sent_in_the_exchanges_format(tmp_path: Path) -> None:
     times = [(DAY_US + n * MINUTE_US) // 1_000 for n in range(4)]
     trades = tmp_path / "trades.csv"
     trades.write_text("".join(f"{n},2.50,0.1,0.25,{at},True,False\n" for n, at in enumerate(times)))
@@ -72,7 +72,7 @@ def test_each_trade_of_the_stretch_is_sent_as_the_exchange_sends_it(tmp_path: Pa
         assert (trade.price, trade.quantity) == (Decimal("2.5"), Decimal("0.1"))
         assert trade.trade_time == one.event_time == DAY_US + number * MINUTE_US
     quiet = prove._Day(Asked("BTCUSDT", 0, MINUTE_US), trades, {})
-    with pytest.raises(ExchangeError, match="has no trade in the time asked for"):
+    with pytest.raises(ExchangeError, match="has no trade in the requested time range"):
         quiet.write_recording(tmp_path / "b.jsonl")
 
 

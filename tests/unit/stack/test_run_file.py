@@ -1,4 +1,4 @@
-"""The data folder's lock and run file: one supervisor, and no trust in a pid alone."""
+"""The data folder's lock and run file: only one supervisor runs, and a reused pid isn't mistaken for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from candleflow.stack.run_file import (
     LOCK,
     Run,
     RunningPart,
-    only_one,
+    hold_run_lock,
     read_run,
     stop_leftovers,
     write_run,
@@ -63,20 +63,22 @@ def test_a_run_file_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> No
     assert stop_leftovers(tmp_path) == []
 
 
-def test_a_second_holder_is_refused_and_told_the_page(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
-    with only_one(tmp_path):
+def test_a_second_holder_is_refused_with_the_address_of_the_page(
+    tmp_path: Path, child: subprocess.Popen[bytes]
+) -> None:
+    with hold_run_lock(tmp_path):
         write_run(tmp_path, run_of(child))
         with pytest.raises(HeldError, match=rf"already running .*pid {os.getpid()}.*http://localhost:1"):
-            only_one(tmp_path).__enter__()
+            hold_run_lock(tmp_path).__enter__()
     process.stop(child, signal.SIGKILL, 5)
 
 
-def test_the_lock_is_gone_afterwards_and_a_stale_one_stops_nobody(tmp_path: Path) -> None:
+def test_the_lock_is_removed_at_the_end_and_a_stale_file_blocks_no_start(tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text("stale")
-    with only_one(tmp_path):
+    with hold_run_lock(tmp_path):
         pass
     assert not (tmp_path / LOCK).exists()
-    with only_one(tmp_path):
+    with hold_run_lock(tmp_path):
         pass
 
 
@@ -84,12 +86,12 @@ def test_a_leftover_is_stopped(tmp_path: Path, child: subprocess.Popen[bytes]) -
     write_run(tmp_path, run_of(child))
     (tmp_path / "producer.json").write_text("{}")
     assert stop_leftovers(tmp_path) == ["producer"]
-    child.wait(10)  # its status went to who waited first
+    child.wait(10)  # psutil has waited for it already; this only cleans up Popen
     assert not (tmp_path / FILE).exists()
     assert not (tmp_path / "producer.json").exists()
 
 
-def test_another_process_that_has_the_pid_by_now_is_left_alone(
+def test_another_process_that_reused_the_pid_is_left_alone(
     tmp_path: Path, child: subprocess.Popen[bytes]
 ) -> None:
     run = run_of(child)

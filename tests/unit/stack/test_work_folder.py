@@ -1,4 +1,4 @@
-"""A process's temporary folder: gone with it, and after a kill -9 at the next start; never a living one's."""
+"""Temporary folders are removed at the end, or at the next start after a kill -9, but never while in use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_killed_ones_folder_goes_at_the_next_start_and_a_living_ones_stays(place: Path) -> None:
+def test_a_killed_processs_folder_is_removed_at_the_next_start_and_one_in_use_stays(place: Path) -> None:
     command = [sys.executable, "-c", HOLDER, PREFIX]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
@@ -46,7 +46,7 @@ def test_a_killed_ones_folder_goes_at_the_next_start_and_a_living_ones_stays(pla
 
 
 @pytest.mark.parametrize("name", ["t d", "josé", "a,b", "a%20b", "a\\b"])
-def test_a_temporary_folder_that_spark_would_mistake_is_not_taken(
+def test_a_temporary_folder_whose_path_spark_cannot_handle_is_not_used(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / name).mkdir()
@@ -56,7 +56,7 @@ def test_a_temporary_folder_that_spark_would_mistake_is_not_taken(
     assert list((tmp_path / name).iterdir()) == []
 
 
-def test_a_place_that_takes_no_folder_is_named_with_what_moves_it(
+def test_a_place_where_no_folder_can_be_created_is_named_with_its_setting(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(place / "is-not-there"))

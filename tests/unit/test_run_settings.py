@@ -10,7 +10,7 @@ import pytest
 
 from candleflow import settings
 from candleflow.exchange.addresses import addresses
-from candleflow.stack.up import told_settings
+from candleflow.stack.up import run_settings
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from candleflow.stack.up import told_settings
 )
 def test_a_terminal_with_no_settings_finds_what_runs(tmp_path: Path, chosen: dict[str, Any]) -> None:
     running = settings.load(data_dir=tmp_path, **chosen)
-    found = settings.load(data_dir=tmp_path, **json.loads(json.dumps(told_settings(running))))
+    found = settings.load(data_dir=tmp_path, **json.loads(json.dumps(run_settings(running))))
     assert addresses(found) == addresses(running)
     assert found.symbols == running.symbols
     assert found.kafka.bootstrap == running.kafka.bootstrap
@@ -35,4 +35,4 @@ def test_a_terminal_with_no_settings_finds_what_runs(tmp_path: Path, chosen: dic
 
 def test_no_secret_is_told(tmp_path: Path) -> None:
     running = settings.load(data_dir=tmp_path, postgres_url="postgresql://me:hidden@127.0.0.1:5432/mine")
-    assert "hidden" not in str(told_settings(running))
+    assert "hidden" not in str(run_settings(running))
