@@ -1,7 +1,7 @@
-"""Write the pages of docs/reference that follow from the code: ``make reference``.
+"""Write the pages of docs/reference that are generated from the code: ``make reference``.
 
-Settings and commands come from their declarations, tables and columns from the database's own comments.
-Tests hold that the pages in the repository are what this writes.
+Settings, commands and metrics come from their declarations, tables and columns from the database's comments.
+Tests check that the pages in the repository are up to date.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any, Final
 from pydantic import SecretStr
 
 from candleflow import cli
+from candleflow.metrics import families
+from candleflow.metrics.families import COMMON, FAMILIES, TRADE_TO_ROW, Described
 from candleflow.settings import FIELDS, PREFIX, load
 from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.process import free_port
@@ -31,7 +33,7 @@ _WIDTH: Final = 100
 
 
 def settings_page() -> str:
-    """docs/reference/settings.md."""
+    """Return docs/reference/settings.md."""
     rows = "\n".join(
         f"| `{PREFIX}{name.upper()}` | {_default(field)} | {_accepted(field)} | {field.description} |"
         for name, field in FIELDS.items()
@@ -39,27 +41,27 @@ def settings_page() -> str:
     return f"""# Settings
 
 {_NOTE}
-Environment variables, or lines of a file `.env` in the folder that you start from. A wrong one is named at once, with
-what is accepted, and the exit status is 2. `python -m candleflow settings` prints those in force, secrets hidden.
+Set them as environment variables, or as lines of a file `.env` in the folder that you start from. A process with a
+wrong setting doesn't start: it prints the setting's name and what is accepted, and its exit status is 2.
+`python -m candleflow settings` prints all settings in force, secrets hidden.
 
 | variable | default | accepted | meaning |
 |---|---|---|---|
 {rows}
 
-Variables of other programs change nothing here: those of libpq (`PG...`) and the JVM (`JAVA_TOOL_OPTIONS`) are
-ignored, as are Spark's and Hadoop's with a local master, and Streamlit's in what `up` starts. Those that say which
-certificates TLS trusts (`SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE`) and which proxies to use (`HTTPS_PROXY`, `ALL_PROXY`,
-`NO_PROXY`) are followed.
+Variables of other programs are ignored: libpq's (`PG...`), the JVM's (`JAVA_TOOL_OPTIONS`), Spark's and Hadoop's with a
+local master, and Streamlit's in what `up` starts. Two kinds do take effect: those that name the certificates that TLS
+trusts (`SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE`), and those that name proxies (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
 """  # noqa: E501 - lines of a page
 
 
 def commands_page() -> str:
-    """docs/reference/commands.md."""
+    """Return docs/reference/commands.md."""
     parts = [
         "# Commands\n",
         _NOTE,
-        "`candleflow <command>`, or `python -m candleflow <command>`. Exit status: 0 done or stopped by",
-        "SIGTERM or Ctrl-C, 2 a wrong setting or argument, 1 anything else.\n",
+        "`candleflow <command>`, or `python -m candleflow <command>`. Exit status: 0 after success or",
+        "a stop by SIGTERM or Ctrl-C, 2 for a wrong setting or argument, 1 for any other error.\n",
     ]
     for name, command in cli.COMMANDS.items():
         parts += [f"## {name}\n", f"{command.help[:1].upper()}{command.help[1:]}.\n"]
@@ -68,20 +70,49 @@ def commands_page() -> str:
     return "\n".join(parts)
 
 
+def metrics_page() -> str:
+    """Return docs/reference/metrics.md."""
+    parts = [
+        "# Metrics\n",
+        _NOTE,
+        "Set `CANDLEFLOW_METRICS_PORT`, and each process serves `/metrics` in Prometheus' text format,",
+        "`/healthz` and `/readyz`. Without the setting, nothing is served. Counters start at 0 with the",
+        "process. [Monitoring](../guides/monitoring.md) shows what to watch.\n",
+        "## Every process\n",
+        *_metrics_table(COMMON),
+        "On Linux, prometheus_client adds figures of the process: `process_resident_memory_bytes`,",
+        "`process_virtual_memory_bytes`, `process_cpu_seconds_total`, `process_open_fds`,",
+        "`process_max_fds` and `process_start_time_seconds`.\n",
+    ]
+    for process, exported in FAMILIES.items():
+        described = [family.described() for family in exported]
+        more = [TRADE_TO_ROW] if process == "processor" else []
+        parts += [f"## {process}\n", *_metrics_table([*described, *more])]
+    return "\n".join(parts)
+
+
+def _metrics_table(metrics: Iterable[Described]) -> list[str]:
+    lines = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for name, kind, labels, text in metrics:
+        listed = ", ".join(f"`{label}`" for label in labels)
+        lines.append(f"| `{families.PREFIX}{name}` | {kind} | {listed} | {text} |")
+    return [*lines, ""]
+
+
 def database_page(columns: Iterable[Sequence[Any]], tables: Iterable[Sequence[Any]]) -> str:
-    """docs/reference/database.md, of the rows that ``asked`` gives."""
+    """Return docs/reference/database.md, from the rows that ``asked`` returns."""
     parts = [
         "# Database\n",
         _NOTE,
         "`python -m candleflow psql` opens the database with the page's read-only role. Times are",
-        "`timestamptz`, prices and volumes `numeric`, both exact.\n",
+        "`timestamptz` in microseconds; prices and volumes are exact decimals (`numeric`).\n",
     ]
     by_table: dict[str, list[Sequence[Any]]] = {}
     for table, *column in columns:
         by_table.setdefault(table, []).append(column)
     for table, comment in tables:
         parts += [f"## {table}\n", f"{_sentence(comment)}\n", "| column | type | meaning |", "|---|---|---|"]
-        parts += [f"| `{name}` | {kind} | {meaning or ''} |" for name, kind, meaning in by_table[table]]
+        parts += [f"| `{name}` | {kind} | {_sentence(meaning)} |" for name, kind, meaning in by_table[table]]
         parts.append("")
     return "\n".join(parts)
 
@@ -100,7 +131,7 @@ ORDER BY c.relname <> 'candles', c.relname
 
 
 def asked(connection: Any) -> tuple[list[Sequence[Any]], list[Sequence[Any]]]:
-    """Every column (table, name, type, comment) and every table (name, comment) of the schema."""
+    """Return every column (table, name, type, comment) and every table (name, comment) of the schema."""
     with closing(connection.cursor()) as cursor:
         cursor.execute(_COLUMNS)
         columns = list(cursor)
@@ -112,6 +143,7 @@ def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()
     FOLDER.joinpath("settings.md").write_text(settings_page())
     FOLDER.joinpath("commands.md").write_text(commands_page())
+    FOLDER.joinpath("metrics.md").write_text(metrics_page())
     with tempfile.TemporaryDirectory() as folder:
         FOLDER.joinpath("database.md").write_text(_database(Path(folder)))
     return 0
