@@ -1,7 +1,8 @@
-"""The command line: ``python -m candleflow <command>``. Each room declares its own commands.
+"""The command line: ``python -m candleflow <command>``. Each package declares its own commands.
 
-The settings are read, and a wrong one ends it with status 2, before anything else is imported that could open
-a file or a connection. What a command needs is imported when it is chosen: ``status`` needs no Kafka client.
+``main`` checks the settings first, and exits with status 2 if one is wrong, before it imports anything that
+could open a file or a connection. It imports only what the chosen command needs: ``status`` needs no Kafka
+client.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ COMMANDS: Final[dict[str, Command]] = {
     command.name: command
     for command in (
         *(command for room in ROOMS for command in room.COMMANDS),
-        Command("settings", "the settings in force, secrets hidden", f"{__name__}:print_settings"),
+        Command("settings", "print the settings in force, secrets hidden", f"{__name__}:print_settings"),
     )
 }
 
 
 def print_settings(settings: Settings) -> int:
-    """Print each setting with its value and meaning; 0."""
+    """Print each setting with its value and meaning, and return exit status 0."""
     rows = settings_module.describe(settings)
     widest = max(len(name) for name, _, _ in rows)
     for name, value, meaning in rows:
@@ -49,7 +50,7 @@ def print_settings(settings: Settings) -> int:
 
 
 def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
-    """The parser; only the chosen command has its arguments, as they may need imports."""
+    """Build the parser; only the chosen command gets its arguments, because they may need imports."""
     parser = argparse.ArgumentParser(
         prog="candleflow",
         description="Live trades as exact candles. Settings come from CANDLEFLOW_* variables or a .env file.",
@@ -63,13 +64,16 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 done or stopped by a signal, 2 a bad setting or argument, else 1."""
+    """Run one command and return its exit status.
+
+    0 after success or a stop by a signal, 2 for a wrong setting or argument, else 1.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         environment.prepare()
         chosen = next((one for one in argv if one in COMMANDS), None)
         if chosen is None:
-            build_parser().parse_args(argv)  # shows the help or what is wrong, and exits
+            build_parser().parse_args(argv)  # prints the help or an error, and exits
         settings = settings_module.load()
         ours, handed_on = _split(argv, chosen)
         arguments = build_parser(chosen).parse_args(ours)
@@ -92,9 +96,9 @@ def _run(command: Command, settings: Settings, arguments: argparse.Namespace) ->
 
 
 def _named(function: str) -> Any:
-    """The function that ``module:name`` is the name of.
+    """Return the function with this name, ``module:name``.
 
-    Raises StackError where a package is missing: candleflow without its extra can only read candles.
+    Raises StackError if a package is missing: candleflow installed without extras can only read candles.
     """
     try:
         return resolve_name(function)
@@ -106,7 +110,10 @@ def _named(function: str) -> Any:
 
 
 def _split(argv: list[str], chosen: str | None) -> tuple[list[str], list[str]]:
-    """Our arguments, and those of another program: ``psql`` has options that argparse would take for ours."""
+    """Split into our arguments and those passed through to another program.
+
+    ``psql`` has options that argparse would take for ours.
+    """
     if chosen is None or not COMMANDS[chosen].takes_anything:
         return argv, []
     after = argv.index(chosen) + 1
