@@ -80,7 +80,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class LiveSymbol:
     """A symbol's last trade, and the finest candle that it is in."""
 
     symbol: str
@@ -217,9 +217,9 @@ class AlertStore:
         """How many alerts are not sent yet, by channel."""
         return {channel: int(count) for channel, count in self._rows(_WAITING, {})}
 
-    def sights(self) -> list[Sight]:
+    def live_symbols(self) -> list[LiveSymbol]:
         """Every symbol that has had a trade, by name."""
-        return [Sight(*row) for row in self._rows(_SIGHTS, self._interval())]
+        return [LiveSymbol(*row) for row in self._rows(_SIGHTS, self._interval())]
 
     def closed(self, symbol: str, since: int, limit: int) -> list[Bar]:
         """The newest closed candles that open after ``since``, oldest first; of sliding ones, what tiles."""
