@@ -69,13 +69,13 @@ class CandleRebuilds:
         """For these settings' database; opens nothing yet."""
         return cls(credentials.dsn(settings, Role.AUDITOR), settings.windows)
 
-    def books(self, symbol: str, since: int, until: int) -> list[CandleIds]:
+    def candle_ids(self, symbol: str, since: int, until: int) -> list[CandleIds]:
         """Of the finest candles that open in [since, until), oldest first."""
         rows = self._rows(
             "SELECT * FROM finest_books(%(symbol)s, %(since)s, %(until)s, %(windows)s)",
             {"symbol": symbol, "since": since, "until": until, "windows": self._windows},
         )
-        return [_book(*row) for row in rows]
+        return [_candle_ids(*row) for row in rows]
 
     def stray_roll_ups(self, symbol: str, since: int, until: int, longest_us: int) -> list[StrayRollUp]:
         """The roll-ups of up to ``longest_us`` over [since, until) that aren't the fold of their candles."""
@@ -151,7 +151,7 @@ class CandleRebuilds:
         self._pool.drop_idle()
 
 
-def _book(
+def _candle_ids(
     open_time: int,
     end_time: int,
     trade_count: int,

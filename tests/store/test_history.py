@@ -208,7 +208,7 @@ def test_what_the_topic_has_not_is_never_folded_away(
     mending = CandleRebuilds.from_settings(database.settings)
     try:
         until = BEGINS_AT + 35 * SECOND_US
-        seen = {one.open_time: one.ids for one in mending.books("BTCUSDT", BEGINS_AT, until)}
+        seen = {one.open_time: one.ids for one in mending.candle_ids("BTCUSDT", BEGINS_AT, until)}
         live = fold(run_of(33, 34), FIVE_SECONDS).values()
         answer = mending.replace("BTCUSDT", BEGINS_AT, until, seen, list(live))
     finally:
