@@ -30,11 +30,11 @@ from candleflow.command import Command
 from candleflow.errors import CandleflowError, StackError
 from candleflow.settings import Settings
 
-ROOMS: Final = (stack, producer, processor, dashboard, alerts, forecast, audit, history, simulator)
+PACKAGES: Final = (stack, producer, processor, dashboard, alerts, forecast, audit, history, simulator)
 COMMANDS: Final[dict[str, Command]] = {
     command.name: command
     for command in (
-        *(command for room in ROOMS for command in room.COMMANDS),
+        *(command for package in PACKAGES for command in package.COMMANDS),
         Command("settings", "print the settings in force, secrets hidden", f"{__name__}:print_settings"),
     )
 }
@@ -59,7 +59,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         one = commands.add_parser(name, help=command.help, description=command.help)
         if name == chosen and command.arguments is not None:
-            _named(command.arguments)(one)
+            _resolved(command.arguments)(one)
     return parser
 
 
@@ -75,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if chosen is None:
             build_parser().parse_args(argv)  # prints the help or an error, and exits
         settings = settings_module.load()
-        ours, handed_on = _split(argv, chosen)
+        ours, passed_on = _split(argv, chosen)
         arguments = build_parser(chosen).parse_args(ours)
-        arguments.handed_on = handed_on
+        arguments.passed_on = passed_on
         for sentence in settings_module.unknown_names():
             print(f"warning: {sentence}", file=sys.stderr)
         return _run(COMMANDS[arguments.command], settings, arguments)
@@ -89,13 +89,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Command, settings: Settings, arguments: argparse.Namespace) -> int:
-    if getattr(arguments, "of_what_runs", command.of_what_runs):
-        settings = _named("candleflow.stack.status:running_settings")(settings)
-    given = (arguments,) if command.arguments or command.takes_anything else ()
-    return int(_named(command.run)(settings, *given))
+    if getattr(arguments, "uses_running_settings", command.uses_running_settings):
+        settings = _resolved("candleflow.stack.status:running_settings")(settings)
+    given = (arguments,) if command.arguments or command.passes_arguments_on else ()
+    return int(_resolved(command.run)(settings, *given))
 
 
-def _named(function: str) -> Any:
+def _resolved(function: str) -> Any:
     """Return the function with this name, ``module:name``.
 
     Raises StackError if a package is missing: candleflow installed without extras can only read candles.
@@ -114,7 +114,7 @@ def _split(argv: list[str], chosen: str | None) -> tuple[list[str], list[str]]:
 
     ``psql`` has options that argparse would take for ours.
     """
-    if chosen is None or not COMMANDS[chosen].takes_anything:
+    if chosen is None or not COMMANDS[chosen].passes_arguments_on:
         return argv, []
     after = argv.index(chosen) + 1
     return argv[:after], argv[after:]

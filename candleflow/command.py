@@ -18,8 +18,8 @@ class Command:
     help: str
     run: str
     arguments: str | None = None
-    of_what_runs: bool = False
+    uses_running_settings: bool = False
     """Whether to use the settings of the processes that run on the data folder instead of our own: ``up`` may
     have chosen the exchange. A parsed argument of the same name takes precedence."""
-    takes_anything: bool = False
-    """Whether all arguments after the name belong to another program; ``run`` gets them in ``handed_on``."""
+    passes_arguments_on: bool = False
+    """Whether all arguments after the name belong to another program; ``run`` gets them in ``passed_on``."""

@@ -126,7 +126,7 @@ class HeartbeatFile:
         self._started_at = time.time()
         self._warned_at = float("-inf")
         self.last: tuple[Heartbeat | None, float] = (None, time.monotonic())
-        """The latest heartbeat, and when it was written by ``time.monotonic``; at first None and the start."""
+        """The latest heartbeat, and its time by ``time.monotonic``; at first None and the start."""
         self.on_removed: Callable[[], None] | None = None
         """Called once, when the heartbeat is removed."""
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,6 @@ COMMANDS = (
         "psql",
         "psql in the database, as the page's read-only role; what follows is psql's",
         f"{__name__}.status:psql",
-        takes_anything=True,
+        passes_arguments_on=True,
     ),
 )
