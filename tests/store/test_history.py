@@ -183,7 +183,7 @@ def test_a_bucket_of_several_sources_says_so(database: Database, store: HistoryS
 
 @pytest.mark.parametrize("source", ["trades", "mixed", "", None])
 def test_only_the_names_of_histories_are_taken(database: Database, source: str | None) -> None:
-    with pytest.raises(psycopg2.Error, match="no history of the source"):
+    with pytest.raises(psycopg2.Error, match="load history of the source"):
         asked_as_auditor(database, "SELECT load_history('{}', '{}', %s, 0)", source)
 
 
