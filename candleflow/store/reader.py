@@ -35,7 +35,7 @@ class _Stored:
 
 
 class CandleReader:
-    """Reads candles as the reader role; thread-safe. Methods raise StoreError if PostgreSQL is unavailable."""
+    """Reads candles as the reader role; thread-safe. Methods raise StoreError if PostgreSQL is away."""
 
     def __init__(self, dsn: Dsn, windows: Windows, *, connections: int = CONNECTIONS) -> None:
         self._pool = Pool(dsn, connections)
