@@ -1,4 +1,4 @@
-"""``python -m candleflow``."""
+"""Run the command line: ``python -m candleflow``."""
 
 import sys
 

@@ -1,7 +1,8 @@
-"""The command line: ``python -m candleflow <command>``. Each room declares its own commands.
+"""The command line: ``python -m candleflow <command>``. Each package declares its own commands.
 
-The settings are read, and a wrong one ends it with status 2, before anything else is imported that could open
-a file or a connection. What a command needs is imported when it is chosen: ``status`` needs no Kafka client.
+``main`` checks the settings first, and exits with status 2 if one is wrong, before it imports anything that
+could open a file or a connection. It imports only what the chosen command needs: ``status`` needs no Kafka
+client.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from candleflow.command import Command
 from candleflow.errors import CandleflowError, StackError
 from candleflow.settings import Settings
 
-ROOMS: Final = (stack, producer, processor, dashboard, alerts, forecast, audit, history, simulator)
+PACKAGES: Final = (stack, producer, processor, dashboard, alerts, forecast, audit, history, simulator)
 COMMANDS: Final[dict[str, Command]] = {
     command.name: command
     for command in (
-        *(command for room in ROOMS for command in room.COMMANDS),
-        Command("settings", "the settings in force, secrets hidden", f"{__name__}:print_settings"),
+        *(command for package in PACKAGES for command in package.COMMANDS),
+        Command("settings", "print the settings in force, secrets hidden", f"{__name__}:print_settings"),
     )
 }
 
 
 def print_settings(settings: Settings) -> int:
-    """Print each setting with its value and meaning; 0."""
+    """Print each setting with its value and meaning, and return exit status 0."""
     rows = settings_module.describe(settings)
     widest = max(len(name) for name, _, _ in rows)
     for name, value, meaning in rows:
@@ -49,7 +50,7 @@ def print_settings(settings: Settings) -> int:
 
 
 def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
-    """The parser; only the chosen command has its arguments, as they may need imports."""
+    """Build the parser; only the chosen command gets its arguments, because they may need imports."""
     parser = argparse.ArgumentParser(
         prog="candleflow",
         description="Live trades as exact candles. Settings come from CANDLEFLOW_* variables or a .env file.",
@@ -58,22 +59,25 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         one = commands.add_parser(name, help=command.help, description=command.help)
         if name == chosen and command.arguments is not None:
-            _named(command.arguments)(one)
+            _resolved(command.arguments)(one)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 done or stopped by a signal, 2 a bad setting or argument, else 1."""
+    """Run one command and return its exit status.
+
+    0 after success or a stop by a signal, 2 for a wrong setting or argument, else 1.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         environment.prepare()
         chosen = next((one for one in argv if one in COMMANDS), None)
         if chosen is None:
-            build_parser().parse_args(argv)  # shows the help or what is wrong, and exits
+            build_parser().parse_args(argv)  # prints the help or an error, and exits
         settings = settings_module.load()
-        ours, handed_on = _split(argv, chosen)
+        ours, passed_on = _split(argv, chosen)
         arguments = build_parser(chosen).parse_args(ours)
-        arguments.handed_on = handed_on
+        arguments.passed_on = passed_on
         for sentence in settings_module.unknown_names():
             print(f"warning: {sentence}", file=sys.stderr)
         return _run(COMMANDS[arguments.command], settings, arguments)
@@ -85,16 +89,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Command, settings: Settings, arguments: argparse.Namespace) -> int:
-    if getattr(arguments, "of_what_runs", command.of_what_runs):
-        settings = _named("candleflow.stack.status:running_settings")(settings)
-    given = (arguments,) if command.arguments or command.takes_anything else ()
-    return int(_named(command.run)(settings, *given))
+    if getattr(arguments, "uses_running_settings", command.uses_running_settings):
+        settings = _resolved("candleflow.stack.status:running_settings")(settings)
+    given = (arguments,) if command.arguments or command.passes_arguments_on else ()
+    return int(_resolved(command.run)(settings, *given))
 
 
-def _named(function: str) -> Any:
-    """The function that ``module:name`` is the name of.
+def _resolved(function: str) -> Any:
+    """Return the function with this name, ``module:name``.
 
-    Raises StackError where a package is missing: candleflow without its extra can only read candles.
+    Raises StackError if a package is missing: candleflow installed without extras can only read candles.
     """
     try:
         return resolve_name(function)
@@ -106,8 +110,11 @@ def _named(function: str) -> Any:
 
 
 def _split(argv: list[str], chosen: str | None) -> tuple[list[str], list[str]]:
-    """Our arguments, and those of another program: ``psql`` has options that argparse would take for ours."""
-    if chosen is None or not COMMANDS[chosen].takes_anything:
+    """Split into our arguments and those passed through to another program.
+
+    ``psql`` has options that argparse would take for ours.
+    """
+    if chosen is None or not COMMANDS[chosen].passes_arguments_on:
         return argv, []
     after = argv.index(chosen) + 1
     return argv[:after], argv[after:]

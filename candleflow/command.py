@@ -1,4 +1,4 @@
-"""A command of the command line, as the room that it belongs to declares it in its ``COMMANDS``."""
+"""The declaration of a command. Each package lists its own in ``COMMANDS``."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What the command line must know of a command before it imports the module that does the work.
+    """A command, as the command line knows it before it imports the module that does the work.
 
-    ``run`` names a function (``module:function``) that takes the Settings and returns the exit status. Where
-    ``arguments`` names one too, that one adds arguments to the parser, and ``run`` takes the parsed ones as
-    well.
+    ``run`` names a function (``module:function``) that takes the Settings and returns the exit status.
+    ``arguments``, if set, names a function that adds arguments to the parser; ``run`` then also takes the
+    parsed arguments.
     """
 
     name: str
     help: str
     run: str
     arguments: str | None = None
-    of_what_runs: bool = False
-    """Whether the settings of what runs on the data folder are taken: ``up`` may have chosen the exchange.
-    An argument of that name stands above it."""
-    takes_anything: bool = False
-    """Whether all that follows the name is another program's, and taken as it is in ``handed_on``."""
+    uses_running_settings: bool = False
+    """Whether to use the settings of the processes that run on the data folder instead of our own: ``up`` may
+    have chosen the exchange. A parsed argument of the same name takes precedence."""
+    passes_arguments_on: bool = False
+    """Whether all arguments after the name belong to another program; ``run`` gets them in ``passed_on``."""

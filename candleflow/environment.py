@@ -1,8 +1,8 @@
-"""What the shell hands to every process: made the same everywhere, or refused in a sentence.
+"""Prepare the environment variables that libraries and child processes read.
 
-Libraries and programs beneath read variables of their own, which a user has set for other work. Those that
-would change what ours do are taken out here, once, before anything is connected to or started; children
-inherit the rest. Our own settings are ``settings``' business.
+Libraries read variables of their own, which the user may have set for other programs. Those that would change
+what Candleflow does are removed once, before the process connects to or starts anything. Child processes
+inherit the rest. ``CANDLEFLOW_*`` variables are read in ``settings``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Final
 from candleflow.errors import SettingError
 
 FOREIGN: Final = (
-    "PG",  # libpq's; JDBC reads none of them, so half of our connections would follow them
+    "PG",  # libpq's; JDBC ignores them, so they would apply to half of our connections only
     "JAVA_TOOL_OPTIONS",
     "_JAVA_OPTIONS",
     "JDK_JAVA_OPTIONS",
     "CLASSPATH",
-    "LOG4J_",  # where Spark's and Kafka's logging looks before their own options
+    "LOG4J_",  # Spark's and Kafka's logging prefers these to its own options
 )
-"""Beginnings of the names of variables that no process of ours, and no child of one, gets to see."""
+"""Prefixes of the variables that are removed."""
 
 _LOCALE: Final = "C.UTF-8"
 _CERTIFICATES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -31,17 +31,21 @@ _KEY_LOG: Final = "SSLKEYLOGFILE"
 
 
 def prepare() -> None:
-    """Make this process's environment ours. Raises SettingError naming a variable that can't be followed."""
+    """Remove and set environment variables of this process.
+
+    Raises SettingError, which names the variable, if a certificate or key log file can't be used.
+    """
     for name in [*os.environ]:
         if name.startswith(FOREIGN):
             del os.environ[name]
     if sys.platform == "linux":
-        # A JVM reads file names by the locale: in any that isn't UTF-8, or isn't installed, it finds no
-        # folder with an accent. In some languages its numbers and small letters are others, too.
+        # A JVM decodes file names by the locale: without an installed UTF-8 locale it can't open a folder
+        # with an accent in its name. In some languages it also formats numbers and lower-cases letters
+        # differently.
         os.environ["LC_ALL"] = _LOCALE
     if os.path.expanduser("~") == "~":  # noqa: PTH111 - Path's raises where there is none
         os.environ["HOME"] = (
-            "/"  # as containers have it for a user id without a name; Streamlit ends without one
+            "/"  # what containers set for a user id without a name; Streamlit fails without a home folder
         )
     for name in _CERTIFICATES:
         _check_certificates(name, os.environ.get(name, ""))
@@ -56,7 +60,7 @@ def _check_certificates(name: str, path: str) -> None:
     except OSError as error:  # ssl.SSLError is one
         reason = "it has no PEM certificates" if isinstance(error, ssl.SSLError) else error.strerror
         raise SettingError(
-            f"{name}={path!r} can't be used: {reason}; name a file of certificates, or unset {name}"
+            f"{name}={path!r} can't be used: {reason}; set it to a file of certificates, or unset {name}"
         ) from None
 
 
@@ -67,5 +71,5 @@ def _check_key_log(path: str) -> None:
     except OSError as error:
         raise SettingError(
             f"{_KEY_LOG}={path!r} can't be written to: {error.strerror}; "
-            f"name a file that can, or unset {_KEY_LOG}"
+            f"set it to a writable file, or unset {_KEY_LOG}"
         ) from None

@@ -1,4 +1,4 @@
-"""What the processes that run until told to stop have in common: their end, and its exit status."""
+"""Run a long-running process until a signal stops it, and compute its exit status."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ _log = logging.getLogger(__name__)
 
 
 def exit_status(name: str, settings: Settings, work: Callable[[], None]) -> int:
-    """Log to stderr as process ``name``, do the work, and return the exit status."""
+    """Set up logging as process ``name``, call ``work``, and return the exit status."""
     set_up_logging(name, settings.log.level, settings.log.format)
     try:
         work()
     except CandleflowError as error:
         _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
         return error.exit_status
-    except Exception:  # noqa: BLE001 - the process ends here, and says why
-        _log.exception("a defect ended the process %s", name)
+    except Exception:  # noqa: BLE001 - the process ends here and logs why
+        _log.exception("the process %s ended by a defect in Candleflow; please report this traceback", name)
         return 1
     return 0
 
 
 async def until_stopped(stop: asyncio.Event, *works: Coroutine[Any, Any, None]) -> None:
-    """Run the works side by side until SIGTERM, SIGINT, ``stop`` or the first of them ends.
+    """Run the coroutines concurrently until SIGTERM, SIGINT, ``stop`` is set, or one of them ends.
 
-    ``stop`` is set then, for what runs in threads, and the others are cancelled. Raises what a work raised.
+    Then set ``stop``, which stops work in threads, and cancel the others. Raises the first exception of a
+    coroutine.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

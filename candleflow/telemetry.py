@@ -1,7 +1,7 @@
-"""How running processes tell of themselves: log lines on stderr, and a heartbeat file each.
+"""Logging to stderr, and the heartbeat file of each running process.
 
-A heartbeat is one small JSON file in ``<data_dir>/run``, replaced atomically, which ``status``, the
-supervisor and the page read. It holds counts and words, never a secret.
+A heartbeat is a small JSON file in ``<data_dir>/run``, replaced atomically each second. ``status``, the
+supervisor and the dashboard read it. It holds a state, counts and a message, never a secret.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from typing import Any, Final
 
 _log = logging.getLogger(__name__)
 
-_SAY_EVERY_SECONDS: Final = 60.0
+_WARN_EVERY_SECONDS: Final = 60.0
 _LINE: Final = "%(asctime)s %(levelname)-7s %(process_name)s: %(message)s"
 CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85, 0x2028, 0x2029)}
-"""For ``str.translate``: what could end a line or command a terminal, escaped."""
+"""For ``str.translate``: escapes characters that could end a line or control a terminal."""
 
 
 class _TextFormatter(logging.Formatter):
-    """UTC times; control characters are escaped, so that no input can forge a line.
+    """Formats a message as one line with a UTC time.
 
-    A message is one line. A traceback's lines follow it indented, as an exception's text may have lines too.
+    Control characters are escaped, so that no input can forge a log line. The lines of a traceback follow,
+    indented.
     """
 
     converter = time.gmtime  # type: ignore[assignment]  # typeshed wants a bound method
@@ -42,7 +43,7 @@ class _TextFormatter(logging.Formatter):
 
 
 class _JsonFormatter(logging.Formatter):
-    """A JSON object a line, a traceback within it: JSON's own escapes keep any input on its line."""
+    """Formats a message, with its traceback, as one JSON object per line."""
 
     converter = time.gmtime  # type: ignore[assignment]  # as above
 
@@ -64,7 +65,7 @@ class _JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(process_name: str, level: str = "INFO", log_format: str = "text") -> None:
-    """Log to stderr, one line a message, named after the process; as text, or ``json``."""
+    """Log to stderr, one line per message with the process's name; ``log_format`` is ``text`` or ``json``."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         _JsonFormatter(process_name)
@@ -72,19 +73,19 @@ def set_up_logging(process_name: str, level: str = "INFO", log_format: str = "te
         else _TextFormatter(_LINE, defaults={"process_name": process_name})
     )
     if level != "DEBUG":
-        # py4j tells the root logger, with a traceback, of each connection to the JVM that it opens anew.
+        # py4j logs each reconnect to the JVM to the root logger, with a traceback.
         handler.addFilter(lambda record: record.name != "root" or record.levelno > logging.INFO)
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # Not even at DEBUG: the one tells each command that it sends to the JVM, the other its own settings, and
-    # passwords are among both.
+    # Even at DEBUG: py4j would log each command that it sends to the JVM, kafka-python its configuration, and
+    # both contain passwords.
     logging.getLogger("py4j").setLevel(logging.WARNING)
     logging.getLogger("kafka").setLevel(logging.INFO)
     if level == "DEBUG":
         return
     for chatty in ("httpx2", "httpcore2", "websockets"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # kafka-python logs four errors for each attempt to reach a broker that still starts. Whoever calls it
-    # looks at every outcome, and says in a line of ours what it means.
+    # kafka-python logs four errors for each attempt to reach a broker that is still starting. Our own callers
+    # check every outcome and log one line.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
@@ -95,12 +96,12 @@ ByLabel = Mapping[str, Counts]
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What one process last said of itself; times in seconds since the epoch."""
+    """A process's latest report of its state; times in seconds since the epoch."""
 
     name: str
     pid: int
     state: str
-    """``starting``, ``running``, ``waiting`` (for a part it needs) or ``stopping``."""
+    """``starting``, ``running``, ``waiting`` (for a service that it needs) or ``stopping``."""
     message: str = ""
     started_at: float = 0.0
     beaten_at: float = 0.0
@@ -113,21 +114,21 @@ class Heartbeat:
 
 
 class HeartbeatFile:
-    """Writes the heartbeat of this process; cheap enough for once a second.
+    """Writes the heartbeat of this process, once a second.
 
-    A heartbeat that can't be written, as on a full disk, is no reason to stop work: a line says so once a
-    minute. The last one is kept in ``last`` too, for other threads of this process.
+    If the file can't be written, as on a full disk, the process continues and logs a warning once a minute.
+    ``last`` keeps the latest heartbeat for other threads of this process.
     """
 
     def __init__(self, run_dir: Path, name: str) -> None:
         self._path = run_dir / f"{name}.json"
         self.name = name
         self._started_at = time.time()
-        self._said_at = float("-inf")
+        self._warned_at = float("-inf")
         self.last: tuple[Heartbeat | None, float] = (None, time.monotonic())
-        """What was said last, and when, by ``time.monotonic``: at first nothing, when this was made."""
+        """The latest heartbeat, and its time by ``time.monotonic``; at first None and the start."""
         self.on_removed: Callable[[], None] | None = None
-        """Called once at the end."""
+        """Called once, when the heartbeat is removed."""
         run_dir.mkdir(parents=True, exist_ok=True)
 
     def beat(
@@ -149,12 +150,17 @@ class HeartbeatFile:
             beside.write_text(json.dumps(asdict(heartbeat)))
             beside.replace(self._path)
         except OSError as error:
-            if time.monotonic() - self._said_at >= _SAY_EVERY_SECONDS:
-                self._said_at = time.monotonic()
-                _log.warning("the heartbeat %s can't be written: %s", self._path, error)
+            if time.monotonic() - self._warned_at >= _WARN_EVERY_SECONDS:
+                self._warned_at = time.monotonic()
+                _log.warning(
+                    "can't write the heartbeat %s: %s; continuing, but `status` and the dashboard see this "
+                    "process as silent",
+                    self._path,
+                    error,
+                )
 
     def remove(self) -> None:
-        """Remove the file, unless it is another process's: such as of the one that kept us from starting."""
+        """Remove the file, unless it belongs to another process, such as the current lease holder."""
         heartbeat = read_heartbeat(self._path.parent, self.name)
         if heartbeat is None or heartbeat.pid == os.getpid():
             self._path.unlink(missing_ok=True)
@@ -164,7 +170,7 @@ class HeartbeatFile:
 
 
 def read_heartbeat(run_dir: Path, name: str) -> Heartbeat | None:
-    """The last heartbeat of a process, or None where there is none that can be read."""
+    """Return the last heartbeat of a process, or None if there is no readable one."""
     try:
         fields: dict[str, Any] = json.loads((run_dir / f"{name}.json").read_text())
         return Heartbeat(**fields)

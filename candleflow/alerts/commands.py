@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     test = actions.add_parser("test", help="send a message by each channel, or by one")
     test.add_argument("channel", nargs="?")
     for action in actions.choices.values():
-        action.set_defaults(of_what_runs=True)
+        action.set_defaults(uses_running_settings=True)
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from candleflow.errors import MarketError
 from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US, floor_time
 from candleflow.settings import Settings
-from candleflow.store.alerts import Alert, AlertStore, Decision, Sight, StoredState
+from candleflow.store.alerts import Alert, AlertStore, Decision, LiveSymbol, StoredState
 from candleflow.telemetry import read_heartbeat
 
 _log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Decider:
         self._read_rules()
         if not self.rules:
             return 0
-        sights = {one.symbol: one for one in self._book.sights()}
+        sights = {one.symbol: one for one in self._book.live_symbols()}
         fresh = {symbol: self._newly_closed(symbol) for symbol in self._symbols_with_candles(sights)}
         decisions = [
             decision
@@ -103,7 +103,7 @@ class Decider:
                     _log.error("alert rule %d can't be used: %s", stored.rule_id, error)
         self.rules = found
 
-    def _symbols_with_candles(self, sights: Mapping[str, Sight]) -> Sequence[str]:
+    def _symbols_with_candles(self, sights: Mapping[str, LiveSymbol]) -> Sequence[str]:
         """Those of which some rule wants closed candles."""
         wanting = [rule for rule in self.rules if _wants_candles(rule)]
         if any(rule.symbol is None for rule in wanting):
@@ -122,7 +122,7 @@ class Decider:
         return range(len(bars) - len(found), len(bars))
 
     def _samples(
-        self, rule: Rule, sights: Mapping[str, Sight], fresh: Mapping[str, Sequence[int]], now: int
+        self, rule: Rule, sights: Mapping[str, LiveSymbol], fresh: Mapping[str, Sequence[int]], now: int
     ) -> Iterator[Sample]:
         if not rule.kind.is_of_market:
             yield from self._pipeline_samples(rule.kind, sights, now)
@@ -133,7 +133,7 @@ class Decider:
             elif (sight := sights.get(symbol)) is not None and sight.window is not None:
                 yield self._live_sample(sight, sight.window)
 
-    def _live_sample(self, sight: Sight, window: int) -> Sample:
+    def _live_sample(self, sight: LiveSymbol, window: int) -> Sample:
         return Sample(
             symbol=sight.symbol,
             at=sight.traded_at,
@@ -160,12 +160,12 @@ class Decider:
             history=bars[:at],
         )
 
-    def _pipeline_samples(self, kind: Kind, sights: Mapping[str, Sight], now: int) -> Iterator[Sample]:
+    def _pipeline_samples(self, kind: Kind, sights: Mapping[str, LiveSymbol], now: int) -> Iterator[Sample]:
         window = floor_time(now, self._settings.windows.size_us)
         for symbol, value in self._readings(kind, sights, now).items():
             yield Sample(symbol, now, window, value, is_simulated=self._settings.exchange.is_simulated)
 
-    def _readings(self, kind: Kind, sights: Mapping[str, Sight], now: int) -> Mapping[str, Decimal]:
+    def _readings(self, kind: Kind, sights: Mapping[str, LiveSymbol], now: int) -> Mapping[str, Decimal]:
         """By symbol, what a rule of the pipeline is about."""
         if kind is Kind.SILENCE:
             return {symbol: _seconds(now - sight.traded_at) for symbol, sight in sights.items()}

@@ -13,20 +13,20 @@ COMMANDS = (
         "stored candles against the exchange's own klines, field by field",
         f"{__name__}.verify:run",
         arguments=f"{__name__}.verify:add_arguments",
-        of_what_runs=True,
+        uses_running_settings=True,
     ),
     Command(
         "gaps",
         "which trades were missing, why, and what became of them",
         f"{__name__}.gaps:run",
         arguments=f"{__name__}.gaps:add_arguments",
-        of_what_runs=True,
+        uses_running_settings=True,
     ),
     Command(
         "repair",
         "fold a symbol's wrong candles anew from the topic, and have every hole filled, however old",
         f"{__name__}.repair:run",
         arguments=f"{__name__}.verify:add_times",
-        of_what_runs=True,
+        uses_running_settings=True,
     ),
 )

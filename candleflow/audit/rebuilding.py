@@ -71,7 +71,7 @@ class Rebuilder:
 
         Roll-ups longer than ``longest`` aren't looked at; over whole windows of it all others are.
         """
-        books = self._store.books(symbol, since, until)
+        books = self._store.candle_ids(symbol, since, until)
         # A wrong candle out of sight would make the longest alone look wrong.
         size = roll_up_windows(longest).size_us
         begin, end = floor_time(since, size), floor_time(until - 1, size) + size
@@ -114,7 +114,7 @@ class Rebuilder:
         if since == until:
             answer = self._store.replace(symbol, since, until, {}, [], others)
             return Rebuilt(answer.candles, _kept(answer.kept))
-        books = self._store.books(symbol, since, until)
+        books = self._store.candle_ids(symbol, since, until)
         # After the candles: whatever is in them is before these offsets.
         merged = self._merged()
         if merged is None:

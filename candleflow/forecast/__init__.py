@@ -13,6 +13,6 @@ COMMANDS = (
         "evaluate: what forecasts were worth, over stored candles or a file of trades",
         f"{__name__}.evaluate:run",
         arguments=f"{__name__}.evaluate:add_arguments",
-        of_what_runs=True,
+        uses_running_settings=True,
     ),
 )

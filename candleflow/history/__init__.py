@@ -8,6 +8,6 @@ COMMANDS = (
         "load a day's or a month's trades from the exchange's public archive, or a file of it",
         "candleflow.stack.spark:run_backfill",
         arguments=f"{__name__}.backfill:add_arguments",
-        of_what_runs=True,
+        uses_running_settings=True,
     ),
 )

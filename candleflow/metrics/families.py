@@ -1,13 +1,14 @@
-"""What the counts of the heartbeats are called in Prometheus, with unit and help text.
+"""The Prometheus metrics of each process: name, help text and unit of each count in its heartbeat.
 
-Counts since a process's start become counters, what stands now becomes a gauge; times are in seconds.
+Totals since the start of the process are counters, current values are gauges. Times are in seconds.
+`make reference` writes docs/reference/metrics.md from this module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -21,23 +22,67 @@ from candleflow.telemetry import Heartbeat
 PREFIX: Final = "candleflow_"
 
 
+class Described(NamedTuple):
+    """A metric as its documentation shows it; ``name`` is without the prefix."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+
+BUILD_INFO: Final = Described(
+    "build_info", "gauge", ("process", "version"), "Always 1; the label says which version runs."
+)
+LAST_BEAT_AGE: Final = Described(
+    "last_beat_age_seconds",
+    "gauge",
+    ("process",),
+    "Time since the process's last heartbeat; it sends one each second.",
+)
+PROCESS_STATE: Final = Described(
+    "process_state",
+    "gauge",
+    ("process", "state"),
+    "1 for the current state of the process, 0 for the others.",
+)
+COMMON: Final = (BUILD_INFO, LAST_BEAT_AGE, PROCESS_STATE)
+"""What every process exports."""
+TRADE_TO_ROW: Final = Described(
+    "trade_to_row_seconds",
+    "histogram",
+    (),
+    "From a live trade's time to the end of the COMMIT that merged it.",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric, a counter where its name ends in ``_total``; ``name`` is without the prefix."""
+    """A metric of one process: a counter if its name ends in ``_total``, else a gauge.
+
+    ``name`` is without the prefix.
+    """
 
     name: str
     help: str
     counts: Mapping[str, Mapping[str, str]]
-    """The heartbeat's counts in it, each with its labels."""
+    """The heartbeat's counts that it shows, each with its labels."""
     scale: float = 1.0
-    """A count is this many of the metric's unit."""
+    """Factor from the count's unit to the metric's: 1e-3 from milliseconds to seconds."""
     of_symbols: bool = False
-    """Whether each count has a value for each symbol; the symbol becomes a label."""
+    """Whether each count has one value per symbol, which becomes a label."""
 
     def metric(self, beat: Heartbeat) -> Metric | None:
         """Build the metric from a heartbeat; None if the heartbeat has none of its counts."""
         found = [(labels, value * self.scale) for labels, value in self._values(beat)]
         return metric(self.name, self.help, found) if found else None
+
+    def described(self) -> Described:
+        """Return what the reference page says of it."""
+        labels = dict.fromkeys(label for one in self.counts.values() for label in one)
+        return Described(
+            self.name, _kind(self.name), (*labels, *(("symbol",) if self.of_symbols else ())), self.help
+        )
 
     def _values(self, beat: Heartbeat) -> Iterator[tuple[Mapping[str, str], float]]:
         for count, labels in self.counts.items():
@@ -50,7 +95,7 @@ class Family:
 
 def metric(name: str, text: str, found: Sequence[tuple[Mapping[str, str], float]]) -> Metric:
     """Build a metric from values and their labels; all values have the same label names."""
-    made = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+    made = CounterMetricFamily if _kind(name) == "counter" else GaugeMetricFamily
     family = made(PREFIX + name, text, labels=list(found[0][0]))
     for labels, value in found:
         family.add_metric(list(labels.values()), value)
@@ -58,13 +103,16 @@ def metric(name: str, text: str, found: Sequence[tuple[Mapping[str, str], float]
 
 
 def histogram(beat: Heartbeat) -> Metric | None:
-    """Build the processor's histogram of latencies, from what ``RecentLatency.histogram`` returned."""
-    told = dict(beat.by_label.get("latency", {}))
-    if not told:
+    """Build the processor's latency histogram from what ``RecentLatency.histogram`` returned, if anything."""
+    buckets = dict(beat.by_label.get("latency", {}))
+    if not buckets:
         return None
-    total = told.pop("sum")
-    text = "From a live trade's time to the end of the COMMIT that merged it."
-    return HistogramMetricFamily(f"{PREFIX}trade_to_row_seconds", text, [*told.items()], total)
+    total = buckets.pop("sum")
+    return HistogramMetricFamily(PREFIX + TRADE_TO_ROW.name, TRADE_TO_ROW.help, [*buckets.items()], total)
+
+
+def _kind(name: str) -> str:
+    return "counter" if name.endswith("_total") else "gauge"
 
 
 def _one(name: str, count: str, text: str, scale: float = 1.0) -> Family:
@@ -78,105 +126,144 @@ def _of_symbols(name: str, count: str, text: str) -> Family:
 _VERDICTS: Final = ("different", "missing", "extra", "incomplete", "not comparable", "equal")
 
 _PRODUCER: Final = (
-    _one("trades_received_total", "received", "Messages and fetched trades that should be trades."),
-    _one("trades_published_total", "published", "Trades that Kafka has acknowledged."),
-    _one("trades_duplicate_total", "duplicate", "Trades that had been published before."),
-    _one("trades_rejected_total", "rejected", "Records put aside in the topic of rejected ones."),
-    _one("trades_in_flight", "in_flight", "Records that wait for Kafka's acknowledgement."),
-    _one("gaps_open", "open_gaps", "Open gaps: ranges of trades seen to be missing, and not filled yet."),
-    _one("trades_missing", "missing", "Trades of open gaps: seen to be missing, and not filled yet."),
-    _one("trades_filled_total", "filled", "Trades that were missing and came from the exchange's history."),
-    _one("trades_let_go_total", "let_go", "Messages let go by while Kafka took nothing; they come again."),
-    _one("publish_retries_total", "retried", "Records that were handed to Kafka again."),
-    _one("exchange_reconnects_total", "reconnects", "Connections to the exchange that were replaced."),
-    _one("exchange_connections", "connected", "Connections to the exchange that stand."),
-    _one("event_loop_lag_seconds", "loop_lag_ms", "How late the event loop was at the last beat.", 1e-3),
-    _of_symbols("last_trade_age_seconds", "age_s", "Age of the symbol's newest trade from the exchange."),
-    _one("symbols_quiet", "quiet", "Silent symbols that the exchange has no newer trade of either."),
-    _one("symbols_behind", "behind", "Symbols whose newest trades the stream did not bring."),
-    _of_symbols("quiet_asked_age_seconds", "quiet_s", "How long ago the exchange had no newer trade either."),
+    _one(
+        "trades_received_total",
+        "received",
+        "Trades received from the exchange, by stream or by REST, before validation.",
+    ),
+    _one("trades_published_total", "published", "Trades that Kafka acknowledged."),
+    _one("trades_duplicate_total", "duplicate", "Trades dropped because they were published before."),
+    _one(
+        "trades_rejected_total", "rejected", "Invalid records sent to the dead-letter topic trades.rejected."
+    ),
+    _one("trades_in_flight", "in_flight", "Records sent to Kafka and not acknowledged yet."),
+    _one("gaps_open", "open_gaps", "Gaps, that is ranges of missing trade ids, that are not filled yet."),
+    _one("trades_missing", "missing", "Missing trades in all gaps that are not filled yet."),
+    _one("trades_filled_total", "filled", "Missing trades that were fetched from the exchange's REST API."),
+    _one(
+        "trades_let_go_total",
+        "let_go",
+        "Messages dropped at the in-flight limit (load shedding); the producer fetches their trades later.",
+    ),
+    _one("publish_retries_total", "retried", "Records sent to Kafka again after a failure."),
+    _one(
+        "exchange_reconnects_total",
+        "reconnects",
+        "Connections to the exchange that were replaced, planned or after a failure.",
+    ),
+    _one("exchange_connections", "connected", "Open WebSocket connections to the exchange."),
+    _one(
+        "event_loop_lag_seconds",
+        "loop_lag_ms",
+        "How late the event loop was at the last heartbeat; high if the process is overloaded.",
+        1e-3,
+    ),
+    _of_symbols("last_trade_age_seconds", "age_s", "Age of the newest trade received for the symbol."),
+    _one(
+        "symbols_quiet",
+        "quiet",
+        "Silent symbols for which the exchange's REST API has no newer trade either.",
+    ),
+    _one("symbols_behind", "behind", "Symbols with newer trades at the exchange than the stream delivered."),
     _of_symbols(
-        "stream_behind_trades", "behind", "Newer trades of the symbol that the stream did not bring."
+        "quiet_asked_age_seconds",
+        "quiet_s",
+        "Time since the REST API last confirmed that a silent symbol has no newer trade.",
+    ),
+    _of_symbols(
+        "stream_behind_trades",
+        "behind",
+        "Trades of the symbol at the exchange that the stream did not deliver.",
     ),
 )
 
 _PROCESSOR: Final = (
-    _one("records_read_total", "received", "Records read from Kafka whose batch was merged."),
-    _one("trades_merged_total", "merged", "Trades merged into rows of candles."),
+    _one("records_read_total", "received", "Records read from Kafka in batches that were merged."),
+    _one("trades_merged_total", "merged", "Trades merged into candles."),
     _one(
         "candles_written_total",
         "candles",
-        "Rows of the finest candles written, one for each candle of a batch; its roll-ups' come on top.",
+        "Finest candles written, counted once per batch; roll-ups are not counted.",
     ),
-    _one("records_duplicate_total", "duplicate", "Records whose trade was in its candle already."),
-    _one("records_rejected_total", "rejected", "Records that the processor refused."),
-    _one("trades_late_total", "late", "Merged trades whose finest candle had closed."),
+    _one(
+        "records_duplicate_total",
+        "duplicate",
+        "Records skipped because their trade was in its candle already.",
+    ),
+    _one("records_rejected_total", "rejected", "Records that the processor rejected as invalid."),
+    _one("trades_late_total", "late", "Merged trades whose finest candle had already closed."),
     _one("batches_total", "batches", "Batches merged."),
-    _one("query_restarts_total", "restarts", "How often Spark's query ended and was started anew."),
-    _one("lag_records", "lag", "Records in Kafka that are in no candle yet; absent while Kafka is away."),
+    _one("query_restarts_total", "restarts", "Restarts of the Spark query after a failure."),
+    _one(
+        "lag_records", "lag", "Records in Kafka that are not merged yet; absent while Kafka can't be reached."
+    ),
     Family(
         "batch_duration_recent_seconds",
-        "How long the last thousand batches took, by percentile.",
+        "Duration of the last thousand batches, by percentile.",
         {"batch_ms_p50": {"percentile": "50"}, "batch_ms_p99": {"percentile": "99"}},
         1e-3,
     ),
     Family(
         "trade_to_row_recent_seconds",
-        "From a live trade's time to its row, over the last minute, by percentile.",
+        "From a live trade's time to its commit, over the last minute, by percentile.",
         {"latency_ms_p50": {"percentile": "50"}, "latency_ms_p99": {"percentile": "99"}},
         1e-3,
     ),
 )
 
 _AUDIT: Final = (
-    _one("holes_found_total", "holes", "Holes in the candles' trade ids that nobody had noted."),
-    _one("candles_repaired", "repaired", "Candles of the followed symbols that were ever folded anew."),
+    _one("holes_found_total", "holes", "Gaps in the candles' trade ids that the producer had not recorded."),
+    _one("candles_repaired", "repaired", "Candles of the followed symbols rebuilt from their trades, ever."),
     Family(
         "klines_compared",
-        "Windows of the last ten minutes held against the exchange's klines, by verdict.",
+        "Windows of the last ten minutes compared with the exchange's klines, by verdict.",
         {verdict: {"verdict": verdict} for verdict in _VERDICTS},
     ),
     Family(
         "symbol_klines_compared",
-        "The same, of each symbol; a verdict that no window has is left out.",
+        "The same for each symbol; verdicts without a window are left out.",
         {verdict: {"verdict": verdict} for verdict in _VERDICTS},
         of_symbols=True,
     ),
-    _of_symbols("klines_compared_age_seconds", "compared_age_s", "How long ago the symbol was compared."),
+    _of_symbols(
+        "klines_compared_age_seconds",
+        "compared_age_s",
+        "Time since the symbol was last compared with the exchange's klines.",
+    ),
 )
 
 _ALERTS: Final = (
     _one("alert_rules", "rules", "Rules in force."),
-    _one("alerts_decided_total", "decided", "Alerts that were decided."),
-    _one("alert_pictures_sent_total", "pictures", "Pictures of the chart that a channel took."),
-    _one("alert_deliveries_waiting", "waiting", "Messages that wait to be sent."),
+    _one("alerts_decided_total", "decided", "Alerts decided."),
+    _one("alert_pictures_sent_total", "pictures", "Chart pictures accepted by a channel."),
+    _one("alert_deliveries_waiting", "waiting", "Messages not sent yet."),
     Family(
         "alert_deliveries_total",
-        "Messages by what became of them.",
+        "Messages by outcome; unknown: no answer came, so it is not sent again.",
         {outcome: {"outcome": outcome} for outcome in ("sent", "refused", "unknown")},
     ),
 )
 
 _FORECASTER: Final = (
-    _one("forecasts_made_total", "forecasts", "Forecasts that were kept."),
-    _one("forecasts_scored_total", "scored", "Forecasts held against the close that came."),
-    _one("forecasts_late_total", "late", "Forecasts whose window had begun: they count for nothing."),
+    _one("forecasts_made_total", "forecasts", "Forecasts stored before their window began."),
+    _one("forecasts_scored_total", "scored", "Forecasts compared with the real close."),
+    _one("forecasts_late_total", "late", "Forecasts discarded because their window had begun."),
     _of_symbols(
         "forecast_skill_ratio",
         "skill",
-        "1 - error / error of the last price, of the symbol's last 2000 scored forecasts.",
+        "1 - error / error of the last price, over the symbol's last 2000 scored forecasts.",
     ),
     Family(
         "forecast_skill_bound_ratio",
-        "The ends of the skill's 95 % interval.",
+        "Both ends of the skill's 95 % confidence interval.",
         {"skill_lower": {"bound": "lower"}, "skill_upper": {"bound": "upper"}},
         of_symbols=True,
     ),
 )
 
 _SIMULATOR: Final = (
-    _one("simulated_messages_sent_total", "sent", "Messages that the simulated exchange has sent."),
-    _one("simulator_clients", "clients", "Clients of the simulated exchange."),
+    _one("simulated_messages_sent_total", "sent", "Messages that the simulated exchange sent."),
+    _one("simulator_clients", "clients", "WebSocket clients of the simulated exchange."),
 )
 
 FAMILIES: Final[Mapping[str, tuple[Family, ...]]] = {
@@ -187,9 +274,9 @@ FAMILIES: Final[Mapping[str, tuple[Family, ...]]] = {
     "forecaster": _FORECASTER,
     "simulator": _SIMULATOR,
 }
-"""By process, what it exports beside what every process does."""
+"""By process, what it exports in addition to ``COMMON``."""
 
 
 def families_of(name: str) -> tuple[Family, ...]:
-    """What the process of that name exports; ``producer-2-of-4`` as ``producer``."""
+    """Return the families of the process; ``producer-2-of-4`` has those of ``producer``."""
     return FAMILIES[name.partition("-")[0]]

@@ -1,7 +1,7 @@
-"""The HTTP server of a process's pages: threads of its own, bounded in number and time.
+"""The HTTP server of a process's pages, with a limited number of threads and a timeout per client.
 
-Whoever asks gets figures and words, and can change nothing. On a loopback address only names of this machine
-are answered, as a web page elsewhere could have its own name point here (DNS rebinding).
+It is read-only and has no login. On a loopback address it answers only requests whose Host header names this
+machine: otherwise a foreign web page could read it by pointing its own name here (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from candleflow.proxies import is_loopback
 _log = logging.getLogger(__name__)
 
 _SECONDS: Final = 5.0
-"""A client that is slower than this is given up."""
+"""Timeout of a client."""
 _AT_ONCE: Final = 16
-"""So many are answered at once; others are turned away."""
+"""Maximum number of requests at a time; the connection of any further one is closed."""
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves from the moment it is made until ``close``. Raises OSError where it can't listen."""
+    """Serves in a background thread until ``close``. The constructor raises OSError if it can't listen."""
 
     daemon_threads = True
     block_on_close = False
@@ -42,32 +42,32 @@ class PageServer(ThreadingHTTPServer):
         self._thread.start()
 
     def server_bind(self) -> None:
-        """Without HTTPServer's question to the name service, which can take seconds."""
+        """Bind without HTTPServer's DNS lookup, which can take seconds."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def close(self) -> None:
-        """Stop listening; takes half a second at most."""
+        """Stop listening, within half a second."""
         self.shutdown()
         self.server_close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """In a thread of its own, if there is a place."""
+        """Answer in a new thread, or close the connection if all are in use."""
         if self._places.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, and give back the place."""
+        """Answer, then free the thread's place."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no news."""
-        _log.debug("a client of the metrics went away", exc_info=True)
+        """Log at DEBUG only: clients disconnect all the time."""
+        _log.debug("a metrics client disconnected", exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -83,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(self._answer(), with_body=False)
 
     def log_message(self, *_: object) -> None:
-        """A line for each question would be many."""
+        """Log no requests: a scraper sends one every few seconds."""
 
     def _answer(self) -> Answer:
         asked = self.headers.get("Host", "")

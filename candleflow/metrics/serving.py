@@ -1,4 +1,4 @@
-"""Heartbeats that can be asked for over HTTP, where the settings have a port for that."""
+"""Serve a process's heartbeat over HTTP if ``CANDLEFLOW_METRICS_PORT`` is set."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _log = logging.getLogger(__name__)
 
 
 def served_heartbeat(settings: Settings, name: str) -> HeartbeatFile:
-    """The heartbeat of this process, served until it is removed at ``CANDLEFLOW_METRICS_PORT`` and some.
+    """Create the heartbeat of this process and, if a port is set, serve it until the heartbeat is removed.
 
-    A producer's bears the name of its shard, so that none writes over another's.
-    A port that can't be had stops no process from its work: one line says so.
+    The port is ``settings.metrics_port_of(name)``. A producer's heartbeat is named after its shard, so that
+    producers don't overwrite each other's file. If the port is in use, the process logs a warning and
+    continues without metrics.
     """
     heartbeat = HeartbeatFile(settings.stack.run_dir, settings.producer_name if name == PRODUCER else name)
     if settings.metrics.port:
@@ -25,7 +26,7 @@ def served_heartbeat(settings: Settings, name: str) -> HeartbeatFile:
 
 
 def _serve(heartbeat: HeartbeatFile, host: str, port: int) -> None:
-    # Here, as a start without metrics needs neither HTTP nor Prometheus' client.
+    # Imported here, so that a start without metrics loads neither HTTP nor Prometheus' client.
     from candleflow.metrics.pages import Pages
     from candleflow.metrics.server import PageServer
 
@@ -33,7 +34,8 @@ def _serve(heartbeat: HeartbeatFile, host: str, port: int) -> None:
         server = PageServer(Pages(heartbeat, time.monotonic), host, port)
     except OSError as error:
         _log.warning(
-            "metrics and health are not served at %s port %d: %s; CANDLEFLOW_METRICS_PORT chooses another",
+            "can't serve metrics and health at %s port %d: %s; continuing without them; "
+            "CANDLEFLOW_METRICS_PORT chooses another port",
             host,
             port,
             error,

@@ -13,12 +13,12 @@ COMMANDS = (
         "measure trade-to-row latency of what runs",
         f"{__name__}.latency:run",
         arguments=f"{__name__}.latency:add_arguments",
-        of_what_runs=True,
+        uses_running_settings=True,
     ),
     Command(
         "adopt-topic",
         "accept a topic that was made anew: its offsets begin at its beginning",
         f"{__name__}.adopt_topic:run",
-        of_what_runs=True,
+        uses_running_settings=True,
     ),
 )

@@ -1,9 +1,9 @@
-"""Every setting, with its default, unit and range: the only reader of the environment.
+"""Every setting, with its default, unit and range. No other module reads settings from the environment.
 
 A setting comes from the environment (``CANDLEFLOW_SYMBOLS=...``), else from a ``.env`` file in the working
 folder, else from the default in its section: ``CANDLEFLOW_KAFKA_BOOTSTRAP`` is ``settings.kafka.bootstrap``.
-``python -m candleflow settings`` prints those in force. A wrong one raises SettingError before anything is
-opened.
+``python -m candleflow settings`` prints those in force. A wrong setting raises SettingError before the
+process opens any file or connection.
 """
 
 from __future__ import annotations
@@ -71,19 +71,35 @@ class Settings(Section):
     Fields here are shared by several processes. Values that depend on more than one section are properties.
     """
 
-    symbols: tuple[str, ...] = Field(("BTCUSDT",), description="The symbols to follow, separated by commas")
+    symbols: tuple[str, ...] = Field(("BTCUSDT",), description="Symbols to follow, separated by commas")
     shard: Shard = Field(
-        ALL, description="Which share of the symbols this producer takes: 2/4 is the second of four"
+        ALL,
+        description="Share of the symbols that this producer follows: 2/4 is the second of four shards. Set "
+        "it to split the symbols among several producers",
     )
-    window_seconds: int = Field(5, description="Length of the finest candles")
+    window_seconds: int = Field(
+        5,
+        description="Length of the finest candles in seconds; must divide a minute. Longer ones are built "
+        "from it",
+    )
     slide_seconds: int | None = Field(
-        None, description="A new window each so many seconds; the window's length (tumbling) if not given"
+        None,
+        description="Start a window every this many seconds. Unset: windows don't overlap (tumbling). Set a "
+        "divisor of the window length for sliding windows",
     )
     max_future_seconds: float = Field(
-        60, ge=1, le=86_400, description="A trade dated further ahead than this is rejected"
+        60,
+        ge=1,
+        le=86_400,
+        description="Reject trades dated more than this many seconds ahead of this machine's clock. Raise "
+        "it if that clock may be slow",
     )
     forecast_days: float = Field(
-        7, gt=0, le=366, description="Forecasts of the next close are kept for so many days"
+        7,
+        gt=0,
+        le=366,
+        description="Days to keep forecasts. Raise it to judge forecasts over a longer time; the table "
+        "grows with it",
     )
     exchange: ExchangeSettings
     kafka: KafkaSettings
@@ -122,7 +138,7 @@ class Settings(Section):
     @classmethod
     def _check_window(cls, value: int) -> int:
         if value not in WINDOW_SECONDS:
-            raise ValueError(f"must be one of {', '.join(map(str, WINDOW_SECONDS))}: they divide a minute")
+            raise ValueError(f"must be one of {', '.join(map(str, WINDOW_SECONDS))}, which divide a minute")
         return value
 
     @model_validator(mode="after")
@@ -141,29 +157,29 @@ class Settings(Section):
             raise NamedError(
                 "metrics_port",
                 self.metrics.port,
-                f"the producer of shard {self.shard} has the port {port - self.metrics.port} above it, "
-                "which is at most 65,535",
+                f"too high: the producer of shard {self.shard} needs the port {port - self.metrics.port} "
+                "above it, and ports end at 65,535",
             )
         return self
 
     @property
     def page_url(self) -> str:
-        """Where a reader of an alert finds the page."""
+        """The dashboard's address, as alerts link to it."""
         here = f"http://localhost:{self.dashboard.port}"
         return self.alert.page_url or self.dashboard.public_url or here
 
     @property
     def own_symbols(self) -> tuple[str, ...]:
-        """Those of the symbols that fall to this producer's shard; there may be none."""
+        """The symbols of this producer's shard; may be empty."""
         return self.shard.among(self.symbols)
 
     @property
     def producer_name(self) -> str:
-        """What this producer is called beside those of other shards: ``producer``, or ``producer-2-of-4``."""
+        """This producer's process name: ``producer``, or ``producer-2-of-4`` for one of several shards."""
         return self.shard.name_of(PRODUCER)
 
     def metrics_port_of(self, process: str) -> int:
-        """The port of a process's metrics, where there are any. Producers on one machine have one each."""
+        """Return the port of a process's metrics, if metrics are on. Each shard's producer has its own."""
         if process == PRODUCER and self.shard.number > 1:
             return self.metrics.port + max(METRICS_PORTS.values()) + self.shard.number - 1
         return self.metrics.port + METRICS_PORTS[process]
@@ -195,7 +211,7 @@ class Settings(Section):
 
     @cached_property
     def database(self) -> PostgresAddress:
-        """This venue's database, without its secrets."""
+        """This venue's database, without passwords."""
         return self.postgres.address_at(self.exchange.venue)
 
 
@@ -236,7 +252,7 @@ def load(**overrides: Any) -> Settings:
 
 
 def unknown_names() -> list[str]:
-    """A sentence for each ``CANDLEFLOW_*`` variable that is no setting, with the nearest name that is one."""
+    """Return a sentence for each ``CANDLEFLOW_*`` variable that is no setting, with the nearest name."""
     known = [PREFIX + name.upper() for name in FIELDS]
     given = [name for name in (*os.environ, *_in_env_file()) if name.upper().startswith(PREFIX)]
     sentences = []
@@ -249,7 +265,7 @@ def unknown_names() -> list[str]:
 
 
 def describe(settings: Settings) -> list[tuple[str, str, str]]:
-    """Name, value and meaning of each setting in force, secrets hidden."""
+    """Return name, value and meaning of each setting in force, secrets hidden."""
     return [
         (PREFIX + name.upper(), _shown(name, settings), field.description or "")
         for name, field in FIELDS.items()
@@ -276,7 +292,7 @@ def _in_env_file() -> dict[str, str | None]:
 
 
 def _env_encoding() -> str:
-    """What ``.env`` is written in: UTF-8, or UTF-16 with its mark, as PowerShell's ``>`` writes it."""
+    """Return the encoding of ``.env``: UTF-8, or UTF-16 with a byte order mark, as PowerShell writes it."""
     file = Path(ENV_FILE)
     try:
         content = file.read_bytes() if file.is_file() else b""
@@ -301,13 +317,13 @@ def _explain(error: Any, given: Mapping[str, Any]) -> str:
     name = next(one for one, path in _PATHS.items() if error["loc"][: len(path)] == path)
     variable, field = PREFIX + name.upper(), FIELDS[name]
     message = str(cause) if cause else error["msg"][:1].lower() + error["msg"][1:]
-    if "SecretStr" in str(field.annotation) or name == "kafka_ssl_ca":  # which may be a key by mistake
+    if "SecretStr" in str(field.annotation) or name == "kafka_ssl_ca":  # may hold a private key by mistake
         return f"{variable}: {message}"
     return f"{variable}={str(given.get(name, ''))[:200]!r}: {message}{_accepted(field)}"
 
 
 def _accepted(field: FieldInfo) -> str:
-    """The range of a numeric setting, which pydantic's message gives only one end of."""
+    """Return the range of a numeric setting; pydantic's message names only one of its ends."""
     lower = next((limit.ge for limit in field.metadata if hasattr(limit, "ge")), None)
     upper = next((limit.le for limit in field.metadata if hasattr(limit, "le")), None)
     if upper is None:

@@ -1,4 +1,4 @@
-"""Where alerts go."""
+"""Settings of alert channels."""
 
 from __future__ import annotations
 
@@ -13,20 +13,28 @@ from candleflow.settings.section import Section
 class AlertSettings(Section):
     channels: SecretStr = Field(
         SecretStr(""),
-        description="Where alerts go, by commas: a name, =, and an address of apprise's that is a secret",
+        description="Channels that alerts are sent to, separated by commas: name=address, such as "
+        "phone=tgram://token/chat. Addresses are Apprise URLs and are kept secret. Empty: alerts are only "
+        "stored",
     )
     pictures: bool = Field(
         default=True,
-        description="Whether a picture of the chart follows an alert, where the channel takes files",
+        description="Send a picture of the chart after each alert, to channels that accept files. Turn it "
+        "off to save data",
     )
     telegram_url: str = Field(
-        "https://api.telegram.org", description="Base address of Telegram's Bot API, or of one of your own"
+        "https://api.telegram.org",
+        description="Base address of Telegram's Bot API. Change it to use your own Bot API server",
     )
-    discord_url: str = Field("https://discord.com", description="Base address of Discord's webhooks")
+    discord_url: str = Field(
+        "https://discord.com",
+        description="Base address of Discord's webhooks. Change it to send through your own relay",
+    )
     page_url: str | None = Field(
         None,
         pattern=HTTP_ADDRESS,
-        description="The page's address in alerts; if not given, the public one or http://localhost",
+        description="Dashboard address that alerts link to. Unset: CANDLEFLOW_DASHBOARD_PUBLIC_URL, else "
+        "localhost",
     )
 
     @field_validator("channels")
@@ -38,23 +46,24 @@ class AlertSettings(Section):
     @field_validator("telegram_url", "discord_url")
     @classmethod
     def _check_url(cls, value: str) -> str:
-        """A token goes there, so only encrypted."""
+        """Require TLS: the channel's token is sent to this address."""
         return encrypted(address(value, "https://api.telegram.org, with no path"))
 
 
 def channels_of(text: str) -> dict[str, str]:
-    """The channels of alerts: names and addresses. A comma ends an address where ``name=scheme://`` follows.
+    """Parse alert channels into addresses by name. A comma ends an address if ``name=scheme://`` follows it.
 
-    Raises ValueError, without the text, as that is a secret.
+    Raises ValueError; its message leaves out the text, because addresses are secret.
     """
     found: dict[str, str] = {}
     for part in re.split(r",(?=\s*[A-Za-z0-9_-]+=[a-z0-9]+://)", text) if text.strip() else ():
         name, _, address = part.strip().partition("=")
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", name) or not re.match(r"[a-z0-9]+://\S+$", address):
             raise ValueError(
-                "must be such as phone=tgram://token/chat, several by commas; names of small letters"
+                "must be name=address, such as phone=tgram://token/chat, several separated by commas; "
+                "names begin with a lower-case letter and have only a-z, 0-9, '_' and '-'"
             )
         if name in found:
-            raise ValueError(f"must name each channel once, and names {name} twice")
+            raise ValueError(f"must name each channel once, but names {name} twice")
         found[name] = address
     return found

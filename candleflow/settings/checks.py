@@ -1,4 +1,4 @@
-"""Checks that several sections make of addresses, folders and certificates. Each raises ValueError."""
+"""Checks of addresses, folders and certificates that several sections share. They raise ValueError."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEMORY: Final = r"^[1-9][0-9]{0,5}[mg]$"
 def address(
     value: str, example: str, *, schemes: tuple[str, str] = ("http", "https"), may_have_path: bool = False
 ) -> str:
-    """Return the address without a trailing slash; the error says that ``example`` is accepted."""
+    """Return the address without a trailing slash; the error message shows ``example`` as accepted."""
     url = urlsplit(value)
     is_bare = not (url.query or url.fragment or url.username) and (may_have_path or not url.path.strip("/"))
     if url.scheme not in schemes or not has_good_host(value) or not is_bare:
@@ -25,7 +25,7 @@ def address(
 
 
 def encrypted(url: str) -> str:
-    """Return the address, unless it would send clear text to another machine."""
+    """Return the address; raise if it would send clear text to another machine."""
     parts = urlsplit(url)
     if parts.scheme in ("ws", "http") and not is_loopback(parts.hostname or ""):
         raise ValueError(f"must be {parts.scheme}s:// unless the host is this machine")
@@ -33,7 +33,10 @@ def encrypted(url: str) -> str:
 
 
 def has_good_host(url: str) -> bool:
-    """Whether the address has a host and a valid port, if any: urlsplit checks the port when it is read."""
+    """Return whether the address has a host and, if it names a port, a valid one.
+
+    urlsplit checks the port only when ``port`` is read.
+    """
     try:
         parts = urlsplit(url)
         return bool(parts.hostname) and (parts.port is None or parts.port > 0)
@@ -46,17 +49,17 @@ def expanded(path: Path) -> Path:
     try:
         return path.expanduser().absolute()
     except RuntimeError:
-        raise ValueError("there is no home folder here: set HOME, or name a full path") from None
+        raise ValueError("this user has no home folder: set HOME, or give a full path") from None
 
 
 def full_path(given: Path, without: str) -> Path:
-    """Return the full path if every program that gets it can read it, and it does not contain ``without``."""
+    """Return the full path; raise if it has a character that some program can't handle, or ``without``."""
     path = expanded(given)
     shown = str(path)
     if any(ord(one) < 32 or 0xD800 <= ord(one) < 0xE000 for one in shown):
-        raise ValueError(f"the path {shown!r} has a control character, or is no UTF-8")
+        raise ValueError(f"the path {shown!r} must be UTF-8 without control characters")
     if without and without in shown:
-        raise ValueError(f"the path {shown!r} must have no {without!r}: name another folder")
+        raise ValueError(f"the path {shown!r} must not contain {without!r}: choose another folder")
     return path
 
 
@@ -65,16 +68,16 @@ def certificates_in(file: Path) -> str:
     try:
         return file.read_text("ascii")
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no PEM text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not PEM text"
         raise ValueError(f"can't be read: {reason}") from None
 
 
 def check_certificates(text: str, what: str) -> None:
     """Raise ValueError if the text holds a private key, or no readable certificate."""
     if "PRIVATE KEY-----" in text:
-        raise ValueError(f"must be certificates only, and {what} has a private key")
+        raise ValueError(f"must be certificates only, but {what} has a private key")
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError):
-        raise ValueError(f"must be PEM certificates, and {what} has none that can be read") from None
+        raise ValueError(f"must be PEM certificates, but {what} has none that can be read") from None

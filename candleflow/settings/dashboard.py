@@ -1,4 +1,4 @@
-"""Where the page is."""
+"""Settings of the dashboard."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from candleflow.settings.section import Port, Section
 
 
 class DashboardSettings(Section):
-    port: Port = Field(8_501, description="The page's port, on 127.0.0.1")
+    port: Port = Field(
+        8_501, description="Port of the dashboard, on 127.0.0.1. Change it if another program uses it"
+    )
     public_url: str | None = Field(
         None,
-        description="The page's address behind a reverse proxy, such as https://candles.example.com",
+        description="Public address of the dashboard, such as https://candles.example.com. Set it when a "
+        "reverse proxy serves the dashboard",
     )
 
     @field_validator("public_url")
@@ -23,7 +26,8 @@ class DashboardSettings(Section):
         if not value:
             return None
         example = "https://candles.example.com, of ASCII letters, with no path"
-        # As browsers send it: a name of other letters comes as xn--..., and `*` would let in any host.
+        # Must be spelled as browsers send it: they send names with other letters as xn--..., and `*` would
+        # allow any host.
         if re.fullmatch(r"[A-Za-z0-9.:/_\[\]-]+", value) is None:
             raise ValueError(f"must be an address such as {example}")
         return address(value, example)

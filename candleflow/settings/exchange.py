@@ -1,4 +1,4 @@
-"""Where trades come from, and how far back they are fetched."""
+"""Settings of the exchange: which one, how it is connected to, and how far back trades are fetched."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from candleflow.settings.section import Section
 
 
 class Exchange(StrEnum):
-    """Where trades come from, as ``CANDLEFLOW_EXCHANGE`` names it."""
+    """The values of ``CANDLEFLOW_EXCHANGE``."""
 
     AUTO = "auto"
     BINANCE = "binance"
@@ -22,10 +22,10 @@ class Exchange(StrEnum):
 
 
 class Venue(StrEnum):
-    """A market with trade ids of its own. Each has its own topic and database: ids of two never mix.
+    """A market with its own trade ids. Each venue has its own topics and database, so ids never mix.
 
-    ``binance`` and ``binance-vision`` are two doors to one market. An exchange given by explicit addresses
-    counts as the main one, as whoever names the addresses knows what is behind them.
+    ``binance`` and ``binance-vision`` are two hosts of one market. An exchange given by explicit addresses
+    counts as the main venue.
     """
 
     MAIN = ""
@@ -45,45 +45,60 @@ class ExchangeSettings(Section):
     name: Exchange = Field(
         Exchange.AUTO,
         alias="exchange",
-        description="auto: whichever of Binance's hosts answers, else (in `make run`) the simulator",
+        description="Where trades come from. auto: the first of Binance's hosts that answers; `up` and "
+        "`make run` fall back to the simulator. Name one to use no other",
     )
     ws_url: str | None = Field(
-        None, description="WebSocket base address of another exchange, such as ws://127.0.0.1:9443"
+        None,
+        description="WebSocket base address, such as ws://127.0.0.1:9443. Set it with the REST address to "
+        "use another server that speaks Binance's protocol",
     )
     rest_url: str | None = Field(
-        None, description="REST base address of another exchange, such as http://127.0.0.1:9443"
+        None,
+        description="REST base address, such as http://127.0.0.1:9443. Set it with the WebSocket address",
     )
     silence_seconds: float = Field(
-        30, ge=0.1, le=3_600, description="A connection that has brought nothing for so long is replaced"
+        30,
+        ge=0.1,
+        le=3_600,
+        description="Replace a connection that delivers nothing for this many seconds. Raise it if you "
+        "follow only symbols that seldom trade",
     )
     lifetime_minutes: float = Field(
         23 * 60 + 30,
         gt=0,
         le=1_440,
-        description="A connection is replaced after this; Binance ends it at 24 h",
+        description="Replace a connection after this many minutes, before Binance ends it at 24 h",
     )
     max_streams: int = Field(
-        1_024, ge=1, le=1_024, description="Streams on one connection; Binance's limit is 1,024"
+        1_024,
+        ge=1,
+        le=1_024,
+        description="Maximum number of streams per connection; Binance's limit is 1,024. Lower it to spread "
+        "many symbols over more connections",
     )
     fill_hours: float = Field(
         6,
         ge=0,
         le=168,
         alias="fill_hours",
-        description="Missing trades are fetched from the exchange's history as far back as this; 0: none are",
+        description="Fill gaps by fetching missing trades up to this many hours old. Raise it if outages "
+        "may last longer; 0 fills none",
     )
     history_hours: float = Field(
         6,
         ge=0,
         le=168,
         alias="history_hours",
-        description="Candles before the first trade come from the exchange's klines, as far back; 0: none do",
+        description="Load this many hours of candles before the first trade from the exchange's klines. "
+        "Raise it for a longer chart at once; 0 loads none",
     )
     archive_url: str = Field(
         "https://data.binance.vision",
         pattern=HTTP_ADDRESS,
         alias="archive_url",
-        description="The exchange's public archive, which `backfill` brings a day's trades from",
+        description="Address of the exchange's public archive, which `backfill` downloads from. Change it "
+        "to use a mirror",
     )
 
     @field_validator("ws_url", "rest_url")

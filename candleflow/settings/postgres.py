@@ -1,4 +1,4 @@
-"""Where PostgreSQL is, as whom each process connects, and the roles' passwords."""
+"""Settings of PostgreSQL: address, TLS, and the passwords of the roles."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from candleflow.settings.section import PREFIX, NamedError, Section
 
 
 class PostgresTls(StrEnum):
-    """``CANDLEFLOW_POSTGRES_SSLMODE``, by libpq's names; those that fall back to plain text are not
-    among them."""
+    """The values of ``CANDLEFLOW_POSTGRES_SSLMODE``: libpq's, without those that fall back to plain text."""
 
     DISABLE = "disable"
     REQUIRE = "require"
@@ -27,29 +26,40 @@ class PostgresTls(StrEnum):
 
 
 def _password_of(whose: str) -> Any:
-    return Field(None, description=f"{whose} role's password; made at random where it isn't given")
+    return Field(
+        None,
+        description=f"Password of {whose} role. Unset: a random one is generated and kept in the data "
+        "folder. Set it if processes run on several machines",
+    )
 
 
 class PostgresSettings(Section):
-    """Each role of ``store.credentials`` but the owner has a field ``<role>_password``."""
+    """Every role in ``store.roles`` except the owner has a field ``<role>_password``."""
 
     url: SecretStr = Field(
         SecretStr("postgresql://candleflow@127.0.0.1:5432/candleflow"),
-        description="PostgreSQL, as the role that owns the schema",
+        description="Address of PostgreSQL, with the role that owns the schema. Change it to use your own "
+        "PostgreSQL",
     )
-    password: SecretStr | None = Field(None, description="The owner's password, where the address has none")
+    password: SecretStr | None = Field(
+        None, description="Password of the owner role. Set it if CANDLEFLOW_POSTGRES_URL has no password"
+    )
     sslmode: PostgresTls | None = Field(
-        None, description="TLS to PostgreSQL; verify-full is the safe one. As the address says if not given"
+        None,
+        description="TLS mode. Use verify-full for a PostgreSQL on another machine: it also checks the "
+        "server's name. Unset: as in the address",
     )
     sslrootcert: Path | None = Field(
-        None, description="With verify-ca or verify-full: a file of PEM certificates that sign PostgreSQL's"
+        None,
+        description="With verify-ca or verify-full: file of PEM certificates of the authority that signs "
+        "PostgreSQL's certificate",
     )
-    writer_password: SecretStr | None = _password_of("The processor's")
-    reader_password: SecretStr | None = _password_of("The page's")
-    auditor_password: SecretStr | None = _password_of("The auditor's")
-    forecaster_password: SecretStr | None = _password_of("The forecaster's")
-    alerter_password: SecretStr | None = _password_of("The alerter's")
-    editor_password: SecretStr | None = _password_of("The rules' editor's")
+    writer_password: SecretStr | None = _password_of("the processor's")
+    reader_password: SecretStr | None = _password_of("the dashboard's")
+    auditor_password: SecretStr | None = _password_of("the auditor's")
+    forecaster_password: SecretStr | None = _password_of("the forecaster's")
+    alerter_password: SecretStr | None = _password_of("the alerter's")
+    editor_password: SecretStr | None = _password_of("the alert rules editor's")
 
     @field_validator("sslrootcert")
     @classmethod
@@ -68,9 +78,9 @@ class PostgresSettings(Section):
         if url.scheme not in ("postgresql", "postgres") or not has_good_host(text):
             raise ValueError("must be an address such as postgresql://user@127.0.0.1:5432/database")
         if not re.fullmatch(r"/[A-Za-z_][A-Za-z0-9_-]{0,40}", url.path):
-            raise ValueError("must name a database of letters, digits, '_' and '-', 41 at most")
+            raise ValueError("must name a database with at most 41 letters, digits, '_' and '-'")
         if url.username is not None and not re.fullmatch(r"[a-z_][a-z0-9_]{0,40}", unquote(url.username)):
-            raise ValueError("must name a user of small letters, digits and '_', 41 at most")
+            raise ValueError("must name a user with at most 41 lower-case letters, digits and '_'")
         return value
 
     @model_validator(mode="after")
@@ -92,14 +102,14 @@ class PostgresSettings(Section):
         return self.password.get_secret_value() if self.password else None
 
     def password_of(self, role: str) -> str | None:
-        """Return the role's password as set; None if it is not: ``store.credentials`` then has it."""
+        """Return the role's password as set, else None: ``store.credentials`` then reads or generates one."""
         if role == "owner":
             return self.owner_password
         given: SecretStr | None = getattr(self, f"{role}_password")
         return given.get_secret_value() if given is not None else None
 
     def address_at(self, venue: Venue) -> PostgresAddress:
-        """The address without its secrets; the database's name carries the venue."""
+        """Return the address without passwords; the venue is appended to the database's name."""
         url = urlsplit(self.url.get_secret_value())
         suffix = f"_{venue}".replace("-", "_") if venue else ""
         return PostgresAddress(
@@ -111,7 +121,7 @@ class PostgresSettings(Section):
         )
 
     def _with_tls(self, query: str) -> str:
-        """The address's parameters, those of TLS as the settings have them where they have any."""
+        """Return the address's parameters, with the TLS settings in place of its own where they are set."""
         if self.sslmode is None:
             return query
         tls = {"sslmode": str(self.sslmode)}
@@ -122,12 +132,12 @@ class PostgresSettings(Section):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PostgresAddress:
-    """Where PostgreSQL is, with no secret in it."""
+    """Address of a PostgreSQL database, without passwords."""
 
     host: str
     port: int
     name: str
-    """The database's."""
+    """Name of the database."""
     owner: str
     parameters: str = ""
 

@@ -1,4 +1,4 @@
-"""What every section of the settings is made with."""
+"""Base classes of the settings sections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
 class Section(BaseModel):
-    """A frozen part of the settings.
+    """Base class of a settings section; immutable.
 
     A field is read from ``CANDLEFLOW_<SECTION>_<FIELD>``. Where the variable has another name, ``alias`` is
     that name in lower case, without the prefix.
@@ -24,7 +24,7 @@ class Section(BaseModel):
 
 
 class NamedError(ValueError):
-    """An error found by comparing settings: ``name`` is the one to change; ``value`` is None if secret."""
+    """Settings that contradict each other: ``name`` is the one to change, ``value`` is None if secret."""
 
     def __init__(self, name: str, value: object, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The simulated exchange."""
+"""Settings of the simulated exchange."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from candleflow.settings.section import Port, Section
 
 
 class SimulatorSettings(Section):
-    port: Port = Field(9_443, description="The simulator's port, on 127.0.0.1")
-    rate: float = Field(
-        40, gt=0, le=1_000_000, description="Simulated trades a second, over all symbols together"
+    port: Port = Field(
+        9_443, description="Port of the simulator, on 127.0.0.1. Change it if another program uses it"
     )
-    seed: int = Field(1, ge=0, le=2**63 - 1, description="The simulated market's seed")
+    rate: float = Field(
+        40,
+        gt=0,
+        le=1_000_000,
+        description="Simulated trades per second, over all symbols together. Raise it to test load",
+    )
+    seed: int = Field(
+        1, ge=0, le=2**63 - 1, description="Random seed of the simulated market. Change it for other prices"
+    )

@@ -1,4 +1,4 @@
-"""Folders on this machine, and where jars come from."""
+"""Settings of this machine: folders, and where jars are downloaded from."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ class StackSettings(Section):
     data_dir: Path = Field(
         Path(".data"),
         alias="data_dir",
-        description="Where the local Kafka and PostgreSQL keep their data",
+        description="Folder for the local Kafka's and PostgreSQL's data, passwords and heartbeats. Change "
+        "it to use another disk, or a second independent installation",
     )
     cache_dir: Path = Field(
         Path("~/.cache/candleflow"),
         alias="cache_dir",
-        description="Where jars, archives of their classes and, if one had to be brought, Java are kept",
+        description="Folder for downloads: jars and, if the machine has none, Java. Can be shared and "
+        "deleted",
     )
     maven_url: str = Field(
         "https://repo1.maven.org/maven2",
         pattern=HTTP_ADDRESS,
         alias="maven_url",
-        description="The repository that jars are fetched from, once",
+        description="Maven repository that jars are downloaded from, once. Change it to use a mirror",
     )
 
     @property
@@ -36,17 +38,17 @@ class StackSettings(Section):
 
     @property
     def run_dir(self) -> Path:
-        """Where running processes say who and how they are, and the credentials file lies."""
+        """The folder of heartbeat files and of the credentials file."""
         return self.data_path / "run"
 
     @property
     def cache_path(self) -> Path:
-        """Its jars are on class paths, which have no way to write a colon in a name."""
+        """The full cache folder, without ``:``: its jars are on class paths, where ``:`` can't be escaped."""
         return _full_path("cache_dir", self.cache_dir, without=os.pathsep)
 
 
 def _full_path(name: str, given: Path, without: str = "") -> Path:
-    """Return the full path, checked when used: a process without need of the folder starts anyway."""
+    """Return the full path. Checked only when used, so that processes that don't need the folder start."""
     try:
         return full_path(given, without)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What processes tell of themselves: logs and metrics."""
+"""Settings of logs and metrics."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from candleflow.settings.section import Section
 METRICS_PORTS: Final = {
     "producer": 0, "processor": 1, "audit": 2, "alerts": 3, "forecaster": 4, "simulator": 5,
 }  # fmt: skip
-"""How far each process's port is above ``CANDLEFLOW_METRICS_PORT``. The page has Streamlit's own. The
-producers of the second shard and the next ones have those above."""
+"""Offset of each process's port from ``CANDLEFLOW_METRICS_PORT``. The producers of the second and later
+shards use the ports after these. The dashboard has only Streamlit's own health page."""
 
 
 class LogSettings(Section):
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged")
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Lowest level that is logged. DEBUG also shows tracebacks of expected errors"
+    )
     format: Literal["text", "json"] = Field(
-        "text", description="json: each line that we log is a JSON object, for log collectors"
+        "text", description="Format of log lines. Use json for log collectors: one JSON object per line"
     )
 
 
@@ -27,10 +29,12 @@ class MetricsSettings(Section):
         0,
         ge=0,
         le=65_535 - max(METRICS_PORTS.values()),
-        description="Metrics and health: the producer's port, and the next ones are the others'; 0: none",
+        description="Port of the producer's metrics and health pages; the other processes use the next "
+        "ones. Set it to monitor with Prometheus; 0: off",
     )
     host: str = Field(
         "127.0.0.1",
         pattern=r"^[A-Za-z0-9.:-]{1,253}$",
-        description="The address that metrics and health are served at; there is no log-in",
+        description="Address to serve metrics and health on. Change it to reach them from other machines; "
+        "there is no login",
     )

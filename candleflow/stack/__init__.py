@@ -38,6 +38,6 @@ COMMANDS = (
         "psql",
         "open psql with the page's read-only role; arguments after it go to psql",
         f"{__name__}.status:psql",
-        takes_anything=True,
+        passes_arguments_on=True,
     ),
 )

@@ -131,7 +131,7 @@ def psql(settings: Settings, arguments: argparse.Namespace) -> int:
         **{_LIBPQ_VARIABLES[name]: value for name, value in dsn.parameters if name in _LIBPQ_VARIABLES},
     }
     sys.stdout.flush()
-    os.execve(program, [program, *arguments.handed_on], {**os.environ, **given})  # nosec B606 # noqa: S606 - no shell is wanted
+    os.execve(program, [program, *arguments.passed_on], {**os.environ, **given})  # nosec B606 # noqa: S606 - no shell is wanted
 
 
 def running_settings(settings: Settings) -> Settings:

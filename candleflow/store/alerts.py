@@ -1,7 +1,8 @@
-"""Alert rules, their states and the outbox, as the roles that may decide, edit and look.
+"""Store alert rules, their states and the outbox of messages.
 
-All changes by the SQL functions that ``roles.py`` lists for the alerter and the editor. Rules and states are
-JSON objects here: the room ``alerts`` knows what they mean. Times are microseconds since the epoch, UTC.
+Three classes use three roles: the alerter decides and sends, the editor adds and removes rules, the reader
+shows them. All changes go through the SQL functions that ``roles.py`` lists for the role. Rules and states
+are JSON objects here; the package ``alerts`` interprets them. Times are microseconds since the epoch, UTC.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from candleflow.store.pool import Pool
 from candleflow.store.sql import CAUGHT_UP, TILES_TIME, as_time, microseconds
 
 _HELD: Final = ("CF001", "CF003")
-"""Codes of our SQL functions: another process decides and sends."""
+"""Error codes of our SQL functions: another process holds the lease on alerts."""
 _CONNECTIONS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRule:
-    """A rule as it is kept: what it says is in ``rule``."""
+    """A stored rule; ``rule`` is its JSON."""
 
     rule_id: int
     rule: Mapping[str, Any]
@@ -40,7 +41,7 @@ class StoredRule:
 
 @dataclass(frozen=True, slots=True)
 class StoredState:
-    """What a rule remembers of a symbol; ``version`` 0: nothing yet."""
+    """A rule's state for one symbol; ``version`` is 0 if there is none yet."""
 
     version: int
     state: Mapping[str, Any]
@@ -48,7 +49,7 @@ class StoredState:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """What is to be told, and to which channels."""
+    """An alert to send, and its channels."""
 
     window: int
     sampled_at: int
@@ -59,7 +60,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A rule's next state for a symbol, where it was at ``version``; with it the alert, if any."""
+    """A rule's next state for a symbol, computed from its state at ``version``, and the alert if it fired."""
 
     rule_id: int
     symbol: str
@@ -70,7 +71,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One alert that is marked as being sent by one channel."""
+    """An alert that is marked as being sent on one channel."""
 
     alert_id: int
     attempt: int
@@ -80,8 +81,8 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """A symbol's last trade, and the finest candle that it is in."""
+class LiveSymbol:
+    """A symbol's last trade and the finest candle of that time; ``window`` is None if there is none."""
 
     symbol: str
     last_trade_id: int
@@ -94,7 +95,7 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class StoredAlert:
-    """An alert as it was decided, and the rule that it is of."""
+    """A decided alert and its rule."""
 
     symbol: str
     window: int
@@ -103,8 +104,8 @@ class StoredAlert:
 
 
 @dataclass(frozen=True, slots=True)
-class ToldAlert:
-    """An alert and how it went by one channel, for people."""
+class DeliveredAlert:
+    """An alert and its delivery on one channel, for display."""
 
     alert_id: int
     rule_id: int
@@ -117,10 +118,10 @@ class ToldAlert:
 
 
 class AlertStore:
-    """For the one process that decides and sends; safe to share among threads.
+    """The store of the one process that decides and sends alerts; thread-safe.
 
-    Each method raises StoreError while PostgreSQL can't answer, and HeldError where another process has the
-    right to decide.
+    Each method raises StoreError while PostgreSQL can't answer, and HeldError if another process holds the
+    lease.
     """
 
     def __init__(self, dsn: Dsn, windows: Windows) -> None:
@@ -132,11 +133,11 @@ class AlertStore:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """For these settings' database; opens nothing yet."""
+        """Create the store for the database in ``settings``; opens no connection yet."""
         return cls(credentials.dsn(settings, Role.ALERTER), settings.windows)
 
     def claim(self, held_by: str) -> None:
-        """Have the right to decide, for as long as a connection kept for it lives."""
+        """Take the lease: it lasts as long as the connection that this call keeps open."""
         self._drop_claim()
         try:
             claim = self._dsn.connect()
@@ -149,7 +150,7 @@ class AlertStore:
         self._claim = claim
 
     def is_held(self) -> bool:
-        """Whether the claim's connection lives; one that died gave the right away."""
+        """Return whether the lease's connection is alive; if not, PostgreSQL has released the lease."""
         if self._claim is None:
             return False
         try:
@@ -161,18 +162,18 @@ class AlertStore:
         return True
 
     def rules(self) -> list[StoredRule]:
-        """Those that weren't removed, the oldest first."""
+        """Return the rules in force, oldest first."""
         return [StoredRule(*row) for row in self._rows(_RULES, {})]
 
     def states(self) -> dict[tuple[int, str], StoredState]:
-        """By rule and symbol, of rules that weren't removed."""
+        """Return the states of the rules in force, by rule and symbol."""
         return {
             (rule_id, symbol): StoredState(version, state)
             for rule_id, symbol, version, state in self._rows(_STATES, {})
         }
 
     def decide(self, decisions: Iterable[Decision]) -> int:
-        """Keep the states and the alerts, all or nothing; how many alerts are new."""
+        """Store all states and alerts in one transaction; return how many alerts are new."""
         texts = [_decision(one) for one in decisions]
         arguments = {"run": self._run_id, "decisions": json.dumps(texts)}
         query = "SELECT decide_alerts(%(run)s, %(decisions)s)"
@@ -180,10 +181,10 @@ class AlertStore:
         return int(decided)
 
     def take(self, channel: str, most: int) -> list[Delivery]:
-        """The channel's next alerts that are due, marked as being sent from here on.
+        """Mark up to ``most`` due alerts of the channel as being sent, and return them.
 
-        What was marked so before is unknown from here on. One thread takes and notes for a channel, so the
-        reply that named those alerts was lost, or what became of them was never noted.
+        Alerts still marked from an earlier call become ``unknown``. Only one thread calls ``take`` and
+        ``note`` for a channel, so PostgreSQL's reply to that call was lost, or the outcome was never noted.
         """
         arguments = {"run": self._run_id, "channel": channel, "most": most}
         query = "SELECT * FROM take_deliveries(%(run)s, %(channel)s, %(most)s)"
@@ -193,9 +194,9 @@ class AlertStore:
     def note(
         self, channel: str, attempted: Sequence[Delivery], state: str, detail: str = "", due_in: float = 0
     ) -> None:
-        """What became of an attempt; ``due_in`` seconds until the next, where it is pending again.
+        """Store the outcome of attempts. If ``state`` is pending, they are due again in ``due_in`` seconds.
 
-        Idempotent: noted once more, it changes nothing.
+        Idempotent: a second call changes nothing.
         """
         self._rows(
             "SELECT note_deliveries(%(channel)s, %(attempted)s, %(state)s, %(detail)s, %(due_in)s)",
@@ -209,45 +210,51 @@ class AlertStore:
         )
 
     def drop_old(self, most: int) -> int:
-        """Delete up to ``most`` of the alerts that are over 90 days old, the oldest first; how many."""
+        """Delete up to ``most`` alerts over 90 days old, the oldest first; return how many."""
         ((dropped,),) = self._rows("SELECT drop_alerts(%(most)s)", {"most": most}, may_repeat=False)
         return int(dropped)
 
     def waiting(self) -> dict[str, int]:
-        """How many alerts are not sent yet, by channel."""
+        """Return the number of alerts not sent yet, by channel."""
         return {channel: int(count) for channel, count in self._rows(_WAITING, {})}
 
-    def sights(self) -> list[Sight]:
-        """Every symbol that has had a trade, by name."""
-        return [Sight(*row) for row in self._rows(_SIGHTS, self._interval())]
+    def live_symbols(self) -> list[LiveSymbol]:
+        """Return every symbol that has had a trade, ordered by name."""
+        return [LiveSymbol(*row) for row in self._rows(_SIGHTS, self._interval())]
 
     def closed(self, symbol: str, since: int, limit: int) -> list[Bar]:
-        """The newest closed candles that open after ``since``, oldest first; of sliding ones, what tiles."""
+        """Return the newest ``limit`` closed candles that open after ``since``, oldest first.
+
+        Of sliding windows, only those that don't overlap.
+        """
         arguments = {**self._interval(), "symbol": symbol, "since": as_time(since), "limit": limit}
         return [Bar(*row) for row in self._rows(_CLOSED, arguments)][::-1]
 
     def alert(self, alert_id: int) -> StoredAlert | None:
-        """The alert with this number."""
+        """Return the alert with this number, or None."""
         rows = self._rows(_ALERT, {"alert_id": alert_id})
         return StoredAlert(*rows[0]) if rows else None
 
     def drawn(self, symbol: str, until: int, windows: int) -> list[Bar]:
-        """The candles of so many windows, the last opening at ``until``; of sliding ones, what tiles."""
+        """Return the candles to draw: those of the ``windows`` windows up to the one that opens at ``until``.
+
+        Of sliding windows, only those that don't overlap.
+        """
         since = until - windows * self._windows.size_us
         arguments = {**self._interval(), "symbol": symbol, "since": as_time(since), "until": as_time(until)}
         return [Bar(*row) for row in self._rows(_DRAWN, arguments)]
 
     def missing(self, since: int) -> dict[str, int]:
-        """By symbol, how many trade ids are missing between the minutes that open at ``since`` or later."""
+        """Return the number of missing trade ids per symbol since the minute that opens at ``since``."""
         return {symbol: int(ids) for symbol, ids in self._rows(_MISSING, {"since": as_time(since)})}
 
     def caught_up_at(self, topic: str) -> int | None:
-        """When the processor last had all of the topic in the candles; None where it never did."""
+        """Return when the processor last had merged the whole topic; None if it never had."""
         rows = self._rows(CAUGHT_UP, {"topic": topic})
         return int(rows[0][0]) if rows else None
 
     def close(self) -> None:
-        """Give the right to decide away, and close the connections."""
+        """Release the lease and close the connections."""
         self._drop_claim()
         self._pool.drop_idle()
 
@@ -274,7 +281,7 @@ class AlertStore:
 class AlertEditor:
     """Adds and removes rules, as the role that may do nothing else.
 
-    Raises StoreError, and UnknownOutcomeError where the rule may have been added or removed nonetheless.
+    Methods raise StoreError; UnknownOutcomeError if the rule may have been added or removed nonetheless.
     """
 
     def __init__(self, dsn: Dsn) -> None:
@@ -282,46 +289,46 @@ class AlertEditor:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """For these settings' database; opens nothing yet."""
+        """Create the store for the database in ``settings``; opens no connection yet."""
         return cls(credentials.dsn(settings, Role.EDITOR))
 
     def add(self, rule: Mapping[str, Any]) -> int:
-        """The new rule's number."""
+        """Add a rule; return its number."""
         ((rule_id,),) = self._pool.rows("SELECT add_alert_rule(%(rule)s)", {"rule": json.dumps(rule)})
         return int(rule_id)
 
     def remove(self, rule_id: int) -> bool:
-        """Whether there was such a rule. What it has decided is still sent."""
+        """Remove a rule; return whether it existed. Alerts that it has decided are still sent."""
         ((found,),) = self._pool.rows("SELECT remove_alert_rule(%(rule_id)s)", {"rule_id": rule_id})
         return bool(found)
 
     def close(self) -> None:
-        """Close the idle connection; it may still be used."""
+        """Close the idle connection; the object stays usable."""
         self._pool.drop_idle()
 
 
 class AlertReader:
-    """Rules and what became of alerts, as the page's role. Raises StoreError."""
+    """Reads rules and deliveries of alerts, as the reader role. Methods raise StoreError."""
 
     def __init__(self, dsn: Dsn) -> None:
         self._pool = Pool(dsn, 2)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """For these settings' database; opens nothing yet."""
+        """Create the store for the database in ``settings``; opens no connection yet."""
         return cls(credentials.dsn(settings, Role.READER))
 
     def rules(self) -> list[StoredRule]:
-        """Those that weren't removed, the oldest first."""
+        """Return the rules in force, oldest first."""
         return [StoredRule(*row) for row in self._pool.rows(_RULES, {}, may_repeat=True)]
 
-    def latest(self, limit: int) -> list[ToldAlert]:
-        """The latest alerts, a line for each channel, the newest first."""
+    def latest(self, limit: int) -> list[DeliveredAlert]:
+        """Return the deliveries of the latest ``limit`` alerts, newest first, one item per channel."""
         rows = self._pool.rows(_LATEST, {"limit": limit}, may_repeat=True)
-        return [ToldAlert(*row) for row in rows]
+        return [DeliveredAlert(*row) for row in rows]
 
     def close(self) -> None:
-        """Close the idle connections; it may still be used."""
+        """Close the idle connections; the object stays usable."""
         self._pool.drop_idle()
 
 

@@ -1,4 +1,4 @@
-"""Old rows, deleted in batches that shrink where PostgreSQL can't delete so many in time."""
+"""Delete old rows in batches, and in smaller batches if PostgreSQL is too slow."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ from candleflow.errors import StoreError
 _log = logging.getLogger(__name__)
 
 MOST: Final = 1_000
-"""Rows in a batch: some tens of milliseconds, in which nothing else of the caller's waits long."""
+"""Rows per batch: they take some tens of milliseconds, so the caller's other work is not delayed."""
 
 
 class Clearing:
-    """The deletion of one table's old rows. ``rows``: what they are called in the log."""
+    """Deletes one table's old rows, batch by batch. ``rows`` is what the log calls them."""
 
     def __init__(self, rows: str, most: int = MOST) -> None:
         self._rows = rows
         self._most = self._batch = most
 
     def step(self, drop: Callable[[int], int]) -> bool:
-        """Delete one batch by ``drop``, which is told the most and returns how many went.
+        """Delete one batch by calling ``drop(most)``, which returns the number of deleted rows.
 
-        Returns whether more may be left.
-        Where it raises StoreError, a statement timeout above all, the next batch has half as many: what else
-        the caller has to do doesn't depend on it.
+        Return whether more may be left. If ``drop`` raises StoreError, such as for a statement timeout, log
+        it and halve the next batch: the caller's other work must not fail for it.
         """
         try:
             dropped = drop(self._batch)
         except StoreError as error:
             self._batch = max(1, self._batch // 2)
-            _log.info("%s can't be deleted now, the next batch has %d: %s", self._rows, self._batch, error)
+            _log.info("can't delete old %s now, will retry with %d rows: %s", self._rows, self._batch, error)
             return False
         is_full = dropped >= self._batch
         self._batch = min(self._most, 2 * self._batch)

@@ -1,9 +1,9 @@
-"""Where PostgreSQL is and as whom: addresses with passwords that no repr shows.
+"""Passwords and connection parameters of each PostgreSQL role.
 
-A password comes from the settings, else from ``<data_dir>/run/credentials.json``, a JSON object of role names
-and passwords that only its owner may read. All but the owner's are made at random and kept
-there the first time they are asked for; the owner's default is the one that docker-compose.yml documents, as
-that server listens on the loopback only.
+A password comes from the settings, else from ``<data_dir>/run/credentials.json``: a JSON object of role names
+and passwords that only the file's owner may read. A missing password is generated at random and stored there,
+except the owner's. The owner's default is the one in docker-compose.yml, whose server listens on the loopback
+address only.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 - a class
 
 from candleflow.errors import StoreError
 from candleflow.settings import Settings
-from candleflow.store.roles import Role as Role  # whoever asks for a password names one
+from candleflow.store.roles import Role as Role  # exported: callers pass a role
 
 FILE_NAME: Final = "credentials.json"
 DEVELOPMENT_PASSWORD: Final = "candleflow"  # noqa: S105 - documented in docker-compose.yml, loopback only
 CONNECT_SECONDS: Final = 5
-"""How long a server that says nothing is waited for."""
+"""Connect timeout."""
 _RANDOM_BYTES: Final = 24
 
-# libpq's names for what PostgreSQL's JDBC driver calls otherwise, or the same.
+# From libpq's parameter names to those of PostgreSQL's JDBC driver.
 _JDBC_PARAMETERS: Final = {
     name: name for name in ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword")
 } | {
@@ -45,7 +45,7 @@ _JDBC_PARAMETERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Dsn:
-    """All that a connection needs, the password in no repr; ``parameters`` are libpq's, from the address."""
+    """The data of a connection; ``parameters`` are libpq's. No repr shows the password."""
 
     host: str
     port: int
@@ -55,7 +55,7 @@ class Dsn:
     parameters: tuple[tuple[str, str], ...] = ()
 
     def keywords(self) -> dict[str, Any]:
-        """For ``psycopg2.connect``; holds the password."""
+        """Return keyword arguments for ``psycopg2.connect``, with the password."""
         return {
             "connect_timeout": CONNECT_SECONDS,
             "application_name": "candleflow",
@@ -68,22 +68,22 @@ class Dsn:
         }
 
     def connect(self, **more: Any) -> Connection:
-        """A new connection; raises psycopg2's OperationalError while there is none to be had."""
+        """Open a new connection; raises psycopg2's OperationalError if that fails."""
         connection: Connection = psycopg2.connect(**(self.keywords() | more))
         return connection
 
     def url(self) -> str:
-        """As ``postgresql://user:password@host:port/database``, ready to connect with."""
+        """Return ``postgresql://user:password@host:port/database``."""
         credentials = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
         query = f"?{urlencode(self.parameters, quote_via=quote)}" if self.parameters else ""
         return f"postgresql://{credentials}@{self._address()}{query}"
 
     def jdbc_url(self) -> str:
-        """For PostgreSQL's JDBC driver, without user and password: those are in ``jdbc_properties``."""
+        """Return the URL for PostgreSQL's JDBC driver; user and password are in ``jdbc_properties``."""
         return f"jdbc:postgresql://{self._address()}"
 
     def jdbc_properties(self) -> dict[str, str]:
-        """User, password and the address's parameters as the JDBC driver names them; times in seconds."""
+        """Return user, password and parameters by the JDBC driver's names; times are in seconds."""
         known = {_JDBC_PARAMETERS[name]: value for name, value in self.parameters if name in _JDBC_PARAMETERS}
         return {
             "ApplicationName": "candleflow",
@@ -112,7 +112,7 @@ _ADVICE: Final = {
 
 
 def advised(error: psycopg2.Error) -> str | None:
-    """Where a setting is to blame for an error: PostgreSQL's line, and the setting to look at."""
+    """Return PostgreSQL's line with the setting to check, if the error is a known configuration problem."""
     for line in str(error).strip().splitlines():
         for said, advice in _ADVICE.items():
             if said in line:
@@ -121,13 +121,16 @@ def advised(error: psycopg2.Error) -> str | None:
 
 
 def role_name(settings: Settings, role: Role) -> str:
-    """What PostgreSQL calls the role."""
+    """Return the role's name in PostgreSQL."""
     owner = settings.database.owner
     return owner if role is Role.OWNER else f"{owner}_{role}"
 
 
 def dsn(settings: Settings, role: Role) -> Dsn:
-    """How ``role`` connects; raises StoreError if the file of credentials can't be read or written."""
+    """Return the connection parameters of ``role``.
+
+    Raises StoreError if the credentials file can't be read or written.
+    """
     address = settings.database
     return Dsn(
         host=address.host,
@@ -140,14 +143,14 @@ def dsn(settings: Settings, role: Role) -> Dsn:
 
 
 def reader_url(settings: Settings) -> str:
-    """The page's address of PostgreSQL, with its password: ready to connect with, for people and tools."""
+    """Return the reader role's URL with its password, for psql and other tools."""
     return dsn(settings, Role.READER).url()
 
 
 def password(settings: Settings, role: Role) -> str:
-    """The role's password; any but the owner's is made and kept if there is none yet.
+    """Return the role's password; generate and store it if there is none (except the owner's).
 
-    Raises StoreError if the file of credentials can't be read or written.
+    Raises StoreError if the credentials file can't be read or written.
     """
     role = Role(role)
     given = settings.postgres.password_of(role)
@@ -163,15 +166,15 @@ def password(settings: Settings, role: Role) -> str:
 
 
 def keep(settings: Settings, role: Role, new_password: str, *, replace: bool = True) -> str:
-    """Keep a role's password in the file; without ``replace``, one that is there already stays.
+    """Store a role's password in the file; without ``replace``, an existing one stays.
 
-    Returns the password now kept. Raises StoreError if the file can't be read or written.
+    Return the password that is now stored. Raises StoreError if the file can't be read or written.
     """
     return keep_in(_file(settings), role_name(settings, Role(role)), new_password, replace=replace)
 
 
 def keep_in(file: Path, name: str, new_password: str, *, replace: bool = True) -> str:
-    """As ``keep``, for any file and name of a role."""
+    """Do as ``keep``, for any file and PostgreSQL role name."""
     with _locked(file):
         kept = read(file)
         if replace or name not in kept:
@@ -185,22 +188,25 @@ def _file(settings: Settings) -> Path:
 
 
 def read(file: Path) -> dict[str, str]:
-    """The file's passwords by role; empty where there is no file. Raises StoreError."""
+    """Return the file's passwords by role name; empty if there is no file.
+
+    Raises StoreError if it can't be read or is not valid.
+    """
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise StoreError(f"the passwords in {file} can't be read: {error.strerror}") from None
+        raise StoreError(f"can't read the passwords in {file}: {error.strerror}") from None
     except ValueError:
         kept = None  # its text may hold passwords, so it goes into no message
     if not isinstance(kept, dict) or not all(isinstance(value, str) for value in kept.values()):
-        raise StoreError(f"{file} is not a JSON object of roles and passwords: mend it or delete it")
+        raise StoreError(f"{file} is not a JSON object of roles and passwords: correct or delete it")
     return kept
 
 
 def _write(file: Path, kept: dict[str, str]) -> None:
-    """Replace the file in one step; the new one is private from its first byte."""
+    """Replace the file atomically; the new one has mode 600 before anything is written to it."""
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         beside.unlink(missing_ok=True)
@@ -211,17 +217,17 @@ def _write(file: Path, kept: dict[str, str]) -> None:
             os.fsync(text.fileno())
         beside.replace(file)
     except OSError as error:
-        raise StoreError(f"the passwords can't be written to {file}: {error.strerror}") from None
+        raise StoreError(f"can't write the passwords to {file}: {error.strerror}") from None
 
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    """One writer at a time, over all processes; the kernel frees the lock of one that dies."""
+    """Hold an exclusive lock across processes; the kernel releases it if the process dies."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise StoreError(f"the passwords can't be written to {file}: {error.strerror}") from None
+        raise StoreError(f"can't write the passwords to {file}: {error.strerror}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

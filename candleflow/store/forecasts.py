@@ -1,7 +1,7 @@
-"""Forecasts in PostgreSQL: kept before their windows begin, scored once, read by the page.
+"""Store forecasts in PostgreSQL: each is kept before its window begins, and scored once.
 
-Written by the SQL functions that ``roles.py`` lists for the forecaster. Times are microseconds since the
-epoch, UTC; prices are floats where they are forecasts, and exact where they came to be.
+All changes go through the SQL functions that ``roles.py`` lists for the forecaster. Times are microseconds
+since the epoch, UTC. Forecast prices are floats, real prices are exact decimals.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from candleflow.store.reader import with_quiet
 from candleflow.store.sql import CANDLE_COLUMNS, TILES_TIME, as_time, microseconds
 
 ANSWER_SECONDS: Final = 12.0
-"""Above the role's statement_timeout."""
+"""Deadline of a query; above the role's statement_timeout, so that the server ends a slow one first."""
 
 _CONNECTIONS: Final = 2
 
 
 class NewForecast(NamedTuple):
-    """One to be kept: of the close of the symbol's finest candle that opens at ``open_time``."""
+    """A forecast to store: of the close of the symbol's finest candle that opens at ``open_time``."""
 
     symbol: str
     open_time: int
@@ -40,7 +40,7 @@ class NewForecast(NamedTuple):
 
 
 class KeptForecast(NamedTuple):
-    """One as it was kept; ``actual`` is None until its candle has closed complete."""
+    """A stored forecast; ``actual`` is None until its candle is closed and complete."""
 
     open_time: int
     made_at: int
@@ -53,7 +53,7 @@ class KeptForecast(NamedTuple):
 
 
 class Close(NamedTuple):
-    """What came: the close of a complete candle, or of a quiet one."""
+    """The real close of a complete candle, or of a quiet one (a window without trades)."""
 
     symbol: str
     open_time: int
@@ -61,7 +61,7 @@ class Close(NamedTuple):
 
 
 class ForecastStore:
-    """Safe to share among threads. Each method raises StoreError while PostgreSQL can't answer."""
+    """Reads and writes forecasts; thread-safe. Methods raise StoreError while PostgreSQL can't answer."""
 
     def __init__(self, dsn: Dsn, windows: Windows) -> None:
         self._pool = Pool(dsn, _CONNECTIONS)
@@ -69,14 +69,15 @@ class ForecastStore:
 
     @classmethod
     def from_settings(cls, settings: Settings, role: Role) -> Self:
-        """For these settings' database, as the forecaster or as the reader; opens nothing yet."""
+        """Create the store for the forecaster or the reader role; opens no connection yet."""
         return cls(credentials.dsn(settings, role), settings.windows)
 
     def candles(self, since: Mapping[str, int | None], limit: int) -> dict[str, list[StoredCandle]]:
-        """By symbol its finest candles that have closed, from an open time on (None: ever), oldest first.
+        """Return the newest ``limit`` closed finest candles of each symbol, oldest first.
 
-        The newest ``limit`` of each, with the quiet ones between them; of sliding ones those that tile time.
-        Incomplete ones are among them: they are no candles to forecast from, and break the chain.
+        ``since`` has the earliest open time per symbol (None: no limit). Quiet windows are filled in by
+        ``with_quiet``; of sliding windows, only those that don't overlap count. Incomplete candles are
+        included, so that the caller sees where the sequence breaks.
         """
         rows = self._rows(
             _CANDLES,
@@ -97,23 +98,23 @@ class ForecastStore:
         }
 
     def keep(self, made: Sequence[NewForecast]) -> int:
-        """Keep those whose windows haven't begun, and that aren't there yet; how many."""
+        """Store the forecasts whose window hasn't begun and that aren't stored yet; return how many."""
         return self._count("SELECT keep_forecasts(%(rows)s, %(interval)s)", [one._asdict() for one in made])
 
     def score(self, closes: Sequence[Close]) -> int:
-        """Write down what came, where it isn't yet; how many forecasts that scored."""
+        """Store the real closes of forecasts that have none yet; return how many were scored."""
         rows = [one._asdict() | {"close": str(one.close)} for one in closes]
         return self._count("SELECT score_forecasts(%(rows)s, %(interval)s)", rows)
 
     def drop_before(self, time: int, most: int) -> int:
-        """Delete up to ``most`` of the forecasts of windows that began before ``time``; how many."""
+        """Delete up to ``most`` forecasts of windows that began before ``time``; return how many."""
         ((dropped,),) = self._rows(
             "SELECT drop_forecasts(%(before)s, %(most)s)", {"before": time, "most": most}
         )
         return int(dropped)
 
     def recent(self, symbol: str, since: int, limit: int) -> list[KeptForecast]:
-        """The newest ``limit`` forecasts of windows that open at ``since`` or later, oldest first."""
+        """Return the newest ``limit`` forecasts of windows that open at ``since`` or later, oldest first."""
         rows = self._rows(
             _RECENT,
             {
@@ -126,7 +127,7 @@ class ForecastStore:
         return [KeptForecast(*row) for row in reversed(rows)]
 
     def close(self) -> None:
-        """Close the idle connections; it may still be used."""
+        """Close the idle connections; the object stays usable."""
         self._pool.drop_idle()
 
     def _count(self, query: str, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -136,7 +137,7 @@ class ForecastStore:
         return int(count)
 
     def _rows(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        # Every function that is called here changes nothing more when it is called again.
+        # may_repeat: every function that is called here is idempotent.
         return self._pool.rows(query, arguments, within_seconds=ANSWER_SECONDS, may_repeat=True)
 
 

@@ -1,7 +1,7 @@
-"""Candles that don't come from the topic, merged into those that do: as the auditor's role.
+"""Merge candles from the exchange's klines or archive into the stored ones, as the auditor role.
 
-Each call is one transaction of PostgreSQL's function ``load_history``, behind the same lock as a processor's
-batches, and bounded in time like all that the auditor asks.
+Each call is one transaction of the SQL function ``load_history``. It takes the same lock as the processor's
+batches, and has a deadline.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from candleflow.store.pool import QUERY_SECONDS, Pool
 
 
 class Source(StrEnum):
-    """Where candles come from that the topic has no trades of; the names in the column ``source``."""
+    """Sources of candles other than Kafka, as named in the column ``source``."""
 
     KLINE = "kline"
     ARCHIVE = "archive"
 
 
 class HistoryStore:
-    """Loads history; safe to share among threads. A call raises StoreError while PostgreSQL can't answer.
+    """Loads history; thread-safe. A call raises StoreError while PostgreSQL can't answer.
 
-    After UnknownOutcomeError it may have been done: made again, it then answers that all its ids are in.
+    After UnknownOutcomeError the call may have been committed. Repeat it: it then returns all its ids as
+    already stored.
     """
 
     def __init__(self, dsn: Dsn, windows: Windows, *, seconds: float = QUERY_SECONDS) -> None:
-        """``seconds``: how long a call may take, the processor's batch that it may stand behind included."""
+        """``seconds`` is the deadline of a call, including the wait for a processor's batch to end."""
         self._pool = Pool(dsn, 1)
         self._seconds = seconds
         self._windows = encode_windows(windows)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, seconds: float = QUERY_SECONDS) -> Self:
-        """For these settings' database; opens nothing yet."""
+        """Create the store for the database in ``settings``; opens no connection yet."""
         return cls(credentials.dsn(settings, Role.AUDITOR), settings.windows, seconds=seconds)
 
     def load(self, partials: Sequence[str], source: Source, closes_until: int) -> Mapping[str, str] | None:
-        """Merge partial candles, encoded by ``market.partial``, of the finest windows, all of them or none.
+        """Merge partial candles of the finest windows, encoded by ``market.partial``, in one transaction.
 
-        ``closes_until``, in microseconds: up to there the time is over, and the symbols' candles that end by
-        then are closed.
+        Then close the symbols' candles that end by ``closes_until`` (microseconds).
 
-        None where it was done; where ids of them are in candles already, those, by symbol, as an
-        int8multirange's text: then nothing was changed.
+        Return None on success. If some ids are in stored candles already, change nothing, and return those
+        ids by symbol, as an int8multirange's text.
         """
         ((answer,),) = self._pool.rows(
             _LOAD,
@@ -65,7 +65,7 @@ class HistoryStore:
         return ids
 
     def close(self) -> None:
-        """Close the idle connection; the store may still be used."""
+        """Close the idle connection; the object stays usable."""
         self._pool.drop_idle()
 
 

@@ -1,7 +1,7 @@
-"""Questions to PostgreSQL with deadlines: a few connections, for every store that reads or calls functions.
+"""A small connection pool whose queries have deadlines.
 
-Nobody waits longer than the deadline says, whether PostgreSQL is down, cut off or stopped in mid-answer; and
-a pool finds it again by itself.
+No caller waits longer than the deadline, even if PostgreSQL is down, unreachable or stops in the middle of an
+answer. The pool reconnects when PostgreSQL is back.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from candleflow.store.credentials import Dsn
 
 CONNECT_SECONDS: Final = 3.0
 QUERY_SECONDS: Final = 6.0
-"""Above the reader's statement_timeout, so that a slow query is ended by the server, cleanly."""
+"""Default deadline; above the reader's statement_timeout, so that the server ends a slow query first."""
 
 _SERVER_IS_GOING: Final = frozenset({None, "57P01", "57P02", "57P03"})
-"""No code at all (the connection broke), or PostgreSQL's own: shutdown, crash, can't connect now."""
+"""Error codes for a lost server: None (the connection broke), shutdown, crash, can't connect now."""
 
 
 class Pool:
-    """Each connection is used by one thread at a time, made when needed and dropped when it fails."""
+    """Up to ``size`` connections, each used by one thread at a time, and reopened after a failure."""
 
     def __init__(self, dsn: Dsn, size: int) -> None:
         self._dsn = dsn
@@ -46,11 +46,11 @@ class Pool:
         within_seconds: float | None = None,
         may_repeat: bool = False,
     ) -> Sequence[tuple[Any, ...]]:
-        """All rows of a query, within QUERY_SECONDS or as long as is said.
+        """Return all rows of a query within ``within_seconds``, or QUERY_SECONDS if that is None.
 
-        ``may_repeat``: the query is idempotent, so it is asked again, on a new connection, where the reply of
-        a kept one was cut off. Any other is asked once: where its reply is cut off or late, PostgreSQL may
-        have done it, and UnknownOutcomeError says so. Raises StoreError for every other failure.
+        ``may_repeat`` says that the query is idempotent: if an idle connection turns out to be broken, it is
+        run once more on a new one. Any other query runs once. If its reply is cut off or late, PostgreSQL may
+        have committed it, and the call raises UnknownOutcomeError. Raises StoreError for every other failure.
         """
         seconds = QUERY_SECONDS if within_seconds is None else within_seconds
         with self._place():
@@ -60,7 +60,7 @@ class Pool:
             except (psycopg2.Error, TimeoutError) as error:
                 if kept is None or not may_repeat or not _is_cut_off(error):
                     raise _failure(self._dsn, error, may_repeat=may_repeat) from error
-            self.drop_idle()  # PostgreSQL was away: what it left behind is dead
+            self.drop_idle()  # PostgreSQL restarted: the other connections are broken too
             try:
                 return self._ask(self._connect(), query, arguments, seconds)
             except (psycopg2.Error, TimeoutError) as error:
@@ -75,7 +75,9 @@ class Pool:
     @contextmanager
     def _place(self) -> Iterator[None]:
         if not self._places.acquire(timeout=QUERY_SECONDS):
-            raise StoreError("every connection for reading candles is busy")
+            raise StoreError(
+                f"all connections to PostgreSQL at {self._dsn.host}:{self._dsn.port} are busy; try again"
+            )
         try:
             yield
         finally:
@@ -91,7 +93,8 @@ class Pool:
         return None
 
     def _connect(self) -> Connection:
-        # Asynchronous, as libpq's own calls have no deadline; such a connection is always in autocommit.
+        # Asynchronous, because libpq's blocking calls have no deadline. Such a connection is always in
+        # autocommit.
         try:
             connection = self._dsn.connect(async_=True)
             _finish(connection, CONNECT_SECONDS)
@@ -102,7 +105,7 @@ class Pool:
     def _ask(
         self, connection: Connection, query: str, arguments: Mapping[str, Any], seconds: float
     ) -> Sequence[tuple[Any, ...]]:
-        """Query, and keep the connection if all went well; close it if not, its state being unknown."""
+        """Run the query; keep the connection on success, and close it on failure, as its state is unknown."""
         try:
             cursor = connection.cursor()
             cursor.execute(query, arguments)
@@ -117,14 +120,14 @@ class Pool:
 
 
 def _was_ended(connection: Connection) -> bool:
-    """Whether PostgreSQL has said something since the last reply: that it ended this connection."""
+    """Return whether an idle connection has data to read: PostgreSQL only sends some when it ends it."""
     poller = select.poll()
     poller.register(connection.fileno(), select.POLLIN)
     return bool(poller.poll(0))
 
 
 def _finish(connection: Connection, seconds: float) -> None:
-    """Wait until what was begun is done. Raises TimeoutError, the connection closed, when the time is up."""
+    """Wait until the pending operation ends. On timeout, close the connection and raise TimeoutError."""
     deadline = time.monotonic() + seconds
     while (state := connection.poll()) != POLL_OK:
         poller = select.poll()
@@ -147,4 +150,4 @@ def _failure(dsn: Dsn, error: psycopg2.Error | TimeoutError, *, may_repeat: bool
         words = f"PostgreSQL at {dsn.host}:{dsn.port} can't answer: {reason}"
     if may_repeat or not (isinstance(error, TimeoutError) or _is_cut_off(error)):
         return StoreError(words)
-    return UnknownOutcomeError(f"{words}; it may have done what was asked: look before you repeat it")
+    return UnknownOutcomeError(f"{words}; the change may have been made: check before you repeat it")

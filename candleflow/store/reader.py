@@ -1,8 +1,8 @@
-"""Candles as the page asks for them: any bucket that a stored interval divides, exact, a few rows a question.
+"""Read candles for the dashboard, of any bucket size that a stored interval divides.
 
-A bucket that is stored is read as it is; another (15 s, 30 s) is folded in SQL from the coarsest stored
-interval that divides it, by the same rules as every candle. Of sliding windows those count that tile time.
-Times are microseconds since the epoch, UTC.
+A stored interval is read directly. Another bucket (15 s, 30 s) is aggregated in SQL from the coarsest stored
+interval that divides it, by the same rules as every candle. Of sliding windows, only those that don't overlap
+count. Times are microseconds since the epoch, UTC.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from candleflow.store.pool import Pool
 from candleflow.store.sql import CANDLE_COLUMNS, CAUGHT_UP, TILES_TIME, as_time, microseconds
 
 CONNECTIONS: Final = 4
-"""Enough for twenty viewers: a question takes a few milliseconds."""
+"""Enough for twenty viewers: a query takes a few milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A stored interval that a bucket is read from, ``parts`` to the bucket."""
+    """A stored interval that a bucket is read from; ``parts`` of its candles make one bucket."""
 
     interval: str
     seconds: int
@@ -35,10 +35,7 @@ class _Stored:
 
 
 class CandleReader:
-    """Answers from PostgreSQL as the reader role; safe to share among threads.
-
-    Each method raises StoreError while PostgreSQL can't answer.
-    """
+    """Reads candles as the reader role; thread-safe. Methods raise StoreError if PostgreSQL is away."""
 
     def __init__(self, dsn: Dsn, windows: Windows, *, connections: int = CONNECTIONS) -> None:
         self._pool = Pool(dsn, connections)
@@ -46,11 +43,11 @@ class CandleReader:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """The reader of these settings' database; opens nothing yet."""
+        """Create the reader for the database in ``settings``; opens no connection yet."""
         return cls(credentials.dsn(settings, Role.READER), settings.windows)
 
     def has_bucket(self, bucket_seconds: int) -> bool:
-        """Whether a stored interval divides the bucket."""
+        """Return whether a stored interval divides the bucket."""
         try:
             self._stored_for(bucket_seconds)
         except MarketError:
@@ -58,9 +55,9 @@ class CandleReader:
         return True
 
     def candles(self, symbol: str, bucket_seconds: int, since: int | None, limit: int) -> list[StoredCandle]:
-        """The newest ``limit`` candles that open at ``since`` or later (None: ever), oldest first.
+        """Return the newest ``limit`` candles that open at ``since`` or later (None: no limit), oldest first.
 
-        With those of quiet windows (``with_quiet``). Raises MarketError for a bucket that no stored interval
+        Quiet windows are filled in by ``with_quiet``. Raises MarketError for a bucket that no stored interval
         divides.
         """
         stored = self._stored_for(bucket_seconds)
@@ -72,8 +69,9 @@ class CandleReader:
     def open_gaps(
         self, symbol: str, bucket_seconds: int, since: int | None, limit: int, newest: int
     ) -> OpenGaps:
-        """The holes between the first and the last trade id of what ``candles`` gives, ``newest`` of them
-        one by one. Raises MarketError as it does.
+        """Return the gaps in the trade ids of the candles that ``candles`` returns for the same arguments.
+
+        The totals count all gaps; only the ``newest`` are listed. Raises MarketError as ``candles`` does.
         """
         parts, arguments = self._parts(symbol, bucket_seconds, since, limit)
         rows = self._rows(_OPEN_GAPS.format(parts=parts), arguments | {"newest": newest})
@@ -83,9 +81,10 @@ class CandleReader:
         return OpenGaps(int(count), int(trades), tuple(OpenGap(*map(int, row[2:])) for row in rows))
 
     def within(self, symbol: str, interval: str, since: int, until: int) -> list[StoredCandle]:
-        """The candles of a stored interval that open in [since, until), and the first after; oldest first.
+        """Return the candles of a stored interval that open in [since, until), and the next one, oldest
+        first.
 
-        As they lie in the table, none folded. The one after shows whether trade ids are missing in between.
+        The next one shows whether trade ids are missing at the end.
         """
         rows = self._rows(
             _WITHIN,
@@ -99,14 +98,14 @@ class CandleReader:
         return [StoredCandle(symbol, interval, *row) for row in sorted(rows)]
 
     def first_open_time(self, symbol: str, interval: str) -> int | None:
-        """The open time of the symbol's first candle of a stored interval, None where it has none."""
+        """Return the open time of the symbol's first candle of a stored interval, None if it has none."""
         rows = self._rows(_FIRST, {"symbol": symbol, "interval": interval})
         return int(rows[0][0]) if rows else None
 
     def id_ranges(self, symbol: str, since: int, until: int) -> list[tuple[int, int]]:
-        """The trade ids in the finest candles that open at ``since`` or later and end by ``until``.
+        """Return the trade ids in the finest candles that open at ``since`` or later and end by ``until``.
 
-        As ranges ``[lower, upper)`` in order, nearly always a single one.
+        The result is ordered ranges ``[lower, upper)``, nearly always one.
         """
         rows = self._rows(
             _ID_RANGES,
@@ -120,27 +119,27 @@ class CandleReader:
         return [(int(lower), int(upper)) for lower, upper in rows]
 
     def caught_up_at(self, topic: str) -> int | None:
-        """When the processor last said that it had read the whole topic; None where it never did."""
+        """Return when the processor last had merged the whole topic; None if it never had."""
         rows = self._rows(CAUGHT_UP, {"topic": topic})
         return int(rows[0][0]) if rows else None
 
     def symbols(self) -> list[SymbolState]:
-        """Every symbol that has had a trade, by name."""
+        """Return every symbol that has had a trade, ordered by name."""
         return [SymbolState(*row) for row in self._rows(_SYMBOLS, {})]
 
     def days(self) -> list[DayOfSymbol]:
-        """The last day of every symbol that has candles, by name: at most 96 rows of each, by the index."""
+        """Return the last 24 hours of each symbol, ordered by name: at most 96 candles of 15 minutes each."""
         return [
             DayOfSymbol(symbol, tuple(open_times), tuple(closes), first_open)
             for symbol, open_times, closes, first_open in self._rows(_DAYS, {})
         ]
 
     def counts(self) -> dict[str, int]:
-        """Records by outcome: ``received``, ``merged``, ``duplicate``, ``late``, ``rejected: not JSON``."""
+        """Return the number of records by outcome, such as ``merged`` or ``rejected: not JSON``."""
         return {outcome: int(records) for outcome, records in self._rows(_COUNTS, {})}
 
     def close(self) -> None:
-        """Close the idle connections; the reader may still be used."""
+        """Close the idle connections; the object stays usable."""
         self._pool.drop_idle()
 
     def _rows(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
@@ -149,7 +148,7 @@ class CandleReader:
     def _question(
         self, symbol: str, bucket_seconds: int, since: int | None, limit: int
     ) -> tuple[str, dict[str, Any]]:
-        """The query for a bucket's candles, and its arguments."""
+        """Return the query for a bucket's candles, and its arguments."""
         parts, arguments = self._parts(symbol, bucket_seconds, since, limit)
         is_stored = self._stored_for(bucket_seconds).parts == 1
         return (_STORED_CANDLES if is_stored else _FOLDED_CANDLES).format(parts=parts), arguments
@@ -157,7 +156,7 @@ class CandleReader:
     def _parts(
         self, symbol: str, bucket_seconds: int, since: int | None, limit: int
     ) -> tuple[str, dict[str, Any]]:
-        """The query for the stored candles that a bucket's are made of, and its arguments."""
+        """Return the query for the stored candles that make up a bucket, and its arguments."""
         stored = self._stored_for(bucket_seconds)
         bucket_us = bucket_seconds * SECOND_US
         opens_from = None if since is None else -(-since // bucket_us) * bucket_us
@@ -173,7 +172,7 @@ class CandleReader:
         }
 
     def _stored_for(self, bucket_seconds: int) -> _Stored:
-        """The coarsest stored interval that divides the bucket."""
+        """Return the coarsest stored interval that divides the bucket."""
         finest = self._windows.size_us // SECOND_US
         stored = {self._windows.interval: finest} | {
             name: seconds for name, seconds in ROLL_UPS.items() if seconds > finest
@@ -186,10 +185,10 @@ class CandleReader:
 
 
 def with_quiet(candles: Sequence[StoredCandle], size_us: int, limit: int) -> list[StoredCandle]:
-    """The newest ``limit`` of the candles and of those between them that had no trade.
+    """Fill quiet windows between the candles with flat candles; return the newest ``limit``, oldest first.
 
-    As Binance does with a kline without trades, such a one is flat at the close before it. Only where the ids
-    go on without a hole is it known that nothing was traded; elsewhere nothing is put.
+    Like Binance's klines without trades, a flat candle has the previous close. A window is quiet only if the
+    trade ids continue across it without a gap; where ids are missing, nothing is filled in.
     """
     filled: list[StoredCandle] = []
     for before in reversed(candles):
@@ -231,7 +230,7 @@ _PARTS: Final = """
 
 _STORED_CANDLES: Final = f"SELECT {CANDLE_COLUMNS} FROM ({{parts}}) part"  # nosec B608 # noqa: S608 - constants of this module
 
-# A hole is what lies between one range of ids and the next.
+# A gap lies between one range of ids and the next.
 _OPEN_GAPS: Final = f"""
     WITH part AS MATERIALIZED (
         SELECT *, coalesce(trade_ids, held_ids(ROW(stored.*)::candles)) AS held FROM ({{parts}}) stored
@@ -266,9 +265,9 @@ _ID_RANGES: Final = """
     ) range ORDER BY 1
 """
 
-# The newest limit * parts parts hold every part of the newest limit buckets: what is cut off belongs to an
-# older bucket, or to none of them. The open goes with the least id and the close with the greatest as pairs:
-# of 12,000 parts that took 25 ms, and arrays that are sorted took 31.
+# The newest limit * parts stored candles contain every part of the newest limit buckets: what LIMIT cuts off
+# belongs to older buckets. min() and max() over (id, price) pairs select open and close: for 12,000 parts
+# that took 25 ms, sorted arrays 31 ms.
 _FOLDED_CANDLES: Final = f"""
     WITH part AS (
         SELECT *, date_bin(make_interval(secs => %(bucket_seconds)s), open_time,
@@ -301,8 +300,8 @@ _SYMBOLS: Final = f"""
     ORDER BY s.symbol
 """  # nosec B608 # noqa: S608 - constants of this module
 
-# The limit is no more than the day has, and lets the planner do nothing but walk the index from its end: of a
-# day that begins with each symbol's own last trade it would expect a third of all candles.
+# A day has at most 96 candles of 15 minutes. The LIMIT makes the planner walk the index from its end; without
+# it, it would expect a third of all candles to match the per-symbol start of the day.
 _DAYS: Final = f"""
     SELECT s.symbol, array_agg({microseconds("c.open_time")} ORDER BY c.open_time),
         array_agg(c.close ORDER BY c.open_time), (array_agg(c.open ORDER BY c.open_time))[1]

@@ -1,7 +1,7 @@
-"""What the auditor asks of PostgreSQL, and has changed there, as the role of its own.
+"""Read and replace stored candles as the auditor role.
 
-All of it by the SQL functions that ``roles.py`` lists for the auditor. Times are microseconds since the
-epoch, UTC.
+All access goes through the SQL functions that ``roles.py`` lists for the auditor. Times are microseconds
+since the epoch, UTC.
 """
 
 from __future__ import annotations
@@ -23,25 +23,29 @@ from candleflow.store.credentials import Dsn, Role
 from candleflow.store.pool import Pool
 
 ANSWER_SECONDS: Final = 70.0
-"""Above the role's statement_timeout: a day's candles take a second or two, on a busy machine some more."""
+"""Deadline of a query, above the role's statement_timeout. A day's candles take one or two seconds, more on a
+busy machine."""
 
 _CONNECTIONS: Final = 2
 
 
 class Replaced(StrEnum):
-    """How a replacement ended."""
+    """Outcome of a replacement."""
 
     REPLACED = "replaced"
     CHANGED = "changed"
-    """The candles were others by then: nothing was done."""
+    """The stored candles had changed since they were read: nothing was done."""
     OVERLAP = "overlap"
-    """Ids of the new candles are in candles elsewhere: nothing was done."""
+    """Some ids of the new candles are in candles outside the stretch: nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``candles`` were put right, finest ones and roll-ups; ``kept`` have trades that their fold lacks, and
-    stay. ``overlap``: the ids that are elsewhere."""
+    """Result of a replacement.
+
+    ``candles`` is the number of finest candles and roll-ups that were rebuilt. ``kept`` is the number that
+    stay because they have trades that the new ones lack. ``overlap`` has the ids found outside the stretch.
+    """
 
     status: Replaced
     candles: int = 0
@@ -51,14 +55,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """Which topic is in the candles, by Kafka's id, and how far: the next offset of each partition."""
+    """The topic that is merged, by Kafka's id, and the next offset of each partition."""
 
     topic_id: str
     offsets: Mapping[int, int]
 
 
 class CandleRebuilds:
-    """Safe to share among threads. Each method raises StoreError while PostgreSQL can't answer."""
+    """Checks and replaces candles; thread-safe. Methods raise StoreError while PostgreSQL can't answer."""
 
     def __init__(self, dsn: Dsn, windows: Windows) -> None:
         self._pool = Pool(dsn, _CONNECTIONS)
@@ -66,19 +70,22 @@ class CandleRebuilds:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """For these settings' database; opens nothing yet."""
+        """Create the store for the database in ``settings``; opens no connection yet."""
         return cls(credentials.dsn(settings, Role.AUDITOR), settings.windows)
 
-    def books(self, symbol: str, since: int, until: int) -> list[CandleIds]:
-        """Of the finest candles that open in [since, until), oldest first."""
+    def candle_ids(self, symbol: str, since: int, until: int) -> list[CandleIds]:
+        """Return the trade ids of each finest candle that opens in [since, until), oldest first."""
         rows = self._rows(
             "SELECT * FROM finest_books(%(symbol)s, %(since)s, %(until)s, %(windows)s)",
             {"symbol": symbol, "since": since, "until": until, "windows": self._windows},
         )
-        return [_book(*row) for row in rows]
+        return [_candle_ids(*row) for row in rows]
 
     def stray_roll_ups(self, symbol: str, since: int, until: int, longest_us: int) -> list[StrayRollUp]:
-        """The roll-ups of up to ``longest_us`` over [since, until) that aren't the fold of their candles."""
+        """Return the roll-ups over [since, until) that differ from the aggregate of their finest candles.
+
+        Only roll-ups of up to ``longest_us`` are checked.
+        """
         rows = self._rows(
             "SELECT * FROM stray_roll_ups(%(symbol)s, %(since)s, %(until)s, %(longest)s, %(windows)s)",
             {
@@ -95,7 +102,7 @@ class CandleRebuilds:
         ]
 
     def merged(self, topic: str) -> Merged | None:
-        """How far the topic is in the candles; None where it was never read."""
+        """Return how far the topic is merged; None if it was never read."""
         ((found,),) = self._rows("SELECT merged_offsets(%(topic)s)", {"topic": topic})
         if found is None:
             return None
@@ -110,11 +117,11 @@ class CandleRebuilds:
         candles: Sequence[Candle],
         doubtful: Sequence[tuple[int, int]] = (),
     ) -> Answer:
-        """Put ``candles`` in the place of all finest ones that open in [since, until), and fold the roll-ups.
+        """Replace all finest candles that open in [since, until) by ``candles``, and rebuild their roll-ups.
 
-        ``seen``: the ids that were stored there, by open time, when the caller began. An empty stretch folds
-        the roll-ups that hold ``since``. No roll-up is folded that overlaps a ``doubtful`` stretch: it may be
-        all that shows what is right there.
+        ``seen`` has the stored ids by open time, as the caller read them: if they changed since, nothing is
+        done. An empty stretch rebuilds only the roll-ups that contain ``since``. A roll-up that overlaps a
+        ``doubtful`` stretch is not rebuilt, because it may hold the only correct data there.
         """
         ((found,),) = self._pool.rows(
             "SELECT replace_candles(%(symbol)s, %(since)s, %(until)s, %(seen)s,"
@@ -128,14 +135,14 @@ class CandleRebuilds:
                 "doubtful": json.dumps(list(doubtful)),
                 "windows": self._windows,
             },
-            within_seconds=ANSWER_SECONDS,  # and never repeated: it would answer CHANGED to its own change
+            within_seconds=ANSWER_SECONDS,  # not repeated: the second call would answer CHANGED
         )
         return Answer(
             Replaced(found["status"]), found.get("candles", 0), found.get("kept", 0), found.get("ids", "")
         )
 
     def repaired(self, symbols: Sequence[str]) -> int:
-        """How many candles of the symbols were ever put right."""
+        """Return how many candles of the symbols were ever rebuilt."""
         ((found,),) = self._rows(
             "SELECT coalesce(sum(repaired), 0) FROM symbols WHERE symbol = ANY(%(symbols)s)",
             {"symbols": list(symbols)},
@@ -143,15 +150,15 @@ class CandleRebuilds:
         return int(found)
 
     def _rows(self, query: str, arguments: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        """Of what only reads."""
+        """Run a query that only reads."""
         return self._pool.rows(query, arguments, within_seconds=ANSWER_SECONDS, may_repeat=True)
 
     def close(self) -> None:
-        """Close the idle connections; it may still be used."""
+        """Close the idle connections; the object stays usable."""
         self._pool.drop_idle()
 
 
-def _book(
+def _candle_ids(
     open_time: int,
     end_time: int,
     trade_count: int,

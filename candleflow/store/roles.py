@@ -1,6 +1,6 @@
-"""The roles that Candleflow connects to PostgreSQL as, and what each may do there: this table is all of it.
+"""The PostgreSQL roles of Candleflow and all their rights.
 
-``schema.py`` makes the roles and gives them what stands here; ``credentials.py`` has their passwords.
+``schema.py`` creates the roles and grants these rights; ``credentials.py`` has the passwords.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from typing import Final
 
 
 class Role(StrEnum):
-    """Who asks. PostgreSQL calls all but the owner ``<owner>_<role>``: ``credentials.role_name``."""
+    """A role. Its name in PostgreSQL is ``<owner>_<role>``, except the owner's: ``credentials.role_name``."""
 
     OWNER = "owner"
     """Owns all tables and functions; only ``schema.py`` and the owner's commands connect as it."""
     WRITER = "writer"
-    """The processor: calls its functions, reads no table."""
+    """The processor: calls its functions, can't read any table."""
     READER = "reader"
-    """The page, and people's own tools: read what the page shows."""
+    """The dashboard and the user's own tools: read the tables that the dashboard shows."""
     AUDITOR = "auditor"
-    """The audit, repair and history: read candles, and put right or load what they found."""
+    """The audit, repair and history loading: read candles, rebuild wrong ones, load older ones."""
     FORECASTER = "forecaster"
-    """The forecaster: reads candles, keeps and scores forecasts."""
+    """The forecaster: reads candles, stores and scores forecasts."""
     ALERTER = "alerter"
-    """The alerts' process: reads candles and rules, decides and notes what it sent."""
+    """The alerts process: reads candles and rules, decides alerts, stores what it sent."""
     EDITOR = "editor"
-    """Adds and removes alert rules, nothing else."""
+    """Adds and removes alert rules; can do nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What a role may read and call, how many sessions it may have, and the settings that they begin with."""
+    """A role's connection limit, readable tables, callable functions, and session defaults."""
 
     connections: int
     tables: tuple[str, ...]
@@ -43,13 +43,13 @@ class Rights:
 READABLE_TABLES: Final = ("candles", "symbols", "record_counts", "topics", "forecasts")
 ALERT_TABLES: Final = ("alert_rules", "alert_states", "alerts", "alert_deliveries", "alerter")
 
-# The server checks every second that the client of a long statement is still there, and probes an idle one:
-# a process that is cut off must not keep its lock.
+# The server checks each second whether the client of a running statement is still connected, and probes idle
+# ones by TCP keepalive: a process that lost its network must not keep its locks.
 _WATCHED: Final = {"client_connection_check_interval": "1s"}
 _PROBED: Final = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 
-# Settings stand here so that no client has to remember them. They protect nothing, as a client may change its
-# own; tables and functions do.
+# Session settings are defaults for every client. They are no protection, because a client can change its own;
+# the rights on tables and functions protect.
 RIGHTS: Final = {
     Role.WRITER: Rights(
         connections=10,
@@ -129,4 +129,4 @@ RIGHTS: Final = {
         },
     ),
 }  # fmt: skip
-"""Of every role but the owner, who may do everything."""
+"""The rights of every role except the owner, who may do everything."""

@@ -1,10 +1,11 @@
-"""The schema, brought up to date at each start: tables, functions, roles.
+"""Bring the schema up to date at each start: tables, functions, comments and roles.
 
-``tables.sql`` makes the tables of a new database, as version ``BASELINE``. A later change of a table is a
-file of ``migrations/``, which runs once and, when it has been released, is never changed again. A SQL
-function stands once, in ``functions/<name>.sql``. It is dropped and created again when its text has changed,
-and dropped when its file is gone; where two versions of Candleflow share a database, the last one that
-started decides. ``roles.py`` has what each role may do, which is granted again with the functions.
+``tables.sql`` creates the tables of a new database, as version ``BASELINE``. A later change of a table is a
+file in ``migrations/``: it runs once, and must not change after its release. Each SQL function is a file
+``functions/<name>.sql``. It is dropped and created again when its text has changed, and dropped when its file
+is gone. ``comments.sql`` describes every table and column, and is applied again when its text has changed.
+Where two versions of Candleflow share a database, the last one that started determines functions and
+comments. ``roles.py`` lists what each role may do; these rights are granted again with the functions.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ from candleflow.store.roles import RIGHTS, Role
 
 TABLES: Final = Path(__file__).with_name("tables.sql")
 FUNCTIONS: Final = Path(__file__).with_name("functions")
+COMMENTS: Final = Path(__file__).with_name("comments.sql")
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
 BASELINE: Final = 11
-"""The version of ``tables.sql``: before it, 0.1 had come there by eleven migrations."""
+"""The version of ``tables.sql``. Candleflow 0.1 reached the same tables by eleven migrations."""
 MINIMUM_VERSION: Final = 15
-"""The first PostgreSQL with ``range_agg`` over multiranges."""
+"""The first PostgreSQL version with ``range_agg`` over multiranges."""
 
-_LOCK: Final = 7_310_580_216  # any number, always the same: whoever applies the schema holds it
+_LOCK: Final = 7_310_580_216  # an arbitrary key: the process that applies the schema holds this advisory lock
 _LOCK_SECONDS: Final = 30
 _ATTEMPTS: Final = 5
 _MAINTENANCE_DATABASE: Final = "postgres"
@@ -49,28 +51,29 @@ _BOOKKEEPING: Final = """
 
 
 def versions() -> list[tuple[int, str, Path]]:
-    """Number, name and file of each version: a new database's tables, and each migration since, in order."""
+    """Return number, name and file of each schema version in order: ``tables.sql``, then the migrations."""
     found = [(BASELINE, "tables", TABLES)]
     for file in sorted(MIGRATIONS.glob("*.sql")):
         match = re.fullmatch(r"([0-9]{4})_([a-z_]+)", file.stem)
         if match is None or int(match[1]) <= BASELINE:
-            raise StoreError(f"{file.name} is not named as a migration is: {BASELINE + 1:04}_what.sql")
+            raise StoreError(f"the migration {file.name} must be named like {BASELINE + 1:04}_what.sql")
         found.append((int(match[1]), match[2], file))
     return found
 
 
 def functions() -> dict[str, str]:
-    """The text of each SQL function, by name."""
+    """Return the text of each SQL function, by name."""
     return {file.stem: file.read_text(encoding="utf-8") for file in sorted(FUNCTIONS.glob("*.sql"))}
 
 
 def apply(settings: Settings) -> None:
-    """Make the database if need be, bring its schema up to date, and see to the roles and their passwords.
+    """Create the database if it is missing, and bring its schema, roles and passwords up to date.
 
-    Changes nothing where nothing is to be done; any number of processes may apply at once. Raises StoreError,
-    without waiting, if PostgreSQL is away, refuses the owner, is too old, or holds a schema that is newer
-    than ours or older than BASELINE. A process that can't log in as the owner is content with a current
-    schema that the writer can log in to.
+    Idempotent, and safe to run in several processes at once. If the owner can't log in, the call still
+    succeeds when the writer can and the schema is current.
+
+    Raises StoreError without retrying if PostgreSQL can't be reached, refuses the owner or is too old, or if
+    the schema is newer than this code or older than ``BASELINE``.
     """
     owner = credentials.dsn(settings, Role.OWNER)
     try:
@@ -89,11 +92,12 @@ def apply(settings: Settings) -> None:
 
 
 def _connect_or_create(owner: Dsn) -> Connection:
-    """A connection as the owner; where the server answers but has no such database, to one made now."""
+    """Connect as the owner; create the database first if the server has none of that name."""
     try:
         return owner.connect()
     except psycopg2.OperationalError:
-        # psycopg2 gives no code for a refused connection, so another database tells why.
+        # psycopg2 gives no error code for a refused connection. If the maintenance database accepts the
+        # owner, only the database is missing.
         try:
             maintenance = owner.connect(dbname=_MAINTENANCE_DATABASE)
         except psycopg2.OperationalError:
@@ -116,7 +120,7 @@ def _create_database(maintenance: Connection, name: str) -> None:
                 sql.SQL("CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0").format(sql.Identifier(name))
             )
         except (psycopg2.errors.DuplicateDatabase, psycopg2.errors.UniqueViolation):
-            return  # another process was quicker
+            return  # another process created it first
 
 
 def _is_current_for_writer(settings: Settings) -> bool:
@@ -142,10 +146,10 @@ def _check_server(connection: Connection) -> None:
 
 
 def _in_transaction(connection: Connection, work: Callable[[Cursor], None]) -> None:
-    """Do ``work`` in one transaction, alone in this database.
+    """Do ``work`` in one transaction, under this database's advisory lock.
 
-    Roles belong to the whole server, whose other databases have locks of their own: whoever comes second to
-    the same role is told so by an error, by when the first has committed, and tries again.
+    Roles belong to the whole server, but the lock only to this database. Two processes that create a role for
+    two databases can therefore collide: PostgreSQL gives the second an error, and this function retries.
     """
     for attempt in range(_ATTEMPTS):
         try:
@@ -182,19 +186,19 @@ def _bring_up_to_date(settings: Settings, cursor: Cursor) -> None:
 
 
 def _apply_tables(cursor: Cursor) -> bool:
-    """Apply each version that the database lacks. Returns whether there was one."""
+    """Apply each version that the database lacks; return whether there was one."""
     cursor.execute("SELECT coalesce(max(version), 0) FROM schema_version")
     (current,) = cursor.fetchone() or (0,)
     known = versions()
     if current > known[-1][0]:
         raise StoreError(
             f"the database was made by a newer Candleflow: its schema is version {current}, "
-            f"this one knows {known[-1][0]}; use the newer one, or another database"
+            f"this one supports up to {known[-1][0]}; run the newer Candleflow, or use another database"
         )
     if 0 < current < BASELINE:
         raise StoreError(
             f"the database was made by a Candleflow before 0.1: its schema is version {current}, this one "
-            f"takes over {BASELINE} or later; start Candleflow 0.1 on it once, or use another database"
+            f"upgrades from {BASELINE} or later; start Candleflow 0.1 on it once, or use another database"
         )
     pending = [one for one in known if one[0] > current]
     for version, name, file in pending:
@@ -204,10 +208,10 @@ def _apply_tables(cursor: Cursor) -> bool:
 
 
 def _apply_functions(cursor: Cursor) -> bool:
-    """Create again each function whose text has changed, drop those whose files are gone.
+    """Recreate each function whose text has changed, drop those without a file, and update the comments.
 
-    Returns whether there was one. They are dropped first, as a function that is replaced in place can change
-    neither its arguments nor what it returns.
+    Return whether anything changed. Changed functions are dropped first, because CREATE OR REPLACE can change
+    neither a function's arguments nor its return type.
     """
     cursor.execute("SELECT name, checksum FROM schema_functions")
     applied, wanted = dict(cursor.fetchall()), _checksums()
@@ -221,20 +225,25 @@ def _apply_functions(cursor: Cursor) -> bool:
         (changed + gone,),
     )
     for (signature,) in cursor.fetchall():
-        cursor.execute(f"DROP FUNCTION {signature}")  # quoted as need be by regprocedure
+        cursor.execute(f"DROP FUNCTION {signature}")  # regprocedure has quoted it
     cursor.execute("DELETE FROM schema_functions WHERE name = ANY(%s)", (changed + gone,))
-    cursor.execute("SET LOCAL check_function_bodies = off")  # as they call one another, in any order
-    texts = functions()
+    cursor.execute("SET LOCAL check_function_bodies = off")  # they call one another, in any order
+    texts = _texts()
     for name in changed:
         cursor.execute(texts[name])
         cursor.execute("INSERT INTO schema_functions VALUES (%s, %s)", (name, wanted[name]))
     return True
 
 
+def _texts() -> dict[str, str]:
+    """Return what is applied again when it changes: each function by name, and the comments by file name."""
+    return functions() | {COMMENTS.name: COMMENTS.read_text(encoding="utf-8")}
+
+
 def _checksums() -> dict[str, str]:
-    """By function, a checksum of its text and of all roles' rights, as those are granted together."""
+    """Return a checksum of each text and of all rights, because a new function needs its rights granted."""
     rights = repr(RIGHTS)
-    return {name: hashlib.sha256((text + rights).encode()).hexdigest() for name, text in functions().items()}
+    return {name: hashlib.sha256((text + rights).encode()).hexdigest() for name, text in _texts().items()}
 
 
 def _exists(settings: Settings, role: Role, cursor: Cursor) -> bool:
@@ -243,7 +252,7 @@ def _exists(settings: Settings, role: Role, cursor: Cursor) -> bool:
 
 
 def _may_all_connect(settings: Settings, cursor: Cursor) -> bool:
-    """False where a role was made for another database of this server since this one got its grants."""
+    """Return whether every role may connect: one created later for another database may lack the grant."""
     cursor.execute(
         "SELECT bool_and(has_database_privilege(name, current_database(), 'CONNECT')) FROM unnest(%s) name",
         ([credentials.role_name(settings, role) for role in RIGHTS],),
@@ -264,7 +273,7 @@ def _configure_roles(settings: Settings, cursor: Cursor) -> None:
 
 
 def _grant(settings: Settings, cursor: Cursor) -> None:
-    """Everything revoked that PostgreSQL gives to anybody, then to each role what it needs."""
+    """Revoke what PostgreSQL grants to PUBLIC, then grant each role what it needs."""
     names = {
         "database": sql.Identifier(settings.database.name),
         "roles": _listed(credentials.role_name(settings, role) for role in RIGHTS),
@@ -286,7 +295,7 @@ def _grant(settings: Settings, cursor: Cursor) -> None:
 
 
 def _set_password(dsn: Dsn, cursor: Cursor) -> None:
-    """Set a role's password, hashed here, so that the server's log never sees it."""
+    """Set a role's password, hashed here, so that the server's log never shows it."""
     hashed = encrypt_password(dsn.password, dsn.user, scope=cursor.connection, algorithm="scram-sha-256")
     cursor.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(dsn.user), sql.Literal(hashed)))
 

@@ -1,7 +1,7 @@
-"""Who has held a snapshot of the database for long: the processor warns, as each of its merges gets slower.
+"""Warn about sessions that hold an old snapshot, because they slow down every merge.
 
-PostgreSQL keeps every version of a row that is newer than the oldest snapshot, and whoever looks for the row
-passes them all. A batch updates the same few rows each time, so the cost of a merge grows with each batch.
+PostgreSQL can't remove a dead row version while a snapshot may still need it, and every lookup of the row
+passes all its versions. Each batch updates the same few rows, so each merge takes longer than the one before.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from candleflow.store.pool import Pool
 _log = logging.getLogger(__name__)
 
 LONG_SECONDS: Final = 300.0
-"""A snapshot that is younger is taken for a query's."""
+"""Younger snapshots are ignored: they belong to ordinary queries."""
 _ASK_EVERY_SECONDS: Final = 30.0
 
 
 class SnapshotWatch:
-    """Asks every 30 s, in a thread of its own, once it is started.
+    """Checks every 30 s in its own thread, once it is started.
 
-    A session's age is counted from when it was first seen: PostgreSQL shows when a transaction began only to
-    roles that may see everybody's queries, and the processor needn't be one.
+    A snapshot's age counts from the first check that saw it: PostgreSQL shows the start of a transaction only
+    to roles with pg_read_all_stats, which the processor doesn't need otherwise.
     """
 
     def __init__(self, dsn: Dsn) -> None:
-        """``dsn`` is the writer's."""
+        """``dsn`` must be the writer's."""
         self._pool = Pool(dsn, 1)
         self._seen: dict[tuple[str, str], float] = {}
-        self._told: set[tuple[str, str]] = set()
+        self._warned: set[tuple[str, str]] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
         self.message = ""
-        """The sessions that have held a snapshot for longer than LONG_SECONDS, the oldest first."""
+        """Which sessions hold a snapshot for longer than LONG_SECONDS, oldest first; empty if none."""
 
     def start(self) -> None:
         self._thread.start()
@@ -47,15 +47,15 @@ class SnapshotWatch:
         self._stop.set()
 
     def ask(self, now: float) -> None:
-        """Ask PostgreSQL once, and bring ``message`` up to date; ``now`` in seconds of a steady clock.
+        """Query PostgreSQL once and update ``message``; ``now`` is in seconds of a monotonic clock.
 
-        Logs a warning for each holder once. Raises StoreError where PostgreSQL can't answer.
+        Logs one warning per holder. Raises StoreError if PostgreSQL can't answer.
         """
         ((found,),) = self._pool.rows("SELECT snapshot_holders()", {})
         self.note(found, now)
 
     def note(self, found: Sequence[Mapping[str, str]], now: float) -> None:
-        """As ``ask``, given what it answered."""
+        """Update ``message`` from the holders that ``snapshot_holders`` returned."""
         remedies = {(one["holder"], one["xmin"]): one["remedy"] for one in found}
         self._seen = {key: self._seen.get(key, now) for key in remedies}
         old = [key for key, since in self._seen.items() if now - since >= LONG_SECONDS]
@@ -63,19 +63,19 @@ class SnapshotWatch:
         minutes = {key: (now - self._seen[key]) / 60 for key in old}
         said = {key: f"{key[0]} has held a snapshot for {minutes[key]:.0f} min" for key in old}
         for key in old:
-            if key not in self._told:
+            if key not in self._warned:
                 _log.warning(
-                    "%s: each batch takes longer to merge until it is gone; if it isn't needed: %s",
+                    "%s: each batch takes longer to merge until it ends; if you don't need it, run: %s",
                     said[key],
                     remedies[key],
                 )
-        self._told = set(old)
+        self._warned = set(old)
         self.message = "merges get slower: " + "; ".join(said.values()) if said else ""
 
     def _run(self) -> None:
         while not self._stop.wait(_ASK_EVERY_SECONDS):
             try:
                 self.ask(time.monotonic())
-            except StoreError:  # the batch that waits for PostgreSQL says so
+            except StoreError:  # the batch that waits for PostgreSQL reports it
                 continue
         self._pool.drop_idle()

@@ -183,7 +183,7 @@ def test_a_bucket_of_several_sources_says_so(database: Database, store: HistoryS
 
 @pytest.mark.parametrize("source", ["trades", "mixed", "", None])
 def test_only_the_names_of_histories_are_taken(database: Database, source: str | None) -> None:
-    with pytest.raises(psycopg2.Error, match="no history of the source"):
+    with pytest.raises(psycopg2.Error, match="load history of the source"):
         asked_as_auditor(database, "SELECT load_history('{}', '{}', %s, 0)", source)
 
 
@@ -208,7 +208,7 @@ def test_what_the_topic_has_not_is_never_folded_away(
     mending = CandleRebuilds.from_settings(database.settings)
     try:
         until = BEGINS_AT + 35 * SECOND_US
-        seen = {one.open_time: one.ids for one in mending.books("BTCUSDT", BEGINS_AT, until)}
+        seen = {one.open_time: one.ids for one in mending.candle_ids("BTCUSDT", BEGINS_AT, until)}
         live = fold(run_of(33, 34), FIVE_SECONDS).values()
         answer = mending.replace("BTCUSDT", BEGINS_AT, until, seen, list(live))
     finally:

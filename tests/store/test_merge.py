@@ -282,7 +282,7 @@ def test_candles_without_records_and_batches_that_end_before_they_begin_are_refu
 
 def test_one_trade_in_two_windows_of_a_batch_is_refused(processor: Processor) -> None:
     partials = partials_of([trade(7, 1)], FIVE_SECONDS) + partials_of([trade(7, 6)], FIVE_SECONDS)
-    with pytest.raises(psycopg2.Error, match="other ids than trades"):
+    with pytest.raises(psycopg2.Error, match="their ids don't match their trade counts"):
         processor.send({}, {"0": 2}, partials)
 
 

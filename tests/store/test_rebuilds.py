@@ -62,7 +62,7 @@ def own(database: Database) -> Callable[..., list[Any]]:
 
 
 def seen(mending: CandleRebuilds, since: int, until: int) -> dict[int, TradeIds]:
-    return {book.open_time: book.ids for book in mending.books(SYMBOL, since, until)}
+    return {book.open_time: book.ids for book in mending.candle_ids(SYMBOL, since, until)}
 
 
 def replace(

@@ -1,4 +1,4 @@
-"""The documentation says what is true: README's size, the reference, files, errors with a cure."""
+"""The documentation matches the code: README's size, the reference, named files, errors with a cure."""
 
 from __future__ import annotations
 

@@ -197,7 +197,9 @@ def test_a_shard_has_its_share_of_the_symbols_a_name_and_a_port(monkeypatch: pyt
 
 
 def test_a_port_that_a_shards_producer_cannot_have_is_named() -> None:
-    with pytest.raises(SettingError, match=r"^CANDLEFLOW_METRICS_PORT='65530': the producer of shard 2/2"):
+    with pytest.raises(
+        SettingError, match=r"^CANDLEFLOW_METRICS_PORT='65530': too high: the producer of shard 2/2"
+    ):
         load(metrics_port=65_530, shard="2/2")
     assert load(metrics_port=65_530).metrics.port == 65_530
 
@@ -306,7 +308,7 @@ def test_the_settings_of_tls_stand_above_the_address() -> None:
     ("value", "said"),
     [
         ("/nowhere/ca.pem", "can't be read: No such file"),
-        ("-----BEGIN CERTIFICATE-----\ncanary", "must be PEM certificates, and the text has none"),
+        ("-----BEGIN CERTIFICATE-----\ncanary", "must be PEM certificates, but the text has none"),
         ("-----BEGIN PRIVATE KEY-----\ncanary", "the text has a private key"),
     ],
 )
@@ -346,9 +348,9 @@ FOLDERS = [
     # what CANDLEFLOW_CACHE_DIR and CANDLEFLOW_DATA_DIR name, and what is said of each
     ("/a b/josé,c\\d%&'\"", "", ""),
     ("relative", "", ""),
-    ("/a:b", "must have no ':'", ""),
+    ("/a:b", "must not contain ':'", ""),
     ("/a\nb", "control character", "control character"),
-    ("/jos\udce9", "no UTF-8", "no UTF-8"),
+    ("/jos\udce9", "must be UTF-8", "must be UTF-8"),
     ("~/candles", "set HOME", "set HOME"),
     ("~nobody-of-that-name/candles", "set HOME", "set HOME"),
 ]

@@ -1,4 +1,4 @@
--- Adds a rule; its number. 22023 for more than 500, or one that isn't of the form.
+-- Adds a rule and returns its number. Raises 22023 if there are 500 rules already, or if the JSON is not a rule.
 CREATE FUNCTION add_alert_rule(rule jsonb) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp
@@ -11,7 +11,7 @@ BEGIN
         RAISE EXCEPTION 'there are 500 rules already: remove one first' USING ERRCODE = '22023';
     END IF;
     IF (jsonb_typeof(rule -> 'kind') = 'string' AND jsonb_typeof(rule -> 'channels') = 'array') IS NOT TRUE THEN
-        RAISE EXCEPTION 'no alert rule' USING ERRCODE = '22023';
+        RAISE EXCEPTION 'an alert rule needs a kind and a list of channels' USING ERRCODE = '22023';
     END IF;
     INSERT INTO alert_rules (rule, added_at) VALUES (rule, clock_timestamp()) RETURNING rule_id INTO added;
     RETURN added;

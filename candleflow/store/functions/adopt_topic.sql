@@ -1,5 +1,5 @@
--- Accepts a topic made anew: its offsets begin at its beginning. The candles stay; trades of the new topic
--- that are in them already will be met as overlaps, and not counted twice.
+-- Accepts a topic that was deleted and created again: forgets its offsets, so that it is read from its beginning.
+-- Candles stay. Trades of the new topic that are already in candles will be found as overlaps and not counted twice.
 CREATE FUNCTION adopt_topic(topic text, topic_id text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp

@@ -1,5 +1,5 @@
--- Moves each symbol on to the batch's trade of greatest id, if that is later, and to its latest candle. Returns
--- the newest open times of those that moved, as newest_open_times does.
+-- Updates each symbol of the batch: its last trade, if the batch has a later one, and its newest open time. Returns the
+-- newest open times of the changed symbols, in the format of newest_open_times.
 CREATE FUNCTION advance_symbols(partials partial_candle[], merged_at timestamptz) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE

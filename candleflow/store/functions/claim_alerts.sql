@@ -1,5 +1,5 @@
--- Makes the caller the one that decides and sends, for as long as its session lives; its run's id. CF001 while
--- another does. What was being sent by the one before is unknown from here on.
+-- Takes the lease on alerts for as long as the caller's session lives, and returns the id of this run. Raises CF001 if
+-- another process holds it. Deliveries that the previous holder was sending become unknown.
 CREATE FUNCTION claim_alerts(held_by text) RETURNS uuid
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp
@@ -11,7 +11,7 @@ BEGIN
     IF NOT pg_try_advisory_lock(hashtextextended('candleflow alerts', 0)) THEN
         RAISE EXCEPTION 'alerts are sent by another process: %',
             coalesce((SELECT a.held_by || ', since ' || date_trunc('second', a.claimed_at) FROM alerter a),
-                'one just starting')
+                'a process that is just starting')
             USING ERRCODE = 'CF001';
     END IF;
     INSERT INTO alerter AS a (run_id, held_by, claimed_at)
@@ -19,7 +19,7 @@ BEGIN
     ON CONFLICT (only_one) DO UPDATE SET run_id = excluded.run_id, held_by = excluded.held_by,
         claimed_at = excluded.claimed_at;
     UPDATE alert_deliveries d SET state = 'unknown', updated_at = clock_timestamp(),
-        detail = 'its process ended while it was being sent'
+        detail = 'the process ended while it was sending'
     WHERE d.state = 'sending';
     RETURN new_run_id;
 END

@@ -1,5 +1,5 @@
--- Makes the caller the topic's one processor for as long as its session lives. Returns
--- {"run_id": ..., "offsets": {"0": 123}}; CF001 while another holds it, CF002 if the topic was made anew.
+-- Takes the lease on a topic for as long as the caller's session lives. Returns {"run_id": ..., "offsets": {"0": 123}}.
+-- Raises CF001 if another processor holds it, CF002 if the topic was deleted and created again.
 CREATE FUNCTION claim_topic(topic text, topic_id text, held_by text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp
@@ -17,7 +17,7 @@ BEGIN
             coalesce(known.held_by || ', since ' || date_trunc('second', known.claimed_at), 'one just starting')
             USING ERRCODE = 'CF001';
     END IF;
-    -- A lock taken for a session outlives a failed transaction, so it is given back before each raise.
+    -- A session's advisory lock outlives a failed transaction, so release it before raising.
     IF known.topic_id <> claim_topic.topic_id AND stored_offsets(claim_topic.topic) <> '{}' THEN
         PERFORM pg_advisory_unlock(topic_lock(claim_topic.topic));
         RAISE EXCEPTION
@@ -28,7 +28,7 @@ BEGIN
     VALUES (claim_topic.topic, claim_topic.topic_id, new_run_id, left(claim_topic.held_by, 200), clock_timestamp())
     ON CONFLICT (topic) DO UPDATE SET topic_id = excluded.topic_id, run_id = excluded.run_id,
         held_by = excluded.held_by, claimed_at = excluded.claimed_at;
-    -- Read behind the row's lock: a last batch of the run before may have been on its way to its commit.
+    -- Read the offsets while holding the row's lock: the previous run may just have committed its last batch.
     RETURN jsonb_build_object('run_id', new_run_id, 'offsets', stored_offsets(claim_topic.topic));
 END
 $$;

@@ -1,5 +1,5 @@
--- Closes the candles that the symbols' newest open times have passed: each symbol's that end after the one known
--- before, as all that end earlier are closed, and by the one of now.
+-- Closes the candles that ended between the symbols' newest open times before the batch (known) and after it (newest).
+-- Candles that ended earlier are closed already.
 CREATE FUNCTION close_passed_candles(known jsonb, newest jsonb) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN

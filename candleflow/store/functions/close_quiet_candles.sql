@@ -1,5 +1,6 @@
--- Closes every open candle that ends by closes_until (microseconds); how many. For a processor that has read
--- all there is: a symbol with no further trade would else stay open. CF003: this run was superseded.
+-- Closes every open candle that ends by closes_until (microseconds), and returns how many. The processor calls it when
+-- it has read the whole topic: without it, the last candle of a symbol without further trades would stay open. Raises
+-- CF003 if another run has claimed the topic.
 CREATE FUNCTION close_quiet_candles(run_id uuid, topic text, closes_until bigint) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp

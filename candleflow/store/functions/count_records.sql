@@ -1,5 +1,5 @@
--- Adds a batch to the counts of records by outcome. counts: {"received": n, "duplicate": n, "rejected":
--- {"not JSON": n}}; merged, late: as weigh_batch has them.
+-- Adds a batch to the counts of records by outcome. counts is {"received": n, "duplicate": n, "rejected": {"not JSON":
+-- n}}; merged and late are as weigh_batch returns them.
 CREATE FUNCTION count_records(topic text, counts jsonb, merged bigint, late bigint) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN

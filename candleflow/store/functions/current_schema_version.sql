@@ -1,5 +1,5 @@
--- What schema.py has applied, {"tables": 11, "functions": {"merge_batch": "<checksum>"}}, for a process that can't
--- log in as the owner.
+-- Returns what schema.py has applied, {"tables": 11, "functions": {"merge_batch": "<checksum>"}}, for processes that
+-- can't log in as the owner.
 CREATE FUNCTION current_schema_version() RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp

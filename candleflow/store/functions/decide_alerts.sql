@@ -1,7 +1,8 @@
--- Decides, all or nothing: [{"rule_id": 1, "symbol": "BTCUSDT", "version": 3, "state": {...}, "alert": null or
--- {"window_us": ..., "sampled_us": ..., "text": ..., "brief": ..., "channels": [...]}}, ...]; how many alerts.
--- version: of the state that was read, 0 where there was none; CF003 where it is another by now. A rule that
--- was removed meanwhile decides nothing, and a window has one alert of a rule and a symbol, ever.
+-- Stores decisions in one transaction and returns how many alerts are new. Input: [{"rule_id": 1, "symbol": "BTCUSDT",
+-- "version": 3, "state": {...}, "alert": null or {"window_us": ..., "sampled_us": ..., "text": ..., "brief": ...,
+-- "channels": [...]}}, ...]. version is that of the state that the decision was made from, 0 if there was none. Raises
+-- CF003 if the state has changed since. Decisions of removed rules are skipped. A rule gets at most one alert for a
+-- symbol and a window.
 CREATE FUNCTION decide_alerts(run_id uuid, decisions jsonb) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp

@@ -1,5 +1,6 @@
--- Deletes up to so many alerts of over 90 days ago, the oldest first, with their deliveries; how many. Waits for
--- no lock: what another transaction holds is left to the next call.
+-- Deletes up to "most" alerts over 90 days old, the oldest first, with their deliveries; returns how many. Never waits
+-- for a
+-- lock: rows that another transaction holds are left to the next call.
 CREATE FUNCTION drop_alerts(most integer) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp

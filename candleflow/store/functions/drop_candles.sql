@@ -1,6 +1,6 @@
--- Deletes candles that have no trade any more; how many. None with trades that did not come by the
--- topic, as their ids are all there is; and no roll-up with ids that are in no finest candle, as in
--- without_losses.
+-- Deletes the candles that have no trades any more, and returns how many. Keeps those whose trades didn't come from
+-- Kafka, because the row is the only record of them, and roll-ups with ids that are in no finest candle (see
+-- without_losses).
 CREATE FUNCTION drop_candles(empty candles[], finest text, size interval) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,5 +1,5 @@
--- Deletes up to so many forecasts of windows that began before a time (microseconds), the oldest first; how many.
--- Waits for no lock: what another transaction holds is left to the next call.
+-- Deletes up to "most" forecasts of windows that began before a time (microseconds), the oldest first; returns how
+-- many. Never waits for a lock: rows that another transaction holds are left to the next call.
 CREATE FUNCTION drop_forecasts(before bigint, most integer) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp

@@ -1,7 +1,7 @@
--- The candles that a batch's partials add to: the finest as they are, then each roll-up, folded from the one
--- before it, as each length of those that the finest divides divides the next; all with their sets of ids. Of
--- sliding windows, those that tile time (open time a multiple of the size) make the roll-ups, so that no trade
--- counts twice. A roll-up as long as the finest window is kept as well.
+-- Returns the candles that a batch's partial aggregates add to, with their sets of ids: the finest ones, then each
+-- roll-up, aggregated from the next shorter one. That works because each roll-up's length divides the next one's. Of
+-- sliding windows, only those that don't overlap (open time a multiple of the size) go into roll-ups, so that no trade
+-- counts twice. A roll-up as long as the finest window is kept too.
 CREATE FUNCTION expand_partials(partials partial_candle[], windows jsonb, merged_at timestamptz) RETURNS candles[]
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -14,7 +14,7 @@ DECLARE
     is_aligned boolean;
 BEGIN
     IF finest IS NULL OR (finest_us > 0 AND slide_us > 0 AND finest_us % slide_us = 0) IS NOT TRUE THEN
-        RAISE EXCEPTION 'no windows: %', windows USING ERRCODE = '22023';
+        RAISE EXCEPTION 'invalid windows: %', windows USING ERRCODE = '22023';
     END IF;
     WITH folded AS (
         SELECT p.symbol, p.open_time AS open_us,
@@ -55,11 +55,11 @@ BEGIN
         tiles := fold_up(tiles, roll_up.name, roll_up.size_us);
         batch := batch || tiles;
     END LOOP;
-    -- As many ids as trades: a trade twice in the batch, or a wrong count, would make wrong candles.
+    -- There must be as many ids as trades: a repeated trade or a wrong count would make wrong candles.
     IF NOT is_aligned OR EXISTS (
         SELECT FROM unnest(batch) b WHERE (b.trade_count = id_count(b.trade_ids)) IS NOT TRUE
     ) THEN
-        RAISE EXCEPTION 'partial candles off their windows, or with other ids than trades'
+        RAISE EXCEPTION 'partial candles don''t start at their windows, or their ids don''t match their trade counts'
             USING ERRCODE = '22023';
     END IF;
     RETURN coalesce(batch, '{}');

@@ -1,5 +1,5 @@
--- What each of the symbol's finest candles that open in [since, until) (microseconds) says of its own trades,
--- oldest first; is_judged: its is_complete is what the ids say; state differs where anything of it does.
+-- Returns the trade ids of each finest candle of the symbol that opens in [since, until) (microseconds), oldest first.
+-- is_judged: whether is_complete agrees with the ids. state: a hash that changes when anything in the row changes.
 CREATE FUNCTION finest_books(symbol text, since bigint, until bigint, windows jsonb)
 RETURNS TABLE (open_us bigint, end_us bigint, trades bigint, first_id bigint, last_id bigint, ids text,
     is_judged boolean, state text)

@@ -1,5 +1,5 @@
--- The roll-ups, up to a length, that hold since or overlap [since, until), folded from the finest candles as
--- they are stored, with their sets of ids; none that overlaps a doubtful stretch.
+-- Aggregates the stored finest candles into the symbol's roll-ups that contain since or overlap [since, until), up to
+-- the length longest_us, with their sets of ids. Leaves out roll-ups that overlap a doubtful stretch.
 CREATE FUNCTION fold_roll_ups(
     symbol text, since bigint, until bigint, longest_us bigint, doubtful jsonb, windows jsonb,
     replaced_at timestamptz
@@ -11,7 +11,7 @@ DECLARE
     last_us constant bigint := greatest(until - 1, since);
 BEGIN
     RETURN (
-        WITH tiles AS MATERIALIZED (  -- one look down the index, whatever the planner knows of the table
+        WITH tiles AS MATERIALIZED (  -- a single index scan, whatever the statistics say
             SELECT c.*, to_microseconds(c.open_time) AS open_us, held_ids(c) AS ids
             FROM candles c
             WHERE c.symbol = fold_roll_ups.symbol AND c.interval = finest
@@ -33,7 +33,7 @@ BEGIN
                 max(t.last_trade_id) AS last_trade_id,
                 range_agg(t.ids) AS trade_ids,
                 CASE WHEN min(t.source) = max(t.source) THEN min(t.source) ELSE 'mixed' END AS source,
-                sum(t.revision)::integer AS revision  -- no roll-up's own: it tells one state from another
+                sum(t.revision)::integer AS revision  -- not the roll-up's own revision: it makes different states distinguishable
             FROM tiles t
                 JOIN roll_ups() r ON r.size_us % finest_us = 0 AND r.name <> finest AND r.size_us <= longest_us
                     AND t.open_us >= since - since % r.size_us

@@ -1,4 +1,4 @@
--- Candles that tile time, folded into those of a longer interval, in the order of symbol and time.
+-- Aggregates candles that don't overlap into those of a longer interval, ordered by symbol and time.
 CREATE FUNCTION fold_up(tiles candles[], longer text, size_us bigint) RETURNS candles[]
 LANGUAGE plpgsql STABLE AS $$
 DECLARE

@@ -1,5 +1,5 @@
--- The ids of the trades that are in a stored candle. One that has no set has them all from first to last, or has
--- those of the next shorter roll-up's candles.
+-- Returns the ids of the trades in a stored candle. A row without a set has all ids from first to last, or those of the
+-- candles of the next shorter roll-up.
 CREATE FUNCTION held_ids(candle candles) RETURNS int8multirange
 LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
 BEGIN

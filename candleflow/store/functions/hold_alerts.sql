@@ -1,4 +1,4 @@
--- Holds the right to decide until the transaction ends. CF003 unless run_id claimed it last.
+-- Locks the lease on alerts until the transaction ends. Raises CF003 if run_id is not the run that claimed it last.
 CREATE FUNCTION hold_alerts(run_id uuid) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE

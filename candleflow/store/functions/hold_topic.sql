@@ -1,6 +1,6 @@
--- Takes the candles and the topic's row until the transaction ends, so that batches come one after another,
--- should two topics even share the candles: no overlap goes unseen, and nobody can wait in a circle. CF003
--- unless run_id is the run that claimed the topic last.
+-- Locks the candles and the topic's row until the transaction ends. Batches therefore run one after another, even those
+-- of two topics: every overlap is seen, and no deadlock is possible. Raises CF003 if run_id is not the run that claimed
+-- the topic last.
 CREATE FUNCTION hold_topic(run_id uuid, topic text) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,4 +1,4 @@
--- Whether [begin_us, end_us) overlaps one of doubtful, [[since, until], ...].
+-- Returns whether [begin_us, end_us) overlaps one of the stretches in doubtful, [[since, until], ...].
 CREATE FUNCTION is_doubtful(begin_us bigint, end_us bigint, doubtful jsonb) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT EXISTS (

@@ -1,5 +1,5 @@
--- Whether a trade is later than another of its symbol. Within a sequence of ids, ids and times rise together;
--- two trades that are far apart, in ids or in time, may be of different sequences, and go by time (FAR_IDS and
+-- Returns whether a trade is later than another one of its symbol. Ids and times normally rise together, so ids decide.
+-- Trades that are far apart in ids or time may belong to different sequences of ids, so time decides (FAR_IDS and
 -- FAR_US in producer/intake.py).
 CREATE FUNCTION is_later(trade_id bigint, trade_time timestamptz, than_id bigint, than_time timestamptz)
 RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$

@@ -1,5 +1,6 @@
--- Compare-and-set of the offsets, first half. True: they stand at expected, the batch is to be merged. False:
--- they stand at reached, it has been. CF003: at neither. A partition with nothing stored may begin anywhere.
+-- First half of the compare-and-set of offsets. True: the stored offsets equal expected, so the batch must be merged.
+-- False: they equal reached, so it is merged already. Raises CF003 for anything else. A partition without a stored
+-- offset may start anywhere.
 CREATE FUNCTION is_next_batch(topic text, expected jsonb, reached jsonb) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE

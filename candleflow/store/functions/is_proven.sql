@@ -1,4 +1,4 @@
--- Whether a candle is complete, as prove_completeness judges it.
+-- Returns whether a candle is complete, by the rule of prove_completeness.
 CREATE FUNCTION is_proven(candle candles) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
 BEGIN

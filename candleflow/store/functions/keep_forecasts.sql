@@ -1,6 +1,6 @@
--- Keeps forecasts: [{"symbol", "open_time" (microseconds), "model", "version", "forecast", "lower", "upper",
--- "last_close"}, ...]. Refused, each by itself, is one whose window has begun: by the clock, or because a trade
--- of its symbol has that time already. One that is there stays as it is. Returns how many were kept.
+-- Stores forecasts [{"symbol", "open_time" (microseconds), "model", "version", "forecast", "lower", "upper",
+-- "last_close"}, ...] and returns how many were stored. Skips each one whose window has begun, by the clock or by a
+-- trade of its symbol. An existing forecast is never changed.
 CREATE FUNCTION keep_forecasts(forecasts jsonb, interval_name text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp

@@ -1,6 +1,6 @@
--- The last record of each partition that is in the candles, as its offset and its timestamp: {"0": [122, 17...]}.
--- A broker that lost its unflushed end by a power cut, and grew again past the stored offset, has another record
--- there: the processor compares, or what was written anew below that offset would be left out.
+-- Returns offset and timestamp of the last merged record of each partition, {"0": [122, 17...]}. The processor compares
+-- them with Kafka: a broker that lost unflushed records in a power cut, and then grew past the stored offset, has a
+-- different record there, and the new records below that offset would be skipped.
 CREATE FUNCTION last_records(topic text) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp

@@ -1,8 +1,6 @@
--- Merges partial candles as merge_batch does, but of no topic: of source 'kline' or 'archive'. Then closes the
--- symbols' candles that end by closes_until (microseconds): up to there the time is over, and nothing more is
--- to come by itself.
--- Returns {"status": "merged"}, or {"status": "overlap", "ids": {...}}: ids that are in candles already, and
--- nothing was changed.
+-- Merges partial aggregates from the exchange's klines or archive (source 'kline' or 'archive') as merge_batch does.
+-- Then closes the symbols' candles that end by closes_until (microseconds). Returns {"status": "merged"}, or {"status":
+-- "overlap", "ids": {...}} with the ids that are in candles already; then nothing was changed.
 CREATE FUNCTION load_history(partials partial_candle[], windows jsonb, source text, closes_until bigint) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp
@@ -23,7 +21,7 @@ DECLARE
     loaded_at timestamptz;
 BEGIN
     IF num_nulls(partials, windows, closes_until) > 0 OR (source IN ('kline', 'archive')) IS NOT TRUE THEN
-        RAISE EXCEPTION 'no history of the source %: partials, windows and closes_until must not be null', source
+        RAISE EXCEPTION 'can''t load history of the source %: it must be kline or archive, and no argument may be null', source
             USING ERRCODE = '22023';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('candleflow candles', 0));

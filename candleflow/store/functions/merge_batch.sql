@@ -1,9 +1,9 @@
--- Merges one batch and moves the offsets, all or nothing. Returns {"status": "merged", "late": n},
--- {"status": "already_merged"} or {"status": "overlap", "ids": {...}}; CF003: this run was superseded.
+-- Merges one batch and moves the offsets in one transaction. Returns {"status": "merged", "late": n},
+-- {"status": "already_merged"} or {"status": "overlap", "ids": {...}}. Raises CF003 if another run claimed the topic.
 --
--- The plan is always the same, a few steps down an index for each candle of the batch, whatever the
--- statistics say of a table that was empty a minute ago: hence the planner's settings. The parts are PL/pgSQL
--- as it keeps its plans from batch to batch; SQL functions plan anew at each call before PostgreSQL 18.
+-- The planner settings force the same plan every time: a few index lookups per candle of the batch, even if statistics
+-- still describe an empty table. The called functions are PL/pgSQL because it caches plans between batches; before
+-- PostgreSQL 18, SQL functions are planned at each call.
 CREATE FUNCTION merge_batch(
     run_id uuid, topic text, expected jsonb, reached jsonb, partials partial_candle[], counts jsonb, windows jsonb
 ) RETURNS jsonb
@@ -36,7 +36,7 @@ BEGIN
     merged_at := clock_timestamp();
     batch := expand_partials(partials, windows, merged_at);
     IF cardinality(batch) > 0 AND reached_all = expected THEN
-        RAISE EXCEPTION 'candles of no records: the batch ends at % where it begins', reached
+        RAISE EXCEPTION 'a batch with candles must have records: it ends at %, where it begins', reached
             USING ERRCODE = '22023';
     END IF;
     known := newest_open_times(batch);

@@ -1,5 +1,5 @@
--- Writes a batch's candles into the stored ones: open by least first id, close by greatest last id, extremes, sums,
--- union of ids. A candle made only from history is still in the making, so its revision stays.
+-- Merges a batch's candles into the stored ones: open by least first id, close by greatest last id, extremes, sums and
+-- the union of ids. More history doesn't raise the revision of a candle that was made from history only.
 CREATE FUNCTION merge_candles(batch candles[], keeps_ids boolean[], newest jsonb) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN

@@ -1,4 +1,4 @@
--- How far the topic is in the candles: {"topic_id": ..., "offsets": {"0": 123}}, null where it was never read.
+-- Returns how far the topic is merged, {"topic_id": ..., "offsets": {"0": 123}}; null if it was never read.
 CREATE FUNCTION merged_offsets(topic text) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp

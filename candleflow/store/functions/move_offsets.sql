@@ -1,5 +1,5 @@
--- Compare-and-set of the offsets, second half: moves them to reached, as next_offsets reads it. A partition that
--- the batch has nothing of is not written; a batch of Kafka's own records alone leaves the last record as it was.
+-- Second half of the compare-and-set of offsets: moves them to reached (see next_offsets for its format). Partitions
+-- without records in the batch are not written. If a batch has only Kafka's control records, the last record stays.
 CREATE FUNCTION move_offsets(topic text, reached jsonb) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN

@@ -1,4 +1,4 @@
--- The symbols' newest open times before a batch: {"BTCUSDT": "2024-05-01T00:00:00+00:00"}.
+-- Returns the stored newest open times of the batch's symbols: {"BTCUSDT": "2024-05-01T00:00:00+00:00"}.
 CREATE FUNCTION newest_open_times(batch candles[]) RETURNS jsonb
 LANGUAGE plpgsql STABLE AS $$
 BEGIN

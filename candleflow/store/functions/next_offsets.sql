@@ -1,5 +1,5 @@
--- Of what a batch reached: {"0": 123}, or {"0": [123, 122, 1723161255000000]} with the last record's offset and
--- timestamp. The next offsets alone, {"0": 123}.
+-- Returns the next offsets, {"0": 123}, from what a batch reached: either the same format, or
+-- {"0": [123, 122, 1723161255000000]} with offset and timestamp of the last record.
 CREATE FUNCTION next_offsets(reached jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN

@@ -1,5 +1,6 @@
--- What became of an attempt: {"12": 1} are alerts and attempts. Back to 'pending' only what is known not to
--- have been taken, due in so many seconds. Whoever attempted it may tell, even after another has claimed.
+-- Stores the outcome of attempts, and returns how many rows changed. attempted is {"12": 1}: alert ids and attempt
+-- numbers. Only a message that the channel certainly didn't accept goes back to 'pending', due in due_in_seconds. The
+-- process that made the attempt may store its outcome even after another one has claimed the lease.
 CREATE FUNCTION note_deliveries(channel text, attempted jsonb, state text, detail text, due_in_seconds double precision)
 RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER

@@ -1,5 +1,5 @@
--- The ids of held_ids, or every id from first to last where shorter candles lack some: none that may be in the
--- candle is left out.
+-- Returns held_ids(candle), or all ids from first to last if the shorter candles lack some: a superset of the ids that
+-- may be in the candle.
 CREATE FUNCTION possible_ids(candle candles) RETURNS int8multirange
 LANGUAGE plpgsql STABLE AS $$
 DECLARE

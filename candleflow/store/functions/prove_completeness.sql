@@ -1,18 +1,17 @@
--- Judges anew whether the unsettled candles, and those right after the batch's, are complete; what comes right after
--- is looked for only where it is not in the batch itself. A candle follows the latest one that ended by its open
--- time; of tumbling windows that is its one neighbour, of sliding ones a single candle can stand before as many
--- as a window has slides: all those that open within a window's length.
+-- Updates is_complete of the batch's unsettled candles and of the candles that follow the batch's. The next candle is
+-- looked up only if it is not in the batch. A candle's predecessor is the latest one that ended by its open time. Of
+-- sliding windows, one candle can be the predecessor of several: of all that open within a window's length.
 CREATE FUNCTION prove_completeness(batch candles[], unsettled boolean[], newest jsonb) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    WITH passed AS MATERIALIZED (  -- no other one has a candle after it
+    WITH passed AS MATERIALIZED (  -- only these can have a candle after them
         SELECT b.symbol, b.interval, b.open_time, b.end_time,
             ((lead(b.symbol) OVER w, lead(b.interval) OVER w, lead(b.open_time) OVER w)
                 = (b.symbol, b.interval, b.end_time)) IS TRUE AS is_followed
         FROM unnest(batch) WITH ORDINALITY b
         WHERE (newest ->> b.symbol)::timestamptz >= b.end_time
         WINDOW w AS (ORDER BY b.ordinality)
-    ), next AS MATERIALIZED (  -- or the planner would join every candle of the symbol to each of these
+    ), next AS MATERIALIZED (  -- MATERIALIZED, or the planner joins every candle of the symbol to each row
         SELECT p.symbol, p.interval, p.end_time - p.open_time AS size, n.open_time
         FROM passed p CROSS JOIN LATERAL (
             SELECT c.open_time FROM candles c

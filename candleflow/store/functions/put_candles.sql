@@ -1,5 +1,5 @@
--- Puts candles in the place of those of their keys; how many of them were not the same. What was closed stays
--- so; the revision is raised where anything changed, and only there.
+-- Inserts or replaces candles, and returns how many differed from the stored ones. Closed candles stay closed. Only
+-- changed ones get a higher revision.
 CREATE FUNCTION put_candles(fresh candles[]) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,4 +1,5 @@
--- The candles that partials are, which must all be the symbol's and open in [since, until). 22023 else.
+-- Returns the finest candles of the partial aggregates. Raises 22023 if one is of another symbol, or opens outside
+-- [since, until).
 CREATE FUNCTION refolded(
     symbol text, since bigint, until bigint, partials partial_candle[], windows jsonb, replaced_at timestamptz
 ) RETURNS candles[]

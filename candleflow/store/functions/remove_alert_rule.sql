@@ -1,4 +1,4 @@
--- Removes a rule; whether there was one. Its alerts stay, those that wait are still sent.
+-- Removes a rule, and returns whether it existed. Its alerts stay, and those that wait are still sent.
 CREATE FUNCTION remove_alert_rule(rule_id bigint) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp

@@ -1,16 +1,16 @@
--- Puts the fold of partials, and nothing else, in the place of the symbol's finest candles that open in
--- [since, until) (microseconds, multiples of the slide), and folds every roll-up anew that holds since or
--- overlaps the stretch: all in one transaction. An empty stretch changes the roll-ups alone.
+-- Replaces the symbol's finest candles that open in [since, until) (microseconds, multiples of the slide) by those of
+-- the partial aggregates, and rebuilds every roll-up that contains since or overlaps the stretch, in one transaction.
+-- An empty stretch changes only the roll-ups.
 --
--- seen: the ids of each stored candle as the caller read them, {"1700006400000000": "{[5,9)}"}, before it
--- read the topic; a merge always adds ids. doubtful: other stretches, [[since, until], ...], that may be wrong
--- still; no roll-up that overlaps one is folded, as it may be all that shows what is right. Returns
---   {"status": "changed"}: they are others by now, nothing was done: read again;
---   {"status": "overlap", "ids": "{[5,9)}"}: these ids of the partials are in candles outside the stretch,
---      as far as a day off, and nothing was done;
---   {"status": "replaced", "candles": n, "kept": n}: so many finest candles and roll-ups were put right; so
---      many have ids that their fold lacks, and were left: klines, and roll-ups of lost candles.
--- Anything garbled raises, and nothing is changed.
+-- seen: the ids of each stored candle as the caller read them before it read the topic, {"1700006400000000": "{[5,9)}"}.
+-- doubtful: other stretches that may still be wrong, [[since, until], ...]. A roll-up that overlaps one is not rebuilt,
+-- because it may hold the only correct data there. Returns
+--   {"status": "changed"}: the candles have changed since they were read, and nothing was done: read them again;
+--   {"status": "overlap", "ids": "{[5,9)}"}: these ids of the partial aggregates are in candles within a day of the
+--      stretch, and nothing was done;
+--   {"status": "replaced", "candles": n, "kept": n}: how many finest candles and roll-ups were changed, and how many
+--      were kept because they have ids that the new ones lack: klines, and roll-ups of lost candles.
+-- Invalid input raises an error, and nothing is changed.
 CREATE FUNCTION replace_candles(
     symbol text, since bigint, until bigint, seen jsonb, partials partial_candle[], doubtful jsonb, windows jsonb
 ) RETURNS jsonb
@@ -45,7 +45,7 @@ DECLARE
 BEGIN
     IF (since >= 0 AND until >= since AND since % slide_us = 0 AND until % slide_us = 0
             AND num_nulls(symbol, seen, partials, doubtful, finest, size) = 0) IS NOT TRUE THEN
-        RAISE EXCEPTION 'no stretch of windows of %: % to %', windows, since, until USING ERRCODE = '22023';
+        RAISE EXCEPTION 'not a stretch of windows of %: % to %', windows, since, until USING ERRCODE = '22023';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('candleflow candles', 0));  -- as hold_topic does
     replaced_at := clock_timestamp();
@@ -85,7 +85,7 @@ BEGIN
         IF 60000000 % (windows ->> 'size_us')::bigint = 0
             AND whole[number].end_time - whole[number].open_time > interval '1 minute'
         THEN
-            whole[number].trade_ids := NULL;  -- the minutes have them
+            whole[number].trade_ids := NULL;  -- held_ids derives them from the minutes
         END IF;
     END LOOP;
     empty := unfolded_roll_ups(symbol, since, until, longest_us, doubtful, folded);

@@ -1,4 +1,5 @@
--- Whether two candles are the same but for what is not of their trades, and for a set of ids that one hasn't.
+-- Returns whether two candles have the same trades' values: everything but flags, revision, source and update time. A
+-- missing set of ids counts as equal.
 CREATE FUNCTION same_amounts(one candles, other candles) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT (one.end_time, one.open, one.high, one.low, one.close, one.volume, one.quote_volume,

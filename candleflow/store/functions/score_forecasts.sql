@@ -1,5 +1,5 @@
--- Writes down what came: [{"symbol", "open_time" (microseconds), "close"}, ...], once for each forecast.
--- Returns how many were scored.
+-- Stores the real closes [{"symbol", "open_time" (microseconds), "close"}, ...], once for each forecast. Returns how
+-- many forecasts were scored.
 CREATE FUNCTION score_forecasts(closes jsonb, interval_name text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp

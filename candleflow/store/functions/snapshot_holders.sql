@@ -1,6 +1,6 @@
--- What keeps the versions of rows that were replaced since, so that VACUUM may not drop them: sessions with a
--- snapshot, prepared transactions and replication slots, as [{"holder", "xmin", "remedy"}, ...]. For how long is the
--- caller's to find out: PostgreSQL shows a transaction's time only to pg_read_all_stats, and the rest to everybody.
+-- Returns what keeps VACUUM from removing replaced row versions: sessions with a snapshot, prepared transactions and
+-- replication slots, as [{"holder", "xmin", "remedy"}, ...]. The caller measures how long: PostgreSQL shows the start
+-- of a transaction only to pg_read_all_stats, but the rest to everybody.
 CREATE FUNCTION snapshot_holders() RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp

@@ -1,4 +1,4 @@
--- The next offset of each partition of a topic: {"0": 123}.
+-- Returns the next offset of each partition of a topic: {"0": 123}.
 CREATE FUNCTION stored_offsets(topic text) RETURNS jsonb
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(jsonb_object_agg(o.partition::text, o.next_offset), '{}')

@@ -1,6 +1,7 @@
--- The symbol's roll-ups of up to longest_us that hold since or overlap [since, until) and are not the fold of
--- their finest candles, the shortest first: the ids as stored and as folded, null where there is no such row,
--- and whether both have the same prices.
+-- Returns the symbol's roll-ups that contain since or overlap [since, until) and differ from the aggregate of their
+-- finest candles, the shortest first, up to the length longest_us. stored_ids and folded_ids are null if there is no
+-- such row.
+-- prices_agree: whether both have the same prices.
 CREATE FUNCTION stray_roll_ups(symbol text, since bigint, until bigint, longest_us bigint, windows jsonb)
 RETURNS TABLE (name text, open_us bigint, end_us bigint, stored_ids text, folded_ids text,
     prices_agree boolean, state text)

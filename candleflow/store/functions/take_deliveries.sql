@@ -1,6 +1,6 @@
--- The channel's next alerts, the oldest first, marked as being sent: once this is committed they are sent, or
--- never again without being known not to have been. One caller takes and notes for a channel, in turns: what is
--- still being sent when it takes again was taken by a call whose reply was lost, and is unknown.
+-- Marks the channel's next due alerts as being sent, the oldest first, and returns them. After this commits they are
+-- sent, or their outcome is unknown. Only one caller works on a channel: alerts that are still being sent when it calls
+-- again were taken by a call whose reply was lost, so they become unknown.
 CREATE FUNCTION take_deliveries(run_id uuid, channel text, most integer)
 RETURNS TABLE (alert_id bigint, attempt integer, decided_us bigint, text text, brief text)
 LANGUAGE plpgsql SECURITY DEFINER

@@ -1,5 +1,5 @@
--- The ids of the symbol's finest candles that open in [since, until), of sliding ones those that tile time:
--- every trade once.
+-- Returns the ids of the symbol's finest candles that open in [since, until). Of sliding windows, only those that don't
+-- overlap, so that every trade appears once.
 CREATE FUNCTION tiled_ids(symbol text, finest text, size interval, since timestamptz, until timestamptz)
 RETURNS int8multirange
 LANGUAGE plpgsql STABLE AS $$

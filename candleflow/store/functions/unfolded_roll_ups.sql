@@ -1,5 +1,5 @@
--- The stored roll-ups, up to a length, that hold since or overlap [since, until), and of which no finest
--- candle is left: none of folded has their key. None that overlaps a doubtful stretch.
+-- Returns the stored roll-ups that contain since or overlap [since, until), up to a length, and have no finest candle
+-- left: their keys are not in folded. Leaves out those that overlap a doubtful stretch.
 CREATE FUNCTION unfolded_roll_ups(
     symbol text, since bigint, until bigint, longest_us bigint, doubtful jsonb, folded candles[]
 ) RETURNS candles[]

@@ -1,12 +1,10 @@
--- What a batch means for the candles that are there, by one look at each of them:
--- overlap: its ids that are in candles already, by symbol: NULL, as it should be, or {"BTCUSDT": "{[5,9)}"};
--- merged: how many trades it has; late: how many of them came after their finest candle had closed;
--- unsettled: by the place in the batch, whether the candle's completeness can change. It can't where a candle is
--- only continued by the ids that follow its last: neither its first id nor a gap in it changes. That is so for
--- nearly all;
--- keeps_ids: by the place, whether the set of ids is to be stored. Of roll-ups longer than the minutes that are
--- merged with them it is not, unless what is stored has one: it may have trades that no minute has, of a time
--- when the finest windows were others.
+-- Compares a batch with the stored candles, in one lookup each. Returns
+-- overlap: ids of the batch that are in candles already, by symbol: {"BTCUSDT": "{[5,9)}"}, or NULL, the normal case;
+-- merged: number of its trades; late: number of them that came after their finest candle had closed;
+-- unsettled: for each candle of the batch, whether its completeness can change. It can't if the batch only appends the
+-- ids that follow its last one, which is so for nearly all candles;
+-- keeps_ids: for each candle, whether to store its set of ids. A roll-up longer than the minutes in the batch stores
+-- none, unless the stored row has one: that may have trades of a time with other finest windows, which no minute has.
 CREATE FUNCTION weigh_batch(
     batch candles[], finest text, known jsonb, OUT overlap jsonb, OUT merged bigint, OUT late bigint,
     OUT unsettled boolean[], OUT keeps_ids boolean[]
@@ -18,7 +16,7 @@ BEGIN
         SELECT b.ordinality, b.symbol, b.trade_count, b.trade_ids,
             CASE WHEN has_minutes THEN c.trade_ids ELSE held_ids(c) END AS stored_ids,
             NOT has_minutes OR b.interval NOT IN ('5m', '15m', '1h', '1d') OR c.trade_ids IS NOT NULL AS keeps_ids,
-            -- Of sliding windows, those that tile time: every trade once.
+            -- Of sliding windows, only those that don't overlap: every trade once.
             b.interval = finest AND date_bin(b.end_time - b.open_time, b.open_time,
                 timestamptz '1970-01-01 00:00:00+00') = b.open_time AS is_counted,
             c.is_closed OR b.end_time <= (known ->> b.symbol)::timestamptz AS is_late,

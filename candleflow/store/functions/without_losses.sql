@@ -1,7 +1,7 @@
--- The folded roll-ups without those that lack ids which are in no finest candle within a day either: a finest
--- candle may be lost, and its trades must not be lost to its roll-ups too. A roll-up without a set that has more
--- trades than its shorter candles know, and than its fold has, may have any. Of what did not come by the topic the
--- ids are all there is, so nothing explains that they became fewer.
+-- Returns the folded roll-ups, without those that would lose trades: a stored roll-up may have ids that no finest
+-- candle within a day has, because a finest candle was lost. A roll-up without a set that has more trades than its
+-- shorter candles, and than the new one, may have any ids. If its source isn't Kafka, its ids are the only record of
+-- its trades, so fewer ids are never accepted.
 CREATE FUNCTION without_losses(folded candles[], finest text, size interval) RETURNS candles[]
 LANGUAGE plpgsql STABLE AS $$
 BEGIN

@@ -144,8 +144,8 @@ def test_healthy_while_it_beats_and_not_once_it_has_stopped(scene: Scene) -> Non
     scene.later = SILENT_SECONDS
     assert said(scene.pages.health()) == (200, "ok\n")
     scene.later = SILENT_SECONDS + 1
-    assert said(scene.pages.health()) == (503, "silent for 31 s\n")
-    assert said(scene.pages.readiness()) == (503, "silent for 31 s\n")
+    assert said(scene.pages.health()) == (503, "no heartbeat for 31 s\n")
+    assert said(scene.pages.readiness()) == (503, "no heartbeat for 31 s\n")
     scene.heartbeat.beat("running")
     scene.later = 0.0
     assert said(scene.pages.health()) == (200, "ok\n")

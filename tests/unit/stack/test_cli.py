@@ -26,7 +26,7 @@ def test_a_bad_setting_ends_every_command_with_status_2_before_anything_is_impor
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CANDLEFLOW_WINDOW_SECONDS", "7")
-    monkeypatch.setattr(cli, "_named", lambda name: pytest.fail(f"{name} was imported"))
+    monkeypatch.setattr(cli, "_resolved", lambda name: pytest.fail(f"{name} was imported"))
     assert cli.main([command]) == 2
     assert "CANDLEFLOW_WINDOW_SECONDS='7'" in capsys.readouterr().err
 
@@ -79,7 +79,7 @@ def test_an_error_of_ours_is_one_plain_line_and_status_1(
     def run(*_: Any) -> int:
         raise StackError("port 9092 is taken: set CANDLEFLOW_KAFKA_BOOTSTRAP to move Kafka to another")
 
-    monkeypatch.setattr(cli, "_named", lambda _: run)
+    monkeypatch.setattr(cli, "_resolved", lambda _: run)
     assert cli.main(["up"]) == 1
     assert (
         capsys.readouterr().err
@@ -88,15 +88,15 @@ def test_an_error_of_ours_is_one_plain_line_and_status_1(
 
 
 def test_psql_gets_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    handed_on: list[str] = []
+    passed_on: list[str] = []
 
     def psql(_: Any, arguments: argparse.Namespace) -> int:
-        handed_on.extend(arguments.handed_on)
+        passed_on.extend(arguments.passed_on)
         return 0
 
-    monkeypatch.setattr(cli, "_named", lambda _: psql)
+    monkeypatch.setattr(cli, "_resolved", lambda _: psql)
     assert cli.main(["psql", "-At", "-c", "select 1", "--help"]) == 0
-    assert handed_on == ["-At", "-c", "select 1", "--help"]
+    assert passed_on == ["-At", "-c", "select 1", "--help"]
 
 
 def test_nothing_running_is_said_and_is_status_1(
