@@ -15,10 +15,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
 
 from candleflow.engine import trades
-from candleflow.engine.folding import BatchFold
+from candleflow.engine.folding import BatchFold, unread_records
 from candleflow.engine.partials import Folded
 from candleflow.engine.trades import REFUSAL
-from candleflow.errors import MarketError
 from candleflow.market.payload import NOT_JSON
 from candleflow.market.trade import TIME_LIMIT_US
 
@@ -62,16 +61,12 @@ def records(lines: DataFrame, symbol: str) -> DataFrame:
 def read(records: DataFrame, since: int, until: int, fold: BatchFold) -> tuple[DataFrame, Folded]:
     """The records judged and folded; those at a time outside [since, until), microseconds, are refused.
 
-    Raises MarketError where more than ``UNREAD_LIMIT`` lines have the form of a trade and impossible numbers.
+    Raises OversizeError if more than ``trades.UNREAD_LIMIT`` lines look like trades but have impossible
+    numbers: the caller then loads the lines in smaller parts.
     """
     judged = _of_day(trades.read_quickly(records, 0), since, until)
     folded = fold(judged)
-    unread = folded.rejected.get(trades.UNREAD, 0)
-    if unread > trades.UNREAD_LIMIT:
-        raise MarketError(
-            f"{unread:,} lines of an hour have numbers that no trade has: is it the right file?"
-        )
-    if unread:
+    if unread_records(folded):
         judged = _of_day(trades.judge(records, 0), since, until)
         folded = fold(judged)
     return judged, folded

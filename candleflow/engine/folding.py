@@ -14,9 +14,10 @@ from typing import Final
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
 
+from candleflow.engine import trades as reading
 from candleflow.engine.candles import CandleFold, without_ids, without_repeats
 from candleflow.engine.driver_rows import rows_of
-from candleflow.engine.partials import Folded, read_fold
+from candleflow.engine.partials import Folded, OversizeError, read_fold
 from candleflow.errors import CandleflowError
 from candleflow.market.window import Windows
 
@@ -59,6 +60,18 @@ class BatchFold:
             rest = without_ids(rest, _ids(trades.sparkSession, overlap))
         once = self(rest)
         return replace(folded, partials=once.partials, trades=once.trades, live=once.live)
+
+
+def unread_records(folded: Folded) -> int:
+    """Return how many records of a batch ``trades.read_quickly`` could not read.
+
+    Raises OversizeError if there are more than ``trades.UNREAD_LIMIT``, which the driver decodes at once.
+    """
+    unread = folded.rejected.get(reading.UNREAD, 0)
+    if unread > reading.UNREAD_LIMIT:
+        received = folded.sound + sum(folded.rejected.values())
+        raise OversizeError(received * reading.UNREAD_LIMIT // unread, "records in another layout")
+    return unread
 
 
 def _ids(spark: SparkSession, overlap: Overlap) -> DataFrame:

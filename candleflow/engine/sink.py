@@ -31,7 +31,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from candleflow.backoff import Backoff
 from candleflow.engine import trades
-from candleflow.engine.folding import BatchFold, Overlap
+from candleflow.engine.folding import BatchFold, Overlap, unread_records
 from candleflow.engine.ledger import Claim, Ledger, Merged, StoreAwayError, SupersededError
 from candleflow.engine.partials import Folded, LastRecord, OversizeError
 from candleflow.engine.parts import PartSize, part_end
@@ -287,12 +287,8 @@ class CandleSink:
         every record; or else judged from Kafka's ``records``. Raises OversizeError where it left too many.
         """
         quick = self._fold.read(blocks)
-        unread = quick.rejected.get(trades.UNREAD, 0)
-        if not unread:
+        if not unread_records(quick):
             return quick, lambda: trades.read_quickly(records(), self._work.max_future_us)
-        if unread > trades.UNREAD_LIMIT:
-            records_of_limit = (quick.sound + unread) * trades.UNREAD_LIMIT // unread
-            raise OversizeError(records_of_limit, "records in another layout")
         judged = trades.judge(records(), self._work.max_future_us)
         folded = self._fold(judged)
         if folded.sound > 2 * quick.sound and not self._warned:

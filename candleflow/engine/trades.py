@@ -62,9 +62,9 @@ RECORDS_PER_TASK: Final = 125_000
 """A batch of up to so many is one task; a longer backlog is read by all cores even of one partition. Half a
 million are four tasks; five left one of two cores idle during the last."""
 
-UNREAD_LIMIT: Final = 40_000
-"""The most records that the driver reads by itself at once: 160 MB if all are as long as may be. A batch with
-more of them is merged in parts."""
+UNREAD_LIMIT: Final = 10_000
+"""The most records that the driver decodes at once: 40 MB of the longest. A batch, or a part of an archive,
+with more of them is merged in smaller parts."""
 
 _RECORDS_PER_POLL: Final = 5_000
 """Spark asks the consumer anew after so many; with the consumer's own 500 that took a third of a backlog's

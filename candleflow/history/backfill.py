@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,7 @@ from rich.table import Table
 from candleflow.audit.verify import symbol_argument
 from candleflow.engine import archive as lines
 from candleflow.engine.folding import BatchFold, Overlap
-from candleflow.engine.partials import Folded
+from candleflow.engine.partials import Folded, OversizeError
 from candleflow.engine.session import FindSpark, start_session, stop_session
 from candleflow.errors import SettingError
 from candleflow.exchange import archive
@@ -176,7 +177,17 @@ class Loader:
         self._closes_until = min(day.until, time.time_ns() // 1_000)
 
     def load(self, part: Path) -> None:
-        """Load a file of lines in one transaction. Raises StoreError, and then nothing of it was counted."""
+        """Load a file of lines in one transaction, or in several if the driver can't hold all its bad lines.
+
+        Raises StoreError; nothing of the transaction that failed was counted.
+        """
+        try:
+            self._load(part)
+        except OversizeError as error:
+            for piece in _pieces(part, max(1, error.records // 2)):
+                self.load(piece)
+
+    def _load(self, part: Path) -> None:
         day, loaded = self._day, self._loaded
         found = lines.read_lines(self._spark, part)
         records = lines.records(found, day.symbol)
@@ -197,6 +208,16 @@ class Loader:
         if not folded.partials:
             return None
         return self._store.load(folded.partials, Source.ARCHIVE, self._closes_until)
+
+
+def _pieces(part: Path, lines_each: int) -> Iterator[Path]:
+    """Cut a file of lines into smaller ones beside it; each is removed when the next is asked for."""
+    piece = part.with_name(f"{part.stem}-piece{part.suffix}")
+    with part.open("rb") as source:
+        while some := list(islice(source, lines_each)):
+            piece.write_bytes(b"".join(some))
+            yield piece
+            piece.unlink()
 
 
 def _is_of_month(file: Path, day: Day) -> bool:
