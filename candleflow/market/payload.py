@@ -36,7 +36,7 @@ CANONICAL_PATTERN: Final = (
     + r',"p":"' + _AMOUNT % 11 + r'","q":"' + _AMOUNT % 12 + r'","T":' + _TIME
     + r',"m":(true|false),"M":(?:true|false)\}'
 )  # fmt: skip
-"""The exact layout that Binance sends, with the groups E s t p q T m, as a Python and Java regular expression.
+"""The exact layout that Binance sends, as a regular expression of Python and Java. Groups: E s t p q T m.
 
 A record that matches is valid JSON with every field of the right type. Each number fits the engine's types:
 64-bit integers, times of 13 digits (milliseconds) or 16 (microseconds), and decimals within

@@ -228,8 +228,8 @@ def test_lines_that_are_no_trades_are_named_and_the_rest_is_loaded(
     kept = [one for number, one in enumerate(trades) if number not in (50, 60)]
     assert oracle.differences(oracle.all_intervals(kept), archive.candles()) == []
     said = capsys.readouterr().err
-    assert "1 lines refused: trade time on another day" in said
-    assert "the first of them: '1050,60050.5,0.00001,nonsense'" in said
+    assert "1 lines rejected: trade time on another day" in said
+    assert "the first one: '1050,60050.5,0.00001,nonsense'" in said
     assert "not a line of spot trades (id,price,qty,quote_qty,time,is_buyer_maker,is_best_match)" in said
     assert "it has 4 columns" in said
 

@@ -264,7 +264,7 @@ async def test_a_minute_that_the_klines_do_not_account_for_is_left_to_its_trades
         monkeypatch.setattr(ExchangeRest, "klines", without_one)
         await scene.load()
         assert scene.holes() == ((members[0].trade_id, members[-1].trade_id + 1),)
-        assert "don't account for trades" in caplog.text
+        assert "don't match trades" in caplog.text
         scene.processor.merge(members)
         assert_all_right(scene, FIVE_SECONDS)
 

@@ -120,5 +120,5 @@ def test_its_text_is_read_back(ids: list[int]) -> None:
     "text", ["", "{", "{[1,2]}", "{[1,2)[3,4)}", "{(1,2)}", "[1,2)", "{[-1,2)}", "{[1,2),}"]
 )
 def test_another_text_is_none(text: str) -> None:
-    with pytest.raises(MarketError, match="no set of trade ids"):
+    with pytest.raises(MarketError, match="not a set of trade ids"):
         TradeIds.parse(text)

@@ -8,7 +8,7 @@ import java.util.Map;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
 
-/** The candle rules of market/candle.py, by blocks of neighbouring trade ids: the rows of engine/candles.py's Block. */
+/** Aggregates trades by the candle rules of market/candle.py into the rows of engine/candles.py's Block. */
 final class Blocks {
   private static final String TOO_MANY = "(too many)"; // candles.TOO_MANY
   private static final String LAST_RECORD = "(last record)"; // candles.LAST_RECORD
@@ -22,18 +22,18 @@ final class Blocks {
   private LastRecord last = null;
   private long records = 0;
 
-  /** Holds {@code most} blocks at most: whoever adds to them asks {@link #isFull} before each record. */
+  /** The limit is {@code most} blocks: the caller checks {@link #isFull} before each record. */
   Blocks(long paneUs, long most) {
     this.paneUs = paneUs;
     this.most = most;
   }
 
-  /** Whether there are more blocks than wanted; then no record need be read any more. */
+  /** Returns whether the limit of blocks is exceeded; then the caller stops reading records. */
   boolean isFull() {
     return blocks.size() > most;
   }
 
-  /** Notes a record's place in the topic. Call it for each record, refused or not. */
+  /** Notes a record's position in the topic. Call it for each record, rejected ones included. */
   void note(int partition, long offset, long writtenAt) {
     records++;
     if (last == null || last.partition != partition) {
@@ -97,7 +97,7 @@ final class Blocks {
     Row row() {
       Object[] row = new Object[Block.COLUMNS];
       row[0] = LAST_RECORD;
-      row[2] = Long.valueOf(partition); // candles.Block tells which columns these are
+      row[2] = Long.valueOf(partition); // the columns' order is that of candles.Block
       row[3] = Long.valueOf(offset);
       row[5] = Long.valueOf(writtenAt);
       return RowFactory.create(row);
@@ -189,7 +189,7 @@ final class Blocks {
       for (int i = 0; i < numbers.length; i++) row.add(Long.valueOf(numbers[i]));
     }
 
-    /** A reason in place of a block, and how often it was given. */
+    /** Returns the row that counts the records rejected for a reason. */
     static Row refusal(String reason, long records) {
       Object[] row = new Object[COLUMNS];
       row[0] = reason;
