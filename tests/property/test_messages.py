@@ -1,4 +1,4 @@
-"""The decoder on anything at all: it answers, it never raises, and its quick way changes nothing."""
+"""The decoder on arbitrary input: it always returns, never raises, and its fast path changes no result."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read(frame: str | bytes) -> Message:
     return decode(record, SYMBOLS, NOW, MINUTE_US)
 
 
-# Values in the layout's own alphabet, in range and far out of it.
+# Values that use the layout's characters, within the limits and far outside them.
 integers = st.one_of(
     st.integers(0, 10**19 - 1), st.integers(NOW // 1_000 - 10, NOW // 1_000 + 70_000), st.integers(0, 20)
 )
@@ -164,7 +164,7 @@ def test_depth_and_length_never_raise(count: int, piece: str) -> None:
 
 @pytest.fixture(scope="module")
 def recorded() -> list[bytes]:
-    """Frames of every kind in the recording."""
+    """One frame of each kind in the recording."""
     if not oracle.ALL_STREAMS.exists():
         pytest.skip(oracle.ABSENT)
     with gzip.open(oracle.ALL_STREAMS) as lines:

@@ -1,4 +1,4 @@
-"""What a trade may be: the limits inside which every part counts exactly."""
+"""The limits of a trade's fields within which all parts calculate exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets of trade ids, against Python's own sets."""
+"""Compare sets of trade ids with Python's own sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHANGES = st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.integers(0, 1
 def test_ranges_added_and_taken_out_are_what_a_plain_set_has_in_blocks_of_any_size(
     changes: list[tuple[bool, int, int]], lower: int, upper: int
 ) -> None:
-    """Blocks of one range or two, which are split and joined by nearly every change."""
+    """Blocks hold one or two ranges, so nearly every change splits or joins blocks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trade_ids, "_BLOCK", 1)
         held, plain = TradeIds(), set[int]()
@@ -40,14 +40,14 @@ def test_ranges_added_and_taken_out_are_what_a_plain_set_has_in_blocks_of_any_si
 
 
 def ranges_of(ids: set[int]) -> tuple[tuple[int, int], ...]:
-    """The longest runs of neighbours."""
+    """Return the maximal runs of consecutive ids."""
     begins = sorted(one for one in ids if one - 1 not in ids)
     ends = sorted(one + 1 for one in ids if one + 1 not in ids)
     return tuple(zip(begins, ends, strict=True))
 
 
 def test_a_change_takes_no_longer_in_a_set_of_many_ranges() -> None:
-    """One list of all had to be moved for each: twenty times as long at the first of 200,000."""
+    """With one list for all ranges, a change at the first of 200,000 took twenty times as long."""
 
     def seconds(count: int) -> float:
         held = TradeIds.of_ranges((10 * one, 10 * one + 5) for one in range(count))

@@ -23,7 +23,7 @@ final class LayoutReader {
   private static final byte[] FALSE = bytes("false");
   private static final byte[] END = bytes("}");
 
-  private static final int INTEGER_DIGITS = 18; // every number of so many digits fits 64 bits
+  private static final int INTEGER_DIGITS = 18; // every number of 18 digits fits 64 bits
   private static final int PRICE_DIGITS = 11; // market.trade.PRICE_LIMIT is 10^11
   private static final int QUANTITY_DIGITS = 12; // market.trade.QUANTITY_LIMIT is 10^12
   private static final int PLACES = 8; // market.trade.DECIMAL_PLACES
