@@ -35,7 +35,7 @@ from candleflow.market.trade import Trade
 from candleflow.market.window import Windows
 from tests.made_symbols import SYMBOLS
 from tests.spark_fixtures import PUBLISHED_AT, records_of
-from tests.unit.market.test_symbol import turns
+from tests.unit.market.test_symbol import rule_changes
 
 MAX_FUTURE_US = 60_000_000
 WINDOWS = Windows.of_seconds(5)
