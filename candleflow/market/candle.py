@@ -60,13 +60,13 @@ class Candle:
     def key(self) -> CandleKey:
         return self.symbol, self.interval, self.open_time
 
-    def has_no_hole(self) -> bool:
+    def has_no_gap(self) -> bool:
         """Return whether the candle has every trade from its first id to its last."""
         return self.trade_count == self.last_trade_id - self.first_trade_id + 1
 
     def is_complete_after(self, before: Candle | None) -> bool:
         """Apply rule 6. The result is False without a candle before: then completeness can't be proved."""
-        return self.has_no_hole() and before is not None and before.last_trade_id + 1 == self.first_trade_id
+        return self.has_no_gap() and before is not None and before.last_trade_id + 1 == self.first_trade_id
 
 
 class CandleFold:

@@ -52,7 +52,7 @@ def test_a_trade_that_comes_twice_counts_once() -> None:
 
 def test_a_hole_in_the_ids_shows() -> None:
     candle = only([trade(1, "10"), trade(3, "30")])
-    assert not candle.has_no_hole()
+    assert not candle.has_no_gap()
     assert str(candle.trade_ids) == "{[1,2),[3,4)}"
 
 
