@@ -117,7 +117,7 @@ class TradeIds:
         backwards = (zip(reversed(lowers), reversed(uppers), strict=True) for lowers, uppers in blocks)
         return tuple(islice(chain.from_iterable(backwards), count))
 
-    def holes(self) -> Iterator[tuple[int, int]]:
+    def gaps(self) -> Iterator[tuple[int, int]]:
         """Return the ``[lower, upper)`` gaps between the first id and the last, in order."""
         uppers, lowers = map(chain.from_iterable, (self._uppers, self._lowers))
         return zip(uppers, islice(lowers, 1, None), strict=False)

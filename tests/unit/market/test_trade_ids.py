@@ -34,7 +34,7 @@ def test_ranges_added_and_taken_out_are_what_a_plain_set_has_in_blocks_of_any_si
         assert held.within(lower, upper) == ranges_of(plain.intersection(range(lower, upper)))
         assert held.last_ranges(3) == tuple(reversed(held.ranges))[:3]
         assert (len(held), held.range_count, bool(held)) == (len(plain), len(held.ranges), bool(plain))
-        assert list(held.holes()) == [
+        assert list(held.gaps()) == [
             (upper, lower) for (_, upper), (lower, _) in itertools.pairwise(held.ranges)
         ]
 
@@ -79,7 +79,7 @@ def test_its_ranges_are_disjoint_in_order_and_never_touch(ids: list[int]) -> Non
 
 @given(IDS)
 def test_its_holes_are_the_missing_ids_between_first_and_last(ids: list[int]) -> None:
-    missing = {i for lower, upper in TradeIds(ids).holes() for i in range(lower, upper)}
+    missing = {i for lower, upper in TradeIds(ids).gaps() for i in range(lower, upper)}
     assert missing == (set(range(min(ids), max(ids) + 1)) - set(ids) if ids else set())
 
 
