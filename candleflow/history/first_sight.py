@@ -44,7 +44,7 @@ _LONGEST_PAUSE_SECONDS: Final = 300.0
 
 
 @dataclass(slots=True)
-class _Lacking:
+class _Missing:
     """The time [since, until) that a symbol still has to load, in microseconds; ``end_id``: the id at
     ``until``."""
 
@@ -93,34 +93,34 @@ class HistoryLoader:
     async def _load_all(self, history: TradeHistory) -> None:
         """Load one chunk of each symbol in turn, so that all get their latest candles first."""
         unknown = deque(self._settings.symbols)
-        lacking: deque[_Lacking] = deque()
+        missing: deque[_Missing] = deque()
         backoff = Backoff(_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
-        while unknown or lacking:
+        while unknown or missing:
             began_at = time.monotonic()
             try:
                 if unknown:
-                    found = await self._lacking(history, unknown[0])
+                    found = await self._find_missing(history, unknown[0])
                     unknown.popleft()
-                    lacking += [found] if found is not None else []
+                    missing += [found] if found is not None else []
                 else:
-                    await self._load_chunk(history, lacking[0])
-                    lacking.rotate(-1)
+                    await self._load_chunk(history, missing[0])
+                    missing.rotate(-1)
             except (ExchangeError, StoreError) as error:
                 self.state = f"history waits: {error}"
                 _log.warning("loading history failed, will retry: %s", error)
                 await asyncio.sleep(backoff.next_delay())
                 continue
             backoff.reset()
-            for done in [one for one in lacking if one.until <= one.since]:
+            for done in [one for one in missing if one.until <= one.since]:
                 _log.info(
                     "%s: %g hours of history are loaded", done.symbol, self._settings.exchange.history_hours
                 )
-                lacking.remove(done)
-            hours = sum(one.until - one.since for one in lacking) / _HOUR_US
-            self.state = f"history: {hours:.1f} h to load" if lacking else ""
+                missing.remove(done)
+            hours = sum(one.until - one.since for one in missing) / _HOUR_US
+            self.state = f"history: {hours:.1f} h to load" if missing else ""
             await asyncio.sleep(min(time.monotonic() - began_at, _LONGEST_REST_SECONDS))
 
-    async def _lacking(self, history: TradeHistory, symbol: str) -> _Lacking | None:
+    async def _find_missing(self, history: TradeHistory, symbol: str) -> _Missing | None:
         """Return what the symbol has to load. None if its candles reach back far enough, or if the exchange
         has no older klines."""
         now = await history.server_time()
@@ -133,7 +133,7 @@ class HistoryLoader:
         first = await history.first_kline_time(symbol, _KLINE, since)
         if first is None or first >= until:
             return None
-        return _Lacking(symbol, max(since, first), until, await _id_at(history, symbol, until))
+        return _Missing(symbol, max(since, first), until, await _id_at(history, symbol, until))
 
     def _first_pane(self, symbol: str) -> int | None:
         """Return the time before which no candle has a trade: the start of the first candle's last pane.
@@ -143,26 +143,26 @@ class HistoryLoader:
         first = self._reader.first_open_time(symbol, self._windows.interval)
         return None if first is None else first + self._windows.size_us - self._windows.slide_us
 
-    async def _load_chunk(self, history: TradeHistory, lacking: _Lacking) -> None:
-        """Load the newest chunk of ``lacking``, and shorten ``lacking`` by it."""
-        symbol, until = lacking.symbol, lacking.until
-        since = newest_chunk(lacking.since, until)
+    async def _load_chunk(self, history: TradeHistory, missing: _Missing) -> None:
+        """Load the newest chunk of ``missing``, and shorten ``missing`` by it."""
+        symbol, until = missing.symbol, missing.until
+        since = newest_chunk(missing.since, until)
         first_id = await _id_at(history, symbol, since)
         klines = await history.klines(symbol, _KLINE, since, until)
-        proved = await self._proved(history, symbol, Stretch(since, until, first_id, lacking.end_id), klines)
+        proved = await self._proved(history, symbol, Stretch(since, until, first_id, missing.end_id), klines)
         overlap = None
         if proved:
             overlap = await asyncio.to_thread(self._store.load, proved, Source.KLINE, until)
         if overlap is not None:
             pane = await asyncio.to_thread(self._first_pane, symbol)
             if pane is not None and pane < until:  # trades of this time were merged meanwhile
-                lacking.until = max(lacking.since, pane)
-                lacking.end_id = await _id_at(history, symbol, lacking.until)
+                missing.until = max(missing.since, pane)
+                missing.end_id = await _id_at(history, symbol, missing.until)
                 return
             _log.warning(
                 "%s: skipped klines from %d to %d: their trades are in candles already", symbol, since, until
             )
-        lacking.until, lacking.end_id = since, first_id
+        missing.until, missing.end_id = since, first_id
 
     async def _proved(
         self, history: TradeHistory, symbol: str, stretch: Stretch, klines: Sequence[Kline]
