@@ -22,7 +22,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from candleflow.market.symbol import SYMBOL_LENGTH, SYMBOL_PATTERN, is_symbol
-from candleflow.market.trade import Trade, refusal, to_microseconds
+from candleflow.market.trade import Trade, rejection_reason, to_microseconds
 
 DECIMAL_PATTERN: Final = r"[0-9]+(?:\.[0-9]+)?"
 """A price or quantity in plain digits: no sign, no exponent, no space."""
@@ -70,7 +70,7 @@ DEPTH_LIMIT: Final = 500
 """Maximum levels of nested objects and arrays; a trade has one. RFC 8259, section 9, allows such a limit.
 Python's own differs between versions: 3.11 rejects about 980 levels, 3.13 accepts 2,000."""
 
-# The reasons for rejecting a record, in the order of the checks. trade.refusal() has further ones.
+# The reasons for rejecting a record, in the order of the checks. trade.rejection_reason() has further ones.
 TOO_LONG: Final = "record too long"
 NOT_UTF8: Final = "not UTF-8"
 NOT_JSON: Final = "not JSON"
@@ -147,7 +147,7 @@ def judge(fields: Any, symbols: Collection[str] | None, now: int, max_future_us:
     )
     if not (is_symbol(trade.symbol) if symbols is None else trade.symbol in symbols):
         return UNKNOWN_SYMBOL
-    return refusal(trade) or (FUTURE if trade.trade_time > now + max_future_us else trade)
+    return rejection_reason(trade) or (FUTURE if trade.trade_time > now + max_future_us else trade)
 
 
 _PYTHON_TYPES: Final[dict[str, type]] = {"integer": int, "string": str, "boolean": bool}
@@ -156,7 +156,7 @@ _NOT_A_NUMBER: Final = Decimal("NaN")
 
 
 def _decimal(text: str) -> Decimal:
-    """Parse plain digits. Anything else becomes NaN, which ``refusal`` rejects."""
+    """Parse plain digits. Anything else becomes NaN, which ``rejection_reason`` rejects."""
     return Decimal(text) if _DECIMAL.fullmatch(text) else _NOT_A_NUMBER
 
 

@@ -62,7 +62,7 @@ def to_microseconds(time: int) -> int:
     return time if time >= MICROSECONDS_FROM else time * 1000
 
 
-def refusal(trade: Trade) -> str | None:
+def rejection_reason(trade: Trade) -> str | None:
     """Return the reason, a stable text, why ``trade`` can't be aggregated exactly; None if it can."""
     if not 0 <= trade.trade_id < TRADE_ID_LIMIT:
         return "trade id out of range"
@@ -85,8 +85,8 @@ def refusal(trade: Trade) -> str | None:
 
 
 def check(trade: Trade) -> Trade:
-    """Return ``trade``. Raises MarketError if ``refusal`` has a reason to reject it."""
-    reason = refusal(trade)
+    """Return ``trade``. Raises MarketError if ``rejection_reason`` has a reason to reject it."""
+    reason = rejection_reason(trade)
     if reason is not None:
         raise MarketError(f"{trade}: {reason}")
     return trade

@@ -15,7 +15,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 - a class
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from candleflow.market.candle import Candle, CandleKey, fold
-from candleflow.market.trade import Trade, refusal
+from candleflow.market.trade import Trade, rejection_reason
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import ROLL_UPS, SECOND_US, Windows, floor_time, roll_up_windows
 from candleflow.store import schema
@@ -176,7 +176,9 @@ def _trade(draw: st.DrawFn, symbol: str, trade_id: int, time: int) -> Trade:
     lots = st.integers(1, 10**6) | st.integers(1, 10**20 - 1)
     price, quantity = Decimal(draw(ticks)).scaleb(-8), Decimal(draw(lots)).scaleb(-8)
     trade = Trade(symbol, trade_id, price, quantity, time, draw(st.booleans()))
-    return trade if refusal(trade) is None else Trade(symbol, trade_id, price, Decimal(1), time, True)
+    return (
+        trade if rejection_reason(trade) is None else Trade(symbol, trade_id, price, Decimal(1), time, True)
+    )
 
 
 @st.composite

@@ -21,7 +21,7 @@ from candleflow.exchange.messages import (
 )
 from candleflow.market.payload import NOT_AN_OBJECT, NOT_JSON, NOT_UTF8, TOO_LONG, Rejected, decode_payload
 from candleflow.market.symbol import lower
-from candleflow.market.trade import NOTIONAL_LIMIT, Trade, refusal
+from candleflow.market.trade import NOTIONAL_LIMIT, Trade, rejection_reason
 from tests import made_symbols, oracle
 
 NOW: Final = 1_723_161_255_343_000
@@ -118,7 +118,7 @@ def test_a_payload_has_the_same_verdict_in_a_frame_and_bare(content: Any) -> Non
         if bare.symbol in SYMBOLS:
             assert framed == TradeMessage(bare.symbol, bare.trade_id, bare.trade_time, record)
             assert framed.trade == bare
-        assert refusal(bare) is None
+        assert rejection_reason(bare) is None
         assert bare.trade_time <= NOW + MINUTE_US
     elif content.get("e") == "trade":
         assert isinstance(framed, Rejected)
