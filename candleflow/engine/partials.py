@@ -82,14 +82,14 @@ def read_fold(rows: Iterable[tuple[Any, ...]], windows: Windows, most: int | Non
     last: dict[int, LastRecord] = {}
     sound = written_at = parts = 0
     for one in map(Block._make, rows):  # Spark's Row searches a list for each field name
-        if one.refusal == TOO_MANY:
+        if one.rejection_reason == TOO_MANY:
             raise OversizeError(one.records)
-        if one.refusal == LAST_RECORD:
+        if one.rejection_reason == LAST_RECORD:
             found = LastRecord(one.block, one.written_at)
             last[one.open_time] = max(found, last.get(one.open_time, found))
             continue
-        if one.refusal is not None:
-            rejected[one.refusal] += one.records
+        if one.rejection_reason is not None:
+            rejected[one.rejection_reason] += one.records
             continue
         sound += one.records
         written_at = max(written_at, one.written_at)
