@@ -74,7 +74,7 @@ def read(records: DataFrame, since: int, until: int, fold: BatchFold) -> tuple[D
     return judged, folded
 
 
-def first_refused(judged: DataFrame, lines: DataFrame) -> tuple[str, str] | None:
+def first_rejected(judged: DataFrame, lines: DataFrame) -> tuple[str, str] | None:
     """Return the first rejected line and the reason; None if there is none."""
     refused = (
         judged.where(F.col(REJECTION_REASON).isNotNull())

@@ -85,7 +85,7 @@ class Loaded:
     """The trades that the candles did not have yet."""
     candles: int = 0
     """Candles of the finest interval that got trades."""
-    refused: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
     """Rejected lines, by reason."""
     example: tuple[str, str] | None = None
     """The first rejected line, and its reason."""
@@ -140,7 +140,7 @@ def run(
     _print(day, loaded, time.monotonic() - began_at)
     if not loaded.trades:
         print(f"nothing was loaded: the file has no trade of {day.name}", file=sys.stderr)
-    return int(bool(loaded.refused) or not loaded.trades)
+    return int(bool(loaded.rejected) or not loaded.trades)
 
 
 def _run_in(
@@ -205,8 +205,8 @@ class Loader:
         loaded.merged += merged.trades
         loaded.candles += len(merged.partials)
         if folded.rejected and loaded.example is None:
-            loaded.example = lines.first_refused(judged, found)
-        loaded.refused.update(folded.rejected)
+            loaded.example = lines.first_rejected(judged, found)
+        loaded.rejected.update(folded.rejected)
 
     def _merge(self, folded: Folded) -> Overlap | None:
         if not folded.partials:
@@ -280,11 +280,11 @@ def _print(day: Day, loaded: Loaded, seconds: float) -> None:
     for name in ("trades", "loaded", "already there", "rejected lines", "candles", "seconds"):
         table.add_column(name, justify="right")
     already = loaded.trades - loaded.merged
-    numbers = (loaded.trades, loaded.merged, already, loaded.refused.total(), loaded.candles)
+    numbers = (loaded.trades, loaded.merged, already, loaded.rejected.total(), loaded.candles)
     table.add_row(day.symbol, day.name, *(f"{number:,}" for number in numbers), f"{seconds:.1f}")
     console = Console()
     (console if console.is_terminal else Console(width=_WIDTH)).print(table)
-    for reason, count in loaded.refused.most_common():
+    for reason, count in loaded.rejected.most_common():
         print(f"{count:,} lines rejected: {reason}", file=sys.stderr)
     if loaded.example is not None:
         line, reason = loaded.example

@@ -44,7 +44,7 @@ def test_a_part_with_many_impossible_numbers_is_loaded_in_smaller_ones(
     loader = Loader(spark, cast(HistoryStore, store), Windows.of_seconds(1), DAY, loaded)
     loader.load(part)
     assert (loaded.trades, loaded.merged, loaded.candles) == (20, 20, 20)
-    assert loaded.refused.total() == 10
+    assert loaded.rejected.total() == 10
     assert loaded.example is not None
     assert loaded.example[0] == line(0, "0.0").rstrip("\n")
     assert store.transactions == 5

@@ -323,7 +323,7 @@ def test_each_line_has_its_verdict(spark: SparkSession) -> None:
     assert {line: row[REJECTION_REASON] for line, row in zip(LINES, rows, strict=True)} == LINES
     assert [row["trade_time"] for row in rows[:2]] == [day.since, day.since + 123]
     assert [row["is_taker_buy"] for row in rows[:2]] == [False, True]
-    assert lines_module.first_refused(judged, given) == ("", NOT_A_LINE)
+    assert lines_module.first_rejected(judged, given) == ("", NOT_A_LINE)
 
 
 def test_another_markets_ids_never_get_in(archive: Archive) -> None:
