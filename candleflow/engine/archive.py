@@ -18,7 +18,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark
 from candleflow.engine import trades
 from candleflow.engine.folding import BatchFold, unread_records
 from candleflow.engine.partials import Folded
-from candleflow.engine.trades import REJECTION_REASON
+from candleflow.engine.trades import REASON
 from candleflow.market.payload import NOT_JSON
 from candleflow.market.trade import TIME_LIMIT_US
 
@@ -76,28 +76,19 @@ def read(records: DataFrame, since: int, until: int, fold: BatchFold) -> tuple[D
 
 def first_rejected(judged: DataFrame, lines: DataFrame) -> tuple[str, str] | None:
     """Return the first rejected line and the reason; None if there is none."""
-    refused = (
-        judged.where(F.col(REJECTION_REASON).isNotNull())
-        .orderBy("offset")
-        .select("offset", REJECTION_REASON)
-        .head(1)
-    )
-    if not refused:
+    rejected = judged.where(F.col(REASON).isNotNull()).orderBy("offset").select("offset", REASON).head(1)
+    if not rejected:
         return None
-    (line,) = lines.where(F.col("offset") == refused[0]["offset"]).select("line").collect()
-    return line["line"], refused[0][REJECTION_REASON]
+    (line,) = lines.where(F.col("offset") == rejected[0]["offset"]).select("line").collect()
+    return line["line"], rejected[0][REASON]
 
 
 def _of_day(judged: DataFrame, since: int, until: int) -> DataFrame:
-    is_no_line = F.col("value").isNull() | (
-        F.col(REJECTION_REASON) == NOT_JSON
-    )  # a number with a leading zero
-    reason = F.when(is_no_line, NOT_A_LINE).otherwise(F.col(REJECTION_REASON))
-    judged = judged.withColumn(REJECTION_REASON, reason)
-    is_elsewhere = F.col(REJECTION_REASON).isNull() & ~F.col("trade_time").between(since, until - 1)
-    refused = judged.withColumn(
-        REJECTION_REASON, F.when(is_elsewhere, ANOTHER_DAY).otherwise(F.col(REJECTION_REASON))
-    )
+    """Name the reasons as an archive needs them, and reject trades outside [since, until)."""
+    is_no_line = F.col("value").isNull() | (F.col(REASON) == NOT_JSON)  # a number with a leading zero
+    judged = judged.withColumn(REASON, F.when(is_no_line, NOT_A_LINE).otherwise(F.col(REASON)))
+    is_elsewhere = F.col(REASON).isNull() & ~F.col("trade_time").between(since, until - 1)
+    judged = judged.withColumn(REASON, F.when(is_elsewhere, ANOTHER_DAY).otherwise(F.col(REASON)))
     # Like ``judge``: the trade columns of a rejected record are null.
-    sound = {name: F.when(F.col(REJECTION_REASON).isNull(), F.col(name)) for name in trades.TRADE_COLUMNS}
-    return refused.withColumns(sound)
+    sound = {name: F.when(F.col(REASON).isNull(), F.col(name)) for name in trades.TRADE_COLUMNS}
+    return judged.withColumns(sound)

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark
 from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from candleflow.engine.java_functions import map_partitions
-from candleflow.engine.trades import IS_LIVE, REJECTION_REASON, TRADE_COLUMNS, UNREAD
+from candleflow.engine.trades import IS_LIVE, REASON, TRADE_COLUMNS, UNREAD
 from candleflow.market.symbol import SYMBOL_PATTERN
 from candleflow.market.window import Windows
 
@@ -94,7 +94,7 @@ class Block(NamedTuple):
 
 
 _ALL_BITS: Final = (1 << _WORD_SIZE) - 1
-_TEXTS: Final = (REJECTION_REASON, "symbol")
+_TEXTS: Final = (REASON, "symbol")
 _BLOCKS: Final = StructType(
     [StructField(name, StringType() if name in _TEXTS else LongType()) for name in Block._fields]
 )
@@ -117,7 +117,7 @@ class CandleFold:
         Kafka's columns, ``timestamp``, ``partition`` and ``offset`` are required. Without ``IS_LIVE`` no
         trade counts as live.
         """
-        rows = trades.select(REJECTION_REASON, *_place(trades), *TRADE_COLUMNS)
+        rows = trades.select(REASON, *_place(trades), *TRADE_COLUMNS)
         return map_partitions(rows, _BLOCKS, "FoldTrades", self._pane_us, self._most)
 
     def quickly(self, records: DataFrame, max_future_us: int) -> DataFrame:
@@ -138,7 +138,7 @@ def without_repeats(trades: DataFrame) -> DataFrame:
     Rejected records are left out. Needs the columns ``partition`` and ``offset``.
     """
     in_topic = Window.partitionBy("symbol", "trade_id").orderBy("partition", "offset")
-    sound = trades.where(F.col(REJECTION_REASON).isNull())
+    sound = trades.where(F.col(REASON).isNull())
     return sound.withColumn("nth", F.row_number().over(in_topic)).where(F.col("nth") == 1).drop("nth")
 
 

@@ -8,7 +8,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
 
 from candleflow.engine.kafka_options import kafka_options
-from candleflow.engine.trades import REJECTION_REASON
+from candleflow.engine.trades import REASON
 
 RECORD_KEPT_BYTES: Final = 65_536
 """A longer record is truncated to this; the header ``truncated_from`` has its original length."""
@@ -20,13 +20,13 @@ def publish_rejected(judged: DataFrame, bootstrap: str, rejected_topic: str) -> 
     Headers: ``reason``, and ``origin``, which is topic, partition and offset, such as ``trades/0/1234``.
     Raises Spark's error if Kafka has not acknowledged all of them.
     """
-    refused = judged.where(F.col(REJECTION_REASON).isNotNull())
+    rejected = judged.where(F.col(REASON).isNotNull())
     origin = F.concat_ws("/", "topic", "partition", "offset")
-    headers = F.array(_header("reason", F.col(REJECTION_REASON)), _header("origin", origin))
+    headers = F.array(_header("reason", F.col(REASON)), _header("origin", origin))
     length = F.octet_length("value")
     cut = F.array_append(headers, _header("truncated_from", length.cast("string")))
     (
-        refused.select(
+        rejected.select(
             F.substring("value", 1, RECORD_KEPT_BYTES).alias("value"),
             F.when(length > RECORD_KEPT_BYTES, cut).otherwise(headers).alias("headers"),
         )

@@ -53,7 +53,7 @@ KAFKA_COLUMNS: Final = ("topic", "partition", "offset", "timestamp", "value", IS
 """The columns of a record that are kept next to the result of reading it. ``IS_LIVE`` exists only for records
 from Kafka."""
 
-REJECTION_REASON: Final = "rejection_reason"
+REASON: Final = "rejection_reason"
 """The column with the reason of a rejected record; null for a valid trade."""
 
 UNREAD: Final = "(not read)"
@@ -120,9 +120,9 @@ def _with_origin(records: DataFrame) -> DataFrame:
 
 
 def read_quickly(records: DataFrame, max_future_us: int) -> DataFrame:
-    """Add ``TRADE_COLUMNS`` and ``REJECTION_REASON`` to ``records``, without running a job; one row for each record.
+    """Add ``TRADE_COLUMNS`` and ``REASON`` to ``records``, without running a job; one row for each record.
 
-    ``REJECTION_REASON`` is null for a trade, and ``UNREAD`` for a record that only ``judge`` can read. Arguments as
+    ``REASON`` is null for a trade, and ``UNREAD`` for a record that only ``judge`` can read. Arguments as
     for ``judge``.
     """
     kept = [name for name in KAFKA_COLUMNS if name in records.columns]
@@ -130,13 +130,13 @@ def read_quickly(records: DataFrame, max_future_us: int) -> DataFrame:
     is_sound = F.col("cut")["trade_time"] <= F.unix_micros("timestamp") + max_future_us
     return read.select(
         *kept,
-        F.when(~F.coalesce(is_sound, _false()), UNREAD).alias(REJECTION_REASON),
+        F.when(~F.coalesce(is_sound, _false()), UNREAD).alias(REASON),
         *(F.col("cut")[name].alias(name) for name in TRADE_COLUMNS),
     )
 
 
 def judge(records: DataFrame, max_future_us: int) -> DataFrame:
-    """Add ``REJECTION_REASON`` and, for valid trades, ``TRADE_COLUMNS`` to ``records``; one row for each record.
+    """Add ``REASON`` and, for valid trades, ``TRADE_COLUMNS`` to ``records``; one row for each record.
 
     ``records`` has ``KAFKA_COLUMNS``, which are kept. A trade dated more than ``max_future_us`` after its
     record's timestamp is rejected. The timestamp is used and not the clock, so that a replay gives the same
@@ -147,30 +147,30 @@ def judge(records: DataFrame, max_future_us: int) -> DataFrame:
     results.
     """
     read = read_quickly(records, max_future_us)
-    is_unread, length = F.col(REJECTION_REASON) == UNREAD, F.octet_length("value")
+    is_unread, length = F.col(REASON) == UNREAD, F.octet_length("value")
     reason = F.when(is_unread & length.isNull(), NO_VALUE).when(
         is_unread & (length > RECORD_LIMIT_BYTES), TOO_LONG
     )
-    read = read.withColumn(REJECTION_REASON, reason.otherwise(F.col(REJECTION_REASON)))
+    read = read.withColumn(REASON, reason.otherwise(F.col(REASON)))
     verdicts = rows_of(records.sparkSession, _verdicts(read, max_future_us), _VERDICT)
-    verdict = F.struct(REJECTION_REASON, *TRADE_COLUMNS).alias("verdict")
+    verdict = F.struct(REASON, *TRADE_COLUMNS).alias("verdict")
     verdicts = verdicts.select("partition", "offset", verdict)
     results = [
         F.when(F.col("verdict").isNotNull(), F.col("verdict")[name]).otherwise(F.col(name)).alias(name)
-        for name in (REJECTION_REASON, *TRADE_COLUMNS)
+        for name in (REASON, *TRADE_COLUMNS)
     ]
     kept = [name for name in KAFKA_COLUMNS if name in records.columns]
     return read.join(F.broadcast(verdicts), ["partition", "offset"], "left").select(*kept, *results)
 
 
-_VERDICT: Final = f"partition int, offset bigint, {REJECTION_REASON} string, " + ", ".join(
+_VERDICT: Final = f"partition int, offset bigint, {REASON} string, " + ", ".join(
     f"{field.name} {field.dataType.simpleString()}" for field in CUT_FIELDS
 )
 
 
 def _verdicts(read: DataFrame, max_future_us: int) -> Iterator[dict[str, Any]]:
     """Decode each unread record; yield the result with its partition and offset."""
-    unread = read.where(F.col(REJECTION_REASON) == UNREAD)
+    unread = read.where(F.col(REASON) == UNREAD)
     rows = unread.select("partition", "offset", F.unix_micros("timestamp"), "value").toLocalIterator()
     for partition, offset, written_at, value in rows:
         yield {"partition": partition, "offset": offset, **_verdict(value, written_at, max_future_us)}
@@ -178,7 +178,7 @@ def _verdicts(read: DataFrame, max_future_us: int) -> Iterator[dict[str, Any]]:
 
 def _verdict(value: bytearray, written_at: int, max_future_us: int) -> dict[str, Any]:
     trade = decode_payload(bytes(value), written_at, max_future_us)
-    return {REJECTION_REASON: trade.reason} if isinstance(trade, Rejected) else columns_of(trade)
+    return {REASON: trade.reason} if isinstance(trade, Rejected) else columns_of(trade)
 
 
 def columns_of(trade: Trade) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from candleflow.engine.trades import (
     KAFKA_COLUMNS,
     NO_VALUE,
     PRICE_ZERO,
-    REJECTION_REASON,
+    REASON,
     TRADE_COLUMNS,
     UNREAD,
     judge,
@@ -106,7 +106,7 @@ def verdicts(
     """Return Spark's result for each value."""
     rows = read(records_of(spark, values, published_at), MAX_FUTURE_US).collect()
     return [
-        row[REJECTION_REASON] or tuple(row[name] for name in TRADE_COLUMNS)
+        row[REASON] or tuple(row[name] for name in TRADE_COLUMNS)
         for row in sorted(rows, key=lambda row: row["offset"])
     ]
 
@@ -281,7 +281,7 @@ def test_a_refused_record_keeps_nothing_but_its_place(spark: SparkSession) -> No
     row = judge(records_of(spark, [text(p="9" * 40)]), MAX_FUTURE_US).first()
     assert row is not None
     kept = {name for name, value in row.asDict().items() if value is not None}
-    assert kept == {*KAFKA_COLUMNS, REJECTION_REASON} - {IS_LIVE}  # only records from Kafka have it
+    assert kept == {*KAFKA_COLUMNS, REASON} - {IS_LIVE}  # only records from Kafka have it
 
 
 def test_the_future_is_judged_by_the_records_own_time(spark: SparkSession) -> None:

@@ -25,7 +25,7 @@ from pyspark.sql import SparkSession
 from candleflow.engine import archive as lines_module
 from candleflow.engine.archive import NOT_A_LINE
 from candleflow.engine.folding import BatchFold
-from candleflow.engine.trades import REJECTION_REASON
+from candleflow.engine.trades import REASON
 from candleflow.errors import ExchangeError, SettingError
 from candleflow.history import backfill
 from candleflow.market.payload import decode_payload
@@ -320,7 +320,7 @@ def test_each_line_has_its_verdict(spark: SparkSession) -> None:
     assert folded.rejected == Counter(reason for reason in LINES.values() if reason is not None)
     assert folded.sound == 2
     rows = judged.orderBy("offset").collect()
-    assert {line: row[REJECTION_REASON] for line, row in zip(LINES, rows, strict=True)} == LINES
+    assert {line: row[REASON] for line, row in zip(LINES, rows, strict=True)} == LINES
     assert [row["trade_time"] for row in rows[:2]] == [day.since, day.since + 123]
     assert [row["is_taker_buy"] for row in rows[:2]] == [False, True]
     assert lines_module.first_rejected(judged, given) == ("", NOT_A_LINE)

@@ -293,7 +293,7 @@ async def test_a_young_listing_has_what_there_is_and_is_asked_for_no_more(databa
         await scene.load()
         assert scene.bounds()[0] == first.trade_id
         async with TradeHistory([scene.settings.exchange.rest_url or ""]) as history:
-            assert await scene.loader()._lacking(history, SYMBOL) is None
+            assert await scene.loader()._find_missing(history, SYMBOL) is None
 
 
 @pytest.mark.slow

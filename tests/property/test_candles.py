@@ -20,7 +20,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark
 
 from candleflow.engine.candles import CandleFold, without_repeats
 from candleflow.engine.partials import Folded, read_fold
-from candleflow.engine.trades import REJECTION_REASON, TRADE_COLUMNS, judge, read_quickly
+from candleflow.engine.trades import REASON, TRADE_COLUMNS, judge, read_quickly
 from candleflow.market.candle import Candle, fold
 from candleflow.market.trade import Trade
 from candleflow.market.window import Windows
@@ -196,9 +196,7 @@ def test_a_batch_of_the_largest_trades_overflows_nothing(spark: SparkSession) ->
     read = read_quickly(records_of(spark, values), A_MINUTE_US)
     many = read.crossJoin(spark.range(copies, numPartitions=2).withColumnRenamed("id", "copy"))
     rest = [
-        name
-        for name in ("partition", "offset", "timestamp", REJECTION_REASON, *TRADE_COLUMNS)
-        if name != "trade_id"
+        name for name in ("partition", "offset", "timestamp", REASON, *TRADE_COLUMNS) if name != "trade_id"
     ]
     many = many.select(*rest, (F.col("trade_id") + F.col("copy")).alias("trade_id"))
     folded = read_fold(CandleFold(windows)(many).collect(), windows)

@@ -16,7 +16,7 @@ final class Blocks {
   private final long paneUs;
   private final long most;
   private final Map blocks = new HashMap();
-  private final Map refused = new HashMap();
+  private final Map rejected = new HashMap();
   private final Map lastRecords = new HashMap();
   private Block latest = null;
   private LastRecord last = null;
@@ -64,22 +64,22 @@ final class Blocks {
     latest.add(trade, writtenAt, isLive);
   }
 
-  void refuse(String reason) {
-    long[] count = (long[]) refused.get(reason);
-    if (count == null) refused.put(reason, new long[] {1});
+  void reject(String reason) {
+    long[] count = (long[]) rejected.get(reason);
+    if (count == null) rejected.put(reason, new long[] {1});
     else count[0]++;
   }
 
   Iterator rows() {
     List rows = new ArrayList();
     if (isFull()) {
-      rows.add(Block.refusal(TOO_MANY, records));
+      rows.add(Block.rejection(TOO_MANY, records));
       return rows.iterator();
     }
     for (Iterator one = lastRecords.values().iterator(); one.hasNext(); ) rows.add(((LastRecord) one.next()).row());
-    for (Iterator one = refused.entrySet().iterator(); one.hasNext(); ) {
-      Map.Entry refusal = (Map.Entry) one.next();
-      rows.add(Block.refusal((String) refusal.getKey(), ((long[]) refusal.getValue())[0]));
+    for (Iterator one = rejected.entrySet().iterator(); one.hasNext(); ) {
+      Map.Entry rejection = (Map.Entry) one.next();
+      rows.add(Block.rejection((String) rejection.getKey(), ((long[]) rejection.getValue())[0]));
     }
     for (Iterator one = blocks.values().iterator(); one.hasNext(); ) rows.add(((Block) one.next()).row());
     return rows.iterator();
@@ -174,7 +174,7 @@ final class Blocks {
 
     Row row() {
       List row = new ArrayList();
-      row.add(null); // no refusal
+      row.add(null); // no reason for rejection
       row.add(symbol);
       addAll(row, new long[] {openTime, number, records, writtenAt});
       addAll(row, bits);
@@ -190,7 +190,7 @@ final class Blocks {
     }
 
     /** Returns the row that counts the records rejected for a reason. */
-    static Row refusal(String reason, long records) {
+    static Row rejection(String reason, long records) {
       Object[] row = new Object[COLUMNS];
       row[0] = reason;
       row[4] = Long.valueOf(records);

@@ -38,7 +38,7 @@ public final class FoldRecords implements MapPartitionsFunction<Object, Object> 
       if (!row.isNullAt(0) && reader.read((byte[]) row.get(0)) && trade.time <= writtenAt + maxFutureUs) {
         blocks.add(trade, writtenAt, row.getBoolean(2));
       } else {
-        blocks.refuse(unread);
+        blocks.reject(unread);
       }
     }
     return blocks.rows();

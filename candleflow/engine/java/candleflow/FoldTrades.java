@@ -29,7 +29,7 @@ public final class FoldTrades implements MapPartitionsFunction<Object, Object> {
         trade.set(row, FIRST_OF_TRADE);
         blocks.add(trade, row.getLong(1), row.getBoolean(2));
       } else {
-        blocks.refuse(row.getString(0));
+        blocks.reject(row.getString(0));
       }
     }
     return blocks.rows();
