@@ -14,7 +14,7 @@ def unknown_holes(held: Iterable[tuple[int, int]], known: Iterable[tuple[int, in
 
     All ranges are half-open, ``[lower, upper)``, in any order.
     """
-    holes = TradeIds.of_ranges(TradeIds.of_ranges(held).holes())
+    holes = TradeIds.of_ranges(TradeIds.of_ranges(held).gaps())
     for lower, upper in known:
         holes.remove_range(lower, upper)
     return holes.ranges

@@ -1,4 +1,4 @@
-"""Rows that the driver has, as a DataFrame."""
+"""Make a DataFrame of rows that are on the driver."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ROWS_PER_TEXT: Final = 1_000
 
 
 def rows_of(spark: SparkSession, rows: Iterable[Mapping[str, Any]], columns: str) -> DataFrame:
-    """``rows`` with ``columns``, in SQL's words; what a row lacks is null.
+    """Return ``rows`` as a DataFrame with ``columns``, a SQL schema; fields that a row lacks are null.
 
-    They go to Spark's JVM as JSON, in some texts: as literals they would be in each print of the plan.
-    pyspark's own ``createDataFrame`` starts a Python worker on each executor to read them; the executors of
-    a cluster need neither Python nor Candleflow.
+    The rows go to Spark's JVM as JSON texts. As literals they would appear in every printout of the plan.
+    pyspark's own ``createDataFrame`` would start a Python worker on each executor, and the executors of a
+    cluster have neither Python nor Candleflow.
     """
     left = iter(rows)
     texts = []

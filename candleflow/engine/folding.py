@@ -1,7 +1,7 @@
-"""A batch of trades folded, and folded again without what the candles have already.
+"""Aggregate a batch of trades, and aggregate it again without the trades that the candles already have.
 
-For a stream's batches and an archive's alike: whoever merges learns which ids are in candles already, and
-then merges the rest of the batch, each trade once.
+Used for the stream's batches and for an archive's. If a merge reports ids that are already in candles, the
+caller aggregates the rest of the batch, with each trade once, and merges that.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from typing import Final
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
 
+from candleflow.engine import trades as reading
 from candleflow.engine.candles import CandleFold, without_ids, without_repeats
 from candleflow.engine.driver_rows import rows_of
-from candleflow.engine.partials import Folded, read_fold
+from candleflow.engine.partials import Folded, OversizeError, read_fold
 from candleflow.errors import CandleflowError
 from candleflow.market.window import Windows
 
 _OVERLAPS_LIMIT: Final = 5
 
 Overlap = Mapping[str, str]
-"""Ids of a batch that are in candles already, by symbol, as an int8multirange's text."""
+"""The ids of a batch that are already in candles, by symbol, as the text of an int8multirange."""
 
 
 class BatchFold:
-    """Folds batches into partial candles for one choice of windows, ``most`` at most where it is given."""
+    """Aggregates batches into partial candles of ``windows``, at most ``most`` of them if given."""
 
     def __init__(self, windows: Windows, most: int | None = None) -> None:
         self._windows = windows
@@ -35,25 +36,28 @@ class BatchFold:
         self._candle_fold = CandleFold(windows) if most is None else CandleFold(windows, most)
 
     def quickly(self, records: DataFrame, max_future_us: int) -> DataFrame:
-        """As ``CandleFold.quickly``."""
+        """Like ``CandleFold.quickly``."""
         return self._candle_fold.quickly(records, max_future_us)
 
     def read(self, blocks: DataFrame) -> Folded:
-        """One job, whose few rows come to the driver. Raises OversizeError as ``read_fold`` does."""
+        """Run the job and build the partial candles on the driver. Raises OversizeError as ``read_fold``."""
         return read_fold(blocks.collect(), self._windows, self._most)
 
     def __call__(self, trades: DataFrame) -> Folded:
-        """Rows of trades, folded by one job."""
+        """Aggregate rows of trades in one job."""
         return self.read(self._candle_fold(trades))
 
     def once(self, trades: DataFrame, folded: Folded, overlaps: Sequence[Overlap] = ()) -> Folded:
-        """Fold the batch again: each trade once, and without the ids that are in candles already.
+        """Aggregate the batch again, with each trade once and without the ids that are already in candles.
 
-        ``trades``: the rows that ``folded`` was made of. ``overlaps``: what attempts to merge it answered.
-        Raises CandleflowError where the batch overlaps the candles however often that is done.
+        ``trades``: the rows that ``folded`` was made of. ``overlaps``: the ids that each attempt to merge
+        reported. Raises CandleflowError after more than ``_OVERLAPS_LIMIT`` attempts.
         """
         if len(overlaps) > _OVERLAPS_LIMIT:
-            raise CandleflowError(f"a batch overlaps the candles again and again: {overlaps[-1]}")
+            raise CandleflowError(
+                f"gave up after {len(overlaps)} attempts to merge a batch: it still overlaps the candles: "
+                f"{overlaps[-1]}"
+            )
         rest = without_repeats(trades)
         for overlap in overlaps:
             rest = without_ids(rest, _ids(trades.sparkSession, overlap))
@@ -61,8 +65,20 @@ class BatchFold:
         return replace(folded, partials=once.partials, trades=once.trades, live=once.live)
 
 
+def unread_records(folded: Folded) -> int:
+    """Return how many records of a batch ``trades.read_quickly`` could not read.
+
+    Raises OversizeError if there are more than ``trades.UNREAD_LIMIT``, which the driver decodes at once.
+    """
+    unread = folded.rejected.get(reading.UNREAD, 0)
+    if unread > reading.UNREAD_LIMIT:
+        received = folded.sound + sum(folded.rejected.values())
+        raise OversizeError(received * reading.UNREAD_LIMIT // unread, "records in another layout")
+    return unread
+
+
 def _ids(spark: SparkSession, overlap: Overlap) -> DataFrame:
-    """The ids of multiranges by symbol, such as ``{"BTCUSDT": "{[5,9)}"}``, as rows."""
+    """Return one row for each id in multiranges by symbol, such as ``{"BTCUSDT": "{[5,9)}"}``."""
     ranges = [
         {"symbol": symbol, "lower": int(lower), "upper": int(upper)}
         for symbol, ids in overlap.items()

@@ -1,7 +1,7 @@
-"""What of Spark's work is Java of ours, and not made of Spark's own functions: ``java/candleflow``.
+"""Compile and register our Java functions for Spark, whose sources are in ``java/candleflow``.
 
-It is compiled when a session comes up, by Janino, with which Spark compiles the code that it generates: so it
-needs no compiler, no build and no jar that could be another than its source.
+They are compiled when a session starts, by Janino, which Spark ships to compile its generated code. So no JDK
+and no build step are needed, and there is no jar that could differ from the source.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pyspark.sql.types import BooleanType, LongType, StringType, StructField, St
 from candleflow.market.symbol import SYMBOL_PATTERN
 
 CUT_TRADE: Final = "cut_trade"
-"""A record (binary) into a struct of ``CUT_FIELDS``; null where ``LayoutReader.java`` leaves it unread."""
+"""The SQL function that decodes a record (binary) into a struct of ``CUT_FIELDS``; null if
+``LayoutReader.java`` can't read it."""
 
 CUT_FIELDS: Final = StructType(
     [
@@ -36,7 +37,7 @@ CUT_FIELDS: Final = StructType(
         ),
     ]
 )  # fmt: skip
-"""All of a trade, in the order in which ``Trade.java`` reads and writes it; the units of its amounts are at
+"""The fields of a trade, in the order that ``Trade.java`` uses; the units are those of
 ``trades.TRADE_COLUMNS``."""
 
 _PACKAGE: Final = "candleflow"
@@ -45,12 +46,12 @@ _class_loaders: Final[WeakKeyDictionary[SparkContext, Any]] = WeakKeyDictionary(
 
 
 def register(spark: SparkSession, work_dir: Path) -> None:
-    """Have the session know ``CUT_TRADE`` and what ``map_partitions`` is given.
+    """Compile the Java sources, and register ``CUT_TRADE`` and the classes for ``map_partitions``.
 
-    The jar for its executors is made in ``work_dir``, and stays. Raises py4j's error where a source doesn't
-    compile.
+    The jar for the executors is written to ``work_dir`` and must stay there. Raises py4j's error if a source
+    doesn't compile.
     """
-    # pyspark has no public way to the classes of its JVM, nor one that takes an object of them.
+    # pyspark has no public API to load classes in its JVM, or to register an object of one.
     jvm: Any = spark._jvm  # noqa: SLF001
     context, session = spark._jsc, spark._jsparkSession  # noqa: SLF001
     parent = jvm.Thread.currentThread().getContextClassLoader()
@@ -62,15 +63,15 @@ def register(spark: SparkSession, work_dir: Path) -> None:
     context.addJar(jar.as_uri())
     loader = jvm.org.codehaus.commons.compiler.util.reflect.ByteArrayClassLoader(codes, parent)
     _class_loaders[spark.sparkContext] = loader
-    # As an object: pyspark's registerJavaFunction asks for type parameters, which Janino doesn't write down.
+    # Not pyspark's registerJavaFunction: it reads type parameters, which Janino's class files don't have.
     cut_trade = _made(spark, "CutTrade", SYMBOL_PATTERN)
     session.udf().register(CUT_TRADE, cut_trade, session.parseDataType(CUT_FIELDS.json()))
 
 
 def map_partitions(rows: DataFrame, schema: StructType, name: str, *arguments: object) -> DataFrame:
-    """What an object of the class ``name``, a MapPartitionsFunction with ``arguments``, makes of ``rows``.
+    """Apply our Java class ``name``, a MapPartitionsFunction created with ``arguments``, to ``rows``.
 
-    For a stream as well, as it keeps nothing from one batch to the next.
+    Works on a stream too, because it keeps no state between batches.
     """
     spark = rows.sparkSession
     jvm: Any = spark._jvm  # noqa: SLF001
@@ -82,7 +83,7 @@ def map_partitions(rows: DataFrame, schema: StructType, name: str, *arguments: o
 
 
 def _compiled(jvm: Any, parent: Any) -> Any:
-    """The classes' code by their files' names, as a map of the JVM's."""
+    """Compile the sources; return a Java map from class file names to bytecode."""
     resources = jvm.org.codehaus.commons.compiler.util.resource
     files = sorted(_SOURCES.glob("*.java"))
     sources = [resources.FileResource(jvm.java.io.File(str(file))) for file in files]
@@ -101,7 +102,7 @@ def _made(spark: SparkSession, name: str, *arguments: object) -> Any:
 
 
 def _array(kind: Any, values: Sequence[object]) -> Any:
-    """The values as an array of the JVM's, of its class ``kind``."""
+    """Copy the values to a Java array of the class ``kind``."""
     gateway: Any = SparkContext._gateway  # noqa: SLF001
     array = gateway.new_array(kind, len(values))
     for at, value in enumerate(values):
@@ -110,7 +111,7 @@ def _array(kind: Any, values: Sequence[object]) -> Any:
 
 
 def texts_of(spark: SparkSession, texts: Sequence[str]) -> DataFrame:
-    """``texts`` as rows with the column ``value``, which no plan's print shows."""
+    """Return ``texts`` as rows with the column ``value``. Their content does not appear in query plans."""
     jvm: Any = spark._jvm  # noqa: SLF001
     rows = jvm.java.util.ArrayList()
     for text in texts:

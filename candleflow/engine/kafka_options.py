@@ -1,4 +1,4 @@
-"""How Spark's Kafka source and sink are told where Kafka is, and of TLS and passwords."""
+"""Options for Spark's Kafka source and sink: the address, TLS and passwords."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _LOGIN: Final = "org.apache.kafka.common.security.scram.ScramLoginModule"
 
 
 def kafka_options(bootstrap: str) -> dict[str, str]:
-    """Options of a reader's or a writer's; they may hold the password, so no log or plan may show them.
+    """Return the options for a reader or writer. They can contain the password, so never log them.
 
-    Certificates go as text, so that they needn't lie on every executor.
+    Certificates are passed as text, so the executors don't need the files.
     """
     options = {"kafka.bootstrap.servers": str(bootstrap)}
     if not isinstance(bootstrap, KafkaAddress):
@@ -38,6 +38,6 @@ def kafka_options(bootstrap: str) -> dict[str, str]:
 
 
 def _quoted(text: str) -> str:
-    """As JAAS's grammar reads a quoted text."""
+    """Quote and escape ``text`` for a JAAS configuration."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

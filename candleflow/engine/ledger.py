@@ -1,8 +1,8 @@
-"""PostgreSQL's side of the engine: batches merged by its functions, over JDBC, from Spark's own JVM.
+"""Merge batches by calling PostgreSQL's functions over JDBC, from Spark's JVM.
 
-One connection, kept open, as the advisory lock that makes this the topic's one processor belongs to its
-session. Whoever loses the connection has lost the lock: ``claim`` begins anew, with a new run id. Every call
-is one transaction. Not for two threads at once.
+The ledger keeps one connection open, because the session holds the advisory lock that lets only one processor
+read the topic. If the connection is lost, so is the lock: ``claim`` takes it again, with a new run id. Each
+call is one transaction. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from candleflow.market.window import Windows
 
 _log = logging.getLogger(__name__)
 
-# SQLSTATE: classes of errors that pass when PostgreSQL is back, or has room again, or the rival is through.
+# SQLSTATE classes of temporary errors: PostgreSQL is down or out of resources, or transactions conflict.
 _PASSING: Final = ("08", "40", "53", "55", "57", "58")
 
-# What the driver says, or Java's errors behind it, where a setting is to blame and waiting doesn't help.
+# Texts in the driver's or Java's errors that point to a wrong setting, where a retry doesn't help.
 _ADVICE: Final = {
     "CertificateExpiredException": "it has expired, or this machine's clock is wrong",
     "CertPathBuilderException": "it isn't signed by CANDLEFLOW_POSTGRES_SSLROOTCERT",
@@ -36,25 +36,26 @@ _ADVICE: Final = {
     "root certificate file": "look at CANDLEFLOW_POSTGRES_SSLROOTCERT",
     "does not support SSL": "CANDLEFLOW_POSTGRES_SSLMODE asks for it",
     "no encryption": "CANDLEFLOW_POSTGRES_SSLMODE=verify-full encrypts",
-    "password authentication failed": "look at CANDLEFLOW_POSTGRES_WRITER_PASSWORD, or the file of passwords",
+    "password authentication failed": "look at CANDLEFLOW_POSTGRES_WRITER_PASSWORD, or the password file",
 }
 
 
 class StoreAwayError(StoreError):
-    """PostgreSQL can't be reached or can't answer now; a transaction under way may or may not be in."""
+    """PostgreSQL can't be reached or can't answer now. It is unknown whether a running transaction was
+    committed."""
 
 
 class SupersededError(StoreError):
-    """The offsets are not where this run left them: another processor took the topic, or the database was put
-    back to an earlier moment. Whoever claims the topic anew goes on from where they are."""
+    """The stored offsets are not those that this run left: another processor took the topic, or an older
+    database was restored. The next claim continues at the stored offsets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What ``claim_topic`` gave: this run's id, and the offsets that the candles stand at, by partition.
+    """The answer of ``claim_topic``: this run's id, and the next offset to merge of each partition.
 
-    ``topic_id``: which topic of the name they belong to. ``last``: the last record merged, by partition,
-    where that is known.
+    ``topic_id``: Kafka's id of the topic that the offsets belong to. ``last``: the last record merged, by
+    partition, if known.
     """
 
     topic_id: str
@@ -65,27 +66,27 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What ``merge_batch`` answered: ``merged``, ``already_merged`` or ``overlap``."""
+    """The answer of ``merge_batch``; ``status`` is ``merged``, ``already_merged`` or ``overlap``."""
 
     status: str
     late: int = 0
     seconds: float = 0.0
     """How long PostgreSQL took."""
     overlap: Mapping[str, str] | None = None
-    """Of an overlap: the ids that are in candles already, by symbol, as an int8multirange's text."""
+    """For an overlap: the ids that are already in candles, by symbol, as the text of an int8multirange."""
 
 
 class Ledger:
-    """The store's functions for the processor; see their files in store/functions.
+    """Calls the store's functions for the processor; see their files in store/functions.
 
-    All raise StoreAwayError where trying again may help, SupersededError where another processor has the
-    topic, and StoreError otherwise.
+    All methods raise StoreAwayError if a retry may help, SupersededError if another processor has the topic,
+    and StoreError otherwise.
     """
 
     def __init__(
         self, spark: SparkSession, url: str, properties: Mapping[str, str], topic: str, windows: Windows
     ) -> None:
-        """``url`` is JDBC's, without user and password; those are in ``properties``, which no log shows."""
+        """``url`` is the JDBC URL. User and password are in ``properties``, which are never logged."""
         gateway: Any = spark.sparkContext._gateway  # noqa: SLF001 - pyspark has no public way to its JVM
         self._gateway = gateway
         self._jvm = gateway.jvm
@@ -101,9 +102,10 @@ class Ledger:
         return self._connection is not None
 
     def claim(self, topic_id: str, held_by: str) -> Claim:
-        """Connect anew and become the topic's one processor.
+        """Connect, take the topic's lock, and return the stored offsets.
 
-        Raises HeldError with the holder's name, or LedgerError where the topic was made anew.
+        Raises HeldError, with the holder's name, while another processor has the lock, and LedgerError if the
+        topic was deleted and created again.
         """
         self.close()
         self._connect()
@@ -122,9 +124,10 @@ class Ledger:
         partials: Sequence[str],
         counts: Mapping[str, Any],
     ) -> Merged:
-        """Merge a batch's candles, encoded by ``market.partial``, and move the offsets: both or neither.
+        """Merge a batch's partial candles and move the offsets from ``expected`` to ``reached``, atomically.
 
-        ``last``: the last record of each partition that has any in the batch.
+        ``partials``: encoded by ``market.partial``. ``last``: the last record of each partition that has any
+        in the batch. ``counts``: records by outcome.
         """
         answer = self._call(
             "SELECT merge_batch(?::uuid, ?, ?::jsonb, ?::jsonb, ?::partial_candle[], ?::jsonb, ?::jsonb)",
@@ -141,7 +144,7 @@ class Ledger:
         return Merged(answer["status"], answer.get("late", 0), overlap=answer.get("ids"))
 
     def close_quiet_candles(self, closes_until_us: int) -> int:
-        """Close every open candle that ends by then (microseconds since the epoch); how many."""
+        """Close every open candle that ends by ``closes_until_us`` (since the epoch); return how many."""
         return int(
             self._call(
                 "SELECT close_quiet_candles(?::uuid, ?, ?::bigint)",
@@ -150,10 +153,10 @@ class Ledger:
         )
 
     def close(self) -> None:
-        """Give up the connection, and with it the topic."""
+        """Close the connection, which releases the topic's lock."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(Py4JError, OSError):  # a connection that is lost can't be closed, and needn't be
+            with suppress(Py4JError, OSError):  # a lost connection can't be closed, and need not be
                 connection.close()
 
     def _connect(self) -> None:
@@ -165,10 +168,10 @@ class Ledger:
             self._connection.setAutoCommit(False)
         except Py4JJavaError as error:
             self.close()
-            raise self._refused(error) or self._translated(error) from None
+            raise self._settings_error(error) or self._translated(error) from None
 
     def _call(self, statement: str, parameters: Sequence[str]) -> Any:
-        """One function's answer, committed. A connection that an error may have harmed is given up."""
+        """Call one function, commit, and return its answer. After an error the connection is closed."""
         if self._connection is None:
             raise StoreAwayError("the connection to PostgreSQL was lost")
         try:
@@ -189,22 +192,22 @@ class Ledger:
             result.next()
             return json.loads(result.getString(1))
         finally:
-            with suppress(Py4JJavaError):  # the statement's own error counts
+            with suppress(Py4JJavaError):  # the statement's own error is the one to raise
                 prepared.close()
 
-    def _refused(self, error: Py4JJavaError) -> StoreError | None:
-        """An error with the setting to look at, where one is to blame that there is no connection."""
+    def _settings_error(self, error: Py4JJavaError) -> StoreError | None:
+        """Return an error that names the setting to check, if a setting caused the failure to connect."""
         exception = error.java_exception
         behind = " ".join(_causes(exception))
         for said, advice in _ADVICE.items():
             if said in behind:
                 return StoreError(
-                    f"PostgreSQL and the processor don't agree: {_first_line(exception)}: {advice}"
+                    f"the processor can't connect to PostgreSQL: {_first_line(exception)}: {advice}"
                 )
         return None
 
     def _translated(self, error: Py4JJavaError) -> CandleflowError:
-        """One of our errors for the driver's SQLException; anything else that comes from Java is a defect."""
+        """Convert the driver's SQLException to one of our errors; re-raise any other Java exception."""
         exception = error.java_exception
         if not is_instance_of(self._gateway, exception, "java.sql.SQLException"):
             raise error
@@ -216,7 +219,7 @@ def _first_line(exception: Any) -> str:
 
 
 def _causes(exception: Any) -> Iterator[str]:
-    """An exception of Java's and those behind it, each by its class and its message."""
+    """Yield the class and message of a Java exception and of each of its causes."""
     while exception is not None:
         yield str(exception.toString())
         exception = exception.getCause()
@@ -231,7 +234,7 @@ def _error_of(state: str, message: str) -> CandleflowError:
         return SupersededError(message)
     if state.startswith(_PASSING):
         return StoreAwayError(f"{message} ({state})")
-    return StoreError(f"PostgreSQL refused a call of the processor: {message} ({state})")
+    return StoreError(f"PostgreSQL rejected a call of the processor: {message} ({state})")
 
 
 def _offsets_text(offsets: Mapping[int, int | tuple[int, ...]]) -> str:

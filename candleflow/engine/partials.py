@@ -1,4 +1,4 @@
-"""From the rows of a fold to the partial candles that PostgreSQL merges: the driver adds up a few rows."""
+"""Merge the rows of Spark's aggregate, on the driver, into the partial candles that go to PostgreSQL."""
 
 from __future__ import annotations
 
@@ -18,62 +18,62 @@ from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
 
 _Ids: TypeAlias = tuple[int, int]
-"""A block and the bits of those of its ids that are there, none of them negative."""
+"""A block's number, and the bits of its ids that are present. Neither is negative."""
 _Part: TypeAlias = tuple[_Ids, Block]
 
 BLOCKS_PER_CANDLE: Final = 20
-"""So many blocks go into a candle at most, on average, where the candles are limited. Sliding windows share
-their blocks: without this limit a few candles of a busy symbol could be made of millions."""
+"""If the number of candles is limited, the maximum average number of blocks in a candle. Sliding windows
+share blocks: without this limit the few candles of a busy symbol could be built from millions of them."""
 
 
 class OversizeError(CandleflowError):
-    """More candles, or more records that Spark leaves unread, than may be merged at once.
+    """A batch has more candles, or more unread records, than may be merged at once.
 
-    ``records``: about how many records have as many as may be.
+    ``records``: about how many of its records would fit.
     """
 
     def __init__(self, records: int, what: str = "candles") -> None:
-        super().__init__(f"{records:,} records have as many {what} as may be merged at once")
+        super().__init__(f"a batch has too many {what} for one merge: about {records:,} records would fit")
         self.records = records
 
 
 class LastRecord(NamedTuple):
-    """The last record of a partition that was read: it tells this topic's log from another one."""
+    """The last record read from a partition. It shows later whether the topic still has the same log."""
 
     offset: int
     written_at: int
-    """Kafka's timestamp of it, microseconds since the epoch."""
+    """The record's Kafka timestamp, microseconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """One batch on the driver."""
+    """The aggregate of one batch, on the driver."""
 
     partials: list[str]
-    """Its candles, encoded by ``market.partial``."""
+    """The partial candles, encoded by ``market.partial``."""
     sound: int
-    """Records that are trades, repeated ones counted again."""
+    """The number of records that are valid trades, including repeated ones."""
     trades: int
-    """Different trades."""
+    """The number of distinct trades."""
     rejected: Mapping[str, int]
-    """Refused records by reason."""
+    """The number of rejected records by reason."""
     written_at: int
-    """When the last of the trades was written to the topic, microseconds since the epoch; 0 without any."""
+    """When the last trade was written to the topic, microseconds since the epoch; 0 without trades."""
     live: Sequence[LiveTrades]
-    """Those that the stream brought, as opposed to what was fetched later; repeated ones counted again."""
+    """The trades of the live stream, without those fetched from the history; including repeated ones."""
     last: Mapping[int, LastRecord]
-    """By partition, where there was any record."""
+    """The last record of each partition that had any."""
 
     @property
     def has_repeats(self) -> bool:
-        """Whether a trade came twice: then ``partials`` are of no use, unless they were folded without it."""
+        """Whether a trade came twice. Then ``partials`` are wrong, unless they were made without repeats."""
         return self.sound != self.trades
 
 
 def read_fold(rows: Iterable[tuple[Any, ...]], windows: Windows, most: int | None = None) -> Folded:
-    """The rows of a ``CandleFold`` for ``windows``, collected, as one batch.
+    """Merge the collected rows of a ``CandleFold`` for ``windows`` into one batch.
 
-    Raises OversizeError where they make more than ``most`` candles, before these are made.
+    Raises OversizeError if there are more than ``most`` candles, before building them.
     """
     rejected: dict[str, int] = defaultdict(int)
     seen: dict[tuple[str, int], int] = defaultdict(int)
@@ -81,15 +81,15 @@ def read_fold(rows: Iterable[tuple[Any, ...]], windows: Windows, most: int | Non
     live: list[LiveTrades] = []
     last: dict[int, LastRecord] = {}
     sound = written_at = parts = 0
-    for one in map(Block._make, rows):  # a Row of Spark's looks its fields up by name, in a list
-        if one.refusal == TOO_MANY:
+    for one in map(Block._make, rows):  # Spark's Row searches a list for each field name
+        if one.rejection_reason == TOO_MANY:
             raise OversizeError(one.records)
-        if one.refusal == LAST_RECORD:
+        if one.rejection_reason == LAST_RECORD:
             found = LastRecord(one.block, one.written_at)
             last[one.open_time] = max(found, last.get(one.open_time, found))
             continue
-        if one.refusal is not None:
-            rejected[one.refusal] += one.records
+        if one.rejection_reason is not None:
+            rejected[one.rejection_reason] += one.records
             continue
         sound += one.records
         written_at = max(written_at, one.written_at)
@@ -102,7 +102,7 @@ def read_fold(rows: Iterable[tuple[Any, ...]], windows: Windows, most: int | Non
         parts += windows.size_us // windows.slide_us
         if most is not None and max(len(candles), parts // BLOCKS_PER_CANDLE) > most:
             raise OversizeError(sound)
-    # Sliding windows over the first seconds of 1970 open before it, where the store has no candles.
+    # Sliding windows over the first seconds of 1970 open before 1970; the store has no such candles.
     partials = [encode(_partial(*key, blocks)) for key, blocks in candles.items() if key[1] >= 0]
     trades = sum(bits.bit_count() for bits in seen.values())
     return Folded(partials, sound, trades, dict(rejected), written_at, live, last)
@@ -134,7 +134,8 @@ def _price(steps: int) -> str:
 
 
 class _Sum(NamedTuple):
-    """What a candle adds up, and the columns that hold its digits, with how many of the last one's units."""
+    """A sum in a candle. ``columns``: how to read each column with its digits, and the column's unit as a
+    multiple of 10^-``places``."""
 
     name: str
     columns: Sequence[tuple[Callable[[Block], int], int]]
@@ -157,7 +158,7 @@ _SUMS: Final = [
 
 
 def _decimal(units: int, places: int) -> str:
-    """So many units of 10^-places, none of them negative, as a decimal's text."""
+    """Format ``units`` times 10^-``places`` as a decimal; ``units`` is not negative."""
     whole, rest = divmod(units, 10**places)
     return f"{whole}.{rest:0{places}}"
 
@@ -181,7 +182,7 @@ def _last_id(ids: _Ids) -> int:
 
 
 def _runs(bits: int) -> Iterator[tuple[int, int]]:
-    """The runs of ones of a number, from its lowest bit on, as half-open ranges."""
+    """Yield the runs of 1 bits in a number, lowest first, as half-open ranges."""
     at = 0
     while bits:
         zeros = (bits & -bits).bit_length() - 1

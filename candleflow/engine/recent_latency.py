@@ -1,11 +1,11 @@
-"""Trade-to-row latency as the processor sees it: from a trade's time to the end of the COMMIT that merged it.
+"""Latency from trade to row as the processor measures it: from the trade time to the end of the COMMIT.
 
-Every trade counts that the stream brought and that was merged, each once. While a backlog is read its trades
-are late, and the figures say so. What the producer fetched from the exchange's history is no part of it: such
-a trade was missing, not slow. Nor is a batch that a COMMIT cut by the network had merged: nobody knows when.
+Each live trade counts once, when it is merged. While the processor works through a backlog, the latencies are
+as high as the trades are late. Two kinds of trades don't count: those fetched from the exchange's history,
+and those of a batch whose COMMIT succeeded but whose answer was lost, because its time is unknown.
 
-The exchange's clock dates the trade and this machine's the row: where they differ the figures are wrong by
-that, and may be negative. They are kept as they are.
+The trade time comes from the exchange's clock, and the COMMIT's from this machine's. A difference between the
+clocks is part of each latency, which can therefore be negative. It is not corrected.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from itertools import accumulate
 from typing import Final, NamedTuple
 
 SPAN_SECONDS: Final = 60
-"""The figures are those of the last minute."""
+"""``counts`` covers this long."""
 
 _STEPS: Final = 100
-"""Latencies are counted by the area hyperbolic sine of their milliseconds in hundredths: to 0.5 % where they
-are long, to 0.005 ms where they are short, and of either sign. Years are no more than 2,600 such steps."""
+"""Latencies are counted in steps of ``asinh(milliseconds) * 100``. That is exact to 0.5 % for long ones and
+to 0.005 ms for short ones, works for either sign, and needs at most 2,600 steps for years."""
 
 
 BOUNDS_SECONDS: Final = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
-"""Of the buckets since the start. What is below nought tells that the clocks differ."""
+"""Upper bounds of the histogram's buckets. Latencies below 0 mean that the clocks differ."""
 
 
 class LiveTrades(NamedTuple):
-    """Trades of 256 neighbouring ids at most: the times of the first and the last, in microseconds."""
+    """Up to 256 trades with neighbouring ids: the times of the first and the last, in microseconds."""
 
     first_time: int
     last_time: int
@@ -40,7 +40,7 @@ class LiveTrades(NamedTuple):
 
 
 class _Second:
-    """What was merged in one second."""
+    """The trades merged within one second."""
 
     def __init__(self, second: int) -> None:
         self.second = second
@@ -49,8 +49,10 @@ class _Second:
 
 
 class RecentLatency:
-    """The last minute's latencies, and a histogram of all, in a bounded memory; for any thread. ``steady`` is
-    in seconds."""
+    """The latencies of the last minute, and a histogram since the start. Uses bounded memory; thread-safe.
+
+    ``steady``: a monotonic clock in seconds.
+    """
 
     def __init__(self, steady: Callable[[], float] = time.monotonic) -> None:
         self._steady = steady
@@ -60,8 +62,8 @@ class RecentLatency:
         self._lock = threading.Lock()
 
     def note(self, live: Iterable[LiveTrades], merged: int, merged_at: int) -> None:
-        """``merged`` trades are in their rows since ``merged_at``, microseconds since the epoch; ``live`` are
-        those of them that count."""
+        """Add a batch of ``merged`` trades that was committed at ``merged_at``, in microseconds since the
+        epoch. Only the ``live`` ones count in the latencies."""
         found: Counter[int] = Counter()
         for one in live:
             _count(found, one, merged_at)
@@ -72,8 +74,8 @@ class RecentLatency:
             self._all.update(found)
 
     def counts(self) -> dict[str, float]:
-        """``merged_per_s``; and, if a live trade was merged, ``latency_ms_p50``, ``latency_ms_p99`` and
-        ``latency_trades``, their number."""
+        """Return ``merged_per_s`` of the last minute. If it has live trades, also return ``latency_ms_p50``,
+        ``latency_ms_p99`` and ``latency_trades``, the number of live trades."""
         with self._lock:
             self._recent()
             total: Counter[int] = Counter()
@@ -88,8 +90,8 @@ class RecentLatency:
         return rate | {"latency_ms_p50": p50, "latency_ms_p99": p99, "latency_trades": total.total()}
 
     def histogram(self) -> dict[str, float]:
-        """Of all latencies since this was made: ``0.5``: how many were half a second at most, for each of
-        BOUNDS_SECONDS and ``+Inf``; ``sum``: their sum in seconds."""
+        """Return the cumulative histogram since the start: for each of ``BOUNDS_SECONDS`` (such as ``0.5``)
+        and ``+Inf``, how many latencies were at most that; and ``sum``, their sum in seconds."""
         with self._lock:
             every = list(self._all.items())
         ends = [_step(bound * 1_000_000) for bound in BOUNDS_SECONDS]
@@ -101,7 +103,7 @@ class RecentLatency:
         return {**dict(zip(names, accumulate(within), strict=True)), "sum": round(total, 3)}
 
     def _recent(self) -> _Second:
-        """The present second, made if need be; what is too old is forgotten."""
+        """Return the entry of the current second, and drop those older than ``SPAN_SECONDS``."""
         second = int(self._steady())
         if not self._seconds or self._seconds[-1].second != second:
             self._seconds.append(_Second(second))
@@ -111,9 +113,9 @@ class RecentLatency:
 
 
 def _count(latencies: Counter[int], live: LiveTrades, merged_at: int) -> None:
-    """The times of those between the first and the last are not known: they are taken as evenly spread."""
+    """Count the trades' latencies, with the unknown times between first and last spread evenly."""
     first, last, count = live
-    if _step(merged_at - first) == _step(merged_at - last):  # as of a backlog: one look for all of them
+    if _step(merged_at - first) == _step(merged_at - last):  # the same step for all, as in a backlog
         latencies[_step(merged_at - last)] += count
         return
     between = max(1, count - 1)
@@ -126,7 +128,7 @@ def _step(latency_us: float) -> int:
 
 
 def _quantile(latencies: Counter[int], share: float) -> float:
-    """The milliseconds that ``share`` of the latencies did not exceed (nearest rank)."""
+    """Return the milliseconds that ``share`` (0 to 1) of the latencies did not exceed (nearest rank)."""
     rank = max(1, math.ceil(share * latencies.total()))
     for step in sorted(latencies):
         rank -= latencies[step]

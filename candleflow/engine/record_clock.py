@@ -1,7 +1,7 @@
-"""How late it is by the records' own time, which is the producer's clock as the exchange sets it.
+"""Estimate the current time from the records' timestamps, which the producer takes from the exchange's clock.
 
-A candle that no later trade closes is closed by a clock, and this machine's may be wrong. A record bears the
-time at which it was written: when it is read it is at least so late, and from there a steady clock counts on.
+A candle that no later trade closes is closed by a clock, and this machine's may be wrong. When a record is
+read, the time is at least its timestamp. From there this machine's monotonic clock continues.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from typing import Final
 from candleflow.market.window import SECOND_US
 
 SPAN_SECONDS: Final = 600.0
-"""A record tells for so long at least, and for twice as long at most: then one wrong record is forgotten, and
-so is what a steady clock has gone wrong since."""
+"""How long a record is used: at least this long, and at most twice as long. This limits the effect of one
+wrong timestamp, and of the monotonic clock's drift."""
 PATIENCE_SECONDS: Final = 10.0
-"""Where no record tells for so long from the beginning, this machine's clock does."""
+"""If there is no record for this long after the start, this machine's clock is used."""
 
 
 class RecordClock:
-    """``wall`` in seconds since the epoch, ``steady`` in seconds; only the first may jump."""
+    """A clock set by the records' timestamps.
+
+    ``wall``: this machine's clock, in seconds since the epoch. ``steady``: a monotonic clock in seconds.
+    """
 
     def __init__(
         self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic
@@ -29,11 +32,11 @@ class RecordClock:
         self._steady = steady
         self._began_at = self._turned_at = steady()
         self._ahead_us: int | None = None
-        """How far the records' time is ahead of the steady clock's: the most that any of them says."""
+        """How far the records' time is ahead of the monotonic clock: the maximum over the records."""
         self._ahead_before_us: int | None = None
 
     def note(self, written_us: int) -> None:
-        """A record that was written then, after this clock was made, has been read just now."""
+        """Note that a record written at ``written_us``, and after this clock was created, was read now."""
         now = self._steady()
         if now - self._turned_at > SPAN_SECONDS:
             self._ahead_before_us, self._ahead_us, self._turned_at = self._ahead_us, None, now
@@ -41,10 +44,10 @@ class RecordClock:
         self._ahead_us = ahead if self._ahead_us is None else max(ahead, self._ahead_us)
 
     def at(self, moment: float) -> int | None:
-        """The time at a moment of ``steady``, in microseconds since the epoch; None while none tells it."""
-        told = [ahead for ahead in (self._ahead_us, self._ahead_before_us) if ahead is not None]
-        if told:
-            return _us(moment) + max(told)
+        """Convert a moment of ``steady`` to microseconds since the epoch; None if that is not known yet."""
+        known = [ahead for ahead in (self._ahead_us, self._ahead_before_us) if ahead is not None]
+        if known:
+            return _us(moment) + max(known)
         now = self._steady()
         if now - self._began_at < PATIENCE_SECONDS:
             return None

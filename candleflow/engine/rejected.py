@@ -1,4 +1,4 @@
-"""Refused records, put aside with their reason: a DataFrame to the topic ``trades.rejected``."""
+"""Publish rejected records with their reason to the dead-letter topic, ``trades.rejected``."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark programmer knows
 
 from candleflow.engine.kafka_options import kafka_options
-from candleflow.engine.trades import REFUSAL
+from candleflow.engine.trades import REASON
 
 RECORD_KEPT_BYTES: Final = 65_536
-"""Of a refused record so much is kept; the header ``truncated_from`` tells the length it had."""
+"""A longer record is truncated to this; the header ``truncated_from`` has its original length."""
 
 
 def publish_rejected(judged: DataFrame, bootstrap: str, rejected_topic: str) -> None:
-    """Publish the refused ones of the records that ``trades.judge`` judged, each with its reason.
+    """Publish the rejected records among the rows of ``trades.judge``, and wait for Kafka's acknowledgement.
 
-    Headers: ``reason``, and ``origin``, the place in Kafka that it came from: ``trades/0/1234``. Returns when
-    Kafka has acknowledged them all; raises Spark's error where it has not.
+    Headers: ``reason``, and ``origin``, which is topic, partition and offset, such as ``trades/0/1234``.
+    Raises Spark's error if Kafka has not acknowledged all of them.
     """
-    refused = judged.where(F.col(REFUSAL).isNotNull())
+    rejected = judged.where(F.col(REASON).isNotNull())
     origin = F.concat_ws("/", "topic", "partition", "offset")
-    headers = F.array(_header("reason", F.col(REFUSAL)), _header("origin", origin))
+    headers = F.array(_header("reason", F.col(REASON)), _header("origin", origin))
     length = F.octet_length("value")
     cut = F.array_append(headers, _header("truncated_from", length.cast("string")))
     (
-        refused.select(
+        rejected.select(
             F.substring("value", 1, RECORD_KEPT_BYTES).alias("value"),
             F.when(length > RECORD_KEPT_BYTES, cut).otherwise(headers).alias("headers"),
         )

@@ -1,7 +1,7 @@
-"""Spark's session, for a stream of small batches on one machine, or for any master by one setting.
+"""Start Spark: tuned for a stream of small batches on one machine; another master needs only one setting.
 
-Everything here was measured; see docs/explanation/decisions.md. No secret may come into Spark's
-configuration: it is on the JVM's command line, in the event log and on the page of the UI.
+All values here were measured; see docs/explanation/decisions.md. Spark's configuration must not contain
+secrets: it appears on the JVM's command line, in the event log and in the UI.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LOG4J: Final = Path(__file__).with_name("log4j2.properties")
 _LOOPBACK: Final = "127.0.0.1"
 _STOP_SECONDS: Final = 2.0
 _NAME: Final = "candleflow"
-"""Spark's user, where the user id has no name."""
+"""Spark's user name if the user id has none."""
 
 _OTHER_SPARK: Final = (
     "SPARK_HOME",
@@ -43,9 +43,9 @@ _OTHER_SPARK: Final = (
 _OF_SPARK: Final = ("SPARK_", "PYSPARK_", "HADOOP_", "YARN_")
 
 _IS_SPARK_4_0: Final = pyspark.__version__.startswith("4.0.")
-"""As EMR's newest release has it: what it has otherwise than ours is told where it matters."""
+"""Spark 4.0 is in EMR's newest release. Where it differs from 4.1, the code checks this."""
 
-# Spark 4.1 moved it.
+# Spark 4.1 moved this class.
 _CHECKPOINT_FILES: Final = (
     "org.apache.spark.sql.execution.streaming."
     f"{'' if _IS_SPARK_4_0 else 'checkpointing.'}FileSystemBasedCheckpointFileManager"
@@ -54,29 +54,29 @@ _CHECKPOINT_FILES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class SparkFiles:
-    """What Spark needs of this machine, found by whoever starts the process (``stack.spark``)."""
+    """The files on this machine that Spark needs; ``stack.spark`` finds them."""
 
     work_dir: Path
-    """Takes what Spark writes for itself."""
+    """The folder for Spark's temporary files."""
     java_home: Path = Path()
-    """This, and what follows, is not for spark-submit, which has started the JVM already."""
+    """Unused with spark-submit, like the fields below, because spark-submit has already started the JVM."""
     jars: Sequence[Path] = ()
-    """The Kafka connector, PostgreSQL's driver and what they need."""
+    """The Kafka connector, PostgreSQL's driver and their dependencies."""
     java_options: Sequence[str] = ()
-    """Added to those of every session."""
+    """Options for the JVM, in addition to those of every session."""
     archive_classes: Callable[[str], None] | None = None
-    """Makes the next start quicker, from the JVM's class path; to be called once the JVM is at rest. It may
-    raise StackError."""
+    """Archives the classes of a JVM, given its class path, for a faster next start. Call it once the JVM is
+    idle. It can raise StackError."""
 
 
 FindSpark = Callable[[], AbstractContextManager[SparkFiles]]
-"""Finds them, which may take a download; they are there until the context ends."""
+"""Finds the files, and downloads them if needed. They exist until the context ends."""
 
 
 def start_session(files: SparkFiles, *, master: str, memory: str, name: str = "candleflow") -> SparkSession:
-    """A session in a JVM of its own; ``memory`` is the driver's heap, such as ``1g``.
+    """Start a session in a new JVM. ``memory`` is the driver's heap, such as ``1g``.
 
-    Raises StackError where the JVM doesn't come up. Times are UTC throughout, whatever the machine's zone.
+    All times are UTC, in any time zone of the machine. Raises StackError if the JVM doesn't start.
     """
     _quieten()
     java_home, work_dir = files.java_home, files.work_dir
@@ -93,21 +93,21 @@ def start_session(files: SparkFiles, *, master: str, memory: str, name: str = "c
             _log_in({"spark.master": master, **configuration})
         spark = builder.getOrCreate()
     except Exception as error:
-        raise StackError(f"Spark's JVM did not start with {java_home}: {error}") from error
+        raise StackError(f"Spark's JVM did not start with the Java in {java_home}: {error}") from error
     java_functions.register(spark, work_dir)
     return spark
 
 
 def join_session(work_dir: Path, *, name: str = "candleflow") -> SparkSession:
-    """The session of the JVM that spark-submit started for this program, with its jars, memory and master.
+    """Return a session in the JVM that spark-submit started, with spark-submit's jars, memory and master.
 
-    ``work_dir`` takes the jar for the executors. Raises StackError where no spark-submit did.
+    ``work_dir`` is for the executors' jar. Raises StackError if spark-submit did not start this program.
     """
     _quieten()
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         raise StackError(
-            "CANDLEFLOW_SPARK_MASTER=spark-submit, and no spark-submit started this program: "
-            "name a master, or start it by spark-submit"
+            "CANDLEFLOW_SPARK_MASTER=spark-submit, but spark-submit did not start this program: "
+            "set a master, or start it with spark-submit"
         )
     builder = SparkSession.builder.appName(name)
     for key, value in _QUERIES.items():
@@ -115,27 +115,27 @@ def join_session(work_dir: Path, *, name: str = "candleflow") -> SparkSession:
     try:
         spark = builder.getOrCreate()
     except Exception as error:
-        raise StackError(f"spark-submit's session can't be joined: {error}") from error
+        raise StackError(f"can't join spark-submit's session: {error}") from error
     java_functions.register(spark, work_dir)
     return spark
 
 
 def _prepare_environment(java_home: Path, master: str) -> None:
-    """Take out what would lead Spark's scripts and Hadoop to another Spark, or to settings not ours."""
+    """Remove the environment variables that would select another Spark installation or other settings."""
     os.environ["JAVA_HOME"] = str(java_home)
     is_local = master.startswith("local")
     for name in [*os.environ]:
-        # A cluster may need its own: the address to be found by, Hadoop's folder of settings, a user's name.
+        # A cluster may need some of them: its address, Hadoop's folder of settings, a user name.
         if name in _OTHER_SPARK or (is_local and name.startswith(_OF_SPARK)):
             del os.environ[name]
     if is_local:
         os.environ["SPARK_LOCAL_IP"] = _LOOPBACK
-        # Else a Python worker would be whichever python3 is on the PATH, maybe of another version.
+        # Otherwise Spark would start the python3 on the PATH, possibly of another version.
         os.environ["PYSPARK_PYTHON"] = sys.executable
 
 
 def _has_account() -> bool:
-    """Whether this process's user id has a name: in a container it may be any number (OpenShift)."""
+    """Return whether the user id has a name. In a container (OpenShift) it can be any number."""
     try:
         return bool(pwd.getpwuid(os.getuid()))
     except KeyError:
@@ -143,16 +143,16 @@ def _has_account() -> bool:
 
 
 def _log_in(configuration: Mapping[str, str]) -> None:
-    """Start the JVM and give Hadoop a user: it ends where the system has no name for the user id."""
+    """Start the JVM and set Hadoop's user. Hadoop fails if the system has no name for the user id."""
     known = SparkConf(loadDefaults=False).setAll([*configuration.items()])
-    SparkContext._ensure_initialized(conf=known)  # noqa: SLF001 - no public way: a JVM without a session
+    SparkContext._ensure_initialized(conf=known)  # noqa: SLF001 - no public API for a JVM without a session
     jvm: Any = SparkContext._jvm  # noqa: SLF001
     users = jvm.org.apache.hadoop.security.UserGroupInformation
     users.setLoginUser(users.createRemoteUser(_NAME))
 
 
 def _quieten() -> None:
-    """pyspark logs each error that it raises on its own, as JSON and with the plan."""
+    """Silence the logger with which pyspark logs each error that it raises, as JSON with the query plan."""
     logging.getLogger("DataFrameQueryContextLogger").setLevel(logging.CRITICAL)
 
 
@@ -160,23 +160,23 @@ _QUERIES: Final = {
     "spark.sql.session.timeZone": "UTC",
     # Binance's payload has both t and T, e and E, m and M.
     "spark.sql.caseSensitive": "true",
-    # On both, the exactness rests: an overflow is an error, and a text that is no number is too.
+    # Exactness depends on this: an overflow and an invalid number are errors, not null.
     "spark.sql.ansi.enabled": "true",
-    # Replanning by statistics takes longer than a small batch, and finds nothing in a large one.
+    # Adaptive planning takes longer than a small batch, and improves nothing in a large one.
     "spark.sql.adaptive.enabled": "false",
     "spark.sql.streaming.checkpointFileManagerClass": _CHECKPOINT_FILES,
     "spark.sql.streaming.minBatchesToRetain": "10",
     "spark.sql.streaming.numRecentProgressUpdates": "20",
     "spark.sql.streaming.stopTimeout": "2s",
-    # Else pyspark notes the place in our source of each column that is made: most of its time.
+    # Otherwise pyspark records the line of our source for each column, which takes most of its time.
     "spark.python.sql.dataFrameDebugging.enabled": "false",
     "spark.sql.maxMetadataStringLength": "100",
     "spark.sql.debug.maxToStringFields": "100",
     "spark.sql.shuffle.partitions": "1",
-    # Kafka's password is among a query's options, in one that isn't named so.
+    # Kafka's password is in an option whose name doesn't contain "password": the JAAS configuration.
     "spark.sql.redaction.options.regex": "(?i)url|jaas|password|secret",
 }
-"""What the queries count on, whoever started the JVM."""
+"""Settings that the queries rely on, also in a JVM that spark-submit started."""
 
 
 def _configuration(
@@ -185,20 +185,20 @@ def _configuration(
     class_path = os.pathsep.join(map(str, jars))
     java_options = [
         "-Duser.timezone=UTC",
-        # Some 66 MB of the heap live. The JVM's own choice, G1, wants the same two cores: with it a trade
-        # took 108 ms to its row and the JVM 686 MB; with this one 91 and 661, and a backlog 11.5 s for 12.3.
+        # About 66 MB of the heap are live, and the default G1 competes for the same two cores. Latency to
+        # the row was 108 ms with G1 and 91 with Serial, memory 686 and 661 MB, a backlog 12.3 and 11.5 s.
         "-XX:+UseSerialGC",
-        # On two cores the second compiler takes what a start needs, and makes a batch twice as quick later:
-        # with four times its thresholds the first row took 23 s of processor time in place of 32 (17 without
-        # it), and a batch of 600 trades after two minutes 194 ms in place of 149 (289).
+        # The C2 compiler slows a start on two cores, but later halves a batch's time. With its thresholds
+        # times four, the first row took 23 s of CPU time (default 32, without C2 17), and a batch of 600
+        # trades after two minutes 194 ms (default 149, without C2 289).
         "-XX:Tier4InvocationThreshold=20000",
         "-XX:Tier4MinInvocationThreshold=3000",
         "-XX:Tier4CompileThreshold=60000",
         "-XX:Tier4BackEdgeThreshold=200000",
         f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}",
-        f"-Djava.io.tmpdir={work_dir}",  # a killed JVM leaves folders and libraries there
-        # Stopping a query during a batch matches the error's text against a regular expression that
-        # overflows a common stack: with 16 MB none of 37 stops did.
+        f"-Djava.io.tmpdir={work_dir}",  # a killed JVM leaves folders and libraries behind here
+        # When a query is stopped during a batch, Spark matches the error's text against a regular expression
+        # that overflows a default stack. With 16 MB none of 37 stops did.
         "-Xss16m",
         *more_java_options,
     ]
@@ -212,13 +212,13 @@ def _configuration(
         "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(work_dir),
         "spark.sql.warehouse.dir": str(work_dir / "warehouse"),
-        # Hadoop's local file system forks a process for each of a batch's 60 file operations.
+        # Hadoop's own local file system forks a process for each of the 60 file operations in a batch.
         "spark.hadoop.fs.file.impl": "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem",
         "spark.cleaner.referenceTracking.blocking": "false",
-        # A job's code is broadcast from a buffer of this size, however small it is: at Spark's 4 MB ten
-        # batches a second were 40 MB/s that no young collection takes, and the heap grew to its bound.
+        # Spark allocates a buffer of this size to broadcast each job's code. With the default of 4 MB, ten
+        # batches a second allocated 40 MB/s in the old generation, and the heap grew to its limit.
         "spark.broadcast.blockSize": "64k",
-        # For the UI, which there is none of, Spark keeps the last 1,000: 100 s of batches, which grow old.
+        # Spark keeps the last 1,000 jobs for the UI, which is disabled. They would fill the old generation.
         "spark.ui.retainedJobs": "10",
         "spark.ui.retainedStages": "10",
         "spark.ui.retainedTasks": "100",
@@ -226,7 +226,7 @@ def _configuration(
         **_QUERIES,
     }
     if not master.startswith("local"):
-        # On a cluster the executors fetch the jars, and the driver must be reached from outside this machine.
+        # On a cluster the executors fetch the jars, and connect to the driver from other machines.
         configuration["spark.jars"] = ",".join(path.as_uri() for path in jars)
         configuration["spark.executor.extraJavaOptions"] = "-Duser.timezone=UTC"
         for bound in ("spark.driver.host", "spark.driver.bindAddress"):
@@ -235,14 +235,14 @@ def _configuration(
 
 
 def class_path_of(spark: SparkSession) -> str:
-    """The class path that the session's JVM was started with, each jar by name."""
-    jvm: Any = spark._jvm  # noqa: SLF001 - no public way leads to the JVM's properties
+    """Return the class path of the session's JVM, with each jar by name."""
+    jvm: Any = spark._jvm  # noqa: SLF001 - no public API for the JVM's properties
     return str(jvm.java.lang.System.getProperty("java.class.path"))
 
 
 def stop_session(spark: SparkSession) -> None:
-    """Stop Spark and its JVM, by force if it takes more than a few seconds."""
-    gateway: Any = SparkContext._gateway  # noqa: SLF001 - pyspark has no public way to end its JVM
+    """Stop Spark and its JVM; kill the JVM if that takes more than a few seconds."""
+    gateway: Any = SparkContext._gateway  # noqa: SLF001 - pyspark has no public API to end its JVM
     stopping = threading.Thread(target=_stop_quietly, args=(spark,), name="spark-stop", daemon=True)
     stopping.start()
     stopping.join(_STOP_SECONDS)
@@ -250,7 +250,7 @@ def stop_session(spark: SparkSession) -> None:
     if process is None:
         return
     if process.stdin is not None:
-        process.stdin.close()  # pyspark's gateway server ends when its standard input does
+        process.stdin.close()  # pyspark's gateway server ends when its standard input is closed
     try:
         process.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
@@ -261,5 +261,5 @@ def stop_session(spark: SparkSession) -> None:
 
 
 def _stop_quietly(spark: SparkSession) -> None:
-    with contextlib.suppress(Exception):  # a JVM that is gone already can't be stopped, and needn't be
+    with contextlib.suppress(Exception):  # the JVM may be gone already
         spark.stop()

@@ -1,15 +1,17 @@
-"""What is done with each micro-batch: fold it in Spark, merge it in PostgreSQL, once and all of it.
+"""Process each micro-batch: aggregate it in Spark and merge it into PostgreSQL, effectively once.
 
-A batch is one job, whose few rows come to the driver: what its candles are added up from, and how many
-records were refused and why. Further jobs run only where they must: to put refused records aside, and to fold
-a batch once more that has a trade twice, or one that is in the candles already. Spark may bring a batch
-twice, and a COMMIT that the network cut may have been done: PostgreSQL compares the offsets and says so.
+Most batches are one Spark job. Its few rows come to the driver: partial aggregates, and the number of
+rejected records by reason. Further jobs run only to publish rejected records to the dead-letter topic, and
+to aggregate a batch again if it repeats a trade or has one that is already in the candles.
 
-A batch with more candles than one transaction may merge is merged in parts, each a range of offsets that is
-read from Kafka again and moves the offsets with its candles. So a crash between two parts is like any other.
+Each merge moves the stored offsets in the same transaction. Spark can deliver a batch twice, and a COMMIT
+whose answer was lost can have succeeded; in both cases PostgreSQL sees by the offsets that the batch is in.
 
-An error leaves this module as it is. Spark then ends the query, which goes on from PostgreSQL's offsets when
-it is started anew: nothing of a failed batch is lost, and nothing counts twice.
+A batch with too many candles for one transaction is merged in parts. Each part is a range of offsets, read
+from Kafka again and merged with its own offsets, so a crash between two parts needs no special handling.
+
+Errors are not handled here, except that a merge is retried while PostgreSQL is down. They end the query, and
+the processor restarts it at PostgreSQL's offsets: nothing of a failed batch is lost or counted twice.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from candleflow.backoff import Backoff
 from candleflow.engine import trades
-from candleflow.engine.folding import BatchFold, Overlap
+from candleflow.engine.folding import BatchFold, Overlap, unread_records
 from candleflow.engine.ledger import Claim, Ledger, Merged, StoreAwayError, SupersededError
 from candleflow.engine.partials import Folded, LastRecord, OversizeError
 from candleflow.engine.parts import PartSize, part_end
@@ -44,29 +46,29 @@ from candleflow.market.window import SECOND_US, Windows
 _log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS: Final = 60.0
-"""While PostgreSQL is away a batch waits for it so long; then the query ends, and is started anew."""
+"""How long a batch waits while PostgreSQL is down. Then the query fails, and the processor restarts it."""
 _PAUSES_SECONDS: Final = (0.4, 4.0)
-"""The shortest and the longest bound of the pauses between attempts to merge a batch."""
+"""The first and the largest upper bound of the random pause between attempts to merge a batch."""
 _POLL_SECONDS: Final = 0.1
 _BATCHES_REMEMBERED: Final = 1_000
 CANDLES_LIMIT: Final = 20_000
-"""One transaction merges at most so many finest candles, whatever the trades look like."""
+"""The maximum number of candles of the finest interval that one transaction merges."""
 _SLOW_SECONDS: Final = 5.0
-"""A merge that failed after this time may have failed for its size: it is not repeated unchanged."""
+"""A merge that failed after this time was possibly too large: it is not retried with the same size."""
 _RESTART_SECONDS: Final = 1.0
-"""No broker is stopped, loses records and is back within so little."""
+"""A broker can't stop, lose records and return within this time."""
 
 Confirm = Callable[[Mapping[int, LastRecord]], None]
-"""Raises LedgerError where a partition no longer has this record, and BrokerError where Kafka is away."""
+"""Raises LedgerError if a partition no longer has the given record, and BrokerError while Kafka is down."""
 
 
 class StoppedError(CandleflowError):
-    """The processor is stopping: this batch was given up, and comes again at the next start."""
+    """The processor is stopping: the batch was not merged, and is read again at the next start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a sink is set to do."""
+    """The configuration of a sink."""
 
     topic: str
     held_by: str
@@ -79,21 +81,22 @@ class Work:
 
 @dataclass(slots=True)
 class Tally:
-    """What a sink did since it was made."""
+    """A sink's counters since it was created."""
 
     records: Counter[str] = field(default_factory=Counter)
-    """By outcome: ``received``, ``merged``, ``duplicate``, ``rejected``, ``late``. And ``candles``: how many
-    rows of the finest candles were written."""
+    """Records by outcome: ``received``, ``merged``, ``duplicate``, ``rejected``, ``late``. Also ``candles``:
+    how many rows of the finest interval were written."""
     batches: int = 0
     batch_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_BATCHES_REMEMBERED))
     latency: RecentLatency = field(default_factory=RecentLatency)
 
 
 class CandleSink:
-    """Called by Spark with each batch (``foreachBatch``), from one thread; the rest by the service."""
+    """Merges batches into PostgreSQL. Spark calls it with each batch (``foreachBatch``) from one thread; the
+    processor calls the other methods."""
 
     def __init__(self, ledger: Ledger, work: Work, stopping: threading.Event, confirm: Confirm) -> None:
-        """``confirm`` is asked whether the topic still has the last record that was merged."""
+        """``confirm`` checks that the topic still has the last records merged."""
         self._ledger = ledger
         self._work = work
         self._stopping = stopping
@@ -103,38 +106,38 @@ class CandleSink:
         self._fold = BatchFold(work.windows, work.candles_limit)
         self._part_size = PartSize(work.candles_limit)
         self._warned = False
-        """Whether it was said that most trades are in another layout."""
+        """Whether the warning about another layout was logged since the query started."""
         self._begins: Mapping[int, int] = {}
         self._ends: Mapping[int, int] = {}
         self._last: Mapping[int, LastRecord] = {}
         self._confirmed_at = -math.inf
         self.record_clock = RecordClock()
         self.checkpoint = Path()
-        """The folder of the query's own, which is no truth."""
+        """The folder of the query's checkpoint, used only to see where a batch ends."""
         self.topic_id = ""
-        """Which topic of its name the offsets belong to."""
+        """Kafka's id of the topic that the offsets belong to."""
         self.offsets: dict[int, int] = {}
-        """Where the candles stand: the next offset of each partition."""
+        """The next offset of each partition after the last merge."""
         self.waits_for = ""
-        """What the batch under way waits for, in words; empty while it waits for nothing."""
+        """What the current batch waits for, for the heartbeat; empty if it waits for nothing."""
         self.failure: BaseException | None = None
-        """What ended the last batch, as Spark's own error has it as text only."""
+        """The error that ended the last batch; Spark's own error has only its text."""
         self.tally = Tally()
 
     def blocks(self, records: DataFrame) -> DataFrame:
-        """What the query must make of Kafka's records before a batch of them comes here: the fold's rows.
+        """Return the aggregation of ``records`` into ``Block`` rows; the query must run it before the sink.
 
-        All of it is in the query: Spark analyzes that once, and what is done with a batch anew for each.
+        It is part of the query because Spark analyzes a query once, but code on a batch for each batch.
         """
         return self._fold.quickly(records, self._work.max_future_us)
 
     def begin(
         self, claim: Claim, checkpoint: Path, begins: Mapping[int, int], ends: Mapping[int, int]
     ) -> None:
-        """A query is about to start at ``claim``'s offsets, with a fresh ``checkpoint``. It reads from
-        ``begins``, and the topic ends at ``ends`` now.
+        """Prepare for a query that starts at ``claim``'s offsets with a new ``checkpoint``.
 
-        Raises LedgerError where the topic has lost what was merged last.
+        ``begins``: the offset of each partition from which the query reads. ``ends``: where each one ends
+        now. Raises LedgerError if the topic no longer has the last records merged.
         """
         self.offsets = dict(claim.offsets)
         self.topic_id = claim.topic_id
@@ -149,8 +152,8 @@ class CandleSink:
         self.checkpoint = checkpoint
 
     def __call__(self, batch: DataFrame, batch_id: int) -> None:
-        """Merge one batch; raises whatever keeps it from being merged."""
-        with self._taken():
+        """Merge one batch. Raises any error that prevents it."""
+        with self._exclusive():
             began_at = time.perf_counter()
             try:
                 self._merge_in_parts(batch, planned_offsets(self.checkpoint, batch_id))
@@ -163,7 +166,7 @@ class CandleSink:
             self.tally.batch_seconds.append(time.perf_counter() - began_at)
 
     def close_quiet_candles(self, closes_until_us: int) -> bool:
-        """Close what has ended by then, unless a batch is under way; whether it was done."""
+        """Close the candles that ended by ``closes_until_us``, unless a batch is running; return whether."""
         if not self._busy.acquire(blocking=False):
             return False
         try:
@@ -180,7 +183,7 @@ class CandleSink:
 
     @contextmanager
     def ended(self, within_seconds: float) -> Iterator[None]:
-        """Take no further batch, and wait for the one under way, but no longer than so."""
+        """Accept no further batch, and wait up to ``within_seconds`` for the current one."""
         self._is_ended = True
         is_over = self._busy.acquire(timeout=within_seconds)
         try:
@@ -190,8 +193,8 @@ class CandleSink:
                 self._busy.release()
 
     @contextmanager
-    def _taken(self) -> Iterator[None]:
-        """The sink for one batch; raises StoppedError once it has ended, and never waits for that."""
+    def _exclusive(self) -> Iterator[None]:
+        """Hold the sink's lock for one batch. Raises StoppedError once ``ended`` was called."""
         while not self._busy.acquire(timeout=_POLL_SECONDS):
             if self._is_ended:
                 raise StoppedError("stopping")
@@ -203,13 +206,13 @@ class CandleSink:
             self._busy.release()
 
     def _merge_in_parts(self, batch: DataFrame, end: Mapping[int, int]) -> None:
-        """Merge the batch: at once, or one part after another where that would be too much."""
-        first = self._standing(end)
+        """Merge the batch at once, or part by part if it is too large."""
+        first = self._current_offsets(end)
         is_over = False
         while not is_over:
             if self._is_ended:
                 raise StoppedError("stopping")
-            begin = self._standing(end)
+            begin = self._current_offsets(end)
             reached = part_end(begin, end, self._part_size.records)
             is_whole = begin == first and reached == end
             blocks = batch if is_whole else self.blocks(self._records(batch.sparkSession, reached))
@@ -217,9 +220,9 @@ class CandleSink:
             is_over = self._merge_part(blocks, reached, records) and reached == end
 
     def _merge_part(self, blocks: DataFrame, reached: dict[int, int], records: int) -> bool:
-        """Merge so many records; whether it was done, and they had not too many candles for that."""
-        # A task for each partition of the topic would take longer than its few records, and each task may
-        # have as many candles as all of them may have in the end.
+        """Merge one part; return False, and make the next part smaller, if it was too large."""
+        # Fewer tasks than partitions: a task for each would cost more than its few records, and each may
+        # produce as many candles as the whole part is allowed to have.
         tasks = max(1, math.ceil(records / trades.RECORDS_PER_TASK))
         try:
             candles, seconds = self._merge(blocks.coalesce(tasks), reached)
@@ -235,13 +238,13 @@ class CandleSink:
         self._part_size.merged(records, candles, seconds)
         return True
 
-    def _standing(self, end: Mapping[int, int]) -> dict[int, int]:
-        """Where the candles stand, in the partitions of ``end``: one that was added meanwhile begins at 0."""
+    def _current_offsets(self, end: Mapping[int, int]) -> dict[int, int]:
+        """Return the next offset to merge in each partition of ``end``; 0 for a partition added meanwhile."""
         return {number: self.offsets.get(number, self._begins.get(number, 0)) for number in end}
 
     def _merge(self, blocks: DataFrame, reached: dict[int, int]) -> tuple[int, float]:
-        """Merge what comes up to ``reached``, which is in ``blocks``: how many candles that were, and how
-        many seconds PostgreSQL took.
+        """Merge ``blocks``, the records up to ``reached``. Return the number of candles, and the seconds that
+        PostgreSQL took.
         """
         read_at = time.monotonic()
         records = partial(self._records, blocks.sparkSession, reached)
@@ -249,7 +252,7 @@ class CandleSink:
         self._confirm_log()
         received = folded.sound + sum(folded.rejected.values())
         if folded.sound and any(end > self._ends.get(number, 0) for number, end in reached.items()):
-            self.record_clock.note(folded.written_at)  # what was there before may be of any age
+            self.record_clock.note(folded.written_at)  # a record from before the query may be of any age
         if folded.rejected:
             publish_rejected(trades_of(), self._work.bootstrap, self._work.rejected_topic)
         if folded.has_repeats:
@@ -263,17 +266,17 @@ class CandleSink:
         merged_at = time.time()
         self.offsets = {**self.offsets, **reached}
         self._last = {**self._last, **folded.last}
-        self._confirmed_at = read_at  # the log still had what is now the last one
+        self._confirmed_at = read_at  # the topic still had the new last records then
         if answer.status != "already_merged":
             self.tally.latency.note(folded.live, folded.trades, round(merged_at * SECOND_US))
             self._count(answer, folded, received)
         return len(folded.partials), answer.seconds
 
     def _confirm_log(self) -> None:
-        """Have it confirmed that the topic goes on from the last record merged, where it may not.
+        """Check that the topic still has the last records merged, unless that was checked a moment ago.
 
-        A broker that lost its unflushed records by a power cut may have more records than before when it is
-        asked next: its offsets alone don't tell.
+        A broker that lost unflushed records in a power cut can have received new ones since, under the same
+        offsets. So the offsets alone don't show the loss.
         """
         asked_at = time.monotonic()
         if self._last and asked_at - self._confirmed_at > _RESTART_SECONDS:
@@ -283,34 +286,34 @@ class CandleSink:
     def _read(
         self, blocks: DataFrame, records: Callable[[], DataFrame]
     ) -> tuple[Folded, Callable[[], DataFrame]]:
-        """The batch folded, and what makes its trades row by row: as the query folded it, if that could read
-        every record; or else judged from Kafka's ``records``. Raises OversizeError where it left too many.
+        """Return the batch's aggregate, and a function that returns its trades as rows.
+
+        If the query could read every record, the aggregate is the query's. Otherwise ``trades.judge`` reads
+        Kafka's ``records`` again. Raises OversizeError if too many records are unread.
         """
         quick = self._fold.read(blocks)
-        unread = quick.rejected.get(trades.UNREAD, 0)
-        if not unread:
+        if not unread_records(quick):
             return quick, lambda: trades.read_quickly(records(), self._work.max_future_us)
-        if unread > trades.UNREAD_LIMIT:
-            records_of_limit = (quick.sound + unread) * trades.UNREAD_LIMIT // unread
-            raise OversizeError(records_of_limit, "records in another layout")
         judged = trades.judge(records(), self._work.max_future_us)
         folded = self._fold(judged)
         if folded.sound > 2 * quick.sound and not self._warned:
             _log.warning(
-                "most trades are not in the layout that Binance sends: they are read, but more slowly"
+                "most trades are not in the layout that Binance sends: they are decoded, but more slowly"
             )
             self._warned = True
         return folded, lambda: judged
 
     def _records(self, spark: SparkSession, reached: Mapping[int, int]) -> DataFrame:
-        """The batch's records once more: those from where the candles stand to where the batch ends."""
+        """Read the batch's records from Kafka again, from the current offsets to ``reached``."""
         work = self._work
-        return trades.read_range(spark, work.bootstrap, work.topic, self._standing(reached), reached)
+        begin = self._current_offsets(reached)
+        return trades.read_range(spark, work.bootstrap, work.topic, begin, reached)
 
     def _until_merged(self, reached: dict[int, int], folded: Folded, received: int) -> Merged:
-        """``Ledger.merge``, tried again while PostgreSQL is away; raises StoreAwayError in the end.
+        """Call ``Ledger.merge``, and retry while PostgreSQL is down, up to ``PATIENCE_SECONDS``.
 
-        A merge that failed only after a while is given up at once: it may have been too large.
+        Raises StoreAwayError after that time, and at once for an attempt that failed after
+        ``_SLOW_SECONDS``, which was possibly too large.
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         backoff = Backoff(*_PAUSES_SECONDS)
@@ -335,13 +338,13 @@ class CandleSink:
                     raise StoppedError("stopping while PostgreSQL is away") from error
             else:
                 if is_waiting:
-                    _log.info("PostgreSQL is back, the batch is merged")
+                    _log.info("PostgreSQL is back: the batch is merged")
                 return replace(answer, seconds=time.monotonic() - began_at)
 
     def _claim_again(self, reached: Mapping[int, int]) -> bool:
-        """Take the topic again after the connection was lost; whether the batch had been merged.
+        """Take the topic's lock again after the connection was lost; return whether the batch was merged.
 
-        The lost session may live on for a moment in the server, and hold the topic against us.
+        The server can keep the lost session, and with it the lock, for a moment longer.
         """
         try:
             claim = self._ledger.claim(self.topic_id, self._work.held_by)
@@ -354,8 +357,8 @@ class CandleSink:
             return True
         self._ledger.close()
         raise SupersededError(
-            f"the offsets of the topic {self._work.topic} stand at {claim.offsets}, and were left at "
-            f"{self.offsets}: another processor has merged since, or an earlier database was put back"
+            f"the stored offsets of the topic {self._work.topic} are {claim.offsets}, this processor left "
+            f"{self.offsets}: another processor has merged since, or an older database was restored"
         )
 
     def _count(self, answer: Merged, folded: Folded, received: int) -> None:
@@ -371,7 +374,7 @@ class CandleSink:
 
 
 def _counts(folded: Folded, received: int) -> dict[str, Any]:
-    """What ``merge_batch`` is told of a batch of ``received`` records."""
+    """Return the counts that ``merge_batch`` stores for a batch of ``received`` records."""
     return {
         "received": received,
         "duplicate": received - sum(folded.rejected.values()) - folded.trades,
@@ -380,10 +383,10 @@ def _counts(folded: Folded, received: int) -> dict[str, Any]:
 
 
 def planned_offsets(checkpoint: Path, batch_id: int) -> dict[int, int]:
-    """Where a batch ends, by partition: from the log that Spark wrote before the batch began.
+    """Return where a batch ends, by partition, from the offset log that Spark writes before a batch.
 
-    The records themselves can't tell: the last ones of a batch may be Kafka's own, of transactions. Raises
-    BrokerError where the log isn't as this Spark writes it.
+    The records don't show it: the last offsets of a batch can be Kafka's own transaction markers. Raises
+    BrokerError if the log is not in the expected format.
     """
     file = checkpoint / "offsets" / str(batch_id)
     try:
@@ -391,7 +394,7 @@ def planned_offsets(checkpoint: Path, batch_id: int) -> dict[int, int]:
         (offsets,) = json.loads(source).values()
         found = {int(number): int(offset) for number, offset in offsets.items()}
     except (OSError, ValueError, AttributeError) as error:
-        raise BrokerError(f"Spark's log of offsets can't be read: {file}: {error}") from error
+        raise BrokerError(f"Spark's offset log can't be read: {file}: {error}") from error
     if version != "v1":
-        raise BrokerError(f"Spark's log of offsets is of an unknown version: {version}")
+        raise BrokerError(f"Spark's offset log has an unknown version: {version}")
     return found

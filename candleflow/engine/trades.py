@@ -1,11 +1,11 @@
-"""From Kafka's records to rows of trades: each record is a sound trade, or has the reason why it is none.
+"""Decode Kafka's records: each becomes the columns of a valid trade, or gets a reason for rejection.
 
-Two readers, which a property test holds to the same verdict. ``LayoutReader.java`` reads a record in the
-exact layout that Binance sends, in Spark's tasks, and leaves every other one unread. Those are rare: they
-come to the driver, where ``market.payload.decode_payload`` reads them.
+There are two readers, and a property test checks that they agree. ``LayoutReader.java`` runs in Spark's tasks
+and reads records in exactly the layout that Binance sends. The few others come to the driver, where
+``market.payload.decode_payload`` reads them.
 
-Amounts are 64-bit integers, several to an amount where one can't hold it, and are never a double. Spark's
-decimals are as exact, but each is an object of Java's.
+Amounts are 64-bit integers, never doubles; an amount that needs more digits is split over several columns.
+Spark's decimals would be exact too, but each is a Java object.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from candleflow.market.payload import RECORD_LIMIT_BYTES, TOO_LONG, Rejected, de
 from candleflow.market.trade import DECIMAL_PLACES, EXACT, Trade
 
 NO_VALUE: Final = "no value"
-"""The refusal of a tombstone: a record of Kafka's without a value, which no payload can be."""
+"""The reason for rejecting a tombstone, which is a Kafka record without a value."""
 
 PRICE_ZERO: Final = -9 * 10**18
-"""The column ``price`` of a price of nothing: prices up to 10^11 have 10^19 steps of 10^-8, which fit 64 bits
-only with a sign, and in their order."""
+"""What the column ``price`` has for a price of 0. Prices up to 10^11 have 10^19 steps of 10^-8. These fit a
+signed 64-bit integer, in order, only if counting starts at a negative number."""
 
 ADDED_COLUMNS: Final[Mapping[str, Mapping[str, int]]] = {
     "volume": {"quantity_whole": 0, "quantity_fraction": -8},
@@ -37,49 +37,52 @@ ADDED_COLUMNS: Final[Mapping[str, Mapping[str, int]]] = {
         "notional_high": 10, "notional_whole": 0, "notional_fraction": -8, "notional_rest": -16,
     },
 }  # fmt: skip
-"""What a candle adds up, each as the columns that hold its digits, and the power of ten each counts in.
+"""The amounts that a candle sums up. Each maps the columns with its digits to their unit, a power of ten.
 
-Each column is below 10^12, so that the sum of the 5,000,000 records that a batch may have fits 64 bits."""
+Each column is below 10^12, so the sum over a batch, of at most 5,000,000 records, fits 64 bits."""
 
 TRADE_COLUMNS: Final = tuple(CUT_FIELDS.names)
-"""The columns of a sound trade, none of them null: ``trade_time`` in microseconds, ``price`` in steps of
-10^-8 from ``PRICE_ZERO`` on, quantity and notional (their product) as ``ADDED_COLUMNS`` has them."""
+"""The columns of a valid trade, none of them null. ``trade_time`` is in microseconds, ``price`` in steps of
+10^-8 starting at ``PRICE_ZERO``; quantity and notional (price times quantity) are as in ``ADDED_COLUMNS``."""
 
 IS_LIVE: Final = "is_live"
-"""Whether the producer had a record from the stream: what it fetched later bears the header ``origin``."""
+"""Whether the trade came from the live stream. One fetched from the exchange's history has the header
+``origin``."""
 
 KAFKA_COLUMNS: Final = ("topic", "partition", "offset", "timestamp", "value", IS_LIVE)
-"""The columns of a record that stay beside the verdict on it; ``IS_LIVE`` where it came by the stream of
-Kafka's records."""
+"""The columns of a record that are kept next to the result of reading it. ``IS_LIVE`` exists only for records
+from Kafka."""
 
-REFUSAL: Final = "refusal"
-"""The column with the reason of a refused record, null for a sound trade."""
+REASON: Final = "rejection_reason"
+"""The column with the reason of a rejected record; null for a valid trade."""
 
 UNREAD: Final = "(not read)"
-"""In place of a reason: ``read_quickly`` could not read the record, and only ``judge`` can tell why."""
+"""A placeholder for the reason: ``read_quickly`` could not read the record, and ``judge`` has to."""
 
 RECORDS_PER_TASK: Final = 125_000
-"""A batch of up to so many is one task; a longer backlog is read by all cores even of one partition. Half a
-million are four tasks; five left one of two cores idle during the last."""
+"""Spark starts one task for each 125,000 records, so that all cores read a backlog, even of one partition.
+A batch of half a million is four tasks; five left one of two cores idle during the last."""
 
-UNREAD_LIMIT: Final = 40_000
-"""The most records that the driver reads by itself at once: 160 MB if all are as long as may be. A batch with
-more of them is merged in parts."""
+UNREAD_LIMIT: Final = 10_000
+"""The most records that the driver decodes at once. A batch, or a part of an archive, with more of them is
+merged in smaller parts. With 10,000 of the longest records a heap of 600 MB holds 320 MB at its peak;
+40,000 overflow it."""
 
 _RECORDS_PER_POLL: Final = 5_000
-"""Spark asks the consumer anew after so many; with the consumer's own 500 that took a third of a backlog's
-time: 213,000 trades a second, and 322,000 with these."""
+"""Kafka's max.poll.records. With its default of 500 polling took a third of the time of reading a backlog:
+213,000 trades a second, against 322,000 with 5,000."""
 
 _ORIGIN_HEADER: Final = "origin"
-"""As the producer writes it: the one header of a trade, if there is any."""
+"""The only header that the producer writes on a trade."""
 
 
 def read_stream(
     spark: SparkSession, bootstrap: str, topic: str, offsets: Mapping[int, int], *, records_per_batch: int
 ) -> DataFrame:
-    """The topic's records from ``offsets`` (partition to next offset) on, as a streaming DataFrame.
+    """Return the topic's records from ``offsets`` (partition to next offset) on, as a streaming DataFrame.
 
-    A partition that isn't named is read from its beginning. The query fails where the offsets are gone.
+    A partition without an offset is read from its beginning. The query fails if Kafka no longer has the
+    offsets.
     """
     begin = _offsets_text(topic, offsets) if offsets else "earliest"
     reader = spark.readStream.format("kafka").options(**_reader_options(bootstrap, topic, begin))
@@ -89,9 +92,9 @@ def read_stream(
 def read_range(
     spark: SparkSession, bootstrap: str, topic: str, begin: Mapping[int, int], end: Mapping[int, int]
 ) -> DataFrame:
-    """The topic's records with ``begin <= offset < end`` in each partition, as a batch DataFrame.
+    """Return the records with ``begin <= offset < end`` in each partition, as a batch DataFrame.
 
-    A job over it fails where the offsets are gone.
+    A job on it fails if Kafka no longer has the offsets.
     """
     reader = spark.read.format("kafka").options(
         **_reader_options(bootstrap, topic, _offsets_text(topic, begin))
@@ -117,54 +120,57 @@ def _with_origin(records: DataFrame) -> DataFrame:
 
 
 def read_quickly(records: DataFrame, max_future_us: int) -> DataFrame:
-    """``records`` with ``TRADE_COLUMNS``, and with ``REFUSAL`` null, or ``UNREAD`` where only ``judge`` can
-    tell; pure columns, one row each. Arguments as for ``judge``.
+    """Add ``TRADE_COLUMNS`` and ``REASON`` to ``records``, without running a job; one row for each record.
+
+    ``REASON`` is null for a trade, and ``UNREAD`` for a record that only ``judge`` can read. Arguments as
+    for ``judge``.
     """
     kept = [name for name in KAFKA_COLUMNS if name in records.columns]
     read = records.select(*kept, F.call_function(CUT_TRADE, "value").alias("cut"))
     is_sound = F.col("cut")["trade_time"] <= F.unix_micros("timestamp") + max_future_us
     return read.select(
         *kept,
-        F.when(~F.coalesce(is_sound, _false()), UNREAD).alias(REFUSAL),
+        F.when(~F.coalesce(is_sound, _false()), UNREAD).alias(REASON),
         *(F.col("cut")[name].alias(name) for name in TRADE_COLUMNS),
     )
 
 
 def judge(records: DataFrame, max_future_us: int) -> DataFrame:
-    """``records`` with ``REFUSAL`` and, where it is null, ``TRADE_COLUMNS``; one row each.
+    """Add ``REASON`` and, for valid trades, ``TRADE_COLUMNS`` to ``records``; one row for each record.
 
-    ``records`` has Kafka's columns, which stay beside the verdict. A trade dated more than ``max_future_us``
-    after its own record is refused: by the record's time and not by the clock, so that a replay judges as the
-    first reading did.
+    ``records`` has ``KAFKA_COLUMNS``, which are kept. A trade dated more than ``max_future_us`` after its
+    record's timestamp is rejected. The timestamp is used and not the clock, so that a replay gives the same
+    result.
 
-    Runs a job, which brings the records that ``read_quickly`` leaves unread to the driver, and reads those by
-    ``decode_payload``. The caller bounds how many these may be, as the driver holds all their verdicts.
+    Runs a job that collects the records that ``read_quickly`` can't read, and decodes them on the driver with
+    ``decode_payload``. The caller limits their number (``UNREAD_LIMIT``), because the driver holds all
+    results.
     """
     read = read_quickly(records, max_future_us)
-    is_unread, length = F.col(REFUSAL) == UNREAD, F.octet_length("value")
-    refusal = F.when(is_unread & length.isNull(), NO_VALUE).when(
+    is_unread, length = F.col(REASON) == UNREAD, F.octet_length("value")
+    reason = F.when(is_unread & length.isNull(), NO_VALUE).when(
         is_unread & (length > RECORD_LIMIT_BYTES), TOO_LONG
     )
-    read = read.withColumn(REFUSAL, refusal.otherwise(F.col(REFUSAL)))
+    read = read.withColumn(REASON, reason.otherwise(F.col(REASON)))
     verdicts = rows_of(records.sparkSession, _verdicts(read, max_future_us), _VERDICT)
-    verdict = F.struct(REFUSAL, *TRADE_COLUMNS).alias("verdict")
+    verdict = F.struct(REASON, *TRADE_COLUMNS).alias("verdict")
     verdicts = verdicts.select("partition", "offset", verdict)
-    told = [
+    results = [
         F.when(F.col("verdict").isNotNull(), F.col("verdict")[name]).otherwise(F.col(name)).alias(name)
-        for name in (REFUSAL, *TRADE_COLUMNS)
+        for name in (REASON, *TRADE_COLUMNS)
     ]
     kept = [name for name in KAFKA_COLUMNS if name in records.columns]
-    return read.join(F.broadcast(verdicts), ["partition", "offset"], "left").select(*kept, *told)
+    return read.join(F.broadcast(verdicts), ["partition", "offset"], "left").select(*kept, *results)
 
 
-_VERDICT: Final = f"partition int, offset bigint, {REFUSAL} string, " + ", ".join(
+_VERDICT: Final = f"partition int, offset bigint, {REASON} string, " + ", ".join(
     f"{field.name} {field.dataType.simpleString()}" for field in CUT_FIELDS
 )
 
 
 def _verdicts(read: DataFrame, max_future_us: int) -> Iterator[dict[str, Any]]:
-    """The verdict on each record that is unread, by its place."""
-    unread = read.where(F.col(REFUSAL) == UNREAD)
+    """Decode each unread record; yield the result with its partition and offset."""
+    unread = read.where(F.col(REASON) == UNREAD)
     rows = unread.select("partition", "offset", F.unix_micros("timestamp"), "value").toLocalIterator()
     for partition, offset, written_at, value in rows:
         yield {"partition": partition, "offset": offset, **_verdict(value, written_at, max_future_us)}
@@ -172,11 +178,11 @@ def _verdicts(read: DataFrame, max_future_us: int) -> Iterator[dict[str, Any]]:
 
 def _verdict(value: bytearray, written_at: int, max_future_us: int) -> dict[str, Any]:
     trade = decode_payload(bytes(value), written_at, max_future_us)
-    return {REFUSAL: trade.reason} if isinstance(trade, Rejected) else columns_of(trade)
+    return {REASON: trade.reason} if isinstance(trade, Rejected) else columns_of(trade)
 
 
 def columns_of(trade: Trade) -> dict[str, Any]:
-    """A trade's ``TRADE_COLUMNS``."""
+    """Return the values of ``TRADE_COLUMNS`` for a trade."""
     columns: dict[str, Any] = {
         "symbol": trade.symbol,
         "trade_id": trade.trade_id,
@@ -186,7 +192,7 @@ def columns_of(trade: Trade) -> dict[str, Any]:
     }
     for left, powers in ((trade.quantity, "volume"), (trade.notional, "quote_volume")):
         for name, power in ADDED_COLUMNS[powers].items():
-            digits, left = EXACT.divmod(left, Decimal(10) ** power)  # noqa: PLW2901 - the digits to come
+            digits, left = EXACT.divmod(left, Decimal(10) ** power)  # noqa: PLW2901 - the remaining digits
             columns[name] = int(digits)
     return columns
 

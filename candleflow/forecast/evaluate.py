@@ -30,7 +30,7 @@ from candleflow.forecast.scores import Evaluation, Scores, evaluate
 from candleflow.market.candle import fold
 from candleflow.market.payload import UNKNOWN_SYMBOL, Rejected
 from candleflow.market.stored import StoredCandle
-from candleflow.market.trade import TIME_LIMIT_US, Trade, refusal, to_microseconds
+from candleflow.market.trade import TIME_LIMIT_US, Trade, rejection_reason, to_microseconds
 from candleflow.market.window import SECOND_US, Windows
 from candleflow.settings import Settings
 from candleflow.store.reader import CandleReader, with_quiet
@@ -188,7 +188,7 @@ def _trade(line: str, symbol: str) -> Trade | str:
         to_microseconds(int(at)),
         is_maker.lower() == "true",
     )
-    refused = refusal(trade)
+    refused = rejection_reason(trade)
     return trade if refused is None else f"is refused: {refused}"
 
 

@@ -1,8 +1,8 @@
-"""``backfill``: a day's or month's trades from the exchange's public archive, or a local file, into candles.
+"""``backfill``: load a day or a month of trades from the exchange's public archive, or from a local file.
 
-The file's lines go through the same Spark transform as Kafka's records, an hour at a time, each one
-transaction; beside a running processor too. Trades that the candles have already are left out, so a second
-run changes nothing, and one that was cut short goes on.
+The lines go through the same Spark code as Kafka's records, about an hour of trades per transaction. It can
+run beside the processor. Trades that the candles already have are left out, so a second run changes nothing,
+and a new run after an interrupted one loads the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,7 @@ from rich.table import Table
 from candleflow.audit.verify import symbol_argument
 from candleflow.engine import archive as lines
 from candleflow.engine.folding import BatchFold, Overlap
-from candleflow.engine.partials import Folded
+from candleflow.engine.partials import Folded, OversizeError
 from candleflow.engine.session import FindSpark, start_session, stop_session
 from candleflow.errors import SettingError
 from candleflow.exchange import archive
@@ -40,18 +41,19 @@ from candleflow.store.history import HistoryStore, Source
 MakeFolder = Callable[[], AbstractContextManager[Path]]
 
 LOAD_SECONDS: Final = 60.0
-"""An hour's candles take less than a second; but they may stand behind a long batch of the processor's."""
+"""The time limit for a transaction. An hour's candles take less than a second, but may have to wait for a
+long batch of the processor."""
 
 _WIDTH: Final = 120
-"""Characters of a line where no terminal says how many it has."""
+"""The width of the table in characters if the output is not a terminal."""
 _EPOCH: Final = date(1970, 1, 1)
 _FIRST_DAY: Final = date(2017, 7, 14)
-"""Binance's first day; before it no archive has anything."""
+"""Binance's first day of trading; there are no older archives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """One day, UTC, of a symbol's trades; or a month of them, by its first day."""
+    """A symbol and a day (UTC) to load; or a month, given by its first day."""
 
     symbol: str
     date: date
@@ -59,12 +61,12 @@ class Day:
 
     @property
     def name(self) -> str:
-        """As the archive's files have it: ``2024-08-08``, or ``2024-08``."""
+        """The date as in the names of the archive's files: ``2024-08-08``, or ``2024-08``."""
         return self.date.isoformat()[: 7 if self.is_month else 10]
 
     @property
     def since(self) -> int:
-        """Its first microsecond since the epoch."""
+        """When it begins, in microseconds since the epoch."""
         return (self.date - _EPOCH).days * DAY_US
 
     @property
@@ -75,50 +77,53 @@ class Day:
 
 @dataclass(slots=True)
 class Loaded:
-    """What a run did so far."""
+    """The counts of a run so far."""
 
     trades: int = 0
-    """Sound lines, repeated ones once more."""
+    """Lines that are valid trades, including repeated ones."""
     merged: int = 0
-    """Of them, those that the candles had not."""
+    """The trades that the candles did not have yet."""
     candles: int = 0
-    """Of the finest windows, those that got trades."""
-    refused: Counter[str] = field(default_factory=Counter)
-    """Other lines, by reason."""
+    """Candles of the finest interval that got trades."""
+    rejected: Counter[str] = field(default_factory=Counter)
+    """Rejected lines, by reason."""
     example: tuple[str, str] | None = None
-    """The first of those, and its reason."""
+    """The first rejected line, and its reason."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``backfill``."""
-    parser.add_argument("--symbol", type=symbol_argument, help="the first of CANDLEFLOW_SYMBOLS if not given")
+    """Add the options of ``backfill`` to ``parser``."""
+    parser.add_argument(
+        "--symbol", type=symbol_argument, help="the symbol; default: the first of CANDLEFLOW_SYMBOLS"
+    )
     parser.add_argument(
         "--date",
         type=_date,
         required=True,
         metavar="DAY",
-        help="which day, UTC, such as 2024-08-08, or month, such as 2024-08",
+        help="the day (UTC) such as 2024-08-08, or the month such as 2024-08",
     )
     parser.add_argument(
         "--file",
         type=Path,
-        help="that day's archive, or its month's, as a local file, .zip or .csv; nothing is fetched then",
+        help="read this local archive (.zip or .csv) of the day or its month, and download nothing",
     )
 
 
 def run(
     settings: Settings, arguments: argparse.Namespace, work_folder: MakeFolder, find_spark: FindSpark
 ) -> int:
-    """Load and print a table; 0, or 1 where lines had to be refused.
+    """Load the trades and print a table. Return 0, or 1 if lines were rejected or nothing was loaded.
 
-    ``work_folder`` makes a folder for the archive, which is gone when the context ends.
-    Raises SettingError for another venue than the archive's, ExchangeError where the archive can't be had or
-    isn't sound, StoreError while PostgreSQL is away, StackError without Java or its jars.
+    ``work_folder`` creates a folder for the archive and deletes it when the context ends.
+    Raises SettingError if the settings name another venue than the archive's, ExchangeError if the archive
+    can't be downloaded or is damaged, StoreError if PostgreSQL is down, and StackError without Java or jars.
     """
     if settings.exchange.venue is not Venue.MAIN:
         raise SettingError(
             f"CANDLEFLOW_EXCHANGE={str(settings.exchange.name)!r}: the archive has the trades of Binance's "
-            "main market, whose ids must not get among this one's; accepted: auto, binance, binance-vision"
+            "main market, whose ids must not be mixed with this market's; accepted: auto, binance, "
+            "binance-vision"
         )
     day = Day(arguments.symbol or settings.symbols[0], *arguments.date)
     is_of_month = arguments.file is not None and _is_of_month(arguments.file, day)
@@ -130,12 +135,12 @@ def run(
         with work_folder() as work_dir:
             _run_in(work_dir, find_spark, settings, day, arguments.file, loaded, is_of_month=is_of_month)
     except KeyboardInterrupt:
-        print("stopped before the end: what was loaded stays, and a new run goes on", file=sys.stderr)
+        print("interrupted: what was loaded stays, and a new run loads the rest", file=sys.stderr)
         return 1
     _print(day, loaded, time.monotonic() - began_at)
     if not loaded.trades:
-        print(f"nothing was loaded: there is no trade of {day.name}", file=sys.stderr)
-    return int(bool(loaded.refused) or not loaded.trades)
+        print(f"nothing was loaded: the file has no trade of {day.name}", file=sys.stderr)
+    return int(bool(loaded.rejected) or not loaded.trades)
 
 
 def _run_in(
@@ -149,7 +154,7 @@ def _run_in(
     is_of_month: bool,
 ) -> None:
     console = Console(stderr=True)
-    schema.apply(settings)  # before anything is fetched: it tells whether PostgreSQL is there
+    schema.apply(settings)  # before any download: it fails early if PostgreSQL is down
     file = _file(settings, day, given, work_dir, console)
     store = HistoryStore.from_settings(settings, seconds=LOAD_SECONDS)
     with _session(settings, find_spark) as spark, _counting(console, day) as progress:
@@ -163,7 +168,7 @@ def _run_in(
 
 
 class Loader:
-    """Loads one day's lines, part by part, and counts in ``loaded``."""
+    """Loads a day's lines, part by part, and counts them in ``loaded``."""
 
     def __init__(
         self, spark: SparkSession, store: HistoryStore, windows: Windows, day: Day, loaded: Loaded
@@ -176,7 +181,17 @@ class Loader:
         self._closes_until = min(day.until, time.time_ns() // 1_000)
 
     def load(self, part: Path) -> None:
-        """Load a file of lines in one transaction. Raises StoreError, and then nothing of it was counted."""
+        """Load a file of lines in one transaction, or in several if the driver can't hold all its bad lines.
+
+        Raises StoreError; the lines of the failed transaction are not counted.
+        """
+        try:
+            self._load(part)
+        except OversizeError as error:
+            for piece in _pieces(part, max(1, error.records // 2)):
+                self.load(piece)
+
+    def _load(self, part: Path) -> None:
         day, loaded = self._day, self._loaded
         found = lines.read_lines(self._spark, part)
         records = lines.records(found, day.symbol)
@@ -190,8 +205,8 @@ class Loader:
         loaded.merged += merged.trades
         loaded.candles += len(merged.partials)
         if folded.rejected and loaded.example is None:
-            loaded.example = lines.first_refused(judged, found)
-        loaded.refused.update(folded.rejected)
+            loaded.example = lines.first_rejected(judged, found)
+        loaded.rejected.update(folded.rejected)
 
     def _merge(self, folded: Folded) -> Overlap | None:
         if not folded.partials:
@@ -199,10 +214,20 @@ class Loader:
         return self._store.load(folded.partials, Source.ARCHIVE, self._closes_until)
 
 
-def _is_of_month(file: Path, day: Day) -> bool:
-    """Whether the file is named as the archive of the day's month.
+def _pieces(part: Path, lines_each: int) -> Iterator[Path]:
+    """Cut a file of lines into smaller ones in its folder; each is deleted before the next is written."""
+    piece = part.with_name(f"{part.stem}-piece{part.suffix}")
+    with part.open("rb") as source:
+        while some := list(islice(source, lines_each)):
+            piece.write_bytes(b"".join(some))
+            yield piece
+            piece.unlink()
 
-    The lines don't say whose they are. Where the name does, it must be what was asked for, else SettingError.
+
+def _is_of_month(file: Path, day: Day) -> bool:
+    """Return whether the file's name is that of a month's archive.
+
+    The lines don't contain the symbol. If the file's name does, it must match: otherwise raises SettingError.
     """
     named = re.match(r"(.+)-trades-([0-9]{4}-[0-9]{2}(?:-[0-9]{2})?)\.", file.name)
     if named is not None and not (named[1] == day.symbol and day.name.startswith(named[2])):
@@ -215,10 +240,10 @@ def _is_of_month(file: Path, day: Day) -> bool:
 
 
 def _file(settings: Settings, day: Day, given: Path | None, work_dir: Path, console: Console) -> Path:
-    """The day's archive, checked as far as there is something to check it by."""
+    """Return the archive's file, downloaded if none was given, and checked if there is a checksum."""
     if given is not None:
         if archive.check(given):
-            console.print(f"{given.name} is what its checksum says", highlight=False)
+            console.print(f"{given.name} matches its checksum", highlight=False)
         return given
     url = archive.address(settings.exchange.archive_url, day.symbol, day.name)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -252,30 +277,30 @@ def _counting(console: Console, day: Day) -> Iterator[Progress]:
 
 def _print(day: Day, loaded: Loaded, seconds: float) -> None:
     table = Table("symbol", "day", box=None)
-    for name in ("trades", "loaded", "there already", "refused lines", "candles", "seconds"):
+    for name in ("trades", "loaded", "already there", "rejected lines", "candles", "seconds"):
         table.add_column(name, justify="right")
     already = loaded.trades - loaded.merged
-    numbers = (loaded.trades, loaded.merged, already, loaded.refused.total(), loaded.candles)
+    numbers = (loaded.trades, loaded.merged, already, loaded.rejected.total(), loaded.candles)
     table.add_row(day.symbol, day.name, *(f"{number:,}" for number in numbers), f"{seconds:.1f}")
     console = Console()
     (console if console.is_terminal else Console(width=_WIDTH)).print(table)
-    for reason, count in loaded.refused.most_common():
-        print(f"{count:,} lines refused: {reason}", file=sys.stderr)
+    for reason, count in loaded.rejected.most_common():
+        print(f"{count:,} lines rejected: {reason}", file=sys.stderr)
     if loaded.example is not None:
         line, reason = loaded.example
         found = archive.fault(line) if reason == lines.NOT_A_LINE else None
         words = f"{reason} ({','.join(archive.COLUMNS)}): it {found}" if found else reason
-        print(f"the first of them: {line[:200]!r}: {words}", file=sys.stderr)
+        print(f"the first one: {line[:200]!r}: {words}", file=sys.stderr)
 
 
 def _date(text: str) -> tuple[date, bool]:
-    """A day and False, or a month's first day and True."""
+    """Parse a date: a day and False, or a month's first day and True."""
     is_month = re.fullmatch(r"[0-9]{4}-[0-9]{2}", text) is not None
     try:
         day = date.fromisoformat(f"{text}-01" if is_month else text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no day such as 2024-08-08, nor a month such as 2024-08"
+            f"{text!r} must be a day such as 2024-08-08, or a month such as 2024-08"
         ) from None
     begin = _FIRST_DAY.replace(day=1) if is_month else _FIRST_DAY
     if not begin <= day <= datetime.now(UTC).date():

@@ -1,11 +1,11 @@
-"""Candles of the exchange's klines, with the ids of their trades, which a kline has not. No I/O, no clock.
+"""Build candles from the exchange's klines, and derive the trade ids, which klines don't have.
 
-Spot trade ids are consecutive, and a trade belongs to the kline of its second. So where as many ids lie
-between the first trade of a stretch of time and the first trade after it as its klines have trades, no trade
-is missing there, and each kline's ids follow from those before it by adding up. Where the numbers differ, the
-exchange has left ids out or klines are missing, and nothing is known of the stretch.
+Spot trade ids are consecutive, and a trade belongs to the kline of its second. Take a stretch of time: if its
+klines have as many trades as there are ids from its first trade to the first trade after it, then no trade is
+missing. Each kline's ids then follow by adding up the trade counts. If the numbers differ, the exchange
+skipped ids or klines are missing, and the ids of that stretch can't be derived.
 
-Times are microseconds since the epoch, UTC.
+No I/O and no clock. Times are microseconds since the epoch, UTC.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import SECOND_US, Windows, floor_time
 
 KLINE_US: Final = SECOND_US
-"""The klines are those of a second, the finest that the exchange has; every window is whole seconds long."""
+"""The length of a kline: one second, the exchange's shortest. Every window is a multiple of it."""
 CHUNK_US: Final = 900 * SECOND_US
-"""What is loaded at once: its klines are one request, and its candles some 200 rows."""
+"""How much time is loaded at once: the klines are one request, and the candles about 200 rows."""
 _SHORTEST_US: Final = 60 * SECOND_US
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """The time [since, until), and the ids [first_id, end_id) of the trades in it.
+    """A range of time [since, until), and the ids [first_id, end_id) of its trades.
 
-    ``first_id`` is the id of the first trade at ``since`` or later, ``end_id`` that at ``until`` or later.
+    ``first_id`` is the id of the first trade at ``since`` or later; ``end_id`` that of the first at ``until``
+    or later.
     """
 
     since: int
@@ -41,17 +42,17 @@ class Stretch:
     end_id: int
 
     def klines(self, klines: Iterable[Kline]) -> list[Kline]:
-        """Those of the klines that open in it, oldest first."""
+        """Return the klines that open in the stretch, oldest first."""
         inside = [one for one in klines if self.since <= one.open_time < self.until]
         return sorted(inside, key=lambda one: one.open_time)
 
     def is_proved_by(self, klines: Iterable[Kline]) -> bool:
-        """Whether the klines in it have as many trades as it has ids."""
+        """Return whether the stretch's klines have as many trades as it has ids."""
         return sum(one.trade_count for one in self.klines(klines)) == self.end_id - self.first_id
 
     @property
     def middle(self) -> int | None:
-        """A whole minute near its middle, None where it is too short to be cut."""
+        """A full minute near the middle; None if the stretch is too short to be cut."""
         if self.until - self.since <= _SHORTEST_US:
             return None
         middle = floor_time((self.since + self.until) // 2, _SHORTEST_US)
@@ -59,12 +60,12 @@ class Stretch:
 
 
 def newest_chunk(since: int, until: int) -> int:
-    """Where the last chunk of [since, until) begins: at a whole quarter of an hour, or at ``since``."""
+    """Return where the last chunk of [since, until) begins: at a full quarter of an hour, or at ``since``."""
     return max(since, floor_time(until - 1, CHUNK_US))
 
 
 def partials(stretch: Stretch, klines: Iterable[Kline], windows: Windows) -> list[str]:
-    """The klines of a stretch that they prove, as partial candles of the finest windows."""
+    """Convert the klines of a proved stretch to partial candles of the finest windows."""
     members: dict[int, list[Kline]] = {}
     first_ids: dict[int, int] = {}
     following = stretch.first_id
@@ -80,7 +81,7 @@ def partials(stretch: Stretch, klines: Iterable[Kline], windows: Windows) -> lis
 def _partial(first_id: int, klines: Sequence[Kline], open_time: int, windows: Windows) -> str:
     amounts = merge(klines)
     if amounts is None:
-        raise ValueError("klines without a trade make no candle")
+        raise ValueError("klines without trades can't make a candle")
     ids = TradeIds()
     ids.add_range(first_id, first_id + amounts.trade_count)
     candle = Candle(
@@ -92,5 +93,5 @@ def _partial(first_id: int, klines: Sequence[Kline], open_time: int, windows: Wi
         last_trade_id=first_id + amounts.trade_count - 1,
         trade_ids=ids,
     )
-    # The last trade's time is known to the second: it is at the second's end at the latest.
+    # The last trade's time is known only to the second: take the end of that second.
     return partial.encode(partial.of_candle(candle, klines[-1].open_time + KLINE_US - 1))

@@ -1,18 +1,18 @@
-"""What a candle is: the exact fold of its window's trades, by the rules of Binance's own klines.
+"""The definition of a candle: the exact aggregate of its window's trades, by the rules of Binance's klines.
 
-1. A trade belongs to the windows that hold its trade time ``T`` (``market.window``).
-2. A trade counts once, whatever the number of times it comes: by symbol and trade id.
+1. A trade belongs to the windows that contain its trade time ``T`` (``market.window``).
+2. A trade counts once, however often it arrives. Symbol and trade id identify it.
 3. Open and close are the prices of the lowest and the highest trade id. Time can't order trades: 64 % of
-   BTCUSDT's recorded trades share their millisecond with the one before.
-4. High and low are the greatest and least price.
-5. Volume is the sum of quantities, quote volume the sum of price times quantity: exact decimal sums, over all
-   trades, and over those whose taker bought (``m`` false) for the taker-buy volumes.
-6. A candle is complete when its ids have no hole and follow the last id of the candle before it.
+   BTCUSDT's recorded trades have the same millisecond as the trade before.
+4. High and low are the greatest and the least price.
+5. Volume is the sum of quantities, and quote volume the sum of price times quantity. The taker-buy volumes
+   are the same sums over the trades whose taker bought (``m`` is false). All sums are exact decimals.
+6. A candle is complete if its trade ids have no gap and start right after the last id of the candle before.
 
-The order of arrival decides nothing, so any number of partial folds of different trades merge to the same
-candle in any order. These rules were checked against Binance: 20 of 20 one-minute klines rebuilt from
-recorded trades, exactly. ``engine/candles.py`` states them once more as Spark columns, and
-``tests/property`` proves the two equal.
+The order of arrival has no effect, so partial aggregates of different trades can be merged in any order.
+These rules were checked against Binance: 20 of 20 one-minute klines were reproduced exactly from recorded
+trades. ``engine/java/candleflow/Blocks.java`` implements the same rules for Spark, and the property tests in
+``tests/property`` compare the two.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
 
 CandleKey = tuple[str, str, int]
-"""Symbol, interval, open time in microseconds: what the store's primary key is."""
+"""Symbol, interval, open time in microseconds: the primary key in the store."""
 
 _ZERO = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Candle:
-    """All fields of Binance's kline, exact, and the set of the trade ids that are in it.
+    """A candle: the fields of Binance's kline, exact, and the set of its trades' ids.
 
     ``open_time`` is in microseconds since the epoch; prices are in the quote asset, volumes in the base
     asset, quote volumes in the quote asset.
@@ -60,17 +60,17 @@ class Candle:
     def key(self) -> CandleKey:
         return self.symbol, self.interval, self.open_time
 
-    def has_no_hole(self) -> bool:
-        """Whether every trade from the first id to the last is in it."""
+    def has_no_gap(self) -> bool:
+        """Return whether the candle has every trade from its first id to its last."""
         return self.trade_count == self.last_trade_id - self.first_trade_id + 1
 
     def is_complete_after(self, before: Candle | None) -> bool:
-        """Rule 6; a candle with none before it can't be proved complete."""
-        return self.has_no_hole() and before is not None and before.last_trade_id + 1 == self.first_trade_id
+        """Apply rule 6. The result is False without a candle before: then completeness can't be proved."""
+        return self.has_no_gap() and before is not None and before.last_trade_id + 1 == self.first_trade_id
 
 
 class CandleFold:
-    """One candle while its trades arrive: ``add`` in any order and as often as one likes, then ``candle``."""
+    """Build one candle: call ``add`` for each trade, in any order, also repeatedly; then ``candle``."""
 
     __slots__ = (
         "_close", "_first_id", "_high", "_ids", "_key", "_last_id", "_low", "_open",
@@ -86,7 +86,7 @@ class CandleFold:
         self._taker_buy_volume = self._taker_buy_quote_volume = _ZERO
 
     def add(self, trade: Trade) -> bool:
-        """Fold one trade in; False, and nothing changed, if its id is in already."""
+        """Add one trade. Return False, and change nothing, if its id was added before."""
         is_first = self._first_id < 0
         if not self._ids.add(trade.trade_id):
             return False
@@ -105,7 +105,7 @@ class CandleFold:
         return True
 
     def candle(self) -> Candle:
-        """The candle so far; raises MarketError while it has no trade."""
+        """Return the candle of the trades added so far. Raises MarketError if there are none."""
         if self._first_id < 0:
             raise MarketError(f"a candle without a trade: {self._key}")
         symbol, interval, open_time = self._key
@@ -129,7 +129,7 @@ class CandleFold:
 
 
 def fold(trades: Iterable[Trade], windows: Windows) -> dict[CandleKey, Candle]:
-    """The candles of ``trades``, which may come in any order, repeated, and of any number of symbols."""
+    """Return the candles of ``trades``, which may be in any order, repeated, and of several symbols."""
     folds: dict[CandleKey, CandleFold] = {}
     for trade in trades:
         for open_time in windows.open_times(trade.trade_time):

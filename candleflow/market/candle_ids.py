@@ -1,4 +1,4 @@
-"""What stored candles say of their own trades: what is looked at before a candle is believed or folded anew.
+"""Trade ids of stored candles, which the audit checks before it trusts or rebuilds a candle.
 
 Times are microseconds since the epoch, UTC.
 """
@@ -12,10 +12,10 @@ from candleflow.market.trade_ids import TradeIds
 
 @dataclass(frozen=True, slots=True)
 class CandleIds:
-    """A stored finest candle's book of trades.
+    """The trade ids of a stored candle of the finest interval.
 
-    ``is_judged``: it counts as complete where the ids prove it, and nowhere else. ``state`` is another one
-    where anything of the candle is.
+    ``is_judged``: the stored completeness flag agrees with the ids. ``state`` changes whenever any field of
+    the candle changes.
     """
 
     open_time: int
@@ -28,7 +28,7 @@ class CandleIds:
     state: str = ""
 
     def balances(self, size_us: int) -> bool:
-        """Whether its figures agree with its ids, and its end with the windows' size."""
+        """Return whether the counts and the flag agree with the ids, and the end with the window size."""
         ranges = self.ids.ranges
         return (
             len(self.ids) == self.trade_count > 0
@@ -40,10 +40,10 @@ class CandleIds:
 
 @dataclass(frozen=True, slots=True)
 class StrayRollUp:
-    """A roll-up that is not the fold of its finest candles, in whatever field.
+    """A roll-up with a field that differs from the aggregate of its finest candles.
 
-    ``stored`` is None where there is no such row, ``folded`` where there is no finest candle;
-    ``prices_agree``: open, high, low and close are those of the fold.
+    ``stored``: the ids in the stored roll-up; None if there is no such row. ``folded``: the ids of the finest
+    candles; None if there are none. ``prices_agree``: open, high, low and close are as in the aggregate.
     """
 
     interval: str

@@ -1,8 +1,7 @@
-"""What a gap is: trade ids that the exchange gave out and we have not; and the book kept of them.
+"""Gaps: trade ids that the exchange has assigned and that we don't have, and the events about them.
 
-Spot trade ids are consecutive per symbol, so whoever sees id 105 after id 100 knows that four trades are
-missing. What becomes of them is a sequence of events, each about a set of ids; the events in their order
-are the truth, and ``GapState`` is what they add up to.
+Spot trade ids are consecutive per symbol: id 105 after id 100 means that four trades are missing. The log
+of gap events, each about a set of ids, is the source of truth. ``GapState`` is the state after all of them.
 """
 
 from __future__ import annotations
@@ -18,39 +17,39 @@ from candleflow.market.trade_ids import Ranges, TradeIds
 
 
 class GapEventKind(StrEnum):
-    """What happened to a set of ids."""
+    """The kind of a gap event."""
 
     SEEN = "seen"
-    """They are missing, and are to be brought."""
+    """The ids are missing and have to be fetched."""
     FILLED = "filled"
-    """They are in the topic."""
+    """The trades are in the topic."""
     GIVEN_UP = "given up"
-    """They can't be had: the gap stays open, and nobody asks for them again unless it is seen anew."""
+    """The trades can't be fetched: the gap stays open, with no further attempt until it is seen again."""
 
 
 RESTART: Final = "restart"
 RECONNECT: Final = "reconnect"
 JUMP: Final = "jump"
 OVERLOAD: Final = "overload"
-"""The producer's reasons: after its start, on a new connection, in mid-stream, and where it let trades go by
-because Kafka took none."""
+"""The producer's reasons: after its start, after a reconnect, within one connection, and when it shed load
+because Kafka accepted no writes."""
 AUDIT: Final = "audit"
 REPAIR: Final = "repair"
-"""The reasons of who looked at the candles: by itself, or because someone asked."""
+"""The auditor's reasons: its own regular check, and the ``repair`` command."""
 
 
 RANGES_LIMIT: Final = 1_000
-"""Maximum number of ranges in an event, so that its record stays below 64 kB. A page of the exchange's
-history rarely has more."""
+"""Maximum number of ranges in an event, so that its record stays below 64 kB. The trades of one page of the
+exchange's history rarely have more."""
 
 
 @dataclass(frozen=True, slots=True)
 class GapEvent:
-    """One event about all the ids of ``ranges``, the first and last of which are ``first_trade_id`` and
-    ``last_trade_id``; ``at`` is in microseconds.
+    """One event about all ids in ``ranges``, from ``first_trade_id`` to ``last_trade_id``.
 
-    ``ranges`` are by default the one from the first to the last. ``why``: how the ids came to be missing
-    (``seen``), where they were had from (``filled``), or what stands against it (``given up``).
+    ``ranges`` defaults to the single range from the first to the last id. ``at`` is in microseconds since the
+    epoch. ``why``: the reason why the ids are missing (``seen``), where the trades came from (``filled``), or
+    why they can't be fetched (``given up``).
     """
 
     kind: GapEventKind
@@ -69,9 +68,9 @@ class GapEvent:
 
     @classmethod
     def of(cls, kind: GapEventKind, symbol: str, ranges: Ranges, at: int, why: str) -> Self:
-        """The event about these ranges; raises MarketError where there are none."""
+        """Create the event about these ranges. Raises MarketError if there are none."""
         if not ranges:
-            raise MarketError("an event is about trade ids, and was given none")
+            raise MarketError("a gap event needs at least one range of trade ids")
         return cls(kind, symbol, ranges[0][0], ranges[-1][1] - 1, at, why, ranges)
 
     @property
@@ -80,20 +79,20 @@ class GapEvent:
 
 
 def events_of(kind: GapEventKind, symbol: str, ranges: Ranges, at: int, why: str) -> list[GapEvent]:
-    """The events that tell this of all the ranges: nearly always one, and none of no range."""
+    """Return events that cover all ranges, ``RANGES_LIMIT`` in each; an empty list for no ranges."""
     parts = (ranges[begin : begin + RANGES_LIMIT] for begin in range(0, len(ranges), RANGES_LIMIT))
     return [GapEvent.of(kind, symbol, part, at, why) for part in parts]
 
 
 class GapState:
-    """Which ids are missing, after all events so far."""
+    """The ids that are missing after all events so far."""
 
     def __init__(self) -> None:
         self._open: defaultdict[str, TradeIds] = defaultdict(TradeIds)
         self._wanted: defaultdict[str, TradeIds] = defaultdict(TradeIds)
 
     def apply(self, event: GapEvent) -> None:
-        """Take one event in; the same one again changes nothing."""
+        """Apply one event. Applying the same event again changes nothing."""
         missing, wanted = self._open[event.symbol], self._wanted[event.symbol]
         for lower, upper in event.ranges:
             if event.kind is GapEventKind.SEEN:
@@ -105,35 +104,35 @@ class GapState:
                 missing.remove_range(lower, upper)
 
     def open_ranges(self) -> dict[str, Ranges]:
-        """By symbol, the ``[lower, upper)`` ranges that are missing; symbols with none are left out."""
+        """Return the missing ``[lower, upper)`` ranges by symbol; symbols without any are left out."""
         return {symbol: ids.ranges for symbol, ids in sorted(self._open.items()) if ids}
 
     def open_within(self, symbol: str, lower: int, upper: int) -> Ranges:
-        """Those of a symbol's ids ``[lower, upper)`` that are missing."""
+        """Return the missing ranges among a symbol's ids ``[lower, upper)``."""
         return self._open[symbol].within(lower, upper)
 
     @property
     def open_trades(self) -> int:
-        """How many trades are missing, those that were given up included."""
+        """How many trades are missing, including those given up."""
         return sum(map(len, self._open.values()))
 
     @property
     def open_gaps(self) -> int:
-        """How many ranges of ids, each without one between that is there, those trades are."""
+        """How many separate ranges of missing ids there are."""
         return sum(ids.range_count for ids in self._open.values())
 
     def wanted(self) -> dict[str, TradeIds]:
-        """By symbol, what is missing and was not given up since; symbols with none are left out."""
+        """Return the ids by symbol that are missing and not given up; symbols without any are left out."""
         return {symbol: ids for symbol, ids in self._wanted.items() if ids}
 
     def wanted_ranges(self) -> dict[str, Ranges]:
-        """As ``open_ranges``, without what was given up."""
+        """Like ``open_ranges``, but without the ids given up."""
         return {symbol: ids.ranges for symbol, ids in sorted(self.wanted().items())}
 
 
 def gap_state_of(events: Iterable[GapEvent]) -> GapState:
-    """What the events add up to."""
-    book = GapState()
+    """Return the state after all ``events``."""
+    state = GapState()
     for event in events:
-        book.apply(event)
-    return book
+        state.apply(event)
+    return state

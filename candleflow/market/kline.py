@@ -1,4 +1,4 @@
-"""The exchange's own candle, as its REST and its archive publish it."""
+"""The exchange's own candle, as its REST API and its archive publish it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from decimal import Decimal
 
 @dataclass(frozen=True, slots=True)
 class Kline:
-    """The exchange's own candle; times in microseconds, volumes in the base asset, decimals as published.
+    """A kline. Times are microseconds since the epoch, volumes in the base asset, decimals as published.
 
-    ``close_time`` is the last microsecond or millisecond that belongs to it, as the exchange gave it.
+    ``close_time`` is the kline's last millisecond or microsecond, as the exchange sent it.
     """
 
     symbol: str

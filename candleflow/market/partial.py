@@ -1,8 +1,8 @@
-"""A partial candle: what some trades add to a candle, as the store's functions take it.
+"""Partial candles: the aggregate of some of a candle's trades, in the form that the store's functions take.
 
-Any number of partial candles of different trades add up to the candle of them all, in any order. They travel
-as the text of an array of rows. It is less than half as long as JSON, which repeats every key, and PostgreSQL
-reads it in a quarter of the time.
+Partial candles of different trades can be merged in any order. They are sent to PostgreSQL as the text of an
+array of rows. That is less than half as long as JSON, which repeats every key, and PostgreSQL parses it in a
+quarter of the time.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9.]+")
 class Partial(NamedTuple):
     """The fields of the store's type ``partial_candle``, in its order. Times are microseconds, decimals text.
 
-    ``last_trade_time`` is that of its trade of greatest id. ``trade_ids`` is None where no id is missing
-    between the first and the last.
+    ``last_trade_time`` is the time of the trade with the greatest id. ``trade_ids`` is None if no id is
+    missing between the first and the last.
     """
 
     symbol: str
@@ -50,11 +50,11 @@ _PLACES: Final[dict[str, int]] = {
     "taker_buy_volume": DECIMAL_PLACES,
     "taker_buy_quote_volume": 2 * DECIMAL_PLACES,
 }
-"""Decimal places, as the processor writes them."""
+"""The number of decimal places of each amount."""
 
 
 def of_candle(candle: Candle, last_trade_time: int) -> Partial:
-    """``candle`` as a partial candle; ``last_trade_time`` in microseconds."""
+    """Convert ``candle`` to a partial candle; ``last_trade_time`` is in microseconds."""
     return Partial(
         candle.symbol,
         candle.open_time,
@@ -68,23 +68,23 @@ def of_candle(candle: Candle, last_trade_time: int) -> Partial:
 
 
 def ids_text(ids: TradeIds) -> str | None:
-    """A set of ids as ``Partial.trade_ids`` has it."""
+    """Format a set of ids for ``Partial.trade_ids``: None for a single range."""
     return None if len(ids.ranges) == 1 else str(ids)
 
 
 def encode(partial: Partial) -> str:
-    """One partial candle as an element of ``array_text``."""
+    """Encode one partial candle as an element for ``array_text``."""
     row = ",".join(["" if value is None else _row_text(str(value)) for value in partial])
     return _quoted(f"({row})")
 
 
 def array_text(encoded: Iterable[str]) -> str:
-    """Encoded partial candles as the text of a ``partial_candle[]``."""
+    """Join encoded partial candles into the text of a ``partial_candle[]``."""
     return f"{{{','.join(encoded)}}}"
 
 
 def encode_windows(windows: Windows) -> str:
-    """The finest windows, as the store's functions take them beside partial candles: one JSON object."""
+    """Encode the finest windows as the JSON object that the store's functions take."""
     return json.dumps(
         {"interval": windows.interval, "size_us": windows.size_us, "slide_us": windows.slide_us}
     )

@@ -1,13 +1,15 @@
-"""The trade payload as Binance sends it and Kafka's topic ``trades`` holds it: its layout and its refusals.
+"""The trade payload that Binance sends and the Kafka topic ``trades`` holds: its layout and its checks.
 
     {"e":"trade","E":1723161255343,"s":"BTCUSDT","t":3735683259,"p":"61837.63000000","q":"0.02000000",
      "T":1723161255342,"m":true,"M":true}
 
 ``e`` event type, ``E`` event time, ``s`` symbol, ``t`` trade id, ``p`` price, ``q`` quantity, ``T`` trade
 time, ``m`` whether the buyer is the maker, ``M`` ignored. Source: binance-spot-api-docs,
-web-socket-streams.md, "Trade Streams". ``decode_payload`` reads any record. ``LayoutReader.java`` reads, for
-Spark, those in the exact layout and leaves every other one to it; property tests hold the two to the same
-verdict. ``exchange/messages.py`` finds the payload in what comes off the socket.
+web-socket-streams.md, "Trade Streams".
+
+``decode_payload`` reads any record. In Spark, ``LayoutReader.java`` reads the records in exactly this layout
+and leaves all others to ``decode_payload``; property tests check that both give the same result.
+``exchange/messages.py`` extracts the payload from a WebSocket message.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from decimal import Decimal
 from typing import Any, Final
 
 from candleflow.market.symbol import SYMBOL_LENGTH, SYMBOL_PATTERN, is_symbol
-from candleflow.market.trade import Trade, refusal, to_microseconds
+from candleflow.market.trade import Trade, rejection_reason, to_microseconds
 
 DECIMAL_PATTERN: Final = r"[0-9]+(?:\.[0-9]+)?"
-"""A price or quantity in plain digits: no sign, no exponent, no blank."""
+"""A price or quantity in plain digits: no sign, no exponent, no space."""
 
 _INTEGER: Final = "(0|[1-9][0-9]{0,17})"
 _TIME: Final = "([1-9][0-9]{12}(?:[0-9]{3})?)"
@@ -34,20 +36,20 @@ CANONICAL_PATTERN: Final = (
     + r',"p":"' + _AMOUNT % 11 + r'","q":"' + _AMOUNT % 12 + r'","T":' + _TIME
     + r',"m":(true|false),"M":(?:true|false)\}'
 )  # fmt: skip
-"""The exact layout Binance sends, groups E s t p q T m, for Python's and Java's regular expressions alike.
+"""The exact layout that Binance sends, as a regular expression of Python and Java. Groups: E s t p q T m.
 
-A record that matches it is sound JSON with every field of the right type, and each number fits the type that
-the engine counts in: 64-bit integers, times of 13 digits (milliseconds) or 16 (microseconds), and decimals
-within ``market.trade``'s limits. Whatever does not match goes to the full parser: the pattern makes reading
-quick and decides nothing.
+A record that matches is valid JSON with every field of the right type. Each number fits the engine's types:
+64-bit integers, times of 13 digits (milliseconds) or 16 (microseconds), and decimals within
+``market.trade``'s limits. A record that does not match goes to the full parser, so the pattern affects only
+the speed, never the result.
 """
 
 JSON_NAME_BYTES: Final = rf'[^"\\\x00-\x1f]{{1,{4 * SYMBOL_LENGTH}}}'
-"""A symbol's place in the layout for regular expressions on bytes, which can't tell one character of several
-bytes from another: the caller checks the name."""
+"""The symbol's part of a regular expression on bytes. It can't check characters of several bytes, so the
+caller checks the name."""
 
 CANONICAL_BYTES: Final = CANONICAL_PATTERN.replace(SYMBOL_PATTERN, JSON_NAME_BYTES).encode()
-"""``CANONICAL_PATTERN`` for bytes, with ``JSON_NAME_BYTES`` for the symbol."""
+"""``CANONICAL_PATTERN`` for bytes, with ``JSON_NAME_BYTES`` in the symbol's place."""
 
 REQUIRED_FIELDS: Final[dict[str, str]] = {
     "E": "integer",
@@ -61,21 +63,22 @@ REQUIRED_FIELDS: Final[dict[str, str]] = {
 """The fields a trade must have, with their JSON types, in the order in which they are checked."""
 
 RECORD_LIMIT_BYTES: Final = 4_096
-"""A longer record is refused unread: Binance's trades have some 150 bytes, its longest symbols add 200."""
+"""A longer record is rejected without parsing. Binance's trades have about 150 bytes; the longest symbols add
+200."""
 
 DEPTH_LIMIT: Final = 500
-"""Most levels of nested objects and arrays; a trade has one. A limit of ours, as RFC 8259 allows (section 9):
-Python's own differs between its versions, 3.11 refusing some 980 levels and 3.13 taking 2,000."""
+"""Maximum levels of nested objects and arrays; a trade has one. RFC 8259, section 9, allows such a limit.
+Python's own differs between versions: 3.11 rejects about 980 levels, 3.13 accepts 2,000."""
 
-# The reasons of refusal, in the order in which they are looked for. Beside these: those of trade.refusal().
+# The reasons for rejecting a record, in the order of the checks. trade.rejection_reason() has further ones.
 TOO_LONG: Final = "record too long"
 NOT_UTF8: Final = "not UTF-8"
 NOT_JSON: Final = "not JSON"
-"""Also for a JSON object that names a key twice, and for more than ``DEPTH_LIMIT`` levels."""
+"""Also for a JSON object with a repeated key, and for more than ``DEPTH_LIMIT`` levels."""
 NOT_AN_OBJECT: Final = "not a JSON object"
 NOT_A_TRADE: Final = "not a trade event"
 UNKNOWN_SYMBOL: Final = "unknown symbol"
-"""The symbol hasn't a symbol's form or, at the producer, is none of those followed."""
+"""The name is not a valid symbol or, in the producer, not one of the symbols it follows."""
 FUTURE: Final = "trade time in the future"
 
 
@@ -89,17 +92,17 @@ def wrong_type(field: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A record or frame that can't be used: why, in the words above, and the bytes as they came."""
+    """A record or frame that can't be used: one of the reasons above, and the original bytes."""
 
     reason: str
     record: bytes
 
 
 def decode_payload(record: bytes, now: int, max_future_us: int) -> Trade | Rejected:
-    """Read a bare payload, such as a record of Kafka's topic ``trades``; a trade of any symbol.
+    """Decode a payload, such as a record of the topic ``trades``, into a trade of any symbol.
 
-    ``now``: the present, or when the record was written, in microseconds since the epoch; a trade dated more
-    than ``max_future_us`` after it is rejected.
+    ``now``: the current time, or when the record was written, in microseconds since the epoch. A trade dated
+    more than ``max_future_us`` after it is rejected.
     """
     if len(record) > RECORD_LIMIT_BYTES:
         return Rejected(TOO_LONG, record)
@@ -114,16 +117,16 @@ def decode_payload(record: bytes, now: int, max_future_us: int) -> Trade | Rejec
 
 
 def parse(text: str) -> Any:
-    """The JSON value that ``text`` is; raises ValueError where it is none by the rules of ``NOT_JSON``."""
+    """Parse ``text`` as JSON. Raises ValueError in the cases of ``NOT_JSON``."""
     if text.count("{") + text.count("[") > DEPTH_LIMIT and _depth(text) > DEPTH_LIMIT:
-        raise ValueError("nested too deep")
+        raise ValueError("nested too deeply")
     return _DECODER.decode(text)
 
 
 def judge(fields: Any, symbols: Collection[str] | None, now: int, max_future_us: int) -> Trade | str:
-    """The trade that the JSON value ``fields`` is, or the first reason why it is none.
+    """Return the trade in the JSON value ``fields``, or the first reason to reject it.
 
-    ``symbols``: those accepted; None accepts every name of a symbol's form. Times as in ``decode_payload``.
+    ``symbols``: the accepted symbols; None accepts every valid symbol name. Times as in ``decode_payload``.
     """
     if not isinstance(fields, dict):
         return NOT_AN_OBJECT
@@ -144,7 +147,7 @@ def judge(fields: Any, symbols: Collection[str] | None, now: int, max_future_us:
     )
     if not (is_symbol(trade.symbol) if symbols is None else trade.symbol in symbols):
         return UNKNOWN_SYMBOL
-    return refusal(trade) or (FUTURE if trade.trade_time > now + max_future_us else trade)
+    return rejection_reason(trade) or (FUTURE if trade.trade_time > now + max_future_us else trade)
 
 
 _PYTHON_TYPES: Final[dict[str, type]] = {"integer": int, "string": str, "boolean": bool}
@@ -153,16 +156,16 @@ _NOT_A_NUMBER: Final = Decimal("NaN")
 
 
 def _decimal(text: str) -> Decimal:
-    """The number that ``text`` is; NaN, which ``refusal`` knows, for whatever isn't in plain digits."""
+    """Parse plain digits. Anything else becomes NaN, which ``rejection_reason`` rejects."""
     return Decimal(text) if _DECIMAL.fullmatch(text) else _NOT_A_NUMBER
 
 
-# A string is one step, its end optional and its inside possessive: any text is passed over in one run.
+# A string matches as one step. The possessive "*+" and the optional end prevent backtracking: linear time.
 _STEPS: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def _depth(text: str) -> int:
-    """The most levels of brackets in ``text``, outside its strings."""
+    """Return the deepest level of brackets in ``text``, outside of strings."""
     depth = deepest = 0
     for found in _STEPS.finditer(text):
         step = found[0]
@@ -177,22 +180,22 @@ def _depth(text: str) -> int:
 def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(members)
     if len(unique) != len(members):
-        raise ValueError("a key is named twice")
+        raise ValueError("a key is repeated")
     return unique
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")  # NaN, Infinity: Python's json would take them
+    raise ValueError(f"{name} is not JSON")  # NaN and Infinity: Python's json would accept them
 
 
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
 
 
 def encode(trade: Trade) -> bytes:
-    """The payload of a trade that did not come from the stream, in the exact layout of those that did.
+    """Encode a trade that was fetched from the exchange's history in the exact layout of the stream.
 
-    Times are milliseconds, as in the stream, unless there is more to tell; the event's is the trade's, as
-    only the stream has one of its own.
+    Times are milliseconds, as in the stream, or microseconds if the trade time has a fraction of a
+    millisecond. The event time ``E`` is set to the trade time, because only the stream has an event time.
     """
     is_whole = trade.trade_time % 1_000 == 0
     time = trade.trade_time // 1_000 if is_whole else trade.trade_time

@@ -1,8 +1,8 @@
-"""Which of several producers takes which symbols: a rule that every machine works out alike.
+"""Assign symbols to several producers by rendezvous hashing; every machine computes the same assignment.
 
-By rendezvous (highest random weight: Thaler and Ravishankar 1998): each shard's number gives a symbol a
-weight, and the symbol falls to the number with the greatest. Weights don't depend on how many shards there
-are. So with one more a symbol stays where it was, or goes to the new one, and about 1 of n + 1 goes.
+Rendezvous hashing (highest random weight, Thaler and Ravishankar 1998): each shard number gives a symbol a
+weight, and the symbol belongs to the number with the greatest. Weights don't depend on the number of shards.
+So after adding a shard to n of them, about 1 in n + 1 symbols moves, always to the new shard.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Final, Self
 from candleflow.errors import MarketError
 
 MOST: Final = 64
-"""So many shards at most: each symbol's weight is worked out for every one of them."""
+"""The maximum number of shards: each symbol's weight is computed for every one of them."""
 
 PRODUCER: Final = "producer"
-"""The process that each shard has one of."""
+"""The name of the process that runs once for each shard."""
 
 _TEXT: Final = re.compile(r"([0-9]{1,3})/([0-9]{1,3})")
 _CACHED: Final = 65_536
@@ -28,7 +28,7 @@ _CACHED: Final = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Shard ``number`` of ``count``, both from 1 on. Raises MarketError where there is no such one."""
+    """Shard ``number`` of ``count``, both from 1 on. Raises MarketError for impossible numbers."""
 
     number: int
     count: int
@@ -41,13 +41,13 @@ class Shard:
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """The shard written as ``2/4``. Raises MarketError for anything else."""
+        """Parse a shard such as ``2/4``. Raises MarketError for anything else."""
         found = _TEXT.fullmatch(text.strip())
         return cls(int(found[1]), int(found[2])) if found else cls(0, 0)
 
     @classmethod
     def named(cls, name: str, base: str) -> Self | None:
-        """The shard that ``name_of(base)`` is of; None where it is of none."""
+        """Return the shard for which ``name_of(base)`` is ``name``; None if there is none."""
         if name == base:
             return cls(1, 1)
         found = re.fullmatch(re.escape(base) + r"-([0-9]{1,3})-of-([0-9]{1,3})", name)
@@ -57,21 +57,21 @@ class Shard:
             return None
 
     def name_of(self, base: str) -> str:
-        """What this shard's own one of something is called: ``base`` alone where there is one shard."""
+        """Return the name for this shard, such as ``base-2-of-4``; just ``base`` if there is one shard."""
         return base if self == ALL else f"{base}-{self.number}-of-{self.count}"
 
     def owns(self, symbol: str) -> bool:
-        """Whether the symbol falls to this shard; of each count's shards, to exactly one."""
+        """Return whether the symbol belongs to this shard. For each ``count``, exactly one shard owns it."""
         return self.count == 1 or _owner(symbol, self.count) == self.number
 
     def among(self, symbols: Iterable[str]) -> tuple[str, ...]:
-        """Those of the symbols that fall to this shard, in their order; there may be none."""
+        """Return the symbols that belong to this shard, in the given order; possibly none."""
         return tuple(symbol for symbol in symbols if self.owns(symbol))
 
     def overlaps(self, other: Shard) -> bool:
-        """Whether there can be a symbol that falls to both, whatever symbols are followed.
+        """Return whether some symbol could belong to both shards, regardless of the symbols in use.
 
-        From fewer shards to more a symbol keeps its number or goes to one of those that are new.
+        With more shards, a symbol keeps its number or moves to one of the new numbers.
         """
         few, many = sorted((self, other), key=lambda one: one.count)
         return many.number == few.number or many.number > few.count
@@ -90,9 +90,9 @@ def _owner(symbol: str, count: int) -> int:
 
 
 def _weight(symbol: str, number: int) -> bytes:
-    """SHA-256 and no hash of Python's, which differs from one process to the next.
+    """Return the weight of a symbol for a shard number, by SHA-256: Python's own hash differs by process.
 
-    Of the ways to write the two together this is one by which the busiest symbols don't meet: BTCUSDT and
-    ETHUSDT are apart from two shards on. It must never change: symbols would move at an upgrade.
+    The format ``number-symbol`` was chosen because it separates the busiest symbols: with two or more shards,
+    BTCUSDT and ETHUSDT are on different ones. It must never change, or symbols would move at an upgrade.
     """
     return hashlib.sha256(f"{number}-{symbol}".encode()).digest()

@@ -1,6 +1,7 @@
-"""What is read of stored candles, for every room that shows or checks them.
+"""What the store's reader returns about candles, for the dashboard, the alerts, the forecasts and the audit.
 
-Times are microseconds since the epoch, UTC; prices are in the quote asset, volumes in the base asset, exact.
+Times are microseconds since the epoch, UTC. Prices are in the quote asset, volumes in the base asset; both
+are exact.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from typing import NamedTuple
 
 
 class StoredCandle(NamedTuple):
-    """One candle of a bucket; prices in the quote asset, volumes in the base asset, exact.
+    """One candle of any interval.
 
-    A tuple, as 2,000 of them are made in 0.6 ms of processor time; as many frozen dataclasses took 8.
+    For an interval that is not stored, the reader aggregates several stored candles. The result is closed if
+    the symbol has a trade at the candle's end or later, or if its last part is closed. It is complete if each
+    part is. ``revision`` is the sum of the parts' revisions, and ``updated_at`` the latest.
 
-    Folded from several: closed when the symbol has had a trade at the bucket's end or later, or its last part
-    is closed; complete when each part is; ``revision`` is the sum of the parts' revisions, ``updated_at`` the
-    latest.
+    A NamedTuple because it is fast to create: 2,000 of them take 0.6 ms, and 2,000 frozen dataclasses 8 ms.
     """
 
     symbol: str
@@ -42,7 +43,7 @@ class StoredCandle(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A candle of the finest interval, without what only the page shows."""
+    """A candle of the finest interval, without the fields that only the dashboard shows."""
 
     open_time: int
     open: Decimal
@@ -55,7 +56,7 @@ class Bar(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SymbolState:
-    """How far a symbol's trades have come: its trade of greatest id, and where its price was a day before."""
+    """A symbol's latest trade, by id, and its price a day before."""
 
     symbol: str
     last_trade_id: int
@@ -65,17 +66,17 @@ class SymbolState:
     day_open: Decimal | None
     """The first price of the 24 h that end with the last trade, to the minute."""
     day_opens_at: int | None
-    """When that minute began: less than 24 h before, where the first candle is younger."""
+    """When that minute began. It is less than 24 h before if the symbol's first candle is younger."""
 
     @property
     def day_change(self) -> Decimal | None:
-        """The last price against ``day_open``: 0.01 is one percent up."""
+        """The relative change from ``day_open`` to the last price: 0.01 is one percent up."""
         return None if self.day_open is None else self.last_price / self.day_open - 1
 
 
 @dataclass(frozen=True, slots=True)
 class DayOfSymbol:
-    """The 15-minute candles of the 24 h that end with a symbol's last trade, oldest first, never none."""
+    """The 15-minute candles of the 24 h that end with a symbol's last trade: at least one, oldest first."""
 
     symbol: str
     open_times: tuple[int, ...]
@@ -85,19 +86,19 @@ class DayOfSymbol:
 
 @dataclass(frozen=True, slots=True)
 class OpenGap:
-    """Trade ids that no candle has, both named included."""
+    """A range of trade ids, both ends included, that no candle has."""
 
     first_trade_id: int
     last_trade_id: int
     after: int
-    """When the candle of the last trade before it opened."""
+    """The open time of the candle with the last trade before the gap."""
     before: int
-    """When the candle of the first trade after it ended or will end."""
+    """The end time of the candle with the first trade after the gap."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenGaps:
-    """The holes in the trade ids of a stretch of candles."""
+    """The gaps in the trade ids of a range of candles."""
 
     count: int
     trades: int

@@ -1,11 +1,12 @@
-"""What a symbol's name may be: the one rule, Binance's own, and the case of its letters.
+"""Valid symbol names, by Binance's own rule, and their upper and lower case.
 
 Binance's rule is the Java expression ``^[\\w\\-._&&[^a-z]]{1,50}$`` (error -1100, "Illegal characters found
-in parameter"). Since December 2025 it lists names such as ``币安人生USDT``: so ``\\w`` is Unicode's. Each
-version of Unicode has more such characters, and Python, Java and Binance have different versions. So the
-pattern here names by fixed ranges what is no word character. It accepts every letter, mark and digit of any
-version. It refuses blanks, control and bidirectional characters, and emoji. It also accepts some punctuation
-inside the blocks of scripts, which the exchange refuses.
+in parameter"). Since December 2025 it lists names such as ``币安人生USDT``, so ``\\w`` means Unicode's word
+characters. Each version of Unicode adds some, and Python, Java and Binance have different versions.
+
+Therefore the pattern here excludes fixed ranges of characters that are not word characters. It accepts every
+letter, mark and digit of any version, and rejects spaces, control and bidirectional characters, and emoji. It
+also accepts some punctuation within the blocks of scripts, which the exchange would reject.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import string
 from typing import Final
 
 SYMBOL_LENGTH: Final = 50
-"""The most characters of a name; in UTF-8 each has up to four bytes."""
+"""The maximum number of characters in a name; in UTF-8 each has up to four bytes."""
 
-# Python's and Java's regular expressions read these alike; above U+FFFF only the characters themselves do.
+# These escapes mean the same in Python's and Java's regular expressions. Above U+FFFF no escape does, so the
+# characters themselves are used.
 _NOT_IN_NAMES: Final = (
     r"\x00-,/:-@\[-\^`-\xa9\xab-\xb4\xb6-\xb9\xbb-\xbf\xd7\xf7"
     r"\u0600-\u060f\u061b-\u061f\u06dd\u06de\u0700-\u070f\u0890\u0891\u08e2\u1680\u180e"
@@ -31,9 +33,10 @@ _NOT_IN_NAMES: Final = (
 )
 
 SYMBOL_PATTERN: Final = rf"[^\-.{_NOT_IN_NAMES}][^{_NOT_IN_NAMES}]{{0,{SYMBOL_LENGTH - 1}}}"
-"""The rule as a regular expression, Python's for text (not for bytes) and Java's.
+"""The rule as a regular expression for Python's text (not bytes) and for Java.
 
-Beyond Binance's rule, a name may not begin with ``.`` or ``-``, so that none reads as a path or an option.
+In addition to Binance's rule, a name may not begin with ``.`` or ``-``, so that it can't be mistaken for a
+path or a command-line option.
 """
 
 _SYMBOL: Final = re.compile(SYMBOL_PATTERN)
@@ -42,19 +45,19 @@ _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def is_symbol(name: str) -> bool:
-    """Whether ``name`` has the form of a symbol, such as ``BTCUSDT``; the exchange may still not list it."""
+    """Return whether ``name`` is a valid symbol name, such as ``BTCUSDT``; the exchange may not list it."""
     return _SYMBOL.fullmatch(name) is not None
 
 
 def upper(text: str) -> str:
-    """The symbol that ``text`` names in any case, with no blanks around it.
+    """Convert user input to a symbol: strip spaces, and change a to z to upper case.
 
-    Only a to z change: no symbol has them, so this undoes ``lower``. ``str.upper`` turns other letters into
-    several ("ß" into "SS") or into those of another name.
+    Only a to z are changed, because no symbol has them; so this reverses ``lower``. ``str.upper`` would also
+    change other letters: "ß" becomes "SS", and some names would become those of other symbols.
     """
     return text.strip().translate(_UPPER)
 
 
 def lower(symbol: str) -> str:
-    """The symbol as the names of its streams have it."""
+    """Return the symbol as it appears in the names of its streams."""
     return symbol.translate(_LOWER)

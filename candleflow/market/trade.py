@@ -1,8 +1,8 @@
-"""What a trade is, and the limits inside which every part counts exactly.
+"""Trades, and the limits within which all parts of the pipeline calculate exactly.
 
-Prices and quantities are exact decimals with at most eight places, as Binance's are. The upper limits are
-chosen so that no sum in Spark or PostgreSQL can overflow; each lies far above anything traded: the highest
-price on Binance has 10 digits before the point, the largest single quantity 12.
+Prices and quantities are exact decimals with at most eight places, like Binance's. The upper limits ensure
+that no sum in Spark or PostgreSQL can overflow. They are above anything traded: the highest price on Binance
+has 10 digits before the decimal point, and the largest single quantity 12.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ PRICE_LIMIT: Final = Decimal(10) ** 11
 QUANTITY_LIMIT: Final = Decimal(10) ** 12
 """Quantities are below this, in units of the base asset."""
 NOTIONAL_LIMIT: Final = Decimal(10) ** 20
-"""Price times quantity is below this, so that its digits fit the columns that the engine has for them."""
+"""Price times quantity is below this, so that its digits fit the engine's columns."""
 TRADE_ID_LIMIT: Final = 2**63 - 1
-"""Ids are below this: a range's exclusive upper bound must still be a 64-bit integer."""
+"""Ids are below this, so that the exclusive upper bound of a range is a 64-bit integer too."""
 
 MICROSECONDS_FROM: Final = 10**14
-"""A time of at least this many units is in microseconds: as milliseconds it would be the year 5138."""
+"""A time number of at least this is in microseconds: in milliseconds it would be the year 5138."""
 TIME_LIMIT_US: Final = 253_402_300_800_000_000
-"""The first microsecond of the year 10000, where Python's and Spark's dates end."""
+"""The first microsecond of the year 10000. Python's and Spark's dates end before it."""
 
 EXACT: Final = Context(prec=100, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
-"""Decimal arithmetic that raises rather than rounds."""
+"""A decimal context that raises an error instead of rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trade:
     """One trade of a spot market.
 
-    ``trade_time`` is Binance's ``T`` in microseconds since the epoch, UTC. ``buyer_is_maker`` is ``m``: a
-    taker's buy has it false.
+    ``trade_time`` is Binance's ``T`` in microseconds since the epoch, UTC. ``buyer_is_maker`` is ``m``, which
+    is false for a taker buy.
     """
 
     symbol: str
@@ -54,16 +54,16 @@ class Trade:
 
 
 def to_microseconds(time: int) -> int:
-    """A time of Binance's, in milliseconds or microseconds by its size, in microseconds.
+    """Convert a Binance time to microseconds; its size shows whether it is in milliseconds or microseconds.
 
-    Binance sends milliseconds unless asked for ``timeUnit=MICROSECOND``, and its archives hold microseconds
-    since 2025-01-01.
+    Binance sends milliseconds unless asked for ``timeUnit=MICROSECOND``. Its archives have microseconds from
+    2025-01-01 on.
     """
     return time if time >= MICROSECONDS_FROM else time * 1000
 
 
-def refusal(trade: Trade) -> str | None:
-    """Why ``trade`` can't be counted exactly, in a few stable words, or None if it can."""
+def rejection_reason(trade: Trade) -> str | None:
+    """Return the reason, a stable text, why ``trade`` can't be aggregated exactly; None if it can."""
     if not 0 <= trade.trade_id < TRADE_ID_LIMIT:
         return "trade id out of range"
     if not 0 <= trade.trade_time < TIME_LIMIT_US:
@@ -85,8 +85,8 @@ def refusal(trade: Trade) -> str | None:
 
 
 def check(trade: Trade) -> Trade:
-    """``trade`` itself; raises MarketError where ``refusal`` has a reason."""
-    reason = refusal(trade)
+    """Return ``trade``. Raises MarketError if ``rejection_reason`` has a reason to reject it."""
+    reason = rejection_reason(trade)
     if reason is not None:
         raise MarketError(f"{trade}: {reason}")
     return trade

@@ -1,10 +1,10 @@
-"""Sets of trade ids as half-open ranges: the ledger that proves a candle complete.
+"""Sets of trade ids, stored as half-open ranges. They prove that a candle is complete.
 
-Spot trade ids are consecutive per symbol, so a set is nearly always a single range. PostgreSQL's
-``int8multirange`` is the same thing in the store; ``str()`` gives its text form.
+Spot trade ids are consecutive per symbol, so a set is nearly always a single range. The store uses
+PostgreSQL's ``int8multirange`` for the same purpose; ``str()`` returns its text form.
 
-A set may have many ranges: of a gap, where the exchange tells only sums. They are kept in blocks, so that a
-change moves the ranges of one block, not all of them.
+Some sets have many ranges, such as gaps while the exchange sends only aggregated trades. The ranges are kept
+in blocks, so that a change moves the ranges of one block and not all of them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Final, Self, TypeAlias
 from candleflow.errors import MarketError
 
 Ranges: TypeAlias = tuple[tuple[int, int], ...]
-"""Of trade ids, ``[lower, upper)`` each, in order, disjoint and not touching."""
+"""Ranges ``[lower, upper)`` of trade ids, in order, disjoint and not adjacent."""
 
 _BLOCK: Final = 512
-"""A block with more than twice as many ranges is split in two."""
+"""A block with more than twice this many ranges is split in two."""
 _LEAST: Final = -(1 << 63)
 
 _RANGE: Final = re.compile(r"\[([0-9]+),([0-9]+)\)")
@@ -29,9 +29,9 @@ _TEXT: Final = re.compile(r"\{(?:%s(?:,%s)*)?\}" % ((r"\[[0-9]+,[0-9]+\)",) * 2)
 
 
 class TradeIds:
-    """A growing set of trade ids, kept as disjoint, non-touching ``[lower, upper)`` ranges in order."""
+    """A mutable set of trade ids, stored as ordered, disjoint, non-adjacent ``[lower, upper)`` ranges."""
 
-    # Block k has the ranges that begin in [_firsts[k], _firsts[k + 1]), and they end before the latter too.
+    # Block k has the ranges that begin in [_firsts[k], _firsts[k + 1]); they also end before _firsts[k + 1].
     __slots__ = ("_firsts", "_lowers", "_uppers")
 
     def __init__(self, ids: Iterable[int] = ()) -> None:
@@ -43,7 +43,7 @@ class TradeIds:
 
     @classmethod
     def of_ranges(cls, ranges: Iterable[tuple[int, int]]) -> Self:
-        """The set of all ids in these ranges, ``[lower, upper)`` each, in any order."""
+        """Create the set of all ids in the ``[lower, upper)`` ranges, given in any order."""
         ids = cls()
         for lower, upper in ranges:
             ids.add_range(lower, upper)
@@ -51,15 +51,15 @@ class TradeIds:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The set that a text such as ``{[5,9),[12,13)}`` is; raises MarketError for anything else."""
+        """Parse a text such as ``{[5,9),[12,13)}``. Raises MarketError for anything else."""
         if _TEXT.fullmatch(text) is None:
-            raise MarketError(f"no set of trade ids: {text[:200]!r}")
+            raise MarketError(f"not a set of trade ids: {text[:200]!r}")
         return cls.of_ranges((int(lower), int(upper)) for lower, upper in _RANGE.findall(text))
 
     def add(self, trade_id: int) -> bool:
-        """Add one id; whether it was new."""
+        """Add one id; return whether it was new."""
         uppers = self._uppers[-1]
-        if uppers and trade_id == uppers[-1]:  # the next one in order: nearly every call
+        if uppers and trade_id == uppers[-1]:  # the next id in order, as in nearly every call
             uppers[-1] += 1
             return True
         if trade_id in self:
@@ -68,7 +68,7 @@ class TradeIds:
         return True
 
     def add_range(self, lower: int, upper: int) -> None:
-        """Add every id of ``[lower, upper)``, those already in included."""
+        """Add all ids of ``[lower, upper)``; some may be in the set already."""
         if lower >= upper:
             return
         at = self._joined(lower, upper)
@@ -81,7 +81,7 @@ class TradeIds:
         self._settle(at)
 
     def remove_range(self, lower: int, upper: int) -> None:
-        """Take every id of ``[lower, upper)`` out, those that aren't in included."""
+        """Remove all ids of ``[lower, upper)``; some may not be in the set."""
         if lower >= upper:
             return
         at = self._joined(lower, upper)
@@ -95,11 +95,11 @@ class TradeIds:
         self._settle(at)
 
     def forget_below(self, trade_id: int) -> None:
-        """Drop every id below ``trade_id``, so that a set that follows a stream stays small."""
+        """Remove all ids below ``trade_id``, to keep a set that follows a stream small."""
         self.remove_range(_LEAST, trade_id)
 
     def within(self, lower: int, upper: int) -> Ranges:
-        """Those of the ids ``[lower, upper)`` that are in."""
+        """Return the ranges of the ids in ``[lower, upper)`` that are in the set."""
         found: list[tuple[int, int]] = []
         for at in range(self._block(lower), self._block(upper) + 1):
             lowers, uppers = self._lowers[at], self._uppers[at]
@@ -112,13 +112,13 @@ class TradeIds:
         return ()
 
     def last_ranges(self, count: int) -> Ranges:
-        """The ``count`` ranges of the greatest ids, the last one first; fewer where there are fewer."""
+        """Return up to ``count`` ranges with the greatest ids, the last one first."""
         blocks = zip(reversed(self._lowers), reversed(self._uppers), strict=True)
         backwards = (zip(reversed(lowers), reversed(uppers), strict=True) for lowers, uppers in blocks)
         return tuple(islice(chain.from_iterable(backwards), count))
 
-    def holes(self) -> Iterator[tuple[int, int]]:
-        """The ``[lower, upper)`` ranges missing between the first id and the last, in order."""
+    def gaps(self) -> Iterator[tuple[int, int]]:
+        """Return the ``[lower, upper)`` gaps between the first id and the last, in order."""
         uppers, lowers = map(chain.from_iterable, (self._uppers, self._lowers))
         return zip(uppers, islice(lowers, 1, None), strict=False)
 
@@ -132,11 +132,11 @@ class TradeIds:
         return sum(map(len, self._lowers))
 
     def has_all(self, ids: TradeIds) -> bool:
-        """Whether every one of ``ids`` is in."""
+        """Return whether all of ``ids`` are in the set."""
         return all(self.has_range(lower, upper) for lower, upper in ids.ranges)
 
     def has_range(self, lower: int, upper: int) -> bool:
-        """Whether every id of ``[lower, upper)`` is in."""
+        """Return whether all ids of ``[lower, upper)`` are in the set."""
         at = self._block(lower)
         before = bisect_right(self._lowers[at], lower)
         return lower >= upper or (before > 0 and upper <= self._uppers[at][before - 1])
@@ -145,9 +145,10 @@ class TradeIds:
         return bisect_right(self._firsts, trade_id) - 1
 
     def _joined(self, lower: int, upper: int) -> int:
-        """The place of the block that has all of ``[lower, upper]``, those that had it before made one.
+        """Join the blocks that ``[lower, upper]`` touches into one; return its index.
 
-        What lies in blocks between the first and the last is about to be covered, or taken out: it goes.
+        Blocks strictly between the first and the last are dropped: the caller is about to add or remove all
+        their ids.
         """
         at, last = self._block(lower), self._block(upper)
         if last > at:
@@ -158,7 +159,7 @@ class TradeIds:
         return at
 
     def _settle(self, at: int) -> None:
-        """Split a block that has become long, drop one that has become empty."""
+        """Split the block if it is too long, and drop it if it is empty."""
         lowers, uppers = self._lowers[at], self._uppers[at]
         half = len(lowers) // 2
         if half > _BLOCK:

@@ -1,8 +1,8 @@
-"""Windows and intervals: which stretches of time a trade belongs to.
+"""Windows and intervals: the ranges of time that a trade belongs to.
 
-A window is half-open, ``[open_time, open_time + size)``, and aligned to the epoch in UTC, by the trade's own
-time ``T``: Binance's rule for klines. By the event time ``E``, 16 of 262 recorded candles would differ.
-All times are microseconds since the epoch.
+A window is half-open, ``[open_time, open_time + size)``, and aligned to the epoch in UTC. A trade belongs to
+it by its trade time ``T``, which is Binance's rule for klines; with the event time ``E``, 16 of 262 recorded
+candles would differ. All times are microseconds since the epoch.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ SECOND_US: Final = 1_000_000
 DAY_US: Final = 86_400 * SECOND_US
 
 ROLL_UPS: Final[dict[str, int]] = {"1m": 60, "5m": 300, "15m": 900, "1h": 3_600, "1d": 86_400}
-"""The stored roll-ups: interval name to seconds, the finest first. Each divides the next."""
+"""The stored roll-ups: interval name to seconds, the shortest first. Each divides the next."""
 
 WINDOW_SECONDS: Final = (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60)
-"""The window sizes on offer: those that divide a minute, so that roll-ups are exact."""
+"""The allowed window sizes: the divisors of a minute, so that windows fit exactly into roll-ups."""
 
 
 def floor_time(time: int, size_us: int) -> int:
-    """The open time of the tumbling window of ``size_us`` that holds ``time``."""
+    """Return the open time of the tumbling window of ``size_us`` that contains ``time``."""
     return time - time % size_us
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """The windows of one interval: ``size_us`` long, one beginning every ``slide_us``.
+    """The windows of one interval: each is ``size_us`` long, and one begins every ``slide_us``.
 
-    Tumbling where both are equal; sliding where ``slide_us`` is a smaller divisor of ``size_us``.
+    They are tumbling if both are equal, and sliding if ``slide_us`` is a smaller divisor of ``size_us``.
     """
 
     size_us: int
@@ -57,11 +57,11 @@ class Windows:
         return self.size_us == self.slide_us
 
     def open_times(self, trade_time: int) -> Iterator[int]:
-        """The open times of every window that holds ``trade_time``, the latest first."""
+        """Return the open times of all windows that contain ``trade_time``, the latest first."""
         latest = floor_time(trade_time, self.slide_us)
         return iter(range(latest, latest - self.size_us, -self.slide_us))
 
 
 def roll_up_windows(interval: str) -> Windows:
-    """The windows of a stored roll-up such as ``1m``; KeyError for a name that is not one."""
+    """Return the windows of a stored roll-up such as ``1m``. Raises KeyError for another name."""
     return Windows.of_seconds(ROLL_UPS[interval])

@@ -1,23 +1,23 @@
-"""The processor: Kafka's trades into PostgreSQL's candles, by Spark."""
+"""The processor turns Kafka's trades into PostgreSQL's candles with Spark."""
 
 from candleflow.command import Command
 
 COMMANDS = (
     Command(
         "processor",
-        "Kafka's trades into candles (as processor.py)",
+        "turn Kafka's trades into candles (same as processor.py)",
         "candleflow.stack.spark:run_processor",
     ),
     Command(
         "latency",
-        "measure trade-to-row latency of what runs",
+        "measure the running pipeline's latency from trade to row",
         f"{__name__}.latency:run",
         arguments=f"{__name__}.latency:add_arguments",
         uses_running_settings=True,
     ),
     Command(
         "adopt-topic",
-        "accept a topic that was made anew: its offsets begin at its beginning",
+        "accept a topic that was deleted and created again, and read it from its beginning",
         f"{__name__}.adopt_topic:run",
         uses_running_settings=True,
     ),

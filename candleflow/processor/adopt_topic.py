@@ -1,7 +1,8 @@
-"""``adopt-topic``: accept a topic of Kafka's made anew, where the candles' offsets belong to an older one.
+"""``adopt-topic``: accept a Kafka topic that was deleted and created again.
 
-The processor refuses such a topic, as only its owner can know whether the loss of the old one was meant. The
-candles stay. Trades that come again through the new topic meet their own ids, and count once.
+The processor refuses such a topic, because the stored offsets belong to the old one, and only an operator can
+know whether it was lost on purpose. The candles stay. Trades that come again through the new topic are
+recognised by their ids, so they count once.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from candleflow.store.credentials import Role
 
 
 def run(settings: Settings) -> int:
-    """Let the offsets of the settings' topic begin at its beginning; 0 when done.
+    """Reset the stored offsets of the settings' topic to its beginning; return 0.
 
-    Raises LedgerError while a processor runs on the topic, BrokerError and StoreError where Kafka and
-    PostgreSQL can't be asked.
+    Raises LedgerError while a processor reads the topic, and BrokerError or StoreError if Kafka or PostgreSQL
+    can't be reached.
     """
     found = topic_id(settings.kafka.bootstrap, settings.topic)
     owner = credentials.dsn(settings, Role.OWNER)
@@ -35,5 +36,5 @@ def run(settings: Settings) -> int:
     finally:
         connection.close()
     print(f"the topic {settings.topic} (id {found}) is adopted: the processor reads it from its beginning")
-    print("trades that were lost are holes in the candles: the auditor, part of `up`, has them filled")
+    print("trades that were lost with the old topic are gaps: the auditor, part of `up`, has them filled")
     return 0

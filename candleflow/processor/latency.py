@@ -1,10 +1,9 @@
-"""Trade-to-row latency of the running pipeline, as an observer from outside sees it.
+"""Measure the running pipeline's latency from trade to row, from outside.
 
-For each trade: from its trade time ``T`` to the moment at which a reader of PostgreSQL first sees a row that
-contains it. Trade times come from Kafka's topic, visibility from polling the reader's tables, so nothing of
-the pipeline's own clocks or counts is believed. A poll each ``POLL_SECONDS``
-adds at most as much to a figure.
-A recorder's clock can run behind the exchange's: a negative latency is kept as it is.
+The latency of a trade is the time from its trade time ``T`` until a reader of PostgreSQL first sees a row
+that contains it. Trade times come from the Kafka topic, and visibility comes from polling the tables, so the
+pipeline's own clocks and counts are not used. Polling adds up to ``POLL_SECONDS`` to a latency. If this
+machine's clock runs behind the exchange's, a latency can be negative; it is kept unchanged.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ SIGHTINGS_KEPT: Final = 4_000
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Milliseconds from trade time to visible row, one a trade, in ascending order."""
+    """Milliseconds from trade time to visible row, one for each trade, in ascending order."""
 
     milliseconds: Sequence[float]
     seconds: float
-    """How long was measured."""
+    """How long the measurement took."""
 
     @property
     def rate(self) -> float:
@@ -47,12 +46,12 @@ class Latencies:
         return len(self.milliseconds) / self.seconds
 
     def quantile(self, share: float) -> float:
-        """The latency that ``share`` of the trades did not exceed (nearest rank)."""
+        """Return the latency that ``share`` (0 to 1) of the trades did not exceed (nearest rank)."""
         rank = max(0, min(len(self.milliseconds) - 1, round(share * len(self.milliseconds)) - 1))
         return self.milliseconds[rank]
 
     def lines(self, what: str = "trade to row") -> list[str]:
-        """For people: the quantiles, and a bar for each stretch of time."""
+        """Return the report: the quantiles, and a histogram with one bar a line."""
         head = "  ".join(f"p{share * 100:g} {self.quantile(share):.0f}" for share in QUANTILES)
         lines = [
             f"{what}, ms: {head}  max {self.milliseconds[-1]:.0f}",
@@ -62,9 +61,9 @@ class Latencies:
 
 
 class Watch:
-    """Of one symbol: trades read from the topic, sightings of its row, and the latencies of those matched.
+    """Match one symbol's trades, read from the topic, with the times at which its row was seen.
 
-    A row often wins the race against the topic's follower, so sightings are kept for a while.
+    A row is often seen before the topic's reader has read the trade, so the last sightings are kept.
     """
 
     def __init__(self) -> None:
@@ -73,11 +72,11 @@ class Watch:
         self._seen_at: list[float] = []
 
     def arrived(self, trade_id: int, trade_time: int) -> None:
-        """A trade in the topic; called by the follower's thread (appending to a deque is atomic)."""
+        """Note a trade of the topic. The reader's thread calls this (appending to a deque is atomic)."""
         self._waiting.append((trade_id, trade_time))
 
     def sighted(self, last_trade_id: int, now: float) -> Iterator[float]:
-        """The row holds every trade up to ``last_trade_id``: the latencies, in ms, known by now."""
+        """Note that the row holds every trade up to ``last_trade_id``; yield the latencies, in ms, found."""
         if not self._seen_ids or self._seen_ids[-1] < last_trade_id:
             self._seen_ids.append(last_trade_id)
             self._seen_at.append(now)
@@ -90,7 +89,7 @@ class Watch:
 
 
 def measure(settings: Settings, seconds: float) -> Latencies:
-    """Watch the running pipeline for ``seconds``; raises StackError where no trade came in that time."""
+    """Watch the running pipeline for ``seconds``. Raises StackError if no trade came in that time."""
     watches: dict[str, Watch] = defaultdict(Watch)
     stop = threading.Event()
     follower = threading.Thread(target=follow_topic, args=(settings, watches, stop), daemon=True)
@@ -106,7 +105,7 @@ def measure(settings: Settings, seconds: float) -> Latencies:
 
 
 def follow_topic(settings: Settings, watches: Mapping[str, Watch], stop: threading.Event) -> None:
-    """Tell ``watches``, by symbol, of each trade that comes into the topic from now on, until ``stop``."""
+    """Pass each new trade of the topic to its symbol's entry in ``watches``, until ``stop`` is set."""
     consumer = KafkaConsumer(
         settings.topic,
         **python_options(settings.kafka.bootstrap),
@@ -123,7 +122,7 @@ def follow_topic(settings: Settings, watches: Mapping[str, Watch], stop: threadi
 
 
 def _poll_rows(settings: Settings, watches: Mapping[str, Watch], seconds: float) -> list[float]:
-    """The latency in milliseconds of each trade that came into the topic and then into a row."""
+    """Return the latency in milliseconds of each trade seen in the topic and then in a row."""
     connection = credentials.dsn(settings, Role.READER).connect()
     connection.autocommit = True
     found: list[float] = []
@@ -154,12 +153,12 @@ def _histogram(milliseconds: Sequence[float], rows: int = 12, width: int = 50) -
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``latency``."""
+    """Add the arguments of ``latency`` to ``parser``."""
     parser.add_argument("--seconds", type=float, default=30, help="how long to watch (30)")
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
-    """``python -m candleflow latency``: measure, print, exit 0."""
+    """Run ``python -m candleflow latency``: measure, print the report and return 0."""
     print(f"watching the running pipeline for {arguments.seconds:.0f} s ...", flush=True)
     for line in measure(settings, arguments.seconds).lines():
         print(line)

@@ -1,8 +1,9 @@
-"""The processor: Kafka's trades into PostgreSQL's candles by Spark, until SIGTERM or Ctrl-C.
+"""The processor: a Spark query that turns Kafka's trades into PostgreSQL's candles, until SIGTERM or Ctrl-C.
 
-``run`` brings up Spark's JVM while it waits for Kafka and PostgreSQL, becomes the topic's one processor, and
-keeps a query running from PostgreSQL's offsets. A query that fails is started anew from there; what no new
-start can mend ends the process with one line that says what does.
+``run`` starts Spark's JVM while it waits for Kafka and PostgreSQL. It then takes the topic's lock, so that no
+second processor reads it, and starts a query at the offsets that PostgreSQL holds. If the query fails, the
+processor restarts it from those offsets. An error that a restart can't fix ends the process with one line
+that says what to do.
 """
 
 from __future__ import annotations
@@ -62,36 +63,38 @@ _T = TypeVar("_T")
 
 NAME: Final = "processor"
 GRACE_SECONDS: Final = 2.0
-"""A candle that no later trade closes is closed by the clock so long after its end: Binance's own klines come
-up to 2 s late."""
+"""How long after its end a candle is closed by the clock if no later trade closes it. Binance's own klines
+arrive up to 2 s late."""
 BEAT_SECONDS: Final = 1.0
 FINISH_SECONDS: Final = 3.0
-"""Of the 10 s a stop may take, the batch under way gets so many to come to its end."""
+"""How long a stop waits for the current batch to finish; the whole stop may take 10 s."""
 HOLDER_SECONDS: Final = 15.0
-"""A processor that was killed may leave its JVM, and with it the topic's lock, for a moment longer."""
+"""How long a start waits for another processor's lock on the topic. The JVM of a killed processor, and with
+it the lock, can outlive it for a moment."""
 STORE_SECONDS: Final = 60.0
-"""PostgreSQL may be starting as well: it is waited for so long."""
+"""How long a start waits for PostgreSQL, which may be starting too."""
 
 _PAUSES_SECONDS: Final = (2.0, 30.0)
-"""The shortest and the longest bound of the pauses before a query that failed is started again."""
+"""The first and the largest upper bound of the random pause before a failed query restarts."""
 _AWAY_PAUSE_SECONDS: Final = 5.0
-"""No pause is longer while Kafka or PostgreSQL is away: asking costs little, and candles wait for it."""
+"""The longest pause while Kafka or PostgreSQL is down: a retry is cheap, and candles wait for it."""
 _STEADY_SECONDS: Final = 60.0
-"""A failure after the query ran so long counts as the first one."""
+"""After a query has run this long, its next failure starts again with the shortest pause."""
 _SET_BACK_SECONDS: Final = 2.0
-"""Spark begins its next batch at a time of the machine's clock (ProcessingTimeExecutor): where that is set
-back, it waits until the clock is there again."""
+"""Restart the query if the machine's clock was set back by more than this. Spark schedules the next batch by
+that clock (ProcessingTimeExecutor), and would wait until the clock reaches the old time again."""
 _END_KNOWN_SECONDS: Final = 5.0
-"""Kafka is asked once a second where the topic ends: an answer older than so tells no lag any more."""
+"""Report no lag if Kafka's last answer about the topic's end is older than this. It is asked each second."""
 _SETTLED_BATCHES: Final = 10
 _SETTLE_SECONDS: Final = 30.0
-"""After so many batches and seconds more, a start's work is over, and its classes are archived."""
+"""The JVM's classes are archived after ``_SETTLED_BATCHES`` batches and this long, when the work of starting
+is over."""
 _SAY_EVERY_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.1
 
 
 def run(settings: Settings, find_spark: FindSpark) -> int:
-    """Run the processor until it is told to stop; its exit status. Logs to stderr."""
+    """Run the processor until SIGTERM or Ctrl-C and return the exit status. Logs to stderr."""
     set_up_logging(NAME, settings.log.level, settings.log.format)
     processor = _Processor(settings, find_spark)
     try:
@@ -102,13 +105,13 @@ def run(settings: Settings, find_spark: FindSpark) -> int:
         _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
         return error.exit_status
     except Exception:  # noqa: BLE001 - the process ends here, and says why
-        _log.exception("a defect ended the processor")
+        _log.exception("the processor stops because of a bug; please report this traceback")
         return 1
     return 0
 
 
 class _Processor:
-    """One run: ``starting``, ``running`` with ``waiting`` in between, ``stopping``."""
+    """One run of the processor. Its heartbeat's states: ``starting``, ``waiting`` and ``running``."""
 
     def __init__(self, settings: Settings, find_spark: FindSpark) -> None:
         self._settings = settings
@@ -137,7 +140,7 @@ class _Processor:
             self._heartbeat.remove()
 
     def _started(self, files: SparkFiles) -> SparkSession:
-        """Spark's session, once Kafka and PostgreSQL are there as well."""
+        """Start Spark while waiting for Kafka and PostgreSQL; return its session when all three are up."""
         settings = self._settings
         if settings.spark.master == SPARK_SUBMIT:
             self._wait_for_kafka()
@@ -152,7 +155,7 @@ class _Processor:
                 self._wait_for_store()
                 spark = self._wait_for_spark(starting)
             except BaseException:
-                _end_children()  # the JVM that is coming up: its start can't be called off otherwise
+                _end_children()  # kill the starting JVM: its start can't be cancelled in another way
                 raise
         if files.archive_classes is not None:
             making = (files.archive_classes, class_path_of(spark))
@@ -160,7 +163,7 @@ class _Processor:
         return spark
 
     def _archive_classes(self, archive: Callable[[str], None], class_path: str) -> None:
-        """For the next start, once this one has come to rest and its JVM has loaded what a batch needs."""
+        """Archive the JVM's classes for a faster next start, once it has loaded what a batch needs."""
         while self._sink is None or self._sink.tally.batches < _SETTLED_BATCHES:
             if self._stop.wait(1):
                 return
@@ -170,7 +173,7 @@ class _Processor:
             archive(class_path)
         except StackError as error:
             if not self._stop.is_set():
-                _log.warning("%s; the next start takes as long as this one", error)
+                _log.warning("%s; the next start will be as slow as this one", error)
 
     def _process(self, spark: SparkSession, work_dir: Path) -> None:
         settings = self._settings
@@ -197,15 +200,15 @@ class _Processor:
             last_records.close()
 
     def _keep_processing(self, spark: SparkSession, ledger: Ledger, sink: CandleSink, work_dir: Path) -> None:
-        """Run one query after another, until stopped or until something that no new start can mend."""
-        sparks_own = list(work_dir.glob("blockmgr-*"))
+        """Run one query after another, until stopped or until an error that a restart can't fix."""
+        spark_folders = list(work_dir.glob("blockmgr-*"))
         backoff = Backoff(*_PAUSES_SECONDS)
         while not self._stop.is_set():
             began_at = time.monotonic()
             try:
-                self._wait_for_kafka()  # which makes the topics, should they have been deleted meanwhile
+                self._wait_for_kafka()  # also creates the topics again if they were deleted
                 claim = self._claim(ledger)
-                self._run_query(spark, sink, claim, _fresh_checkpoint(work_dir, sparks_own))
+                self._run_query(spark, sink, claim, _fresh_checkpoint(work_dir, spark_folders))
             except (*_FATAL, StoppedError):
                 raise
             except (CandleflowError, _QueryEndedError) as error:
@@ -215,20 +218,20 @@ class _Processor:
                 if isinstance(error, (StoreAwayError, BrokerError)):
                     pause = min(pause, _AWAY_PAUSE_SECONDS)
                 self._restarts += 1
-                _log.warning("the query ended and starts anew in %.0f s: %s", pause, error)
-                self._pause(pause, f"to start anew: {error}")
+                _log.warning("the query failed and restarts in %.0f s: %s", pause, error)
+                self._pause(pause, f"to restart the query: {error}")
 
     def _claim(self, ledger: Ledger) -> Claim:
-        """Become the one processor of the topic there is now; raises HeldError where another stays it."""
+        """Take the topic's lock for this processor. Raises HeldError if another one keeps it."""
         found = topic_id(self._settings.kafka.bootstrap, self._settings.topic)
 
         def claim() -> Claim:
             return ledger.claim(found, self._held_by)
 
-        return self._until(claim, (HeldError,), HOLDER_SECONDS, "for the topic")
+        return self._retry(claim, (HeldError,), HOLDER_SECONDS, "for the topic")
 
     def _run_query(self, spark: SparkSession, sink: CandleSink, claim: Claim, checkpoint: Path) -> None:
-        """Run a query from the claim's offsets until it is stopped; raises what ended it otherwise."""
+        """Run a query from the claim's offsets until the processor stops. Raises the query's error."""
         settings = self._settings
         began_at = time.monotonic()
         found = bounds(settings.kafka.bootstrap, settings.topic)
@@ -261,14 +264,14 @@ class _Processor:
         wall_ahead = _wall_ahead()
         while not self._stop.is_set():
             if not query.isActive:
-                raise _why(query, sink)
+                raise _query_error(query, sink)
             before, wall_ahead = wall_ahead, _wall_ahead()
             set_back = before - wall_ahead
             if set_back > _SET_BACK_SECONDS:
                 raise _QueryEndedError(
-                    f"this machine's clock was set back by {set_back:.0f} s, and Spark waits for the old time"
+                    f"this machine's clock was set back by {set_back:.0f} s: Spark would wait that long"
                 )
-            self._raise_if_made_anew(sink, began_at)
+            self._raise_if_topic_recreated(sink, began_at)
             self._close_quiet_candles(sink)
             if sink.waits_for:
                 self._beat("waiting", f"for {sink.waits_for}")
@@ -276,18 +279,24 @@ class _Processor:
                 self._beat("running", self._snapshots.message or self._settings.topic)
             self._stop.wait(_POLL_SECONDS)
 
-    def _raise_if_made_anew(self, sink: CandleSink, since: float) -> None:
-        """A topic made anew that is longer than the old one was looks to Spark as if it went on."""
+    def _raise_if_topic_recreated(self, sink: CandleSink, since: float) -> None:
+        """Raise if the topic was deleted and created again.
+
+        Spark does not notice that once the new topic is longer than the old one was.
+        """
         latest = self._end_offsets.latest
         if latest is not None and latest.asked_at > since and latest.topic_id != sink.topic_id:
-            raise _QueryEndedError(f"the topic {self._settings.topic} was made anew")
+            raise _QueryEndedError(f"the topic {self._settings.topic} was deleted and created again")
 
     def _close_quiet_candles(self, sink: CandleSink) -> None:
-        """Once a second, where all that the topic held a moment ago is merged, between two batches."""
+        """Close the candles that ended without a later trade, at most once a second.
+
+        Only between two batches, and only when every record up to the topic's last known end is merged.
+        """
         latest = self._end_offsets.latest
         if latest is None or latest.asked_at <= self._quiet_asked_at:
             return
-        # Trades that came since are no reason to wait: in a busy topic there are always some.
+        # Newer trades are no reason to wait: in a busy topic there are always some.
         if any(sink.offsets.get(number, 0) < end for number, end in latest.end.items()):
             return
         closes_until = sink.record_clock.at(latest.asked_at - GRACE_SECONDS)
@@ -315,7 +324,7 @@ class _Processor:
             raise
 
     def _wait_for_store(self) -> None:
-        self._until(lambda: schema.apply(self._settings), (StoreError,), STORE_SECONDS, "for PostgreSQL")
+        self._retry(lambda: schema.apply(self._settings), (StoreError,), STORE_SECONDS, "for PostgreSQL")
 
     def _wait_for_spark(self, starting: Future[SparkSession]) -> SparkSession:
         while not starting.done():
@@ -324,10 +333,10 @@ class _Processor:
                 raise StoppedError("stopped while starting")
         return starting.result()
 
-    def _until(
+    def _retry(
         self, work: Callable[[], _T], passing: tuple[type[Exception], ...], within_seconds: float, what: str
     ) -> _T:
-        """What ``work`` returns, tried again while it raises what may pass, and for no longer than so."""
+        """Call ``work`` and return its result. Retry on ``passing`` errors for up to ``within_seconds``."""
         deadline = time.monotonic() + within_seconds
         said_at = 0.0
         while True:
@@ -360,7 +369,7 @@ class _Processor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
 
-    # Telling -------------------------------------------------------------------------------------------
+    # Heartbeat -----------------------------------------------------------------------------------------
 
     def _beat(self, state: str, message: str) -> None:
         if time.monotonic() - self._beaten_at < BEAT_SECONDS:
@@ -392,35 +401,35 @@ class _Processor:
 
 
 class _QueryEndedError(CandleflowError):
-    """The query ended by an error of Spark's, or by a defect; or it has to."""
+    """Spark or a bug ended the query, or the processor has to end it."""
 
 
 def _wall_ahead() -> float:
-    """How far this machine's clock is ahead of a steady one: that changes when it is set."""
+    """Return how far the wall clock is ahead of the monotonic clock; it changes when the former is set."""
     return time.time() - time.monotonic()
 
 
 class _FolderGoneError(StackError):
-    """The folder of Spark's shuffles, beside the checkpoint, was taken away: its JVM makes that once only."""
+    """Spark's shuffle folder was deleted. The JVM creates it only once, so the process must restart."""
 
 
-def _fresh_checkpoint(work_dir: Path, sparks_own: Sequence[Path]) -> Path:
-    """A new folder for a query's checkpoint. Raises StackError where it can't be made now."""
-    lost = [folder for folder in sparks_own if not folder.exists()]
+def _fresh_checkpoint(work_dir: Path, spark_folders: Sequence[Path]) -> Path:
+    """Create a new folder for a query's checkpoint. Raises StackError if that fails."""
+    lost = [folder for folder in spark_folders if not folder.exists()]
     if lost:
-        raise _FolderGoneError(f"{lost[0]} was taken away while the processor ran: it has to be started anew")
+        raise _FolderGoneError(f"{lost[0]} was deleted while the processor ran: restart the processor")
     try:
         return Path(tempfile.mkdtemp(dir=work_dir))
     except OSError as error:
-        raise StackError(f"Spark's checkpoint can't be made in {work_dir}: {error}") from error
+        raise StackError(f"can't create Spark's checkpoint folder in {work_dir}: {error}") from error
 
 
 _FATAL: Final = (LedgerError, HeldError, SettingError, _FolderGoneError)
-"""What a new start of the query can't mend."""
+"""Errors that a restart of the query can't fix."""
 
 
-def _why(query: StreamingQuery, sink: CandleSink) -> BaseException:
-    """What ended the query: the sink's own error where there is one, or else Spark's in one line."""
+def _query_error(query: StreamingQuery, sink: CandleSink) -> BaseException:
+    """Return what ended the query: the sink's own error if there is one, else Spark's error in one line."""
     failure = sink.failure
     if isinstance(failure, CandleflowError):
         return failure
@@ -429,7 +438,7 @@ def _why(query: StreamingQuery, sink: CandleSink) -> BaseException:
     said: Any = failure or query.exception()
     text = " ".join(str(said).split()) or "no reason given"
     if "data loss" in text.lower() or "failOnDataLoss" in text:
-        text = f"records were gone before they were read: {text}"
+        text = f"Kafka deleted records before they were read: {text}"
     elif "No space left on device" in text:
         text = f"no space is left on the disk of {sink.checkpoint}: {text}"
     return _QueryEndedError(text[:500])

@@ -1,4 +1,4 @@
-"""What time it is by the records, with clocks that the test sets."""
+"""The record clock, with wall and monotonic clocks that the test sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ HOUR = 3_600
 
 
 class Time:
-    """This machine's two clocks: the wall's is an hour ahead of the records' at the beginning."""
+    """This machine's two clocks; the wall clock starts an hour ahead of the records' time."""
 
     def __init__(self) -> None:
         self.passed = 0.0
@@ -29,7 +29,7 @@ def test_a_record_tells_the_time_and_a_steady_clock_counts_on() -> None:
     time.passed = 30
     assert clock.at(time.steady()) == NOON_US + 30_000_000
     assert clock.at(time.steady() - 2) == NOON_US + 28_000_000
-    clock.note(NOON_US + 29_000_000)  # read late: it says less than is known
+    clock.note(NOON_US + 29_000_000)  # read late: it must not set the clock back
     assert clock.at(time.steady()) == NOON_US + 30_000_000
 
 

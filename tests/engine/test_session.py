@@ -1,4 +1,4 @@
-"""The session's JVM, started with an archive of classes."""
+"""Start the session's JVM with a class archive, and for a user id without a name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from candleflow.stack.postgres import Identity
 
 CLASSES = ("java/lang/Object", "org/apache/spark/deploy/SparkSubmit", "org/apache/spark/SparkContext")
 
-# A session of its own, as pyspark has one JVM a process. It ends without a word where all is well.
+# Runs in its own process, because pyspark has one JVM per process. Prints nothing if all is well.
 START = """
 import sys
 from pathlib import Path
@@ -37,7 +37,7 @@ WRITES = START.replace(
 def test_a_session_takes_its_classes_from_the_archive(
     spark: SparkSession, java_home: Path, spark_jars: list[Path], tmp_path: Path
 ) -> None:
-    work_dir = tmp_path / "a folder"  # a path with a space reaches the JVM whole
+    work_dir = tmp_path / "a folder"  # a path with a space must reach the JVM unbroken
     work_dir.mkdir()
     listing, loaded = work_dir / "classes.txt", work_dir / "loaded.txt"
     archive = spark_archive(work_dir, java_home, spark_jars)
@@ -59,7 +59,7 @@ def test_a_session_takes_its_classes_from_the_archive(
 def test_a_session_comes_up_for_a_user_id_without_a_name(
     java_home: Path, spark_jars: list[Path], tmp_path: Path
 ) -> None:
-    """As OpenShift runs containers: Ivy had no home folder, and Hadoop no user."""
+    """OpenShift runs containers with such user ids: Ivy found no home folder, and Hadoop no user."""
     looks_everywhere = 1  # CAP_DAC_OVERRIDE, as the jars lie below root's home
     nobody = Identity("nobody known", 54_321, 54_321, looks_everywhere)
     jars = os.pathsep.join(map(str, spark_jars))

@@ -1,6 +1,6 @@
-"""A batch merged in parts, on a real Kafka, Spark and PostgreSQL: killed between two of them, and replayed.
+"""Merge a batch in parts, with real Kafka, Spark and PostgreSQL; kill it between parts, and replay it.
 
-No query runs here: a batch is handed to the sink as Spark does it, so that a test says where it ends.
+No query runs here: the tests call the sink as Spark does, so that they decide where a batch ends.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ WINDOWS = Windows.of_seconds(5)
 
 
 class KilledError(Exception):
-    """In place of kill -9, at a moment that a test chooses."""
+    """Simulates kill -9 at a moment that the test chooses."""
 
 
 class KilledLedger(Ledger):
-    """Raises an error after so many merges, or in place of the next one."""
+    """Raises ``error`` in the merge after ``merges`` successful ones, before or after its COMMIT."""
 
     merges = 10**9
     before_commit = False
@@ -57,7 +57,7 @@ class KilledLedger(Ledger):
         super().__init__(*arguments)
         self.tried: list[int] = []
         self.sizes: list[int] = []
-        """How many candles each merge was to have, and had."""
+        """The number of candles in each attempted merge (``tried``) and in each finished one (``sizes``)."""
 
     def merge(self, *arguments: Any) -> Merged:
         self.tried.append(len(arguments[3]))
@@ -73,7 +73,7 @@ class KilledLedger(Ledger):
 
 @dataclass
 class Place:
-    """A topic of a test's own, and a database."""
+    """A test's own topic and database."""
 
     spark: SparkSession
     bootstrap: str
@@ -91,7 +91,7 @@ class Place:
             producer.close()
 
     def start(self, confirm: sinks.Confirm | None = None) -> tuple[CandleSink, KilledLedger]:
-        """A processor's sink, as after a start: at the offsets that PostgreSQL has."""
+        """Create a sink as a starting processor does, at the offsets stored in PostgreSQL."""
         for one in self.ledgers:
             one.close()
         dsn = credentials.dsn(self.database.settings, Role.WRITER)
@@ -105,7 +105,7 @@ class Place:
         return sink, ledger
 
     def begin(self, sink: CandleSink, claim: Claim) -> None:
-        """A query's start."""
+        """Start a query."""
         found = bounds(self.bootstrap, self.topic)
         sink.begin(claim, self.folder, {**found.begin, **claim.offsets}, found.end)
 
@@ -114,7 +114,7 @@ class Place:
             records.confirm(last)
 
     def merge_all(self, sink: CandleSink) -> None:
-        """One batch, from where the sink stands to the topic's end, as the query would bring it."""
+        """Merge one batch, from the sink's offsets to the topic's end, as the query would deliver it."""
         found = bounds(self.bootstrap, self.topic)
         (self.folder / "offsets").mkdir(exist_ok=True)
         source = json.dumps({self.topic: {str(number): end for number, end in found.end.items()}})
@@ -143,7 +143,7 @@ def place(
 
 
 def quiet_trades(windows: int, symbols: Sequence[str] = SYMBOLS) -> list[dict[str, Any]]:
-    """One trade of each symbol in each window."""
+    """Return one trade of each symbol in each window."""
     return [
         trade(symbol, 1_000 + window, BEGIN_MS + window * WINDOW_MS, s=symbol)
         for window in range(windows)
@@ -153,7 +153,7 @@ def quiet_trades(windows: int, symbols: Sequence[str] = SYMBOLS) -> list[dict[st
 
 @pytest.mark.slow
 def test_killed_between_two_parts_it_goes_on_from_the_last_one(place: Place) -> None:
-    """Before a commit and after one."""
+    """The kill comes before a COMMIT, and after one."""
     trades = quiet_trades(8)
     place.publish([text(one) for one in trades[::2]], partition=0)
     place.publish([text(one) for one in trades[1::2]], partition=1)
@@ -177,7 +177,7 @@ def test_killed_between_two_parts_it_goes_on_from_the_last_one(place: Place) -> 
 
 @pytest.mark.slow
 def test_repeated_and_bad_records_balance_over_the_parts(place: Place) -> None:
-    """Some trades come twice, in one part or in two, and two records are none; and it is killed."""
+    """Some trades come twice, in the same part or in another; two records are invalid; and it is killed."""
     trades = quiet_trades(10)
     records = [text(one) for one in trades]
     place.publish([*records[::2], records[0], records[28]], partition=0)
@@ -203,7 +203,7 @@ def test_a_batch_with_few_candles_is_merged_at_once(place: Place) -> None:
 
 
 def test_a_flood_in_another_layout_is_merged_in_parts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the driver holds few of the records that it has to read by itself."""
+    """The driver decodes at most ``UNREAD_LIMIT`` records at once."""
     monkeypatch.setattr(trades_of_spark, "UNREAD_LIMIT", 4)
     trades = quiet_trades(3)
     place.publish([text(one | {"X": 1}) for one in trades])
@@ -217,8 +217,8 @@ def test_a_flood_in_another_layout_is_merged_in_parts(place: Place, monkeypatch:
 def test_after_a_failure_of_time_or_size_the_next_attempt_is_smaller(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until it is small enough, though each is the attempt of another query."""
-    monkeypatch.setattr(sinks, "_SLOW_SECONDS", 0.0)  # as if it had failed only after a while
+    """Parts shrink until they succeed, even though each attempt is made by a new query."""
+    monkeypatch.setattr(sinks, "_SLOW_SECONDS", 0.0)  # as if the merge had failed slowly
     trades = quiet_trades(3)
     place.publish([text(one) for one in trades])
     sink, ledger = place.start()
@@ -241,7 +241,7 @@ def test_after_a_failure_of_time_or_size_the_next_attempt_is_smaller(
 def test_another_record_where_the_last_one_was_stops_it_before_it_merges(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the start of a query, and while one runs, where Kafka may have been started anew meanwhile."""
+    """Checked at the start of a query, and while one runs, because Kafka can restart meanwhile."""
     place.publish([text(one) for one in quiet_trades(2)])
     sink, ledger = place.start()
     place.merge_all(sink)

@@ -1,4 +1,4 @@
-"""Spark's verdict on a record is the decoder's, word for word, whatever is in the topic."""
+"""Spark and the Python decoder give the same result for any record, including the reason for rejection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from candleflow.engine.trades import (
     KAFKA_COLUMNS,
     NO_VALUE,
     PRICE_ZERO,
-    REFUSAL,
+    REASON,
     TRADE_COLUMNS,
     UNREAD,
     judge,
@@ -35,7 +35,7 @@ from candleflow.market.trade import Trade
 from candleflow.market.window import Windows
 from tests.made_symbols import SYMBOLS
 from tests.spark_fixtures import PUBLISHED_AT, records_of
-from tests.unit.market.test_symbol import turns
+from tests.unit.market.test_symbol import rule_changes
 
 MAX_FUTURE_US = 60_000_000
 WINDOWS = Windows.of_seconds(5)
@@ -56,19 +56,19 @@ GOOD: dict[str, Any] = {
 
 
 def text(**changes: Any) -> bytes:
-    """A good trade as Binance writes it, with some fields changed; those given as ... are left out."""
+    """Return a valid trade's payload with some fields changed; a field given as ``...`` is left out."""
     fields = {name: value for name, value in {**GOOD, **changes}.items() if value is not ...}
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def raw(**changes: str) -> bytes:
-    """As ``text``, the changed values being JSON's own text."""
+    """Like ``text``, but the changed values are raw JSON."""
     fields = {name: json.dumps(value) for name, value in GOOD.items()} | changes
     return ("{" + ",".join(f'"{name}":{value}' for name, value in fields.items()) + "}").encode()
 
 
 def reference(value: bytes | None, published_us: int = PUBLISHED_US) -> Any:
-    """What the decoder says: a refusal, or the trade's fields."""
+    """Return the decoder's result: the reason for rejection, or the trade's fields."""
     if value is None:
         return NO_VALUE
     verdict = decode_payload(value, published_us, MAX_FUTURE_US)
@@ -88,7 +88,7 @@ def fields_of(trade: Trade) -> tuple[Any, ...]:
 
 
 def digits(amount: Decimal, columns: Mapping[str, int]) -> list[int]:
-    """An amount as the columns have it: each all that the ones before it left, in its own power of ten."""
+    """Split an amount over its columns: each takes what is left, in units of its power of ten."""
     left, found = Fraction(amount), []
     for power in columns.values():
         found.append(int(left / Fraction(10) ** power))
@@ -103,10 +103,10 @@ def verdicts(
     published_at: datetime = PUBLISHED_AT,
     read: Reader = judge,
 ) -> list[Any]:
-    """What Spark says of each value."""
+    """Return Spark's result for each value."""
     rows = read(records_of(spark, values, published_at), MAX_FUTURE_US).collect()
     return [
-        row[REFUSAL] or tuple(row[name] for name in TRADE_COLUMNS)
+        row[REASON] or tuple(row[name] for name in TRADE_COLUMNS)
         for row in sorted(rows, key=lambda row: row["offset"])
     ]
 
@@ -240,7 +240,7 @@ NIGHTMARES: list[tuple[str, bytes | None, str | None]] = [
 
 
 def unread_by_the_fold(spark: SparkSession, values: Sequence[bytes | None]) -> int:
-    """How many of the records are left by what reads and folds at once; all others are in its blocks."""
+    """Return how many records ``CandleFold.quickly`` leaves unread; all others must be in its blocks."""
     blocks = CandleFold(WINDOWS).quickly(records_of(spark, values), MAX_FUTURE_US)
     folded = read_fold(blocks.collect(), WINDOWS)
     unread = folded.rejected.get(UNREAD, 0)
@@ -266,8 +266,8 @@ def test_the_quick_way_says_the_same_or_leaves_it_to_the_strict_one(spark: Spark
 
 
 def test_each_reader_has_the_one_rule_of_symbols(spark: SparkSession) -> None:
-    """At both sides of each place where the rule turns."""
-    names = [f"A{chr(at)}" for turn in turns() for at in (turn - 1, turn) if not 0xD800 <= at < 0xE000]
+    """Checked at both ends of each range of characters in the rule."""
+    names = [f"A{chr(at)}" for turn in rule_changes() for at in (turn - 1, turn) if not 0xD800 <= at < 0xE000]
     values: list[bytes | None] = [text(s=name) for name in names]
     expected = [reference(value) for value in values]
     assert [isinstance(one, tuple) for one in expected] == [is_symbol(name) for name in names]
@@ -281,11 +281,11 @@ def test_a_refused_record_keeps_nothing_but_its_place(spark: SparkSession) -> No
     row = judge(records_of(spark, [text(p="9" * 40)]), MAX_FUTURE_US).first()
     assert row is not None
     kept = {name for name, value in row.asDict().items() if value is not None}
-    assert kept == {*KAFKA_COLUMNS, REFUSAL} - {IS_LIVE}  # which only the stream tells
+    assert kept == {*KAFKA_COLUMNS, REASON} - {IS_LIVE}  # only records from Kafka have it
 
 
 def test_the_future_is_judged_by_the_records_own_time(spark: SparkSession) -> None:
-    """So a replay, years later, judges as the first reading did."""
+    """A replay years later gives the same result."""
     later = datetime.fromtimestamp((PUBLISHED_US + 10**9) / 10**6, tz=PUBLISHED_AT.tzinfo)
     value = raw(T=str(LIMITS + 1))
     assert verdicts(spark, [value]) == ["trade time in the future"]
@@ -314,7 +314,7 @@ FIELD = st.one_of(
 
 @st.composite
 def trade_like(draw: st.DrawFn) -> bytes:
-    """A trade with some fields changed, left out or added, written in one of several ways."""
+    """A trade with some fields changed, left out or added, in one of several JSON formats."""
     changed = draw(st.dictionaries(st.sampled_from([*GOOD, "x", "T ", ""]), FIELD, max_size=3))
     fields = {**GOOD, **changed}
     for name in draw(st.lists(st.sampled_from(list(GOOD)), max_size=1)):
@@ -329,7 +329,7 @@ def trade_like(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A trade with some bytes cut out, put in or put in place of others."""
+    """A trade's payload with some bytes deleted, inserted or replaced."""
     value = draw(trade_like())
     at = draw(st.integers(0, len(value)))
     until = draw(st.integers(at, min(len(value), at + 3)))
@@ -360,7 +360,7 @@ LAYOUT = st.from_regex(CANONICAL_PATTERN.replace(SYMBOL_PATTERN, "SYMBOL"), full
 
 @st.composite
 def nearly_canonical(draw: st.DrawFn) -> bytes:
-    """A record in Binance's exact layout, with some bytes left out, put in or put in place of others."""
+    """A record in Binance's exact layout with some bytes deleted, inserted or replaced."""
     in_layout = st.builds(str.replace, LAYOUT, st.just("SYMBOL"), SYMBOLS).map(str.encode)
     value = draw(st.one_of(st.just(text()), in_layout))
     for _ in range(draw(st.integers(0, 2))):

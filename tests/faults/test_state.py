@@ -77,7 +77,7 @@ def damage_work_folder(pipeline: Pipeline) -> None:
     (folder,) = pipeline.places["Spark"].glob("candleflow-processor-*")
     deleted(folder)
     awaited(lambda: not pipeline.processor.is_up, FLOW_SECONDS, pipeline.said)
-    assert "was taken away while the processor ran" in pipeline.processor.said().splitlines()[-1]
+    assert "was deleted while the processor ran" in pipeline.processor.said().splitlines()[-1]
     pipeline.supervise()
     pipeline.wait_for_trades(200)
 

@@ -25,7 +25,7 @@ from pyspark.sql import SparkSession
 from candleflow.engine import archive as lines_module
 from candleflow.engine.archive import NOT_A_LINE
 from candleflow.engine.folding import BatchFold
-from candleflow.engine.trades import REFUSAL
+from candleflow.engine.trades import REASON
 from candleflow.errors import ExchangeError, SettingError
 from candleflow.history import backfill
 from candleflow.market.payload import decode_payload
@@ -228,8 +228,8 @@ def test_lines_that_are_no_trades_are_named_and_the_rest_is_loaded(
     kept = [one for number, one in enumerate(trades) if number not in (50, 60)]
     assert oracle.differences(oracle.all_intervals(kept), archive.candles()) == []
     said = capsys.readouterr().err
-    assert "1 lines refused: trade time on another day" in said
-    assert "the first of them: '1050,60050.5,0.00001,nonsense'" in said
+    assert "1 lines rejected: trade time on another day" in said
+    assert "the first one: '1050,60050.5,0.00001,nonsense'" in said
     assert "not a line of spot trades (id,price,qty,quote_qty,time,is_buyer_maker,is_best_match)" in said
     assert "it has 4 columns" in said
 
@@ -320,10 +320,10 @@ def test_each_line_has_its_verdict(spark: SparkSession) -> None:
     assert folded.rejected == Counter(reason for reason in LINES.values() if reason is not None)
     assert folded.sound == 2
     rows = judged.orderBy("offset").collect()
-    assert {line: row[REFUSAL] for line, row in zip(LINES, rows, strict=True)} == LINES
+    assert {line: row[REASON] for line, row in zip(LINES, rows, strict=True)} == LINES
     assert [row["trade_time"] for row in rows[:2]] == [day.since, day.since + 123]
     assert [row["is_taker_buy"] for row in rows[:2]] == [False, True]
-    assert lines_module.first_refused(judged, given) == ("", NOT_A_LINE)
+    assert lines_module.first_rejected(judged, given) == ("", NOT_A_LINE)
 
 
 def test_another_markets_ids_never_get_in(archive: Archive) -> None:

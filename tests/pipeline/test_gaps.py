@@ -70,7 +70,7 @@ async def ids_in_topic(bootstrap: str) -> dict[str, list[int]]:
 
 
 def missing(ids: Sequence[int]) -> list[tuple[int, int]]:
-    return list(TradeIds(ids).holes())
+    return list(TradeIds(ids).gaps())
 
 
 def has_caught_up(producer: Producer, published: int) -> bool:

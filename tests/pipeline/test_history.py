@@ -23,7 +23,7 @@ from candleflow.audit.continuity import unknown_holes
 from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.rest import ExchangeRest
 from candleflow.history import first_sight as history_module
-from candleflow.history.first_sight import HistoryLoader, _Lacking
+from candleflow.history.first_sight import HistoryLoader, _Missing
 from candleflow.history.kline_ids import CHUNK_US
 from candleflow.market.candle import Candle, fold
 from candleflow.market.kline import Kline
@@ -216,8 +216,8 @@ async def test_a_load_that_was_cut_short_goes_on_at_the_next_start(
 ) -> None:
     load_chunk = HistoryLoader._load_chunk
 
-    async def load_one_chunk(loader: HistoryLoader, history: TradeHistory, lacking: _Lacking) -> None:
-        await load_chunk(loader, history, lacking)
+    async def load_one_chunk(loader: HistoryLoader, history: TradeHistory, missing: _Missing) -> None:
+        await load_chunk(loader, history, missing)
         first.cancel()
 
     async with on_stage(database, windows) as scene:
@@ -241,10 +241,10 @@ async def test_trades_that_come_while_klines_are_loaded_are_not_loaded_twice(dat
         async with TradeHistory([scene.settings.exchange.rest_url or ""]) as history:
             end_id = await history.id_at(SYMBOL, end)
             assert end_id is not None
-            lacking = _Lacking(SYMBOL, since, end, end_id)
+            missing = _Missing(SYMBOL, since, end, end_id)
             loader = scene.loader()
-            while lacking.until > lacking.since:
-                await loader._load_chunk(history, lacking)
+            while missing.until > missing.since:
+                await loader._load_chunk(history, missing)
         assert scene.holes() == ()
         assert_all_right(scene, FIVE_SECONDS)
 
@@ -264,7 +264,7 @@ async def test_a_minute_that_the_klines_do_not_account_for_is_left_to_its_trades
         monkeypatch.setattr(ExchangeRest, "klines", without_one)
         await scene.load()
         assert scene.holes() == ((members[0].trade_id, members[-1].trade_id + 1),)
-        assert "don't account for trades" in caplog.text
+        assert "don't match trades" in caplog.text
         scene.processor.merge(members)
         assert_all_right(scene, FIVE_SECONDS)
 
@@ -293,7 +293,7 @@ async def test_a_young_listing_has_what_there_is_and_is_asked_for_no_more(databa
         await scene.load()
         assert scene.bounds()[0] == first.trade_id
         async with TradeHistory([scene.settings.exchange.rest_url or ""]) as history:
-            assert await scene.loader()._lacking(history, SYMBOL) is None
+            assert await scene.loader()._find_missing(history, SYMBOL) is None
 
 
 @pytest.mark.slow

@@ -103,7 +103,7 @@ class Place:
         found = await self.ids()
         assert found.keys() == set(symbols)
         for symbol, ids in found.items():
-            assert list(TradeIds(ids).holes()) == [], symbol
+            assert list(TradeIds(ids).gaps()) == [], symbol
             assert len(ids) == len(set(ids)), symbol
 
 
@@ -258,4 +258,4 @@ async def test_a_suspended_producer_ends_when_shards_of_another_count_have_taken
         await until(lambda: published(first) > before[0] + 100 and published(second) > before[1] + 100)
     assert read_heartbeat(whole.stack.run_dir, "producer") is None
     found = await place.ids()
-    assert all(list(TradeIds(ids).holes()) == [] for ids in found.values())
+    assert all(list(TradeIds(ids).gaps()) == [] for ids in found.values())

@@ -1,4 +1,4 @@
-"""What rules mean, against a plain reference that looks at the whole course of prices at once."""
+"""Compare alert rules with a simple reference that sees all prices at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SLACKS = st.integers(0, 4)
 
 
 def fired(rule: Rule, prices: Sequence[int], every_seconds: int = 5) -> list[int]:
-    """At which of the prices, one a window, the rule fires."""
+    """Return the indexes of the prices, one per window, at which the rule fires."""
     state, found = State(), []
     for at, price in enumerate(prices):
         time = at * every_seconds * SECOND_US
@@ -34,13 +34,13 @@ def fired(rule: Rule, prices: Sequence[int], every_seconds: int = 5) -> list[int
 
 
 def crossings_up(prices: Sequence[int], slack: int) -> list[int]:
-    """For each price on or past the line, look back to the last one that armed the rule."""
+    """For each price at or past the level, look back to the last price that armed the rule."""
     found: list[int] = []
     for at in range(1, len(prices)):
         before = prices[:at]
         if prices[at] < LINE or before[-1] >= LINE:
             continue
-        # Since it last was on the line or past it, it must have been below by the hysteresis.
+        # Since the last price at or past the level, one must have been below it by the hysteresis.
         past = max((i for i, price in enumerate(before) if price >= LINE), default=None)
         since = before if past is None else before[past + 1 :]
         if past is None or slack == 0 or min(since) < LINE - slack:
@@ -71,7 +71,7 @@ def test_either_way_is_both(prices: list[int], slack: int) -> None:
 
 
 def stretches_above(prices: Sequence[int], slack: int) -> list[int]:
-    """Where a stretch begins that ends only when the price is back by the hysteresis."""
+    """Return where each alerting period begins; it ends when the price is back by the hysteresis."""
     found, at = [], 0
     while at < len(prices):
         if prices[at] > LINE:

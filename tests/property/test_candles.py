@@ -1,7 +1,6 @@
-"""The candle rules exist twice: Python's fold equals Spark's, and both equal a naive oracle.
+"""The candle rules are implemented twice, in Python and in Java for Spark. Both must equal a naive oracle.
 
-The oracle knows no function of ours.
-One example is one Spark job: its cases are told apart by their symbols.
+The oracle uses none of our functions. Each example is one Spark job with many cases, one symbol per case.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the name that every Spark
 
 from candleflow.engine.candles import CandleFold, without_repeats
 from candleflow.engine.partials import Folded, read_fold
-from candleflow.engine.trades import REFUSAL, TRADE_COLUMNS, judge, read_quickly
+from candleflow.engine.trades import REASON, TRADE_COLUMNS, judge, read_quickly
 from candleflow.market.candle import Candle, fold
 from candleflow.market.trade import Trade
 from candleflow.market.window import Windows
@@ -41,7 +40,7 @@ Payload = dict[str, Any]
 
 
 def payload_of(trade: Trade, *, in_microseconds: bool) -> bytes:
-    """As Binance writes it, in milliseconds unless that would lose digits."""
+    """Return Binance's payload of the trade, in milliseconds unless that would lose digits."""
     time = trade.trade_time if in_microseconds or trade.trade_time % 1_000 else trade.trade_time // 1_000
     fields = {
         "e": "trade", "E": time, "s": trade.symbol, "t": trade.trade_id, "p": f"{trade.price:f}",
@@ -51,7 +50,7 @@ def payload_of(trade: Trade, *, in_microseconds: bool) -> bytes:
 
 
 def eighths(low: str, high: str) -> st.SearchStrategy[Decimal]:
-    """Positive decimals of at most eight places, the ends among them."""
+    """Positive decimals with at most eight places, from ``low`` to ``high``, both included."""
     return st.decimals(Decimal(low), Decimal(high), places=8, allow_nan=False, allow_infinity=False)
 
 
@@ -68,7 +67,7 @@ EDGES = [0, 1, 4_999_999, 5_000_000, 5_000_001, 9_999_999, 10_000_000, 59_999_99
 
 @st.composite
 def cases(draw: st.DrawFn, symbol: str) -> list[Trade]:
-    """Trades of one symbol: ids with holes or without, times in order or not, at edges, often equal."""
+    """Trades of one symbol: ids with or without gaps; times in any order, at windows' edges, often equal."""
     first_id = draw(st.sampled_from([0, 1, 62, 63, 64, 254, 255, 256, 3_735_683_259, 2**63 - 200]))
     ids = draw(
         st.one_of(
@@ -90,7 +89,7 @@ def cases(draw: st.DrawFn, symbol: str) -> list[Trade]:
 
 @st.composite
 def batches(draw: st.DrawFn) -> list[Trade]:
-    """A topic's trades: the cases of twenty symbols mixed, some of the trades more than once."""
+    """The trades of a topic: shuffled cases of up to twenty symbols, with some trades repeated."""
     symbols = [f"CASE{number}" for number in range(draw(st.integers(1, 20)))]
     trades = [trade for symbol in symbols for trade in draw(cases(symbol))]
     repeated = draw(st.lists(st.sampled_from(trades), max_size=10))
@@ -98,7 +97,7 @@ def batches(draw: st.DrawFn) -> list[Trade]:
 
 
 def spark_fold(spark: SparkSession, values: list[bytes], windows: Windows, *, is_strict: bool) -> Folded:
-    """As the sink does it: folded once, and once more where a trade came twice."""
+    """Aggregate like the sink: once, and again without repeats if a trade came twice."""
     records, candle_fold = records_of(spark, values), CandleFold(windows)
     folded = read_fold(candle_fold.quickly(records, A_MINUTE_US).collect(), windows)
     read = read_quickly
@@ -113,7 +112,7 @@ def spark_fold(spark: SparkSession, values: list[bytes], windows: Windows, *, is
 
 
 def oracle(trades: list[Trade], windows: Windows) -> dict[tuple[str, int], Payload]:
-    """Every rule in the plainest words, with fractions, and not one function of ours."""
+    """Apply every rule in the simplest way, with fractions, and with none of our functions."""
     members: dict[tuple[str, int], dict[int, Trade]] = defaultdict(dict)
     for trade in trades:
         for open_time in range(0, windows.size_us, windows.slide_us):
@@ -187,7 +186,7 @@ def test_python_spark_and_a_naive_oracle_make_the_same_candles(
 
 
 def test_a_batch_of_the_largest_trades_overflows_nothing(spark: SparkSession) -> None:
-    """The sums of two million trades at every limit, without writing them all out: copies of two."""
+    """Sum two million trades at all limits; they are copies of two trades."""
     largest = [
         Trade("PRICE", 1, Decimal("99999999999.99999999"), Decimal("999999999.99999999"), START_US, False),
         Trade("QUANTITY", 1, Decimal("99999999.99999999"), Decimal("999999999999.99999999"), START_US, False),
@@ -197,7 +196,7 @@ def test_a_batch_of_the_largest_trades_overflows_nothing(spark: SparkSession) ->
     read = read_quickly(records_of(spark, values), A_MINUTE_US)
     many = read.crossJoin(spark.range(copies, numPartitions=2).withColumnRenamed("id", "copy"))
     rest = [
-        name for name in ("partition", "offset", "timestamp", REFUSAL, *TRADE_COLUMNS) if name != "trade_id"
+        name for name in ("partition", "offset", "timestamp", REASON, *TRADE_COLUMNS) if name != "trade_id"
     ]
     many = many.select(*rest, (F.col("trade_id") + F.col("copy")).alias("trade_id"))
     folded = read_fold(CandleFold(windows)(many).collect(), windows)

@@ -1,4 +1,4 @@
-"""Whatever candles there are, both files tell exactly what is stored."""
+"""The CSV and the Parquet download contain exactly the stored candles, for any candles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.dashboard.examples import candle
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = 253_402_300_799_000_000 // 2
 
-# What eight places of price and of quantity, and sixteen of their product, can come to.
+# The extremes of prices and quantities, with eight decimal places, and of their product, with sixteen.
 units = st.integers(0, 10**24)
 amounts = st.builds(lambda digits, places: Decimal(digits).scaleb(-places), units, st.integers(0, 16))
 counts = st.integers(0, 2**63 - 1)
@@ -60,7 +60,7 @@ def _moment(time: int) -> datetime:
     return EPOCH + timedelta(microseconds=time)
 
 
-@settings(deadline=None)  # Arrow starts its threads at the first
+@settings(deadline=None)  # the first example is slow: Arrow starts its threads
 @given(stretches)
 def test_the_parquet_read_back_is_what_is_stored(stretch: Stretch) -> None:
     assert pq.read_table(io.BytesIO(as_parquet(stretch))).to_pylist() == expected(stretch)

@@ -1,8 +1,8 @@
-"""Klines made of random trades by plain integers equal our own fold of them; and one trade less shows.
+"""Compare our candles of random trades with naive klines of the same trades; a missing trade must show.
 
-And the other way: candles of such klines are those of the trades, their ids included.
+Also the reverse: candles made of such klines equal those of the trades, including the trade ids.
 
-The naive klines know no function of ours: prices and quantities are whole numbers of 10^-8.
+The naive klines use none of our functions. Their prices and quantities are integers, in units of 10^-8.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LATER = UNTIL + 3_600 * SECOND_US
 
 
 class Dealt(NamedTuple):
-    """A trade in whole numbers: price and quantity in 10^-8, the time in microseconds after T0."""
+    """A trade in integers: price and quantity in units of 10^-8, the time in microseconds after T0."""
 
     trade_id: int
     price: int
@@ -50,7 +50,7 @@ def scaled(units: int, places: int) -> Decimal:
 
 @st.composite
 def markets(draw: st.DrawFn) -> list[Dealt]:
-    """Up to forty trades in two minutes: ids in sequence, times that never go back, often equal."""
+    """Up to forty trades in two minutes, with consecutive ids; times never decrease and are often equal."""
     units = st.one_of(st.integers(1, 10**9), st.integers(10**18, 10**19 - 1), st.just(1))
     edges = st.sampled_from([0, 999_999, 1_000_000, 4_999_999, 5_000_000, 59_999_999, 60_000_000])
     times = sorted(draw(st.lists(st.one_of(edges, st.integers(0, UNTIL - T0 - 1)), min_size=1, max_size=40)))
@@ -62,7 +62,7 @@ def markets(draw: st.DrawFn) -> list[Dealt]:
 
 
 def naive_klines(market: list[Dealt], interval: str, seconds: int) -> list[Kline]:
-    """Every kline of the two minutes; flat at the close before it where nothing was traded."""
+    """All klines of the two minutes; one without trades is flat at the close before it."""
     klines = []
     close = 10**8
     for start in range(0, MINUTES * 60, seconds):
@@ -103,7 +103,7 @@ def stored(candle: Candle, before: Candle | None, interval: str) -> StoredCandle
 
 
 def compared(kept: list[Dealt], market: list[Dealt], basis: Basis) -> Comparison:
-    """Candles of the trades that were kept, with klines of the whole market."""
+    """Candles of the kept trades, and klines of the whole market."""
     candles = [one for _, one in sorted(fold([one.trade() for one in kept], basis.windows).items())]
     ours = []
     for candle in candles:
@@ -124,7 +124,7 @@ def finest(draw: st.DrawFn) -> Windows:
 @given(market=markets(), windows=finest())
 def test_candles_equal_klines_made_another_way(market: list[Dealt], windows: Windows) -> None:
     for basis in bases(windows):
-        # Of sliding windows, those at the ends that hang over hold trades and aren't judged.
+        # Sliding windows that extend beyond the two minutes hold trades, but are not compared.
         assert compared(market, market, basis) == Comparison(
             basis.interval, {Verdict.EQUAL: len(basis.opens(T0, UNTIL))}
         )
@@ -143,7 +143,7 @@ def test_one_trade_less_shows_in_each_window_that_had_it_and_nowhere_else(
         had_it = sorted(one for one in basis.windows.open_times(T0 + lost.at) if one in judged)
         assert [one.open_time for one in comparison.findings] == had_it
         assert comparison.count(Verdict.EQUAL) == len(judged) - len(had_it)
-        # Our own ledger can't know of a trade before the first or after the last that it has.
+        # The ids can't show that a trade is missing before the first or after the last one.
         ends = lost in (market[0], market[-1])
         found = Counter(one.verdict for one in comparison.findings)
         allowed = {Verdict.INCOMPLETE, Verdict.MISSING} | ({Verdict.DIFFERENT} if ends else set())
@@ -151,7 +151,7 @@ def test_one_trade_less_shows_in_each_window_that_had_it_and_nowhere_else(
 
 
 def amounts(partial: str) -> dict[str, object]:
-    """A partial candle's fields, decimals as numbers; but for the last trade's time, known to the second."""
+    """A partial candle's fields, with decimals as numbers, and without the last trade's time."""
     fields = decode(partial)._asdict()
     time = fields.pop("last_trade_time")
     found = {

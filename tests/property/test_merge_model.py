@@ -1,4 +1,4 @@
-"""PostgreSQL's merge against the rules in ``market.candle``: whatever way trades come, the same candles."""
+"""Compare PostgreSQL's merge with the rules of ``market.candle``, for trades in any order and any batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 - a class
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from candleflow.market.candle import Candle, CandleKey, fold
-from candleflow.market.trade import Trade, refusal
+from candleflow.market.trade import Trade, rejection_reason
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import ROLL_UPS, SECOND_US, Windows, floor_time, roll_up_windows
 from candleflow.store import schema
@@ -43,7 +43,7 @@ _STORED = """
 
 @dataclass(frozen=True)
 class Row:
-    """What is stored of a candle beside the candle."""
+    """A stored candle, with the stored columns that ``Candle`` does not have."""
 
     candle: Candle
     end_time: int
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass
 class Model:
-    """The store in plain Python: nothing is merged, everything is folded anew from all trades so far."""
+    """A model of the store in plain Python: it never merges, but aggregates all trades so far again."""
 
     windows: Windows
     trades: dict[tuple[str, int], Trade] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Model:
 
     @property
     def intervals(self) -> list[Windows]:
-        """The finest, and each roll-up that isn't finer."""
+        """The finest windows, and each roll-up that is at least as long."""
         rolled = [roll_up_windows(name) for name in ROLL_UPS]
         return [self.windows, *(one for one in rolled if one.size_us >= self.windows.size_us)]
 
@@ -78,7 +78,7 @@ class Model:
         return found
 
     def merge(self, batch: Sequence[Trade]) -> int:
-        """How many of the batch's trades were late."""
+        """Add a batch; return how many of its trades were late."""
         new = {
             (trade.symbol, trade.trade_id): trade
             for trade in batch
@@ -108,7 +108,7 @@ class Model:
         return len(newly)
 
     def newest(self, symbol: str) -> int:
-        """The latest time of a trade of the symbol; -1 if there is none."""
+        """The latest trade time of the symbol; -1 if there is none."""
         return max((one.trade_time for one in self.trades.values() if one.symbol == symbol), default=-1)
 
     def rows(self) -> dict[CandleKey, Row]:
@@ -151,7 +151,7 @@ def _before(
 
 @st.composite
 def markets(draw: st.DrawFn) -> list[Trade]:
-    """Trades around midnight, in bursts up to an hour apart, ids with holes, times mostly in their order."""
+    """Trades around midnight in bursts up to an hour apart: ids with gaps, times mostly in order."""
     trades: list[Trade] = []
     for symbol in draw(st.sampled_from([("BTCUSDT",), ("BTCUSDT", "ETHUSDT")])):
         first_id = draw(st.sampled_from([0, 1, 2**62]))
@@ -176,17 +176,19 @@ def _trade(draw: st.DrawFn, symbol: str, trade_id: int, time: int) -> Trade:
     lots = st.integers(1, 10**6) | st.integers(1, 10**20 - 1)
     price, quantity = Decimal(draw(ticks)).scaleb(-8), Decimal(draw(lots)).scaleb(-8)
     trade = Trade(symbol, trade_id, price, quantity, time, draw(st.booleans()))
-    return trade if refusal(trade) is None else Trade(symbol, trade_id, price, Decimal(1), time, True)
+    return (
+        trade if rejection_reason(trade) is None else Trade(symbol, trade_id, price, Decimal(1), time, True)
+    )
 
 
 @st.composite
 def deliveries(draw: st.DrawFn) -> list[list[Trade]]:
-    """The trades of a market in batches: any order, any split, some of them several times."""
+    """A market's trades in batches: in any order, split anywhere, some of them repeated."""
     trades = draw(markets())
     again = draw(st.lists(st.sampled_from(trades), max_size=8)) if trades else []
     if draw(st.booleans()):
         order = draw(st.permutations(trades + again))
-    else:  # a live market: in order, but for a few that come late
+    else:  # a live market: in order, except for a few late ones
         late = draw(st.lists(st.sampled_from(trades), max_size=3)) if trades else []
         order = [one for one in trades if one not in late] + late + again
     cuts = sorted(draw(st.lists(st.integers(0, len(order)), max_size=6)))
@@ -196,7 +198,7 @@ def deliveries(draw: st.DrawFn) -> list[list[Trade]]:
 
 @dataclass(frozen=True)
 class Store:
-    """One database for all examples, emptied before each; one session, so that each may claim the topic."""
+    """One database for all examples, emptied before each; one session, so that each can claim the topic."""
 
     writer: Connection
     owner: Cursor
@@ -226,7 +228,7 @@ def store(make_database: Callable[[], Database]) -> Iterator[Store]:
 
 
 def expected_rows(model: Model) -> dict[CandleKey, Row]:
-    """The model's, under the names that the store gives to intervals."""
+    """The model's candles, with the store's names of intervals."""
     return {
         key: Row(_renamed(row.candle, key), row.end_time, row.is_closed, row.is_complete, row.revision)
         for key, row in model.rows().items()

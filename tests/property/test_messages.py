@@ -1,4 +1,4 @@
-"""The decoder on anything at all: it answers, it never raises, and its quick way changes nothing."""
+"""The decoder on arbitrary input: it always returns, never raises, and its fast path changes no result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from candleflow.exchange.messages import (
 )
 from candleflow.market.payload import NOT_AN_OBJECT, NOT_JSON, NOT_UTF8, TOO_LONG, Rejected, decode_payload
 from candleflow.market.symbol import lower
-from candleflow.market.trade import NOTIONAL_LIMIT, Trade, refusal
+from candleflow.market.trade import NOTIONAL_LIMIT, Trade, rejection_reason
 from tests import made_symbols, oracle
 
 NOW: Final = 1_723_161_255_343_000
@@ -40,7 +40,7 @@ def read(frame: str | bytes) -> Message:
     return decode(record, SYMBOLS, NOW, MINUTE_US)
 
 
-# Values in the layout's own alphabet, in range and far out of it.
+# Values that use the layout's characters, within the limits and far outside them.
 integers = st.one_of(
     st.integers(0, 10**19 - 1), st.integers(NOW // 1_000 - 10, NOW // 1_000 + 70_000), st.integers(0, 20)
 )
@@ -118,7 +118,7 @@ def test_a_payload_has_the_same_verdict_in_a_frame_and_bare(content: Any) -> Non
         if bare.symbol in SYMBOLS:
             assert framed == TradeMessage(bare.symbol, bare.trade_id, bare.trade_time, record)
             assert framed.trade == bare
-        assert refusal(bare) is None
+        assert rejection_reason(bare) is None
         assert bare.trade_time <= NOW + MINUTE_US
     elif content.get("e") == "trade":
         assert isinstance(framed, Rejected)
@@ -164,7 +164,7 @@ def test_depth_and_length_never_raise(count: int, piece: str) -> None:
 
 @pytest.fixture(scope="module")
 def recorded() -> list[bytes]:
-    """Frames of every kind in the recording."""
+    """One frame of each kind in the recording."""
     if not oracle.ALL_STREAMS.exists():
         pytest.skip(oracle.ABSENT)
     with gzip.open(oracle.ALL_STREAMS) as lines:

@@ -1,4 +1,4 @@
-"""Whatever is harmed in the stored candles, folding anew what looks wrong gives the same table as before."""
+"""Damage stored candles at random, rebuild the wrong ones, and compare the table with the one before."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def double(owner: Any, key: CandleKey, _: Row) -> None:
 
 
 def forget_an_id(owner: Any, key: CandleKey, row: Row) -> None:
-    """Its first trade, of the ids and the count, but not of the amounts."""
+    """Remove the first trade from the ids and the count, but not from the amounts."""
     ids = TradeIds()
     for lower, upper in row.candle.trade_ids.ranges:
         ids.add_range(lower, upper)
@@ -81,10 +81,10 @@ PRICE_HARMS: list[Harm] = [change(field) for field in PRICES]
 def do_harm(
     store: Store, before: dict[CandleKey, Row], windows: Windows, data: st.DataObject
 ) -> set[CandleKey]:
-    """Harm some candles; which ones. Only where another candle is witness to it.
+    """Damage some candles and return their keys; only damage that another stored candle can show.
 
-    Of sliding windows, those that make no roll-up have none but the klines; nor have the prices of one finest
-    candle of several in a minute.
+    No stored candle can show damage to sliding windows that are in no roll-up, or to the prices of one of
+    several finest candles in a minute: only the exchange's klines can.
     """
     witnessed = [key for key in before if key[1] != windows.interval or key[2] % windows.size_us == 0]
     of_minute = Counter(_minute(key) for key in witnessed if key[1] == windows.interval)

@@ -1,4 +1,4 @@
-"""Which shard a symbol falls to: exactly one, the same everywhere, and few move where there is one more."""
+"""Each symbol belongs to exactly one shard, the same on every machine; few move when a shard is added."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_shards_that_overlap_have_some_of_many_symbols_in_common(one: Shard, oth
 
 
 def test_the_rule_is_the_same_in_every_release_and_process() -> None:
-    """The figures are part of what is promised: another rule would move symbols at an upgrade."""
+    """Fixed values, because a changed hash would move symbols at an upgrade."""
     symbols = ("BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT", "XRPUSDT", "DOGEUSDT", "ADAUSDT", "LTCUSDT")
     expected = {
         2: [1, 2, 1, 2, 1, 2, 2, 1],

@@ -1,4 +1,4 @@
-"""What Spark is told of Kafka's security: the same as the other clients, in its words."""
+"""Spark's Kafka options for TLS and passwords correspond to those of the other clients."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_without_spark_submit_there_is_no_session_to_join(monkeypatch: pytest.Mo
 
 
 def test_an_address_is_copied_as_a_text_is_and_written_without_its_password() -> None:
-    """As ``dataclasses.asdict`` and the record of what runs do."""
+    """``dataclasses.asdict`` and the file with the running settings do this."""
     kafka = address(KafkaProtocol.SASL_SSL)
     assert copy.deepcopy({"kafka": kafka})["kafka"] is kafka
     assert json.dumps(kafka) == '"one:9094,two:9094"'

@@ -1,4 +1,4 @@
-"""How a batch is cut into parts: every record once, partitions in step, progress after any failure."""
+"""Cut a batch into parts: each record once, all partitions advance together, progress after any failure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BATCH = 500_000
 
 @st.composite
 def batches(draw: st.DrawFn) -> tuple[dict[int, int], dict[int, int]]:
-    """Where a batch begins and ends."""
+    """A batch's first and end offsets, by partition."""
     counts = draw(st.dictionaries(st.integers(0, 40), st.integers(0, 10**6), min_size=1, max_size=8))
     begin = {number: draw(st.integers(0, 10**9)) for number in counts}
     return begin, {number: begin[number] + count for number, count in counts.items()}
@@ -47,7 +47,7 @@ def test_a_backlog_with_few_candles_is_merged_batch_by_batch() -> None:
 
 
 def test_a_backlog_of_a_candle_a_record_is_merged_in_parts_that_are_nearly_full() -> None:
-    """The first attempt is in vain, and tells how many fit."""
+    """The first attempt fails, and shows how many records fit."""
     size = PartSize(MOST)
     size.failed(BATCH, MOST)
     assert MOST / 2 <= size.records <= MOST
@@ -88,7 +88,7 @@ def test_a_slow_store_is_given_less_before_it_fails() -> None:
 def test_whatever_the_hidden_bound_is_every_record_is_merged(
     records: int, bound: int, candles_per_record: int
 ) -> None:
-    """No attempt is repeated as it failed, and there are few in vain."""
+    """No failed attempt is repeated with the same size, and few attempts fail."""
     size, left = PartSize(MOST), records
     attempts: list[int] = []
     failed = 0

@@ -1,4 +1,4 @@
-"""The processor's own figure of its latency: exact enough, of the last minute, in a bounded memory."""
+"""The processor's own latency figures: accurate, for the last minute, in bounded memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def latency(steady: Steady) -> RecentLatency:
 
 
 def one(milliseconds: float) -> LiveTrades:
-    """A trade of so long ago."""
+    """One live trade with the given latency."""
     time = NOW - round(milliseconds * MS)
     return LiveTrades(time, time, 1)
 

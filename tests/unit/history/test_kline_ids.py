@@ -1,4 +1,4 @@
-"""Stretches of time and the klines that prove them; that the candles are right is in tests/property."""
+"""Stretches of time and the klines that prove them. tests/property checks that the candles are right."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AT = 1_700_006_400 * SECOND_US
 
 
 def pieces(stretch: Stretch) -> list[Stretch]:
-    """All that a stretch can be cut into."""
+    """Return all stretches that a stretch can be cut into."""
     middle = stretch.middle
     if middle is None:
         return [stretch]

@@ -1,4 +1,4 @@
-"""The candle rules, one by one, on trades small enough to check by eye."""
+"""The candle rules, one by one, with few enough trades to check by hand."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_trade_that_comes_twice_counts_once() -> None:
 
 def test_a_hole_in_the_ids_shows() -> None:
     candle = only([trade(1, "10"), trade(3, "30")])
-    assert not candle.has_no_hole()
+    assert not candle.has_no_gap()
     assert str(candle.trade_ids) == "{[1,2),[3,4)}"
 
 
@@ -61,7 +61,7 @@ def test_a_candle_is_complete_only_when_it_follows_the_one_before() -> None:
         fold([trade(1, "1"), trade(2, "1", at=5_000_000), trade(4, "1", at=10_000_000)], FIVE).values()
     )
     assert [c.is_complete_after(b) for b, c in zip([None, *candles], candles, strict=False)] == [
-        False,  # none before it: nothing shows that it begins where it should
+        False,  # no candle before it: nothing shows that it begins at the right id
         True,
         False,  # trade 3 is missing
     ]

@@ -1,4 +1,4 @@
-"""The book of gaps, against plain sets of ids."""
+"""Compare the state of gaps with plain sets of ids."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_it_adds_up_to_what_sets_would(events: list[GapEvent]) -> None:
 def test_events_of_many_ranges_add_up_to_what_one_event_a_range_does(
     before: list[GapEvent], events: list[GapEvent]
 ) -> None:
-    """As older versions wrote them, and as they are read together with newer ones."""
+    """Older versions wrote one event for each range; both kinds are read from the same log."""
     apart = [replace(one, first_trade_id=lower, last_trade_id=upper - 1, ranges=())
              for one in events for lower, upper in one.ranges]  # fmt: skip
     assert gap_state_of([*before, *events]).open_ranges() == gap_state_of([*before, *apart]).open_ranges()

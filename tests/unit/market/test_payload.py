@@ -1,4 +1,4 @@
-"""The payload made for a trade that the stream did not bring."""
+"""The payload of a trade that was fetched from the exchange's history."""
 
 from __future__ import annotations
 

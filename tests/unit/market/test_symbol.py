@@ -1,4 +1,4 @@
-"""The one rule of symbols' names: Binance's, for every character of Unicode."""
+"""The rule for symbol names is Binance's, checked for every character of Unicode."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def accepted() -> set[int]:
     return {code for code in _CODES if is_symbol(f"A{chr(code)}")}
 
 
-def turns() -> list[int]:
-    """Where the rule turns: of each of these characters and the one before it, one may be in a name."""
+def rule_changes() -> list[int]:
+    """The characters at which the rule changes: either the character or the one before it is allowed."""
     return [code for code in range(1, 0x110000) if (code in accepted()) != (code - 1 in accepted())]
 
 
 def is_word(code: int) -> bool:
-    r"""Java's ``\w`` with UNICODE_CHARACTER_CLASS, as its documentation says."""
+    r"""Java's ``\w`` with UNICODE_CHARACTER_CLASS, as its documentation defines it."""
     category = unicodedata.category(chr(code))
     is_letter = category[0] in "LM" or category in ("Nd", "Nl", "Pc")
     return is_letter or code in _ALPHABETIC_SYMBOLS or code in _JOINERS

@@ -1,4 +1,4 @@
-"""What a trade may be: the limits inside which every part counts exactly."""
+"""The limits of a trade's fields within which all parts calculate exactly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from candleflow.errors import MarketError
-from candleflow.market.trade import EXACT, Trade, check, refusal, to_microseconds
+from candleflow.market.trade import EXACT, Trade, check, rejection_reason, to_microseconds
 
 
 def trade(*, trade_id: int = 7, price: str = "61837.63", quantity: str = "0.02", time: int = 10**15) -> Trade:
@@ -39,7 +39,7 @@ def trade(*, trade_id: int = 7, price: str = "61837.63", quantity: str = "0.02",
     ],
 )
 def test_a_trade_that_cannot_be_counted_exactly_is_refused(one: Trade, reason: str | None) -> None:
-    assert refusal(one) == reason
+    assert rejection_reason(one) == reason
     if reason:
         with pytest.raises(MarketError, match=reason):
             check(one)

@@ -1,4 +1,4 @@
-"""Sets of trade ids, against Python's own sets."""
+"""Compare sets of trade ids with Python's own sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHANGES = st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.integers(0, 1
 def test_ranges_added_and_taken_out_are_what_a_plain_set_has_in_blocks_of_any_size(
     changes: list[tuple[bool, int, int]], lower: int, upper: int
 ) -> None:
-    """Blocks of one range or two, which are split and joined by nearly every change."""
+    """Blocks hold one or two ranges, so nearly every change splits or joins blocks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trade_ids, "_BLOCK", 1)
         held, plain = TradeIds(), set[int]()
@@ -34,20 +34,20 @@ def test_ranges_added_and_taken_out_are_what_a_plain_set_has_in_blocks_of_any_si
         assert held.within(lower, upper) == ranges_of(plain.intersection(range(lower, upper)))
         assert held.last_ranges(3) == tuple(reversed(held.ranges))[:3]
         assert (len(held), held.range_count, bool(held)) == (len(plain), len(held.ranges), bool(plain))
-        assert list(held.holes()) == [
+        assert list(held.gaps()) == [
             (upper, lower) for (_, upper), (lower, _) in itertools.pairwise(held.ranges)
         ]
 
 
 def ranges_of(ids: set[int]) -> tuple[tuple[int, int], ...]:
-    """The longest runs of neighbours."""
+    """Return the maximal runs of consecutive ids."""
     begins = sorted(one for one in ids if one - 1 not in ids)
     ends = sorted(one + 1 for one in ids if one + 1 not in ids)
     return tuple(zip(begins, ends, strict=True))
 
 
 def test_a_change_takes_no_longer_in_a_set_of_many_ranges() -> None:
-    """One list of all had to be moved for each: twenty times as long at the first of 200,000."""
+    """With one list for all ranges, a change at the first of 200,000 took twenty times as long."""
 
     def seconds(count: int) -> float:
         held = TradeIds.of_ranges((10 * one, 10 * one + 5) for one in range(count))
@@ -79,7 +79,7 @@ def test_its_ranges_are_disjoint_in_order_and_never_touch(ids: list[int]) -> Non
 
 @given(IDS)
 def test_its_holes_are_the_missing_ids_between_first_and_last(ids: list[int]) -> None:
-    missing = {i for lower, upper in TradeIds(ids).holes() for i in range(lower, upper)}
+    missing = {i for lower, upper in TradeIds(ids).gaps() for i in range(lower, upper)}
     assert missing == (set(range(min(ids), max(ids) + 1)) - set(ids) if ids else set())
 
 
@@ -120,5 +120,5 @@ def test_its_text_is_read_back(ids: list[int]) -> None:
     "text", ["", "{", "{[1,2]}", "{[1,2)[3,4)}", "{(1,2)}", "[1,2)", "{[-1,2)}", "{[1,2),}"]
 )
 def test_another_text_is_none(text: str) -> None:
-    with pytest.raises(MarketError, match="no set of trade ids"):
+    with pytest.raises(MarketError, match="not a set of trade ids"):
         TradeIds.parse(text)

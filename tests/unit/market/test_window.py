@@ -1,4 +1,4 @@
-"""Which windows hold a trade: edges, alignment, sliding."""
+"""The windows that contain a trade: edges, alignment, sliding windows."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from candleflow.exchange.messages import TradeMessage, decode
 from candleflow.market.candle import fold
-from candleflow.market.trade import Trade, refusal
+from candleflow.market.trade import Trade, rejection_reason
 from candleflow.market.window import SECOND_US, Windows
 from candleflow.simulator.market import SeededMarket, _Feed
 from candleflow.simulator.symbol import ORIGIN_US, PAGE, Era, SymbolEra, SymbolMarket
@@ -88,7 +88,7 @@ def test_ids_have_no_hole_and_times_never_go_back(hour: list[Trade]) -> None:
 
 
 def test_every_trade_is_one_that_can_be_counted(hour: list[Trade]) -> None:
-    assert {refusal(trade) for trade in hour} == {None}
+    assert {rejection_reason(trade) for trade in hour} == {None}
     assert all(trade.price % Decimal("0.01") == 0 for trade in hour)
     assert all(trade.quantity % Decimal("0.00001") == 0 for trade in hour)
 
@@ -203,7 +203,7 @@ def test_any_symbol_trades_at_its_own_steps(symbol: str) -> None:
     assert listing.price_places + listing.quantity_places <= 8
     end = source.id_at(symbol, NOW)
     trades = list(source.trades(symbol, (end - 200, end)))
-    assert {refusal(trade) for trade in trades} == {None}
+    assert {rejection_reason(trade) for trade in trades} == {None}
     assert all(trade.price * 10**listing.price_places % 1 == 0 for trade in trades)
     assert all(trade.quantity * 10**listing.quantity_places % 1 == 0 for trade in trades)
 

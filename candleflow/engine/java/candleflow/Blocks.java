@@ -8,7 +8,7 @@ import java.util.Map;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
 
-/** The candle rules of market/candle.py, by blocks of neighbouring trade ids: the rows of engine/candles.py's Block. */
+/** Aggregates trades by the candle rules of market/candle.py into the rows of engine/candles.py's Block. */
 final class Blocks {
   private static final String TOO_MANY = "(too many)"; // candles.TOO_MANY
   private static final String LAST_RECORD = "(last record)"; // candles.LAST_RECORD
@@ -16,24 +16,24 @@ final class Blocks {
   private final long paneUs;
   private final long most;
   private final Map blocks = new HashMap();
-  private final Map refused = new HashMap();
+  private final Map rejected = new HashMap();
   private final Map lastRecords = new HashMap();
   private Block latest = null;
   private LastRecord last = null;
   private long records = 0;
 
-  /** Holds {@code most} blocks at most: whoever adds to them asks {@link #isFull} before each record. */
+  /** The limit is {@code most} blocks: the caller checks {@link #isFull} before each record. */
   Blocks(long paneUs, long most) {
     this.paneUs = paneUs;
     this.most = most;
   }
 
-  /** Whether there are more blocks than wanted; then no record need be read any more. */
+  /** Returns whether the limit of blocks is exceeded; then the caller stops reading records. */
   boolean isFull() {
     return blocks.size() > most;
   }
 
-  /** Notes a record's place in the topic. Call it for each record, refused or not. */
+  /** Notes a record's position in the topic. Call it for each record, rejected ones included. */
   void note(int partition, long offset, long writtenAt) {
     records++;
     if (last == null || last.partition != partition) {
@@ -64,22 +64,22 @@ final class Blocks {
     latest.add(trade, writtenAt, isLive);
   }
 
-  void refuse(String reason) {
-    long[] count = (long[]) refused.get(reason);
-    if (count == null) refused.put(reason, new long[] {1});
+  void reject(String reason) {
+    long[] count = (long[]) rejected.get(reason);
+    if (count == null) rejected.put(reason, new long[] {1});
     else count[0]++;
   }
 
   Iterator rows() {
     List rows = new ArrayList();
     if (isFull()) {
-      rows.add(Block.refusal(TOO_MANY, records));
+      rows.add(Block.rejection(TOO_MANY, records));
       return rows.iterator();
     }
     for (Iterator one = lastRecords.values().iterator(); one.hasNext(); ) rows.add(((LastRecord) one.next()).row());
-    for (Iterator one = refused.entrySet().iterator(); one.hasNext(); ) {
-      Map.Entry refusal = (Map.Entry) one.next();
-      rows.add(Block.refusal((String) refusal.getKey(), ((long[]) refusal.getValue())[0]));
+    for (Iterator one = rejected.entrySet().iterator(); one.hasNext(); ) {
+      Map.Entry rejection = (Map.Entry) one.next();
+      rows.add(Block.rejection((String) rejection.getKey(), ((long[]) rejection.getValue())[0]));
     }
     for (Iterator one = blocks.values().iterator(); one.hasNext(); ) rows.add(((Block) one.next()).row());
     return rows.iterator();
@@ -97,7 +97,7 @@ final class Blocks {
     Row row() {
       Object[] row = new Object[Block.COLUMNS];
       row[0] = LAST_RECORD;
-      row[2] = Long.valueOf(partition); // candles.Block tells which columns these are
+      row[2] = Long.valueOf(partition); // the columns' order is that of candles.Block
       row[3] = Long.valueOf(offset);
       row[5] = Long.valueOf(writtenAt);
       return RowFactory.create(row);
@@ -174,7 +174,7 @@ final class Blocks {
 
     Row row() {
       List row = new ArrayList();
-      row.add(null); // no refusal
+      row.add(null); // no reason for rejection
       row.add(symbol);
       addAll(row, new long[] {openTime, number, records, writtenAt});
       addAll(row, bits);
@@ -189,8 +189,8 @@ final class Blocks {
       for (int i = 0; i < numbers.length; i++) row.add(Long.valueOf(numbers[i]));
     }
 
-    /** A reason in place of a block, and how often it was given. */
-    static Row refusal(String reason, long records) {
+    /** Returns the row that counts the records rejected for a reason. */
+    static Row rejection(String reason, long records) {
       Object[] row = new Object[COLUMNS];
       row[0] = reason;
       row[4] = Long.valueOf(records);

@@ -4,10 +4,10 @@ import java.util.regex.Pattern;
 import org.apache.spark.sql.api.java.UDF1;
 
 /**
- * A function of Spark's SQL: a record into the columns of its trade, or null where {@link LayoutReader} leaves it.
+ * A Spark SQL function that decodes a record into a trade's columns; null if {@link LayoutReader} can't read it.
  *
- * <p>All that is here is written for Janino, the compiler of the code that Spark generates: without lambdas, and with
- * Object for type parameters, as it makes no bridge to a method of other types.
+ * <p>All files here are compiled by Janino, which Spark uses for its generated code. It supports no lambdas and no
+ * bridge methods, so type parameters are Object.
  */
 public final class CutTrade implements UDF1<Object, Object> {
   private final Pattern symbolPattern;

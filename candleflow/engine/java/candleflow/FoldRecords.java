@@ -6,11 +6,11 @@ import org.apache.spark.api.java.function.MapPartitionsFunction;
 import org.apache.spark.sql.Row;
 
 /**
- * Folds records as Kafka has them: the columns value, when it was written in microseconds, whether it came live, its
- * partition and its offset.
+ * Decodes and aggregates Kafka's records. The columns: value, timestamp in microseconds, whether the record is live,
+ * partition and offset.
  *
- * <p>What {@link LayoutReader} does not read, and a trade dated too far after its own record, counts as a refusal
- * without a reason, which only the full reader can give.
+ * <p>A record that {@link LayoutReader} can't read, or whose trade time is too far after its timestamp, is counted as
+ * unread. The driver then decodes it with market/payload.py.
  */
 public final class FoldRecords implements MapPartitionsFunction<Object, Object> {
   private final long paneUs;
@@ -38,7 +38,7 @@ public final class FoldRecords implements MapPartitionsFunction<Object, Object> 
       if (!row.isNullAt(0) && reader.read((byte[]) row.get(0)) && trade.time <= writtenAt + maxFutureUs) {
         blocks.add(trade, writtenAt, row.getBoolean(2));
       } else {
-        blocks.refuse(unread);
+        blocks.reject(unread);
       }
     }
     return blocks.rows();

@@ -5,8 +5,8 @@ import org.apache.spark.api.java.function.MapPartitionsFunction;
 import org.apache.spark.sql.Row;
 
 /**
- * Folds trades that were read already: the columns with the reason of a refusal, when the record was written in
- * microseconds, whether it came live, its partition, its offset, and those of {@link Trade}.
+ * Aggregates decoded trades. The columns: reason for rejection, the record's timestamp in microseconds, whether it is
+ * live, partition, offset, and those of {@link Trade}.
  */
 public final class FoldTrades implements MapPartitionsFunction<Object, Object> {
   private static final int FIRST_OF_TRADE = 5;
@@ -29,7 +29,7 @@ public final class FoldTrades implements MapPartitionsFunction<Object, Object> {
         trade.set(row, FIRST_OF_TRADE);
         blocks.add(trade, row.getLong(1), row.getBoolean(2));
       } else {
-        blocks.refuse(row.getString(0));
+        blocks.reject(row.getString(0));
       }
     }
     return blocks.rows();

@@ -5,10 +5,10 @@ import java.util.HashSet;
 import java.util.regex.Pattern;
 
 /**
- * Reads a record in the exact layout that Binance sends, that of market/payload.py, into a trade.
+ * Reads records in exactly the layout that Binance sends (see market/payload.py) into a trade.
  *
- * <p>A record in any other layout, even by a blank, is not read, nor is one that is no sound trade: both are left to
- * market/payload.py's decode_payload, so nothing is decided here.
+ * <p>A record in any other layout, even with one more space, is not read, and neither is an invalid trade. Both go to
+ * decode_payload in market/payload.py, so this class never rejects a record.
  */
 final class LayoutReader {
   private static final byte[] EVENT_TIME = bytes("{\"e\":\"trade\",\"E\":");
@@ -23,7 +23,7 @@ final class LayoutReader {
   private static final byte[] FALSE = bytes("false");
   private static final byte[] END = bytes("}");
 
-  private static final int INTEGER_DIGITS = 18; // the most that every 64-bit integer holds
+  private static final int INTEGER_DIGITS = 18; // every number of 18 digits fits 64 bits
   private static final int PRICE_DIGITS = 11; // market.trade.PRICE_LIMIT is 10^11
   private static final int QUANTITY_DIGITS = 12; // market.trade.QUANTITY_LIMIT is 10^12
   private static final int PLACES = 8; // market.trade.DECIMAL_PLACES
@@ -32,18 +32,18 @@ final class LayoutReader {
 
   private final Trade trade;
   private final Pattern symbolPattern;
-  private final HashSet symbols = new HashSet(); // those met that match
+  private final HashSet symbols = new HashSet(); // the valid symbols seen so far
   private byte[] record;
   private int at;
   private boolean fits;
 
-  /** {@code trade} is what the records are read into, one after the other; the pattern is market.symbol's. */
+  /** Every record is read into {@code trade}. The pattern is SYMBOL_PATTERN of market/symbol.py. */
   LayoutReader(Trade trade, Pattern symbolPattern) {
     this.trade = trade;
     this.symbolPattern = symbolPattern;
   }
 
-  /** Whether the record is a trade, as far as it tells that by itself; if not, the trade is of no use. */
+  /** Reads a record into the trade. Returns false if it can't; then the trade's fields are undefined. */
   boolean read(byte[] record) {
     this.record = record;
     at = 0;
@@ -83,7 +83,7 @@ final class LayoutReader {
     return true;
   }
 
-  /** One digit or more, and no more than {@code most}, which is no more than 18. */
+  /** Reads one to {@code most} digits; {@code most} is at most 18. */
   private long digits(int most) {
     int begin = at;
     long number = 0;
@@ -91,11 +91,11 @@ final class LayoutReader {
       number = 10 * number + record[at] - '0';
       at++;
     }
-    fits = fits && at > begin; // a digit too many is no text that may follow
+    fits = fits && at > begin; // one digit too many fails in the next skip()
     return number;
   }
 
-  /** As {@link #digits}, without a leading zero, as JSON has integers. */
+  /** Like {@link #digits}, but rejects leading zeros, which JSON's integers can't have. */
   private long integer(int most) {
     int begin = at;
     long number = digits(most);
@@ -103,7 +103,7 @@ final class LayoutReader {
     return number;
   }
 
-  /** The digits after a point in steps of 10^-8, nothing where there is no point. */
+  /** Reads a decimal point and the digits after it, in steps of 10^-8; 0 if there is no point. */
   private long steps() {
     if (at >= record.length || record[at] != '.') return 0;
     at++;
@@ -127,7 +127,7 @@ final class LayoutReader {
     return isTrue;
   }
 
-  /** Bytes that are no UTF-8 become U+FFFD, which no symbol has. */
+  /** Reads the symbol. Invalid UTF-8 becomes U+FFFD, which is in no symbol. */
   private String symbol() {
     if (!fits) return null;
     int begin = at;

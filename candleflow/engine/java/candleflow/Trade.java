@@ -3,12 +3,12 @@ package candleflow;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.RowFactory;
 
-/** A sound trade in the columns and units of engine/trades.py's TRADE_COLUMNS; one object is used for many. */
+/** A trade in the columns and units of TRADE_COLUMNS in engine/trades.py. One object is reused for all records. */
 final class Trade {
-  private static final long STEPS = 100_000_000L; // of a price or quantity, to one: market.trade.DECIMAL_PLACES
+  private static final long STEPS = 100_000_000L; // steps of 10^-8 in a unit: market.trade.DECIMAL_PLACES
   private static final long MILLION = 1_000_000L;
   private static final long PRICE_ZERO = -9_000_000_000_000_000_000L; // trades.PRICE_ZERO
-  private static final long PRICE_LIMIT = 100_000_000_000L; // market.trade's, as the next ones
+  private static final long PRICE_LIMIT = 100_000_000_000L; // this and the next two are those of market.trade
   private static final long QUANTITY_LIMIT = 1_000_000_000_000L;
   private static final long NOTIONAL_MILLIONS = 100_000_000_000_000L; // NOTIONAL_LIMIT
 
@@ -22,11 +22,11 @@ final class Trade {
   final long[] added = new long[ADDED]; // trades.ADDED_COLUMNS, one after the other
 
   /**
-   * Takes a price and a quantity, each as what is before its point and the steps of 10^-8 after it. False where one of
-   * them is nothing or beyond its limit, or their product is.
+   * Sets the price and the quantity, each given as its whole part and its fraction in steps of 10^-8. Returns false if
+   * one of them is 0 or reaches its limit, or if their product reaches its limit.
    *
-   * <p>The product's digits are gathered in steps of 10^-16, 10^-8, 10^-2, 1 and 10^6, where each carries to the next:
-   * nothing on the way reaches 2^63 = 9.2 * 10^18.
+   * <p>The product is computed in units of 10^-16, 10^-8, 10^-2, 1 and 10^6, each with a carry to the next. No
+   * intermediate value reaches 2^63 = 9.2 * 10^18.
    */
   boolean setAmounts(long priceWhole, long priceSteps, long quantityWhole, long quantitySteps) {
     if (priceWhole >= PRICE_LIMIT || quantityWhole >= QUANTITY_LIMIT) return false;
@@ -50,7 +50,7 @@ final class Trade {
     return millions < NOTIONAL_MILLIONS;
   }
 
-  /** From a row that has the columns from its column {@code at} on. */
+  /** Copies the trade from a row whose columns for it begin at {@code at}. */
   void set(Row row, int at) {
     symbol = row.getString(at);
     id = row.getLong(at + 1);
