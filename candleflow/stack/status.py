@@ -18,7 +18,7 @@ from rich.table import Table
 from candleflow import settings as settings_module
 from candleflow.errors import HeldError, StackError
 from candleflow.market.shard import PRODUCER
-from candleflow.producer.roster import told_shards
+from candleflow.producer.roster import reported_shards
 from candleflow.settings import Settings
 from candleflow.stack import process
 from candleflow.stack.display import counted
@@ -147,7 +147,7 @@ def _living_run(settings: Settings) -> Run | None:
 
 def _beating(settings: Settings) -> list[str]:
     """``BEATING``, with the producer of each shard in the producer's place."""
-    producers = [shard.name_of(PRODUCER) for shard in told_shards(settings.stack.run_dir)]
+    producers = [shard.name_of(PRODUCER) for shard in reported_shards(settings.stack.run_dir)]
     at = BEATING.index(PRODUCER)
     return [*BEATING[:at], *producers, *BEATING[at + 1 :]]
 

@@ -12,7 +12,7 @@ import pytest
 from candleflow import settings
 from candleflow.dashboard.source import watched
 from candleflow.market.shard import Shard
-from candleflow.producer.roster import expected_producers, told_shards
+from candleflow.producer.roster import expected_producers, reported_shards
 from candleflow.stack.status import status
 from candleflow.telemetry import Heartbeat, HeartbeatFile, read_heartbeat
 
@@ -51,7 +51,7 @@ def test_as_many_producers_should_run_as_the_latest_to_tell_says(
 def test_a_heartbeat_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
     tell(tmp_path, "producer-1-of-2")
     (tmp_path / "producer-1-of-3.json").write_text("{")
-    assert told_shards(tmp_path) == [Shard(1, 2), Shard(1, 3)]
+    assert reported_shards(tmp_path) == [Shard(1, 2), Shard(1, 3)]
     assert expected_producers(tmp_path) == ["producer-1-of-2", "producer-2-of-2"]
 
 
