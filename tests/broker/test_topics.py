@@ -53,7 +53,7 @@ def test_a_topic_that_exists_is_left_as_it_is_with_a_word_on_its_partitions(
     ensure_topics(kafka_bootstrap, [topic], 2, 1, 168)
     assert "partitions" not in caplog.text
     ensure_topics(kafka_bootstrap, [topic], 5, 1, 1)
-    assert "has 2 partitions and keeps them; CANDLEFLOW_KAFKA_PARTITIONS=5" in caplog.text
+    assert "keeps its 2 partitions; CANDLEFLOW_KAFKA_PARTITIONS=5" in caplog.text
     assert settings_of(kafka_bootstrap, topic)["retention.ms"] == str(168 * 3_600_000)
     assert topic_id(kafka_bootstrap, topic) == made
 
@@ -110,7 +110,7 @@ def test_more_copies_than_there_are_brokers_is_refused_naming_the_setting(
 
 
 def test_a_name_that_kafka_refuses_is_an_error_at_once(kafka_bootstrap: str) -> None:
-    with pytest.raises(BrokerError, match="refuses to make"):
+    with pytest.raises(BrokerError, match="refuses to create"):
         ensure_topics(kafka_bootstrap, ["no/such name"], 1, 1, 1)
 
 
@@ -161,4 +161,4 @@ def test_a_broker_that_starts_later_is_found(
         assert topic_id(server.bootstrap, topic)
     finally:
         server.stop()
-    assert "is there" in caplog.text
+    assert "is available" in caplog.text

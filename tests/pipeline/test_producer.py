@@ -262,7 +262,7 @@ async def test_the_bound_in_flight_holds_reading_back_and_says_so(
         async with producing(settings) as producer:
             await until(lambda: producer.counts()["published"] > 100)
             send_signal(own_broker, signal.SIGSTOP)
-            await until(lambda: "reading waits too" in last_heartbeat(settings).message)
+            await until(lambda: "reading from the exchange is paused" in last_heartbeat(settings).message)
             assert producer.counts()["in_flight"] <= 200
             send_signal(own_broker, signal.SIGCONT)
             await until(lambda: producer.counts()["published"] > 1_000)
@@ -343,7 +343,7 @@ async def test_rest_away_costs_one_warning_and_no_trade(
         )
         async with producing(settings) as producer:
             await until(lambda: producer.counts()["published"] > 10)
-    assert caplog.text.count("REST can't be asked") == 1
+    assert caplog.text.count("REST API can't be reached") == 1
 
 
 @pytest.mark.slow

@@ -32,11 +32,11 @@ from tests.unit.exchange.test_stream import Heard, frame, running, scripted, sen
 
 HERE: Final = "IP:127.0.0.1,DNS:localhost"
 REFUSED: Final = {
-    "stranger": "its certificate is signed by nobody whom this machine trusts",
-    "other": "its certificate is another host's",
+    "stranger": "its certificate is not signed by an authority that this machine trusts",
+    "other": "its certificate is for another host name",
     "expired": "its certificate has expired",
 }
-PLAIN: Final = "no TLS is spoken there"
+PLAIN: Final = "the server offers no TLS"
 TRADES: Final = 20_000
 """More than are taken in one read, and than may wait: reading is paused and goes on."""
 LINE_BYTES: Final = 65_536

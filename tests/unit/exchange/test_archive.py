@@ -76,7 +76,7 @@ def test_hours_that_interleave_make_no_more_parts_than_there_are_hours(tmp_path:
 def test_a_month_in_disorder_is_refused_in_one_sentence(tmp_path: Path) -> None:
     lines = [line(n, T0_MS + (n * 7 % 744) * HOUR_MS) for n in range(7_440)]
     (tmp_path / "a.csv").write_bytes(b"".join(lines))
-    with pytest.raises(ExchangeError, match=r"more than 24 hours in disorder: sort its lines by time"):
+    with pytest.raises(ExchangeError, match=r"more than 24 hours out of order: sort its lines by time"):
         list(archive.parts(tmp_path / "a.csv", tmp_path))
 
 
@@ -122,7 +122,7 @@ SHAPES = {
     "a negative quantity": (TRADE.replace("0.02", "-0.02"), r"has '-0.02' in column 3 \(qty\)"),
     "a time of words": (TRADE.replace(str(T0_MS), "2024-08-08"), r"'2024-08-08' in column 5 \(time\)"),
     "JSON": ('{"e":"trade"}', "has 1 columns"),
-    "nothing": ("", "it has no line"),
+    "nothing": ("", "it is empty"),
     "another day": (TRADE.replace(str(T0_MS), str(T0_MS + 25 * HOUR_MS)), "begins at 2024-08-09 01:00 UTC"),
     "no day at all": (TRADE.replace(str(T0_MS), "9" * 30), "begins at "),
 }  # fmt: skip
@@ -216,7 +216,7 @@ def test_a_file_comes_whole_and_its_progress_is_told(served: tuple[Path, str], t
 
 @pytest.mark.parametrize(
     ("digest", "says"),
-    [("0" * 64, "is not what its checksum says"), ("nonsense", "can't be read"), (None, "there is no")],
+    [("0" * 64, "doesn't match its checksum"), ("nonsense", "can't be read"), (None, "doesn't exist")],
 )
 def test_without_its_checksum_nothing_is_kept(
     served: tuple[Path, str], tmp_path: Path, digest: str | None, says: str
@@ -245,7 +245,7 @@ def test_a_local_file_is_checked_where_its_checksum_lies_beside_it(tmp_path: Pat
     checksum(file)
     assert archive.check(file) is True
     file.write_bytes(file.read_bytes() + b"x")
-    with pytest.raises(ExchangeError, match="is not what"):
+    with pytest.raises(ExchangeError, match="doesn't match"):
         archive.check(file)
 
 
@@ -288,7 +288,7 @@ def test_klines_are_read_exactly_in_either_unit_and_a_header_is_left_out(tmp_pat
 
 def test_a_line_of_another_kind_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(KLINE + f"{TRADE}\n")
-    with pytest.raises(ExchangeError, match=r"is no file of klines: '1,61837"):
+    with pytest.raises(ExchangeError, match=r"is not a file of klines: '1,61837"):
         list(archive.klines(tmp_path / "a.csv", "BTCUSDT", "1s"))
     with pytest.raises(ExchangeError, match=r"a line has 12 columns, as klines have"):
         list(archive.trades(tmp_path / "a.csv", 0, 2**62))

@@ -157,7 +157,7 @@ async def test_a_folder_that_cannot_be_written_is_said_and_the_wait_kept(
     (tmp_path / "file").write_text("")
     limiter = Clock(BEGIN).limiter(URL, folder=tmp_path / "file")
     limiter.refused(30)
-    assert "can't be written, other processes don't know of the wait" in caplog.text
+    assert "can't be written, so other processes don't know" in caplog.text
     with pytest.raises(RateLimitError):
         await limiter.turn(1, 10)
 

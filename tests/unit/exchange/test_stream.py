@@ -210,7 +210,7 @@ async def test_a_connection_that_is_refused_streams_is_replaced(caplog: pytest.L
         running(stream_of(Heard(), url, symbols=symbols)),
     ):
         await until(lambda: len(requests) >= 2)
-    assert "it refuses streams: 2: Invalid request" in caplog.text
+    assert "the exchange refuses streams: 2: Invalid request" in caplog.text
 
 
 async def test_rotation_loses_no_trade_and_brings_some_twice() -> None:
@@ -262,7 +262,7 @@ async def test_a_new_connection_that_brings_nothing_does_not_replace_one_that_do
         stream = stream_of(heard, url, lifetime_seconds=0.3)
         async with running(stream):
             await until(lambda: len(requests) >= 3 and stream.reconnects >= 1)
-    assert "brings nothing, the old one does" in caplog.text
+    assert "delivers nothing, but the old one does" in caplog.text
     assert len(heard.ids["BTCUSDT"].ranges) == 1
 
 

@@ -66,7 +66,7 @@ class Scene:
 
     async def _write(self, event: GapEvent) -> None:
         self.noted.append(event)
-        self.filler.go_on([event])
+        self.filler.add([event])
 
     async def run_until(self, condition: Callable[[], bool]) -> None:
         run = asyncio.create_task(self.filler.run())
@@ -85,8 +85,8 @@ def seen(*ranges: tuple[int, int], why: str = "jump") -> GapEvent:
 @pytest.mark.parametrize("begins_at", [0, NOW], ids=["too old", "recent"])
 @pytest.mark.parametrize("later", [[], [seen((50, 60))]], ids=["empty", "with another gap"])
 async def test_a_topic_made_anew_while_a_page_is_fetched(begins_at: int, later: Sequence[GapEvent]) -> None:
-    scene = Scene(History(begins_at, lambda: scene.filler.begin(later)))
-    scene.filler.begin([seen((1, 10))])
+    scene = Scene(History(begins_at, lambda: scene.filler.replace(later)))
+    scene.filler.replace([seen((1, 10))])
     await scene.run_until(lambda: len(scene.noted) >= 1 + len(later))
     assert scene.history.asked == [(1, 9), (50, 10)][: 1 + len(later)]
 
@@ -94,23 +94,23 @@ async def test_a_topic_made_anew_while_a_page_is_fetched(begins_at: int, later: 
 async def test_gaps_within_a_page_are_asked_for_at_once_and_noted_in_one_event() -> None:
     ranges = tuple((10 * one, 10 * one + 3) for one in range(50))
     scene = Scene(History(NOW))
-    scene.filler.begin([seen(*ranges)])
-    await scene.run_until(lambda: not scene.filler._book.wanted())
+    scene.filler.replace([seen(*ranges)])
+    await scene.run_until(lambda: not scene.filler._gaps.wanted())
     assert [(one.kind, one.ranges) for one in scene.noted] == [(GIVEN_UP, ranges)]
     assert scene.history.asked == [(0, 493)]
 
 
 async def test_a_small_gap_does_not_wait_for_a_large_one() -> None:
     scene = Scene(History(NOW))
-    scene.filler.begin([seen((1, 1_000_000), (2_000_000, 2_000_005)), seen((5_000_000, 6_000_000))])
+    scene.filler.replace([seen((1, 1_000_000), (2_000_000, 2_000_005)), seen((5_000_000, 6_000_000))])
     await scene.run_until(lambda: len(scene.noted) >= 1)
     assert scene.noted[0].ranges == ((2_000_000, 2_000_005),)
 
 
 async def test_what_someone_else_misses_and_what_the_stream_may_bring_are_asked_for_apart() -> None:
     scene = Scene(History(0))
-    scene.filler.begin([seen((1, 10), (20, 30), (40, 50)), seen((20, 30), why="audit")])
-    await scene.run_until(lambda: not scene.filler._book.wanted())
+    scene.filler.replace([seen((1, 10), (20, 30), (40, 50)), seen((20, 30), why="audit")])
+    await scene.run_until(lambda: not scene.filler._gaps.wanted())
     assert {one.why: one.ranges for one in scene.noted} == {
         "older than 1 h": ((1, 10), (40, 50)),
         gap_filler.ONLY_SUMMED: ((20, 30),),
@@ -123,9 +123,9 @@ def test_the_event_loop_is_not_held_up_by_a_hundred_thousand_gaps(why: str | Non
     """To look for the smallest took 2.2 s, once a second; live trades stood still meanwhile."""
     ranges = TradeIds.of_ranges((10 * one, 10 * one + 3) for one in range(100_000)).ranges
     scene = Scene(History(NOW))
-    scene.filler.begin([seen(*ranges)])
+    scene.filler.replace([seen(*ranges)])
     if why is not None:
-        scene.filler.go_on([GapEvent.of(GIVEN_UP, SYMBOL, ranges, NOW, why)])
+        scene.filler.add([GapEvent.of(GIVEN_UP, SYMBOL, ranges, NOW, why)])
     scene.filler._rests_until.clear()
     took = []
     for _ in range(3):

@@ -82,7 +82,7 @@ async def test_a_gap_that_cannot_be_recorded_holds_up_its_own_symbol_only() -> N
     async with asyncio.timeout(5):
         await take(intake, [*trades(A, [1, 2, 5, 6]), *trades(B, [1, 2]), *trades(A, [8]), *trades(B, [3])])
     assert log.trades == [(A, 1), (A, 2), (B, 1), (B, 2), (B, 3)]
-    assert intake.let_go == 3
+    assert intake.dropped == 3
     assert gaps.begun == [(A, 3, 4)], "one event at a time is on its way"
     await gaps.come_back()
     await take(intake, [*trades(A, [10, 11]), *trades(B, [4])])
@@ -101,7 +101,7 @@ async def test_patience_runs_out_once_for_all_symbols(monkeypatch: pytest.Monkey
     await take(intake, [one for symbol in symbols for one in trades(symbol, [1])])
     async with asyncio.timeout(10):  # not 50 s
         await take(intake, [one for symbol in symbols for one in trades(symbol, [3])])
-    assert intake.let_go == 50
+    assert intake.dropped == 50
     assert gaps.begun == [(symbol, 2, 2) for symbol in symbols]
 
 
@@ -115,7 +115,7 @@ async def test_without_history_reading_waits_for_the_gap_to_be_on_record() -> No
     gaps.is_there.set()
     await taking
     assert log.trades == [(A, 1), (A, 3)]
-    assert intake.let_go == 0
+    assert intake.dropped == 0
 
 
 async def test_a_late_trade_that_comes_while_its_gap_is_recorded_is_published_once() -> None:

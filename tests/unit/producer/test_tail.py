@@ -222,7 +222,7 @@ async def test_without_an_answer_it_is_said_once_and_nothing_stops(caplog: pytes
     assert len(exchange.requests) == 4
     warnings = [one for one in caplog.records if one.levelno >= logging.WARNING]
     assert [one.getMessage() for one in warnings] == [
-        "the exchange can't be asked for its last trade ids, next attempt in 20 s: away"
+        "the exchange doesn't answer for its last trade ids, next attempt in 20 s: away"
     ]
 
 
