@@ -1,4 +1,4 @@
-"""Opens WebSockets to the exchange, and avoids two exceptions that websockets 17.4 raises in the event loop."""
+"""Opens WebSockets to the exchange, without two exceptions that websockets 17.4 raises in the event loop."""
 
 from __future__ import annotations
 

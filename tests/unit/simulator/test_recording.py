@@ -189,11 +189,11 @@ def test_only_recorded_symbols_are_listed(tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("absent.jsonl", None, "can't be read"),
-        ("empty.jsonl", b"", "holds no trade"),
-        ("other.jsonl", b'{"a":1}\n{"b":2}\n', "holds no trade"),
+        ("empty.jsonl", b"", "has no trade"),
+        ("other.jsonl", b'{"a":1}\n{"b":2}\n', "has no trade"),
         ("not.ws.jsonl.gz", b"plain text", "can't be read"),
         ("cut.ws.jsonl.gz", gzip.compress(combined(trade(1)).encode() * 100)[:-20], "can't be read"),
-        ("binary.jsonl", b"\xff\xfe\x00" * 100, "holds no trade"),
+        ("binary.jsonl", b"\xff\xfe\x00" * 100, "has no trade"),
     ],
 )
 def test_a_file_that_is_no_recording_is_named(
