@@ -1,4 +1,4 @@
-"""The topic of gaps against a real Kafka: its events, and that one producer at a time may publish."""
+"""The topic of gaps with a real Kafka: its events, and the lease that only one producer can hold."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_reading_goes_on_where_the_last_one_ended_until_the_topic_is_made_anew
 
 
 def noted_records(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Every record that is read from now on."""
+    """Record every record that is decoded from now on."""
     decoded: list[bytes] = []
 
     def noting(record: bytes) -> GapEvent:
@@ -192,7 +192,7 @@ def test_after_the_first_has_ended_the_second_holds_it(kafka_bootstrap: str, gap
 
 
 def stuck_once(monkeypatch: pytest.MonkeyPatch) -> list[KafkaConsumer]:
-    """The consumers that are made from now on; the first one brings nothing."""
+    """Record the consumers that are created from now on. The first one returns no records."""
     join = Lease._joined
     made: list[KafkaConsumer] = []
 
@@ -214,7 +214,7 @@ def stuck_once(monkeypatch: pytest.MonkeyPatch) -> list[KafkaConsumer]:
 def test_a_consumer_that_brings_nothing_any_more_is_replaced(
     kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As one did for ever after a broker's restart, and the producer waited for the right to publish."""
+    """After a broker's restart, a consumer once returned nothing, and the producer never got the lease."""
     write(kafka_bootstrap, gaps, encode(SEEN))
     made = stuck_once(monkeypatch)
     with holding(kafka_bootstrap, gaps, "here") as reader:
@@ -227,7 +227,7 @@ def test_a_consumer_that_brings_nothing_any_more_is_replaced(
 def test_where_another_has_joined_meanwhile_a_consumer_that_brings_nothing_gives_way(
     kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a suspended process has resumed: the group has removed it, and it has not heard of that."""
+    """As after a suspended process resumes: the group has removed it, and it doesn't know yet."""
     write(kafka_bootstrap, gaps, encode(SEEN))
     with holding(kafka_bootstrap, gaps, "there"):
         monkeypatch.setattr(Lease, "_other_holder", lambda _: None)
@@ -267,7 +267,7 @@ def test_a_shard_with_symbols_of_anothers_is_told_which_one(
 def test_two_with_symbols_in_common_that_begin_at_once_do_not_both_hold_it(
     kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither sees the other before it joins: so whoever is a member looks again. Both may give way."""
+    """Neither sees the other before it joins, so each checks again as a member. Both may stop."""
     monkeypatch.setattr(Lease, "_other_holder", lambda _: None)
     readers = [
         Reader(kafka_bootstrap, gaps, place, Shard.of(shard))

@@ -1,4 +1,4 @@
-"""The last merged record of each partition, asked for again: there still, expired, or another one."""
+"""Checks of each partition's last merged record: it is still there, has expired, or was replaced."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ KAFKAS_OWN = RECORDS + 1
 
 
 def at(offset: int) -> int:
-    """When the record at the offset was written, in microseconds."""
+    """Return the timestamp of the record at the offset, in microseconds."""
     return (BEGIN_MS + offset) * 1_000
 
 
 @pytest.fixture
 def records(kafka_bootstrap: str, topic: str) -> Iterator[LastRecords]:
-    """Two partitions of 50 records: of one the first 20 have expired, the other ends with a transaction."""
+    """Two partitions of 50 records. In one the first 20 have expired; the other ends with a transaction."""
     ensure_topics(kafka_bootstrap, [topic], 3, 1, 87_600)
     producer = KafkaProducer(bootstrap_servers=kafka_bootstrap, linger_ms=5)
     for offset in range(RECORDS):

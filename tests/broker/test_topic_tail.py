@@ -34,7 +34,7 @@ class Topic:
         self.producer.send(self.name, value, key.encode(), headers)
 
     def grow(self, partitions: int) -> None:
-        """Add partitions, as an administrator may; the producer of this test knows of them at once."""
+        """Add partitions, as an administrator may; this test's producer sees them at once."""
         grow(self.bootstrap, self.name, partitions)
         self.producer.close()
         self.producer = KafkaProducer(bootstrap_servers=self.bootstrap)
@@ -78,7 +78,7 @@ def test_what_was_filled_in_later_is_not_the_last(kafka_bootstrap: str, topic: s
 
 
 def test_records_that_are_no_sound_trades_are_passed_over(kafka_bootstrap: str, topic: str) -> None:
-    """Whatever id they name: a start from there would take all that is missing before it for published."""
+    """Starting from an invalid record's id would count all missing trades before it as published."""
     records = Topic(kafka_bootstrap, topic, 1)
     records.add("BTCUSDT", 5)
     forged = [encode(trade("BTCUSDT", 10**15, ahead_us=2 * MAX_FUTURE_US)), b'{"s":"BTCUSDT","t":9}']

@@ -1,4 +1,4 @@
-"""The topics' contract, on a real broker."""
+"""Creating topics and reading their ids, with a real broker."""
 
 from __future__ import annotations
 

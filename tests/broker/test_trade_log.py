@@ -1,4 +1,4 @@
-"""The trade log against a real broker: running, stopped, killed and away."""
+"""The trade log with a real broker that is running, suspended, killed or unavailable."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def numbers(bootstrap: str, topic: str, count: int) -> list[int]:
 
 @pytest.fixture
 def made(kafka_bootstrap: str, topic: str) -> str:
-    # Kept for ten years, as NOW_MS is some day past: Kafka would delete the records within the test.
+    # Retention of ten years: NOW_MS is in the past, and Kafka would delete the records during the test.
     ensure_topics(kafka_bootstrap, [topic, f"{topic}.rejected"], 1, 1, 87_600)
     return topic
 
@@ -203,7 +203,7 @@ async def test_a_broker_killed_twice_while_data_flow_has_every_acknowledged_reco
 
 
 async def test_a_topic_deleted_and_made_anew_gets_what_was_in_flight(kafka_bootstrap: str, made: str) -> None:
-    """Which the processor then refuses to mix with the old: that is its affair, and losing it is nobody's."""
+    """The processor then refuses to mix these records with the old ones, but no record may be lost here."""
     async with trade_log(kafka_bootstrap, made) as log:
         await publish(log, 0, 10)
         assert await log.flush(DEADLINE_SECONDS) == 0
@@ -223,7 +223,7 @@ async def test_what_the_client_gives_up_is_sent_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """With a delivery timeout that real settings never have, batches expire while the broker stands still."""
+    """With this test's very short delivery timeout, batches expire while the broker is suspended."""
     monkeypatch.setattr(publisher, "DELIVERY_TIMEOUT_MS", 1_000)
     monkeypatch.setattr(publisher, "REQUEST_TIMEOUT_MS", 900)
     ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 87_600)
@@ -233,7 +233,7 @@ async def test_what_the_client_gives_up_is_sent_again(
         stop_running(own_broker)
         await publish(log, 100, 1_000)
         await until(lambda: log.retried > 0)
-        # A few may have been acknowledged before the broker stood still.
+        # A few may have been acknowledged before the broker was suspended.
         assert log.in_flight >= log.retried
         assert log.published + log.in_flight == 1_000, "not yet acknowledged, so in flight"
         let_run(own_broker)

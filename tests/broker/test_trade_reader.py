@@ -1,4 +1,4 @@
-"""A topic's records read again: between offsets, from a time on, and what retention has taken."""
+"""Reading a topic's records again: between offsets, from a time on, and after records have expired."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECOND_US = 1_000_000
 
 @pytest.fixture
 def filled(kafka_bootstrap: str) -> str:
-    """Two partitions of ten records each, a second between any two: 1,000 s after the epoch and on."""
+    """Two partitions of ten records each, one second apart, from 1,000 s after the epoch on."""
     remove_topics(kafka_bootstrap)
     ensure_topics(kafka_bootstrap, [TOPIC], 2, 1, 87_600)
     producer = KafkaProducer(bootstrap_servers=kafka_bootstrap)

@@ -1,4 +1,4 @@
-"""The archive's files: brought, checked, and cut into parts, whatever is in them."""
+"""Downloading, checking and splitting the archive's files, whatever they contain."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder, and the address that it is served at."""
+    """A folder, and the address at which it is served."""
     folder = tmp_path / "served"
     folder.mkdir()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:

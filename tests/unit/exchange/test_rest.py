@@ -1,4 +1,4 @@
-"""The REST client against the simulator, and against a server that answers what no exchange should."""
+"""The REST client with the simulator, and with a server that gives wrong answers."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_weights_over_the_limit_are_refused_until_the_next_minute() -> Non
     ):
 
         async def ask_too_often() -> None:
-            for _ in range(4):  # two in one minute are too many, and four can't be in three minutes
+            for _ in range(4):  # two in a minute are too many, and of four at least two are in one minute
                 await rest.historical_trades("BTCUSDT", limit=1)
 
         with pytest.raises(RateLimitError) as raised:
@@ -133,7 +133,7 @@ async def test_an_exchange_that_is_not_there_is_an_error_of_ours() -> None:
 
 @asynccontextmanager
 async def answering(body: bytes, status: str = "200 OK", headers: str = "") -> AsyncIterator[ExchangeRest]:
-    """A client of a server that gives the same answer to everything."""
+    """A client of a server that gives the same answer to every request."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

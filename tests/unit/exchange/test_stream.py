@@ -1,4 +1,4 @@
-"""The stream against real WebSocket servers: the simulator, and scripts for what it would never do."""
+"""The stream with real WebSocket servers: the simulator, and scripted servers for other behaviour."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def frame(trade_id: int, symbol: str = "BTCUSDT") -> str:
 
 
 class Heard:
-    """What a stream handed over, in its order."""
+    """Records the messages that a stream delivers, in order."""
 
     def __init__(self) -> None:
         self.messages: list[Received] = []
@@ -105,9 +105,9 @@ async def running(stream: TradeStream) -> AsyncIterator[asyncio.Task[None]]:
 async def scripted(
     *scripts: Script, answers: Sequence[Response | None] = ()
 ) -> AsyncIterator[tuple[str, list[Request]]]:
-    """A server whose n-th connection follows the n-th script, the last one for all further ones.
+    """Run a server whose n-th connection runs the n-th script, and all further ones the last script.
 
-    ``answers`` stand in place of the first handshakes.
+    ``answers`` are HTTP answers to the first handshakes; None accepts the handshake.
     """
     requests: list[Request] = []
     left = list(answers)
@@ -378,7 +378,7 @@ async def test_a_frame_above_a_mebibyte_is_refused_and_the_flow_goes_on() -> Non
 
 
 async def test_a_frame_is_refused_for_the_length_it_announces() -> None:
-    """Else an exchange that is mistaken could fill the memory before the end of the frame had come."""
+    """Otherwise a faulty exchange could fill the memory before the end of the frame arrives."""
     heard = Heard()
     announced = MAX_FRAME_BYTES + 1
 
@@ -446,13 +446,13 @@ async def test_a_cable_cut_again_and_again_never_leads_to_a_storm_of_attempts() 
             began_at = time.monotonic()
             await until(lambda: stream.reconnects >= 6)
             seconds = time.monotonic() - began_at
-        # Half of 0.1, 0.2, 0.4, 0.4 ... s, as chance is held at one half.
+        # Half of 0.1, 0.2, 0.4, 0.4 ... s, as the random number is fixed at one half.
         assert seconds >= 0.05 + 0.1 + 0.2 + 0.2 + 0.2
     assert len(heard.messages) >= 30
 
 
 async def test_pings_are_answered_while_handing_over_waits() -> None:
-    """As long as frames fit into the queue: the bound in flight is far above what that takes."""
+    """Pings are answered as long as the unread frames fit into websockets' queue."""
     heard, answered = Heard(), asyncio.Event()
     gate = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The rules of reconnecting, by a clock and by chances that the tests hold: nothing here waits."""
+"""The rules for reconnecting, with the test's own clock and random numbers: nothing here waits."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_records_bear_our_own_time_where_the_exchanges_is_years_behind() -> None
 
 
 def test_records_bear_the_exchanges_time_however_far_behind_our_clock_is() -> None:
-    """By ours, every trade would be in the future of its record, and refused for it."""
+    """By this machine's clock, every trade would be later than its record, and would be rejected."""
     clock = ExchangeClock(lambda: OURS, lambda: 0)
     clock.correct(OURS + 10 * HOUR_US, 0, 0)
     assert clock.record_ms() == (OURS + 10 * HOUR_US) // 1_000

@@ -1,4 +1,4 @@
-"""The filler's choice of what to ask for, and what it notes; against a history made up here."""
+"""What the gap filler requests, and which outcomes it writes, with a stub of the exchange's history."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOW = 1_763_851_200_000_000
 
 
 class History:
-    """Has no trade at all; what it was asked for; and what happens while it is."""
+    """A history without trades. It records the requests, and calls ``meanwhile`` during each of them."""
 
     def __init__(self, begins_at: int, meanwhile: Callable[[], None] = lambda: None) -> None:
         self.asked: list[tuple[int, int]] = []
@@ -44,7 +44,7 @@ class History:
 
 
 class Scene:
-    """A filler, whose events are read back as soon as they are written."""
+    """A gap filler whose events are read back as soon as they are written."""
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -120,7 +120,7 @@ async def test_what_someone_else_misses_and_what_the_stream_may_bring_are_asked_
 
 @pytest.mark.parametrize("why", [gap_filler.ONLY_SUMMED, None], ids=["given up", "wanted"])
 def test_the_event_loop_is_not_held_up_by_a_hundred_thousand_gaps(why: str | None) -> None:
-    """To look for the smallest took 2.2 s, once a second; live trades stood still meanwhile."""
+    """The search for the smallest gap once took 2.2 s, every second, and blocked live trades meanwhile."""
     ranges = TradeIds.of_ranges((10 * one, 10 * one + 3) for one in range(100_000)).ranges
     scene = Scene(History(NOW))
     scene.filler.replace([seen(*ranges)])

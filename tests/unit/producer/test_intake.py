@@ -1,4 +1,4 @@
-"""What the intake does with each trade while Kafka takes nothing, and with ids that come out of order."""
+"""What the intake does with trades while Kafka accepts nothing, and with ids that arrive out of order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ A, B = "BTCUSDT", "ETHUSDT"
 
 
 class Log:
-    """A trade log that takes everything: what was handed over, in order."""
+    """A trade log that accepts everything and records the published trades in order."""
 
     def __init__(self) -> None:
         self.trades: list[tuple[str, int]] = []
@@ -35,7 +35,7 @@ class Log:
 
 
 class Gaps:
-    """A topic of gaps that acknowledges nothing while it is away."""
+    """A topic of gaps that acknowledges nothing while it is unavailable."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -45,7 +45,7 @@ class Gaps:
         self.published_before: list[int] = []
 
     async def come_back(self) -> None:
-        """Acknowledge what is on its way."""
+        """Acknowledge the events in flight."""
         self.is_there.set()
         while len(self.noted) < len(self.begun):
             await asyncio.sleep(0)
@@ -123,7 +123,7 @@ async def test_a_late_trade_that_comes_while_its_gap_is_recorded_is_published_on
     gaps = Gaps(log)
     intake = intake_of(log, gaps)
     await take(intake, trades(A, [1, 4]))
-    await take(intake, trades(A, [2]))  # by another connection
+    await take(intake, trades(A, [2]))  # from another connection
     await gaps.come_back()
     await take(intake, trades(A, [5, 3, 2]))
     assert [one[:3] for one in gaps.noted] == [(A, 2, 3), (A, 4, 4)]
@@ -134,7 +134,7 @@ async def test_a_late_trade_that_comes_while_its_gap_is_recorded_is_published_on
 @pytest.mark.parametrize(
     ("ids", "trade_id", "later_us", "is_new"),
     [
-        ([1_000_000], 1, 1, True),  # listed anew
+        ([1_000_000], 1, 1, True),  # the symbol was listed again
         ([1_000_000], 1, 0, False),
         ([1_000_000], 1, -5, False),
         ([100, 101], 100, 1, True),  # no duplicate is newer
@@ -168,7 +168,7 @@ async def test_a_late_trade_of_a_gap_begins_no_new_sequence_filled_or_not() -> N
     intake = intake_of(log, gaps)
     await take(intake, trades(A, [1]))
     await intake.note_missing(A, 20_000)
-    await take(intake, trades(A, [2, 3], 2 * FAR_US))  # newer than all, and far below what is on record
+    await take(intake, trades(A, [2, 3], 2 * FAR_US))  # newer than all, and far below the recorded ids
     for trade_id in (4, 5):
         trade = Trade(A, trade_id, Decimal(1), Decimal(1), 3 * FAR_US, True)
         intake.fill_in(trade, "historicalTrades", Receipt(), even_if_published=False)

@@ -1,4 +1,4 @@
-"""Which producers there are, by the heartbeats that lie in the data folder."""
+"""Which producers there are, by the heartbeat files in the data folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tell(run_dir: Path, name: str, beaten_at: float | None = None) -> None:
         ({}, ["producer"]),
         ({"producer": 1.0}, ["producer"]),
         ({"producer-2-of-2": 1.0}, ["producer-1-of-2", "producer-2-of-2"]),
-        # What a killed producer left before there were two, and before there was one again.
+        # Files of killed producers: from before there were two, and from before there was one again.
         ({"producer": 1.0, "producer-1-of-2": 2.0}, ["producer-1-of-2", "producer-2-of-2"]),
         ({"producer": 3.0, "producer-1-of-2": 2.0}, ["producer"]),
         (

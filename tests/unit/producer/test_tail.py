@@ -1,4 +1,4 @@
-"""What the exchange is asked for and what its answers mean, by a clock of our own; and what that costs.
+"""Which symbols the exchange is asked for, what its answers mean, and what the requests cost.
 
 ``python -m pytest tests/unit/producer/test_tail.py -k cost -s`` prints the table of
 docs/explanation/performance.md.
@@ -31,14 +31,14 @@ SYMBOL = "BTCUSDT"
 
 @pytest.fixture(scope="module", autouse=True)
 def no_chance() -> Iterator[None]:
-    """Pauses last as long as they may."""
+    """Make each pause of the backoff as long as possible."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tail, "Backoff", partial(Backoff, random=lambda: 1.0))
         yield
 
 
 def asked(rule: TailRule, next_ids: Mapping[str, int], until: float, since: float = 0.0) -> float | None:
-    """When the first question comes up, looking each half second."""
+    """Return when the first question is due, checking every half second."""
     for half in range(int(since * 2), int(until * 2) + 1):
         rule.follow(next_ids, half / 2)
         if rule.due(half / 2):
@@ -65,10 +65,10 @@ def test_what_the_stream_has_not_brought_by_the_end_of_the_grace_is_missing_once
     rule.follow({SYMBOL: 10}, 3.5 + GRACE_SECONDS)
     assert rule.missing(3.5 + GRACE_SECONDS) == [(SYMBOL, 14)]
     assert rule.behind() == {SYMBOL: 5}
-    rule.follow({SYMBOL: 15}, 6.0)  # it is on record
+    rule.follow({SYMBOL: 15}, 6.0)  # the gap was written
     assert rule.missing(60.0) == []
     assert rule.behind() == {SYMBOL: 5}
-    rule.follow({SYMBOL: 16}, 7.0)  # the stream has brought one
+    rule.follow({SYMBOL: 16}, 7.0)  # the stream has delivered one
     assert rule.behind() == {}
 
 
@@ -128,13 +128,13 @@ def test_a_symbol_that_is_not_listed_is_left_alone_for_an_hour() -> None:
 
 @dataclass
 class Exchange:
-    """Symbols that are traded when the test says so, over a stream that may be away; time is the test's."""
+    """Symbols that trade when the test says so, over a stream that may be down. The test sets the time."""
 
     symbols: Sequence[str]
     now: float = 0.0
     last: dict[str, int] = field(default_factory=dict)
     next_ids: dict[str, int] = field(default_factory=dict)
-    """The intake's."""
+    """The intake's ``next_ids``."""
     noted: dict[str, set[int]] = field(default_factory=dict)
     came: dict[str, set[int]] = field(default_factory=dict)
     is_connected: bool = False
@@ -153,7 +153,7 @@ class Exchange:
         self.noted.setdefault(symbol, set()).update(range(first, last + 1))
         self.next_ids[symbol] = max(last + 1, first)
 
-    # What the watch needs of the intake.
+    # The part of the intake that TailWatch uses.
 
     async def note_missing(self, symbol: str, last_trade_id: int) -> None:
         self.note(symbol, last_trade_id)
@@ -161,7 +161,7 @@ class Exchange:
     def count_from(self, symbol: str, trade_id: int) -> None:
         self.next_ids.setdefault(symbol, trade_id)
 
-    # And of the history: the true one, on a client that counts.
+    # The part of the history that TailWatch uses; the cost tests use the real one, with a counting client.
 
     async def last_trade_ids(self, symbols: Sequence[str]) -> dict[str, int]:
         self.requests.append(symbols)
@@ -232,7 +232,7 @@ MINUTES = 10
 
 
 class CountedRest(ExchangeRest):
-    """A client without a socket: answers for ``exchange``, and notes each request's path."""
+    """A REST client without a socket that answers from ``exchange`` and records each request's path."""
 
     def __init__(self, exchange: Exchange) -> None:
         super().__init__("http://127.0.0.1:1")
@@ -250,7 +250,7 @@ class CountedRest(ExchangeRest):
 async def cost(
     symbols: int, *, trades_every: float | None, connects_every: float | None
 ) -> tuple[float, float]:
-    """Requests and weight a minute."""
+    """Return requests and weight a minute."""
     exchange = Exchange([f"SYMBOL{number}USDT" for number in range(symbols)], is_connected=True)
     history = TradeHistory([])
     rest = CountedRest(exchange)

@@ -1,4 +1,4 @@
-"""A recording: what is sent, when, how it is shifted, and the history that it leaves behind."""
+"""Replaying a recording: what is sent and when, how times are shifted, and the history it leaves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIRST_MS: Final = 1_723_161_255_343
 
 
 class Listeners(Audience):
-    """An audience that takes everything down, with the moment at which it came."""
+    """An audience that records all events and their times."""
 
     def __init__(self) -> None:
         super().__init__()
