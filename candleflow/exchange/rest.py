@@ -235,7 +235,7 @@ class ExchangeRest:
         except (KeyError, IndexError, TypeError, ValueError, InvalidOperation, MarketError) as error:
             shown = str(answer)[:_SHOWN_CHARACTERS]
             raise ExchangeError(
-                f"{self._base_url} sent an answer that isn't as documented ({error!r}): {shown}"
+                f"{self._base_url} answered something undocumented ({error!r}): {shown}"
             ) from error
 
 

@@ -48,7 +48,7 @@ def records(kafka_bootstrap: str, topic: str) -> Iterator[LastRecords]:
         yield made
 
 
-def test_what_is_there_or_has_expired_is_confirmed_and_nothing_else(records: LastRecords) -> None:
+def test_records_that_exist_or_have_expired_are_confirmed_and_no_others(records: LastRecords) -> None:
     records.confirm({})
     for last in ({0: 0}, {0: RECORDS}, {0: 17, 1: RECORDS - 1}, {1: EXPIRED}, {1: EXPIRED - 1}, {1: 0}):
         records.confirm({number: (offset, at(offset)) for number, offset in last.items()})
@@ -63,7 +63,7 @@ def test_what_is_there_or_has_expired_is_confirmed_and_nothing_else(records: Las
     records.confirm({0: (3, at(3)), 1: (30, at(30))})
 
 
-def test_a_kafka_that_is_away_is_an_error_of_ours(topic: str) -> None:
+def test_an_unavailable_kafka_raises_a_broker_error(topic: str) -> None:
     with (
         closing(LastRecords(f"127.0.0.1:{free_port()}", topic)) as records,
         pytest.raises(BrokerError, match="can't be asked"),

@@ -127,7 +127,7 @@ async def test_a_long_refused_record_is_cut_and_its_length_told(
     assert dict(kept.headers).get("truncated_from") == truncated_from
 
 
-async def test_with_kafka_away_the_bound_holds_and_the_loop_runs_freely(
+async def test_without_kafka_the_in_flight_limit_holds_and_the_loop_is_not_blocked(
     topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with trade_log(f"127.0.0.1:{free_port()}", topic, max_in_flight=500) as log:
@@ -149,7 +149,7 @@ async def test_with_kafka_away_the_bound_holds_and_the_loop_runs_freely(
     assert "Traceback" not in caplog.text
 
 
-async def test_long_records_reach_the_bound_in_bytes_before_that_in_number(topic: str) -> None:
+async def test_long_records_reach_the_limit_in_bytes_before_the_limit_in_records(topic: str) -> None:
     async with trade_log(f"127.0.0.1:{free_port()}", topic, max_in_flight=1_000) as log:
         count = 0
         while not log.is_full:
@@ -158,7 +158,7 @@ async def test_long_records_reach_the_bound_in_bytes_before_that_in_number(topic
         assert count == -(-1_000 * BYTES_PER_RECORD // REJECTED_LIMIT_BYTES)
 
 
-async def test_with_kafka_away_closing_takes_no_ten_seconds_and_tells_what_is_left(topic: str) -> None:
+async def test_without_kafka_closing_takes_under_ten_seconds_and_counts_what_is_left(topic: str) -> None:
     began_at = time.monotonic()
     async with trade_log(f"127.0.0.1:{free_port()}", topic) as log:
         await publish(log, 0, 100)
@@ -167,7 +167,7 @@ async def test_with_kafka_away_closing_takes_no_ten_seconds_and_tells_what_is_le
 
 
 @pytest.mark.slow
-async def test_a_broker_that_stands_still_is_waited_for_and_nothing_is_lost(own_broker: KafkaServer) -> None:
+async def test_a_suspended_broker_is_waited_for_and_nothing_is_lost(own_broker: KafkaServer) -> None:
     ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 87_600)
     async with trade_log(own_broker.bootstrap, "trades", max_in_flight=2_000) as log:
         await publish(log, 0, 1_000)
@@ -202,7 +202,7 @@ async def test_a_broker_killed_twice_while_data_flow_has_every_acknowledged_reco
     assert sorted(set(found)) == list(range(30_000))
 
 
-async def test_a_topic_deleted_and_made_anew_gets_what_was_in_flight(kafka_bootstrap: str, made: str) -> None:
+async def test_a_recreated_topic_gets_the_records_in_flight(kafka_bootstrap: str, made: str) -> None:
     """The processor then refuses to mix these records with the old ones, but no record may be lost here."""
     async with trade_log(kafka_bootstrap, made) as log:
         await publish(log, 0, 10)
@@ -218,7 +218,7 @@ async def test_a_topic_deleted_and_made_anew_gets_what_was_in_flight(kafka_boots
 
 
 @pytest.mark.slow
-async def test_what_the_client_gives_up_is_sent_again(
+async def test_records_that_kafka_python_gives_up_are_sent_again(
     own_broker: KafkaServer,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -73,7 +73,7 @@ def test_hours_that_interleave_make_no_more_parts_than_there_are_hours(tmp_path:
     assert b"".join(found) == b"".join(lines)
 
 
-def test_a_month_in_disorder_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_an_unordered_month_is_refused_in_one_sentence(tmp_path: Path) -> None:
     lines = [line(n, T0_MS + (n * 7 % 744) * HOUR_MS) for n in range(7_440)]
     (tmp_path / "a.csv").write_bytes(b"".join(lines))
     with pytest.raises(ExchangeError, match=r"more than 24 hours out of order: sort its lines by time"):
@@ -159,7 +159,7 @@ def test_a_header_and_empty_lines_are_left_out_and_nonsense_is_not(tmp_path: Pat
     assert found_parts(tmp_path / "empty.csv", tmp_path) == []
 
 
-def test_what_is_no_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     two = zipped(tmp_path / "two.zip", line(1, T0_MS), line(2, T0_MS))
     with pytest.raises(ExchangeError, match="has 2 files"):
         found_parts(two, tmp_path)
@@ -203,7 +203,7 @@ def checksum(file: Path, digest: str = "") -> None:
     file.with_name(f"{file.name}.CHECKSUM").write_text(f"{digest}  {file.name}\n", encoding="utf-8")
 
 
-def test_a_file_comes_whole_and_its_progress_is_told(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_file_is_downloaded_and_its_progress_reported(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, url = served
     file = zipped(folder / NAME, line(1, T0_MS) * 50_000)
     checksum(file)
@@ -230,7 +230,7 @@ def test_without_its_checksum_nothing_is_kept(
     assert not (tmp_path / NAME).exists()
 
 
-def test_a_checksum_of_another_file_is_none(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_checksum_of_another_file_is_refused(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, url = served
     file = zipped(folder / NAME, line(1, T0_MS))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -199,7 +199,7 @@ async def test_older_ones_leave_the_latest_to_the_page_that_has_them_whole(
     assert [trade.trade_id for trade in page.trades] == list(range(first, last + 1))
 
 
-async def test_what_is_to_come_is_on_no_page(past: tuple[TradeHistory, int]) -> None:
+async def test_future_trades_are_on_no_page(past: tuple[TradeHistory, int]) -> None:
     history, last = past
     page = await history.page("BTCUSDT", last + 10**6, 10)
     assert (page.trades, page.end) == ((), last + 10**6)

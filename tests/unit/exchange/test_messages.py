@@ -305,7 +305,7 @@ DOCUMENTED: Final = {
 """How each example in Binance's documentation is classified. Examples of requests are left out."""
 
 
-def test_each_example_in_the_documentation_is_known_for_what_it_is() -> None:
+def test_each_example_in_the_documentation_is_classified() -> None:
     file = oracle.SHARED_DATA / "binance_doc_examples.jsonl"
     if not file.exists():
         pytest.skip(oracle.ABSENT)

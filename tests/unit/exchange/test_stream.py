@@ -247,7 +247,7 @@ async def test_the_old_connection_is_closed_only_after_the_new_one_has_brought_a
     assert events[:3] == ["new opened", "new sends", "old closed"]
 
 
-async def test_a_new_connection_that_brings_nothing_does_not_replace_one_that_does(
+async def test_a_new_connection_that_delivers_nothing_does_not_replace_one_that_does(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(stream_module, "OPEN_SECONDS", 0.3)
@@ -310,7 +310,7 @@ async def test_a_stream_whose_simulator_falls_silent_goes_on_once_it_talks_again
             await until(lambda: len(heard.messages) > seen + 20)
 
 
-async def test_handshakes_refused_with_503_are_tried_again_with_a_line_each(
+async def test_handshakes_refused_with_503_are_retried_with_a_line_each(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     heard = Heard()
@@ -395,7 +395,7 @@ async def test_a_frame_is_refused_for_the_length_it_announces() -> None:
     assert heard.messages[1] == TooLong(announced)
 
 
-async def test_bad_frames_are_handed_over_with_their_reason_and_the_flow_goes_on() -> None:
+async def test_bad_frames_are_delivered_with_their_reason_and_the_stream_continues() -> None:
     heard = Heard()
     bad: list[str | bytes] = [b"\xff\xfe", "{", "[" * 100_000, frame(1, "NOTOURS"), ""]
     async with (
@@ -476,7 +476,7 @@ async def test_pings_are_answered_while_handing_over_waits() -> None:
         await until(lambda: heard.trades() == [1])
 
 
-async def test_while_we_ourselves_wait_a_connection_is_not_taken_for_silent() -> None:
+async def test_a_connection_is_not_silent_while_the_receiver_waits() -> None:
     heard, gate = Heard(), asyncio.Event()
 
     async def take(message: Received) -> None:
@@ -505,7 +505,7 @@ async def test_a_defect_of_the_receiver_ends_the_stream_with_its_error() -> None
                 await stream.run()
 
 
-async def test_what_was_sent_before_the_connection_ended_is_handed_over() -> None:
+async def test_messages_sent_before_the_connection_ended_are_delivered() -> None:
     heard = Heard()
     async with (
         scripted(sends(*map(frame, range(1, 2_001)), then_stays=False), sends(frame(2_001))) as (

@@ -94,7 +94,7 @@ def test_a_ban_is_waited_out_and_a_shorter_one_does_not_shorten_it() -> None:
         (403, None, 0.0),
     ],
 )
-def test_the_exchange_is_kept_away_from_as_long_as_it_bids(
+def test_no_attempt_is_made_as_long_as_the_exchange_demands(
     status: int, retry_after: str | None, seconds: float
 ) -> None:
     noon = 1_795_348_800.0  # 2026-11-22 12:00:00 UTC

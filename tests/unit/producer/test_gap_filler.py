@@ -84,7 +84,7 @@ def seen(*ranges: tuple[int, int], why: str = "jump") -> GapEvent:
 
 @pytest.mark.parametrize("begins_at", [0, NOW], ids=["too old", "recent"])
 @pytest.mark.parametrize("later", [[], [seen((50, 60))]], ids=["empty", "with another gap"])
-async def test_a_topic_made_anew_while_a_page_is_fetched(begins_at: int, later: Sequence[GapEvent]) -> None:
+async def test_a_topic_recreated_while_a_page_is_fetched(begins_at: int, later: Sequence[GapEvent]) -> None:
     scene = Scene(History(begins_at, lambda: scene.filler.replace(later)))
     scene.filler.replace([seen((1, 10))])
     await scene.run_until(lambda: len(scene.noted) >= 1 + len(later))
@@ -107,7 +107,7 @@ async def test_a_small_gap_does_not_wait_for_a_large_one() -> None:
     assert scene.noted[0].ranges == ((2_000_000, 2_000_005),)
 
 
-async def test_what_someone_else_misses_and_what_the_stream_may_bring_are_asked_for_apart() -> None:
+async def test_forced_and_other_ids_are_requested_separately() -> None:
     scene = Scene(History(0))
     scene.filler.replace([seen((1, 10), (20, 30), (40, 50)), seen((20, 30), why="audit")])
     await scene.run_until(lambda: not scene.filler._gaps.wanted())

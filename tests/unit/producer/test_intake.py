@@ -75,7 +75,7 @@ def intake_of(log: Log, gaps: Gaps, *, can_refill: bool = True) -> Intake:
     return Intake(log, gaps.note, can_refill=can_refill)  # type: ignore[arg-type]
 
 
-async def test_a_gap_that_cannot_be_recorded_holds_up_its_own_symbol_only() -> None:
+async def test_a_gap_that_cannot_be_recorded_delays_only_its_own_symbol() -> None:
     log = Log()
     gaps = Gaps(log)
     intake = intake_of(log, gaps)
@@ -147,7 +147,7 @@ async def test_a_late_trade_that_comes_while_its_gap_is_recorded_is_published_on
         ([100], 1, -FAR_US - 1, False),
     ],
 )
-async def test_a_lower_id_begins_a_new_sequence_only_where_it_can_be_no_late_or_repeated_trade(
+async def test_a_lower_id_starts_a_new_sequence_only_if_it_cannot_be_late_or_repeated(
     ids: list[int], trade_id: int, later_us: int, is_new: bool
 ) -> None:
     log = Log()

@@ -40,7 +40,7 @@ def tell(run_dir: Path, name: str, beaten_at: float | None = None) -> None:
         ),
     ],
 )
-def test_as_many_producers_should_run_as_the_latest_to_tell_says(
+def test_the_latest_heartbeat_decides_how_many_producers_should_run(
     tmp_path: Path, told: dict[str, float], expected: list[str]
 ) -> None:
     for name, beaten_at in told.items():
@@ -62,7 +62,7 @@ def test_the_page_waits_for_every_shard(tmp_path: Path) -> None:
     assert watched(in_force) == ("producer-1-of-2", "producer-2-of-2", "processor", "audit")
 
 
-def test_the_status_tells_of_each_shards_producer_that_lives(tmp_path: Path) -> None:
+def test_the_status_shows_each_shards_running_producer(tmp_path: Path) -> None:
     in_force = settings.load(data_dir=tmp_path, symbols="BTCUSDT,ETHUSDT")
     for name in ("producer-1-of-2", "producer-2-of-2"):
         tell(in_force.stack.run_dir, name)

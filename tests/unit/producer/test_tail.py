@@ -46,7 +46,7 @@ def asked(rule: TailRule, next_ids: Mapping[str, int], until: float, since: floa
     return None
 
 
-def test_after_a_connect_only_those_are_asked_for_that_have_brought_nothing() -> None:
+def test_after_a_connect_only_symbols_without_a_trade_are_asked_for() -> None:
     rule = TailRule(["BTCUSDT", "ETHUSDT"], 0.0)
     rule.follow({"BTCUSDT": 10, "ETHUSDT": 20}, 0.0)
     rule.connected(["BTCUSDT", "ETHUSDT"], 10.0)
@@ -55,7 +55,7 @@ def test_after_a_connect_only_those_are_asked_for_that_have_brought_nothing() ->
     assert rule.due(10.0 + SETTLE_SECONDS) == ["ETHUSDT"]
 
 
-def test_what_the_stream_has_not_brought_by_the_end_of_the_grace_is_missing_once() -> None:
+def test_trades_not_delivered_within_the_grace_time_are_missing_once() -> None:
     rule = TailRule([SYMBOL], 0.0)
     rule.follow({SYMBOL: 10}, 0.0)
     rule.connected([SYMBOL], 1.0)
@@ -72,7 +72,7 @@ def test_what_the_stream_has_not_brought_by_the_end_of_the_grace_is_missing_once
     assert rule.behind() == {}
 
 
-def test_what_the_stream_brings_within_the_grace_is_not_missing() -> None:
+def test_trades_delivered_within_the_grace_time_are_not_missing() -> None:
     rule = TailRule([SYMBOL], 0.0)
     rule.follow({SYMBOL: 10}, 0.0)
     assert asked(rule, {SYMBOL: 10}, 40.0) == tail.SILENT_SECONDS
@@ -185,7 +185,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-async def test_whatever_happens_every_trade_since_the_first_came_or_is_on_record_in_the_end(
+async def test_in_the_end_every_trade_has_arrived_or_is_recorded_as_missing(
     steps: list[tuple[str, Any]],
 ) -> None:
     exchange = Exchange(["A", "B"])
@@ -212,7 +212,9 @@ async def test_whatever_happens_every_trade_since_the_first_came_or_is_on_record
     assert watch.counts()["quiet"] == 2
 
 
-async def test_without_an_answer_it_is_said_once_and_nothing_stops(caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_an_answer_one_warning_is_logged_and_nothing_stops(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     exchange = Exchange(["A"], is_answering=False)
     watch = watch_of(exchange)
     watch.on_connected(["A"])
