@@ -200,13 +200,13 @@ def topics(broker: Broker) -> None:
 def test_a_user_may_do_what_it_was_told(
     broker: Broker, user: str, attempt: attempts.Attempt, what: str
 ) -> None:
-    assert attempt(broker.settings_of(user).kafka_bootstrap, what) is None
+    assert attempt(broker.settings_of(user).kafka.bootstrap, what) is None
 
 
 @pytest.mark.usefixtures("topics")
 @pytest.mark.parametrize(("user", "attempt", "what"), each(MAY_NOT))
 def test_a_user_may_do_nothing_else(broker: Broker, user: str, attempt: attempts.Attempt, what: str) -> None:
-    said = attempt(broker.settings_of(user).kafka_bootstrap, what)
+    said = attempt(broker.settings_of(user).kafka.bootstrap, what)
     assert said == f"{DENIED_BY.get(attempt, 'TOPIC')}_AUTHORIZATION_FAILED"
 
 
