@@ -225,8 +225,8 @@ def parts(
     checked. With ``passes_over``, lines with a time outside [since, until), in microseconds, are skipped.
     Whatever the order of the lines, there is at most one part per hour, plus one per ``PART_LINES`` lines.
 
-    Raises ExchangeError if the file can't be read, if a zip doesn't have exactly one file, or if its lines
-    are so unordered that a part would have more than ``PART_HOURS`` hours.
+    Raises ExchangeError if the file can't be read, or if a zip doesn't have exactly one file. It also raises
+    if the lines are so unordered that a part would have more than ``PART_HOURS`` hours.
     """
     with _read(file) as lines:
         cutter = _Cutter(lines, file, range(since, until), passes_over=passes_over)

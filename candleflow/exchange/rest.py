@@ -64,9 +64,11 @@ class ExchangeRest:
     its clients share; a plain ``str`` gets one of its own. ``patience_seconds``: how long a request may wait
     for the rate limit in all. Times are microseconds since the epoch, UTC, in arguments and results.
 
-    Raises SettingError if a proxy variable is wrong. Every method raises ExchangeError if the exchange can't
-    be reached or its answer isn't as documented, ExchangeRefusalError if it refuses the request, and
-    RateLimitError if the wait for the rate limit would be longer than ``patience_seconds``.
+    Raises SettingError if a proxy variable is wrong. Every method raises:
+
+    - ExchangeError if the exchange can't be reached, or its answer isn't as documented;
+    - ExchangeRefusalError if it refuses the request;
+    - RateLimitError if the wait for the rate limit would be longer than ``patience_seconds``.
     """
 
     def __init__(

@@ -184,7 +184,7 @@ class TradeStream:
 
     @property
     def rotation(self) -> Rotation:
-        """The rule for a new connection, with a random part of its lifetime."""
+        """The rule for a new connection, with its lifetime shortened at random by up to 5 %."""
         return self._rotation.spread(self._random())
 
     def _note_failure(self, base_url: str, error: Exception) -> None:

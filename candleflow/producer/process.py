@@ -221,8 +221,8 @@ class Producer:
             await self._trade_log.close()
             if left:
                 _log.error(
-                    "%d records were not acknowledged by Kafka within %.0f s; trades among them are fetched "
-                    "again after the next start",
+                    "%d records were not acknowledged by Kafka within %.0f s; if trades among them are lost, "
+                    "the next start records them as a gap",
                     left,
                     FLUSH_SECONDS,
                 )
@@ -311,10 +311,10 @@ class Producer:
             )
             return
         check_symbols(self._settings.symbols, listed)
-        if resting := halted(self._symbols, listed):
+        if suspended := halted(self._symbols, listed):
             _log.warning(
                 "the exchange has suspended trading in %s: their trades are published once it resumes",
-                ", ".join(resting),
+                ", ".join(suspended),
             )
 
     async def _keep_time(self) -> None:

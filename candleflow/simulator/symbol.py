@@ -21,8 +21,8 @@ page. So the ids of aggregates have a closed form too. The trades of a group hav
 side.
 
 Eras. With another seed or rate, the same time has other ids. A market whose ids must continue after such a
-change consists of eras. Each era is a market of its own that starts and ends at the end of a slice, with its
-ids shifted to follow the last id of the era before.
+change consists of eras. Each era is a market of its own. It starts and ends at the end of a slice, and its
+ids are shifted to follow the last id of the era before.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class SymbolEra:
         )
 
     def from_id(self, trade_id: int) -> Iterator[SimulatedTrade]:
-        """The trades from ``trade_id`` on, without end."""
+        """Yield the trades from ``trade_id`` on, without end."""
         number = self._slice_of(trade_id - self._id_shift)
         yield from self._slice(number)[trade_id - self._id_shift - self._count_until(number) :]
         while True:
@@ -178,7 +178,7 @@ class SymbolEra:
             yield from self._trades_of(number)
 
     def id_at(self, at: int) -> int:
-        """The lowest id whose trade time is ``at`` or later."""
+        """Return the lowest id of a trade at ``at`` or later."""
         number = (at - self._origin) // self._slice_us
         if number < 0:
             return self._id_shift
@@ -322,7 +322,7 @@ class SymbolMarket:
         return self._eras[-1].listing
 
     def from_id(self, trade_id: int) -> Iterator[SimulatedTrade]:
-        """The trades from ``trade_id`` on, without end."""
+        """Yield the trades from ``trade_id`` on, without end."""
         for number in range(self._number(trade_id), len(self._eras) - 1):
             count = self._cuts[number + 1].trade_id - trade_id
             yield from islice(self._eras[number].from_id(trade_id), count)
@@ -330,7 +330,7 @@ class SymbolMarket:
         yield from self._eras[-1].from_id(trade_id)
 
     def id_at(self, at: int) -> int:
-        """The lowest id whose trade time is ``at`` or later."""
+        """Return the lowest id of a trade at ``at`` or later."""
         number = max(0, bisect_right(self._cuts, at, key=lambda cut: cut.time) - 1)
         found = self._eras[number].id_at(at)
         is_last = number == len(self._eras) - 1

@@ -209,7 +209,7 @@ async def test_the_archive_leads_nowhere_in_plain_text(
             scripted(sends(), answers=[away]) as (url, _),
             door(url, certificates["right"]) as port,
         ):
-            with pytest.raises(ExchangeError, match="in plain text"):
+            with pytest.raises(ExchangeError, match="without TLS"):
                 await asyncio.to_thread(
                     archive.fetch, f"https://127.0.0.1:{port}/a.zip", tmp_path, lambda *_: None
                 )
