@@ -266,7 +266,7 @@ async def test_the_bound_in_flight_holds_reading_back_and_says_so(
             assert producer.counts()["in_flight"] <= 200
             send_signal(own_broker, signal.SIGCONT)
             await until(lambda: producer.counts()["published"] > 1_000)
-    assert "reading the exchange waits too" in caplog.text
+    assert "reading from the exchange is paused" in caplog.text
     tail = Tail(own_broker.bootstrap, "trades")
     tail.begins_at = 0
     (ids,) = (await asyncio.to_thread(tail.trade_ids)).values()

@@ -184,7 +184,7 @@ async def test_a_shard_that_no_symbol_falls_to_runs_says_so_and_does_nothing(
         await until(lambda: last_heartbeat(settings).state == "running")
         assert last_heartbeat(settings).message == "shard 2/2: it gets no symbol"
     assert producer.counts()["received"] == 0
-    assert "there is nothing to do until the symbols are others" in caplog.text
+    assert "it does nothing until CANDLEFLOW_SYMBOLS changes" in caplog.text
     assert await place.ids() == {}
 
 
