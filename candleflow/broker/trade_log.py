@@ -170,7 +170,7 @@ class TradeLog:
         return self._trades.retried + self._rejected.retried
 
     @property
-    def holds_back(self) -> bool:
+    def has_back_pressure(self) -> bool:
         """Whether back-pressure is on: from reaching the in-flight limit until half of it is free."""
         return not self._has_room.is_set()
 

@@ -194,7 +194,7 @@ class Intake:
         if not self._can_refill:
             await self._wait_until_publishable(message)
             return True
-        self._is_shedding = self._is_shedding and (self._trade_log.holds_back or bool(self._noting))
+        self._is_shedding = self._is_shedding and (self._trade_log.has_back_pressure or bool(self._noting))
         try:
             async with asyncio.timeout(0 if self._is_shedding else PATIENCE_SECONDS):
                 await self._wait_until_publishable(message)

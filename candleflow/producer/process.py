@@ -362,8 +362,8 @@ class Producer:
         """Return the heartbeat's state and message."""
         if self._state[0] != "running":
             return self._state
-        if self._trade_log.holds_back or self._trade_log.is_stalled:
-            waits = "; reading from the exchange is paused" if self._trade_log.holds_back else ""
+        if self._trade_log.has_back_pressure or self._trade_log.is_stalled:
+            waits = "; reading from the exchange is paused" if self._trade_log.has_back_pressure else ""
             return "waiting", f"for Kafka: {self._trade_log.in_flight:,} records in flight{waits}"
         if self._stream.connected < self._stream.wanted:
             place = " or ".join(self._addresses.websocket)

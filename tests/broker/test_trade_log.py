@@ -193,7 +193,7 @@ async def test_a_broker_killed_twice_while_data_flow_has_every_acknowledged_reco
         for goal in (3_000, 12_000):
             await until(lambda goal=goal: log.published >= goal)  # type: ignore[misc]
             own_broker.kill()
-            await until(lambda: log.holds_back and log.is_stalled)
+            await until(lambda: log.has_back_pressure and log.is_stalled)
             own_broker.start()
         await publishing
         assert await log.flush(DEADLINE_SECONDS) == 0

@@ -23,7 +23,7 @@ class Log:
 
     def __init__(self) -> None:
         self.trades: list[tuple[str, int]] = []
-        self.is_full = self.holds_back = False
+        self.is_full = self.has_back_pressure = False
 
     async def wait_for_room(self) -> None:
         return
