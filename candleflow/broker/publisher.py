@@ -42,7 +42,7 @@ RECONNECT_MAX_MS: Final = 1_000
 """With kafka-python's defaults (30 s and 10 s), nothing would be sent for that long after Kafka is back."""
 PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 10.0
-SAY_EVERY_SECONDS: Final = 10.0
+LOG_EVERY_SECONDS: Final = 10.0
 LINGER_MS: Final = 2
 """Kept low for latency: a single record was acknowledged after 4 ms with a linger of 1 ms, and after 8 ms
 with 5 ms (p50)."""
@@ -99,15 +99,15 @@ _Sent: TypeAlias = list[tuple[Record, Any]]
 
 
 class _RateLimitedWarning:
-    """Logs the first of many similar warnings, then at most one per SAY_EVERY_SECONDS."""
+    """Logs the first of many similar warnings, then at most one per LOG_EVERY_SECONDS."""
 
     def __init__(self) -> None:
-        self._said_at = float("-inf")
+        self._logged_at = float("-inf")
 
     def say(self, line: str, *arguments: object) -> None:
         now = time.monotonic()
-        if now - self._said_at >= SAY_EVERY_SECONDS:
-            self._said_at = now
+        if now - self._logged_at >= LOG_EVERY_SECONDS:
+            self._logged_at = now
             _log.warning(line, *arguments)
 
 

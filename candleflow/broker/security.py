@@ -16,7 +16,7 @@ from kafka.net.sasl.scram import ScramClient
 from candleflow.errors import BrokerError
 from candleflow.settings import PREFIX, KafkaAddress, KafkaProtocol, KafkaSecurity
 
-_LOOK_SECONDS: Final = 5.0
+_CONNECT_SECONDS: Final = 5.0
 _SASL_HANDSHAKE: Final = 17
 _SASL_AUTHENTICATE: Final = 36
 """The API keys of these two requests (Kafka protocol guide)."""
@@ -80,7 +80,7 @@ def _refused(bootstrap: str, security: KafkaSecurity) -> str | None:
         host, _, port = server.rpartition(":")
         try:
             with (
-                socket.create_connection((host.strip("[]"), int(port)), _LOOK_SECONDS) as plain,
+                socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS) as plain,
                 _context(security).wrap_socket(plain, server_hostname=host.strip("[]")) as secured,
             ):
                 return _refused_user(secured, security)

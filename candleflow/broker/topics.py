@@ -28,7 +28,7 @@ ATTEMPT_MS: Final = 2_000
 """How long one attempt to reach Kafka may take. A caller that wants to stop waits at most this long."""
 REQUEST_MS: Final = 5_000
 """How long Kafka may take to answer one request."""
-SAY_EVERY_SECONDS: Final = 10.0
+LOG_EVERY_SECONDS: Final = 10.0
 """How often to log that Kafka is unavailable."""
 
 STARTING_SECONDS: Final = 15.0
@@ -58,7 +58,7 @@ def ensure_topics(
     to create a topic.
     """
     began_at = time.monotonic()
-    said_at: float | None = None
+    logged_at: float | None = None
     backoff = Backoff(_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
     while True:
         try:
@@ -70,12 +70,12 @@ def ensure_topics(
                 raise BrokerError(_refusal_words(error, names, replication)) from error
             if gives_up() or (deadline is not None and now >= deadline):
                 raise BrokerError(f"Kafka at {bootstrap} can't be reached: {words(error)}") from error
-            if said_at is None or now - said_at >= SAY_EVERY_SECONDS:
+            if logged_at is None or now - logged_at >= LOG_EVERY_SECONDS:
                 _log.warning("waiting for Kafka at %s: %s", bootstrap, words(error))
-                said_at = now
+                logged_at = now
             time.sleep(backoff.next_delay())
         else:
-            if said_at is not None:
+            if logged_at is not None:
                 _log.info("Kafka at %s is available", bootstrap)
             return
 

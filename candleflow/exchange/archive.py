@@ -60,7 +60,7 @@ _KLINE: Final = re.compile(
 """Open time, open, high, low, close, volume, close time, quote volume, trades, taker volumes, one unused."""
 _HEADERS: Final = (b"id,", b"open_time,")
 _OTHER_SHAPES: Final = {6: "futures trades", 8: "spot aggTrades", 12: "klines"}
-_LOOKED_AT: Final = 20
+_HEAD_LINES: Final = 20
 _EXPONENT: Final = re.compile(rb"(?<![^,])([0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,2})(?=,)")
 """A number such as ``1E-8``. Programs that read the archive's decimals as floats write them so."""
 _NOT_OF_THE_ARCHIVE: Final = re.compile(r"(?:^|/)(?:__MACOSX/|\._|\.DS_Store$|Thumbs\.db$)")
@@ -167,7 +167,7 @@ def check_shape(file: Path, since: int = 0, until: int = TIME_LIMIT_US) -> None:
     what is expected and what was found; also raises as ``parts`` does.
     """
     with _read(file) as lines:
-        head = list(islice(lines, _LOOKED_AT))
+        head = list(islice(lines, _HEAD_LINES))
     sound = [line for line in head if fault(line.decode(errors="replace")) is None]
     if not sound:
         first = head[0].decode(errors="replace").rstrip() if head else ""
@@ -263,7 +263,7 @@ class _Cutter:
                 continue
             hour = at // PART_US
             is_new = is_inside and hour not in hours
-            if written == PART_LINES or (is_new and self._begins_another(hour, hours)):
+            if written == PART_LINES or (is_new and self._starts_another(hour, hours)):
                 self._pending = line
                 break
             out.write(line)
@@ -274,7 +274,7 @@ class _Cutter:
         pending, self._pending = self._pending, None
         return pending or next(self._lines, None)
 
-    def _begins_another(self, hour: int, hours: set[int]) -> bool:
+    def _starts_another(self, hour: int, hours: set[int]) -> bool:
         """Return whether a trade of this hour begins another part; if not, add the hour to this part."""
         if hour > self._newest_hour:
             self._newest_hour = hour

@@ -116,7 +116,7 @@ def ban_seconds(status: int, retry_after: str | None, now_utc: float) -> float:
     return min(max(asked, SHORTEST_BAN_SECONDS), LONGEST_BAN_SECONDS)
 
 
-def share_out(symbols: Sequence[str], most: int) -> list[Sequence[str]]:
+def split_evenly(symbols: Sequence[str], most: int) -> list[Sequence[str]]:
     """Split the symbols into as few groups of at most ``most`` as possible, of nearly equal size."""
     lots = -(-len(symbols) // most)
     return [symbols[lot::lots] for lot in range(lots)]

@@ -46,7 +46,7 @@ from candleflow.exchange.reconnect import (
     Why,
     ban_seconds,
     delay_after,
-    share_out,
+    split_evenly,
 )
 from candleflow.exchange.sockets import connect
 from candleflow.market.payload import Rejected
@@ -124,7 +124,7 @@ class TradeStream:
         self._advice = advice
         self._random = random
         self._limit = AttemptLimit()
-        self._feeds = [_Feed(self, lot, backoff()) for lot in share_out(tuple(symbols), max_streams)]
+        self._feeds = [_Feed(self, lot, backoff()) for lot in split_evenly(tuple(symbols), max_streams)]
         self._failed_in_a_row = 0
 
     @property

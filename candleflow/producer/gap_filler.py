@@ -46,7 +46,7 @@ NO_SUCH_TRADES: Final = "the exchange has no such trades"
 ONLY_SUMMED: Final = "the exchange tells only their sum"
 
 _OWN_REASONS: Final = frozenset((RESTART, RECONNECT, JUMP, OVERLOAD))
-_LOOK_EVERY_SECONDS: Final = 1.0
+_CHECK_EVERY_SECONDS: Final = 1.0
 _SHORTEST_PAUSE_SECONDS: Final = 2.0
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 _READ_BACK_SECONDS: Final = 30.0
@@ -104,7 +104,7 @@ class GapFiller:
         self._fill_us = fill_us
         self._gaps = GapState()
         self._forced: dict[str, TradeIds] = {}
-        self._rests_until: dict[str, float] = {}
+        self._paused_until: dict[str, float] = {}
         self._backoffs: dict[str, Backoff] = {}
         self._oldest: dict[str, int] = {}
         self._read_back: dict[GapEvent, asyncio.Event] = {}
@@ -125,14 +125,14 @@ class GapFiller:
         self._forced.clear()
         self._oldest.clear()
         self.add(events)
-        self._rests_until.clear()
+        self._paused_until.clear()
 
     async def run(self) -> None:
         """Fill gaps until cancelled."""
         while True:
             asked = self._next_due()
             if asked is None:
-                await asyncio.sleep(_LOOK_EVERY_SECONDS)
+                await asyncio.sleep(_CHECK_EVERY_SECONDS)
                 continue
             symbol = asked.symbol
             try:
@@ -143,7 +143,7 @@ class GapFiller:
                     symbol, Backoff(_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
                 )
                 pause = backoff.next_delay()
-                self._rests_until[symbol] = time.monotonic() + pause
+                self._paused_until[symbol] = time.monotonic() + pause
                 _log.warning(
                     "%s: a gap can't be filled now, next attempt in %.0f s: %s", symbol, pause, error
                 )
@@ -157,7 +157,7 @@ class GapFiller:
             # Both times count from the symbol's first open gap. If each new gap reset them, a steady flow of
             # gaps would postpone filling for ever, and its trades could pass the age limit meanwhile.
             if event.kind is GapEventKind.SEEN and event.symbol not in self._oldest:
-                self._rests_until[event.symbol] = time.monotonic() + GRACE_SECONDS
+                self._paused_until[event.symbol] = time.monotonic() + GRACE_SECONDS
                 self._oldest[event.symbol] = self._now_us() - self._fill_us
             self._force(event)
             if self._read_back and (waiting := self._read_back.get(event)) is not None:
@@ -186,7 +186,7 @@ class GapFiller:
         due = [
             (upper - lower, symbol, lower, upper)
             for symbol, ids in wanted.items()
-            if symbol in self._symbols and now >= self._rests_until.get(symbol, 0)
+            if symbol in self._symbols and now >= self._paused_until.get(symbol, 0)
             for lower, upper in ids.last_ranges(_COMPARED)
         ]
         return self._asked(wanted, *min(due)[1:]) if due else None

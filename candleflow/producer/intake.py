@@ -52,7 +52,7 @@ that is newer than every published one, but has a lower id, starts a new sequenc
 The SQL function ``is_later`` uses the same limits.
 """
 _CHECK_EVERY: Final = 4_096
-_SAY_EVERY_SECONDS: Final = 10.0
+_LOG_EVERY_SECONDS: Final = 10.0
 
 
 class PublishedIds:
@@ -111,7 +111,7 @@ class Intake:
         self._why: dict[str, str] = {}
         self._noting: dict[str, asyncio.Task[None]] = {}
         self._is_shedding = False
-        self._said_at = float("-inf")
+        self._logged_at = float("-inf")
         self.received = 0
         self.duplicates = 0
         self.filled = 0
@@ -308,8 +308,8 @@ class Intake:
         self.received += 1
         self._trade_log.reject(record, reason, length=length)
         now = time.monotonic()
-        if now - self._said_at >= _SAY_EVERY_SECONDS:
-            self._said_at = now
+        if now - self._logged_at >= _LOG_EVERY_SECONDS:
+            self._logged_at = now
             _log.warning(
                 "rejected a record from the exchange: %s (it is kept in the topic of rejected records)",
                 reason,

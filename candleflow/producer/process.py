@@ -51,7 +51,7 @@ FLUSH_SECONDS: Final = 5.0
 LEASE_SECONDS: Final = 20.0
 """How long to wait for another producer's lease to expire; Kafka drops a killed one after
 ``lease.SESSION_MS``."""
-GIVE_BACK_SECONDS: Final = 2.0
+RELEASE_SECONDS: Final = 2.0
 REST_SECONDS: Final = 10.0
 GARBAGE_OBJECTS: Final = 50_000
 """How many new objects trigger Python's garbage collector. Records in flight form no reference cycles. At the
@@ -170,7 +170,7 @@ class Producer:
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
-            await asyncio.to_thread(self._lease.close, GIVE_BACK_SECONDS)
+            await asyncio.to_thread(self._lease.close, RELEASE_SECONDS)
             self._heartbeat.remove()
 
     async def _unless_stopped(self, work: Awaitable[_T]) -> _T | None:

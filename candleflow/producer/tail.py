@@ -41,7 +41,7 @@ LONGEST_PAUSE_SECONDS: Final = 300.0
 """Bounds of the wait after a failed question."""
 UNLISTED_SECONDS: Final = 3_600.0
 """How long to wait before asking again for a symbol that the exchange doesn't list."""
-LOOK_SECONDS: Final = 0.5
+CHECK_SECONDS: Final = 0.5
 
 _NEVER: Final = float("inf")
 
@@ -66,7 +66,7 @@ class TailRule:
         self._heard_at = dict.fromkeys(symbols, now)
         self._connected_at: dict[str, float] = {}
         self._answers: dict[str, _Answer] = {}
-        self._rests_until: dict[str, float] = {}
+        self._paused_until: dict[str, float] = {}
         self._asked_at = self._round_at = self._may_ask_at = -_NEVER
         self.has_failed = False
         """Whether the last question failed."""
@@ -96,7 +96,7 @@ class TailRule:
             silent = {one for one, at in self._heard_at.items() if now - at >= SILENT_SECONDS}
             self._round_at = now if silent else self._round_at
             found |= silent
-        due = sorted(one for one in found if now >= self._rests_until.get(one, now))
+        due = sorted(one for one in found if now >= self._paused_until.get(one, now))
         self._asked_at = now if due else self._asked_at
         return due
 
@@ -109,7 +109,7 @@ class TailRule:
                 del self._connected_at[symbol]
             last = last_trade_ids.get(symbol)
             if last is None:
-                self._rests_until[symbol] = now + UNLISTED_SECONDS
+                self._paused_until[symbol] = now + UNLISTED_SECONDS
                 continue
             is_ahead = last >= self._next_ids.get(symbol, last + 1)
             self._answers[symbol] = _Answer(last, now, None if is_ahead else 0)
@@ -175,7 +175,7 @@ class TailWatch:
         """Check for missing trades until cancelled."""
         while True:
             await self.look()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
 
     async def look(self) -> None:
         """Have the missing trades written as gaps, then ask for the symbols that are due."""

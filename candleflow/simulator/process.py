@@ -128,7 +128,7 @@ async def _beat(simulator: Simulator, heartbeat: HeartbeatFile) -> None:
 
 async def _report_finished(simulator: Simulator, source: Source) -> None:
     """Report the sent messages once a recording has ended; clients stay connected."""
-    await simulator.feed_over()
+    await simulator.feed_ended()
     if isinstance(source, Recording) and source.played is not None:
         messages, seconds = source.played
         sent = dict(sorted(simulator.sent.by_stream.items()))

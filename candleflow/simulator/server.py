@@ -151,7 +151,7 @@ class Simulator(Audience):
             for task in done:
                 await task  # raises the feed's error; after a feed that has ended, clients stay connected
 
-    async def feed_over(self) -> None:
+    async def feed_ended(self) -> None:
         """Wait until the source has sent everything. A seeded market never ends."""
         if self._feed is not None:
             await asyncio.wait({self._feed})

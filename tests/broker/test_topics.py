@@ -118,7 +118,7 @@ def test_waiting_for_kafka_logs_few_lines_and_no_traceback(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(topics, "ATTEMPT_MS", 200)
-    monkeypatch.setattr(topics, "SAY_EVERY_SECONDS", 60.0)
+    monkeypatch.setattr(topics, "LOG_EVERY_SECONDS", 60.0)
     bootstrap = f"127.0.0.1:{free_port()}"
     with pytest.raises(BrokerError, match=f"Kafka at {bootstrap} can't be reached"):
         ensure_topics(bootstrap, ["trades"], 1, 1, 1, time.monotonic() + 1.5)

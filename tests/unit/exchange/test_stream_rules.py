@@ -14,7 +14,7 @@ from candleflow.exchange.reconnect import (
     Why,
     ban_seconds,
     delay_after,
-    share_out,
+    split_evenly,
 )
 
 
@@ -133,7 +133,7 @@ def test_lifetimes_are_spread_so_that_connections_are_not_replaced_together() ->
 )
 def test_streams_are_shared_out_evenly_to_few_connections(count: int, most: int, sizes: list[int]) -> None:
     streams = [str(number) for number in range(count)]
-    lots = share_out(streams, most)
+    lots = split_evenly(streams, most)
     assert [len(lot) for lot in lots] == sizes
     assert sorted(name for lot in lots for name in lot) == sorted(streams)
 

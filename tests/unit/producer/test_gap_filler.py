@@ -126,7 +126,7 @@ def test_the_event_loop_is_not_held_up_by_a_hundred_thousand_gaps(why: str | Non
     scene.filler.replace([seen(*ranges)])
     if why is not None:
         scene.filler.add([GapEvent.of(GIVEN_UP, SYMBOL, ranges, NOW, why)])
-    scene.filler._rests_until.clear()
+    scene.filler._paused_until.clear()
     took = []
     for _ in range(3):
         began_at = time.process_time()
