@@ -8,9 +8,9 @@ from candleflow.exchange.rate_limit import RateLimiter, RestAddress, Share
 from candleflow.settings import EXCHANGE_URLS, Exchange, Settings
 
 _ADVICE: Final = (
-    "neither of Binance's hosts can be reached from here. CANDLEFLOW_EXCHANGE=binance-us names another "
-    "exchange, CANDLEFLOW_EXCHANGE=simulator the simulator (start it by: python -m candleflow simulate), "
-    "CANDLEFLOW_EXCHANGE_WS_URL any address"
+    "neither of Binance's hosts can be reached from here; trying again. To use another exchange, set "
+    "CANDLEFLOW_EXCHANGE=binance-us. For made-up trades, set CANDLEFLOW_EXCHANGE=simulator (start it with: "
+    "python -m candleflow simulate). For any other address, set CANDLEFLOW_EXCHANGE_WS_URL"
 )
 
 
