@@ -43,7 +43,7 @@ trades."""
 STREAM: Final = "stream"
 """The recorded source of missing trades that the stream delivered late."""
 NO_SUCH_TRADES: Final = "the exchange has no such trades"
-ONLY_SUMMED: Final = "the exchange tells only their sum"
+ONLY_AGGREGATES: Final = "the exchange has only aggregates of these trades"
 
 _OWN_REASONS: Final = frozenset((RESTART, RECONNECT, JUMP, OVERLOAD))
 _CHECK_EVERY_SECONDS: Final = 1.0
@@ -236,7 +236,7 @@ class GapFiller:
         await self._publish(trades, page.origin)
         await self._note(GapEventKind.FILLED, symbol, found.ranges, page.origin)
         _remove(absent, found.ranges)
-        why = ONLY_SUMMED if page.origin is Origin.AGGREGATE else NO_SUCH_TRADES
+        why = ONLY_AGGREGATES if page.origin is Origin.AGGREGATE else NO_SUCH_TRADES
         await self._note(GapEventKind.GIVEN_UP, symbol, absent.ranges, why)
 
     async def _publish(self, trades: Sequence[Trade], origin: Origin) -> None:

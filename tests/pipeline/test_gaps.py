@@ -373,7 +373,9 @@ async def test_where_only_sums_can_be_had_single_trades_come_and_the_rest_stays_
             pass
     log = await events(kafka_bootstrap)
     assert "aggTrades" in {one.why for one in log if one.kind is FILLED}
-    assert {one.why for one in log if one.kind is GIVEN_UP} == {"the exchange tells only their sum"}
+    assert {one.why for one in log if one.kind is GIVEN_UP} == {
+        "the exchange has only aggregates of these trades"
+    }
     requests = len([one for one in log if one.kind is FILLED])
     assert len(log) <= 1 + 2 * requests < sum(len(one.ranges) for one in log), "an event a page, not a range"
     (ids,) = (await ids_in_topic(kafka_bootstrap)).values()

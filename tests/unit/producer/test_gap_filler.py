@@ -113,12 +113,12 @@ async def test_forced_and_other_ids_are_requested_separately() -> None:
     await scene.run_until(lambda: not scene.filler._gaps.wanted())
     assert {one.why: one.ranges for one in scene.noted} == {
         "older than 1 h": ((1, 10), (40, 50)),
-        gap_filler.ONLY_SUMMED: ((20, 30),),
+        gap_filler.ONLY_AGGREGATES: ((20, 30),),
     }
     assert not any(scene.filler._forced.values()), "what was brought is not kept"
 
 
-@pytest.mark.parametrize("why", [gap_filler.ONLY_SUMMED, None], ids=["given up", "wanted"])
+@pytest.mark.parametrize("why", [gap_filler.ONLY_AGGREGATES, None], ids=["given up", "wanted"])
 def test_the_event_loop_is_not_held_up_by_a_hundred_thousand_gaps(why: str | None) -> None:
     """The search for the smallest gap once took 2.2 s, every second, and blocked live trades meanwhile."""
     ranges = TradeIds.of_ranges((10 * one, 10 * one + 3) for one in range(100_000)).ranges
