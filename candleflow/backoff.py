@@ -1,4 +1,4 @@
-"""How long to wait before trying again: the one rule, for whatever is tried again."""
+"""Exponential backoff with jitter, for everything that is retried."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 
 class Backoff:
-    """Waits between attempts: at random up to a bound that doubles with each failure ("full jitter").
+    """Exponential backoff with "full jitter": a random wait, up to a bound that doubles with each failure.
 
-    Source: aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter. ``random`` gives numbers from 0
-    to 1. The bound begins at ``shortest_seconds``, never passes ``longest_seconds``, and begins anew after
-    ``reset``.
+    The bound starts at ``shortest_seconds`` and grows to at most ``longest_seconds``; ``reset`` sets it back.
+    ``random`` returns numbers from 0 to 1.
+
+    Source: aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter.
     """
 
     __slots__ = ("_failures", "_longest", "_random", "_shortest")
@@ -28,11 +29,11 @@ class Backoff:
         self._failures = 0
 
     def next_delay(self) -> float:
-        """Seconds to wait before the next attempt; each call counts as a failure."""
+        """Return the seconds to wait before the next attempt. Each call counts as a failure."""
         bound = min(self._longest, self._shortest * 2.0 ** min(self._failures, 32))
         self._failures += 1
         return self._random() * bound
 
     def reset(self) -> None:
-        """An attempt succeeded."""
+        """Start again at the shortest bound, after an attempt succeeded."""
         self._failures = 0

@@ -1,9 +1,11 @@
-"""The proxy to the outside that the environment names, read in one place for every client of ours.
+"""Reads the proxy from the environment, in one place for all HTTP and WebSocket clients.
 
-curl's variables: ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, and ``NO_PROXY`` for hosts that need none.
-``WSS_PROXY`` comes before ``HTTPS_PROXY`` for WebSockets. A name in small letters comes before the same in
-capitals, and unsets it where it is empty. httpx and websockets would each read these differently, and some
-values they answer with exceptions that aren't theirs.
+The variables are curl's: ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, and ``NO_PROXY`` for hosts to reach
+directly. For WebSockets, ``WSS_PROXY`` takes precedence over ``HTTPS_PROXY``. A lower-case name takes
+precedence over the same name in capitals; if it is empty, it unsets it.
+
+httpx and websockets would each interpret these variables differently, and for some values they raise
+exceptions from other modules.
 
 Source: everything.curl.dev/usingcurl/proxies/env.html; docs of websockets, "Proxies".
 """
@@ -29,10 +31,10 @@ _EXAMPLE: Final = "must be such as http://127.0.0.1:3128"
 
 
 def proxy_for(url: str) -> str | None:
-    """The proxy's address, with its password, on the way to ``url``; None where there is none.
+    """Return the address of the proxy for ``url``, with its password, or None to connect directly.
 
-    There never is one on the way to this machine. Raises SettingError that names the variable where its value
-    is no address of an HTTP proxy.
+    This machine's own addresses are always reached directly. Raises SettingError, which names the variable,
+    if its value isn't the address of an HTTP proxy.
     """
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
@@ -48,7 +50,7 @@ def proxy_for(url: str) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether it is this machine; by the address itself: ``127.example.org`` is a name like any other."""
+    """Return whether ``host`` is ``localhost`` or a loopback address; ``127.example.org`` is neither."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -56,16 +58,16 @@ def is_loopback(host: str) -> bool:
 
 
 def _given() -> dict[str, tuple[str, str]]:
-    """By each variable's name in small letters: the name as it is set, and its value."""
+    """Return, by each variable's name in lower case, the name as it was set and its value."""
     given = {}
-    for name in sorted(os.environ, key=str.islower):  # those in small letters last
+    for name in sorted(os.environ, key=str.islower):  # lower-case names last, so that they take precedence
         if name.lower().endswith("_proxy"):
             given[name.lower()] = name, os.environ[name].strip()
     return {name: found for name, found in given.items() if found[1]}
 
 
 def _covers(member: str, host: str, port: int) -> bool:
-    """Whether a member of NO_PROXY means this host; one that can't be read means none."""
+    """Return whether a member of NO_PROXY matches this host and port. An unreadable one matches nothing."""
     member = member.rpartition("://")[2]
     name, _, only_port = member.rpartition(":")
     if only_port.isdecimal() and (name.endswith("]") or (name and ":" not in name)):
@@ -80,29 +82,31 @@ def _covers(member: str, host: str, port: int) -> bool:
 
 
 def _checked(variable: str, value: str) -> str:
-    """The address in a form that httpx and websockets both take. No message shows the value: it may hold a
-    password."""
+    """Return the address in a form that httpx and websockets both accept.
+
+    No error message shows the value, as it may contain a password.
+    """
     if "://" not in value:
         value = f"http://{value}"
     scheme = value.partition("://")[0].lower()
     if scheme.startswith("socks"):
         raise SettingError(
-            f"{variable}: SOCKS proxies aren't supported; it {_EXAMPLE}, an HTTP proxy that takes CONNECT, "
+            f"{variable}: SOCKS proxies aren't supported; it {_EXAMPLE}, an HTTP proxy that allows CONNECT, "
             "or unset"
         )
     if scheme not in ("http", "https"):
-        raise SettingError(f"{variable}: {_EXAMPLE}, and begins with neither http:// nor https://")
+        raise SettingError(f"{variable}: {_EXAMPLE}; it starts with neither http:// nor https://")
     try:
         return f"{scheme}://{_authority(value)}"
     except ValueError:
         raise SettingError(
-            f"{variable}: {_EXAMPLE}, and its host, port, user or password can't be read; "
-            "special characters in a password are written as %40 for @"
+            f"{variable}: {_EXAMPLE}; its host, port, user or password can't be read: write special "
+            "characters in a password in percent encoding, such as %40 for @"
         ) from None
 
 
 def _authority(value: str) -> str:
-    """User, password, host and port. Raises ValueError."""
+    """Return user, password, host and port as one text. Raises ValueError."""
     parts = urlsplit(value)
     host, port = parts.hostname or "", parts.port
     after = f"{parts.path}{parts.query}{parts.fragment}"

@@ -1,4 +1,4 @@
-"""The topic of gaps: what became of missing trades.
+"""The topic of gaps: which trades are missing, and the outcome of fetching them.
 
 ``trades.gaps`` has one partition and keeps every event of ``market/gap.py`` as JSON, keyed by symbol:
 
@@ -9,7 +9,7 @@ An event about several ranges of ids, such as a filled page of history, has ``"t
 "{[101,103),[104,105)}"`` instead of the two ids. An older version that knows only the two ids ignores such a
 record with a warning, and fetches those trades again.
 
-A process that misses trades writes ``seen``; the producer fetches them, and writes the outcome.
+A process that misses trades writes ``seen``. The producer fetches them and writes the outcome.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 PARTITIONS: Final = 1
 RETENTION_HOURS: Final = 87_600
-"""Ten years: a gap that was never filled must not be forgotten before its candles are."""
+"""Ten years: the record of an unfilled gap must not expire before the candles that it affects."""
 
 _POLL_MS: Final = 200
 _POLL_RECORDS: Final = 5_000
@@ -56,15 +56,15 @@ _LONGEST_EVENT_BYTES: Final = 65_536
 
 
 class StuckError(errors.KafkaError):  # type: ignore[misc]  # kafka-python has no types
-    """A consumer of kafka-python's that brings nothing any more, though there is something.
+    """A kafka-python consumer that returns no more records, although there are some.
 
-    Seen after a restart of the broker: it had been given its partition, no heartbeat of it was heard, the
-    broker removed it, and every poll of it returned at once, for ever.
+    This happened after a restart of the broker. The consumer had its partition, but the broker got no
+    heartbeat from it and removed it; from then on every poll returned at once, empty.
     """
 
 
 def encode(event: GapEvent) -> bytes:
-    """The record of one event."""
+    """Return the record of one event."""
     ids: dict[str, str | int]
     if len(event.ranges) > 1:
         ids = {"trade_ids": str(TradeIds.of_ranges(event.ranges))}
@@ -75,13 +75,13 @@ def encode(event: GapEvent) -> bytes:
 
 
 def decode(record: bytes) -> GapEvent:
-    """The event in a record; raises MarketError for anything else."""
+    """Return the event in a record. Raises MarketError if it is not a valid event."""
     try:
         event = _read(record)
     except (ValueError, KeyError, TypeError, RecursionError, MarketError) as error:
-        raise MarketError(f"no event of a gap ({error}): {record[:200]!r}") from error
+        raise MarketError(f"not a gap event ({error}): {record[:200]!r}") from error
     if not is_symbol(event.symbol):
-        raise MarketError(f"no event of a gap (its symbol is none): {record[:200]!r}")
+        raise MarketError(f"not a gap event (invalid symbol): {record[:200]!r}")
     return event
 
 
@@ -93,7 +93,7 @@ def _read(record: bytes) -> GapEvent:
     ids = fields.get("trade_ids")
     numbers = [at] if ids is not None else [at, fields["first_trade_id"], fields["last_trade_id"]]
     if any(type(number) is not int for number in numbers) or not isinstance(why, str):
-        raise MarketError("a field is of another type")
+        raise MarketError("a field has the wrong type")
     if ids is not None:
         return GapEvent.of(kind, symbol, TradeIds.parse(ids).ranges, at, why)
     return GapEvent(kind, symbol, numbers[1], numbers[2], at, why)
@@ -102,12 +102,12 @@ def _read(record: bytes) -> GapEvent:
 def ensure_topic(
     bootstrap: str, topic: str, replication: int, *, gives_up: Callable[[], bool] = lambda: False
 ) -> None:
-    """Make the topic where it does not exist; waits for Kafka. As ``topics.ensure_topics``."""
+    """Create the topic if it does not exist; waits for Kafka as ``topics.ensure_topics`` does."""
     ensure_topics(bootstrap, (topic,), PARTITIONS, replication, RETENTION_HOURS, gives_up=gives_up)
 
 
 def write_all(bootstrap: str, topic: str, events: Sequence[GapEvent]) -> None:
-    """Write events, and return once Kafka has them. Raises BrokerError."""
+    """Write events, and return once Kafka has acknowledged them. Raises BrokerError."""
     try:
         producer = KafkaProducer(
             **python_options(bootstrap),
@@ -127,42 +127,42 @@ def write_all(bootstrap: str, topic: str, events: Sequence[GapEvent]) -> None:
             producer.close(timeout=1)
     except (errors.KafkaError, OSError) as error:
         raise_if_refused(bootstrap, error)
-        raise BrokerError(f"Kafka at {bootstrap} doesn't take events of gaps: {words(error)}") from error
+        raise BrokerError(f"Kafka at {bootstrap} doesn't accept gap events: {words(error)}") from error
 
 
 def read_all(bootstrap: str, topic: str) -> list[GapEvent]:
-    """Every event so far, in order. Raises BrokerError where Kafka or the topic is away."""
+    """Return all events so far, in order. Raises BrokerError if Kafka or the topic is unavailable."""
     return GapReader(bootstrap, topic).read()[0]
 
 
 class GapReader:
-    """Reads the topic of gaps by a consumer of no group, and keeps its place between readings."""
+    """Reads the topic of gaps without a consumer group, and resumes where the last reading stopped."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
-        self._place = Place()
+        self._position = ReadPosition()
 
     def read(self) -> tuple[list[GapEvent], bool]:
-        """Return the events since the last reading, in order, and whether they are all events instead.
+        """Return events in order, and whether they are all events or only those since the last reading.
 
-        The first reading returns all of them, and so does one after the topic was recreated. Raises
-        BrokerError where Kafka or the topic is away; the next reading then starts at the same place.
+        The first reading returns all events, and so does the first one after the topic was recreated. Raises
+        BrokerError if Kafka or the topic is unavailable; the next reading then starts at the same offset.
         """
         with (
             asking(self._bootstrap, self._topic),
             admin_client(self._bootstrap) as admin,
             closing(consumer_of_no_group(self._bootstrap, "candleflow-gaps")) as consumer,
         ):
-            made = id_of(admin, self._topic)
+            topic_id = id_of(admin, self._topic)
             partition = partitions_of(consumer, self._topic)[0]
             consumer.assign([partition])
-            return self._place.read_on(consumer, partition, made)
+            return self._position.read_on(consumer, partition, topic_id)
 
 
 @dataclass(slots=True)
-class Place:
-    """How far the topic of gaps was read, and the id that the topic had then."""
+class ReadPosition:
+    """The offset up to which the topic of gaps was read, and the topic's id at that time."""
 
     topic_id: str = ""
     next_offset: int = 0
@@ -172,13 +172,13 @@ class Place:
     ) -> tuple[list[GapEvent], bool]:
         """Return the events from here to the topic's end, and False; or all events, and True.
 
-        All of them where ``topic_id`` is another than before, or where the topic ends before this place.
-        ``consumer`` has the partition assigned.
+        It returns all events if ``topic_id`` has changed, or if the topic ends before this position.
+        ``consumer`` must have the partition assigned.
         """
-        is_anew = topic_id != self.topic_id or self.end(consumer, partition) < self.next_offset
-        events, self.next_offset = _read_until_now(consumer, partition, 0 if is_anew else self.next_offset)
+        is_all = topic_id != self.topic_id or self.end(consumer, partition) < self.next_offset
+        events, self.next_offset = _read_until_now(consumer, partition, 0 if is_all else self.next_offset)
         self.topic_id = topic_id
-        return events, is_anew
+        return events, is_all
 
     def end(self, consumer: KafkaConsumer, partition: TopicPartition) -> int:
         return int(consumer.end_offsets([partition])[partition])
@@ -189,9 +189,11 @@ def _read_until_now(
 ) -> tuple[list[GapEvent], int]:
     """Return the events of an assigned partition from an offset on, and the offset up to which it was read.
 
-    Goes by the records that arrive, not by the position that kafka-python 3.0.12 reports: once, while the
-    group was rebalanced on a busy machine, records of the topic never arrived. Raises StuckError where they
-    stay away in each of ``_READ_ATTEMPTS``: only a new consumer helps then.
+    It relies on the records that arrive, not on the position that kafka-python 3.0.12 reports. Once, during a
+    rebalance on a busy machine, that position passed records which never arrived.
+
+    Raises StuckError if the records don't arrive in ``_READ_ATTEMPTS`` attempts; only a new consumer helps
+    then.
     """
     for _ in range(_READ_ATTEMPTS):
         found: list[GapEvent] = []
@@ -208,11 +210,11 @@ def _read_until_now(
                 break
         else:
             return found, next_offset
-    raise StuckError(f"records up to offset {end} are there, and don't come")
+    raise StuckError(f"the topic has records up to offset {end}, but the consumer doesn't receive them")
 
 
 def poll(consumer: KafkaConsumer, partition: TopicPartition) -> Sequence[Any]:
-    """The partition's next records, if any come soon."""
+    """Return the partition's next records, if any arrive within ``_POLL_MS``."""
     polled: Mapping[TopicPartition, Sequence[Any]] = consumer.poll(
         timeout_ms=_POLL_MS, max_records=_POLL_RECORDS
     )
@@ -220,11 +222,11 @@ def poll(consumer: KafkaConsumer, partition: TopicPartition) -> Sequence[Any]:
 
 
 def events_in(records: Sequence[Any]) -> list[GapEvent]:
-    """The event of each record; one that is no event is logged and left out."""
+    """Return the event of each record. A record that is not a valid event is logged and skipped."""
     events = []
     for record in records:
         try:
             events.append(decode(record.value or b""))
         except MarketError as error:
-            _log.warning("%s at offset %d: %s", record.topic, record.offset, error)
+            _log.warning("%s: skipped the record at offset %d: %s", record.topic, record.offset, error)
     return events

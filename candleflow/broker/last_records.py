@@ -1,4 +1,4 @@
-"""Whether a topic still has the records that were merged last, or lost them and has others in their place."""
+"""Checks that a topic still has the records that were merged last, and not others at their offsets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MS_US: Final = 1_000
 
 
 class LastRecords:
-    """Asks one topic, by a consumer that stays open: an answer takes some 3 ms, a new consumer 100."""
+    """Checks one topic with a consumer that stays open: a check takes about 3 ms, a new consumer 100 ms."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self._bootstrap = bootstrap
@@ -28,11 +28,12 @@ class LastRecords:
         self._consumer: KafkaConsumer | None = None
 
     def confirm(self, last: Mapping[int, tuple[int, int]]) -> None:
-        """Check that the topic has these records: by partition the offset, and the timestamp in microseconds.
+        """Check that the topic still has these records; blocks.
 
-        One that retention has removed is passed over. Blocks. Raises LedgerError where a partition has
-        another record in its place: it lost its end, as by a power cut, and has grown again. Raises
-        BrokerError while Kafka is away.
+        ``last``: by partition, the record's offset and its timestamp in microseconds. Records that retention
+        has removed are skipped. Raises LedgerError if a partition has another record at the offset: the
+        partition lost its last records, for example in a power cut, and new ones were written. Raises
+        BrokerError if Kafka is unavailable.
         """
         with self._lock, asking(self._bootstrap, self._topic):
             try:
@@ -47,7 +48,8 @@ class LastRecords:
 
     def _confirm(self, last: Mapping[int, tuple[int, int]]) -> None:
         if self._consumer is None:
-            # Kafka gives a batch of records at least, and for an offset that is gone the first one left.
+            # Whatever the limit, Kafka returns at least one batch of records. For an expired offset, the
+            # consumer gets the first record that is left.
             self._consumer = consumer_of_no_group(
                 self._bootstrap,
                 "candleflow-last-records",
@@ -60,13 +62,16 @@ class LastRecords:
                 raise not_fitting(
                     self._topic,
                     f"partition {number} has another record at offset {wanted[0]} than the one that was "
-                    "merged: it lost its end, as by a power cut, and has grown again",
+                    "merged: it lost its last records, for example in a power cut, and got new ones",
                 )
 
     def _found(
         self, consumer: KafkaConsumer, offsets: Mapping[int, int]
     ) -> dict[int, tuple[int, int] | None]:
-        """The first record of each partition from the offset on, None where there is none but Kafka's own."""
+        """Return each partition's first record from the offset on, as offset and timestamp.
+
+        None if there is no record, or only Kafka's own transaction markers.
+        """
         places = {TopicPartition(self._topic, number): offset for number, offset in offsets.items()}
         consumer.assign(list(places))
         consumer.resume(*places)
@@ -76,7 +81,7 @@ class LastRecords:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while len(found) < len(places):
             if time.monotonic() > deadline:
-                raise errors.KafkaTimeoutError("it gives no records, though it has some")
+                raise errors.KafkaTimeoutError("it returned no records in time, although it has some")
             polled: Mapping[TopicPartition, list[Any]] = consumer.poll(_POLL_MS)
             for place, offset in places.items():
                 if place.partition not in found and (place in polled or consumer.position(place) > offset):

@@ -1,11 +1,11 @@
 """The single-writer lease: only the member of a Kafka consumer group may publish trades.
 
 The producer reads the topic of gaps as the only member of the group. A process that finds another member does
-not begin, and one that has lost the membership to another stops.
+not start, and one that has lost its membership to another process stops.
 
-Each shard of the symbols has a group of its own, and all read the one topic. A group's name tells its shard.
-So a producer sees in Kafka's list of groups whether a shard of another count, such as the only producer where
-there are to be two, has some of the same symbols.
+Each shard of the symbols has its own group, and all groups read the same topic. The group's name contains the
+shard. So a producer can find in Kafka's list of groups whether producers with another number of shards run,
+which would publish some of the same symbols.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition, erro
 from kafka.admin import KafkaAdminClient
 
 from candleflow.backoff import Backoff
-from candleflow.broker.gap_log import Place, StuckError, events_in, poll
+from candleflow.broker.gap_log import ReadPosition, StuckError, events_in, poll
 from candleflow.broker.security import python_options
 from candleflow.broker.topics import ATTEMPT_MS, admin_client, id_of, words
 from candleflow.errors import HeldError
@@ -31,7 +31,7 @@ from candleflow.market.shard import ALL, Shard
 _log = logging.getLogger(__name__)
 
 SESSION_MS: Final = 6_000
-"""How soon Kafka notices that a producer is gone: the minimum that a broker grants by default
+"""How long Kafka takes to notice that a producer is gone. It is the minimum that a broker allows by default
 (``group.min.session.timeout.ms``)."""
 _HEARTBEAT_MS: Final = 1_500
 _PAUSE_SECONDS: Final = 0.5
@@ -42,12 +42,12 @@ _NO_SUCH_GROUP: Final = "Dead"
 
 
 class Lease:
-    """Holds the lease and follows the topic of gaps, in a thread of its own.
+    """Holds the lease and reads the topic of gaps, on its own thread.
 
-    ``holder`` names this process to others, and ``shard`` says for which symbols' trades it holds the lease.
-    Both callbacks are called on the thread, with events of every shard: ``on_all`` with all there are, once
-    the lease is held; ``on_more`` with later ones. ``on_all`` is called again only after the topic was
-    recreated. After any other interruption the thread resumes where it was.
+    ``holder`` is the name of this process that others see, and ``shard`` the part of the symbols that the
+    lease covers. The thread calls both callbacks, with the events of every shard: ``on_all`` with all events
+    once the lease is held, and ``on_more`` with later ones. ``on_all`` is called again only if the topic was
+    recreated. After any other interruption, reading resumes where it stopped.
     """
 
     def __init__(
@@ -72,29 +72,31 @@ class Lease:
         self._holds = threading.Event()
         self._was_removed = threading.Event()
         self._has_read = threading.Event()
-        self._place = Place()
+        self._position = ReadPosition()
         self._backoff = Backoff(_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         self.failure: BaseException | None = None
-        """What ended the thread: HeldError, if another took over."""
+        """The error that ended the thread: HeldError if another process has taken over the lease."""
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
 
     @property
     def is_held(self) -> bool:
-        """Whether this process may publish now."""
+        """Whether this process holds the lease and may publish."""
         return self._holds.is_set()
 
     def acquire(self, within_seconds: float, gives_up: Callable[[], bool]) -> None:
-        """Take the lease and begin to read; blocks.
+        """Acquire the lease and read the topic of gaps; blocks.
 
-        Returns early when ``gives_up()``. While Kafka is away it waits, with no limit. Raises HeldError,
-        naming the holder, where another one still holds the lease after ``within_seconds``.
+        Returns early if ``gives_up()``. Waits without limit while Kafka is down. Raises HeldError, which
+        names the holder, if another process still holds the lease after ``within_seconds``.
         """
         deadline = time.monotonic() + within_seconds
         while not gives_up():
             try:
                 other = self._other_holder()
             except (errors.KafkaError, OSError) as error:
-                _log.info("Kafka can't tell who publishes to %s yet: %s", self._topic, words(error))
+                _log.info(
+                    "Kafka can't be asked for the lease holder of %s, retrying: %s", self._topic, words(error)
+                )
             else:
                 if other is None:
                     break
@@ -107,7 +109,7 @@ class Lease:
                 raise self.failure
 
     def close(self, within_seconds: float) -> None:
-        """Give the lease back."""
+        """Release the lease, and wait at most ``within_seconds`` for the thread to end."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(within_seconds)
@@ -117,14 +119,17 @@ class Lease:
             return self._member_of(admin, [(self._group, self._shard), *self._overlapping(admin)])
 
     def _member_of(self, admin: KafkaAdminClient, groups: Iterable[tuple[str, Shard]]) -> str | None:
-        """Return the first member of any of these groups."""
+        """Return the name of the first member of any of these groups."""
         for group, shard in groups:
             for member in self._members(admin, group):
-                return self._who(member, shard)
+                return self._name_of(member, shard)
         return None
 
     def _overlapping(self, admin: KafkaAdminClient) -> list[tuple[str, Shard]]:
-        """Return the groups, with their shards, of another count that may have some of our symbols."""
+        """Return the groups of other shards that may have some of our symbols, with their shards.
+
+        These belong to another number of shards: shards of the same number have no symbol in common.
+        """
         named = (
             (str(one["group_id"]), Shard.named(one["group_id"], self._groups)) for one in admin.list_groups()
         )
@@ -134,14 +139,14 @@ class Lease:
             if shard is not None and shard != self._shard and shard.overlaps(self._shard)
         ]
 
-    def _who(self, member: Mapping[str, Any], shard: Shard) -> str:
+    def _name_of(self, member: Mapping[str, Any], shard: Shard) -> str:
         name = str(member["client_id"])
         return name if shard == self._shard == ALL else f"{name}, for shard {shard}"
 
     def _held_by(self, holder: str) -> HeldError:
         return HeldError(
-            f"another producer publishes the trades that {self._topic} belongs to: {holder}; only one may. "
-            "Stop it, or wait until it has ended"
+            f"another producer publishes the same trades (lease of {self._topic}): {holder}; only one may. "
+            "Stop it, or wait until it has stopped, then start this one again"
         )
 
     def _members(self, admin: KafkaAdminClient, group: str) -> list[dict[str, Any]]:
@@ -149,7 +154,7 @@ class Lease:
             described = admin.describe_groups([group])[group]
         except errors.GroupIdNotFoundError:
             return []
-        # As while the broker that coordinates the group still starts: an empty list would then be no answer.
+        # For example while the group's coordinator is starting: its empty list would not mean "no members".
         if described["error"] and described["group_state"] != _NO_SUCH_GROUP:
             raise errors.KafkaError(described["error"])
         return list(described["members"])
@@ -161,15 +166,21 @@ class Lease:
                 consumer = consumer or self._joined()
                 self._follow(consumer)
             except StuckError as error:
-                _log.warning("the topic %s is read by another consumer: %s", self._topic, error)
+                _log.warning("reading the topic %s again with a new consumer: %s", self._topic, error)
                 self._holds.clear()
-                self._was_removed.set()  # as it may have been, and another one may hold the lease now
+                self._was_removed.set()  # the group may have removed us, and another process hold the lease
                 _close(consumer)
                 consumer = None
             except (errors.KafkaError, OSError) as error:
-                _log.info("the topic %s can't be read now: %s", self._topic, words(error))
-                self._stop.wait(self._backoff.next_delay())
-            except Exception as error:  # noqa: BLE001 - raised by the next ``acquire``, or by the producer
+                delay = self._backoff.next_delay()
+                _log.info(
+                    "the topic %s can't be read now, next attempt in %.1f s: %s",
+                    self._topic,
+                    delay,
+                    words(error),
+                )
+                self._stop.wait(delay)
+            except Exception as error:  # noqa: BLE001 - ``acquire`` or the producer raises it
                 self.failure = error
                 break
         self._holds.clear()
@@ -188,14 +199,14 @@ class Lease:
             bootstrap_timeout_ms=ATTEMPT_MS,
             metrics_enabled=False,
         )
-        # Once known, the topic's one partition is assigned by the first join: else by a second one.
+        # Fetches the topic's metadata: without it, the partition is assigned only by a second join.
         consumer.partitions_for_topic(self._topic)
-        consumer.subscribe([self._topic], listener=_Holding(self._holds, self._was_removed))
+        consumer.subscribe([self._topic], listener=_AssignmentListener(self._holds, self._was_removed))
         return consumer
 
     def _follow(self, consumer: KafkaConsumer) -> None:
-        """Read on until stopped."""
-        partition, place = TopicPartition(self._topic, 0), self._place
+        """Hold the lease and read the topic until stopped."""
+        partition, position = TopicPartition(self._topic, 0), self._position
         unassigned_since: float | None = None
         checked_at = time.monotonic()
         while not self._stop.is_set():
@@ -214,47 +225,48 @@ class Lease:
             is_due = time.monotonic() - checked_at >= _CHECK_SECONDS
             if not self._holds.is_set():
                 made = self._refuse_overlapping()
-                self._holds.set()  # before reading: a revocation meanwhile clears it again
+                self._holds.set()  # before reading, so that a revocation during the reading clears it again
                 self._read_on(consumer, partition, made)
-            elif is_due and place.end(consumer, partition) != place.next_offset:
-                self._read_on(consumer, partition, place.topic_id)
+            elif is_due and position.end(consumer, partition) != position.next_offset:
+                self._read_on(consumer, partition, position.topic_id)
             if is_due:
                 checked_at = time.monotonic()
 
     def _take(self, records: Sequence[Any]) -> None:
-        """Pass on the records of a poll.
+        """Pass on the events of a poll's records.
 
-        Where they begin before our place, the topic may have been recreated: the client then starts over.
+        If the records start before our read position, the topic may have been recreated: kafka-python then
+        starts from the beginning.
         """
-        if records[0].offset < self._place.next_offset:
-            self._holds.clear()  # so that the topic's id is asked for, and what it has is read
+        if records[0].offset < self._position.next_offset:
+            self._holds.clear()  # ``_follow`` then checks the topic's id and reads it again
             return
         self._on_more(events_in(records))
-        self._place.next_offset = records[-1].offset + 1
+        self._position.next_offset = records[-1].offset + 1
 
     def _read_on(self, consumer: KafkaConsumer, partition: TopicPartition, topic_id: str) -> None:
-        """Read and pass on the events since the last reading, whether or not a poll returned them."""
-        events, is_all = self._place.read_on(consumer, partition, topic_id)
+        """Read the events since the last reading, even ones that no poll returned, and pass them on."""
+        events, is_all = self._position.read_on(consumer, partition, topic_id)
         (self._on_all if is_all else self._on_more)(events)
         self._has_read.set()
         self._backoff.reset()
 
     def _refuse_others(self) -> None:
-        """Raise HeldError where the group has another member.
+        """Raise HeldError if the group has another member.
 
-        A member that the group had removed, such as a process that was suspended, gives way as soon as it is
-        back. So the one that joined in the meantime has the partition again before it would give way too.
+        A process that the group had removed, such as one that was suspended, stops as soon as it is back. So
+        the process that joined in the meantime gets the partition again before it would stop too.
         """
         with admin_client(self._bootstrap) as admin:
             for member in self._members(admin, self._group):
                 if member["client_id"] != self._holder:
-                    raise self._held_by(self._who(member, self._shard))
+                    raise self._held_by(self._name_of(member, self._shard))
 
     def _refuse_overlapping(self) -> str:
-        """Raise HeldError where a shard of another count has some of our symbols; else return the topic's id.
+        """Raise HeldError if an overlapping shard has a producer; otherwise return the topic's id.
 
-        Each asks after it has joined: of two that begin at once at least one sees the other. If both do,
-        both give way.
+        Each process checks after it has joined its group, so of two that start at once at least one sees the
+        other. If both see each other, both stop.
         """
         with admin_client(self._bootstrap) as admin:
             holder = self._member_of(admin, self._overlapping(admin))
@@ -269,8 +281,8 @@ def _close(consumer: KafkaConsumer | None) -> None:
             consumer.close()
 
 
-class _Holding(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
-    """Notes at once that the assignment was revoked, and whether the group had removed us."""
+class _AssignmentListener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
+    """Records at once that the assignment was revoked, and whether the group had removed this process."""
 
     def __init__(self, holds: threading.Event, was_removed: threading.Event) -> None:
         self._holds = holds
@@ -285,4 +297,4 @@ class _Holding(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python
         self._was_removed.set()
 
     def on_partitions_assigned(self, assigned: Any) -> None:
-        """Do nothing: the thread polls the assignment."""
+        """Do nothing: ``Lease`` polls the assignment."""

@@ -1,4 +1,4 @@
-"""Where a topic begins and ends: what the processor's stored offsets are held against."""
+"""A topic's first and end offsets, which the processor compares with its stored offsets."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _CLIENT_ID: Final = "candleflow-offsets"
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """A topic's first offsets still there and its end offsets, by partition."""
+    """A topic's first available offsets and its end offsets, by partition."""
 
     begin: Mapping[int, int]
     end: Mapping[int, int]
 
 
 def bounds(bootstrap: str, topic: str) -> Bounds:
-    """The topic's bounds now. Raises BrokerError where Kafka or the topic is away."""
+    """Return the topic's current bounds. Raises BrokerError if Kafka or the topic is unavailable."""
     with asking(bootstrap, topic), closing(consumer_of_no_group(bootstrap, _CLIENT_ID)) as consumer:
         partitions = partitions_of(consumer, topic)
         begin = consumer.beginning_offsets(partitions)
@@ -43,10 +43,10 @@ def bounds(bootstrap: str, topic: str) -> Bounds:
 
 
 def starting_offsets(topic: str, stored: Mapping[int, int], found: Bounds) -> dict[int, int]:
-    """Where to go on reading: at ``stored``, and at the beginning of a partition that nothing is stored of.
+    """Return the offsets to resume from: the stored one, or a partition's beginning if none is stored.
 
-    Raises LedgerError where the topic no longer has what comes next, or ends before it: to go on from
-    anywhere else would lose or repeat trades in silence.
+    Raises LedgerError if the topic no longer has the record at a stored offset, or ends before it. Resuming
+    anywhere else would silently lose or repeat trades.
     """
     gone = sorted(stored.keys() - found.end.keys())
     if gone:
@@ -55,19 +55,19 @@ def starting_offsets(topic: str, stored: Mapping[int, int], found: Bounds) -> di
         if offset < found.begin[partition]:
             raise not_fitting(
                 topic,
-                f"partition {partition} was to be read from offset {offset}, and begins at "
-                f"{found.begin[partition]}, so that {found.begin[partition] - offset} records expired unread",
+                f"partition {partition} was to be read from offset {offset}, but begins at "
+                f"{found.begin[partition]}: {found.begin[partition] - offset} records expired unread",
             )
         if offset > found.end[partition]:
             raise not_fitting(
                 topic,
-                f"partition {partition} was read up to offset {offset}, and ends at {found.end[partition]}",
+                f"partition {partition} was read up to offset {offset}, but ends at {found.end[partition]}",
             )
     return {partition: stored.get(partition, found.begin[partition]) for partition in found.end}
 
 
 def not_fitting(topic: str, reason: str) -> LedgerError:
-    """The error for a topic that the stored offsets don't belong to: names the command that mends."""
+    """Return the error for a topic that doesn't match the stored offsets; it names the command that helps."""
     return LedgerError(
         f"the topic {topic} does not fit the candles in PostgreSQL: {reason}; to accept the topic as it is "
         "and read it from its beginning: python -m candleflow adopt-topic"
@@ -76,7 +76,7 @@ def not_fitting(topic: str, reason: str) -> LedgerError:
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """What Kafka last told of a topic; ``asked_at`` is before the question, by ``time.monotonic``."""
+    """A topic's id and end offsets as of the last query; ``asked_at`` is its start by ``time.monotonic``."""
 
     asked_at: float
     topic_id: str
@@ -84,8 +84,7 @@ class Latest:
 
 
 class EndOffsets:
-    """A topic's end offsets and its id, asked for once a second by a thread of its own: Kafka may be slow to
-    answer."""
+    """Asks once a second for a topic's end offsets and id, on its own thread, as Kafka may answer slowly."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self._bootstrap = bootstrap
@@ -102,7 +101,7 @@ class EndOffsets:
 
     @property
     def latest(self) -> Latest | None:
-        """None before Kafka's first answer, and while it or the topic is away."""
+        """The latest answer; None before the first one, and while Kafka or the topic is unavailable."""
         return self._latest
 
     def _run(self) -> None:
@@ -114,21 +113,21 @@ class EndOffsets:
                 ):
                     self._ask(admin, consumer)
             except (errors.KafkaError, OSError, KafkaRefusalError):
-                # Told by the query itself, which reads from the same Kafka; here the lag is unknown.
+                # The streaming query reads the same Kafka and reports the error. Here the lag is unknown.
                 self._latest = None
             self._stop.wait(_ASK_EVERY_SECONDS)
 
     def _ask(self, admin: KafkaAdminClient, consumer: KafkaConsumer) -> None:
-        """Ask again and again, until stopped, or until the topic has other partitions."""
+        """Ask once a second until stopped, or until the topic has other partitions."""
         while not self._stop.is_set():
             asked_at = time.monotonic()
             partitions = partitions_of(consumer, self._topic)
             end = _by_number(consumer.end_offsets(partitions))
-            made, numbers = id_and_partitions(admin, self._topic)
+            topic_id, numbers = id_and_partitions(admin, self._topic)
             if numbers != [one.partition for one in partitions]:
-                self._latest = None  # partitions were added: only a new consumer knows them
+                self._latest = None  # partitions were added; only a new consumer sees them
                 return
-            self._latest = Latest(asked_at, made, end)
+            self._latest = Latest(asked_at, topic_id, end)
             self._stop.wait(_ASK_EVERY_SECONDS)
 
 

@@ -5,10 +5,12 @@ Three threads share the work, joined only by simple queues:
     event loop --records--> publisher thread --KafkaProducer.send--> kafka-python's sender thread
         ^-----------------------acknowledged, in batches--------------------------'
 
-``send`` can block for its topic's metadata, and on the event loop that would miss the exchange's ping: so it
-has a thread of its own. Records put in one turn of the event loop cross to it together, as waking a thread
-for each record took longer than sending it; of those, only the last one's success is awaited. kafka-python
-retries for DELIVERY_TIMEOUT_MS; records that it gives up are sent again by a new KafkaProducer.
+``send`` can block while it waits for the topic's metadata. On the event loop that would delay the answer to
+the exchange's ping, so ``send`` runs on its own thread. Records from one turn of the event loop go to that
+thread together, as waking it for each record took longer than sending the record. Of such a batch, only the
+last record has a success callback.
+
+kafka-python retries for DELIVERY_TIMEOUT_MS. Records that it gives up are sent again by a new KafkaProducer.
 """
 
 from __future__ import annotations
@@ -37,12 +39,13 @@ CLIENT_ID: Final = "candleflow-producer"
 BATCH_BYTES: Final = 131_072
 REQUEST_TIMEOUT_MS: Final = 15_000
 RECONNECT_MAX_MS: Final = 1_000
-"""With the clients' defaults, 30 s and 10 s, the log would stand still that long after Kafka is back."""
+"""With kafka-python's defaults (30 s and 10 s), nothing would be sent for that long after Kafka is back."""
 PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 10.0
-SAY_EVERY_SECONDS: Final = 10.0
+LOG_EVERY_SECONDS: Final = 10.0
 LINGER_MS: Final = 2
-"""A record on its own was acknowledged after 4 ms with a linger of 1 ms, after 8 ms with 5 ms (p50)."""
+"""Kept low for latency: a single record was acknowledged after 4 ms with a linger of 1 ms, and after 8 ms
+with 5 ms (p50)."""
 DELIVERY_TIMEOUT_MS: Final = 7 * 24 * 3_600_000
 
 _BOOTSTRAP_MS: Final = 2_000
@@ -50,7 +53,7 @@ _METADATA_MS: Final = 2_000
 
 
 class Receipt:
-    """Tells when all that was published with it has been acknowledged."""
+    """Lets a caller wait until all records that were published with it are acknowledged."""
 
     def __init__(self) -> None:
         self._pending = 0
@@ -78,7 +81,7 @@ class Kind(Enum):
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """One record on its way."""
+    """One record to send."""
 
     topic: str
     key: bytes | None
@@ -95,21 +98,21 @@ _Sent: TypeAlias = list[tuple[Record, Any]]
 """Records, each with its future."""
 
 
-class _RareWarning:
-    """Logs the first of many similar warnings, and then one each SAY_EVERY_SECONDS."""
+class _RateLimitedWarning:
+    """Logs the first of many similar warnings, then at most one per LOG_EVERY_SECONDS."""
 
     def __init__(self) -> None:
-        self._said_at = float("-inf")
+        self._logged_at = float("-inf")
 
     def say(self, line: str, *arguments: object) -> None:
         now = time.monotonic()
-        if now - self._said_at >= SAY_EVERY_SECONDS:
-            self._said_at = now
+        if now - self._logged_at >= LOG_EVERY_SECONDS:
+            self._logged_at = now
             _log.warning(line, *arguments)
 
 
 @dataclass(frozen=True, slots=True)
-class _Again:
+class _FailedRecord:
     """A record that a KafkaProducer (the ``generation``-th) gave up."""
 
     record: Record
@@ -118,40 +121,40 @@ class _Again:
 
 
 class Publisher:
-    """Sends records until stopped, in order within each partition, and never gives up a record.
+    """Sends records until stopped, in order within each partition, and retries each one until it succeeds.
 
-    All methods belong to the event loop, and none of them blocks it. ``on_settled`` is called on
-    kafka-python's thread or the publisher's.
+    All methods belong to the event loop, and none blocks it. ``on_settled`` is called on kafka-python's
+    thread or the publisher's.
     """
 
     def __init__(self, bootstrap: str, now_ms: Callable[[], int], on_settled: OnSettled) -> None:
-        # A daemon: a send that hangs must not keep the process from ending.
+        # A daemon thread: a send that hangs must not keep the process from exiting.
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._bootstrap = bootstrap
         self._now_ms = now_ms
         self._on_settled = on_settled
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[Record] = []
-        self._queue: queue.SimpleQueue[list[Record] | _Again | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Record] | _FailedRecord | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._producer: Any = None
         self._generation = 0
         self.retried = 0
-        """Records that kafka-python gave up and that were sent again."""
+        """The number of records that kafka-python gave up and that were sent again."""
         self._backoff = Backoff(PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
-        self._warning = _RareWarning()
-        self._loss_warning = _RareWarning()
+        self._warning = _RateLimitedWarning()
+        self._retry_warning = _RateLimitedWarning()
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
         if self._waiting:
-            self._loop.call_soon(self._hand_on)
+            self._loop.call_soon(self._pass_to_thread)
 
     def put(self, record: Record) -> None:
         self._waiting.append(record)
         if len(self._waiting) == 1 and self._loop is not None:
-            self._loop.call_soon(self._hand_on)
+            self._loop.call_soon(self._pass_to_thread)
 
     async def stop(self, seconds: float) -> None:
         self._stopped.set()
@@ -159,19 +162,19 @@ class Publisher:
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, seconds)
 
-    def _hand_on(self) -> None:
-        """Hand the records of one turn of the loop to the thread together."""
+    def _pass_to_thread(self) -> None:
+        """Pass the records of one turn of the event loop to the thread, in one batch."""
         self._queue.put(self._waiting)
         self._waiting = []
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            order = self._queue.get()
-            if isinstance(order, _Again):
-                self._take_back(order)
-                self._send([order.record])
-            elif order is not None:
-                self._send(order)
+            item = self._queue.get()
+            if isinstance(item, _FailedRecord):
+                self._prepare_retry(item)
+                self._send([item.record])
+            elif item is not None:
+                self._send(item)
         self._drop_producer()
 
     def _send(self, records: Sequence[Record]) -> None:
@@ -179,7 +182,7 @@ class Publisher:
         now_ms = self._now_ms()
         for record in records:
             while (future := self._future_of(record, now_ms)) is None:
-                # The records sent before must not wait for this one.
+                # The acknowledgements of the records sent before must not wait for this one.
                 self._watch(sent)
                 sent = []
                 if self._stopped.wait(PAUSE_SECONDS):
@@ -190,7 +193,10 @@ class Publisher:
         self._watch(sent)
 
     def _future_of(self, record: Record, now_ms: int) -> Any:
-        """Hand ``record`` to kafka-python; None where it can't take it, as without its topic's metadata."""
+        """Pass ``record`` to kafka-python and return its future.
+
+        Returns None if kafka-python can't accept it, for example without the topic's metadata.
+        """
         try:
             if self._producer is None:
                 self._producer = _connect(self._bootstrap)
@@ -198,19 +204,22 @@ class Publisher:
                 record.topic, record.value, record.key, record.headers, timestamp_ms=now_ms
             )
         except (errors.KafkaError, OSError, ValueError) as error:
-            # ValueError: kafka-python's partitioner found no partition, as metadata changed meanwhile.
-            self._warning.say("Kafka at %s can't take records: %s", self._bootstrap, words(error))
+            # ValueError: kafka-python's partitioner found no partition, as the metadata changed meanwhile.
+            self._warning.say("Kafka at %s accepts no records, retrying: %s", self._bootstrap, words(error))
             if isinstance(error, errors.IllegalStateError):
                 self._drop_producer()
             return None
 
     def _watch(self, sent: _Sent) -> None:
-        """Settle records once the last one is done: in one partition the others are done then, too."""
+        """Settle records once the last one is done. Others in the same partition are done by then."""
         if sent:
             sent[-1][1].add_both(partial(self._settle, sent))
 
     def _settle(self, sent: _Sent, _: object) -> None:
-        """On kafka-python's thread, or the publisher's. ``_on_failed`` handles failed records."""
+        """Report the acknowledged records; ``_on_failed`` handles failed ones.
+
+        Called on kafka-python's thread or the publisher's.
+        """
         settled = []
         for record, future in sent:
             if not future.is_done:
@@ -222,20 +231,22 @@ class Publisher:
             self._on_settled(settled)
 
     def _on_failed(self, record: Record, generation: int, error: BaseException) -> None:
-        """On kafka-python's thread: have the publisher send it again."""
-        self._queue.put(_Again(record, error, generation))
+        """Have the publisher's thread send the record again. Called on kafka-python's thread."""
+        self._queue.put(_FailedRecord(record, error, generation))
 
-    def _take_back(self, again: _Again) -> None:
+    def _prepare_retry(self, failed: _FailedRecord) -> None:
         self.retried += 1
-        self._loss_warning.say(
-            "Kafka did not take %d record(s), sent again: %s", self.retried, words(again.error)
+        self._retry_warning.say(
+            "Kafka did not accept records (%d so far), sending them again: %s",
+            self.retried,
+            words(failed.error),
         )
-        if again.generation == self._generation:  # else that producer has been replaced already
+        if failed.generation == self._generation:  # otherwise that KafkaProducer was replaced already
             self._drop_producer()
             self._stopped.wait(self._backoff.next_delay())
 
     def _drop_producer(self) -> None:
-        """Close the producer without waiting: each record in it fails, and comes back to be sent again."""
+        """Close the KafkaProducer without waiting. Its unsent records fail, and are sent again."""
         if self._producer is not None:
             self._generation += 1
             _close_at_once(self._producer)
@@ -243,7 +254,7 @@ class Publisher:
 
 
 class _Partitioner(DefaultPartitioner):  # type: ignore[misc]  # kafka-python has no types
-    """kafka-python's own, but a key's hash, which is pure Python there, is worked out once."""
+    """kafka-python's partitioner with a cache of the keys' hashes, which it computes in pure Python."""
 
     def __init__(self) -> None:
         self._hashes: dict[bytes, int] = {}
@@ -273,13 +284,13 @@ def _close_at_once(producer: Any) -> None:
     try:
         producer.close(timeout=0)
     except errors.KafkaTimeoutError:
-        # kafka-python 3.0.12: close() flushes first, and if that times out it raises before its thread is
-        # stopped, which then goes on for ever, and at exit raises once more.
+        # kafka-python 3.0.12: close() flushes first. If the flush times out, it raises before it stops its
+        # thread. The thread would then run for ever, and raise again at exit.
         producer._sender.force_close()  # noqa: SLF001
 
 
 def _connect(bootstrap: str) -> KafkaProducer:
-    """A producer that keeps the order of each partition and never gives up a record while it is sound."""
+    """Return a KafkaProducer that keeps each partition's order and retries a record for days."""
     return KafkaProducer(
         **python_options(bootstrap),
         client_id=CLIENT_ID,

@@ -1,7 +1,7 @@
-"""How Kafka's clients in Python are told of TLS and passwords, in one place, and what a refusal means.
+"""TLS and password options for Kafka's Python clients, and clear errors when Kafka refuses them.
 
-An address without security (a plain ``str``) is spoken to in plain text; one with it never is, as no client
-falls back. Spark has its own words for the same in ``engine/kafka_options.py``.
+An address without security settings (a plain ``str``) is connected to in plain text. One with them never is:
+no client falls back to plain text. ``engine/kafka_options.py`` has the same options for Spark.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from kafka.net.sasl.scram import ScramClient
 from candleflow.errors import BrokerError
 from candleflow.settings import PREFIX, KafkaAddress, KafkaProtocol, KafkaSecurity
 
-_LOOK_SECONDS: Final = 5.0
+_CONNECT_SECONDS: Final = 5.0
 _SASL_HANDSHAKE: Final = 17
 _SASL_AUTHENTICATE: Final = 36
-"""Kafka's numbers of these two requests (its protocol guide)."""
+"""The API keys of these two requests (Kafka protocol guide)."""
 _PLAIN: Final = KafkaSecurity()
 _CA: Final = f"{PREFIX}KAFKA_SSL_CA"
 _BOOTSTRAP: Final = f"{PREFIX}KAFKA_BOOTSTRAP"
@@ -28,24 +28,23 @@ _USERNAME: Final = f"{PREFIX}KAFKA_SASL_USERNAME"
 _MECHANISM: Final = f"{PREFIX}KAFKA_SASL_MECHANISM"
 _PROTOCOL: Final = f"{PREFIX}KAFKA_SECURITY_PROTOCOL"
 
-# OpenSSL's numbers (x509_vfy.h); the texts differ between its versions.
+# OpenSSL's error numbers (x509_vfy.h). Its error texts differ between versions.
 _EXPIRED: Final = 10
 _NOT_YET_VALID: Final = 9
 _OTHER_NAME: Final = (62, 64)
 
 
 class KafkaRefusalError(BrokerError):
-    """Kafka is there, and can't be trusted or doesn't trust us: a setting or a certificate is wrong. Waiting
-    doesn't help."""
+    """Kafka answers, but a certificate or a password is wrong. Retrying doesn't help."""
 
 
 def security_of(bootstrap: str) -> KafkaSecurity:
-    """What the address says of it; plain text where it says nothing."""
+    """Return the address's security settings; plain text if it has none."""
     return bootstrap.security if isinstance(bootstrap, KafkaAddress) else _PLAIN
 
 
 def python_options(bootstrap: str) -> dict[str, Any]:
-    """Keywords for each of kafka-python's clients; they may hold the password."""
+    """Return keyword arguments for any kafka-python client. They may include the password."""
     security = security_of(bootstrap)
     options: dict[str, Any] = {
         "bootstrap_servers": bootstrap.split(","),
@@ -63,10 +62,10 @@ def python_options(bootstrap: str) -> dict[str, Any]:
 
 
 def raise_if_refused(bootstrap: str, error: BaseException) -> None:
-    """Raise KafkaRefusalError, naming the setting, where what keeps a client away will stay.
+    """Raise KafkaRefusalError, which names the setting to check, if Kafka refuses TLS or the password.
 
-    kafka-python 3.0.12 says of a failed handshake and of a refused password only that no broker was there: so
-    the first broker that answers is looked at once more.
+    For a failed handshake or a wrong password, kafka-python 3.0.12 only reports that no broker was available.
+    So this function connects once more, to the first broker that answers, to find out.
     """
     security = security_of(bootstrap)
     if security.protocol is not KafkaProtocol.PLAINTEXT:
@@ -76,34 +75,37 @@ def raise_if_refused(bootstrap: str, error: BaseException) -> None:
 
 
 def _refused(bootstrap: str, security: KafkaSecurity) -> str | None:
-    """What is wrong at the first broker that answers; None where nothing is, or none does."""
+    """Return what is wrong with the first broker that answers; None if nothing is, or none answers."""
     for server in bootstrap.split(","):
         host, _, port = server.rpartition(":")
         try:
             with (
-                socket.create_connection((host.strip("[]"), int(port)), _LOOK_SECONDS) as plain,
+                socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS) as plain,
                 _context(security).wrap_socket(plain, server_hostname=host.strip("[]")) as secured,
             ):
                 return _refused_user(secured, security)
         except ssl.SSLCertVerificationError as error:
             return _words(error, server)
         except ssl.SSLError:
-            return f"{server} doesn't speak TLS: look at {_PROTOCOL}"
+            return f"{server} doesn't use TLS: check {_PROTOCOL}"
         except OSError:
             continue
-        except ValueError:  # its last message is the proof that it has the password, too
-            return f"{server} doesn't know the password of {security.username!r}: look at {_PASSWORD}"
+        except ValueError:  # SCRAM: the server's last message must prove that it knows the password too
+            return f"{server} doesn't know the password of {security.username!r}: check {_PASSWORD}"
     return None
 
 
 def _refused_user(secured: ssl.SSLSocket, security: KafkaSecurity) -> str | None:
-    """Whether Kafka takes name and password, by its protocol: SaslHandshake, then SaslAuthenticate twice."""
+    """Return why Kafka refuses the user or the password; None if it accepts them.
+
+    Uses Kafka's protocol: one SaslHandshake, then SaslAuthenticate twice.
+    """
     if security.protocol is not KafkaProtocol.SASL_SSL:
         return None
     mechanism = str(security.mechanism).encode()
     answer = _ask(secured, _SASL_HANDSHAKE, 1, struct.pack(">h", len(mechanism)) + mechanism)
     if struct.unpack_from(">h", answer)[0]:
-        return f"it doesn't take {security.mechanism}: look at {_MECHANISM}"
+        return f"it doesn't support {security.mechanism}: check {_MECHANISM}"
     proof = ScramClient(security.username, security.password, str(security.mechanism))
     for message, receive in (
         (proof.first_message, proof.process_server_first_message),
@@ -112,13 +114,16 @@ def _refused_user(secured: ssl.SSLSocket, security: KafkaSecurity) -> str | None
         said = message()
         answer = _ask(secured, _SASL_AUTHENTICATE, 0, struct.pack(">i", len(said)) + said)
         if struct.unpack_from(">h", answer)[0]:
-            return f"it refuses the user {security.username!r}: look at {_USERNAME} and {_PASSWORD}"
+            return f"it refuses the user {security.username!r}: check {_USERNAME} and {_PASSWORD}"
         receive(_bytes_of(answer))
     return None
 
 
 def _ask(secured: ssl.SSLSocket, key: int, version: int, body: bytes) -> bytes:
-    """One request of Kafka's (key, version, a correlation of 0, no client's name) and its answer's body."""
+    """Send one Kafka request and return the body of the response.
+
+    The header has the API key, the version, correlation id 0 and no client id.
+    """
     request = struct.pack(">hhih", key, version, 0, -1) + body
     secured.sendall(struct.pack(">i", len(request)) + request)
     (length,) = struct.unpack(">i", _read(secured, 4))
@@ -126,7 +131,10 @@ def _ask(secured: ssl.SSLSocket, key: int, version: int, body: bytes) -> bytes:
 
 
 def _bytes_of(answer: bytes) -> bytes:
-    """The server's message in an answer to SaslAuthenticate: after a code and a text that may be null."""
+    """Return the server's bytes from a SaslAuthenticate response.
+
+    They come after an error code and an error text that may be null.
+    """
     (text,) = struct.unpack_from(">h", answer, 2)
     return answer[4 + max(0, text) + 4 :]
 
@@ -136,7 +144,7 @@ def _read(secured: ssl.SSLSocket, length: int) -> bytes:
     while len(found) < length:
         more = secured.recv(length - len(found))
         if not more:
-            raise ConnectionResetError("Kafka ended the connection")
+            raise ConnectionResetError("Kafka closed the connection")
         found += more
     return found
 
@@ -146,12 +154,15 @@ def _words(error: ssl.SSLCertVerificationError, server: str) -> str:
         when = "has expired" if error.verify_code == _EXPIRED else "isn't valid yet"
         return f"the certificate of {server} {when}: it needs a new one, or this machine's clock is wrong"
     if error.verify_code in _OTHER_NAME:
-        return f"the certificate of {server} has another name: look at {_BOOTSTRAP}"
-    return f"the certificate of {server} is signed by nobody that {_CA} names ({error.verify_message})"
+        return f"the certificate of {server} is for another host name: check {_BOOTSTRAP}"
+    return (
+        f"the certificate of {server} is not signed by an authority in {_CA} ({error.verify_message}): "
+        "check that setting"
+    )
 
 
 def _context(security: KafkaSecurity) -> ssl.SSLContext:
-    """Verifies certificate and name, whatever a client's own default is."""
+    """Return a TLS context that verifies the certificate and the host name."""
     context = ssl.create_default_context(cadata=security.authorities or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context

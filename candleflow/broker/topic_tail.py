@@ -1,11 +1,13 @@
-"""The last trade of each symbol in the topic: where a producer that starts finds what was published before.
+"""Finds the last trade id of each symbol in the topic, so that a starting producer knows what was published.
 
-Each partition is read backwards from its end, in steps that grow, until each symbol has been met in it, or in
-another one by a later trade. A symbol is in one partition, but not for ever: where partitions were added, its
-older trades stay in the old one. Trades that
-did not come from the stream (those have ``ORIGIN_HEADER``) are passed over: they are older than what was
-published beside them. So is a record that is no sound trade, whatever it says: an id from it would hide all
-that is missing up to there.
+Each partition is read backwards from its end, in growing steps. Reading stops once every symbol was found in
+the partition, or has a later trade in another one. Usually a symbol's trades are in one partition; if
+partitions were added, its older trades stay in the old one.
+
+Two kinds of records are skipped:
+
+- trades that didn't come from the live stream (with ``ORIGIN_HEADER``): they are older than their neighbours;
+- records that are not valid trades: a wrong id would hide all gaps up to it.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from candleflow.market.trade import Trade
 _log = logging.getLogger(__name__)
 
 RECORDS_LIMIT: Final = 400_000
-"""So many records of a partition are looked at, which takes some ten seconds, for a symbol that is hardly
-traded; what is not met by then counts as never published."""
+"""Maximum number of records to read of a partition, which takes about ten seconds. A rarely traded symbol
+that isn't found within them counts as never published."""
 
 _FIRST_STEP: Final = 1_000
 _GROWTH: Final = 4
@@ -37,10 +39,10 @@ _MS_US: Final = 1_000
 def last_trade_ids(
     bootstrap: str, topic: str, symbols: Collection[str], max_future_us: int
 ) -> dict[str, int]:
-    """The greatest trade id of each symbol near the topic's end; a symbol that isn't there is left out.
+    """Return the greatest trade id of each symbol near the topic's end; blocks.
 
-    A trade dated more than ``max_future_us`` after its record is none, as for the processor. Blocks. Raises
-    BrokerError where Kafka or the topic is away.
+    A symbol that isn't found has no entry. A trade dated more than ``max_future_us`` after its record is
+    invalid, as it is for the processor. Raises BrokerError if Kafka or the topic is unavailable.
     """
     with asking(bootstrap, topic), closing(consumer_of_no_group(bootstrap, "candleflow-tail")) as consumer:
         return _read_backwards(consumer, topic, frozenset(symbols), max_future_us)
@@ -73,10 +75,10 @@ class _Tail:
         self._has_more = True
         self._newest: int | None = None
         self.met: set[str] = set()
-        """The symbols found here so far."""
+        """The symbols found in this partition so far."""
 
     def step_back(self, max_future_us: int) -> Iterator[Trade]:
-        """The trades of the next step."""
+        """Return the trades of the next step backwards."""
         bounds = next(self._steps, None)
         self._has_more = bounds is not None
         self._newest = None
@@ -90,9 +92,9 @@ class _Tail:
                 yield trade
 
     def may_have_later(self, symbols: frozenset[str], found: Mapping[str, Trade]) -> bool:
-        """Whether a symbol may have a later trade farther back than what was found of it.
+        """Return whether the unread part may have a symbol's later trade than the one found.
 
-        It can't where all of the last step was traded before that one: the times are the exchange's.
+        It can't if every trade of the last step is older than the one found, by the exchange's times.
         """
         return self._has_more and not all(
             symbol in self.met
@@ -102,7 +104,7 @@ class _Tail:
 
 
 def _steps(consumer: KafkaConsumer, partition: TopicPartition) -> Iterator[tuple[int, int]]:
-    """Ranges of offsets from the end backwards, each several times as long as the one before."""
+    """Return ranges of offsets from the end backwards, each ``_GROWTH`` times as long as the one before."""
     begin = consumer.beginning_offsets([partition])[partition]
     end = upper = consumer.end_offsets([partition])[partition]
     step = _FIRST_STEP
@@ -111,11 +113,17 @@ def _steps(consumer: KafkaConsumer, partition: TopicPartition) -> Iterator[tuple
         yield lower, upper
         upper, step = lower, step * _GROWTH
     if upper > begin:
-        _log.warning("%s: only the last %d records were looked at", partition.topic, end - upper)
+        _log.warning(
+            "%s: only the last %d records of partition %d were searched for the last published trades; a "
+            "symbol not found counts as never published",
+            partition.topic,
+            end - upper,
+            partition.partition,
+        )
 
 
 def _records(consumer: KafkaConsumer, partition: TopicPartition, lower: int, upper: int) -> Iterator[Any]:
-    """Those of these offsets that the stream may have brought."""
+    """Return the records with these offsets, without those that didn't come from the live stream."""
     consumer.seek(partition, lower)
     while consumer.position(partition) < upper:
         for record in consumer.poll(timeout_ms=_POLL_MS).get(partition, ()):

@@ -1,7 +1,7 @@
-"""The topics' contract: that they exist, with which settings, and which topic of a name this one is.
+"""Creates the Kafka topics with their settings, reads a topic's id, and makes Kafka clients.
 
-``trades`` holds what the exchange sent, ``trades.rejected`` what was refused. Both keep records for the
-retention and never compact them, and both bear the producer's own time (CreateTime). Everything here blocks
+``trades`` has the exchange's trades, ``trades.rejected`` the rejected records. Both keep records for the
+retention time, are never compacted, and have the producer's timestamps (CreateTime). Everything here blocks
 on Kafka: call it from a thread, not from an event loop.
 """
 
@@ -25,19 +25,19 @@ from candleflow.errors import BrokerError
 _log = logging.getLogger(__name__)
 
 ATTEMPT_MS: Final = 2_000
-"""How long one attempt to reach Kafka may take; so soon a caller that wants to stop is heard."""
+"""How long one attempt to reach Kafka may take. A caller that wants to stop waits at most this long."""
 REQUEST_MS: Final = 5_000
 """How long Kafka may take to answer one request."""
-SAY_EVERY_SECONDS: Final = 10.0
-"""While Kafka is away, a line says so this often."""
+LOG_EVERY_SECONDS: Final = 10.0
+"""How often to log that Kafka is unavailable."""
 
 STARTING_SECONDS: Final = 15.0
-"""How long to wait out "too few brokers": a cluster that has just started may lack some."""
+"""How long to retry after "too few brokers": a cluster that has just started may lack some."""
 
 _HOUR_MS: Final = 3_600_000
 _PAUSE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 1.0
-"""So a caller that wants to stop waits 3 s at most."""
+"""With ``ATTEMPT_MS``, a caller that wants to stop waits 3 s at most."""
 
 
 def ensure_topics(
@@ -50,14 +50,15 @@ def ensure_topics(
     *,
     gives_up: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Make those of the topics that do not exist, and wait until each partition has a leader.
+    """Create the topics that don't exist, and wait until each partition has a leader.
 
-    Waits for Kafka, with a line every ten seconds, until ``deadline`` (of ``time.monotonic``; None: for ever)
-    or until ``gives_up()``. A topic that exists stays as it is; a line tells where its number of partitions
-    is not ``partitions``. Raises BrokerError when the wait is over or Kafka refuses to make a topic.
+    Waits for Kafka until ``deadline`` (by ``time.monotonic``; None: for ever) or until ``gives_up()``, and
+    logs a line every ten seconds. An existing topic is not changed; a warning is logged if its number of
+    partitions isn't ``partitions``. Raises BrokerError if the wait ends without success, or if Kafka refuses
+    to create a topic.
     """
     began_at = time.monotonic()
-    said_at: float | None = None
+    logged_at: float | None = None
     backoff = Backoff(_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
     while True:
         try:
@@ -69,20 +70,21 @@ def ensure_topics(
                 raise BrokerError(_refusal_words(error, names, replication)) from error
             if gives_up() or (deadline is not None and now >= deadline):
                 raise BrokerError(f"Kafka at {bootstrap} can't be reached: {words(error)}") from error
-            if said_at is None or now - said_at >= SAY_EVERY_SECONDS:
+            if logged_at is None or now - logged_at >= LOG_EVERY_SECONDS:
                 _log.warning("waiting for Kafka at %s: %s", bootstrap, words(error))
-                said_at = now
+                logged_at = now
             time.sleep(backoff.next_delay())
         else:
-            if said_at is not None:
-                _log.info("Kafka at %s is there", bootstrap)
+            if logged_at is not None:
+                _log.info("Kafka at %s is available", bootstrap)
             return
 
 
 def topic_id(bootstrap: str, topic: str) -> str:
-    """The id that Kafka gave the topic when it was made, in Kafka's own text form (22 characters).
+    """Return the id that Kafka gave the topic at its creation, in Kafka's text form (22 characters).
 
-    A topic deleted and made anew has another. Raises BrokerError where Kafka or the topic is away.
+    A topic that was deleted and recreated has another id. Raises BrokerError if Kafka or the topic is
+    unavailable.
     """
     with asking(bootstrap, topic), admin_client(bootstrap) as admin:
         return id_of(admin, topic)
@@ -90,7 +92,7 @@ def topic_id(bootstrap: str, topic: str) -> str:
 
 @contextmanager
 def asking(bootstrap: str, topic: str) -> Iterator[None]:
-    """Raise BrokerError for what kafka-python raises meanwhile."""
+    """Turn errors of kafka-python in the ``with`` block into a BrokerError that names the topic."""
     try:
         yield
     except (errors.KafkaError, OSError) as error:
@@ -98,26 +100,26 @@ def asking(bootstrap: str, topic: str) -> Iterator[None]:
 
 
 def id_of(admin: KafkaAdminClient, topic: str) -> str:
-    """As ``topic_id``, by a client that is there. Raises Kafka's own error where the topic is away."""
+    """Return the topic's id, using an open client. Raises Kafka's own error if the topic doesn't exist."""
     return id_and_partitions(admin, topic)[0]
 
 
 def id_and_partitions(admin: KafkaAdminClient, topic: str) -> tuple[str, list[int]]:
-    """As ``id_of``, with the numbers of the partitions that the topic has now, in order.
+    """Return the topic's id, and the numbers of its current partitions in order.
 
-    A consumer of kafka-python keeps those that it met first.
+    A kafka-python consumer doesn't notice partitions that are added later.
     """
     described = _described(admin, [topic])[topic]
     if described["error_code"]:
         raise errors.for_code(described["error_code"])(topic)
     # org.apache.kafka.common.Uuid.toString: URL-safe Base64 without its padding.
-    made = uuid.UUID(str(described["topic_id"]))
+    found = uuid.UUID(str(described["topic_id"]))
     numbers = sorted(int(one["partition_index"]) for one in described["partitions"])
-    return urlsafe_b64encode(made.bytes).rstrip(b"=").decode(), numbers
+    return urlsafe_b64encode(found.bytes).rstrip(b"=").decode(), numbers
 
 
 def words(error: BaseException | type[BaseException]) -> str:
-    """An error of kafka-python's in a few words on one line."""
+    """Return a kafka-python error in a few words on one line."""
     if isinstance(error, type):
         return error.__name__
     text = " ".join(str(error).split())
@@ -127,9 +129,9 @@ def words(error: BaseException | type[BaseException]) -> str:
 
 @contextmanager
 def admin_client(bootstrap: str) -> Iterator[KafkaAdminClient]:
-    """An admin client that gives up soon, closed at the end.
+    """Open an admin client with short timeouts, and close it at the end.
 
-    Raises KafkaRefusalError where a certificate or a password is wrong, else Kafka's own errors.
+    Raises KafkaRefusalError if a certificate or a password is wrong, otherwise Kafka's own errors.
     """
     try:
         admin = KafkaAdminClient(
@@ -148,8 +150,10 @@ def admin_client(bootstrap: str) -> Iterator[KafkaAdminClient]:
 
 
 def consumer_of_no_group(bootstrap: str, client_id: str, **options: object) -> KafkaConsumer:
-    """A consumer that commits nothing, gives up soon, and is the caller's to close; raises as
-    ``admin_client``. ``options`` are kafka-python's."""
+    """Return a consumer without a group and with short timeouts; the caller closes it.
+
+    ``options`` are kafka-python's. Raises as ``admin_client`` does.
+    """
     try:
         return KafkaConsumer(
             **python_options(bootstrap),
@@ -165,10 +169,10 @@ def consumer_of_no_group(bootstrap: str, client_id: str, **options: object) -> K
 
 
 def partitions_of(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
-    """The topic's, in order. Raises Kafka's own error where it isn't there."""
+    """Return the topic's partitions in order. Raises Kafka's own error if the topic doesn't exist."""
     numbers = consumer.partitions_for_topic(topic)
     if not numbers:
-        raise errors.UnknownTopicOrPartitionError(f"topic {topic} isn't there")
+        raise errors.UnknownTopicOrPartitionError(f"topic {topic} doesn't exist")
     return [TopicPartition(topic, number) for number in sorted(numbers)]
 
 
@@ -178,22 +182,22 @@ def _make_missing(
     described = _described(admin, names)
     for name, topic in described.items():
         refusal = errors.for_code(topic["error_code"])
-        if topic["error_code"] and not refusal.retriable:  # such as a name that no topic may have
+        if topic["error_code"] and not refusal.retriable:  # for example an invalid topic name
             raise refusal(name)
     missing = [name for name in names if _does_not_exist(described.get(name))]
     if missing:
         wanted = _topic(partitions, replication, retention_hours)
         try:
             admin.create_topics(dict.fromkeys(missing, wanted), timeout_ms=REQUEST_MS)
-            _log.info("made topic %s", ", ".join(missing))
+            _log.info("created topic %s", ", ".join(missing))
         except errors.TopicAlreadyExistsError:
-            pass  # another process was quicker; waiting for leaders below proves that it is there
+            pass  # another process was quicker; waiting for leaders below proves that it exists
     admin.wait_for_topics(list(names), timeout_ms=REQUEST_MS)
     for name, topic in described.items():
         found = len(topic["partitions"])
         if name not in missing and found != partitions:
             _log.warning(
-                "topic %s has %d partitions and keeps them; CANDLEFLOW_KAFKA_PARTITIONS=%d is for new topics",
+                "topic %s keeps its %d partitions; CANDLEFLOW_KAFKA_PARTITIONS=%d applies to new topics only",
                 name,
                 found,
                 partitions,
@@ -208,11 +212,11 @@ def _topic(partitions: int, replication: int, retention_hours: int) -> dict[str,
             "cleanup.policy": "delete",
             "retention.ms": str(retention_hours * _HOUR_MS),
             "message.timestamp.type": "CreateTime",
-            # By default, an hour, a broker whose clock has a wrong time zone would refuse every record. The
-            # year 2286 is refused still.
+            # Allows timestamps one day ahead. With the default of one hour, a broker whose clock has a wrong
+            # time zone would refuse every record. Absurd times, such as the year 2286, are still refused.
             "message.timestamp.after.max.ms": str(24 * _HOUR_MS),
-            # acks=all waits for the copies in sync only: from three copies on, two must have a record
-            # before it counts as acknowledged, so that the loss of one server loses none.
+            # acks=all waits only for in-sync replicas. With three replicas, two must have a record before it
+            # counts as acknowledged, so losing one broker loses no record.
             "min.insync.replicas": str(max(1, replication - 1)),
         },
     }
@@ -227,14 +231,14 @@ def _does_not_exist(topic: Mapping[str, Any] | None) -> bool:
 
 
 def _is_refusal(error: Exception, waited_seconds: float) -> bool:
-    """Whether waiting can't help: Kafka answered, and the answer is no."""
+    """Return whether retrying can't help, as Kafka has refused the request."""
     if isinstance(error, errors.InvalidReplicationFactorError):
         return waited_seconds >= STARTING_SECONDS
     return isinstance(error, errors.BrokerResponseError) and not error.retriable
 
 
 def _refusal_words(error: Exception, names: Sequence[str], replication: int) -> str:
-    what = f"Kafka refuses to make {', '.join(names)}: {words(error)}"
+    what = f"Kafka refuses to create {', '.join(names)}: {words(error)}"
     if isinstance(error, errors.InvalidReplicationFactorError):
         return f"{what}; CANDLEFLOW_KAFKA_REPLICATION={replication} needs that many brokers"
     return what

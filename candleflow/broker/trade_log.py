@@ -1,19 +1,20 @@
-"""The trade log's writer: what is published reaches Kafka once acknowledged, in order, without a wait here.
+"""Writes trades and rejected records to Kafka, in order and at least once, without blocking the event loop.
 
     event loop --records--> publisher --> kafka-python
         ^------acknowledged, in batches--------'
 
-and all that once for trades and once for refused records: a record that Kafka itself refuses, say for its
-size, makes kafka-python 3.0.12 fail everything else in the same producer, so a refused record must not be
-able to harm trades. Notes (events of gaps) go with the trades; they are few, and whoever writes one waits
-for it.
+Trades and rejected records have a publisher each. If Kafka refuses a record, for example for its size,
+kafka-python 3.0.12 fails all other records of the same KafkaProducer; so a rejected record can't affect
+trades. Notes (gap events) are sent with the trades. They are few, and their writers wait for the
+acknowledgement.
 
-kafka-python's buffer has no bound: so ``TradeLog`` counts what is in flight, and whoever publishes waits for
-room (``wait_for_room``) once the bound is reached.
+A record is in flight until Kafka has acknowledged it. kafka-python's buffer has no bound, so ``TradeLog``
+counts the records in flight. When the in-flight limit is reached, publishers wait for room
+(``wait_for_room``).
 
-A record is in flight until Kafka has acknowledged it. kafka-python retries by itself for days; what it gives
-up all the same is logged, counted and sent again. A record can reach the log twice that way,
-but while this process lives it can't be lost; readers drop the second by its trade id.
+kafka-python retries for days. Records that it still gives up are logged, counted and sent again. So a record
+may be written twice, and readers drop the second one by its trade id. No record is lost while this process
+runs.
 """
 
 from __future__ import annotations
@@ -30,23 +31,23 @@ from candleflow.broker.publisher import Kind, Publisher, Receipt, Record
 _log = logging.getLogger(__name__)
 
 REJECTED_LIMIT_BYTES: Final = 65_536
-"""Of a refused record so much is kept; the header ``truncated_from`` tells the length it had."""
+"""How much of a rejected record is kept. The header ``truncated_from`` has its full length."""
 BYTES_PER_RECORD: Final = 512
-"""In flight are at most this many bytes for each record that may be: a trade has some 150."""
+"""The in-flight limit in bytes is the limit in records times this. A trade has about 150 bytes."""
 
 ORIGIN_HEADER: Final = "origin"
-"""Whence a record came: of trades, only those that the stream did not bring have it."""
+"""The header with a record's source. Trades from the live stream don't have it."""
 
 _STALLED_SECONDS: Final = 3.0
 _CLOSE_SECONDS: Final = 2.0
 
 
 class TradeLog:
-    """Writes trades and refused records to Kafka. All methods belong to one event loop.
+    """Writes trades and rejected records to Kafka. All methods belong to one event loop.
 
-    ``now_ms`` gives the records' timestamps, in milliseconds since the epoch; it may be called on another
-    thread. ``max_in_flight`` bounds what waits for an acknowledgement, in records, and, by
-    ``BYTES_PER_RECORD``, in bytes. Nothing is sent before ``start()``.
+    ``now_ms`` returns the records' timestamps, in milliseconds since the epoch; it may be called on another
+    thread. ``max_in_flight`` limits the unacknowledged records, and through ``BYTES_PER_RECORD`` their bytes.
+    Nothing is sent before ``start()``.
     """
 
     def __init__(
@@ -75,58 +76,59 @@ class TradeLog:
         self._collecting = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._trades = Publisher(bootstrap, now_ms, self._on_settled)
-        self._refused = Publisher(bootstrap, now_ms, self._on_settled)
+        self._rejected = Publisher(bootstrap, now_ms, self._on_settled)
 
     def start(self) -> None:
         """Start the publishers; call it on the event loop."""
         self._loop = asyncio.get_running_loop()
         self._trades.start()
-        self._refused.start()
+        self._rejected.start()
 
     def publish(
         self, symbol: str, payload: bytes, *, origin: str | None = None, receipt: Receipt | None = None
     ) -> None:
-        """Hand one trade over: the exchange's payload as it is, keyed by its symbol.
+        """Queue one trade for sending: the exchange's unchanged payload, keyed by its symbol.
 
-        ``origin``: whence it came, if not from the stream.
+        ``origin``: the trade's source, if it is not the live stream.
         """
         headers = None if origin is None else [(ORIGIN_HEADER, origin.encode())]
-        self._hand_over(Record(self._topic, symbol.encode(), payload, Kind.TRADE, headers, receipt))
+        self._enqueue(Record(self._topic, symbol.encode(), payload, Kind.TRADE, headers, receipt))
 
     async def note(self, topic: str, key: str, value: bytes) -> None:
-        """Write one record to a topic beside the trades', and return once it is acknowledged."""
+        """Write one record to another topic than the trades', and return once it is acknowledged."""
         receipt = Receipt()
         self._notes += 1
-        self._hand_over(Record(topic, key.encode(), value, Kind.NOTE, receipt=receipt))
+        self._enqueue(Record(topic, key.encode(), value, Kind.NOTE, receipt=receipt))
         await receipt.wait()
 
     def reject(
         self, record: bytes, reason: str, origin: str = "websocket", length: int | None = None
     ) -> None:
-        """Hand one refused record over, with why and whence.
+        """Queue one rejected record for sending, with the reason and the source in its headers.
 
-        ``length`` is that of the whole record where ``record`` is not the whole of it.
+        ``length``: the full length, if ``record`` is only a part of it.
         """
         length = len(record) if length is None else length
         headers = [("reason", reason.encode()), (ORIGIN_HEADER, origin.encode())]
         kept = record[:REJECTED_LIMIT_BYTES]
         if length > len(kept):
             headers.append(("truncated_from", str(length).encode()))
-        self._hand_over(Record(self._rejected_topic, None, kept, Kind.REJECTED, headers))
+        self._enqueue(Record(self._rejected_topic, None, kept, Kind.REJECTED, headers))
 
     @property
     def is_full(self) -> bool:
-        """Whether the bound is reached: then publish nothing more before ``wait_for_room`` returns."""
+        """Whether the in-flight limit is reached. If so, await ``wait_for_room`` before publishing more."""
         return self._records >= self._max_records or self._bytes >= self._max_bytes
 
     async def wait_for_room(self) -> None:
-        """Return once there is room for a record; says so in one line where that takes waiting."""
+        """Return once there is room for a record; if that takes waiting, log one warning."""
         if not self.is_full:
             return
         if self._has_room.is_set():
             self._has_room.clear()
             _log.warning(
-                "%d records (%d bytes) wait for Kafka, the most that may: reading the exchange waits too",
+                "%d records (%d bytes) are unacknowledged by Kafka, which is the limit "
+                "(CANDLEFLOW_MAX_IN_FLIGHT): reading from the exchange is paused",
                 self._records,
                 self._bytes,
             )
@@ -134,7 +136,7 @@ class TradeLog:
             await self._has_room.wait()
 
     async def flush(self, seconds: float) -> int:
-        """Wait until all is acknowledged, for so long at most; the number of records that still are not."""
+        """Wait up to ``seconds`` until all records are acknowledged; return how many are not."""
         try:
             async with asyncio.timeout(seconds):
                 await self._is_empty.wait()
@@ -143,62 +145,62 @@ class TradeLog:
         return self._records
 
     async def close(self) -> None:
-        """Stop at once; ``flush`` first. What is still in flight may or may not reach the log."""
+        """Stop at once; call ``flush`` first. Records still in flight may or may not reach Kafka."""
         self._loop = None
-        await asyncio.gather(*(one.stop(_CLOSE_SECONDS) for one in (self._trades, self._refused)))
+        await asyncio.gather(*(one.stop(_CLOSE_SECONDS) for one in (self._trades, self._rejected)))
 
     @property
     def in_flight(self) -> int:
-        """Trades and refused records handed over and not yet acknowledged."""
+        """The number of trades and rejected records that are not acknowledged yet."""
         return self._records - self._notes
 
     @property
     def published(self) -> int:
-        """Trades acknowledged."""
+        """The number of acknowledged trades."""
         return self._acknowledged[Kind.TRADE]
 
     @property
     def rejected(self) -> int:
-        """Refused records acknowledged."""
+        """The number of acknowledged rejected records."""
         return self._acknowledged[Kind.REJECTED]
 
     @property
     def retried(self) -> int:
-        """Records that Kafka's client gave up and that were sent again."""
-        return self._trades.retried + self._refused.retried
+        """The number of records that kafka-python gave up and that were sent again."""
+        return self._trades.retried + self._rejected.retried
 
     @property
-    def holds_back(self) -> bool:
-        """Whether a reader waits for room; from the bound reached until half of it is free."""
+    def has_back_pressure(self) -> bool:
+        """Whether back-pressure is on: from reaching the in-flight limit until half of it is free."""
         return not self._has_room.is_set()
 
     @property
     def is_stalled(self) -> bool:
-        """Whether records wait and none has been acknowledged for some seconds: Kafka is away or stuck."""
+        """Whether records are in flight and none was acknowledged for 3 s: Kafka is down or stuck."""
         return self._records > 0 and time.monotonic() - self._acknowledged_at > _STALLED_SECONDS
 
-    def _hand_over(self, record: Record) -> None:
+    def _enqueue(self, record: Record) -> None:
         if not self._records:
-            self._acknowledged_at = time.monotonic()  # nothing was due before: a stall is counted from here
+            self._acknowledged_at = time.monotonic()  # nothing was in flight: a stall counts from here
             self._is_empty.clear()
         self._records += 1
         self._bytes += len(record.value)
         if record.receipt is not None:
             record.receipt.expect()
-        (self._refused if record.kind is Kind.REJECTED else self._trades).put(record)
+        (self._rejected if record.kind is Kind.REJECTED else self._trades).put(record)
 
     def _on_settled(self, records: Sequence[Record]) -> None:
-        """On any thread: wake the loop once for any number of acknowledgements."""
+        """Wake the event loop, once for any number of acknowledgements. Called on any thread."""
         self._settled.append(records)
         if not self._collecting and (loop := self._loop) is not None:
             self._collecting = True
             try:
                 loop.call_soon_threadsafe(self._collect)
-            except RuntimeError:  # the loop was closed in the same moment: nobody counts any more
+            except RuntimeError:  # the loop was closed at the same moment, so the counts no longer matter
                 self._loop = None
 
     def _collect(self) -> None:
-        # Cleared before the queue is emptied: a record that comes later then wakes the loop again.
+        # Cleared before the queue is emptied, so that a record that arrives later wakes the loop again.
         self._collecting = False
         self._acknowledged_at = time.monotonic()
         settled = self._settled
@@ -213,11 +215,11 @@ class TradeLog:
                     record.receipt.settle()
         if not self._records:
             self._is_empty.set()
-        # Half empty, not just one place: else reader and publisher would take turns record by record.
+        # Resume only when half is free: otherwise reader and publisher would take turns record by record.
         if (
             not self._has_room.is_set()
             and self._records * 2 <= self._max_records
             and self._bytes * 2 <= self._max_bytes
         ):
             self._has_room.set()
-            _log.info("Kafka acknowledges again: reading goes on")
+            _log.info("Kafka acknowledges records again: reading from the exchange resumes")

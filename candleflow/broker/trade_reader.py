@@ -1,4 +1,4 @@
-"""The topic's older records read once more, from one offset to another, by a consumer of no group.
+"""Reads a topic's older records again, between two offsets, without a consumer group.
 
 Everything here blocks on Kafka: call it from a thread, not from an event loop.
 """
@@ -22,14 +22,14 @@ _SILENCE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class TopicRecord:
-    """A record's value, and its own time in microseconds since the epoch."""
+    """A record's value, and its timestamp in microseconds since the epoch."""
 
     value: bytes | None
     timestamp: int
 
 
 class TradeReader:
-    """Reads one topic; close it, or use it in a ``with``. Methods raise BrokerError while Kafka is away."""
+    """Reads one topic; a context manager. Methods raise BrokerError if Kafka is unavailable."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self._bootstrap = bootstrap
@@ -44,7 +44,10 @@ class TradeReader:
         self._consumer.close()
 
     def offsets_at(self, at: int) -> dict[int, int]:
-        """In each partition the first record of that time (microseconds) or later; its end if it has none."""
+        """Return for each partition the offset of its first record at time ``at`` (microseconds) or later.
+
+        A partition without such a record has its end offset instead.
+        """
         with asking(self._bootstrap, self._topic):
             partitions = partitions_of(self._consumer, self._topic)
             found = self._consumer.offsets_for_times(dict.fromkeys(partitions, max(0, at // 1_000)))
@@ -54,7 +57,10 @@ class TradeReader:
         }
 
     def records(self, begin: Mapping[int, int], end: Mapping[int, int]) -> Iterator[list[TopicRecord]]:
-        """What is there still with ``begin <= offset < end`` in each partition, some thousands at a time."""
+        """Yield the available records with ``begin <= offset < end`` in each partition, in batches.
+
+        A batch has up to ``_POLL_RECORDS`` records; it may be empty.
+        """
         with asking(self._bootstrap, self._topic):
             yield from self._records(begin, end)
 
@@ -67,7 +73,7 @@ class TradeReader:
             if max(begin.get(one.partition, 0), offset) < end.get(one.partition, 0)
         }
         consumer.assign(list(nexts))
-        consumer.resume(*nexts)  # those that an earlier reading was done with
+        consumer.resume(*nexts)  # an earlier call paused the partitions that it had finished
         for one, offset in nexts.items():
             consumer.seek(one, offset)
         came_at = time.monotonic()
@@ -76,11 +82,14 @@ class TradeReader:
             if polled:
                 came_at = time.monotonic()
             elif time.monotonic() - came_at > _SILENCE_SECONDS:
-                raise BrokerError(f"topic {self._topic} gives no records, though it has some")
+                raise BrokerError(
+                    f"topic {self._topic} returned no records for {_SILENCE_SECONDS:.0f} s, although it has "
+                    "some"
+                )
             for one in list(nexts):
                 found = [record for record in polled.get(one, ()) if record.offset < end[one.partition]]
                 yield [TopicRecord(record.value, record.timestamp * 1_000) for record in found]
-                # Not by the records alone: the last ones may be Kafka's own, of transactions.
+                # The position, not the last record: the last offsets may be Kafka's transaction markers.
                 if consumer.position(one) >= end[one.partition]:
                     del nexts[one]
                     consumer.pause(one)

@@ -1,4 +1,4 @@
-"""Where the exchange is: its WebSocket and REST addresses, as the settings have them."""
+"""The exchange's WebSocket and REST addresses, from the settings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from candleflow.exchange.rate_limit import RateLimiter, RestAddress, Share
 from candleflow.settings import EXCHANGE_URLS, Exchange, Settings
 
 _ADVICE: Final = (
-    "neither of Binance's hosts can be reached from here. CANDLEFLOW_EXCHANGE=binance-us names another "
-    "exchange, CANDLEFLOW_EXCHANGE=simulator the simulator (start it by: python -m candleflow simulate), "
-    "CANDLEFLOW_EXCHANGE_WS_URL any address"
+    "neither of Binance's hosts can be reached from here; trying again. To use another exchange, set "
+    "CANDLEFLOW_EXCHANGE=binance-us. For made-up trades, set CANDLEFLOW_EXCHANGE=simulator (start it with: "
+    "python -m candleflow simulate). For any other address, set CANDLEFLOW_EXCHANGE_WS_URL"
 )
 
 
 class Addresses(NamedTuple):
-    """Base addresses, the preferred first. Without REST addresses REST is off."""
+    """Base addresses, in order of preference. Without REST addresses, REST is off.
+
+    ``advice`` is text to log if no address can be reached.
+    """
 
     websocket: tuple[str, ...]
     rest: tuple[RestAddress, ...]
@@ -23,10 +26,10 @@ class Addresses(NamedTuple):
 
 
 def addresses(settings: Settings, share: Share = Share.AUDITING) -> Addresses:
-    """Where the settings say the exchange is, and ``share``: what of its REST's rate limit is ours.
+    """Return the addresses that the settings select; ``share`` is the caller's part of the rate limit.
 
-    ``auto`` means either door to Binance's main market: never another market, nor the simulator, as their
-    trades must not come into the same topic.
+    ``auto`` selects the two hosts of Binance's main market. It never selects another market or the simulator,
+    as their trades must not get into the same topic.
     """
 
     def limited(*urls: str) -> tuple[RestAddress, ...]:
@@ -40,7 +43,7 @@ def addresses(settings: Settings, share: Share = Share.AUDITING) -> Addresses:
         place = f"127.0.0.1:{settings.simulator.port}"
         return Addresses((f"ws://{place}",), limited(settings.exchange.rest_url or f"http://{place}"))
     is_auto = settings.exchange.name is Exchange.AUTO
-    doors = (Exchange.BINANCE, Exchange.BINANCE_VISION) if is_auto else (settings.exchange.name,)
-    websocket, rest_urls = zip(*(EXCHANGE_URLS[door] for door in doors), strict=True)
+    hosts = (Exchange.BINANCE, Exchange.BINANCE_VISION) if is_auto else (settings.exchange.name,)
+    websocket, rest_urls = zip(*(EXCHANGE_URLS[host] for host in hosts), strict=True)
     rest_urls = rest_urls if settings.exchange.rest_url is None else (settings.exchange.rest_url,)
     return Addresses(websocket, limited(*rest_urls), _ADVICE if is_auto else "")

@@ -1,8 +1,8 @@
-"""The exchange's public archive: a day's trades of a symbol as a file, checked, and cut into parts.
+"""The exchange's public archive: downloads a day's trades of a symbol, checks and splits the file.
 
-A day, or a month, is a zip with one file of lines (``COLUMNS``), oldest trade first, and beside it a file
-with its SHA-256. A busy day has some million trades, so nothing of it is ever held whole in memory, nor
-unpacked whole on disk.
+The archive has a zip file for each day and month, with one CSV file (``COLUMNS``), oldest trade first. Next
+to it is a file with its SHA-256. A busy day has millions of trades, so a file is never read whole into memory
+or unpacked whole to disk.
 
 Source: github.com/binance/binance-public-data.
 """
@@ -34,9 +34,9 @@ from candleflow.proxies import proxy_for
 
 PART_US: Final = 3_600 * SECOND_US
 PART_LINES: Final = 250_000
-"""A part has the trades of an hour, which bounds its candles, and at most so many lines."""
+"""Maximum number of lines in a part. A part normally has one hour's trades, which bounds its candles."""
 PART_HOURS: Final = 24
-"""Where hours interleave, a part has the trades of so many at most."""
+"""Maximum number of hours in a part of a file whose hours are mixed."""
 
 _INTEGER: Final = r"[0-9]+"
 _DECIMAL: Final = r"[0-9]+(?:\.[0-9]+)?"
@@ -45,7 +45,7 @@ COLUMNS: Final[Mapping[str, str]] = {
     "id": _INTEGER, "price": _DECIMAL, "qty": _DECIMAL, "quote_qty": _DECIMAL, "time": _INTEGER,
     "is_buyer_maker": _BOOLEAN, "is_best_match": _BOOLEAN,
 }  # fmt: skip
-"""What a line of spot trades has, each column's form as a regular expression of Python's."""
+"""The columns of a line of spot trades, each with the regular expression of its values."""
 
 _LINE: Final = re.compile(",".join(COLUMNS.values()) + r"[\r\n]*")
 _KLINE: Final = re.compile(
@@ -57,17 +57,17 @@ _KLINE: Final = re.compile(
     )
     + ",.*"
 )  # fmt: skip
-"""Opens, open, high, low, close, volume, closes, quote volume, trades, taker's volumes, and one unused."""
+"""Open time, open, high, low, close, volume, close time, quote volume, trades, taker volumes, one unused."""
 _HEADERS: Final = (b"id,", b"open_time,")
 _OTHER_SHAPES: Final = {6: "futures trades", 8: "spot aggTrades", 12: "klines"}
-_LOOKED_AT: Final = 20
+_HEAD_LINES: Final = 20
 _EXPONENT: Final = re.compile(rb"(?<![^,])([0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,2})(?=,)")
-"""A number such as ``1E-8``, as a program writes it that takes the archive's decimals for floats."""
+"""A number such as ``1E-8``. Programs that read the archive's decimals as floats write them so."""
 _NOT_OF_THE_ARCHIVE: Final = re.compile(r"(?:^|/)(?:__MACOSX/|\._|\.DS_Store$|Thumbs\.db$)")
-"""What macOS and Windows put into a zip beside its files."""
+"""Files that macOS and Windows add to a zip."""
 
 _SIZE_LIMIT_BYTES: Final = 64 << 30
-"""No day unpacked is longer: the busiest so far have some GB."""
+"""Maximum size of an unpacked file. The busiest days so far have a few GB."""
 _LINE_LIMIT_BYTES: Final = 4_096
 _CHUNK_BYTES: Final = 1 << 18
 _TIMEOUT: Final = httpx.Timeout(60, connect=15)
@@ -77,13 +77,13 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MONTH_LENGTH: Final = len("2024-08")
 
 Advance = Callable[[int, int | None], None]
-"""Told of each so many bytes that have come, and of how many there are in all, where that is known."""
+"""Called with the number of new bytes, and the file's whole size if it is known."""
 
 
 def address(base_url: str, symbol: str, day: str, interval: str = "") -> str:
-    """Where the archive has the trades, or the interval's klines, of a day or month (``2024-08``).
+    """Return the archive's URL for the trades, or the interval's klines, of a day or month (``2024-08``).
 
-    The file's checksum is there with ``.CHECKSUM`` after it.
+    The URL of the checksum is the same with ``.CHECKSUM`` appended.
     """
     named = quote(symbol)
     folder = f"klines/{named}/{interval}" if interval else f"trades/{named}"
@@ -93,10 +93,10 @@ def address(base_url: str, symbol: str, day: str, interval: str = "") -> str:
 
 
 def fetch(url: str, folder: Path, advance: Advance) -> Path:
-    """Bring a file and check it against the archive's own checksum.
+    """Download a file into ``folder``, and verify it against the archive's checksum.
 
-    Raises ExchangeError where either can't be had or they don't fit: then nothing is left in ``folder``.
-    Raises SettingError where a proxy variable is wrong.
+    Raises ExchangeError if either can't be fetched or they don't match; ``folder`` then has no new file.
+    Raises SettingError if a proxy variable is wrong.
     """
     file = folder / unquote(url.rpartition("/")[2])
     try:
@@ -120,15 +120,15 @@ def fetch(url: str, folder: Path, advance: Advance) -> Path:
     if found != expected:
         file.unlink()
         raise ExchangeError(
-            f"{url} is not what its checksum says: SHA-256 {found}, not {expected}; nothing was loaded"
+            f"{url} doesn't match its checksum: SHA-256 {found}, not {expected}; nothing was loaded"
         )
     return file
 
 
 def check(file: Path) -> bool:
-    """Check a local file against a ``.CHECKSUM`` file beside it; whether there is one.
+    """Verify a local file against the ``.CHECKSUM`` file next to it; return whether there is one.
 
-    Raises ExchangeError where it doesn't fit, or either can't be read.
+    Raises ExchangeError if the checksum doesn't match, or if either file can't be read.
     """
     beside = file.with_name(f"{file.name}.CHECKSUM")
     try:
@@ -140,12 +140,14 @@ def check(file: Path) -> bool:
     except OSError as error:
         raise ExchangeError(f"{file} can't be read: {error.strerror}") from error
     if found != expected:
-        raise ExchangeError(f"{file} is not what {beside.name} says: SHA-256 {found}, not {expected}")
+        raise ExchangeError(
+            f"{file} doesn't match {beside.name}: SHA-256 {found}, not {expected}; download it again"
+        )
     return True
 
 
 def fault(line: str) -> str | None:
-    """What a line has that a line of spot trades hasn't, as the end of a sentence; None for a sound form."""
+    """Return why a line isn't a line of spot trades, as the end of a sentence; None if it is one."""
     if _LINE.fullmatch(line):
         return None
     fields = line.rstrip("\r\n").split(",")
@@ -159,53 +161,53 @@ def fault(line: str) -> str | None:
 
 
 def check_shape(file: Path, since: int = 0, until: int = TIME_LIMIT_US) -> None:
-    """Look at a file's first lines: one is to be a spot trade in [since, until), microseconds.
+    """Check that a file's first lines have a spot trade within [since, until), in microseconds.
 
-    So a file of another shape or time is refused before it is read whole. Raises ExchangeError, which says
-    what is needed and what was found, and as ``parts``.
+    So a file of another format or time is refused before it is read whole. Raises ExchangeError, which says
+    what is expected and what was found; also raises as ``parts`` does.
     """
     with _read(file) as lines:
-        head = list(islice(lines, _LOOKED_AT))
+        head = list(islice(lines, _HEAD_LINES))
     sound = [line for line in head if fault(line.decode(errors="replace")) is None]
     if not sound:
         first = head[0].decode(errors="replace").rstrip() if head else ""
-        found = f"its first line {fault(first)}: {first[:200]!r}" if head else "it has no line"
-        raise ExchangeError(f"{file} is no file of spot trades ({','.join(COLUMNS)}): {found}")
+        found = f"its first line {fault(first)}: {first[:200]!r}" if head else "it is empty"
+        raise ExchangeError(f"{file} is not a file of spot trades ({','.join(COLUMNS)}): {found}")
     times = [_time(line) for line in sound]
     if not any(since <= at < until for at in times):
         raise ExchangeError(
-            f"{file} begins at {_written(times[0])}, and trades from {_written(since)} to {_written(until)} "
-            "were asked for; a file of a month is known by its name, such as BTCUSDT-trades-2024-08.zip"
+            f"{file} begins at {_written(times[0])}, but trades from {_written(since)} to {_written(until)} "
+            "were requested; the file of a month needs a name such as BTCUSDT-trades-2024-08.zip"
         )
 
 
 def trades(file: Path, since: int, until: int) -> Iterator[list[str]]:
-    """The COLUMNS of each trade in [since, until), microseconds, in the file's order.
+    """Yield the COLUMNS of each trade within [since, until), in microseconds, in the file's order.
 
-    Raises ExchangeError where a line isn't a trade, and as ``parts``.
+    Raises ExchangeError if a line isn't a trade; also raises as ``parts`` does.
     """
     with _read(file) as lines:
         for line in lines:
             text = line.decode(errors="replace")
             if not _LINE.fullmatch(text):
                 found = f"a line {fault(text)}: {text[:200]!r}"
-                raise ExchangeError(f"{file} is no file of spot trades: {found}")
+                raise ExchangeError(f"{file} is not a file of spot trades: {found}")
             trade = text.rstrip().split(",")
             if since <= to_microseconds(int(trade[4])) < until:
                 yield trade
 
 
 def klines(file: Path, symbol: str, interval: str) -> Iterator[Kline]:
-    """The klines of an archive, which is of this symbol and interval.
+    """Yield the klines of an archive file, which has this symbol and interval.
 
-    Raises ExchangeError where a line isn't a kline, and as ``parts``.
+    Raises ExchangeError if a line isn't a kline; also raises as ``parts`` does.
     """
     with _read(file) as lines:
         for line in lines:
             text = line.decode(errors="replace").rstrip()
             found = _KLINE.fullmatch(text)
             if found is None:
-                raise ExchangeError(f"{file} is no file of klines: {text[:200]!r}")
+                raise ExchangeError(f"{file} is not a file of klines: {text[:200]!r}")
             opens, open_, high, low, close, volume, closes, quote, count_, taker, taker_quote = found.groups()
             yield Kline(
                 symbol, interval, to_microseconds(int(opens)), to_microseconds(int(closes)),
@@ -217,13 +219,14 @@ def klines(file: Path, symbol: str, interval: str) -> Iterator[Kline]:
 def parts(
     file: Path, folder: Path, since: int = 0, until: int = TIME_LIMIT_US, *, passes_over: bool = False
 ) -> Iterator[Path]:
-    """The lines of an archive, a zip or already unpacked, as one text file after another in ``folder``.
+    """Split an archive file, zipped or unpacked, into text files in ``folder``, and yield one after another.
 
-    Each part is removed when the next is asked for. A header is left out; whether the rest are trades is for
-    others to say. With ``passes_over``, lines at a time outside [since, until), microseconds, are left out.
-    A file has no more parts than hours in that time, and one for each ``PART_LINES``, in any order of its
-    lines. Raises ExchangeError where the file can't be read, isn't an archive of one file, or has lines in
-    such disorder that a part would have more than ``PART_HOURS``.
+    Each part is deleted when the next one is requested. A header line is skipped; other lines are not
+    checked. With ``passes_over``, lines with a time outside [since, until), in microseconds, are skipped.
+    Whatever the order of the lines, there is at most one part per hour, plus one per ``PART_LINES`` lines.
+
+    Raises ExchangeError if the file can't be read, or if a zip doesn't have exactly one file. It also raises
+    if the lines are so unordered that a part would have more than ``PART_HOURS`` hours.
     """
     with _read(file) as lines:
         cutter = _Cutter(lines, file, range(since, until), passes_over=passes_over)
@@ -239,7 +242,7 @@ def parts(
 
 
 class _Cutter:
-    """Cuts lines into parts: one ends before the first trade of an hour later than all before it."""
+    """Splits lines into parts. A part ends before the first trade of a new hour that is the latest so far."""
 
     def __init__(self, lines: Iterator[bytes], file: Path, times: range, *, passes_over: bool) -> None:
         self._lines = lines
@@ -250,7 +253,7 @@ class _Cutter:
         self._newest_hour = -1
 
     def write_part(self, out: IO[bytes]) -> int:
-        """Write the next part; how many lines it has."""
+        """Write the next part, and return its number of lines."""
         written = 0
         hours: set[int] = set()
         while (line := self._next()) is not None:
@@ -260,7 +263,7 @@ class _Cutter:
                 continue
             hour = at // PART_US
             is_new = is_inside and hour not in hours
-            if written == PART_LINES or (is_new and self._begins_another(hour, hours)):
+            if written == PART_LINES or (is_new and self._starts_another(hour, hours)):
                 self._pending = line
                 break
             out.write(line)
@@ -271,8 +274,8 @@ class _Cutter:
         pending, self._pending = self._pending, None
         return pending or next(self._lines, None)
 
-    def _begins_another(self, hour: int, hours: set[int]) -> bool:
-        """Whether the hour's trade begins another part; if not, the part has it."""
+    def _starts_another(self, hour: int, hours: set[int]) -> bool:
+        """Return whether a trade of this hour begins another part; if not, add the hour to this part."""
         if hour > self._newest_hour:
             self._newest_hour = hour
             if hours:
@@ -280,20 +283,20 @@ class _Cutter:
         hours.add(hour)
         if len(hours) > PART_HOURS:
             raise ExchangeError(
-                f"{self._file} has trades of more than {PART_HOURS} hours in disorder: sort its lines by "
-                "time (column 5), then load it; what was loaded before stays"
+                f"{self._file} has trades of more than {PART_HOURS} hours out of order: sort its lines by "
+                "time (column 5), then load it; the trades loaded so far are kept"
             )
         return False
 
 
 @contextmanager
 def _read(file: Path) -> Iterator[Iterator[bytes]]:
-    """The file's lines, while it is open. Raises ExchangeError where it can't be read."""
+    """Open the file and return its lines. Raises ExchangeError if it can't be read."""
     try:
         with _opened(file) as content:
             yield _lines(content, file)
     except (OSError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        # RuntimeError is zipfile's word for a file that is encrypted.
+        # zipfile raises RuntimeError for an encrypted file.
         raise ExchangeError(f"{file} can't be read: {error}") from error
 
 
@@ -309,10 +312,12 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
             if not (one.is_dir() or _NOT_OF_THE_ARCHIVE.search(one.filename))
         ]  # fmt: skip
         if len(members) != 1:
-            raise ExchangeError(f"{file} has {len(members)} files, an archive of a day has one")
-        # What a zip declares is all that is ever unpacked of it.
+            raise ExchangeError(f"{file} has {len(members)} files, but an archive of a day has one")
+        # zipfile never unpacks more bytes than the zip declares.
         if members[0].file_size > _SIZE_LIMIT_BYTES:
-            raise ExchangeError(f"{file} would unpack to {members[0].file_size:,} bytes: no day is so long")
+            raise ExchangeError(
+                f"{file} would unpack to {members[0].file_size:,} bytes, more than any day's trades have"
+            )
         with archive.open(members[0]) as content:
             yield content
 
@@ -320,12 +325,14 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
 def _lines(content: IO[bytes], file: Path) -> Iterator[bytes]:
     for number, line in enumerate(iter(lambda: content.readline(_LINE_LIMIT_BYTES), b"")):
         if len(line) == _LINE_LIMIT_BYTES and not line.endswith(b"\n"):
-            raise ExchangeError(f"{file} has a line longer than {_LINE_LIMIT_BYTES} bytes: it is no archive")
+            raise ExchangeError(
+                f"{file} has a line longer than {_LINE_LIMIT_BYTES} bytes: it is not an archive of trades"
+            )
         read = line if number else line.removeprefix(codecs.BOM_UTF8)
         if number == 0 and read.lower().startswith(_HEADERS):
             continue
         if read.strip():
-            # An expression on each line would take eight times as long as all else.
+            # A regular expression on each line would take eight times as long as the rest of the work.
             may_have_exponent = b"E" in read or b"e-" in read or b"e+" in read
             yield _EXPONENT.sub(_in_plain_digits, read) if may_have_exponent else read
 
@@ -335,7 +342,7 @@ def _in_plain_digits(found: re.Match[bytes]) -> bytes:
 
 
 def _time(line: bytes) -> int:
-    """When a line's trade was, microseconds since the epoch; -1 where it has no time."""
+    """Return the time of a line's trade in microseconds since the epoch; -1 if it has none."""
     fields = line.split(b",", 5)
     try:
         return to_microseconds(int(fields[4]))
@@ -348,9 +355,9 @@ def _written(time: int) -> str:
 
 
 def _refuse_plain_text(request: httpx.Request) -> None:
-    """For an archive with TLS, whose redirects are followed: one that leads out of it isn't."""
+    """Refuse a redirect from https to plain text."""
     if request.url.scheme != "https":
-        raise ExchangeError(f"the archive leads to {request.url}, in plain text: that is not followed")
+        raise ExchangeError(f"the archive redirects to {request.url}, without TLS: this is not followed")
 
 
 def _text(client: httpx.Client, url: str) -> str:
@@ -365,7 +372,7 @@ def _text(client: httpx.Client, url: str) -> str:
 
 
 def _checksum(text: str, name: str) -> str:
-    """The digest in a file of one checksum, in sha256sum's format."""
+    """Return the digest from a checksum file in sha256sum's format, which must be for file ``name``."""
     match = _CHECKSUM.fullmatch(text)
     if match is None or match[2] not in (None, name):
         raise ExchangeError(f"the checksum of {name} can't be read: {text[:200]!r}")
@@ -373,7 +380,7 @@ def _checksum(text: str, name: str) -> str:
 
 
 def _download(client: httpx.Client, url: str, file: Path, advance: Advance) -> str:
-    """Fetch a file; its SHA-256."""
+    """Download a file, and return its SHA-256."""
     digest = hashlib.sha256()
     with client.stream("GET", url) as answer, file.open("wb") as out:
         _check_status(answer, url)
@@ -389,6 +396,6 @@ def _download(client: httpx.Client, url: str, file: Path, advance: Advance) -> s
 def _check_status(answer: httpx.Response, url: str) -> None:
     if answer.status_code == HTTPStatus.NOT_FOUND:
         raise ExchangeError(
-            f"there is no {url}: the archive has a day's trades some hours after the day is over"
+            f"{url} doesn't exist: the archive publishes a day's trades some hours after the day's end (UTC)"
         )
     answer.raise_for_status()

@@ -1,4 +1,4 @@
-"""The exchange's clock, as far as what it last said and a steady clock since then tell it."""
+"""The exchange's time, computed from its last answer and a monotonic clock since then."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ _log = logging.getLogger(__name__)
 WARN_OFFSET_US: Final = 1_000_000
 TRUSTED_LAG_US: Final = 3_600_000_000
 _STEADY: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Counts on while the machine sleeps: Linux's other clock doesn't, macOS's does."""
+"""A monotonic clock that keeps running while the machine sleeps. Linux's CLOCK_MONOTONIC doesn't, macOS's
+does."""
 
 
 def local_us() -> int:
-    """This machine's clock, in microseconds since the epoch."""
+    """Return this machine's time in microseconds since the epoch."""
     return time.time_ns() // 1_000
 
 
 def steady_us() -> int:
-    """A clock that nobody sets, in microseconds."""
+    """Return the time of a clock that can't be set, in microseconds from an arbitrary start."""
     return time.clock_gettime_ns(_STEADY) // 1_000
 
 
 class ExchangeClock:
-    """The exchange's time; without a word from it, this machine's, ``local``.
+    """The exchange's time. Until the exchange has answered, this machine's time (``local``).
 
-    Once it has spoken, ``steady`` counts on from there: whoever sets the machine's clock then moves no trade
-    into the future. ``trusted_lag_us``: see ``record_ms``.
+    After an answer, the time advances by ``steady``. So setting this machine's clock doesn't make trades
+    appear to be in the future. ``trusted_lag_us``: see ``record_ms``.
     """
 
     def __init__(
@@ -43,12 +44,13 @@ class ExchangeClock:
         self.steady = steady
         self._trusted_lag_us = trusted_lag_us
         self._ahead_us: int | None = None
-        """Of ``steady``; None where the exchange has said nothing."""
+        """How far the exchange's time is ahead of ``steady``; None before the first answer."""
 
     def correct(self, exchange_us: int, asked_at: int, answered_at: int) -> None:
-        """Note the exchange's time, given between two times of ``steady``; warn where ours is far off.
+        """Set the exchange's time; warn if this machine's clock is off by more than 1 s.
 
-        The error is half the time the answer took at most: NTP's rule (RFC 5905, section 8).
+        ``asked_at`` and ``answered_at`` are the times of ``steady`` around the request. The error is at most
+        half the time between them (NTP's rule, RFC 5905 section 8).
         """
         self._ahead_us = exchange_us - (asked_at + answered_at) // 2
         offset_us = self.now_us() - self.local()
@@ -60,14 +62,15 @@ class ExchangeClock:
             )
 
     def now_us(self) -> int:
-        """The present by the exchange's clock: what trade times are judged by."""
+        """Return the exchange's current time, by which trade times are checked."""
         return self.local() if self._ahead_us is None else self.steady() + self._ahead_us
 
     def record_ms(self) -> int:
-        """The present in milliseconds, for a record's timestamp, by which Kafka also ends its retention.
+        """Return the current time in milliseconds, for a record's timestamp.
 
-        By our own clock where the exchange's is more than ``trusted_lag_us`` behind it, as where a recording
-        tells its own old time: Kafka would delete the record at once.
+        Kafka's retention uses this timestamp. If the exchange's time is more than ``trusted_lag_us`` behind
+        this machine's, as with an old recording, Kafka would delete the record at once. Then this machine's
+        time is used.
         """
         present, ours = self.now_us(), self.local()
         return (present if ours - present < self._trusted_lag_us else ours) // 1_000

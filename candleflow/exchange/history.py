@@ -1,8 +1,8 @@
-"""Past trades by their ids, and klines, over REST, from the first address that answers.
+"""Fetches past trades by id, and klines, over REST, from the first address that answers.
 
-Which requests tell them is ``past_trades``' business. However long the rate limit asks to wait
-(``rate_limit``), the same address is asked again then. A page of 1,000 trades weighs 25, so filling may fetch
-120,000 trades a minute.
+``past_trades`` chooses the requests. When the rate limit is reached (``rate_limit``), a request waits as long
+as needed and then asks the same address. A page of 1,000 trades costs a weight of 25, so gap filling can
+fetch 120,000 trades a minute.
 
 Source: binance-spot-api-docs, rest-api.md, "Old trade lookup".
 """
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 LOT: Final = 20
-"""So many symbols' last trade ids in one request are the cheapest: they weigh 2, and 21 weigh 40."""
+"""Symbols per request for last trade ids. 20 symbols cost a weight of 2, but 21 cost 40."""
 _LOT_WEIGHT: Final = 2
 _ALL_WEIGHT: Final = 80
 _INVALID_SYMBOL: Final = -1121
@@ -50,21 +50,21 @@ class TradeHistory:
             await client.close()
 
     async def page(self, symbol: str, from_id: int, limit: int) -> Page:
-        """Up to ``limit`` trades, a thousand at most, from ``from_id`` on, in the order of their ids.
+        """Return up to ``limit`` trades (at most 1,000) from ``from_id`` on, in the order of their ids.
 
-        Raises ExchangeError where no address answers.
+        Raises ExchangeError if no address answers.
         """
         return await self._ask(lambda rest: self._page(rest, symbol, from_id, limit))
 
     async def first_id_since(self, symbol: str, time_us: int) -> int | None:
-        """The id of the first trade at ``time_us`` or later, None where there is none. Raises as above."""
+        """Return the id of the first trade at ``time_us`` or later, or None. Raises as ``page`` does."""
         rows = await self._ask(lambda rest: rest.agg_trades(symbol, start_time=time_us, limit=1))
         return rows[0].first_trade_id if rows else None
 
     async def id_at(self, symbol: str, time_us: int) -> int | None:
-        """The id of the first trade at ``time_us`` or later; while there is none, the id that it will have.
+        """Return the id of the first trade at ``time_us`` or later, or the id that it will have.
 
-        None where the symbol has never been traded. Raises as above.
+        Returns None if the symbol has never been traded. Raises as ``page`` does.
         """
         for _ in range(_ID_ATTEMPTS):
             found = await self.first_id_since(symbol, time_us)
@@ -75,29 +75,30 @@ class TradeHistory:
                 return None
             if latest[0].trade_time < time_us:
                 return latest[0].last_trade_id + 1
-            # The first one came in between.
+            # The first such trade was made between the two requests: ask again.
         raise ExchangeError(
-            f"{symbol} has trades since {time_us}, and the exchange doesn't give the first one"
+            f"{symbol} has trades since {time_us} us, but the exchange doesn't return the first one"
         )
 
     async def klines(self, symbol: str, interval: str, since: int, until: int) -> list[Kline]:
-        """The klines that open in [since, until), microseconds, oldest first; a thousand at most.
+        """Return the klines that open within [since, until), in microseconds; oldest first, at most 1,000.
 
-        Raises as above.
+        Raises as ``page`` does.
         """
         return await self._ask(
             lambda rest: rest.klines(symbol, interval, start_time=since, end_time=until - 1)
         )
 
     async def first_kline_time(self, symbol: str, interval: str, since: int) -> int | None:
-        """When the first kline that opens at ``since`` or later opens, None where there is none."""
+        """Return the open time of the first kline that opens at ``since`` or later, or None."""
         rows = await self._ask(lambda rest: rest.klines(symbol, interval, start_time=since, limit=1))
         return rows[0].open_time if rows else None
 
     async def last_trade_ids(self, symbols: Sequence[str]) -> dict[str, int]:
-        """The id of each symbol's last trade, -1 where it had none within 24 h, in the cheapest requests.
+        """Return the id of each symbol's last trade, or -1 if it had none within 24 h.
 
-        A symbol that the exchange doesn't list is left out. Raises as above.
+        Uses the requests with the lowest weight. A symbol that the exchange doesn't list has no entry. Raises
+        as ``page`` does.
         """
         lots = [symbols[at : at + LOT] for at in range(0, len(symbols), LOT)]
         if len(lots) * _LOT_WEIGHT > _ALL_WEIGHT:
@@ -108,7 +109,7 @@ class TradeHistory:
         return {symbol: found[symbol] for symbol in symbols if symbol in found}
 
     async def server_time(self) -> int:
-        """The exchange's clock, in microseconds. Raises as above."""
+        """Return the exchange's time in microseconds. Raises as ``page`` does."""
         return await self._ask(lambda rest: rest.server_time())
 
     async def _page(self, rest: ExchangeRest, symbol: str, from_id: int, limit: int) -> Page:
@@ -118,7 +119,7 @@ class TradeHistory:
             except ExchangeRefusalError as error:
                 if not is_absent(error):
                     raise
-                _log.info("%s; what other requests tell is used in place of it", error)
+                _log.info("%s; trades are fetched by other requests from now on", error)
                 self._without_history.add(rest)
         return await page_by_other_means(rest, symbol, from_id, limit)
 
@@ -129,11 +130,16 @@ class TradeHistory:
                 return await question(client)
             except ExchangeError as error:
                 problems.append(str(error))
-        raise ExchangeError("; ".join(problems) or "the exchange has no REST address")
+        raise ExchangeError(
+            "; ".join(problems) or "no REST address of the exchange is set (CANDLEFLOW_EXCHANGE_REST_URL)"
+        )
 
 
 async def _last_trade_ids(symbols: Sequence[str], rest: ExchangeRest) -> dict[str, int]:
-    """As ``ExchangeRest`` has them, without those that it doesn't list: halves find which ones."""
+    """Return the symbols' last trade ids without unlisted symbols, which are found by bisection.
+
+    A single unlisted symbol makes the exchange refuse the whole request.
+    """
     try:
         return await rest.last_trade_ids(symbols)
     except ExchangeRefusalError as error:

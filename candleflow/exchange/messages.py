@@ -1,13 +1,14 @@
-"""What a frame from Binance's WebSocket says: bytes in, one typed message out. No socket, no clock, no error.
+"""Decodes a frame from Binance's WebSocket into one typed message. No socket, no clock, no exceptions.
 
     raw        {"e":"trade","E":...,"s":"BTCUSDT",...}
     combined   {"stream":"btcusdt@trade","data":{"e":"trade",...}}
 
-Two ways lead to the same verdict. A sound trade in the exact layout that Binance sends is recognized by a
-regular expression (``CANONICAL_PATTERN``). Every other frame goes to the full parser, which alone decides
-what is a trade, what is another stream's message and what is malformed. A property test holds the two equal.
-A frame that claims to be a trade, by its event type or by its stream's name, and breaks the rules of
-``market/payload.py`` is rejected with the first of its reasons; nothing here ever raises.
+There is a fast path and a full parser. A regular expression (``CANONICAL_PATTERN``) recognizes a valid trade
+in the exact layout that Binance sends. Every other frame goes to the full parser, which decides whether it is
+a trade, another stream's message, or malformed. A property test checks that both give the same result.
+
+A frame counts as a trade by its event type or by its stream's name. If it breaks the rules of
+``market/payload.py``, it is rejected with the first reason that applies.
 
 Sources: binance-spot-api-docs, web-socket-streams.md; the recordings in the tests.
 """
@@ -42,20 +43,20 @@ _TRADE_SUFFIX: Final = "@trade"
 
 
 def stream_of(symbol: str) -> str:
-    """The name of the symbol's stream of trades: ``btcusdt@trade``."""
+    """Return the name of the symbol's trade stream, such as ``btcusdt@trade``."""
     return lower(symbol) + _TRADE_SUFFIX
 
 
 def symbol_of(stream: str) -> str | None:
-    """The symbol whose trades ``stream`` brings, None for a stream of something else."""
+    """Return the symbol of a trade stream, or None for any other stream."""
     is_trade_stream = stream.endswith(_TRADE_SUFFIX) and stream == lower(stream)
     return upper(stream.removesuffix(_TRADE_SUFFIX)) if is_trade_stream else None
 
 
 class TradeMessage(NamedTuple):
-    """A sound trade: what its way to Kafka needs to know, and its payload as the exchange sent it.
+    """A valid trade: the fields that the producer needs, and the payload as the exchange sent it.
 
-    ``trade_time`` is in microseconds since the epoch. A combined frame's payload is the text of ``data``.
+    ``trade_time`` is in microseconds since the epoch. The payload of a combined frame is its ``data`` member.
     """
 
     symbol: str
@@ -65,21 +66,21 @@ class TradeMessage(NamedTuple):
 
     @property
     def trade(self) -> Trade:
-        """All of it, read from the payload."""
+        """The complete trade, decoded from the payload."""
         verdict = decode_payload(self.payload, self.trade_time, 0)
         if isinstance(verdict, Rejected):
-            raise ExchangeError(f"{self.payload!r} was taken for a trade: {verdict.reason}")
+            raise ExchangeError(f"{self.payload!r} was accepted as a trade, but is none: {verdict.reason}")
         return verdict
 
 
 @dataclass(frozen=True, slots=True)
 class ServerShutdown:
-    """The server will end this connection soon (Binance: within 10 minutes): connect anew at once."""
+    """The server will close this connection soon (Binance: within 10 minutes), so reconnect at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class ControlReply:
-    """The answer to a request of ours such as SUBSCRIBE; ``error`` is None where it was granted."""
+    """The answer to a request such as SUBSCRIBE; ``error`` is None if it succeeded."""
 
     request_id: int | str | None
     result: Any = None
@@ -88,7 +89,7 @@ class ControlReply:
 
 @dataclass(frozen=True, slots=True)
 class OtherStream:
-    """A well-formed message that is no trade; ``name`` is its stream's, or else its event type."""
+    """A well-formed message that is not a trade; ``name`` is its stream, or else its event type."""
 
     name: str
 
@@ -109,21 +110,22 @@ _DEPTH_FIELDS: Final = frozenset(("lastUpdateId", "bids", "asks"))  # ... but fo
 
 
 def decode(frame: bytes, symbols: Collection[str], now: int, max_future_us: int) -> Message:
-    """What ``frame`` says.
+    """Decode ``frame`` into a message.
 
-    ``symbols``: those followed, a set for speed; a trade of any other is rejected. ``now``: the present, in
-    microseconds since the epoch; a trade dated more than ``max_future_us`` after it is rejected. A frame of
-    more than ``RECORD_LIMIT_BYTES`` is rejected unless it is another stream's.
+    ``symbols``: the followed symbols, a set for speed; a trade of any other symbol is rejected. ``now``: the
+    current time in microseconds since the epoch; a trade dated more than ``max_future_us`` later is rejected.
+    A trade of more than ``RECORD_LIMIT_BYTES`` is rejected.
     """
     message = _recognized(frame, symbols, now + max_future_us)
     return message or decode_fully(frame, symbols, now, max_future_us)
 
 
 def _recognized(frame: bytes, symbols: Collection[str], latest: int) -> TradeMessage | None:
-    """The quick way: the trade in ``frame`` if it has the canonical layout and is sound for certain.
+    """Return the trade in ``frame`` by the fast path, or None to leave the frame to the full parser.
 
-    What matches is shorter than ``RECORD_LIMIT_BYTES``, with each number within its limits but for zero and
-    the product. Floats tell these two: the bound leaves more room than rounding takes.
+    A match of the pattern is shorter than ``RECORD_LIMIT_BYTES``, and its numbers are within their limits,
+    except for zero and for the product of price and quantity. These two are checked with floats; the limit
+    has a margin larger than their rounding error.
     """
     if not (frame.isascii() or _is_utf8(frame)):
         return None
@@ -150,7 +152,7 @@ def _recognized(frame: bytes, symbols: Collection[str], latest: int) -> TradeMes
 
 
 def decode_fully(frame: bytes, symbols: Collection[str], now: int, max_future_us: int) -> Message:
-    """``decode`` without its quick way: the full parser, for any bytes."""
+    """Decode any bytes with the full parser, without the fast path of ``decode``."""
     try:
         message = _parse(frame.decode(), frame, symbols, now, max_future_us)
     except UnicodeDecodeError:
@@ -184,7 +186,7 @@ def _claims_to_be_a_trade(content: Any, stream: str) -> bool:
 
 
 def _other_message(content: Any, stream: str) -> ServerShutdown | ControlReply | OtherStream | None:
-    """The message that is no trade, or None where Binance documents none of this form."""
+    """Return a message that is not a trade, or None if Binance documents no message of this form."""
     if isinstance(content, list):  # such as !miniTicker@arr: many events in one message
         are_events = all(isinstance(one, dict) and one.get("e") != "trade" for one in content)
         return OtherStream(stream or "array") if are_events else None
@@ -204,7 +206,7 @@ def _other_message(content: Any, stream: str) -> ServerShutdown | ControlReply |
 
 
 def _control_reply(content: dict[str, Any]) -> ControlReply | None:
-    """The reply in ``content``: ``{"result":null,"id":1}``, or an error, in its documented forms."""
+    """Return the reply in ``content``: a result such as ``{"result":null,"id":1}``, an error, or None."""
     request_id = content.get("id")
     if not isinstance(request_id, int | str | None):
         return None
@@ -219,9 +221,10 @@ def _control_reply(content: dict[str, Any]) -> ControlReply | None:
 
 
 def _data_text(text: str) -> str:
-    """The text of ``data``'s value in a combined frame that has been parsed already.
+    """Return the text of the ``data`` member of a combined frame that was parsed already.
 
-    Cut out and not written anew, so that each number and escape stays as the exchange sent it.
+    The text is cut out of the frame, not serialized again, so numbers and escapes stay as the exchange sent
+    them.
     """
     at = text.index("{") + 1
     while True:
@@ -230,7 +233,7 @@ def _data_text(text: str) -> str:
         _, at = _MEMBERS.raw_decode(text, start)
         if key == "data":
             return text[start:at]
-        at = _skip_blanks(text, at) + 1  # the comma: data is yet to come
+        at = _skip_blanks(text, at) + 1  # the comma; ``data`` comes later
 
 
 def _skip_blanks(text: str, at: int) -> int:

@@ -1,11 +1,12 @@
-"""A page of past trades by their ids, from one address, by whichever of its requests can tell them.
+"""Fetches a page of past trades by id from one address, with whichever request the address supports.
 
-``historicalTrades`` tells all. Hosts for market data only don't have it: there the latest thousand come from
-``trades``, and older ones from ``aggTrades``, which adds up the trades that one order took at one price. Of
-such a sum of several trades no single quantity can be told, so only an aggregate of one trade is a trade.
+``historicalTrades`` has all trades. Binance's market-data-only hosts don't have that request. From them, the
+latest thousand trades come from ``trades``, and older ones from ``aggTrades``. An aggregate is the sum of the
+trades that one order took at one price. The single quantities can't be derived from a sum, so only aggregates
+of exactly one trade are used.
 
 Source: binance-spot-api-docs, rest-api.md, "Market Data endpoints", and faqs/market_data_only.md for what the
-hosts for market data have.
+market-data-only hosts have.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from candleflow.market.trade import Trade, check
 
 
 class Origin(StrEnum):
-    """The request that trades come from, by Binance's name."""
+    """The REST request that trades come from, by Binance's name."""
 
     HISTORICAL = "historicalTrades"
     RECENT = "trades"
@@ -32,24 +33,24 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Past trades of one symbol, in the order of their ids, from the id that was asked for on."""
+    """Past trades of one symbol from the requested id on, in the order of their ids."""
 
     trades: Sequence[Trade]
     end: int
-    """The first id that the page tells nothing of. Those below it that have no trade here can't be had."""
+    """The first id after the page. Ids below it without a trade here can't be fetched."""
     begins_at: int
-    """The time of the page's beginning, in microseconds; 0 where it tells of no id."""
+    """The time of the page's first trade or aggregate, in microseconds; 0 if the page is empty."""
     origin: Origin
 
 
 async def full_page(rest: ExchangeRest, symbol: str, from_id: int, limit: int) -> Page:
-    """Up to ``limit`` trades by ``historicalTrades``; raises as ``ExchangeRest`` does."""
+    """Return up to ``limit`` trades from ``historicalTrades``; raises as ``ExchangeRest`` does."""
     trades = await rest.historical_trades(symbol, from_id, min(limit, MAX_LIMIT))
     return _page(symbol, from_id, trades, Origin.HISTORICAL)
 
 
 async def page_by_other_means(rest: ExchangeRest, symbol: str, from_id: int, limit: int) -> Page:
-    """Up to ``limit`` trades without ``historicalTrades``; raises as ``ExchangeRest`` does."""
+    """Return up to ``limit`` trades without ``historicalTrades``; raises as ``ExchangeRest`` does."""
     latest = await rest.agg_trades(symbol, limit=1)
     if not latest or latest[-1].last_trade_id < from_id:
         return Page((), from_id, 0, Origin.RECENT)
@@ -61,24 +62,24 @@ async def page_by_other_means(rest: ExchangeRest, symbol: str, from_id: int, lim
             return _page(symbol, from_id, asked, Origin.RECENT)
     rows = await _aggregates_from(rest, symbol, from_id, latest[-1])
     return _aggregate_page(
-        rows, from_id, min(limit, behind - _TOLD_ONE_BY_ONE) if behind >= MAX_LIMIT else limit
+        rows, from_id, min(limit, behind - _LEFT_TO_TRADES) if behind >= MAX_LIMIT else limit
     )
 
 
 def is_absent(error: ExchangeRefusalError) -> bool:
-    """Whether the address refused as it has no such request at all."""
+    """Return whether the address doesn't have this request at all."""
     return error.status == HTTPStatus.NOT_FOUND
 
 
-_TOLD_ONE_BY_ONE: Final = 800
-"""A page of aggregates ends this many trades before the latest one. The next page then gets them from
-``trades``, which tells the latest thousand, unless more than 200 are traded until then."""
+_LEFT_TO_TRADES: Final = 800
+"""A page of aggregates ends this many trades before the latest one. The next page then gets these from
+``trades``, which has the latest thousand, unless more than 200 new trades are made before that request."""
 
 
 def _page(symbol: str, from_id: int, trades: Sequence[Trade], origin: Origin) -> Page:
     ids = [from_id - 1, *(trade.trade_id for trade in trades)]
     if any(before >= after for before, after in pairwise(ids)):
-        raise ExchangeError(f"{origin} of {symbol} from {from_id} on came out of order")
+        raise ExchangeError(f"the exchange returned {origin} of {symbol} from {from_id} on out of order")
     return Page(trades, ids[-1] + 1, trades[0].trade_time if trades else 0, origin)
 
 
@@ -96,16 +97,17 @@ def _trade(row: AggregateTrade) -> Trade:
     try:
         return check(trade)
     except MarketError as error:
-        raise ExchangeError(f"{Origin.AGGREGATE} has what can't be a trade: {error}") from error
+        raise ExchangeError(f"{Origin.AGGREGATE} has an invalid trade: {error}") from error
 
 
 async def _aggregates_from(
     rest: ExchangeRest, symbol: str, trade_id: int, latest: AggregateTrade
 ) -> Sequence[AggregateTrade]:
-    """A page of aggregates from the one that holds the trade on; none where the exchange has it no longer.
+    """Return a page of aggregates that starts with the trade's; empty if the exchange no longer has it.
 
-    They are asked for by ids of their own, of which each stands for a trade at least: as many aggregates back
-    as trades is far enough. From there the way is guessed by proportion and by halves in turn.
+    Aggregates are requested by their own ids. Each aggregate has at least one trade, so going back as many
+    aggregates as trades is far enough. From there, interpolation and bisection alternate until the trade's
+    aggregate is found.
     """
     low, low_trade = max(0, latest.aggregate_id - (latest.last_trade_id - trade_id)), 0
     high, high_trade = latest.aggregate_id + 1, latest.last_trade_id + 1
@@ -127,4 +129,5 @@ async def _aggregates_from(
 
 
 _MARGIN: Final = MAX_LIMIT // 2
-"""A guess is aimed to be so far before: the page that begins there then holds the trade, either way."""
+"""How far before the estimated aggregate a page starts, so that it has the trade even if the estimate is off
+in either direction."""

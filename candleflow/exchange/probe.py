@@ -1,4 +1,4 @@
-"""Which of Binance's hosts answers from here: asked of all at once, by the handshake the stream will use."""
+"""Finds out which of Binance's hosts can be reached, by the same WebSocket handshake that the stream uses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STATUS_WORDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How one host answered: ``problem`` is None where it can be used."""
+    """How one host answered; ``problem`` is None if it can be used."""
 
     exchange: Exchange
     host: str
@@ -41,10 +41,10 @@ async def probe(
     preference: Sequence[Exchange] = PREFERENCE,
     within_seconds: float = WITHIN_SECONDS,
 ) -> list[Answer]:
-    """The hosts' answers, in the order of preference, up to and including the first that can be used.
+    """Ask all hosts at once; return the answers in order of preference, up to the first usable host.
 
-    Takes ``within_seconds`` in all at most. A host that is preferred is waited for, though another answered.
-    Raises SettingError where a proxy variable is wrong.
+    Takes at most ``within_seconds`` in all. It waits for a preferred host even if another one has answered.
+    Raises SettingError if a proxy variable is wrong.
     """
     asked = [asyncio.create_task(_ask(one, urls[one][0], within_seconds)) for one in preference]
     answers = []
@@ -73,7 +73,7 @@ async def _ask(exchange: Exchange, ws_url: str, within_seconds: float) -> Answer
 
 
 def explain(error: BaseException, within_seconds: float = WITHIN_SECONDS) -> str:
-    """Why a host can't be used, in a few words."""
+    """Return in a few words why a host can't be used."""
     if isinstance(error, InvalidStatus):
         status = error.response.status_code
         return f"HTTP {status}" + (f": {_STATUS_WORDS[status]}" if status in _STATUS_WORDS else "")
@@ -82,9 +82,9 @@ def explain(error: BaseException, within_seconds: float = WITHIN_SECONDS) -> str
     if isinstance(error, TimeoutError):
         return f"no answer within {within_seconds:.0f} s"
     if isinstance(error, socket.gaierror):
-        return "no network: its name is not known here"
+        return "no network: the host name can't be resolved"
     if isinstance(error, OSError):
         return f"no network: {error.strerror or str(error) or 'the connection was dropped'}"
     if isinstance(error, ProxyError):
-        return f"the proxy: {error}"
-    return f"no WebSocket there: {error}"
+        return f"the proxy failed: {error}"
+    return f"it has no WebSocket at that address: {error}"

@@ -1,9 +1,12 @@
-"""The exchange's rate limit, kept under every REST request of ours: one budget, and one wait for all.
+"""Keeps all REST requests within the exchange's rate limit, across processes.
 
-Binance allows 6,000 weight a minute and counts it by IP address, so each answer's ``X-MBX-USED-WEIGHT-1M``
-tells what all programs at this address have used. Our processes stop below that, by ``Share``. After HTTP 429
-or 418 no process of this data folder asks that host until ``Retry-After`` has passed: the end of the wait is
-kept in a file, beside the heartbeats. Deleting the file ends the wait for all but the process that wrote it.
+Binance allows a weight of 6,000 a minute per IP address. Each answer's ``X-MBX-USED-WEIGHT-1M`` header has
+the weight that all programs at this address have used. Candleflow's processes stop below the limit, at their
+``Share``.
+
+After HTTP 429 or 418, no process with this data folder sends a request to that host until ``Retry-After`` has
+passed. The end of the wait is stored in a file in the folder of the heartbeats. Deleting the file ends the
+wait for all processes except the one that wrote it.
 
 Source: binance-spot-api-docs, rest-api.md, "LIMITS" and the weight of each endpoint.
 """
@@ -40,9 +43,10 @@ _ALL_TICKERS_WEIGHT: Final = 80
 
 
 class Share(IntEnum):
-    """The used weight of a minute at which a process asks no more until the next one.
+    """The used weight of a minute at which a process sends no more requests until the next minute.
 
-    Filling has a third of it for itself. Half of the exchange's 6,000 is left to other programs.
+    The last 1,000 below ``FILLING`` are reserved for gap filling. Half of the exchange's 6,000 is left to
+    other programs.
     """
 
     FILLING = 3_000
@@ -50,7 +54,7 @@ class Share(IntEnum):
 
 
 def weight(path: str, parameters: Mapping[str, str | int]) -> int:
-    """What a request costs; 1 where the endpoint isn't known here."""
+    """Return the weight of a request; 1 if the endpoint is unknown."""
     if path != _TICKER:
         return _WEIGHTS.get(path, 1)
     if "symbol" in parameters:
@@ -61,7 +65,7 @@ def weight(path: str, parameters: Mapping[str, str | int]) -> int:
 
 
 class Budget:
-    """What may be spent of a minute's weight. Without a clock: ``now`` is in seconds since the epoch."""
+    """Counts the used weight of the current minute. ``now`` is in seconds since the epoch."""
 
     def __init__(self, share: int = Share.FILLING) -> None:
         self._share = share
@@ -70,10 +74,10 @@ class Budget:
         self._in_flight = 0
 
     def wait_seconds(self, cost: int, now: float) -> float:
-        """How long until a request of this weight may be sent; 0 where it may be now."""
+        """Return the seconds until a request of this weight may be sent; 0 if it may be sent now."""
         self._turn_over(now)
         spent = self._used + self._in_flight
-        # The first of a minute always may: it is how we learn what others have used.
+        # The first request of a minute is always allowed: its answer tells what other programs have used.
         if spent == 0 or spent + cost <= self._share:
             return 0.0
         return _MINUTE_SECONDS - now % _MINUTE_SECONDS
@@ -82,7 +86,7 @@ class Budget:
         self._in_flight += cost
 
     def answered(self, cost: int, used: int | None, asked_at: float, now: float) -> None:
-        """``used``: as the exchange counts it, None where it didn't say."""
+        """Count an answered request; ``used`` is the minute's weight in the answer's header, or None."""
         self._turn_over(now)
         self._in_flight -= cost
         if asked_at // _MINUTE_SECONDS == self._minute:
@@ -95,13 +99,13 @@ class Budget:
 
 
 class Wait(NamedTuple):
-    """No request before ``until``, seconds since the epoch; ``seconds`` is its whole length."""
+    """A wait that the exchange demands: until ``until``, seconds since the epoch, for ``seconds`` in all."""
 
     until: float
     seconds: float
 
     def left(self, now: float) -> float:
-        """Seconds left; 0 also where more than the whole is, as after a clock was set back."""
+        """Return the seconds left; 0 if more are left than the whole wait, as after a clock was set back."""
         left = self.until - now
         return left if 0 < left <= min(self.seconds, LONGEST_BAN_SECONDS) else 0.0
 
@@ -110,9 +114,10 @@ _NO_WAIT: Final = Wait(0.0, 0.0)
 
 
 class RateLimiter:
-    """One host's limit, for all clients of a process. ``folder``: where processes share their wait, if any.
+    """The rate limit of one host, for all clients in a process.
 
-    ``sleep`` and ``now`` (seconds since the epoch) are for tests.
+    ``folder``: where processes share the wait; None: not shared. ``sleep`` and ``now`` (seconds since the
+    epoch) are for tests.
     """
 
     def __init__(
@@ -128,14 +133,14 @@ class RateLimiter:
         self._file = None if folder is None else folder / f"rate-limit-{self._host}.txt"
         self._budget = Budget(share)
         self._wait = _NO_WAIT
-        self._told = 0.0
+        self._logged_until = 0.0
         self._sleep = sleep
         self.now = now
 
     async def turn(self, cost: int, patience_seconds: float) -> float:
-        """Wait until a request of this weight may be sent; what is left of the patience.
+        """Wait until a request of this weight may be sent, and return the rest of ``patience_seconds``.
 
-        Raises RateLimitError, without waiting, where the patience would end first.
+        Raises RateLimitError, without waiting, if the wait would be longer than ``patience_seconds``.
         """
         while (seconds := self._wait_seconds(cost)) > 0:
             if seconds > patience_seconds:
@@ -146,11 +151,11 @@ class RateLimiter:
         return patience_seconds
 
     def answered(self, cost: int, used: int | None, asked_at: float) -> None:
-        """The answer to a request that had its ``turn``, or its failure, is here."""
+        """Count a request that had its ``turn`` and was answered or has failed."""
         self._budget.answered(cost, used, asked_at, self.now())
 
     def refused(self, seconds: float) -> None:
-        """The exchange says to wait: no request is sent before."""
+        """Send no request for ``seconds``, as the exchange has demanded."""
         now = self.now()
         if seconds <= self._shared(now).left(now):
             return
@@ -163,20 +168,24 @@ class RateLimiter:
             beside.write_text(json.dumps(self._wait))
             beside.replace(self._file)
         except OSError as error:
-            _log.warning("%s can't be written, other processes don't know of the wait: %s", self._file, error)
+            _log.warning(
+                "%s can't be written, so other processes don't know that the exchange demands a wait: %s",
+                self._file,
+                error,
+            )
 
     def _wait_seconds(self, cost: int) -> float:
         now = self.now()
         wait = self._shared(now)
         if not wait.left(now):
             return self._budget.wait_seconds(cost, now)
-        if wait.until != self._told:
-            self._told = wait.until
+        if wait.until != self._logged_until:
+            self._logged_until = wait.until
             _log.warning("exchange rate limit: no request to %s for %.0f s", self._host, wait.left(now))
         return wait.left(now)
 
     def _shared(self, now: float) -> Wait:
-        """The longer one of ours and the other processes'."""
+        """Return the longer of this process's wait and the one in the file."""
         return max(self._wait, self._read(), key=lambda wait: wait.left(now))
 
     def _read(self) -> Wait:
@@ -188,9 +197,9 @@ class RateLimiter:
 
 
 class RestAddress(str):
-    """An exchange's REST base address and the limiter of everybody who asks there.
+    """An exchange's REST base address, with the rate limiter that all its clients share.
 
-    A text, so that it goes wherever an address does, and no client of it can be made without the limiter.
+    It is a ``str``, so it can be passed as an address, and no client of it can miss the limiter.
     """
 
     limiter: RateLimiter

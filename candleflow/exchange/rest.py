@@ -1,8 +1,8 @@
-"""Binance's REST for market data: the time, the symbols, and history by trade id or by time.
+"""A client of Binance's REST API for market data: the time, the symbols, and history by trade id or time.
 
-Every answer is checked before it is handed out: what isn't as documented raises ExchangeError, and a trade
-that can't be one never gets in. Every request passes the host's ``rate_limit``. A request that the limit has
-refused is repeated once the wait is over; nothing else is tried again here.
+Every answer is validated: an undocumented answer or an invalid trade raises ExchangeError. Every request goes
+through the host's ``rate_limit``. A request that was refused by the rate limit is repeated after the wait.
+Nothing else is retried here.
 
 Source: binance-spot-api-docs, rest-api.md, "General endpoints" and "Market Data endpoints".
 """
@@ -28,9 +28,9 @@ from candleflow.market.trade import MICROSECONDS_FROM, Trade, check, to_microsec
 from candleflow.proxies import proxy_for
 
 MAX_LIMIT: Final = 1_000
-"""Rows that one request may ask for."""
+"""Maximum number of rows per request."""
 TRADING: Final = "TRADING"
-"""The status of a symbol that is traded now."""
+"""The status of a symbol whose trading isn't suspended."""
 
 _TIMEOUT_SECONDS: Final = 10.0
 _PATIENCE_SECONDS: Final = 10.0
@@ -41,7 +41,7 @@ _Row = TypeVar("_Row")
 
 @dataclass(frozen=True, slots=True)
 class AggregateTrade:
-    """Trades ``first_trade_id`` to ``last_trade_id``, taken by one order at one price. Time in us."""
+    """Trades ``first_trade_id`` to ``last_trade_id``, taken by one order at one price; time in us."""
 
     symbol: str
     aggregate_id: int
@@ -58,14 +58,17 @@ class AggregateTrade:
 
 
 class ExchangeRest:
-    """A client of one exchange's REST; an async context manager. ``base_url`` such as https://api.binance.com.
+    """A REST client of one exchange; an async context manager.
 
-    A plain text gets a rate limiter of its own; clients of one RestAddress share that one's.
-    ``patience_seconds``: how long a request may wait for the rate limit in all.
+    ``base_url`` is an address such as https://api.binance.com. A RestAddress brings the rate limiter that all
+    its clients share; a plain ``str`` gets one of its own. ``patience_seconds``: how long a request may wait
+    for the rate limit in all. Times are microseconds since the epoch, UTC, in arguments and results.
 
-    Raises SettingError where a proxy variable is wrong. Every method raises ExchangeError where the exchange
-    can't be reached or its answer isn't as documented, ExchangeRefusalError where it refuses, RateLimitError
-    where the rate limit asks for more patience. Times are microseconds since the epoch, UTC, in and out.
+    Raises SettingError if a proxy variable is wrong. Every method raises:
+
+    - ExchangeError if the exchange can't be reached, or its answer isn't as documented;
+    - ExchangeRefusalError if it refuses the request;
+    - RateLimitError if the wait for the rate limit would be longer than ``patience_seconds``.
     """
 
     def __init__(
@@ -98,14 +101,14 @@ class ExchangeRest:
         await self._client.aclose()
 
     async def server_time(self) -> int:
-        """The exchange's clock. Its offset from ours is this less the middle between asking and answer."""
+        """Return the exchange's time. It is best compared with the middle between request and answer."""
         answer = await self._get("/api/v3/time")
         return self._checked(answer, lambda fields: _time(fields["serverTime"]))
 
     async def symbols(self) -> dict[str, str]:
-        """Every symbol that is listed, in order, with its status: ``TRADING``, or such as ``BREAK``.
+        """Return all listed symbols in order, with their status, such as ``TRADING`` or ``BREAK``.
 
-        A large answer, of some megabytes at Binance.
+        Binance's answer has several megabytes.
         """
         answer = await self._get("/api/v3/exchangeInfo")
         return self._checked(
@@ -118,12 +121,12 @@ class ExchangeRest:
     async def historical_trades(
         self, symbol: str, from_id: int | None = None, limit: int = MAX_LIMIT
     ) -> list[Trade]:
-        """Up to ``limit`` trades from ``from_id`` on, by id; the latest ones where it is None. Weight 25."""
+        """Return up to ``limit`` trades from ``from_id`` on, by id; if None, the latest ones. Weight 25."""
         rows = await self._get("/api/v3/historicalTrades", symbol=symbol, fromId=from_id, limit=limit)
         return self._rows(rows, lambda row: _trade(symbol, row))
 
     async def recent_trades(self, symbol: str, limit: int = MAX_LIMIT) -> list[Trade]:
-        """The latest ``limit`` trades, by id. Weight 25."""
+        """Return the latest ``limit`` trades, by id. Weight 25."""
         rows = await self._get("/api/v3/trades", symbol=symbol, limit=limit)
         return self._rows(rows, lambda row: _trade(symbol, row))
 
@@ -135,9 +138,9 @@ class ExchangeRest:
         start_time: int | None = None,
         limit: int = MAX_LIMIT,
     ) -> list[AggregateTrade]:
-        """Up to ``limit`` aggregates, from the aggregate ``from_id`` or from ``start_time`` on.
+        """Return up to ``limit`` aggregates, from the aggregate id ``from_id`` or from ``start_time`` on.
 
-        Weight 4. Without either, the latest.
+        Without either, returns the latest ones. Weight 4.
         """
         rows = await self._get(
             "/api/v3/aggTrades", symbol=symbol, fromId=from_id, startTime=_written(start_time), limit=limit
@@ -153,9 +156,10 @@ class ExchangeRest:
         end_time: int | None = None,
         limit: int = MAX_LIMIT,
     ) -> list[Kline]:
-        """Up to ``limit`` klines that open within the times, both ends included; weight 2.
+        """Return up to ``limit`` klines that open between the times, both included.
 
-        From ``start_time`` on where it is given, otherwise the latest. The last may still be growing.
+        They start at ``start_time`` if it is given; otherwise they are the latest ones. The last kline may
+        still be open. Weight 2.
         """
         rows = await self._get(
             "/api/v3/klines",
@@ -168,11 +172,12 @@ class ExchangeRest:
         return self._rows(rows, lambda row: _kline(symbol, interval, row))
 
     async def last_trade_ids(self, symbols: Sequence[str] = ()) -> dict[str, int]:
-        """The id of each symbol's last trade, -1 where it had none within 24 h; without ``symbols``, of all.
+        """Return the id of each symbol's last trade, or -1 if it had none within 24 h.
 
-        An answer may be some moments old: the true id is this or a greater one. Weight 2 for up to 20
-        symbols, 40 for up to 100, 80 for more or all (rest-api.md, "24hr ticker price change statistics").
-        One symbol that isn't listed makes the exchange refuse the whole request, with code -1121.
+        Without ``symbols``, returns those of all symbols. An answer may be slightly old: the true id is this
+        or a greater one. Weight 2 for up to 20 symbols, 40 for up to 100, 80 for more or all (rest-api.md,
+        "24hr ticker price change statistics"). If a symbol isn't listed, the exchange refuses the whole
+        request with code -1121.
         """
         named = json.dumps(list(symbols), separators=(",", ":"), ensure_ascii=False) if symbols else None
         rows = await self._get("/api/v3/ticker/24hr", symbols=named, type="MINI")
@@ -188,16 +193,16 @@ class ExchangeRest:
                 break
             self._refuse(response, patience)
         try:
-            # In a thread: the list of all symbols has megabytes, and the loop has pings to answer.
+            # In a thread: the list of all symbols has megabytes, and the event loop must answer pings.
             return await asyncio.to_thread(json.loads, response.content)
         except (ValueError, RecursionError) as error:
-            raise ExchangeError(f"{self._base_url}{path} answered no JSON") from error
+            raise ExchangeError(f"{self._base_url}{path} answered something other than JSON") from error
 
     async def _send(self, path: str, given: dict[str, str | int], cost: int) -> httpx.Response:
         used: int | None = None
         asked_at = self._limiter.now()
         try:
-            async with asyncio.timeout(self._answer_seconds):  # httpx's is for each read of the socket
+            async with asyncio.timeout(self._answer_seconds):  # httpx's own timeout is per socket read
                 response = await self._client.get(path, params=given)
             used = _used_weight(response)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
@@ -209,7 +214,10 @@ class ExchangeRest:
             self._limiter.answered(cost, used, asked_at)
 
     def _refuse(self, response: httpx.Response, patience: float) -> None:
-        """Raise the refusal, but for a rate limit that the patience lasts for: that one is noted."""
+        """Raise the exchange's refusal as an error.
+
+        For a rate limit whose wait fits into ``patience``, record the wait instead.
+        """
         status = response.status_code
         code, words = _error_fields(response)
         message = f"{self._base_url} answered HTTP {status}: {words}"
@@ -229,7 +237,7 @@ class ExchangeRest:
         except (KeyError, IndexError, TypeError, ValueError, InvalidOperation, MarketError) as error:
             shown = str(answer)[:_SHOWN_CHARACTERS]
             raise ExchangeError(
-                f"{self._base_url} answered what isn't documented ({error!r}): {shown}"
+                f"{self._base_url} answered something undocumented ({error!r}): {shown}"
             ) from error
 
 
@@ -283,7 +291,7 @@ def _kline(symbol: str, interval: str, row: Any) -> Kline:
 
 def _whole(value: Any) -> int:
     if type(value) is not int:
-        raise ValueError(f"{value!r} is no whole number")
+        raise ValueError(f"{value!r} is not a whole number")
     return value
 
 
@@ -293,7 +301,7 @@ def _time(value: Any) -> int:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no text")  # noqa: TRY004 - an answer's defect, told like all others
+        raise ValueError(f"{value!r} is not a text")  # noqa: TRY004 - reported like all faults of an answer
     return value
 
 
@@ -311,14 +319,18 @@ def _decimal(value: Any) -> Decimal:
 
 
 def _written(time_us: int | None) -> int | None:
-    """As Binance takes a time: in either unit, told by its size (rest-api.md, "General API Information")."""
+    """Return a time as Binance accepts it.
+
+    Binance accepts milliseconds or microseconds and tells them apart by size; a small time in microseconds
+    would be taken for milliseconds (rest-api.md, "General API Information").
+    """
     if time_us is None or time_us >= MICROSECONDS_FROM:
         return time_us
     return time_us // 1_000
 
 
 def _error_fields(response: httpx.Response) -> tuple[int | None, str]:
-    """Binance's code and sentence, or the beginning of whatever else was answered."""
+    """Return Binance's error code and message, or None and the beginning of any other answer."""
     try:
         fields = response.json()
         return _whole(fields["code"]), _text(fields["msg"])
@@ -329,6 +341,6 @@ def _error_fields(response: httpx.Response) -> tuple[int | None, str]:
 
 
 def _used_weight(response: httpx.Response) -> int | None:
-    """What all at this address have used of the minute's weight, where the answer says so."""
+    """Return the weight that all programs at this address have used this minute, if the answer has it."""
     used = response.headers.get("X-MBX-USED-WEIGHT-1M", "")
     return int(used) if used.isascii() and used.isdigit() and len(used) < 10 else None

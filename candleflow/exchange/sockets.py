@@ -1,4 +1,4 @@
-"""WebSockets to the exchange, without two tracebacks that websockets 17.4 leaves in the event loop."""
+"""Opens WebSockets to the exchange, without two exceptions that websockets 17.4 raises in the event loop."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from candleflow.proxies import proxy_for
 
 
 class _ProxyConnection(client.HTTPProxyConnection):
-    """websockets 17.4 raises EOFError in the event loop where a proxy closes before its answer is whole: it
-    ends its reader twice. Nothing is lost by the second, as the failure is in ``response`` by then."""
+    """Avoids an EOFError in the event loop if a proxy closes the connection before its answer is complete.
+
+    websockets 17.4 then ends its reader twice. The second time can be skipped, as ``response`` already has
+    the failure.
+    """
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.response.done():
@@ -23,16 +26,16 @@ client.HTTPProxyConnection = _ProxyConnection  # type: ignore[misc]  # `connect`
 
 
 async def connect(base_url: str, path: str, **options: Any) -> client.ClientConnection:
-    """Connect by the proxy and the TLS that the address asks for; ``options`` are websockets'.
+    """Connect through the proxy, if one is set, and with TLS for ``wss``; ``options`` are websockets'.
 
-    Raises SettingError for a wrong proxy variable.
+    Raises SettingError if a proxy variable is wrong.
     """
     return await client.connect(
         base_url + path,
         proxy=proxy_for(base_url),
         ssl=tls.context_for(base_url),
-        # Whether the exchange is there is judged by the data it sends (Rotation): a ping of ours would go
-        # unanswered while reading waits for Kafka, and end a sound connection.
+        # No pings: while reading waits for Kafka, the pong would not be read, and websockets would close a
+        # working connection. Missing data tells that the exchange is gone (Rotation).
         ping_interval=None,
         create_connection=_ExchangeConnection,
         **options,
@@ -41,7 +44,7 @@ async def connect(base_url: str, path: str, **options: Any) -> client.ClientConn
 
 class _ExchangeConnection(client.ClientConnection):
     def connection_lost(self, exc: Exception | None) -> None:
-        # No connection was made where a proxy dropped the TLS handshake: websockets 17.4 would raise
+        # If a proxy drops the TLS handshake, there is no connection yet, and websockets 17.4 would raise
         # AttributeError in the event loop. The caller of ``connect`` gets the handshake's own error.
         if hasattr(self, "recv_messages"):
             super().connection_lost(exc)

@@ -1,12 +1,15 @@
-"""The exchange's live trades over any number of WebSocket connections, each replaced before it fails.
+"""Follows the exchange's live trades over one or more WebSocket connections, and replaces them in time.
 
     wss://stream.binance.com:9443/stream?streams=btcusdt@trade/ethusdt@trade
 
-The rules (when to connect, replace, wait) are in ``reconnect``, what a frame says in ``messages``; here is
-what touches sockets. A connection is replaced before its time is up, when the exchange announces its end, and
-when it falls silent: the new one is opened first, and the old one closed only after the new one has brought
-a message and both have run side by side for a while. So trades come twice then, and the receiver drops them
-by trade id. Nothing is asked for again here: a trade lost while no connection stood is a gap in the ids.
+``reconnect`` has the rules for connecting, replacing and waiting; ``messages`` decodes the frames. This
+module handles the sockets.
+
+A connection is replaced before its lifetime ends, when the exchange announces that it will close it, and when
+it falls silent. The new connection is opened first. The old one is closed only after the new one has
+delivered a message and both have overlapped for ``OVERLAP_SECONDS``. During the overlap trades arrive twice;
+the receiver drops duplicates by trade id. Nothing is fetched again here: trades lost while no connection was
+open are a gap in the ids.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ from candleflow.exchange.reconnect import (
     Why,
     ban_seconds,
     delay_after,
-    share_out,
+    split_evenly,
 )
 from candleflow.exchange.sockets import connect
 from candleflow.market.payload import Rejected
@@ -52,28 +55,32 @@ _log = logging.getLogger(__name__)
 
 MAX_FRAME_BYTES: Final = 2**20
 OPEN_SECONDS: Final = 10.0
-"""How long a handshake may take, and how long a new connection may take to bring its first message."""
+"""How long a handshake may take, and how long a new connection may take to deliver its first message."""
 SHORTEST_WAIT_SECONDS: Final = 1.0
 LONGEST_WAIT_SECONDS: Final = 60.0
-"""Bounds of the wait before an attempt to connect."""
+"""Bounds of the wait before a connection attempt."""
 OVERLAP_SECONDS: Final = 1.0
-"""How long old and new connections overlap: the old one may lag behind."""
+"""How long the old and the new connection overlap, as the old one may be behind."""
 
 _RANDOM: Final = SystemRandom()
 _CLOSE_SECONDS: Final = 3.0
 _MAX_QUEUE: Final = (256, 64)
-"""Frames buffered by websockets above which it stops reading the socket, and below which it resumes."""
-# websockets' server, like many, takes a request line of 8,192 bytes; longer lists of streams are subscribed.
+"""Numbers of buffered frames at which websockets stops reading the socket, and at which it resumes."""
+# Many servers, such as websockets', accept a request line of at most 8,192 bytes. The streams that don't fit
+# are requested by SUBSCRIBE messages.
 _PATH_BYTES: Final = 7_500
-# A SUBSCRIBE stays below 4 kB. Four a second: Binance ends a connection that sends more than five messages a
-# second, and a pong is one.
+# A SUBSCRIBE message stays below 4 kB. At most four are sent a second: Binance closes a connection that sends
+# more than five messages a second, and pongs count.
 _SUBSCRIBE_BYTES: Final = 3_500
 _SUBSCRIBE_PAUSE_SECONDS: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class TooLong:
-    """A frame above MAX_FRAME_BYTES, refused unread; it ends its connection. ``length``: bytes, if known."""
+    """A frame above MAX_FRAME_BYTES, which is not read and ends its connection.
+
+    ``length`` is in bytes, None if unknown.
+    """
 
     length: int | None
 
@@ -84,12 +91,12 @@ OnConnected: TypeAlias = Callable[[Sequence[str]], None]
 
 
 class TradeStream:
-    """Follows ``symbols`` at the first of ``base_urls`` that answers; hands every message to ``on_message``.
+    """Follows ``symbols`` at the first of ``base_urls`` that answers; passes every message to ``on_message``.
 
-    It gets them one by one, in their order, and may wait: reading from that connection then waits too.
-    ``now_us`` is the present in microseconds since the epoch by the exchange's clock; a trade more than
-    ``max_future_us`` ahead of it is rejected. ``on_connected`` is called with the symbols that a new
-    connection is about to bring. ``advice`` is logged once in each outage in which no address can be reached.
+    ``on_message`` gets the messages of a connection one by one and in order. While it waits, reading from
+    that connection waits too. ``now_us`` returns the exchange's time in microseconds since the epoch; a trade
+    more than ``max_future_us`` later is rejected. ``on_connected`` is called with the symbols that a new
+    connection will deliver. ``advice`` is logged once in each outage in which no address can be reached.
     """
 
     def __init__(
@@ -117,26 +124,29 @@ class TradeStream:
         self._advice = advice
         self._random = random
         self._limit = AttemptLimit()
-        self._feeds = [_Feed(self, lot, backoff()) for lot in share_out(tuple(symbols), max_streams)]
+        self._feeds = [_Feed(self, lot, backoff()) for lot in split_evenly(tuple(symbols), max_streams)]
         self._failed_in_a_row = 0
 
     @property
     def wanted(self) -> int:
-        """Connections that it takes to follow every symbol."""
+        """The number of connections needed to follow all symbols."""
         return len(self._feeds)
 
     @property
     def connected(self) -> int:
-        """How many of them stand now."""
+        """The number of open connections."""
         return sum(feed.is_connected for feed in self._feeds)
 
     @property
     def reconnects(self) -> int:
-        """Connections replaced so far, for whatever reason."""
+        """The number of connections replaced so far, for any reason."""
         return sum(feed.reconnects for feed in self._feeds)
 
     async def run(self) -> None:
-        """Follow until cancelled. Raises SettingError for a wrong proxy variable; what on_message raises."""
+        """Follow the symbols until cancelled.
+
+        Raises SettingError if a proxy variable is wrong, and whatever ``on_message`` raises.
+        """
         tasks = [asyncio.create_task(feed.run()) for feed in self._feeds]
         try:
             await asyncio.gather(*tasks)
@@ -146,7 +156,7 @@ class TradeStream:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def open(self, symbols: Sequence[str]) -> _Connection | None:
-        """One attempt to connect, once the limit on attempts allows it; None, and a line, where it failed."""
+        """Try once to connect, when the limit on attempts allows it; log a failure and return None."""
         while wait := self._limit.wait_seconds(time.monotonic()):
             await asyncio.sleep(wait)
         self._limit.attempted(time.monotonic())
@@ -174,7 +184,7 @@ class TradeStream:
 
     @property
     def rotation(self) -> Rotation:
-        """The rule for a new connection, its lifetime spread."""
+        """The rule for a new connection, with its lifetime shortened at random by up to 5 %."""
         return self._rotation.spread(self._random())
 
     def _note_failure(self, base_url: str, error: Exception) -> None:
@@ -191,7 +201,7 @@ class TradeStream:
 
 
 class _Feed:
-    """One lot of symbols, followed over one connection after another."""
+    """Follows one group of symbols over one connection after another."""
 
     def __init__(self, stream: TradeStream, symbols: Sequence[str], backoff: Backoff) -> None:
         self._stream = stream
@@ -219,7 +229,7 @@ class _Feed:
                     continue
                 why = await fresh.wait_until_due(self._stream.rotation)
                 delay = delay_after(self._backoff, why, fresh.useful_seconds)
-                _log.info("the connection to %s is replaced: %s%s", fresh.base_url, why, fresh.last_words)
+                _log.info("replacing the connection to %s: %s%s", fresh.base_url, why, fresh.close_reason)
                 await self._wait(delay)
         finally:
             for connection in (self._current, fresh):
@@ -228,19 +238,22 @@ class _Feed:
 
     async def _wait(self, seconds: float) -> None:
         if seconds:
-            _log.info("next attempt to connect in %.1f s", seconds)
+            _log.info("next connection attempt in %.1f s", seconds)
             await asyncio.sleep(seconds)
 
     async def _replace_current_by(self, fresh: _Connection) -> bool:
-        """Close the current connection once the new one has proved itself; False where it did not."""
+        """Close the current connection once the new one delivers; return False if it doesn't."""
         old = self._current
         if old is not None and not old.has_ended:
             opened_at = time.monotonic()
             is_ready = await fresh.wait_until_ready(OPEN_SECONDS)
             if fresh.has_ended:
                 return False
-            if not is_ready and old.has_brought_since(opened_at):
-                _log.warning("the new connection to %s brings nothing, the old one does", fresh.base_url)
+            if not is_ready and old.has_delivered_since(opened_at):
+                _log.warning(
+                    "the new connection to %s delivers nothing, but the old one does: keeping the old one",
+                    fresh.base_url,
+                )
                 return False
             await old.wait_until_ended(OVERLAP_SECONDS)
         self._current = fresh
@@ -248,13 +261,13 @@ class _Feed:
             _log.info("connected to %s: %d streams", fresh.base_url, len(self._symbols))
         else:
             self.reconnects += 1
-            _log.info("connected anew to %s", fresh.base_url)
+            _log.info("reconnected to %s", fresh.base_url)
             await old.close()
         return True
 
 
 class _Connection:
-    """One WebSocket connection, read by a task of its own until it ends. Times: ``time.monotonic``."""
+    """One WebSocket connection, read by its own task until it ends. Times are of ``time.monotonic``."""
 
     def __init__(
         self,
@@ -265,7 +278,7 @@ class _Connection:
         on_message: OnMessage,
     ) -> None:
         self.base_url = base_url
-        self.last_words = ""
+        self.close_reason = ""
         self._socket = socket
         self._decode = decode_frame
         self._on_message = on_message
@@ -274,7 +287,7 @@ class _Connection:
         self._opened_at = time.monotonic()
         self._first_at: float | None = None
         self._last_at: float | None = None
-        self._is_handing_over = False
+        self._is_delivering = False
         self._is_ready = asyncio.Event()
         self._is_doomed = asyncio.Event()
         self._end_is_announced = False
@@ -292,14 +305,14 @@ class _Connection:
 
     @property
     def useful_seconds(self) -> float:
-        """From the first message it brought to the last."""
+        """The time from its first message to its last."""
         return 0.0 if self._first_at is None or self._last_at is None else self._last_at - self._first_at
 
-    def has_brought_since(self, time_of_asking: float) -> bool:
-        return self._last_at is not None and self._last_at >= time_of_asking
+    def has_delivered_since(self, time: float) -> bool:
+        return self._last_at is not None and self._last_at >= time
 
     async def wait_until_ready(self, seconds: float) -> bool:
-        """Whether it has brought a message, with every stream subscribed, before it ended or time was up."""
+        """Wait for the first message after all streams are subscribed; return whether it came in time."""
         await self._wait_for(self._is_ready, seconds)
         return self._is_ready.is_set() and not self.has_ended
 
@@ -309,28 +322,28 @@ class _Connection:
             self._raise_defect()
 
     async def wait_until_due(self, rotation: Rotation) -> Why:
-        """Return once the connection is to be replaced, and why. Raises what handling a message raised."""
+        """Wait until the connection must be replaced, and return why. Raises what ``on_message`` raised."""
         while True:
             if self.has_ended:
                 self._raise_defect()
                 return Why.CLOSED
             if self._end_is_announced:
                 return Why.SHUTDOWN
-            quiet_since = None if self._is_handing_over else self._last_at or self._opened_at
+            quiet_since = None if self._is_delivering else self._last_at or self._opened_at
             seconds, why = rotation.due_in(self._opened_at, quiet_since, time.monotonic())
             if seconds <= 0:
                 return why
             await self._wait_for(self._is_doomed, seconds)
 
     async def close(self) -> None:
-        """Close by handshake and hand over what the exchange had sent before it heard of it."""
+        """Close with a handshake, and deliver the messages that the exchange sent before it."""
         await self._socket.close()
         if self._reader is not None:
             await asyncio.wait({self._reader})
             self._raise_defect()
 
     def abort(self) -> None:
-        """End at once, without a handshake."""
+        """Close at once, without a handshake."""
         for task in (self._reader, self._subscriber):
             if task is not None:
                 task.cancel()
@@ -340,18 +353,18 @@ class _Connection:
         try:
             while True:
                 message = self._decode(await self._socket.recv(decode=False))
-                if self._is_for_others(message):
-                    await self._hand_over(message)
+                if self._is_for_receiver(message):
+                    await self._deliver(message)
         except ConnectionClosed as closed:
-            self.last_words = self.last_words or f" ({_words(closed)})"
+            self.close_reason = self.close_reason or f" ({_words(closed)})"
             if closed.sent is not None and closed.sent.code == CloseCode.MESSAGE_TOO_BIG:
-                await self._hand_over(TooLong(_length(closed)))
+                await self._deliver(TooLong(_length(closed)))
         finally:
             self._is_doomed.set()
             self._is_ready.set()
 
-    def _is_for_others(self, message: Message) -> TypeGuard[Received]:
-        """Whether it is to be handed over; what the exchange tells this connection itself is taken here."""
+    def _is_for_receiver(self, message: Message) -> TypeGuard[Received]:
+        """Return whether to pass the message to ``on_message``; handle messages about this connection."""
         if isinstance(message, TradeMessage):  # first, as nearly every message is one
             return True
         if isinstance(message, ServerShutdown):
@@ -363,8 +376,8 @@ class _Connection:
             return False
         return True
 
-    async def _hand_over(self, message: Received) -> None:
-        self._is_handing_over = True
+    async def _deliver(self, message: Received) -> None:
+        self._is_delivering = True
         self._last_at = time.monotonic()
         if self._first_at is None:
             self._first_at = self._last_at
@@ -372,18 +385,18 @@ class _Connection:
             self._is_ready.set()
         await self._on_message(message)
         self._last_at = time.monotonic()
-        self._is_handing_over = False
+        self._is_delivering = False
 
     def _take_reply(self, reply: ControlReply) -> None:
-        """Note that streams were subscribed; a refusal ends the connection, for it would lack them."""
+        """Note that streams were subscribed. If they were refused, close the connection: it lacks them."""
         if reply.error is None and isinstance(reply.request_id, int):
             self._unanswered.discard(reply.request_id)
         elif reply.error is not None:
-            self.last_words = f" (it refuses streams: {reply.error})"
+            self.close_reason = f" (the exchange refuses streams: {reply.error})"
             self._socket.transport.abort()
 
     async def _subscribe(self) -> None:
-        with suppress(ConnectionClosed):  # the reader tells of it
+        with suppress(ConnectionClosed):  # ``_read`` handles it
             for request_id, streams in self._requests.items():
                 await asyncio.sleep(_SUBSCRIBE_PAUSE_SECONDS)
                 request = {"method": "SUBSCRIBE", "params": streams, "id": request_id}
@@ -400,18 +413,18 @@ class _Connection:
 
 
 def _split_by_path(streams: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """The streams that fit into the address, and those that are subscribed once connected."""
+    """Return the streams that fit into the URL, and those to subscribe to once connected."""
     fitting = _fitting(streams, _PATH_BYTES, _quoted)
     return streams[:fitting], streams[fitting:]
 
 
 def _quoted(streams: Sequence[str]) -> str:
-    """The names as an address has them, a character beyond ASCII as its UTF-8 bytes."""
+    """Return the names for a URL, with non-ASCII characters percent-encoded."""
     return quote("/".join(streams), safe="/@")
 
 
 def _fitting(streams: Sequence[str], most_bytes: int, written: Callable[[Sequence[str]], str]) -> int:
-    """How many of the first streams fit; at least one, so that there is an end."""
+    """Return how many of the first streams fit; at least one, so that callers make progress."""
     length = 0
     for at, name in enumerate(streams):
         length += len(written([name]).encode()) + 1
@@ -421,7 +434,7 @@ def _fitting(streams: Sequence[str], most_bytes: int, written: Callable[[Sequenc
 
 
 def _lots(streams: Sequence[str]) -> list[Sequence[str]]:
-    """The streams in messages of ``_SUBSCRIBE_BYTES`` each."""
+    """Split the streams into groups for messages of at most ``_SUBSCRIBE_BYTES``."""
     lots = []
     while streams:
         fitting = _fitting(streams, _SUBSCRIBE_BYTES, json.dumps)
@@ -431,11 +444,11 @@ def _lots(streams: Sequence[str]) -> list[Sequence[str]]:
 
 
 def _length(closed: ConnectionClosed) -> int | None:
-    """The length of the frame that was too long, as far as websockets knows it."""
+    """Return the length of the frame that was too long, None if websockets doesn't know it."""
     cause = closed.__cause__
     return cause.size if isinstance(cause, PayloadTooBig) else None
 
 
 def _words(closed: ConnectionClosed) -> str:
-    """Why the connection ended, on one line."""
+    """Return on one line why the connection ended."""
     return " ".join(str(closed).split())

@@ -1,6 +1,7 @@
-"""TLS to the exchange, the same for its stream, its REST and its archive: who is trusted, and what is said
-where it fails. Nothing falls back to plain text: an address with `wss` or `https` is spoken to by TLS or not
-at all."""
+"""TLS settings and error texts for all connections to the exchange: its stream, REST and archive.
+
+An address with ``wss`` or ``https`` is connected to by TLS only; nothing falls back to plain text.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +13,19 @@ from urllib.parse import urlsplit
 import certifi
 
 _NAMED: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-"""OpenSSL's own variables: whoever sets one says who is trusted, and nobody else is."""
+"""OpenSSL's variables. If one is set, only the authorities that it names are trusted."""
 
-# OpenSSL's numbers (x509_vfy.h); the texts differ between its versions.
+# OpenSSL's error numbers (x509_vfy.h). Its error texts differ between versions.
 _NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
 _OTHER_NAME: Final = (62, 64)
 
 
 def context() -> ssl.SSLContext:
-    """Verifies certificate and name, whatever a client's own default is.
+    """Return a TLS context that verifies the certificate and the host name.
 
-    Without a word from the environment, trusts what the machine trusts and what certifi does: either alone is
-    empty on some machines.
+    Unless OpenSSL's variables are set, it trusts the machine's authorities and certifi's: on some machines,
+    one of the two is empty.
     """
     verifying = ssl.create_default_context()
     if not any(os.environ.get(name) for name in _NAMED):
@@ -33,12 +34,12 @@ def context() -> ssl.SSLContext:
 
 
 def context_for(url: str) -> ssl.SSLContext | None:
-    """The same where ``url`` asks for it by ``wss``: websockets takes none for an address that doesn't."""
+    """Return ``context()`` for a ``wss`` URL, otherwise None: websockets accepts no context for ``ws``."""
     return context() if urlsplit(url).scheme == "wss" else None
 
 
 def failure(error: BaseException) -> str | None:
-    """Why TLS failed, in a few words, where that is what is behind ``error``; None where it is not."""
+    """Return in a few words why TLS failed, if that caused ``error``; otherwise None."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):
@@ -49,14 +50,14 @@ def failure(error: BaseException) -> str | None:
 
 def _words(error: ssl.SSLError) -> str:
     if not isinstance(error, ssl.SSLCertVerificationError):
-        return f"no TLS is spoken there, or none that fits ({getattr(error, 'reason', None) or error})"
+        return f"the server offers no TLS, or no usable version ({getattr(error, 'reason', None) or error})"
     if error.verify_code == _EXPIRED:
         return "its certificate has expired, or this machine's clock is wrong"
     if error.verify_code == _NOT_YET_VALID:
         return "its certificate isn't valid yet, or this machine's clock is wrong"
     if error.verify_code in _OTHER_NAME:
-        return f"its certificate is another host's ({error.verify_message})"
+        return f"its certificate is for another host name ({error.verify_message})"
     return (
-        f"its certificate is signed by nobody whom this machine trusts ({error.verify_message}): "
-        "SSL_CERT_FILE can name who is"
+        f"its certificate is not signed by an authority that this machine trusts ({error.verify_message}): "
+        "to trust another authority, set SSL_CERT_FILE to its certificate"
     )

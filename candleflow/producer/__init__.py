@@ -1,11 +1,11 @@
-"""The producer: the exchange's trades into Kafka, and the fetching of those that are missing."""
+"""The producer: publishes the exchange's trades to Kafka, and fetches missing ones."""
 
 from candleflow.command import Command
 
 COMMANDS = (
     Command(
         "producer",
-        "the exchange's trades into Kafka (as producer.py)",
+        "publish the exchange's trades to Kafka (same as producer.py)",
         f"{__name__}.process:run",
     ),
 )

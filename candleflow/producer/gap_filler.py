@@ -1,8 +1,8 @@
-"""Fills gaps: fetches missing trades from the exchange's history and publishes them like all others.
+"""Fills gaps: fetches missing trades from the exchange's history and publishes them like live trades.
 
-A trade is missing where the topic of gaps says so, and nowhere else: the filler writes the outcome there, and
-relies only on what it reads back. So after a kill it resumes where it stopped, and another process that finds
-a gap only has to write it down.
+The topic of gaps is the only record of what is missing. The filler writes each outcome to that topic, and
+changes its own state only by what it reads back from it. So a restarted filler resumes where the last one
+stopped, and another process requests missing trades by writing a gap to the topic.
 """
 
 from __future__ import annotations
@@ -38,28 +38,29 @@ from candleflow.producer.intake import Intake
 _log = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 2.0
-"""How long to leave a new gap alone: during a reconnect, the old connection often still delivers it."""
+"""How long to wait before filling a new gap. During a reconnect, the old connection often still delivers its
+trades."""
 STREAM: Final = "stream"
-"""The source of ids that the stream delivered after all."""
+"""The recorded source of missing trades that the stream delivered late."""
 NO_SUCH_TRADES: Final = "the exchange has no such trades"
-ONLY_SUMMED: Final = "the exchange tells only their sum"
+ONLY_AGGREGATES: Final = "the exchange has only aggregates of these trades"
 
 _OWN_REASONS: Final = frozenset((RESTART, RECONNECT, JUMP, OVERLOAD))
-_LOOK_EVERY_SECONDS: Final = 1.0
+_CHECK_EVERY_SECONDS: Final = 1.0
 _SHORTEST_PAUSE_SECONDS: Final = 2.0
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 _READ_BACK_SECONDS: Final = 30.0
 _COMPARED: Final = 64
-"""How many of a symbol's newest ranges to search for the smallest one. The event loop also has live trades to
-take, so the search must not take longer with 100,000 ranges."""
+"""How many of a symbol's newest gaps to search for the smallest one. The search runs on the event loop beside
+the live trades, so it must stay short even with 100,000 gaps."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One request: some of a symbol's missing ids, no further apart than a page is long.
+    """One request for history: missing ids of one symbol that fit into one page.
 
-    All of them are forced, or none. Trades older than ``oldest``, microseconds since the epoch, are given up
-    unless forced.
+    Either all ids are forced (see ``_is_forced``) or none is. Unless forced, trades older than ``oldest``,
+    in microseconds since the epoch, are given up.
     """
 
     symbol: str
@@ -77,10 +78,10 @@ class _Asked:
 
 
 class GapFiller:
-    """Fills the gaps of the events given to ``begin`` and ``go_on``, while ``run`` runs; on one event loop.
+    """Fills the gaps in the events given to ``replace`` and ``add``, while ``run`` runs.
 
-    ``write`` returns once the event is on record. ``fill_us``: how far back it fills; ``now_us``: the present
-    by the exchange's clock, both in microseconds.
+    All methods belong to one event loop. ``write`` returns once Kafka has acknowledged the event.
+    ``fill_us``: how far back to fill, and ``now_us``: the time by the exchange's clock, in microseconds.
     """
 
     def __init__(
@@ -101,67 +102,69 @@ class GapFiller:
         self._write_event = write
         self._now_us = now_us
         self._fill_us = fill_us
-        self._book = GapState()
+        self._gaps = GapState()
         self._forced: dict[str, TradeIds] = {}
-        self._rests_until: dict[str, float] = {}
+        self._paused_until: dict[str, float] = {}
         self._backoffs: dict[str, Backoff] = {}
         self._oldest: dict[str, int] = {}
         self._read_back: dict[GapEvent, asyncio.Event] = {}
 
     @property
     def open_trades(self) -> int:
-        """How many trades are missing, those that were given up included."""
-        return self._book.open_trades
+        """The number of missing trades, including those that were given up."""
+        return self._gaps.open_trades
 
     @property
     def open_gaps(self) -> int:
-        """How many ranges of ids, each without one between that is there, those trades are."""
-        return self._book.open_gaps
+        """The number of gaps, including those that were given up."""
+        return self._gaps.open_gaps
 
-    def begin(self, events: Sequence[GapEvent]) -> None:
-        """Take every event there is, in place of those taken before."""
-        self._book = GapState()
+    def replace(self, events: Sequence[GapEvent]) -> None:
+        """Rebuild the state from ``events``, which are all events of the topic."""
+        self._gaps = GapState()
         self._forced.clear()
         self._oldest.clear()
-        self.go_on(events)
-        self._rests_until.clear()
+        self.add(events)
+        self._paused_until.clear()
 
     async def run(self) -> None:
-        """Fill until cancelled."""
+        """Fill gaps until cancelled."""
         while True:
             asked = self._next_due()
             if asked is None:
-                await asyncio.sleep(_LOOK_EVERY_SECONDS)
+                await asyncio.sleep(_CHECK_EVERY_SECONDS)
                 continue
             symbol = asked.symbol
             try:
                 await self._fill_some(asked)
             except ExchangeError as error:
-                # The symbol rests, not the filler: another symbol's gap may be filled meanwhile.
+                # Only this symbol waits: other symbols' gaps can be filled in the meantime.
                 backoff = self._backoffs.setdefault(
                     symbol, Backoff(_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
                 )
                 pause = backoff.next_delay()
-                self._rests_until[symbol] = time.monotonic() + pause
-                _log.warning("a gap can't be filled now, next attempt in %.0f s: %s", pause, error)
+                self._paused_until[symbol] = time.monotonic() + pause
+                _log.warning(
+                    "%s: a gap can't be filled now, next attempt in %.0f s: %s", symbol, pause, error
+                )
             else:
                 self._backoffs.pop(symbol, None)
 
-    def go_on(self, events: Sequence[GapEvent]) -> None:
-        """Take later events."""
+    def add(self, events: Sequence[GapEvent]) -> None:
+        """Apply later events to the state."""
         for event in events:
-            self._book.apply(event)
-            # Both counted from a symbol's first gap: else one gap after another would put off the filling for
-            # ever, and it would have to race the limit.
+            self._gaps.apply(event)
+            # Both times count from the symbol's first open gap. If each new gap reset them, a steady flow of
+            # gaps would postpone filling for ever, and its trades could pass the age limit meanwhile.
             if event.kind is GapEventKind.SEEN and event.symbol not in self._oldest:
-                self._rests_until[event.symbol] = time.monotonic() + GRACE_SECONDS
+                self._paused_until[event.symbol] = time.monotonic() + GRACE_SECONDS
                 self._oldest[event.symbol] = self._now_us() - self._fill_us
             self._force(event)
             if self._read_back and (waiting := self._read_back.get(event)) is not None:
                 waiting.set()
 
     def _force(self, event: GapEvent) -> None:
-        """Keep the set of ids that another process misses and that are still to be fetched."""
+        """Update the set of ids that another process misses and that are still to be fetched."""
         ids = self._forced.get(event.symbol)
         for lower, upper in event.ranges:
             if event.kind is not GapEventKind.SEEN:
@@ -172,24 +175,27 @@ class GapFiller:
                 ids.add_range(lower, upper)
 
     def _next_due(self) -> _Asked | None:
-        """Return the smallest gap that may be filled now, and those within a page after it.
+        """Return the smallest gap that may be filled now, with the gaps that fit into the same page.
 
-        The smallest first, so that none waits for a large one; of each symbol's newest ones, as some hosts
-        tell only the latest trades one by one.
+        The smallest goes first, so that small gaps don't wait for a large one. Only each symbol's newest gaps
+        are searched, as some hosts have single trades only for the latest ids.
         """
-        wanted = self._book.wanted()
+        wanted = self._gaps.wanted()
         self._oldest = {symbol: oldest for symbol, oldest in self._oldest.items() if symbol in wanted}
         now = time.monotonic()
         due = [
             (upper - lower, symbol, lower, upper)
             for symbol, ids in wanted.items()
-            if symbol in self._symbols and now >= self._rests_until.get(symbol, 0)
+            if symbol in self._symbols and now >= self._paused_until.get(symbol, 0)
             for lower, upper in ids.last_ranges(_COMPARED)
         ]
         return self._asked(wanted, *min(due)[1:]) if due else None
 
     def _asked(self, wanted: Mapping[str, TradeIds], symbol: str, lower: int, upper: int) -> _Asked:
-        """Return the gap ``[lower, upper)`` and those within a page after it, if they are forced as it is."""
+        """Return the request for the gap ``[lower, upper)`` and the gaps within a page after it.
+
+        If the first id is forced, only forced ids are included; otherwise only ids that aren't.
+        """
         forced = self._forced.get(symbol, TradeIds())
         ids = TradeIds.of_ranges(wanted[symbol].within(lower, max(upper, lower + MAX_LIMIT)))
         is_forced = lower in forced
@@ -201,7 +207,7 @@ class GapFiller:
         return _Asked(symbol, ids, is_forced, self._oldest[symbol])
 
     async def _fill_some(self, asked: _Asked) -> None:
-        """Fill a page, or note that the stream has brought some of it after all."""
+        """Fill one page; or, if the stream has delivered some of the ids late, record those as filled."""
         here = () if asked.is_forced else self._published(asked)
         if not here:
             await self._fill_page(asked)
@@ -230,11 +236,11 @@ class GapFiller:
         await self._publish(trades, page.origin)
         await self._note(GapEventKind.FILLED, symbol, found.ranges, page.origin)
         _remove(absent, found.ranges)
-        why = ONLY_SUMMED if page.origin is Origin.AGGREGATE else NO_SUCH_TRADES
+        why = ONLY_AGGREGATES if page.origin is Origin.AGGREGATE else NO_SUCH_TRADES
         await self._note(GapEventKind.GIVEN_UP, symbol, absent.ranges, why)
 
     async def _publish(self, trades: Sequence[Trade], origin: Origin) -> None:
-        """Hand the trades over, and wait until Kafka has them."""
+        """Publish the trades, and wait until Kafka has acknowledged them."""
         receipt = Receipt()
         for trade in trades:
             await self._trade_log.wait_for_room()
@@ -243,11 +249,14 @@ class GapFiller:
         await receipt.wait()
 
     def _is_forced(self, symbol: str, trade_id: int) -> bool:
-        """Whether another process, one that reads the topic, misses the trade: then it is published again."""
+        """Return whether another process reported this trade as missing.
+
+        That process reads the topic, so the trade is published again even if it was published before.
+        """
         return trade_id in self._forced.get(symbol, ())
 
     async def _note(self, kind: GapEventKind, symbol: str, ranges: Ranges, why: str) -> None:
-        """Write what became of the ids of these ranges, and wait until it was read back."""
+        """Write the outcome for these ranges of ids, and wait until it was read back from the topic."""
         if not ranges:
             return
         trades = sum(upper - lower for lower, upper in ranges)
@@ -263,7 +272,12 @@ class GapFiller:
             async with asyncio.timeout(_READ_BACK_SECONDS):
                 await read_back.wait()
         except TimeoutError:
-            _log.warning("what became of a gap was written, and not read back in time")
+            _log.warning(
+                "%s: the outcome of a gap was written to Kafka, but not read back within %.0f s; the gap "
+                "may be filled again",
+                event.symbol,
+                _READ_BACK_SECONDS,
+            )
         finally:
             del self._read_back[event]
 

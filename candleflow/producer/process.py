@@ -1,7 +1,8 @@
-"""The producer's process: the exchange's live trades into Kafka, until SIGTERM or Ctrl-C.
+"""The producer process: publishes the exchange's live trades to Kafka until SIGTERM or Ctrl-C.
 
-``run`` joins the stream, the intake, the trade log and the filler of gaps, keeps the heartbeat, and at the
-end flushes what is in flight. It begins where the topic ends: what the exchange traded since then is a gap.
+``run`` connects the stream, the intake, the trade log and the gap filler, writes the heartbeat, and flushes
+the records in flight at the end. It starts after the last trade in the topic: trades that the exchange made
+since then are a gap.
 """
 
 from __future__ import annotations
@@ -46,33 +47,33 @@ _T = TypeVar("_T")
 
 NAME: Final = PRODUCER
 FLUSH_SECONDS: Final = 5.0
-"""How long a stop, of 10 s at most, waits for Kafka's last acknowledgements."""
+"""How long a shutdown waits for Kafka's last acknowledgements; the whole shutdown takes at most 10 s."""
 LEASE_SECONDS: Final = 20.0
 """How long to wait for another producer's lease to expire; Kafka drops a killed one after
 ``lease.SESSION_MS``."""
-GIVE_BACK_SECONDS: Final = 2.0
+RELEASE_SECONDS: Final = 2.0
 REST_SECONDS: Final = 10.0
 GARBAGE_OBJECTS: Final = 50_000
-"""New objects before Python's garbage collector runs. Records in flight are no cycles: at its default of 700
-the collector took 2.2 us a trade of a busy producer, more than all else that is done with a trade."""
+"""How many new objects trigger Python's garbage collector. Records in flight form no reference cycles. At the
+default of 700 the collector took 2.2 us per trade, more than the rest of a trade's processing."""
 BEAT_SECONDS: Final = 1.0
 LEASE_POLL_SECONDS: Final = 0.2
 TOPICS_SECONDS: Final = 5.0
 """How often to re-check that the topics exist while Kafka accepts no writes."""
 CLOCK_SECONDS: Final = 600.0
-"""How often to ask the exchange for the time: a machine's clock drifts some ms in between."""
+"""How often to ask the exchange for the time. A machine's clock drifts by a few ms in between."""
 
 _AGES_LIMIT: Final = 100
-"""Maximum number of symbols whose last trade's age the heartbeat tells."""
+"""Maximum number of symbols whose last trade's age is in the heartbeat."""
 
 
 def run(settings: Settings) -> int:
-    """Run the producer until it is told to stop; its exit status. Logs to stderr."""
+    """Run the producer until it is stopped, and return its exit status. Logs to stderr."""
     set_up_logging(settings.producer_name, settings.log.level, settings.log.format)
     gc.set_threshold(GARBAGE_OBJECTS)
     if settings.log.level != "DEBUG":
-        # The trade log reports failed deliveries; kafka-python would add a line for every attempt to connect
-        # while Kafka is away, and tracebacks from its threads.
+        # The trade log reports failed deliveries. While Kafka is down, kafka-python would also log a line for
+        # each connection attempt, and tracebacks from its threads.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
     try:
         asyncio.run(Producer(settings).run())
@@ -80,13 +81,13 @@ def run(settings: Settings) -> int:
         _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
         return error.exit_status
     except Exception:  # noqa: BLE001 - the process ends here, and says why
-        _log.exception("a defect ended the producer")
+        _log.exception("the producer stopped because of a bug; please report it")
         return 1
     return 0
 
 
 class Producer:
-    """One run: ``starting``, ``running`` with ``waiting`` in between, ``stopping``."""
+    """One run of the producer. Its states: ``starting``, ``running`` or ``waiting``, ``stopping``."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -125,8 +126,8 @@ class Producer:
             settings.gaps_topic,
             holder=f"{socket.gethostname()} process {os.getpid()}",
             shard=settings.shard,
-            on_all=self._on_loop(self._filler.begin),
-            on_more=self._on_loop(self._filler.go_on),
+            on_all=self._on_loop(self._filler.replace),
+            on_more=self._on_loop(self._filler.add),
         )
         self._stream = TradeStream(
             self._addresses.websocket,
@@ -146,13 +147,13 @@ class Producer:
         self._stop.set()
 
     def counts(self) -> dict[str, int]:
-        """received, published, duplicate, rejected, in_flight."""
+        """Return the counts ``received``, ``published``, ``duplicate``, ``rejected`` and ``in_flight``."""
         return self._intake.counts()
 
     async def run(self) -> None:
         """Run until SIGTERM, SIGINT or ``stop``.
 
-        Raises SettingError, ExchangeError, BrokerError, and HeldError where another producer publishes.
+        Raises SettingError, ExchangeError or BrokerError; HeldError if another producer holds the lease.
         """
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -162,18 +163,21 @@ class Producer:
             await self._unless_stopped(self._check_with_exchange())
             self._state = ("waiting", f"for Kafka at {self._settings.kafka.bootstrap}")
             await self._unless_stopped(self._ensure_topics())
-            self._state = ("waiting", "for the right to publish")
+            self._state = ("waiting", "for the lease to publish")
             await self._unless_stopped(self._take_lease())
             if not self._stop.is_set():
                 await self._follow()
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
-            await asyncio.to_thread(self._lease.close, GIVE_BACK_SECONDS)
+            await asyncio.to_thread(self._lease.close, RELEASE_SECONDS)
             self._heartbeat.remove()
 
     async def _unless_stopped(self, work: Awaitable[_T]) -> _T | None:
-        """The work's result; None where the stop came first. Raises what the work raises."""
+        """Await ``work`` and return its result, or None if the producer is stopped first.
+
+        Raises what ``work`` raises.
+        """
         task = asyncio.ensure_future(work)
         stopped = asyncio.create_task(self._stop.wait())
         try:
@@ -187,7 +191,7 @@ class Producer:
     async def _follow(self) -> None:
         if not self._symbols:
             _log.warning(
-                "no symbol falls to shard %s of %s: there is nothing to do until the symbols are others",
+                "shard %s gets none of the symbols %s: it does nothing until CANDLEFLOW_SYMBOLS changes",
                 self._settings.shard,
                 ", ".join(self._settings.symbols[:_AGES_LIMIT]),
             )
@@ -199,8 +203,8 @@ class Producer:
             works += [self._tail.run(), self._keep_time()]
         else:
             _log.warning(
-                "no REST address (CANDLEFLOW_EXCHANGE_REST_URL): lost trades are noticed only by the "
-                "symbol's next trade, and not fetched"
+                "no REST address is set (CANDLEFLOW_EXCHANGE_REST_URL): missing trades are detected only "
+                "when the symbol's next trade arrives, and they are not fetched"
             )
         tasks = [asyncio.create_task(work) for work in works]
         self._state = ("running", "")
@@ -208,7 +212,7 @@ class Producer:
             async with self._history:
                 await self._unless_stopped(_first_failure(tasks))
         finally:
-            self._stop.set()  # for what waits in threads
+            self._stop.set()  # ends the waits in other threads
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -216,7 +220,12 @@ class Producer:
             left = await self._trade_log.flush(FLUSH_SECONDS)
             await self._trade_log.close()
             if left:
-                _log.error("%d records were not acknowledged by Kafka within %.0f s", left, FLUSH_SECONDS)
+                _log.error(
+                    "%d records were not acknowledged by Kafka within %.0f s; if trades among them are lost, "
+                    "the next start records them as a gap",
+                    left,
+                    FLUSH_SECONDS,
+                )
             _log.info("stopped: %s", _sentence(self._intake.counts()))
 
     def _on_connected(self, symbols: Sequence[str]) -> None:
@@ -224,24 +233,24 @@ class Producer:
         self._tail.on_connected(symbols)
 
     async def _take(self, message: Received) -> None:
-        while not self._lease.is_held:  # as after SIGSTOP: Kafka has yet to say who may publish
+        while not self._lease.is_held:  # for example after SIGSTOP: another process may hold the lease by now
             await asyncio.sleep(LEASE_POLL_SECONDS)
         await self._intake.take(message)
 
     async def _watch_lease(self) -> None:
-        """Raise what ended the lease."""
+        """Wait until the lease is lost, and raise the error that ended it."""
         while self._lease.failure is None:
             await asyncio.sleep(LEASE_POLL_SECONDS)
         raise self._lease.failure
 
     def _on_loop(self, take: Callable[[list[GapEvent]], None]) -> Callable[[list[GapEvent]], None]:
-        """``take``, to be called from another thread; other shards' gaps are none of ours."""
+        """Wrap ``take`` for calls from another thread; it gets only the events of this shard's symbols."""
         owns = self._settings.shard.owns
 
-        def hand_over(events: list[GapEvent]) -> None:
+        def call_on_loop(events: list[GapEvent]) -> None:
             self._loop.call_soon_threadsafe(take, [event for event in events if owns(event.symbol)])
 
-        return hand_over
+        return call_on_loop
 
     async def _note_gap(self, symbol: str, first: int, last: int, why: str) -> None:
         _log.warning("%s: %d trades are missing, %d to %d (%s)", symbol, last - first + 1, first, last, why)
@@ -251,7 +260,7 @@ class Producer:
         await self._trade_log.note(self._settings.gaps_topic, event.symbol, gap_log.encode(event))
 
     async def _take_lease(self) -> None:
-        """Take the lease, and learn where the topic ends."""
+        """Acquire the lease, then read each symbol's last published trade id from the topic."""
         settings = self._settings
         await asyncio.to_thread(self._lease.acquire, LEASE_SECONDS, self._stop.is_set)
         last = await asyncio.to_thread(
@@ -260,7 +269,10 @@ class Producer:
         self._intake.begin_after(last)
 
     async def _keep_topics(self) -> None:
-        """Recreate topics that were deleted while we run; the processor checks whether the candles fit."""
+        """Recreate topics that are deleted while the producer runs.
+
+        The processor checks whether a recreated topic still matches the stored candles.
+        """
         while True:
             await asyncio.sleep(TOPICS_SECONDS)
             if self._trade_log.is_stalled or not self._lease.is_held:
@@ -286,19 +298,24 @@ class Producer:
         )
 
     async def _check_with_exchange(self) -> None:
-        """Set the clock and check the symbols by REST."""
+        """Set the clock and check the symbols over REST."""
         if not self._addresses.rest:
             return
         try:
             listed = await self._ask(self._time_and_symbols)
         except ExchangeError as error:
             _log.warning(
-                "symbols are not checked and this machine's clock is used, as REST can't be asked: %s", error
+                "the exchange's REST API can't be reached: the symbols are not checked, and this machine's "
+                "clock is used: %s",
+                error,
             )
             return
         check_symbols(self._settings.symbols, listed)
-        if resting := halted(self._symbols, listed):
-            _log.warning("not traded now, and waited for: %s", ", ".join(resting))
+        if suspended := halted(self._symbols, listed):
+            _log.warning(
+                "the exchange has suspended trading in %s: their trades are published once it resumes",
+                ", ".join(suspended),
+            )
 
     async def _keep_time(self) -> None:
         while True:
@@ -306,10 +323,15 @@ class Producer:
             try:
                 await self._ask(self._set_clock)
             except ExchangeError as error:
-                _log.info("the exchange does not tell the time: %s", error)
+                _log.info(
+                    "the exchange's time can't be fetched, next attempt in %.0f s: %s", CLOCK_SECONDS, error
+                )
 
     async def _ask(self, question: Callable[[ExchangeRest], Awaitable[_T]]) -> _T:
-        """The answer of the first address that gives one in time. Raises ExchangeError where none does."""
+        """Return the answer of the first REST address that answers in time.
+
+        Raises ExchangeError if none does.
+        """
         problems = []
         for url in self._addresses.rest:
             try:
@@ -337,11 +359,11 @@ class Producer:
             await asyncio.sleep(BEAT_SECONDS)
 
     def _words(self) -> tuple[str, str]:
-        """The heartbeat's state and message."""
+        """Return the heartbeat's state and message."""
         if self._state[0] != "running":
             return self._state
-        if self._trade_log.holds_back or self._trade_log.is_stalled:
-            waits = "; reading waits too" if self._trade_log.holds_back else ""
+        if self._trade_log.has_back_pressure or self._trade_log.is_stalled:
+            waits = "; reading from the exchange is paused" if self._trade_log.has_back_pressure else ""
             return "waiting", f"for Kafka: {self._trade_log.in_flight:,} records in flight{waits}"
         if self._stream.connected < self._stream.wanted:
             place = " or ".join(self._addresses.websocket)
@@ -349,11 +371,11 @@ class Producer:
         return "running", self._share()
 
     def _share(self) -> str:
-        """Which symbols are followed, and as which shard if there are several."""
+        """Return the symbols that are followed and, if there are several shards, the shard."""
         names = ", ".join(self._symbols[:_AGES_LIMIT])
         if self._settings.shard == ALL:
             return names
-        return f"shard {self._settings.shard}: {names or 'no symbol falls to it'}"
+        return f"shard {self._settings.shard}: {names or 'it gets no symbol'}"
 
     def _counts(self) -> dict[str, int | float]:
         return {
@@ -361,7 +383,7 @@ class Producer:
             "missing": self._filler.open_trades,
             "open_gaps": self._filler.open_gaps,
             "filled": self._intake.filled,
-            "let_go": self._intake.let_go,
+            "let_go": self._intake.dropped,
             "retried": self._trade_log.retried,
             "reconnects": self._stream.reconnects,
             "connected": self._stream.connected,
@@ -377,15 +399,15 @@ class Producer:
 
 
 async def _first_failure(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Return when all are done; raise what the first that failed raised."""
+    """Wait until all tasks are done or one fails; raise the error of the one that failed."""
     for task in (await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))[0]:
         task.result()
 
 
 def check_symbols(symbols: Sequence[str], listed: Collection[str]) -> None:
-    """Raise SettingError for the symbols that the exchange does not list, with the nearest that it does.
+    """Raise SettingError if the exchange does not list all ``symbols``; the error suggests similar names.
 
-    ``listed``: also those not traded now; none at all says nothing of ours.
+    ``listed`` includes symbols whose trading is suspended. If it is empty, nothing is checked.
     """
     unknown = [symbol for symbol in symbols if symbol not in listed]
     if not unknown or not listed:
@@ -400,7 +422,7 @@ def check_symbols(symbols: Sequence[str], listed: Collection[str]) -> None:
 
 
 def halted(symbols: Sequence[str], listed: Mapping[str, str]) -> list[str]:
-    """Those of the symbols that the exchange lists, by ``listed``'s status, but does not trade now."""
+    """Return those of ``symbols`` whose trading is suspended; ``listed`` maps symbols to their status."""
     return [symbol for symbol in symbols if listed.get(symbol, TRADING) != TRADING]
 
 

@@ -1,4 +1,4 @@
-"""Which producers there are, by the heartbeats in the data folder: one, or one for each shard."""
+"""Finds out which producers there are from the heartbeat files: one producer, or one per shard."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from candleflow.market.shard import ALL, PRODUCER, Shard
 from candleflow.telemetry import Heartbeat, read_heartbeat
 
 
-def told_shards(run_dir: Path) -> list[Shard]:
-    """The shards whose producers have ever told of themselves and not ended cleanly since; in order."""
+def reported_shards(run_dir: Path) -> list[Shard]:
+    """Return the shards whose producers have a heartbeat file, in order.
+
+    A producer deletes its file when it stops cleanly. A killed one leaves it.
+    """
     shards = (Shard.named(file.stem, PRODUCER) for file in run_dir.glob(f"{PRODUCER}*.json"))
     return sorted((one for one in shards if one is not None), key=lambda one: (one.count, one.number))
 
 
 def expected_producers(run_dir: Path) -> Sequence[str]:
-    """The names of the producers that should run: those of every shard, as many as the latest to tell says.
+    """Return the names of the producers that should run, one for each shard.
 
-    A file of another count is what a killed producer left before the number of shards was changed.
+    The newest heartbeat tells the number of shards. Files with another number were left by producers that
+    were killed before the number was changed.
     """
-    beats = {shard: read_heartbeat(run_dir, shard.name_of(PRODUCER)) for shard in told_shards(run_dir)}
+    beats = {shard: read_heartbeat(run_dir, shard.name_of(PRODUCER)) for shard in reported_shards(run_dir)}
     count = max(beats, key=lambda shard: _beaten_at(beats[shard]), default=ALL).count
     return [Shard(number, count).name_of(PRODUCER) for number in range(1, count + 1)]
 

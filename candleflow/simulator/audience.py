@@ -1,4 +1,4 @@
-"""The simulator's clients: what each of them is sent, and what goes wrong with it."""
+"""Sends the simulator's events to its connected clients, with injected faults."""
 
 from __future__ import annotations
 
@@ -24,35 +24,38 @@ _INCOMING_LIMIT: Final = 5
 
 @dataclass(slots=True)
 class Faults:
-    """What goes wrong. May be changed while the simulator runs; live feed only, unless it says REST."""
+    """The faults to inject; they may be changed while the simulator runs.
+
+    They affect the live feed only, except for those that mention REST.
+    """
 
     omit_ids: Mapping[str, Container[int]] = field(default_factory=dict)
-    """By symbol, trades that are never sent; history has them."""
+    """By symbol, the ids of trades that are never sent. History over REST has them."""
     duplicate_fraction: float = 0.0
-    """Share of the trades that are sent twice, chosen by trade id."""
+    """The share of trades that are sent twice, chosen by trade id."""
     disconnect_after: int | None = None
-    """Number of messages after which each connection is cut, with no closing handshake."""
+    """The number of messages after which each connection is cut, without a closing handshake."""
     refuse_connections: int = 0
-    """Number of WebSocket connections to answer with HTTP 503 next."""
+    """How many of the next WebSocket connections to answer with HTTP 503."""
     is_silent: bool = False
-    """Nothing is sent, though connections stay open; what would have been sent is lost."""
+    """Send nothing, although connections stay open. The messages of that time are lost."""
     throttle_requests: int = 0
-    """Number of REST requests to answer with ``throttle_status`` and ``Retry-After`` next."""
+    """How many of the next REST requests to answer with ``throttle_status`` and ``Retry-After``."""
     throttle_status: int = HTTPStatus.TOO_MANY_REQUESTS
     throttle_after: int = 0
-    """Number of REST requests to answer before those."""
+    """How many REST requests to answer normally before those."""
     retry_after_seconds: int = 1
     has_historical_trades: bool = True
-    """False as at the hosts for market data only: that REST request is answered with HTTP 404."""
+    """If False, REST answers ``historicalTrades`` with HTTP 404, as Binance's market-data-only hosts do."""
 
 
 @dataclass(slots=True)
 class SentLedger:
-    """The events handed to at least one client's socket, each counted once."""
+    """The events that were written to at least one client's socket, each counted once."""
 
     by_stream: Counter[str] = field(default_factory=Counter)
     trade_ids: dict[str, TradeIds] = field(default_factory=dict)
-    """By symbol."""
+    """By symbol, the ids of the trades that were sent."""
 
     @property
     def messages(self) -> int:
@@ -80,13 +83,13 @@ class Client:
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes that were sent and that the client has not read yet."""
+        """The number of sent bytes that the client has not read yet."""
         return self.connection.transport.get_write_buffer_size()
 
     def write(self, texts: Iterable[str]) -> None:
-        """Send all of ``texts`` without waiting; as ``websockets.broadcast`` does, but for many messages.
+        """Send all of ``texts`` without waiting, as ``websockets.broadcast`` does for one message.
 
-        One pass through the transport for a batch: with ``send`` each message would cost a task switch.
+        A batch is written to the transport once. With ``send``, each message would cost a task switch.
         """
         for text in texts:
             self.connection.protocol.send_text(text.encode(errors="surrogateescape"))
@@ -94,35 +97,34 @@ class Client:
         self.connection.send_data()
 
     def may_send(self, now: float) -> bool:
-        """Note one incoming message; False if it is one too many within a second."""
+        """Count one incoming message; return False if there were too many within a second."""
         is_too_many = len(self._incoming) == _INCOMING_LIMIT and now - self._incoming[0] < 1.0
         self._incoming.append(now)
         return not is_too_many
 
     def cut(self) -> None:
-        """End the connection as a broken cable would."""
+        """Drop the connection without a closing handshake, as a broken cable would."""
         self.connection.transport.abort()
 
 
 class Audience:
-    """The clients, as a source sees them: who gets what, whatever ``faults`` does to it.
+    """The connected clients: sends each event to the clients that are subscribed to it, with ``faults``.
 
-    A client that takes its messages too slowly is cut off once ``max_waiting_bytes`` wait for it, as Binance
-    does.
+    A client that reads too slowly is disconnected once ``max_waiting_bytes`` are unread, as Binance does.
     """
 
     def __init__(self, faults: Faults | None = None, max_waiting_bytes: int = 64 * 2**20) -> None:
         self.faults = faults or Faults()
         self.sent = SentLedger()
         self.streams: frozenset[str] = frozenset()
-        """Every stream that some client is subscribed to."""
+        """All streams that at least one client is subscribed to."""
         self._max_waiting_bytes = max_waiting_bytes
         self._clients: set[Client] = set()
         self._changed = asyncio.Event()
 
     @property
     def clients(self) -> int:
-        """How many connections are open."""
+        """The number of open connections."""
         return sum(client.is_open for client in self._clients)
 
     def publish(self, events: Sequence[Event]) -> None:
@@ -143,14 +145,14 @@ class Audience:
             client.cut()
 
     async def drained(self) -> None:
-        """Wait until every client has taken most of what was sent to it."""
+        """Wait until every client has read most of what was sent to it."""
         waits = [client.connection.drain() for client in self._clients if client.is_open]
-        # A connection lost meanwhile has nothing to wait for.
+        # ``drain`` raises for a connection that is lost meanwhile, which needs no waiting.
         await asyncio.gather(*waits, return_exceptions=True)
-        await asyncio.sleep(0)  # a feed that never waits must let the others in
+        await asyncio.sleep(0)  # a feed that never waits must let other tasks run
 
     async def subscribed(self, count: int = 1) -> None:
-        """Wait until clients are subscribed to at least ``count`` streams of trades."""
+        """Wait until clients are subscribed to at least ``count`` trade streams."""
         while sum(symbol_of(stream) is not None for stream in self.streams) < count:
             self._changed.clear()
             await self._changed.wait()
@@ -167,12 +169,12 @@ class Audience:
         return event.trade_id in self.faults.omit_ids.get(event.symbol, ())
 
     def _copies(self, event: Event) -> int:
-        # Fibonacci hashing spreads consecutive ids evenly over 0 to 1, the same ones each time.
+        # Fibonacci hashing spreads consecutive ids evenly over 0 to 1, and always selects the same ids.
         share = event.trade_id * 0x9E3779B97F4A7C15 % 2**64 / 2**64
         return 2 if event.symbol and share < self.faults.duplicate_fraction else 1
 
     def _write(self, client: Client, texts: list[str]) -> int:
-        """Send to one client; how many of the texts were handed to its socket."""
+        """Send the texts to one client, and return how many were written to its socket."""
         if not texts or not client.is_open:
             return 0
         left = len(texts)
@@ -183,12 +185,12 @@ class Audience:
         if left < len(texts):
             self._cut_soon(client)
         elif client.waiting_bytes > self._max_waiting_bytes:
-            _LOG.warning("a client was cut off: %d bytes wait for it", client.waiting_bytes)
+            _LOG.warning("disconnected a client that reads too slowly: %d bytes unread", client.waiting_bytes)
             client.cut()
         return max(0, left)
 
     def _cut_soon(self, client: Client) -> None:
-        """Cut the connection once what was sent is out: an abort would take back what is still buffered."""
+        """Cut the connection shortly after; an immediate abort would discard messages in the buffer."""
         client.session.streams = {}
         self.note_streams()
         asyncio.get_running_loop().call_later(0.05, client.cut)

@@ -1,6 +1,6 @@
-"""A made-up market of any symbols, for ever: a source for the simulator that keeps nothing.
+"""A made-up market of any symbols without end: a source for the simulator that stores no trades.
 
-Trades, ids and times are those of ``symbol``; here they become a live feed and its history.
+``symbol`` computes the trades, ids and times; this module serves them as a live feed and as history.
 """
 
 from __future__ import annotations
@@ -29,22 +29,23 @@ from candleflow.simulator.symbol import (
 )
 
 _SLOWEST_RATE: Final = 1e-3
-"""Trades a second of one symbol, at least: the next trade is looked for slice by slice."""
+"""Minimum trades a second of one symbol. The next trade is searched slice by slice, which takes long if
+trades are rare."""
 _MARKETS_KEPT: Final = 4_096
 _BEHIND_US: Final = 10 * SECOND_US
-"""A feed so far behind was stopped: it begins anew at the present."""
+"""A feed this far behind restarts at the current time: the process was stopped in between."""
 _BATCH: Final = 2_000
-"""Trades that are sent at once, at most."""
+"""Maximum number of trades to send at once."""
 _SHORTEST_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.02
 
 
 class SeededMarket:
-    """Every symbol there can be, traded for ever; a ``Source`` for the simulator.
+    """A market in which every valid symbol is traded without end; a ``Source`` for the simulator.
 
-    ``rate`` is the mean number of trades a second over all of ``symbols`` together. Any other symbol can be
-    asked for as well and trades as often as each of these. ``earlier`` are the eras before the present one,
-    which began at ``since``.
+    ``rate`` is the mean number of trades a second over all ``symbols`` together. Any other symbol exists too,
+    and is traded as often as each of these. ``earlier`` are the eras before the current one, which began at
+    ``since`` (see ``symbol``).
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class SeededMarket:
         if market is None:
             market = SymbolMarket(symbol, self.eras)
             if len(self._markets) >= _MARKETS_KEPT:
-                self._markets.clear()  # each can be made anew: nothing is lost but a little time
+                self._markets.clear()  # a cache: each market can be computed again
             self._markets[symbol] = market
         return market
 
@@ -102,12 +103,14 @@ class SeededMarket:
         return self.market(symbol).aggregate_start(aggregate_id)
 
     async def play(self, audience: Audience) -> None:
-        """Send each trade within milliseconds of its time, for ever."""
+        """Send each trade within milliseconds of its time, until cancelled."""
         feed = _Feed(self)
         while True:
             now = time.time_ns() // 1_000
-            if feed.is_behind(now):  # the machine slept, say: a real exchange would have gone on alone
-                audience.drop_all("the simulated market fell 10 s behind the time")
+            if feed.is_behind(now):  # for example the machine slept; a real exchange would have continued
+                audience.drop_all(
+                    "the simulated market is more than 10 s behind; it restarts at the current time"
+                )
                 feed = _Feed(self)
             feed.follow(audience.streams, now)
             events = feed.due(now)
@@ -117,7 +120,7 @@ class SeededMarket:
 
 
 class _Feed:
-    """The trades of the streams in demand, in the order of their times."""
+    """The trades of the subscribed streams, in the order of their times."""
 
     def __init__(self, source: SeededMarket) -> None:
         self._source = source
@@ -125,7 +128,7 @@ class _Feed:
         self._heads: list[tuple[int, str, SimulatedTrade, Iterator[SimulatedTrade]]] = []
 
     def follow(self, streams: frozenset[str], now: int) -> None:
-        """Follow exactly the trades of ``streams``; those that are new, from ``now`` on."""
+        """Follow exactly the trades of ``streams``; new streams start at ``now``."""
         if streams == self._followed:
             return
         self._heads = [head for head in self._heads if stream_of(head[1]) in streams]
@@ -143,7 +146,7 @@ class _Feed:
         return bool(self._heads) and now - self._heads[0][0] > _BEHIND_US
 
     def due(self, now: int) -> list[Event]:
-        """The events of all trades until ``now``, at most ``_BATCH`` of them."""
+        """Return the events of all trades until ``now``, at most ``_BATCH``."""
         events: list[Event] = []
         while self._heads and self._heads[0][0] <= now and len(events) < _BATCH:
             _, symbol, trade, trades = self._heads[0]
@@ -153,14 +156,17 @@ class _Feed:
         return events
 
     def pause(self, now: int) -> float:
-        """Seconds until the next trade is due, kept within what a new subscription and the loop need."""
+        """Return the seconds until the next trade is due, within limits.
+
+        The lower limit lets other tasks run; the upper one lets new subscriptions start soon.
+        """
         if not self._heads:
             return _LONGEST_PAUSE
         return min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, (self._heads[0][0] - now) / SECOND_US))
 
 
 def _event(symbol: str, trade: SimulatedTrade, now: int) -> Event:
-    """The trade as Binance's stream sends it at the time ``now``."""
+    """Return the trade as Binance's stream would send it at time ``now``."""
     trade_id, at, price, quantity, buyer_is_maker = trade
     head = f',"s":"{symbol}","t":{trade_id},"p":"{_text(price)}","q":"{_text(quantity)}","T":'
     tail = f',"m":{"true" if buyer_is_maker else "false"},"M":true}}'

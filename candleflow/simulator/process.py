@@ -1,7 +1,7 @@
-"""``python -m candleflow simulate`` and ``replay``: the simulated exchange as a process of its own.
+"""``python -m candleflow simulate`` and ``replay``: run the simulated exchange as a process.
 
-Standard output is for machines, one JSON object a line: ``listening`` with the addresses, then, for a
-recording, ``finished`` with what was sent. Everything else is logged to standard error.
+Standard output has one JSON object per line, for other programs: ``listening`` with the addresses; later, for
+a recording, ``finished`` with the counts of sent messages. Logs go to standard error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from candleflow.telemetry import HeartbeatFile, set_up_logging
 
 NAME: Final = "simulator"
 MARKET_FILE: Final = "simulated-market.json"
-"""In the data folder: the settings that the seeded market has had, and since when."""
+"""A file in the data folder with the seed and rate that the simulated market has had, and since when."""
 _BEAT_SECONDS: Final = 1.0
 _N = TypeVar("_N", int, float)
 _Parser: TypeAlias = Callable[[str], _N]
@@ -39,44 +39,48 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 def add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``simulate``; what isn't given comes from the settings."""
+    """Add the options of ``simulate``; options that aren't given come from the settings."""
     rate = _number(float, lambda n: 0 < n <= 1_000_000, "above 0, to 1,000,000")
     seed = _number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2^63 - 1")
     _add_port(parser)
-    parser.add_argument("--rate", type=rate, help="trades a second, over all symbols together")
-    parser.add_argument("--seed", type=seed, help="which market: another seed is another market")
-    parser.add_argument("--symbols", type=_symbols, help="its symbols, separated by commas")
+    parser.add_argument("--rate", type=rate, help="trades per second, over all symbols together")
+    parser.add_argument("--seed", type=seed, help="seed of the market: another seed gives other trades")
+    parser.add_argument("--symbols", type=_symbols, help="symbols of the market, separated by commas")
 
 
 def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``replay``."""
+    """Add the options of ``replay``."""
     speed = _number(float, lambda n: 0 <= n < math.inf, "0 or more")
     count = _number(int, lambda n: n >= 1, "a whole number from 1")
     _add_port(parser)
     parser.add_argument("file", type=Path, metavar="FILE", help="a recording: .ws.jsonl.gz or .jsonl")
-    parser.add_argument("--speed", type=speed, default=1.0, help="times real time; 0: as fast as it goes")
-    parser.add_argument("--shift", action="store_true", help="move the trades' times to now")
     parser.add_argument(
-        "--all-streams", action="store_true", help="send every line of the file to every client"
+        "--speed", type=speed, default=1.0, help="multiple of real time; 0: as fast as possible"
+    )
+    parser.add_argument("--shift", action="store_true", help="move the trades' times to the present")
+    parser.add_argument(
+        "--all-streams",
+        action="store_true",
+        help="send every line of the file to every client, whatever its subscriptions",
     )
     parser.add_argument(
         "--wait-for",
         type=count,
         default=1,
         metavar="N",
-        help="begin when so many symbols' trades are subscribed to",
+        help="start when clients are subscribed to the trades of N symbols",
     )
 
 
 def _add_port(parser: argparse.ArgumentParser) -> None:
     port = _number(int, lambda n: 0 <= n <= 65_535, "a port from 0 to 65535")
-    parser.add_argument("--port", type=port, help="port on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--port", type=port, help="port on 127.0.0.1; 0: any free port")
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status.
+    """Serve until SIGTERM or SIGINT, and return the exit status.
 
-    Raises ExchangeError where the port is taken or the recording can't be read.
+    Raises ExchangeError if the port is in use or the recording can't be read.
     """
     set_up_logging(NAME, settings.log.level, settings.log.format)
     is_replay = arguments.command == "replay"
@@ -94,10 +98,10 @@ async def _serve(source: Source, port: int, heartbeat: HeartbeatFile) -> None:
         async with Simulator(source, port=port) as simulator:
             _say({"event": "listening", "ws_url": simulator.ws_url, "rest_url": simulator.rest_url})
             _LOG.info("SIMULATED exchange, not a real market: %s", simulator.ws_url)
-            async with _in_background(_beat(simulator, heartbeat), _tell_of_the_end(simulator, source)):
+            async with _in_background(_beat(simulator, heartbeat), _report_finished(simulator, source)):
                 await simulator.run_until(stop)
             heartbeat.beat("stopping")
-        _LOG.info("stopped; %d messages were sent", simulator.sent.messages)
+        _LOG.info("stopped after sending %d messages", simulator.sent.messages)
     finally:
         heartbeat.remove()
 
@@ -122,14 +126,14 @@ async def _beat(simulator: Simulator, heartbeat: HeartbeatFile) -> None:
         await asyncio.sleep(_BEAT_SECONDS)
 
 
-async def _tell_of_the_end(simulator: Simulator, source: Source) -> None:
-    """Say what was sent once a recording is over; its clients stay connected."""
-    await simulator.feed_over()
+async def _report_finished(simulator: Simulator, source: Source) -> None:
+    """Report the sent messages once a recording has ended; clients stay connected."""
+    await simulator.feed_ended()
     if isinstance(source, Recording) and source.played is not None:
         messages, seconds = source.played
         sent = dict(sorted(simulator.sent.by_stream.items()))
         _say({"event": "finished", "messages": messages, "seconds": round(seconds, 3), "sent": sent})
-        _LOG.info("the recording is over: %d messages in %.1f s", messages, seconds)
+        _LOG.info("the recording has ended: %d messages in %.1f s; clients stay connected", messages, seconds)
 
 
 def _seeded_market(settings: Settings, arguments: argparse.Namespace) -> SeededMarket:
@@ -143,10 +147,10 @@ def _seeded_market(settings: Settings, arguments: argparse.Namespace) -> SeededM
 
 
 def continued_market(file: Path, seed: int, rate: float, symbols: Sequence[str], now: int) -> SeededMarket:
-    """The market of these settings; where ``file`` tells of others before, its ids go on from theirs.
+    """Return the market of these settings; its trade ids continue those of earlier settings in ``file``.
 
-    Without it another rate or number of symbols would send ids back, and all that follows a symbol by its
-    ids would take its new trades for old ones.
+    Without the file, another rate or number of symbols could set the ids back. Consumers would then take new
+    trades for old ones.
     """
     market = SeededMarket(seed, rate, symbols)
     earlier = _remembered(file)
@@ -163,20 +167,24 @@ def continued_market(file: Path, seed: int, rate: float, symbols: Sequence[str],
 
 
 def _remembered(file: Path) -> tuple[Era, ...]:
-    """The eras in the file; none, with a warning, where it can't be understood."""
+    """Return the eras in the file; none, with a warning, if it can't be read."""
     try:
         return tuple(_era(fields) for fields in json.loads(file.read_text()))
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        _LOG.warning("%s can't be read (%s): the simulated market's ids begin anew", file, error)
+        _LOG.warning(
+            "%s can't be read (%s): the simulated market's trade ids no longer continue the earlier ones",
+            file,
+            error,
+        )
         return ()
 
 
 def _era(fields: dict[str, Any]) -> Era:
     era = Era(**fields)
     if not (isinstance(era.since, int) and isinstance(era.seed, int) and 0 < era.symbol_rate < math.inf):
-        raise ValueError(f"no era of a market: {fields}")
+        raise ValueError(f"invalid era of a simulated market: {fields}")
     return era
 
 
@@ -195,7 +203,7 @@ def _say(content: dict[str, Any]) -> None:
 
 
 def _number(convert: Callable[[str], _N], is_accepted: Callable[[_N], bool], accepted: str) -> _Parser[_N]:
-    """A type for argparse: a number that ``is_accepted``."""
+    """Return an argparse type for a number that ``is_accepted``; ``accepted`` describes it in the error."""
 
     def parse(text: str) -> _N:
         with suppress(ValueError):
@@ -209,5 +217,5 @@ def _number(convert: Callable[[str], _N], is_accepted: Callable[[_N], bool], acc
 def _symbols(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(upper(name) for name in text.split(",")))
     if not all(is_symbol(name) for name in names):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be names such as BTCUSDT, by commas")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be names such as BTCUSDT, separated by commas")
     return names

@@ -1,9 +1,8 @@
-"""A recorded feed, played again: the same messages in the same order and spacing, and their history for REST.
+"""Replays a recorded feed: the same messages in the same order and spacing, and their history over REST.
 
-A recording is a text file, gzipped or not, of one message a line as it came off the socket: combined frames,
-or bare trade payloads. A line that is neither (a REST snapshot, a broken frame) belongs to no stream and is
-sent only where every line is (``every_line``). History holds what has been played and nothing that is yet to
-come.
+A recording is a text file, gzipped or not, with one WebSocket message per line: combined frames, or bare
+trade payloads. Any other line, such as a REST snapshot or a broken frame, belongs to no stream and is sent
+only with ``every_line``. History has the trades that were played so far.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from candleflow.simulator.session import Event
 from candleflow.simulator.source import Listing
 
 AS_FAST_AS_POSSIBLE: Final = 0.0
-"""The speed at which nothing waits but for the clients."""
+"""The speed at which only slow clients make the replay wait."""
 
 _COMBINED: Final = re.compile(r'\{"stream":"([^"\\]+)","data":(.*)\}', re.DOTALL)
 _EVENT_TIME: Final = re.compile(r'"E":([0-9]{13,17})\b')
 _TIMES: Final = re.compile(r'"([ET])":([0-9]{13,17})\b')
 _BATCH: Final = 256
-"""Messages that are sent together when there is nothing to wait for."""
+"""Maximum number of messages to send at once while no waiting is needed."""
 
 
 class Line(NamedTuple):
-    """One recorded message: its text in the file, its stream, its data, and its event time if any."""
+    """One recorded message: its line in the file, its stream, its data, and its event time if any."""
 
     text: str
     stream: str
@@ -47,7 +46,7 @@ class Line(NamedTuple):
 
 
 class Played(NamedTuple):
-    """A replay that is over: how many messages the file held, and how long it took."""
+    """The result of a finished replay: the number of messages in the file, and the time it took."""
 
     messages: int
     seconds: float
@@ -69,7 +68,7 @@ class _SymbolHistory:
             trades.append(trade)
             return
         at = self.index(trade.trade_id)
-        if trades[at].trade_id != trade.trade_id:  # out of order; one that comes twice changes nothing
+        if trades[at].trade_id != trade.trade_id:  # out of order; a repeated trade is ignored
             trades.insert(at, trade)
             self.aggregate_starts = [
                 one.trade_id
@@ -84,13 +83,14 @@ class _SymbolHistory:
 class Recording:
     """A recorded feed; a ``Source`` for the simulator.
 
-    ``speed`` is the multiple of real time, 0 as fast as the clients take it. With ``is_shifted`` the times
-    ``T`` and ``E`` are moved by whole milliseconds, all else stays as recorded: by so many that the first
-    message happens when it is sent or, where speed is above real time, the last one, so that none is dated in
-    the future. With ``every_line`` each line goes to each client, subscribed or not. Playing
-    begins when clients are subscribed to ``wait_for`` streams of trades; ``played`` is set when it is over.
+    ``speed`` is a multiple of real time; 0 means as fast as the clients read. With ``is_shifted``, the times
+    ``T`` and ``E`` are moved by whole milliseconds to the present, and all else stays as recorded: the first
+    message gets the time at which it is sent. If the speed is above real time, the last message does, so that
+    none is dated in the future. With ``every_line``, each line goes to each client, whatever its
+    subscriptions. Playing starts when clients are subscribed to ``wait_for`` trade streams; ``played`` is set
+    when it has ended.
 
-    Raises ExchangeError where the file can't be read or holds nothing.
+    Raises ExchangeError if the file can't be read or has no trade.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Recording:
         return self.id_range(symbol, 0)[1]
 
     async def play(self, audience: Audience) -> None:
-        """Send the whole recording once. At the fullest speed it waits while nobody is subscribed."""
+        """Send the whole recording once. At speed 0, it pauses while no client is subscribed."""
         await audience.subscribed(self._wait_for)
         started_at = time.time_ns() // 1_000
         shift_ms = self._shift_ms(started_at)
@@ -190,13 +190,15 @@ class Recording:
         await audience.drained()
 
     def _event(self, line: Line, shift_ms: int) -> Event:
-        """The message as it is sent; a trade enters history with it."""
+        """Return the message to send. If it is a trade, add it to the history."""
         text = _shifted(line.data, shift_ms)
         whole = _shifted(line.text, shift_ms) if self._every_line else None
         if symbol_of(line.stream) is None:
             return Event(line.stream, text, text, line=whole)
         message = decode(text.encode(errors="surrogateescape"), self._listings.keys(), TIME_LIMIT_US, 0)
-        if not isinstance(message, TradeMessage):  # a broken one is sent as it is: the client is to cope
+        if not isinstance(
+            message, TradeMessage
+        ):  # a broken trade is sent unchanged, for the client to handle
             return Event(line.stream, text, text, line=whole)
         trade = message.trade
         self._of(trade.symbol).add(trade)
@@ -207,7 +209,7 @@ class Recording:
         return self._history.setdefault(symbol, _SymbolHistory())
 
     def _scan(self) -> tuple[dict[str, Listing], int, int]:
-        """The symbols whose trades are in the file, and the first and the last message's time."""
+        """Return the symbols whose trades are in the file, the first message's time and the latest time."""
         listings: dict[str, Listing] = {}
         first_time: int | None = None
         end_time = 0
@@ -222,7 +224,9 @@ class Recording:
             if symbol is not None:
                 listings[symbol] = Listing(symbol, symbol, "", DECIMAL_PLACES, DECIMAL_PLACES)
         if first_time is None or not listings:
-            raise ExchangeError(f"{self._file} holds no trade: is it a recording of Binance's streams?")
+            raise ExchangeError(
+                f"{self._file} has no trade: it must be a recording of Binance's trade streams"
+            )
         return listings, first_time, end_time
 
     def _lines(self) -> Iterator[Line]:
@@ -234,7 +238,7 @@ class Recording:
                 for text in lines:
                     if not text.isspace():
                         yield _line(text.rstrip("\r\n"))
-        except (OSError, EOFError) as error:  # EOFError: gzip's word for a file that was cut short
+        except (OSError, EOFError) as error:  # gzip raises EOFError for a truncated file
             raise ExchangeError(f"the recording {self._file} can't be read: {error}") from error
 
 
@@ -246,7 +250,7 @@ def _line(text: str) -> Line:
 
 
 def _stream_of_payload(text: str) -> str:
-    """The stream that a bare trade payload came on, or the empty name."""
+    """Return the stream of a bare trade payload, or an empty name."""
     if not text.startswith('{"e":"trade"'):
         return ""
     trade = decode_payload(text.encode(errors="surrogateescape"), TIME_LIMIT_US, 0)
@@ -254,7 +258,7 @@ def _stream_of_payload(text: str) -> str:
 
 
 def _belongs_to(before: Trade, after: Trade) -> bool:
-    """Whether both are of one aggregate: next to one another, at one time and price, on one side."""
+    """Return whether both trades are in one aggregate: consecutive ids, same time, price and side."""
     return (
         after.trade_id == before.trade_id + 1
         and after.trade_time // 1_000 == before.trade_time // 1_000

@@ -1,9 +1,8 @@
-"""The simulator's REST: a path and its query in, a status and JSON out. No socket, no clock.
+"""The simulator's REST API: takes a path with its query, returns a status and JSON. No socket, no clock.
 
-Everything is answered from a source's history, so that trades, aggregate trades and klines agree with one
-another and with what the WebSocket sent: klines are folded by ``candleflow.market`` from the same trades.
-Errors have Binance's form, ``{"code":-1121,"msg":"Invalid symbol."}`` (binance-spot-api-docs, rest-api.md and
-errors.md).
+All answers come from the source's history. So trades, aggregate trades and klines agree with each other and
+with the WebSocket; ``candleflow.market`` computes klines from the same trades. Errors have Binance's format,
+``{"code":-1121,"msg":"Invalid symbol."}`` (binance-spot-api-docs, rest-api.md and errors.md).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from candleflow.simulator.source import Listing, Source
 
 DEFAULT_LIMIT: Final = 500
 MAX_FOLDED_TRADES: Final = 1_000_000
-"""Klines of more trades than this are refused: they take some 10 s of work."""
+"""Requests for klines of more trades than this are refused. They would take about 10 s."""
 
 INTERVALS_US: Final[dict[str, int]] = {
     f"{count}{unit}": count * seconds * SECOND_US
@@ -40,14 +39,15 @@ INTERVALS_US: Final[dict[str, int]] = {
     )
     for count in counts
 }
-"""Binance's kline intervals in microseconds, but for ``1M``, whose months have no one length."""
+"""Binance's kline intervals in microseconds, without ``1M``, as months differ in length."""
 
 _MONDAY_US: Final = 4 * 86_400 * SECOND_US
-"""Weeks begin on Mondays; the epoch was a Thursday."""
+"""The first Monday after the epoch, a Thursday. Weekly klines open on Mondays."""
 
 TICKER_TRADES: Final = 20
-"""A ticker's high, low and volumes are those of the day's last so many trades; its ids, count, times, first
-and last price are the day's. A market that keeps nothing would have to make a day's trades each time."""
+"""A ticker's high, low and volumes cover only the last trades, as many as this. Its ids, count, times, first
+and last price cover the whole day. The seeded market stores nothing, so it would have to compute a day's
+trades for each request."""
 
 _DAY_US: Final = 86_400 * SECOND_US
 _TICKER: Final = "/api/v3/ticker/24hr"
@@ -55,7 +55,7 @@ _SMALLEST_STEP: Final = Decimal(1).scaleb(-DECIMAL_PLACES)
 
 
 class RestError(Exception):
-    """A request that can't be answered: the HTTP status, Binance's code and its sentence."""
+    """A request that is answered with an error: HTTP status, and Binance's code and message."""
 
     def __init__(self, code: int, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -69,11 +69,11 @@ class RestError(Exception):
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the simulator is being stopped
-    """A long answer was abandoned, as the simulator is being stopped."""
+    """The computation of a long answer was stopped, as the simulator is shutting down."""
 
 
 def weight(path: str) -> int:
-    """What a request costs of the weight that each address has a minute."""
+    """Return the rate-limit weight of a request."""
     url = urlsplit(path)
     return rate_limit.weight(url.path, dict(parse_qsl(url.query)))
 
@@ -86,9 +86,9 @@ def answer(
     in_microseconds: bool = False,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> bytes:
-    """The JSON that a GET of ``path`` is answered with at the time ``now``.
+    """Return the JSON answer to a GET of ``path`` at time ``now``.
 
-    Raises RestError with the answer to a wrong request, and Stopped where ``is_stopping`` says so meanwhile.
+    Raises RestError for a wrong request, and Stopped as soon as ``is_stopping()``.
     """
     url = urlsplit(path)
     handler = _HANDLERS.get(url.path)
@@ -100,7 +100,7 @@ def answer(
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """One request's parameters, each checked when it is asked for."""
+    """One request's parameters, each checked when it is read."""
 
     source: Source
     query: dict[str, str]
@@ -118,13 +118,13 @@ class _Request:
 
     @property
     def limit(self) -> int:
-        """As asked, 500 if not, and never more than 1,000."""
+        """The requested number of rows; 500 by default, 1,000 at most."""
         limit = self.integer("limit")
         return DEFAULT_LIMIT if limit is None else min(MAX_LIMIT, max(1, limit))
 
     @property
     def ids(self) -> tuple[int, int]:
-        """The ids of the symbol's trades up to now."""
+        """The range of ids of the symbol's trades until now."""
         return self.source.id_range(self.symbol, self.now)
 
     def listing(self, symbol: str) -> Listing:
@@ -149,12 +149,12 @@ class _Request:
         return int(text)
 
     def time(self, name: str) -> int | None:
-        """A time parameter in microseconds, given in either unit."""
+        """Return a time parameter in microseconds; it may be given in milliseconds or microseconds."""
         units = self.integer(name)
         return None if units is None else to_microseconds(units)
 
     def units(self, time: int) -> int:
-        """A time in the unit that the client asked for."""
+        """Return a time in the unit that the client requested."""
         return time if self.in_microseconds else time // 1_000
 
 
@@ -222,7 +222,7 @@ def _tickers(request: _Request) -> list[dict[str, Any]] | dict[str, Any]:
 
 
 def _ticker(request: _Request, symbol: str) -> dict[str, Any]:
-    """The last 24 h of a symbol."""
+    """Return a symbol's ticker of the last 24 h."""
     source, present = request.source, request.source.present(request.now)
     begin, end = source.id_range(symbol, request.now)
     first = min(end, max(begin, source.id_at(symbol, present - _DAY_US)))
@@ -344,7 +344,7 @@ def _klines(request: _Request) -> list[list[Any]]:
 
 
 def _kline_opens(request: _Request, interval: str, first_id: int) -> range:
-    """The open times of the klines asked for, within history; a range whose step is the interval."""
+    """Return the open times of the requested klines within history, as a range with the interval as step."""
     size = INTERVALS_US[interval]
     offset = _MONDAY_US if interval == "1w" else 0
     first = next(request.source.trades(request.symbol, (first_id, first_id + 1)))
@@ -362,7 +362,7 @@ def _kline_opens(request: _Request, interval: str, first_id: int) -> range:
 
 
 def _fold(request: _Request, symbol: str, interval: str, ids: tuple[int, int]) -> dict[int, Candle]:
-    """The candles of the trades ``ids`` by open time."""
+    """Return the candles of the trades in the range ``ids``, by open time."""
     size = INTERVALS_US[interval]
     offset = _MONDAY_US if interval == "1w" else 0
     folds: dict[int, CandleFold] = {}
@@ -399,14 +399,14 @@ def _kline_row(request: _Request, open_time: int, size: int, candle: Candle) -> 
 
 
 def _flat_row(request: _Request, open_time: int, size: int, close: Decimal) -> list[Any]:
-    """A kline without a trade: flat at the close before it, as Binance publishes it."""
+    """Return a kline without trades: all prices are the close before it, as Binance has it."""
     price, zero = decimal_text(close), decimal_text(Decimal(0))
     close_time = request.units(open_time + size) - 1
     return [request.units(open_time), *(price,) * 4, zero, close_time, zero, 0, zero, zero, "0"]
 
 
 def decimal_text(value: Decimal) -> str:
-    """Plain digits with eight places as Binance has them; more where only more are exact."""
+    """Return a number with eight decimal places as Binance writes it, or with more if needed to be exact."""
     whole = EXACT.normalize(value)
     exponent = whole.as_tuple().exponent
     if isinstance(exponent, int) and exponent >= -DECIMAL_PLACES:
@@ -423,7 +423,7 @@ def _floor(time: int, size: int, offset: int) -> int:
 
 
 def _next_unit(time: int) -> int:
-    """The first microsecond after an inclusive end that may have been given in milliseconds."""
+    """Return the first microsecond after an inclusive end, which may have been given in milliseconds."""
     return time + (1 if time % 1_000 else 1_000)
 
 

@@ -1,15 +1,18 @@
-"""An exchange on this machine that speaks Binance's protocol: WebSocket and REST on one port of the loopback.
+"""A simulated exchange on this machine, with Binance's WebSocket and REST protocols on one loopback port.
 
     async with Simulator(SeededMarket(seed=1, rate=40, symbols=["BTCUSDT"])) as simulator:
-        ...  # connect to simulator.ws_url, ask simulator.rest_url
+        ...  # connect to simulator.ws_url, send requests to simulator.rest_url
 
-What it speaks: raw and combined streams, microseconds, SUBSCRIBE and its kin, pings, the end of a connection
-after 24 h, ``serverShutdown``, the limits on streams and incoming messages; of REST ``ping``, ``time``,
-``exchangeInfo``, ``ticker/24hr`` (MINI), ``trades``, ``historicalTrades``, ``aggTrades`` and ``klines``, with
-weights. A seeded market has streams of trades only: others can be subscribed to and stay silent, as an
-unknown stream does at Binance. A recording has whatever streams were recorded.
+WebSocket: raw and combined streams, microseconds, SUBSCRIBE and the related requests, pings, connections that
+end after 24 h, ``serverShutdown``, and the limits on streams and incoming messages.
 
-``Faults`` make it misbehave, and ``sent`` is its own ledger of what it sent, for tests to judge by.
+REST: ``ping``, ``time``, ``exchangeInfo``, ``ticker/24hr`` (MINI), ``trades``, ``historicalTrades``,
+``aggTrades`` and ``klines``, with weights.
+
+A seeded market has trade streams only. Clients can subscribe to other streams, which stay silent, as unknown
+streams do at Binance. A recording has the streams that were recorded.
+
+``Faults`` injects faults, and ``sent`` records what was sent, for tests to compare with.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from candleflow.simulator.source import Source
 
 HOST: Final = "127.0.0.1"
 SERVER_HEADER: Final = "candleflow-simulator"
-"""In every response's ``Server`` header: how a client knows that what it sees is no real market."""
+"""The ``Server`` header of every response, by which clients know that this is not a real market."""
 
 _HISTORICAL_TRADES: Final = "/api/v3/historicalTrades"
 _LOG: Final = logging.getLogger(__name__)
@@ -53,21 +56,21 @@ _CLOSE_SECONDS: Final = 2.0
 
 @dataclass(slots=True)
 class Timing:
-    """Binance's own figures, each of which a test may compress."""
+    """Binance's times, which tests may shorten."""
 
     ping_seconds: float = 20.0
     pong_seconds: float = 60.0
-    """A client is disconnected after a ping without an answer for this long."""
+    """How long a client may leave a ping unanswered before it is disconnected."""
     lifetime_seconds: float = _DAY_SECONDS
-    """A connection is ended after this."""
+    """How long a connection lasts before it is closed."""
     shutdown_notice_seconds: float | None = None
-    """How long before a connection's end ``serverShutdown`` is sent; None: never."""
+    """How long before the close ``serverShutdown`` is sent; None: it is not sent."""
 
 
 class Simulator(Audience):
-    """The server. An async context manager; ``port`` 0 takes a free one.
+    """The simulated exchange's server; an async context manager. ``port`` 0 selects any free port.
 
-    Raises ExchangeError where the port is taken.
+    Raises ExchangeError if the port is in use.
     """
 
     def __init__(
@@ -82,9 +85,9 @@ class Simulator(Audience):
     ) -> None:
         super().__init__(faults, max_waiting_bytes)
         self.connection_attempts: deque[float] = deque(maxlen=10_000)
-        """When each of the last WebSocket connections was asked for, by the event loop's clock."""
+        """The times of the last WebSocket handshakes, by the event loop's clock."""
         self.rest_requests: deque[float] = deque(maxlen=10_000)
-        """When each of the last REST requests came, by the event loop's clock."""
+        """The times of the last REST requests, by the event loop's clock."""
         self._source = source
         self.port = port
         self._timing = timing or Timing()
@@ -110,18 +113,18 @@ class Simulator(Audience):
                 self.port,
                 process_request=self._process_request,
                 server_header=SERVER_HEADER,
-                compression=None,  # Binance offers none, and it would cost more than all the rest
+                compression=None,  # Binance offers none, and it would cost more than all other work
                 ping_interval=self._timing.ping_seconds,
                 ping_timeout=self._timing.pong_seconds,
                 close_timeout=_CLOSE_SECONDS,
-                open_timeout=None,  # a REST answer, which is given during the handshake, may take a while
+                open_timeout=None,  # REST requests are answered during the handshake, which may take long
             )
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise ExchangeError(f"the simulator can't listen on {HOST}:{self.port}: {error}") from error
             raise ExchangeError(
                 f"port {self.port} on {HOST} is taken: "
-                "choose another by --port or CANDLEFLOW_SIMULATOR_PORT, or stop what listens there"
+                "choose another with --port or CANDLEFLOW_SIMULATOR_PORT, or stop the program that uses it"
             ) from error
         self.port = next(iter(self._server.sockets)).getsockname()[1]
         self._feed = asyncio.create_task(self._source.play(self), name="simulator feed")
@@ -135,10 +138,10 @@ class Simulator(Audience):
         if self._feed is not None:
             self._feed.cancel()
             with suppress(asyncio.CancelledError):
-                await self._feed  # raises what the feed raised, if it ended so
+                await self._feed  # raises the feed's error, if it failed
 
     async def run_until(self, stop: asyncio.Event) -> None:
-        """Serve until ``stop`` is set; raises what the feed raised, such as an unreadable recording."""
+        """Serve until ``stop`` is set. Raises the feed's error, for example for an unreadable recording."""
         waiter = asyncio.create_task(stop.wait())
         pending: set[asyncio.Task[None] | asyncio.Task[bool]] = {waiter}
         if self._feed is not None:
@@ -146,15 +149,15 @@ class Simulator(Audience):
         while not waiter.done():
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                await task  # a feed that is over is no reason to stop: its clients stay
+                await task  # raises the feed's error; after a feed that has ended, clients stay connected
 
-    async def feed_over(self) -> None:
-        """Wait until the source has sent all it has; a market never has."""
+    async def feed_ended(self) -> None:
+        """Wait until the source has sent everything. A seeded market never ends."""
         if self._feed is not None:
             await asyncio.wait({self._feed})
 
     async def shut_down_clients(self, after_seconds: float) -> None:
-        """Tell every client by ``serverShutdown``, and end its connection ``after_seconds``."""
+        """Send ``serverShutdown`` to every client, and close its connection ``after_seconds`` later."""
         await asyncio.gather(*(self._end(client, after_seconds) for client in tuple(self._clients)))
 
     # One connection.
@@ -177,7 +180,7 @@ class Simulator(Audience):
                 if client.is_open:
                     client.write([reply])
         except ConnectionClosed as closed:
-            _LOG.info("a client is gone: %s", closed)
+            _LOG.info("a client disconnected: %s", closed)
         finally:
             end.cancel()
             self._clients.discard(client)
@@ -201,7 +204,7 @@ class Simulator(Audience):
     # HTTP.
 
     async def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
-        """The answer to a plain GET; None lets a WebSocket's opening handshake go on."""
+        """Answer a plain GET; return None to continue a WebSocket handshake."""
         if "Upgrade" in request.headers:
             return self._check_handshake(request)
         if request.method != "GET":
@@ -224,7 +227,7 @@ class Simulator(Audience):
         return response
 
     async def _answer(self, request: Request, now: int) -> Response:
-        """The answer, worked out in a thread: klines of many trades take long, and the feed must not wait."""
+        """Answer in a thread: klines of many trades take long, and the live feed must not wait."""
         answer = partial(
             simulator_rest.answer,
             self._source,
@@ -258,7 +261,7 @@ class Simulator(Audience):
         return response
 
     def _use_weight(self, weight: int, now: int) -> int:
-        """Add to the weight used in the present minute, and that weight."""
+        """Add to the weight used in the current minute, and return the sum."""
         minute, used = self._weight_used
         present = now // (_MINUTE_SECONDS * 1_000_000)
         self._weight_used = (present, (used if minute == present else 0) + weight)

@@ -1,7 +1,9 @@
-"""What one client has asked of the simulator's WebSocket, and the replies it gets. No socket.
+"""One client's subscriptions at the simulator's WebSocket, and the replies to its requests. No socket.
 
-As web-socket-streams.md, "Live Subscribing/Unsubscribing to streams", has it: requests are JSON objects with
-``method``, ``params`` and ``id``; a mistake is answered with a code and a sentence, and changes nothing.
+Requests are JSON objects with ``method``, ``params`` and ``id``. A wrong request is answered with an error
+code and message, and changes nothing.
+
+Source: web-socket-streams.md, "Live Subscribing/Unsubscribing to streams".
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ _UNSIGNED_LIMIT: Final = 2**64
 class Event(NamedTuple):
     """One message of the live feed.
 
-    ``text`` is the data object alone, with times in milliseconds; ``text_us`` the same in microseconds.
-    ``symbol`` and ``trade_id`` are set for trades. ``stream`` is empty where the message belongs to none. A
-    ``line`` is sent as it stands to every client, whatever that is subscribed to.
+    ``text`` is the data object alone, with times in milliseconds; ``text_us`` has them in microseconds.
+    ``symbol`` and ``trade_id`` are set for trades. ``stream`` is empty if the message belongs to no stream.
+    A ``line`` is sent unchanged to every client, whatever its subscriptions.
     """
 
     stream: str
@@ -34,7 +36,7 @@ class Event(NamedTuple):
 
 
 class RequestError(Exception):
-    """A request that can't be granted: Binance's code and sentence."""
+    """A wrong request, with Binance's error code and message."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -44,7 +46,7 @@ class RequestError(Exception):
 
 @dataclass(slots=True)
 class Session:
-    """The streams of one connection, and the form in which it gets their messages."""
+    """The streams of one connection, and the format of its messages."""
 
     streams: dict[str, None] = field(default_factory=dict)
     """In the order of subscription."""
@@ -53,10 +55,10 @@ class Session:
 
     @classmethod
     def of_path(cls, path: str) -> Session | None:
-        """The session that a request for ``path`` opens, None where no WebSocket is served.
+        """Return the session for a WebSocket handshake at ``path``; None if there is no WebSocket.
 
-        ``/ws``, ``/ws/<stream>/<stream>``, ``/stream``, ``/stream?streams=<stream>/<stream>``, each with
-        ``timeUnit=MICROSECOND`` if wanted. Raises RequestError for too many streams.
+        Paths are ``/ws``, ``/ws/<stream>/<stream>``, ``/stream`` and ``/stream?streams=<stream>/<stream>``,
+        each optionally with ``timeUnit=MICROSECOND``. Raises RequestError for too many streams.
         """
         url = urlsplit(path)
         query = parse_qs(url.query)
@@ -80,7 +82,7 @@ class Session:
         return event.stream in self.streams or event.line is not None
 
     def frame(self, event: Event) -> str:
-        """The event as this client gets it."""
+        """Return the event in this client's format."""
         if event.line is not None:
             return event.line
         return self.wrap(event.stream, event.text_us if self.in_microseconds else event.text)
@@ -89,7 +91,7 @@ class Session:
         return f'{{"stream":"{stream}","data":{text}}}' if self.is_combined else text
 
     def answer(self, request: str | bytes) -> str:
-        """Do what a client's request asks, and the reply to it."""
+        """Carry out a client's request, and return the reply."""
         request_id: Any = None
         try:
             fields = _parse(request)

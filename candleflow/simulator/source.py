@@ -1,7 +1,7 @@
-"""What the simulator asks of whatever it serves: the seeded market or a recording.
+"""The interface of the simulator's sources: the seeded market and recordings.
 
-A source has two sides that must agree: the live feed, which ``play`` sends to an audience, and the history,
-which REST is answered from. Times are microseconds since the epoch, UTC; ranges of ids are half-open.
+A source has a live feed, which ``play`` sends to the clients, and a history, which answers REST requests. The
+two must agree. Times are microseconds since the epoch, UTC; ranges of ids are half-open.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from candleflow.simulator.audience import Audience
 
 
 class Listing(NamedTuple):
-    """A symbol as the exchange lists it; ``*_places`` are the decimal places of its steps."""
+    """A listed symbol; ``*_places`` are the decimal places of its price and quantity steps."""
 
     symbol: str
     base_asset: str
@@ -27,28 +27,28 @@ class Source(Protocol):
     """A market: a live feed and its history."""
 
     def listings(self) -> Sequence[Listing]:
-        """The symbols that ``exchangeInfo`` lists when it isn't asked for any by name."""
+        """Return the symbols that ``exchangeInfo`` lists if the request names none."""
 
     def listing(self, symbol: str) -> Listing | None:
-        """The symbol's listing, None where there is no such symbol."""
+        """Return the symbol's listing, or None if there is no such symbol."""
 
     def present(self, now: int) -> int:
-        """The time up to which there is history: ``now``, or the last recorded trade's."""
+        """Return the time up to which there is history: ``now``, or the last played trade's time."""
 
     def id_range(self, symbol: str, now: int) -> tuple[int, int]:
-        """The ids of all the trades until ``now``."""
+        """Return the range of the ids of all trades until ``now``."""
 
     def id_at(self, symbol: str, time: int) -> int:
-        """The lowest id whose trade time is ``time`` or later."""
+        """Return the lowest id of a trade at ``time`` or later."""
 
     def trades(self, symbol: str, ids: tuple[int, int]) -> Iterator[Trade]:
-        """The trades with these ids, in their order."""
+        """Return the trades with these ids, in order."""
 
     def aggregate_of(self, symbol: str, trade_id: int) -> int:
-        """The id of the aggregate that holds the trade: what one order took at one price."""
+        """Return the id of the trade's aggregate: the trades that one order took at one price."""
 
     def aggregate_start(self, symbol: str, aggregate_id: int) -> int:
-        """The first trade id of the aggregate."""
+        """Return the first trade id of the aggregate."""
 
     async def play(self, audience: Audience) -> None:
-        """Send the live feed until cancelled or at its end."""
+        """Send the live feed until it ends or is cancelled."""

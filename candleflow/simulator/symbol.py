@@ -1,26 +1,28 @@
-"""One symbol's trades on a made-up market: a pure function of seed, symbol and id.
+"""One symbol's trades on a made-up market, as a pure function of seed, symbol and trade id.
 
-Nothing is kept. Trade ``id`` of a symbol is the same whether it is sent live, asked for as history an hour
-later, or sent by a simulator that was restarted in between: ids are counted from ``ORIGIN_US`` on.
+No trade is stored. A trade is the same whether it is sent live, requested as history an hour later, or sent
+by a simulator that was restarted in between: ids are counted from ``ORIGIN_US`` on.
 
-Ids and time. The rate of trades swings between quiet and busy spells as a sum of waves, so that the number
-of trades until the time t, in seconds, has a closed form:
+Ids and time. The rate of trades varies between quiet and busy periods as a sum of waves. So the number of
+trades until time t, in seconds, has a closed form:
 
     N(t) = rate * (t + sum over waves of depth / w * (cos(phase) - cos(w * t + phase)))
 
-Time is cut into equal slices. C(k) is N at the beginning of slice ``k``, rounded down to the end of an
-aggregate (below). Slice ``k`` holds the ids C(k) to C(k + 1) - 1; a random generator seeded by (seed, symbol,
-k) puts them into bursts that share a millisecond.
+Time is divided into equal slices. C(k) is N at the start of slice ``k``, rounded down to the end of an
+aggregate (see below). Slice ``k`` has the ids C(k) to C(k + 1) - 1. A random generator seeded by (seed,
+symbol, k) places them in bursts that share a millisecond.
 
-Prices. The logarithm of the price is a sum of smooth noises, each with four times the period of the one
-before and twice its height, as in a random walk, but bounded: within some 15 % of the symbol's base price.
+Prices. The logarithm of the price is a sum of smooth noise functions. Each has four times the period of the
+one before and twice its amplitude. This resembles a random walk, but stays within about 15 % of the symbol's
+base price.
 
-Aggregates. Every page of ``PAGE`` ids is divided into the same number of groups, in an order of its own, so
-that the ids of aggregates have a closed form too. The trades of a group share time, price and side.
+Aggregates. Every page of ``PAGE`` ids is divided into groups of the same sizes, rotated differently on each
+page. So the ids of aggregates have a closed form too. The trades of a group have the same time, price and
+side.
 
-Eras. Under another seed or rate the same moment has other ids. Where a market is to go on with its ids after
-such a change, it is made of eras: each is a market of its own, cut at the end of a slice, whose ids are moved
-to follow the last id of the era before it.
+Eras. With another seed or rate, the same time has other ids. A market whose ids must continue after such a
+change consists of eras. Each era is a market of its own. It starts and ends at the end of a slice, and its
+ids are shifted to follow the last id of the era before.
 """
 
 from __future__ import annotations
@@ -38,17 +40,19 @@ from candleflow.market.window import SECOND_US
 from candleflow.simulator.source import Listing
 
 ORIGIN_US: Final = 1_577_836_800 * SECOND_US
-"""2020-01-01: every simulated market begins in the second after it."""
+"""2020-01-01 UTC. Every simulated market starts within the second after it."""
 
 _WAVES: Final = ((0.30, 13.0), (0.25, 71.0), (0.20, 421.0), (0.15, 4_003.0))
-"""Depth and period in seconds of the swings in the rate; depths add up to less than 1: it stays positive."""
+"""Depth and period in seconds of the waves in the rate. The depths add up to less than 1, so that the rate
+stays positive."""
 _WAVE_DRIFT_SECONDS: Final = sum(depth * period / math.pi for depth, period in _WAVES)
-"""N(t) / rate is never further from t than this."""
+"""Maximum difference between N(t) / rate and t."""
 
 _NOISE_PERIODS: Final = tuple(4.0**octave for octave in range(1, 11))
 """From 4 s to 12 days."""
 _NOISE_HEIGHT: Final = 6e-5
-"""Of the logarithm of the price over a second: some 2 % over a day, an ordinary day of Bitcoin's."""
+"""Amplitude of the price's logarithm at a period of 1 s. It gives about 2 % over a day, as is usual for
+Bitcoin."""
 
 _GROUP_SIZES: Final[tuple[int, ...]] = (1,) * 14 + (2,) * 4 + (3,) * 2 + (4,) * 2 + (5, 23)
 PAGE: Final[int] = sum(_GROUP_SIZES)
@@ -56,17 +60,18 @@ _GROUPS: Final = len(_GROUP_SIZES)
 _TURNED_GROUPS: Final[tuple[tuple[int, ...], ...]] = tuple(
     tuple(accumulate(_GROUP_SIZES[turn:] + _GROUP_SIZES[:turn])) for turn in range(_GROUPS)
 )
-"""Where the groups of a page end, for each order that a page may have them in."""
+"""The ends of a page's groups, for each rotation of the groups."""
 _TRADES_A_SLICE: Final = 256
-"""On average, where the slice's length allows: the work of one slice is some milliseconds."""
+"""Average trades per slice, within the limits of a slice's length. A slice then takes a few milliseconds to
+compute."""
 _SHORTEST_SLICE_MS: Final = 1
 _LONGEST_SLICE_MS: Final = 1_000
 _BURST_SIZES: Final = (1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 5, 12)
-"""How many aggregates share a millisecond, one of these at random."""
+"""Numbers of aggregates that share a millisecond; one is chosen at random."""
 
 _MILLISECOND_US: Final = 1_000
 SCALE: Final = 10**8
-"""Units of price and quantity in one."""
+"""Prices and quantities are integers in units of 1 / SCALE."""
 _PLACES: Final = 8
 
 
@@ -77,8 +82,8 @@ class _Known(NamedTuple):
     typical_quantity: float
 
 
-# Steps are such that price and quantity have at most eight places together: their product is then exact in
-# the eight places that Binance prints quote volumes with.
+# Price and quantity have at most eight decimal places together. Their product is then exact in the eight
+# places of Binance's quote volumes.
 WELL_KNOWN: Final[dict[str, _Known]] = {
     "BTCUSDT": _Known(61_000, 2, 5, 0.002),
     "ETHUSDT": _Known(2_700, 2, 4, 0.03),
@@ -108,16 +113,16 @@ class SimulatedTrade(NamedTuple):
 
 
 class Era(NamedTuple):
-    """A stretch of time, from ``since`` on, in which the market has one seed and rate."""
+    """A period, starting at ``since``, in which the market has one seed and rate."""
 
     since: int
     seed: int
     symbol_rate: float
-    """Trades a second of each symbol, on average."""
+    """The average number of trades a second of each symbol."""
 
 
 class Cut(NamedTuple):
-    """Where one era may end and another begin: the first ids, and the time, that come after it."""
+    """A point where one era may end and another start: the first ids and the time after it."""
 
     trade_id: int
     aggregate_id: int
@@ -125,7 +130,7 @@ class Cut(NamedTuple):
 
 
 class SymbolEra:
-    """One symbol's trades at one seed; ``rate`` is their mean number a second."""
+    """One symbol's trades with one seed; ``rate`` is their mean number a second."""
 
     def __init__(self, seed: int, symbol: str, rate: float) -> None:
         self._id_shift = 0
@@ -137,7 +142,7 @@ class SymbolEra:
         self.listing = Listing(symbol, *_assets(symbol), known.price_places, known.quantity_places)
         slice_ms = min(_LONGEST_SLICE_MS, max(_SHORTEST_SLICE_MS, int(1_000 * _TRADES_A_SLICE / rate)))
         self._slice_us = slice_ms * _MILLISECOND_US
-        # Symbols' slices begin at different moments, so that the work of beginning one is spread.
+        # The symbols' slices start at different times, which spreads the work of starting a slice.
         self._origin = ORIGIN_US + self._hash("origin", 0) % 1_000 * _MILLISECOND_US
         self._waves = [
             (depth, math.tau / period, self._uniform("wave", number) * math.tau)
@@ -147,7 +152,7 @@ class SymbolEra:
         self._last_page: tuple[int, Sequence[int]] = (-1, ())
 
     def begin_at(self, after: Cut) -> Cut:
-        """Move the ids so that they follow ``after``; the cut that this era begins with."""
+        """Shift the ids so that they follow ``after``; return the cut at which this era starts."""
         own = self.cut(after.time)
         self._id_shift += after.trade_id - own.trade_id
         self._aggregate_shift += after.aggregate_id - own.aggregate_id
@@ -155,7 +160,7 @@ class SymbolEra:
         return Cut(after.trade_id, after.aggregate_id, own.time)
 
     def cut(self, at: int) -> Cut:
-        """The first end of a slice at the time ``at`` or later, where no aggregate goes on."""
+        """Return the first end of a slice at time ``at`` or later; no aggregate crosses it."""
         number = max(0, -((self._origin - at) // self._slice_us))
         trade_id = self._count_until(number)
         return Cut(
@@ -165,7 +170,7 @@ class SymbolEra:
         )
 
     def from_id(self, trade_id: int) -> Iterator[SimulatedTrade]:
-        """The trades from ``trade_id`` on, without end."""
+        """Yield the trades from ``trade_id`` on, without end."""
         number = self._slice_of(trade_id - self._id_shift)
         yield from self._slice(number)[trade_id - self._id_shift - self._count_until(number) :]
         while True:
@@ -173,7 +178,7 @@ class SymbolEra:
             yield from self._trades_of(number)
 
     def id_at(self, at: int) -> int:
-        """The lowest id whose trade time is ``at`` or later."""
+        """Return the lowest id of a trade at ``at`` or later."""
         number = (at - self._origin) // self._slice_us
         if number < 0:
             return self._id_shift
@@ -186,7 +191,7 @@ class SymbolEra:
     def aggregate_start(self, aggregate_id: int) -> int:
         return self._aggregate_start(aggregate_id - self._aggregate_shift) + self._id_shift
 
-    # From here on ids are this era's own, counted from ORIGIN_US.
+    # The methods below use this era's own ids, counted from ORIGIN_US, without the shift.
 
     def _aggregate_of(self, trade_id: int) -> int:
         page, inside = divmod(trade_id, PAGE)
@@ -197,7 +202,7 @@ class SymbolEra:
         return page * PAGE + (self._group_ends(page)[group - 1] if group else 0)
 
     def _slice(self, number: int) -> list[SimulatedTrade]:
-        """A slice's trades at once; the last one asked for is kept, as it is often asked for again."""
+        """Return all trades of a slice. The last slice is cached, as it is often requested again."""
         kept, trades = self._last_slice
         if kept != number:
             trades = list(self._trades_of(number))
@@ -209,11 +214,11 @@ class SymbolEra:
         middle = int(trade_id / self._rate * slices_a_second)
         slack = int((_WAVE_DRIFT_SECONDS + PAGE / self._rate) * slices_a_second) + 2
         numbers = range(max(0, middle - slack), middle + slack)
-        # The last slice that begins with this id or a lower one, and so the one that holds it.
+        # The last slice that starts with this id or a lower one has the trade.
         return numbers[bisect_right(numbers, trade_id, key=self._count_until) - 1]
 
     def _count_until(self, number: int) -> int:
-        """C(k): the number of trades before the slice."""
+        """Return C(k), the number of trades before slice ``k``."""
         if number <= 0:
             return 0
         seconds = number * self._slice_us / SECOND_US
@@ -234,7 +239,7 @@ class SymbolEra:
         return ends
 
     def _trades_of(self, number: int) -> Iterator[SimulatedTrade]:
-        """The trades of one slice, one at a time, so that the live feed does no work before its time."""
+        """Yield the trades of one slice one at a time, so that the live feed computes each only when due."""
         first, end = self._count_until(number), self._count_until(number + 1)
         if first == end:
             return
@@ -255,19 +260,19 @@ class SymbolEra:
                 trade_id += 1
 
     def _price(self, level: float, draw: Callable[[], float]) -> int:
-        """The price at the logarithmic ``level``, a few steps to either side, in units of 10^-8."""
+        """Return a random price near the logarithmic ``level``, in units of 10^-8."""
         step: int = 10 ** (_PLACES - self._known.price_places)
         steps = round(self._known.price * math.exp(level + (draw() - 0.5) * 2e-5) * SCALE / step)
         return max(1, steps) * step
 
     def _quantity(self, draw: Callable[[], float]) -> int:
-        """A quantity in units of 10^-8: most within a factor of ten of the typical one, some far out."""
+        """Return a random quantity in units of 10^-8, mostly within a factor of ten of the typical one."""
         step: int = 10 ** (_PLACES - self._known.quantity_places)
         size = self._known.typical_quantity * math.exp(5.0 * (draw() + draw() - 1.0))
         return max(1, round(size * SCALE / step)) * step
 
     def _level(self, number: int) -> float:
-        """The logarithm of the price, relative to the symbol's base price, where the slice begins."""
+        """Return the logarithm of price / base price at the start of the slice."""
         seconds = number * self._slice_us / SECOND_US
         return sum(
             _NOISE_HEIGHT * math.sqrt(period) * self._noise(octave, seconds / period)
@@ -275,7 +280,7 @@ class SymbolEra:
         )
 
     def _noise(self, octave: int, at: float) -> float:
-        """Smooth noise within -1 and 1: random values at whole numbers, joined without a corner."""
+        """Return smooth noise from -1 to 1: random values at whole numbers, smoothly interpolated."""
         before = math.floor(at)
         share = at - before
         share *= share * (3 - 2 * share)
@@ -283,7 +288,7 @@ class SymbolEra:
         return 2 * (left + (right - left) * share) - 1
 
     def _made_up(self) -> _Known:
-        """Price and steps of a symbol that isn't well known, by its name."""
+        """Return price and steps of a symbol that isn't in WELL_KNOWN, derived from its name."""
         price = 10.0 ** (self._uniform("price", 0) * 6 - 2)
         price_places = min(_PLACES, max(0, 4 - math.floor(math.log10(price))))
         return _Known(price, price_places, _PLACES - price_places, 100 / price)
@@ -295,18 +300,18 @@ class SymbolEra:
         return int.from_bytes(digest, "little")
 
     def _uniform(self, purpose: str, number: int) -> float:
-        """A number from 0 to below 1."""
+        """Return a number from 0 to below 1, which depends only on the arguments, the seed and the symbol."""
         return self._hash(purpose, number) / 2**64
 
 
 class SymbolMarket:
-    """One symbol's trades through all eras, with consecutive ids."""
+    """One symbol's trades over all eras, with consecutive ids."""
 
     def __init__(self, symbol: str, eras: Sequence[Era]) -> None:
         first, *later = eras
         self._eras = [SymbolEra(first.seed, symbol, first.symbol_rate)]
         self._cuts = [Cut(0, 0, ORIGIN_US)]
-        """Where each era begins."""
+        """The start of each era."""
         for era in later:
             end = self._eras[-1].cut(max(era.since, self._cuts[-1].time))
             self._eras.append(SymbolEra(era.seed, symbol, era.symbol_rate))
@@ -317,7 +322,7 @@ class SymbolMarket:
         return self._eras[-1].listing
 
     def from_id(self, trade_id: int) -> Iterator[SimulatedTrade]:
-        """The trades from ``trade_id`` on, without end."""
+        """Yield the trades from ``trade_id`` on, without end."""
         for number in range(self._number(trade_id), len(self._eras) - 1):
             count = self._cuts[number + 1].trade_id - trade_id
             yield from islice(self._eras[number].from_id(trade_id), count)
@@ -325,7 +330,7 @@ class SymbolMarket:
         yield from self._eras[-1].from_id(trade_id)
 
     def id_at(self, at: int) -> int:
-        """The lowest id whose trade time is ``at`` or later."""
+        """Return the lowest id of a trade at ``at`` or later."""
         number = max(0, bisect_right(self._cuts, at, key=lambda cut: cut.time) - 1)
         found = self._eras[number].id_at(at)
         is_last = number == len(self._eras) - 1
@@ -339,12 +344,12 @@ class SymbolMarket:
         return self._eras[number].aggregate_start(aggregate_id)
 
     def _number(self, trade_id: int) -> int:
-        """The number of the era that the trade is in."""
+        """Return the index of the trade's era."""
         return bisect_right(self._cuts, trade_id, key=lambda cut: cut.trade_id) - 1
 
 
 def _moments(draw: Callable[[], float], count: int, milliseconds: int) -> list[int]:
-    """``count`` offsets into a slice in microseconds, in order; those of a burst share a millisecond."""
+    """Return ``count`` sorted offsets into a slice in microseconds; those of a burst share a millisecond."""
     moments: list[int] = []
     while len(moments) < count:
         begins = int(draw() * milliseconds) * _MILLISECOND_US
@@ -354,7 +359,7 @@ def _moments(draw: Callable[[], float], count: int, milliseconds: int) -> list[i
 
 
 def _assets(symbol: str) -> tuple[str, str]:
-    """Base and quote asset, as far as the name tells."""
+    """Return base and quote asset, guessed from the symbol's name."""
     for quote in _QUOTE_ASSETS:
         if symbol.endswith(quote) and symbol != quote:
             return symbol.removesuffix(quote), quote

@@ -18,7 +18,7 @@ from rich.table import Table
 from candleflow import settings as settings_module
 from candleflow.errors import HeldError, StackError
 from candleflow.market.shard import PRODUCER
-from candleflow.producer.roster import told_shards
+from candleflow.producer.roster import reported_shards
 from candleflow.settings import Settings
 from candleflow.stack import process
 from candleflow.stack.display import counted
@@ -153,7 +153,7 @@ def _alive_run(settings: Settings) -> Run | None:
 
 def _heartbeat_names(settings: Settings) -> list[str]:
     """Return ``HEARTBEAT_NAMES`` with "producer" replaced by the producer of each shard."""
-    producers = [shard.name_of(PRODUCER) for shard in told_shards(settings.stack.run_dir)]
+    producers = [shard.name_of(PRODUCER) for shard in reported_shards(settings.stack.run_dir)]
     at = HEARTBEAT_NAMES.index(PRODUCER)
     return [*HEARTBEAT_NAMES[:at], *producers, *HEARTBEAT_NAMES[at + 1 :]]
 

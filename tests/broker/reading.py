@@ -1,4 +1,4 @@
-"""What a topic holds, read from its beginning by a consumer of its own."""
+"""Reads all records of a topic from its beginning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEADLINE_SECONDS = 120.0
 
 
 def read(bootstrap: str, topic: str, count: int, *, within_seconds: float = DEADLINE_SECONDS) -> list[Any]:
-    """All records of the topic once there are ``count`` at least, in the order of their partitions."""
+    """Wait for at least ``count`` records, and return all records in the order of their partitions."""
     consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
     try:
         deadline = time.monotonic() + within_seconds

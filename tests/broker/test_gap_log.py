@@ -1,4 +1,4 @@
-"""The topic of gaps against a real Kafka: its events, and that one producer at a time may publish."""
+"""The topic of gaps with a real Kafka: its events, and the lease that only one producer can hold."""
 
 from __future__ import annotations
 
@@ -105,14 +105,12 @@ def test_the_longest_event_is_read_back() -> None:
         encode(SEEN).replace(b"reconnect", b"x" * 70_000),
     ],
 )  # fmt: skip
-def test_what_is_no_event_is_refused(record: bytes) -> None:
-    with pytest.raises(MarketError, match="no event of a gap"):
+def test_an_invalid_event_is_rejected(record: bytes) -> None:
+    with pytest.raises(MarketError, match="not a gap event"):
         decode(record)
 
 
-def test_it_reads_from_the_first_event_and_follows_and_passes_over_what_is_none(
-    kafka_bootstrap: str, gaps: str
-) -> None:
+def test_it_reads_from_the_first_event_on_and_skips_invalid_ones(kafka_bootstrap: str, gaps: str) -> None:
     write(kafka_bootstrap, gaps, encode(SEEN), b"garbage")
     with holding(kafka_bootstrap, gaps, "here") as reader:
         assert reader.events == [SEEN]
@@ -122,7 +120,7 @@ def test_it_reads_from_the_first_event_and_follows_and_passes_over_what_is_none(
     assert gap_log.read_all(kafka_bootstrap, gaps) == [SEEN, FILLED]
 
 
-def test_a_reading_goes_on_where_the_last_one_ended_until_the_topic_is_made_anew(
+def test_reading_resumes_where_it_stopped_until_the_topic_is_recreated(
     kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = noted_records(monkeypatch)
@@ -141,7 +139,7 @@ def test_a_reading_goes_on_where_the_last_one_ended_until_the_topic_is_made_anew
 
 
 def noted_records(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Every record that is read from now on."""
+    """Record every record that is decoded from now on."""
     decoded: list[bytes] = []
 
     def noting(record: bytes) -> GapEvent:
@@ -157,7 +155,7 @@ def make_anew(bootstrap: str, topic: str) -> None:
     gap_log.ensure_topic(bootstrap, topic, 1)
 
 
-def test_who_holds_it_reads_no_event_twice_and_all_of_a_topic_that_was_made_anew(
+def test_the_lease_holder_reads_no_event_twice_and_all_of_a_recreated_topic(
     kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "_CHECK_SECONDS", 0.1)
@@ -173,7 +171,9 @@ def test_who_holds_it_reads_no_event_twice_and_all_of_a_topic_that_was_made_anew
         assert wait_for(lambda: reader.events == [FILLED], 30)
 
 
-def test_the_second_is_told_who_the_first_is_and_the_first_goes_on(kafka_bootstrap: str, gaps: str) -> None:
+def test_the_second_producer_is_told_the_holder_and_the_first_continues(
+    kafka_bootstrap: str, gaps: str
+) -> None:
     with holding(kafka_bootstrap, gaps, "here") as first:
         second = Reader(kafka_bootstrap, gaps, "there")
         with pytest.raises(HeldError, match="here"):
@@ -182,7 +182,7 @@ def test_the_second_is_told_who_the_first_is_and_the_first_goes_on(kafka_bootstr
         assert wait_for(lambda: first.events == [SEEN] and first.log.is_held, 20)
 
 
-def test_after_the_first_has_ended_the_second_holds_it(kafka_bootstrap: str, gaps: str) -> None:
+def test_after_the_first_has_stopped_the_second_gets_the_lease(kafka_bootstrap: str, gaps: str) -> None:
     with holding(kafka_bootstrap, gaps, "here"):
         pass
     began_at = time.monotonic()
@@ -192,7 +192,7 @@ def test_after_the_first_has_ended_the_second_holds_it(kafka_bootstrap: str, gap
 
 
 def stuck_once(monkeypatch: pytest.MonkeyPatch) -> list[KafkaConsumer]:
-    """The consumers that are made from now on; the first one brings nothing."""
+    """Record the consumers that are created from now on. The first one returns no records."""
     join = Lease._joined
     made: list[KafkaConsumer] = []
 
@@ -211,23 +211,23 @@ def stuck_once(monkeypatch: pytest.MonkeyPatch) -> list[KafkaConsumer]:
 
 
 @pytest.mark.slow
-def test_a_consumer_that_brings_nothing_any_more_is_replaced(
+def test_a_stuck_consumer_is_replaced(
     kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As one did for ever after a broker's restart, and the producer waited for the right to publish."""
+    """After a broker's restart, a consumer once returned nothing, and the producer never got the lease."""
     write(kafka_bootstrap, gaps, encode(SEEN))
     made = stuck_once(monkeypatch)
     with holding(kafka_bootstrap, gaps, "here") as reader:
         assert wait_for(lambda: reader.events == [SEEN] and reader.log.is_held, 20)
     assert len(made) == 2
-    assert "is read by another consumer" in caplog.text
+    assert "with a new consumer" in caplog.text
 
 
 @pytest.mark.slow
-def test_where_another_has_joined_meanwhile_a_consumer_that_brings_nothing_gives_way(
+def test_a_stuck_consumer_stops_if_another_process_has_joined(
     kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a suspended process has resumed: the group has removed it, and it has not heard of that."""
+    """As after a suspended process resumes: the group has removed it, and it doesn't know yet."""
     write(kafka_bootstrap, gaps, encode(SEEN))
     with holding(kafka_bootstrap, gaps, "there"):
         monkeypatch.setattr(Lease, "_other_holder", lambda _: None)
@@ -238,7 +238,7 @@ def test_where_another_has_joined_meanwhile_a_consumer_that_brings_nothing_gives
 
 
 @pytest.mark.parametrize("shards", [("1/2", "2/2"), ("1/2", "2/3")])
-def test_shards_with_no_symbol_in_common_hold_it_beside_each_other(
+def test_shards_without_common_symbols_hold_their_leases_at_the_same_time(
     kafka_bootstrap: str, gaps: str, shards: tuple[str, str]
 ) -> None:
     one, other = map(Shard.of, shards)
@@ -252,7 +252,7 @@ def test_shards_with_no_symbol_in_common_hold_it_beside_each_other(
 
 
 @pytest.mark.parametrize(("held", "wanted"), [("2/2", "2/2"), ("1/1", "2/2"), ("2/2", "1/1"), ("2/2", "3/3")])
-def test_a_shard_with_symbols_of_anothers_is_told_which_one(
+def test_an_overlapping_shard_is_told_which_one_runs(
     kafka_bootstrap: str, gaps: str, held: str, wanted: str
 ) -> None:
     with holding(kafka_bootstrap, gaps, "here", Shard.of(held)) as first:
@@ -264,10 +264,10 @@ def test_a_shard_with_symbols_of_anothers_is_told_which_one(
         assert wait_for(lambda: third.log.is_held, 20)
 
 
-def test_two_with_symbols_in_common_that_begin_at_once_do_not_both_hold_it(
+def test_overlapping_shards_that_start_at_once_do_not_both_get_the_lease(
     kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither sees the other before it joins: so whoever is a member looks again. Both may give way."""
+    """Neither sees the other before it joins, so each checks again as a member. Both may stop."""
     monkeypatch.setattr(Lease, "_other_holder", lambda _: None)
     readers = [
         Reader(kafka_bootstrap, gaps, place, Shard.of(shard))
@@ -292,7 +292,7 @@ def test_two_with_symbols_in_common_that_begin_at_once_do_not_both_hold_it(
         reader.log.close(5)
 
 
-def test_two_that_begin_at_once_do_not_both_hold_it(kafka_bootstrap: str, gaps: str) -> None:
+def test_two_producers_that_start_at_once_do_not_both_get_the_lease(kafka_bootstrap: str, gaps: str) -> None:
     readers = [Reader(kafka_bootstrap, gaps, place) for place in ("here", "there")]
 
     def acquire(reader: Reader) -> None:

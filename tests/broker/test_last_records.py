@@ -1,4 +1,4 @@
-"""The last merged record of each partition, asked for again: there still, expired, or another one."""
+"""Checks of each partition's last merged record: it is still there, has expired, or was replaced."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ KAFKAS_OWN = RECORDS + 1
 
 
 def at(offset: int) -> int:
-    """When the record at the offset was written, in microseconds."""
+    """Return the timestamp of the record at the offset, in microseconds."""
     return (BEGIN_MS + offset) * 1_000
 
 
 @pytest.fixture
 def records(kafka_bootstrap: str, topic: str) -> Iterator[LastRecords]:
-    """Two partitions of 50 records: of one the first 20 have expired, the other ends with a transaction."""
+    """Two partitions of 50 records. In one the first 20 have expired; the other ends with a transaction."""
     ensure_topics(kafka_bootstrap, [topic], 3, 1, 87_600)
     producer = KafkaProducer(bootstrap_servers=kafka_bootstrap, linger_ms=5)
     for offset in range(RECORDS):
@@ -48,7 +48,7 @@ def records(kafka_bootstrap: str, topic: str) -> Iterator[LastRecords]:
         yield made
 
 
-def test_what_is_there_or_has_expired_is_confirmed_and_nothing_else(records: LastRecords) -> None:
+def test_records_that_exist_or_have_expired_are_confirmed_and_no_others(records: LastRecords) -> None:
     records.confirm({})
     for last in ({0: 0}, {0: RECORDS}, {0: 17, 1: RECORDS - 1}, {1: EXPIRED}, {1: EXPIRED - 1}, {1: 0}):
         records.confirm({number: (offset, at(offset)) for number, offset in last.items()})
@@ -63,7 +63,7 @@ def test_what_is_there_or_has_expired_is_confirmed_and_nothing_else(records: Las
     records.confirm({0: (3, at(3)), 1: (30, at(30))})
 
 
-def test_a_kafka_that_is_away_is_an_error_of_ours(topic: str) -> None:
+def test_an_unavailable_kafka_raises_a_broker_error(topic: str) -> None:
     with (
         closing(LastRecords(f"127.0.0.1:{free_port()}", topic)) as records,
         pytest.raises(BrokerError, match="can't be asked"),

@@ -1,4 +1,4 @@
-"""Where a real topic ends."""
+"""End offsets of a real topic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.broker.topics import grow
 
 
 def test_partitions_added_later_are_seen(kafka_bootstrap: str, topic: str) -> None:
-    """Else the processor would have read all there is, as far as it knew, and close candles too early."""
+    """Otherwise the processor would believe that it had read everything, and close candles too early."""
     ensure_topics(kafka_bootstrap, [topic], 1, 1, 1)
     ends = EndOffsets(kafka_bootstrap, topic)
     ends.start()

@@ -34,7 +34,7 @@ class Topic:
         self.producer.send(self.name, value, key.encode(), headers)
 
     def grow(self, partitions: int) -> None:
-        """Add partitions, as an administrator may; the producer of this test knows of them at once."""
+        """Add partitions, as an administrator may; this test's producer sees them at once."""
         grow(self.bootstrap, self.name, partitions)
         self.producer.close()
         self.producer = KafkaProducer(bootstrap_servers=self.bootstrap)
@@ -69,7 +69,7 @@ def test_a_symbol_that_is_not_there_is_left_out_and_so_is_one_not_asked_for(
     assert records.last("BTCUSDT") == {}
 
 
-def test_what_was_filled_in_later_is_not_the_last(kafka_bootstrap: str, topic: str) -> None:
+def test_trades_filled_in_later_do_not_count_as_the_last(kafka_bootstrap: str, topic: str) -> None:
     records = Topic(kafka_bootstrap, topic, 1)
     records.add("BTCUSDT", 100)
     for trade_id in range(1_500):
@@ -77,8 +77,8 @@ def test_what_was_filled_in_later_is_not_the_last(kafka_bootstrap: str, topic: s
     assert records.last("BTCUSDT") == {"BTCUSDT": 100}
 
 
-def test_records_that_are_no_sound_trades_are_passed_over(kafka_bootstrap: str, topic: str) -> None:
-    """Whatever id they name: a start from there would take all that is missing before it for published."""
+def test_invalid_trades_are_skipped(kafka_bootstrap: str, topic: str) -> None:
+    """Starting from an invalid record's id would count all missing trades before it as published."""
     records = Topic(kafka_bootstrap, topic, 1)
     records.add("BTCUSDT", 5)
     forged = [encode(trade("BTCUSDT", 10**15, ahead_us=2 * MAX_FUTURE_US)), b'{"s":"BTCUSDT","t":9}']
@@ -87,7 +87,7 @@ def test_records_that_are_no_sound_trades_are_passed_over(kafka_bootstrap: str, 
     assert records.last("BTCUSDT") == {"BTCUSDT": 5}
 
 
-def test_it_looks_back_so_far_and_says_so(
+def test_it_searches_a_limited_number_of_records_and_logs_that(
     kafka_bootstrap: str, topic: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(topic_tail, "RECORDS_LIMIT", 1_000)
@@ -99,7 +99,7 @@ def test_it_looks_back_so_far_and_says_so(
     assert "only the last 1000 records" in caplog.text
 
 
-def test_a_topic_that_is_not_there_is_named(kafka_bootstrap: str, topic: str) -> None:
+def test_the_error_names_a_topic_that_does_not_exist(kafka_bootstrap: str, topic: str) -> None:
     with pytest.raises(BrokerError, match=topic):
         last_trade_ids(kafka_bootstrap, topic, ["BTCUSDT"], MAX_FUTURE_US)
 

@@ -1,4 +1,4 @@
-"""The topics' contract, on a real broker."""
+"""Creating topics and reading their ids, with a real broker."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def settings_of(bootstrap: str, topic: str) -> dict[str, str]:
     }
 
 
-def test_a_missing_topic_is_made_as_the_contract_has_it(kafka_bootstrap: str, topic: str) -> None:
+def test_a_missing_topic_is_created_with_the_right_settings(kafka_bootstrap: str, topic: str) -> None:
     ensure_topics(kafka_bootstrap, [topic, f"{topic}.rejected"], 3, 1, 168)
     for name in (topic, f"{topic}.rejected"):
         found = settings_of(kafka_bootstrap, name)
@@ -45,7 +45,7 @@ def test_a_missing_topic_is_made_as_the_contract_has_it(kafka_bootstrap: str, to
     admin.close()
 
 
-def test_a_topic_that_exists_is_left_as_it_is_with_a_word_on_its_partitions(
+def test_an_existing_topic_is_unchanged_and_a_warning_names_its_partitions(
     kafka_bootstrap: str, topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     ensure_topics(kafka_bootstrap, [topic], 2, 1, 168)
@@ -53,12 +53,12 @@ def test_a_topic_that_exists_is_left_as_it_is_with_a_word_on_its_partitions(
     ensure_topics(kafka_bootstrap, [topic], 2, 1, 168)
     assert "partitions" not in caplog.text
     ensure_topics(kafka_bootstrap, [topic], 5, 1, 1)
-    assert "has 2 partitions and keeps them; CANDLEFLOW_KAFKA_PARTITIONS=5" in caplog.text
+    assert "keeps its 2 partitions; CANDLEFLOW_KAFKA_PARTITIONS=5" in caplog.text
     assert settings_of(kafka_bootstrap, topic)["retention.ms"] == str(168 * 3_600_000)
     assert topic_id(kafka_bootstrap, topic) == made
 
 
-def test_several_may_make_the_same_topic_at_once(kafka_bootstrap: str, topic: str) -> None:
+def test_several_processes_may_create_the_same_topic_at_once(kafka_bootstrap: str, topic: str) -> None:
     errors: list[Exception] = []
 
     def make() -> None:
@@ -75,7 +75,7 @@ def test_several_may_make_the_same_topic_at_once(kafka_bootstrap: str, topic: st
     assert not errors
 
 
-def test_a_topic_made_anew_has_another_id(kafka_bootstrap: str, topic: str) -> None:
+def test_a_recreated_topic_has_another_id(kafka_bootstrap: str, topic: str) -> None:
     ensure_topics(kafka_bootstrap, [topic], 1, 1, 1)
     first = topic_id(kafka_bootstrap, topic)
     assert re.fullmatch(r"[A-Za-z0-9_-]{22}", first)
@@ -101,7 +101,7 @@ def test_the_id_of_a_topic_that_is_not_there_is_an_error_that_names_it(
         topic_id(kafka_bootstrap, topic)
 
 
-def test_more_copies_than_there_are_brokers_is_refused_naming_the_setting(
+def test_more_replicas_than_brokers_is_an_error_that_names_the_setting(
     kafka_bootstrap: str, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(topics, "STARTING_SECONDS", 0.5)
@@ -110,15 +110,15 @@ def test_more_copies_than_there_are_brokers_is_refused_naming_the_setting(
 
 
 def test_a_name_that_kafka_refuses_is_an_error_at_once(kafka_bootstrap: str) -> None:
-    with pytest.raises(BrokerError, match="refuses to make"):
+    with pytest.raises(BrokerError, match="refuses to create"):
         ensure_topics(kafka_bootstrap, ["no/such name"], 1, 1, 1)
 
 
-def test_kafka_away_is_waited_for_with_few_lines_and_no_traceback(
+def test_waiting_for_kafka_logs_few_lines_and_no_traceback(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(topics, "ATTEMPT_MS", 200)
-    monkeypatch.setattr(topics, "SAY_EVERY_SECONDS", 60.0)
+    monkeypatch.setattr(topics, "LOG_EVERY_SECONDS", 60.0)
     bootstrap = f"127.0.0.1:{free_port()}"
     with pytest.raises(BrokerError, match=f"Kafka at {bootstrap} can't be reached"):
         ensure_topics(bootstrap, ["trades"], 1, 1, 1, time.monotonic() + 1.5)
@@ -128,7 +128,7 @@ def test_kafka_away_is_waited_for_with_few_lines_and_no_traceback(
     assert "Traceback" not in caplog.text
 
 
-def test_whoever_gives_up_need_not_wait_for_the_deadline() -> None:
+def test_a_caller_that_gives_up_does_not_wait_for_the_deadline() -> None:
     given_up = threading.Event()
     threading.Timer(0.3, given_up.set).start()
     began_at = time.monotonic()
@@ -137,7 +137,7 @@ def test_whoever_gives_up_need_not_wait_for_the_deadline() -> None:
     assert time.monotonic() - began_at < 5
 
 
-def test_what_answers_there_without_being_kafka_is_not_waited_for_for_ever() -> None:
+def test_a_server_that_is_not_kafka_is_not_waited_for_for_ever() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(BrokerError):
         ensure_topics(
             f"127.0.0.1:{mute.getsockname()[1]}", ["trades"], 1, 1, 1, deadline=time.monotonic() + 1
@@ -161,4 +161,4 @@ def test_a_broker_that_starts_later_is_found(
         assert topic_id(server.bootstrap, topic)
     finally:
         server.stop()
-    assert "is there" in caplog.text
+    assert "is available" in caplog.text

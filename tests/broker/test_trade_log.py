@@ -1,4 +1,4 @@
-"""The trade log against a real broker: running, stopped, killed and away."""
+"""The trade log with a real broker that is running, suspended, killed or unavailable."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def numbers(bootstrap: str, topic: str, count: int) -> list[int]:
 
 @pytest.fixture
 def made(kafka_bootstrap: str, topic: str) -> str:
-    # Kept for ten years, as NOW_MS is some day past: Kafka would delete the records within the test.
+    # Retention of ten years: NOW_MS is in the past, and Kafka would delete the records during the test.
     ensure_topics(kafka_bootstrap, [topic, f"{topic}.rejected"], 1, 1, 87_600)
     return topic
 
@@ -127,7 +127,7 @@ async def test_a_long_refused_record_is_cut_and_its_length_told(
     assert dict(kept.headers).get("truncated_from") == truncated_from
 
 
-async def test_with_kafka_away_the_bound_holds_and_the_loop_runs_freely(
+async def test_without_kafka_the_in_flight_limit_holds_and_the_loop_is_not_blocked(
     topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with trade_log(f"127.0.0.1:{free_port()}", topic, max_in_flight=500) as log:
@@ -145,11 +145,11 @@ async def test_with_kafka_away_the_bound_holds_and_the_loop_runs_freely(
         await until(lambda: log.is_stalled)
         assert time.monotonic() - began_at < 10
         publishing.cancel()
-    assert caplog.text.count("reading the exchange waits too") == 1
+    assert caplog.text.count("reading from the exchange is paused") == 1
     assert "Traceback" not in caplog.text
 
 
-async def test_long_records_reach_the_bound_in_bytes_before_that_in_number(topic: str) -> None:
+async def test_long_records_reach_the_limit_in_bytes_before_the_limit_in_records(topic: str) -> None:
     async with trade_log(f"127.0.0.1:{free_port()}", topic, max_in_flight=1_000) as log:
         count = 0
         while not log.is_full:
@@ -158,7 +158,7 @@ async def test_long_records_reach_the_bound_in_bytes_before_that_in_number(topic
         assert count == -(-1_000 * BYTES_PER_RECORD // REJECTED_LIMIT_BYTES)
 
 
-async def test_with_kafka_away_closing_takes_no_ten_seconds_and_tells_what_is_left(topic: str) -> None:
+async def test_without_kafka_closing_takes_under_ten_seconds_and_counts_what_is_left(topic: str) -> None:
     began_at = time.monotonic()
     async with trade_log(f"127.0.0.1:{free_port()}", topic) as log:
         await publish(log, 0, 100)
@@ -167,7 +167,7 @@ async def test_with_kafka_away_closing_takes_no_ten_seconds_and_tells_what_is_le
 
 
 @pytest.mark.slow
-async def test_a_broker_that_stands_still_is_waited_for_and_nothing_is_lost(own_broker: KafkaServer) -> None:
+async def test_a_suspended_broker_is_waited_for_and_nothing_is_lost(own_broker: KafkaServer) -> None:
     ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 87_600)
     async with trade_log(own_broker.bootstrap, "trades", max_in_flight=2_000) as log:
         await publish(log, 0, 1_000)
@@ -193,7 +193,7 @@ async def test_a_broker_killed_twice_while_data_flow_has_every_acknowledged_reco
         for goal in (3_000, 12_000):
             await until(lambda goal=goal: log.published >= goal)  # type: ignore[misc]
             own_broker.kill()
-            await until(lambda: log.holds_back and log.is_stalled)
+            await until(lambda: log.has_back_pressure and log.is_stalled)
             own_broker.start()
         await publishing
         assert await log.flush(DEADLINE_SECONDS) == 0
@@ -202,8 +202,8 @@ async def test_a_broker_killed_twice_while_data_flow_has_every_acknowledged_reco
     assert sorted(set(found)) == list(range(30_000))
 
 
-async def test_a_topic_deleted_and_made_anew_gets_what_was_in_flight(kafka_bootstrap: str, made: str) -> None:
-    """Which the processor then refuses to mix with the old: that is its affair, and losing it is nobody's."""
+async def test_a_recreated_topic_gets_the_records_in_flight(kafka_bootstrap: str, made: str) -> None:
+    """The processor then refuses to mix these records with the old ones, but no record may be lost here."""
     async with trade_log(kafka_bootstrap, made) as log:
         await publish(log, 0, 10)
         assert await log.flush(DEADLINE_SECONDS) == 0
@@ -218,12 +218,12 @@ async def test_a_topic_deleted_and_made_anew_gets_what_was_in_flight(kafka_boots
 
 
 @pytest.mark.slow
-async def test_what_the_client_gives_up_is_sent_again(
+async def test_records_that_kafka_python_gives_up_are_sent_again(
     own_broker: KafkaServer,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """With a delivery timeout that real settings never have, batches expire while the broker stands still."""
+    """With this test's very short delivery timeout, batches expire while the broker is suspended."""
     monkeypatch.setattr(publisher, "DELIVERY_TIMEOUT_MS", 1_000)
     monkeypatch.setattr(publisher, "REQUEST_TIMEOUT_MS", 900)
     ensure_topics(own_broker.bootstrap, ["trades"], 1, 1, 87_600)
@@ -233,7 +233,7 @@ async def test_what_the_client_gives_up_is_sent_again(
         stop_running(own_broker)
         await publish(log, 100, 1_000)
         await until(lambda: log.retried > 0)
-        # A few may have been acknowledged before the broker stood still.
+        # A few may have been acknowledged before the broker was suspended.
         assert log.in_flight >= log.retried
         assert log.published + log.in_flight == 1_000, "not yet acknowledged, so in flight"
         let_run(own_broker)
@@ -241,7 +241,7 @@ async def test_what_the_client_gives_up_is_sent_again(
         assert log.published == 1_000
     found = await asyncio.to_thread(numbers, own_broker.bootstrap, "trades", 1_000)
     assert sorted(set(found)) == list(range(1_000))
-    assert "sent again" in caplog.text
+    assert "sending them again" in caplog.text
 
 
 async def test_a_record_that_kafka_refuses_keeps_the_others_flowing(

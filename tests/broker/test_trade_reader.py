@@ -1,4 +1,4 @@
-"""A topic's records read again: between offsets, from a time on, and what retention has taken."""
+"""Reading a topic's records again: between offsets, from a time on, and after records have expired."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECOND_US = 1_000_000
 
 @pytest.fixture
 def filled(kafka_bootstrap: str) -> str:
-    """Two partitions of ten records each, a second between any two: 1,000 s after the epoch and on."""
+    """Two partitions of ten records each, one second apart, from 1,000 s after the epoch on."""
     remove_topics(kafka_bootstrap)
     ensure_topics(kafka_bootstrap, [TOPIC], 2, 1, 87_600)
     producer = KafkaProducer(bootstrap_servers=kafka_bootstrap)
@@ -36,7 +36,7 @@ def read(bootstrap: str, begin: dict[int, int], end: dict[int, int]) -> list[int
     return sorted(int(one.value or b"") for one in records)
 
 
-def test_what_lies_between_the_offsets_and_nothing_else_is_read(filled: str) -> None:
+def test_only_records_between_the_offsets_are_read(filled: str) -> None:
     assert read(filled, {0: 3, 1: 0}, {0: 5, 1: 2}) == [1, 3, 6, 8]
     assert read(filled, {}, {0: 10, 1: 10}) == list(range(20))
     assert read(filled, {0: 4, 1: 10}, {0: 4, 1: 10}) == []
@@ -56,14 +56,14 @@ def test_times_are_found_in_every_partition(filled: str) -> None:
         assert reader.offsets_at(2_000 * SECOND_US) == {0: 10, 1: 10}
 
 
-def test_what_is_gone_is_left_out(filled: str) -> None:
+def test_expired_records_are_skipped(filled: str) -> None:
     admin = KafkaAdminClient(bootstrap_servers=filled)
     admin.delete_records({TopicPartition(TOPIC, 0): 8})
     admin.close()
     assert read(filled, {0: 3, 1: 10}, {0: 10, 1: 10}) == [16, 18]
 
 
-def test_a_topic_or_a_kafka_that_is_away_is_an_error_of_ours(filled: str) -> None:
+def test_an_unavailable_topic_or_kafka_raises_a_broker_error(filled: str) -> None:
     with TradeReader(filled, "trades.none") as reader:
         with pytest.raises(BrokerError, match=r"trades\.none"):
             reader.offsets_at(0)

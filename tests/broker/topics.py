@@ -1,4 +1,4 @@
-"""Topics taken away, so that a test finds none of another's records."""
+"""Deletes topics, so that no test finds another test's records, and adds partitions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from candleflow.stack.process import wait_for
 
 
 def remove_topics(bootstrap: str) -> None:
-    """Delete every topic of the producer's, and return once they are gone."""
+    """Delete all of the producer's topics, and return once they are gone."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     try:
         ours = [name for name in admin.list_topics() if name.startswith("trades")]
@@ -30,7 +30,7 @@ def delete_topic(bootstrap: str, topic: str) -> None:
 
 
 def grow(bootstrap: str, topic: str, partitions: int) -> None:
-    """Have the topic so many partitions, and return once each has a leader."""
+    """Increase the topic's partitions to ``partitions``, and return once each has a leader."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     try:
         admin.create_partitions({topic: partitions})

@@ -197,7 +197,7 @@ def test_a_wrong_checksum_loads_nothing(archive: Archive) -> None:
 
 
 def test_a_day_that_the_archive_has_not_is_told(archive: Archive) -> None:
-    with pytest.raises(ExchangeError, match="some hours after the day is over"):
+    with pytest.raises(ExchangeError, match="some hours after the day's end"):
         archive.backfill("BTCUSDT")
 
 

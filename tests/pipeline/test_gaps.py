@@ -249,7 +249,7 @@ async def test_ids_that_begin_again_while_the_producer_runs_are_new_trades(
         await until(lambda: producer.counts()["published"] == len(frames))
     (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
     assert ids == [*range(900, 1_000), *range(first_anew, first_anew + 40), first_anew + 41]
-    assert f"trade ids begin again at {first_anew}, after 999" in caplog.text
+    assert f"trade ids start again at {first_anew}, after 999" in caplog.text
     seen = [(one.first_trade_id, one.last_trade_id) for one in await events(kafka_bootstrap)]
     assert seen == [(first_anew + 40, first_anew + 40)], "gaps count from the new ids"
 
@@ -273,7 +273,7 @@ async def test_a_gap_while_kafka_takes_nothing_holds_up_its_own_symbol_only(
             await until(lambda: producer.counts()["published"] > 200)
             send_signal(own_broker, signal.SIGSTOP)
             faults.omit_ids = {"BTCUSDT": Omitting()}
-            await until(lambda: producer._intake.let_go > 100)
+            await until(lambda: producer._intake.dropped > 100)
             in_flight = producer.counts()["in_flight"]
             await until(lambda: producer.counts()["in_flight"] > in_flight + 300)  # ETHUSDT's
             send_signal(own_broker, signal.SIGCONT)
@@ -332,7 +332,7 @@ async def producing_after_a_pause(settings: Settings) -> AsyncIterator[Producer]
     await until(lambda: time.monotonic() - stopped_at > 6)
     async with producing(settings) as producer:
         await until(lambda: producer._intake.filled > 0)
-        await until(lambda: producer._filler._book.wanted_ranges() == {})
+        await until(lambda: producer._filler._gaps.wanted_ranges() == {})
         yield producer
 
 
@@ -373,7 +373,9 @@ async def test_where_only_sums_can_be_had_single_trades_come_and_the_rest_stays_
             pass
     log = await events(kafka_bootstrap)
     assert "aggTrades" in {one.why for one in log if one.kind is FILLED}
-    assert {one.why for one in log if one.kind is GIVEN_UP} == {"the exchange tells only their sum"}
+    assert {one.why for one in log if one.kind is GIVEN_UP} == {
+        "the exchange has only aggregates of these trades"
+    }
     requests = len([one for one in log if one.kind is FILLED])
     assert len(log) <= 1 + 2 * requests < sum(len(one.ranges) for one in log), "an event a page, not a range"
     (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
@@ -418,7 +420,7 @@ async def test_while_kafka_takes_nothing_pings_are_answered_and_what_is_let_go_b
         async with producing(settings) as producer:
             await until(lambda: producer.counts()["published"] > 100)
             send_signal(own_broker, signal.SIGSTOP)
-            await until(lambda: producer._intake.let_go > 1_000)
+            await until(lambda: producer._intake.dropped > 1_000)
             assert producer.counts()["in_flight"] <= 200
             send_signal(own_broker, signal.SIGCONT)
             await until(lambda: has_caught_up(producer, 1_500))

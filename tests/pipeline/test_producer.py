@@ -266,11 +266,11 @@ async def test_at_the_in_flight_limit_reading_pauses_and_the_log_says_so(
         async with producing(settings) as producer:
             await until(lambda: producer.counts()["published"] > 100)
             send_signal(own_broker, signal.SIGSTOP)
-            await until(lambda: "reading waits too" in last_heartbeat(settings).message)
+            await until(lambda: "reading from the exchange is paused" in last_heartbeat(settings).message)
             assert producer.counts()["in_flight"] <= 200
             send_signal(own_broker, signal.SIGCONT)
             await until(lambda: producer.counts()["published"] > 1_000)
-    assert "reading the exchange waits too" in caplog.text
+    assert "reading from the exchange is paused" in caplog.text
     tail = Tail(own_broker.bootstrap, "trades")
     tail.begins_at = 0
     (ids,) = (await asyncio.to_thread(tail.trade_ids)).values()
@@ -347,7 +347,7 @@ async def test_without_rest_one_warning_is_logged_and_no_trade_is_lost(
         )
         async with producing(settings) as producer:
             await until(lambda: producer.counts()["published"] > 10)
-    assert caplog.text.count("REST can't be asked") == 1
+    assert caplog.text.count("REST API can't be reached") == 1
 
 
 @pytest.mark.slow

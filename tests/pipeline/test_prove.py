@@ -192,8 +192,8 @@ def test_a_bad_checksum_an_absent_day_and_no_network_are_one_sentence_each(
     archive.url = "http://127.0.0.1:1"
     away = archive.prove(tmp_path / "data", MADE_UP)
     for done, words in (
-        (absent, "there is no http"),
-        (bad, "is not what its checksum says"),
+        (absent, "doesn't exist: the archive publishes"),
+        (bad, "doesn't match its checksum"),
         (away, "can't be fetched"),
     ):
         assert done.returncode == 1

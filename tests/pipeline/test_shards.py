@@ -183,9 +183,9 @@ async def test_a_shard_without_a_symbol_runs_says_so_and_does_nothing(
     settings = place.settings("2/2", symbols=FIRST)
     async with producing(settings) as producer:
         await until(lambda: last_heartbeat(settings).state == "running")
-        assert last_heartbeat(settings).message == "shard 2/2: no symbol falls to it"
+        assert last_heartbeat(settings).message == "shard 2/2: it gets no symbol"
     assert producer.counts()["received"] == 0
-    assert "there is nothing to do until the symbols are others" in caplog.text
+    assert "it does nothing until CANDLEFLOW_SYMBOLS changes" in caplog.text
     assert await place.ids() == {}
 
 

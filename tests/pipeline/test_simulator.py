@@ -440,7 +440,7 @@ class TestRecording:
         recording = Recording(file, speed=0)
         async with Simulator(recording) as simulator, connected(simulator, "/ws/btcusdt@trade") as client:
             await trades(client, 100)
-            await simulator.feed_over()
+            await simulator.feed_ended()
             assert await ask(client, method="LIST_SUBSCRIPTIONS", id=1) == ControlReply(1, ["btcusdt@trade"])
             rows = await history(simulator, "BTCUSDT", 40, 3)
             assert [row["id"] for row in rows] == [40, 41, 42]

@@ -311,5 +311,5 @@ async def played(simulator: Simulator) -> None:
                 pass
 
         taking = asyncio.create_task(take())
-        await simulator.feed_over()
+        await simulator.feed_ended()
         taking.cancel()

@@ -249,7 +249,7 @@ def test_what_is_said_of_kafkas_refusal_does_not_show_the_password(
     done = run_at(variables, "candleflow", program)
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
-    assert "look at CANDLEFLOW_KAFKA_SASL_USERNAME and CANDLEFLOW_KAFKA_SASL_PASSWORD" in said
+    assert "check CANDLEFLOW_KAFKA_SASL_USERNAME and CANDLEFLOW_KAFKA_SASL_PASSWORD" in said
     secrets = Secrets({"Kafka's password": WRONG})
     assert secrets.found_in([("what is said", said), *files_below(tmp_path)]) == []
 

@@ -33,11 +33,11 @@ from tests.unit.exchange.test_stream import Heard, frame, running, scripted, sen
 
 HERE: Final = "IP:127.0.0.1,DNS:localhost"
 REFUSED: Final = {
-    "stranger": "its certificate is signed by nobody whom this machine trusts",
-    "other": "its certificate is another host's",
+    "stranger": "its certificate is not signed by an authority that this machine trusts",
+    "other": "its certificate is for another host name",
     "expired": "its certificate has expired",
 }
-PLAIN: Final = "no TLS is spoken there"
+PLAIN: Final = "the server offers no TLS"
 TRADES: Final = 20_000
 """More than one read and the queue can take, so reading has to pause and resume."""
 LINE_BYTES: Final = 65_536
@@ -210,7 +210,7 @@ async def test_the_archive_leads_nowhere_in_plain_text(
             scripted(sends(), answers=[away]) as (url, _),
             tls_proxy(url, certificates["right"]) as port,
         ):
-            with pytest.raises(ExchangeError, match="in plain text"):
+            with pytest.raises(ExchangeError, match="without TLS"):
                 await asyncio.to_thread(
                     archive.fetch, f"https://127.0.0.1:{port}/a.zip", tmp_path, lambda *_: None
                 )

@@ -309,14 +309,14 @@ async def dropping(
 @pytest.mark.parametrize(
     ("answer", "reads", "resets", "said"),
     [
-        (b"", False, False, "the proxy: did not receive a valid HTTP response"),
-        (b"", False, True, "the proxy: did not receive a valid HTTP response"),
-        (b"HTTP/1.1 200 Conn", False, False, "the proxy: did not receive a valid HTTP response"),
+        (b"", False, False, "the proxy failed: did not receive a valid HTTP response"),
+        (b"", False, True, "the proxy failed: did not receive a valid HTTP response"),
+        (b"HTTP/1.1 200 Conn", False, False, "the proxy failed: did not receive a valid HTTP response"),
         (
             b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n",
             False,
             False,
-            "the proxy: proxy rejected connection: HTTP 407",
+            "the proxy failed: proxy rejected connection: HTTP 407",
         ),
         (ESTABLISHED, False, False, "the connection was dropped"),
         (ESTABLISHED, True, False, "the connection was dropped"),

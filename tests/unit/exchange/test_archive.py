@@ -1,4 +1,4 @@
-"""The archive's files: brought, checked, and cut into parts, whatever is in them."""
+"""Downloading, checking and splitting the archive's files, whatever they contain."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def test_hours_that_interleave_make_no_more_parts_than_there_are_hours(tmp_path:
     assert b"".join(found) == b"".join(lines)
 
 
-def test_a_month_in_disorder_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_an_unordered_month_is_refused_in_one_sentence(tmp_path: Path) -> None:
     lines = [line(n, T0_MS + (n * 7 % 744) * HOUR_MS) for n in range(7_440)]
     (tmp_path / "a.csv").write_bytes(b"".join(lines))
-    with pytest.raises(ExchangeError, match=r"more than 24 hours in disorder: sort its lines by time"):
+    with pytest.raises(ExchangeError, match=r"more than 24 hours out of order: sort its lines by time"):
         list(archive.parts(tmp_path / "a.csv", tmp_path))
 
 
@@ -122,7 +122,7 @@ SHAPES = {
     "a negative quantity": (TRADE.replace("0.02", "-0.02"), r"has '-0.02' in column 3 \(qty\)"),
     "a time of words": (TRADE.replace(str(T0_MS), "2024-08-08"), r"'2024-08-08' in column 5 \(time\)"),
     "JSON": ('{"e":"trade"}', "has 1 columns"),
-    "nothing": ("", "it has no line"),
+    "nothing": ("", "it is empty"),
     "another day": (TRADE.replace(str(T0_MS), str(T0_MS + 25 * HOUR_MS)), "begins at 2024-08-09 01:00 UTC"),
     "no day at all": (TRADE.replace(str(T0_MS), "9" * 30), "begins at "),
 }  # fmt: skip
@@ -159,7 +159,7 @@ def test_a_header_and_empty_lines_are_left_out_and_nonsense_is_not(tmp_path: Pat
     assert found_parts(tmp_path / "empty.csv", tmp_path) == []
 
 
-def test_what_is_no_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     two = zipped(tmp_path / "two.zip", line(1, T0_MS), line(2, T0_MS))
     with pytest.raises(ExchangeError, match="has 2 files"):
         found_parts(two, tmp_path)
@@ -189,7 +189,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder, and the address that it is served at."""
+    """A folder, and the address at which it is served."""
     folder = tmp_path / "served"
     folder.mkdir()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
@@ -203,7 +203,7 @@ def checksum(file: Path, digest: str = "") -> None:
     file.with_name(f"{file.name}.CHECKSUM").write_text(f"{digest}  {file.name}\n", encoding="utf-8")
 
 
-def test_a_file_comes_whole_and_its_progress_is_told(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_file_is_downloaded_and_its_progress_reported(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, url = served
     file = zipped(folder / NAME, line(1, T0_MS) * 50_000)
     checksum(file)
@@ -216,7 +216,7 @@ def test_a_file_comes_whole_and_its_progress_is_told(served: tuple[Path, str], t
 
 @pytest.mark.parametrize(
     ("digest", "says"),
-    [("0" * 64, "is not what its checksum says"), ("nonsense", "can't be read"), (None, "there is no")],
+    [("0" * 64, "doesn't match its checksum"), ("nonsense", "can't be read"), (None, "doesn't exist")],
 )
 def test_without_its_checksum_nothing_is_kept(
     served: tuple[Path, str], tmp_path: Path, digest: str | None, says: str
@@ -230,7 +230,7 @@ def test_without_its_checksum_nothing_is_kept(
     assert not (tmp_path / NAME).exists()
 
 
-def test_a_checksum_of_another_file_is_none(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_checksum_of_another_file_is_refused(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, url = served
     file = zipped(folder / NAME, line(1, T0_MS))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -245,7 +245,7 @@ def test_a_local_file_is_checked_where_its_checksum_lies_beside_it(tmp_path: Pat
     checksum(file)
     assert archive.check(file) is True
     file.write_bytes(file.read_bytes() + b"x")
-    with pytest.raises(ExchangeError, match="is not what"):
+    with pytest.raises(ExchangeError, match="doesn't match"):
         archive.check(file)
 
 
@@ -288,7 +288,7 @@ def test_klines_are_read_exactly_in_either_unit_and_a_header_is_left_out(tmp_pat
 
 def test_a_line_of_another_kind_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(KLINE + f"{TRADE}\n")
-    with pytest.raises(ExchangeError, match=r"is no file of klines: '1,61837"):
+    with pytest.raises(ExchangeError, match=r"is not a file of klines: '1,61837"):
         list(archive.klines(tmp_path / "a.csv", "BTCUSDT", "1s"))
     with pytest.raises(ExchangeError, match=r"a line has 12 columns, as klines have"):
         list(archive.trades(tmp_path / "a.csv", 0, 2**62))

@@ -1,4 +1,4 @@
-"""Past trades by id, against the simulator's REST, and against one that answers out of order."""
+"""Past trades by id, from the simulator's REST and from one that answers out of order."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_trades_come_from_an_id_on_as_many_as_asked_for() -> None:
 
 
 class Listed(SeededMarket):
-    """A market that lists a few symbols only."""
+    """A market that lists only a few symbols."""
 
     def listing(self, symbol: str) -> Listing | None:
         return None if symbol.startswith("OLD") else super().listing(symbol)
@@ -147,7 +147,7 @@ async def test_a_refusal_is_told() -> None:
 
 @pytest.fixture
 async def past() -> AsyncIterator[tuple[TradeHistory, int]]:
-    """History of a host that has no ``historicalTrades``, and its latest trade id."""
+    """The history of a host without ``historicalTrades``, and its latest trade id."""
     async with Simulator(MARKET) as simulator:
         last = await latest_id(simulator)
         simulator.faults.has_historical_trades = False
@@ -199,12 +199,12 @@ async def test_older_ones_leave_the_latest_to_the_page_that_has_them_whole(
     assert [trade.trade_id for trade in page.trades] == list(range(first, last + 1))
 
 
-async def test_what_is_to_come_is_on_no_page(past: tuple[TradeHistory, int]) -> None:
+async def test_future_trades_are_on_no_page(past: tuple[TradeHistory, int]) -> None:
     history, last = past
     page = await history.page("BTCUSDT", last + 10**6, 10)
     assert (page.trades, page.end) == ((), last + 10**6)
 
 
 def in_milliseconds(trades: Iterable[Trade]) -> list[Trade]:
-    """As REST tells them."""
+    """Return the trades with times in milliseconds, as REST has them."""
     return [replace(one, trade_time=one.trade_time // 1_000 * 1_000) for one in trades]

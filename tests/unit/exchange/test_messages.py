@@ -1,4 +1,4 @@
-"""What the decoder makes of everything that may come off the socket, as a truth table."""
+"""How the decoder classifies everything that may arrive on the socket, as a table."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EXPECTED: Final = Trade(
 
 
 def with_(field: str, value: str) -> str:
-    """The recorded trade with the JSON text of one field's value changed."""
+    """Return the recorded trade with one field's value replaced by a JSON text."""
     fields = [part.split(":", 1) for part in TRADE[1:-1].split(",")]
     changed = [f"{key}:{value if key == json.dumps(field) else old}" for key, old in fields]
     return "{" + ",".join(changed) + "}"
@@ -58,7 +58,7 @@ def read(frame: str | bytes) -> Message:
 
 
 def outcome(message: Message) -> str:
-    """A message in a word or two, for the table."""
+    """Describe a message in a word or two, for the table."""
     match message:
         case TradeMessage():
             return "trade"
@@ -78,7 +78,7 @@ NOT_POSITIVE_PRICE: Final = "price not a finite positive decimal"
 NOT_POSITIVE_QUANTITY: Final = "quantity not a finite positive decimal"
 
 NIGHTMARES: Final[dict[str, tuple[str | bytes, str]]] = {
-    # Sound trades, however they are written.
+    # Valid trades, however they are written.
     "a trade as Binance sends it": (TRADE, "trade"),
     "as bytes": (TRADE.encode(), "trade"),
     "in the combined wrapper": (combined(TRADE), "trade"),
@@ -86,7 +86,7 @@ NIGHTMARES: Final[dict[str, tuple[str | bytes, str]]] = {
     "with blanks and line ends": (combined(TRADE.replace(",", " ,\n\t").replace(":", " : ")), "trade"),
     "keys in another order": (json.dumps(dict(reversed(json.loads(TRADE).items()))), "trade"),
     "with a field that is new to us": (TRADE[:-1] + ',"x":{"y":[1,2]}}', "trade"),
-    "without the fields that nobody reads": (without("M"), "trade"),
+    "without the unused fields": (without("M"), "trade"),
     "with escapes in its strings": (with_("s", r'"BTC\u0055SDT"'), "trade"),
     "times in microseconds": (with_("T", "1723161255342999"), "trade"),
     "a minute ahead, not more": (with_("T", "1723161315343"), "trade"),
@@ -96,7 +96,7 @@ NIGHTMARES: Final[dict[str, tuple[str | bytes, str]]] = {
     "a price with leading zeros": (with_("p", '"0061837.63"'), "trade"),
     "a quantity of a hundred thousand million": (with_("q", '"100000000000.00000001"'), "trade"),
     "the least quantity": (with_("q", '"0.00000001"'), "trade"),
-    # Broken trades: the first reason that applies.
+    # Invalid trades, with the first reason that applies.
     "no such symbol here": (with_("s", '"BNBUSDT"'), payload.UNKNOWN_SYMBOL),
     "a symbol in small letters": (with_("s", '"btcusdt"'), payload.UNKNOWN_SYMBOL),
     "a symbol with a line end": (with_("s", r'"BTCUSDT\n"'), payload.UNKNOWN_SYMBOL),
@@ -147,7 +147,7 @@ NIGHTMARES: Final[dict[str, tuple[str | bytes, str]]] = {
     "price times quantity just not too large": (
         with_("p", '"99999999999"').replace("0.02000000", "1000000000"), "trade"
     ),
-    # No JSON at all.
+    # Not JSON.
     "nothing": ("", payload.NOT_JSON),
     "a blank": (" ", payload.NOT_JSON),
     "words": ("hello", payload.NOT_JSON),
@@ -165,11 +165,11 @@ NIGHTMARES: Final[dict[str, tuple[str | bytes, str]]] = {
     "a raw line end inside a string": (with_("s", '"BTC\nUSDT"'), payload.NOT_JSON),
     "nested two thousand deep": ("[" * 2_000 + "]" * 2_000, payload.NOT_JSON),
     "zero bytes": (b"\x00" * 20, payload.NOT_JSON),
-    # No text at all.
+    # Not a text.
     "cut in the middle of a character": ('{"e":"trade","s":"é'.encode()[:-1], payload.NOT_UTF8),
     "UTF-16": (TRADE.encode("utf-16"), payload.NOT_UTF8),
     "half a character in a string of Python's": ('{"e":"trade","s":"\ud800"}', payload.NOT_UTF8),
-    # JSON, but nothing that Binance sends.
+    # JSON that Binance never sends.
     "a number": ("42", payload.NOT_AN_OBJECT),
     "null": ("null", payload.NOT_AN_OBJECT),
     "a list of numbers": ("[1,2]", payload.NOT_AN_OBJECT),
@@ -302,10 +302,10 @@ DOCUMENTED: Final = {
     "Partial Book Depth Streams": "other: depth",
     "Diff. Depth Stream": "other: depthUpdate",
 }
-"""What each example in Binance's documentation is; requests are the client's to send."""
+"""How each example in Binance's documentation is classified. Examples of requests are left out."""
 
 
-def test_each_example_in_the_documentation_is_known_for_what_it_is() -> None:
+def test_each_example_in_the_documentation_is_classified() -> None:
     file = oracle.SHARED_DATA / "binance_doc_examples.jsonl"
     if not file.exists():
         pytest.skip(oracle.ABSENT)

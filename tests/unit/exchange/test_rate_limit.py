@@ -1,4 +1,4 @@
-"""The rate limit by a virtual clock: one budget for several processes, and one wait."""
+"""The rate limit with a virtual clock: several processes share one budget and one wait."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT = 6_000
 
 
 class Exchange:
-    """Counts weights by the minute as Binance does; asked during a wait it bans, each time for longer."""
+    """Counts weights by the minute as Binance does. Each request during a wait causes a longer ban."""
 
     def __init__(self, clock: Clock, limit: int = LIMIT) -> None:
         self._clock = clock
@@ -34,7 +34,7 @@ class Exchange:
         self.asked_at: list[float] = []
 
     async def ask(self, limiter: RateLimiter, cost: int, patience: float = float("inf")) -> bool:
-        """One request, taking 50 ms, through the limiter; whether it was answered."""
+        """Send one request, which takes 50 ms, through the limiter; return whether it was answered."""
         await limiter.turn(cost, patience)
         asked_at = self._clock.now
         await self._clock.sleep(0.05)
@@ -73,7 +73,7 @@ async def test_after_a_refusal_no_process_asks_until_the_wait_is_over_and_then_a
     tmp_path: Path,
 ) -> None:
     clock = Clock(BEGIN)
-    exchange = Exchange(clock, limit=700)  # as where others at this address have used the rest
+    exchange = Exchange(clock, limit=700)  # as if other programs at this address had used the rest
     auditor = clock.limiter(URL, share=Share.AUDITING, folder=tmp_path)
     producer = clock.limiter(URL, folder=tmp_path)
 
@@ -115,7 +115,7 @@ async def test_no_minute_has_more_than_the_share_however_many_ask_in_a_process(
     exchange = Exchange(clock)
     limiter = clock.limiter(URL, share=share)
     await clock.run(*(exchange.ask_all(limiter, some) for some in costs))
-    # What was sent at a minute's end may be counted in the next one.
+    # A request sent at the end of a minute may be counted in the next one.
     assert exchange.most_used <= share + 25 * len(costs)
     assert len(exchange.asked_at) == sum(map(len, costs))
 
@@ -157,7 +157,7 @@ async def test_a_folder_that_cannot_be_written_is_said_and_the_wait_kept(
     (tmp_path / "file").write_text("")
     limiter = Clock(BEGIN).limiter(URL, folder=tmp_path / "file")
     limiter.refused(30)
-    assert "can't be written, other processes don't know of the wait" in caplog.text
+    assert "can't be written, so other processes don't know" in caplog.text
     with pytest.raises(RateLimitError):
         await limiter.turn(1, 10)
 

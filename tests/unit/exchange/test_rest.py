@@ -1,4 +1,4 @@
-"""The REST client against the simulator, and against a server that answers what no exchange should."""
+"""The REST client with the simulator, and with a server that gives wrong answers."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def test_a_refusal_carries_the_exchanges_own_code(rest: ExchangeRest) -> N
 
 
 @pytest.mark.parametrize("status", [429, 418, 503])
-async def test_a_rate_limit_beyond_our_patience_is_told_and_nothing_more_asked(
+async def test_a_rate_limit_beyond_the_patience_is_an_error_and_nothing_more_is_requested(
     simulator: Simulator, rest: ExchangeRest, status: int
 ) -> None:
     simulator.faults = Faults(throttle_requests=1, throttle_status=status, retry_after_seconds=17)
@@ -115,7 +115,7 @@ async def test_weights_over_the_limit_are_refused_until_the_next_minute() -> Non
     ):
 
         async def ask_too_often() -> None:
-            for _ in range(4):  # two in one minute are too many, and four can't be in three minutes
+            for _ in range(4):  # two in a minute are too many, and of four at least two are in one minute
                 await rest.historical_trades("BTCUSDT", limit=1)
 
         with pytest.raises(RateLimitError) as raised:
@@ -123,7 +123,7 @@ async def test_weights_over_the_limit_are_refused_until_the_next_minute() -> Non
         assert 0 < raised.value.wait_seconds <= 60
 
 
-async def test_an_exchange_that_is_not_there_is_an_error_of_ours() -> None:
+async def test_an_unreachable_exchange_raises_an_exchange_error() -> None:
     async with Simulator(SeededMarket(1, 1, ["BTCUSDT"])) as simulator:
         url = simulator.rest_url
     async with ExchangeRest(url) as rest:
@@ -133,7 +133,7 @@ async def test_an_exchange_that_is_not_there_is_an_error_of_ours() -> None:
 
 @asynccontextmanager
 async def answering(body: bytes, status: str = "200 OK", headers: str = "") -> AsyncIterator[ExchangeRest]:
-    """A client of a server that gives the same answer to everything."""
+    """A client of a server that gives the same answer to every request."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -188,13 +188,13 @@ AGGREGATE: Final = b'{"a":1,"p":"1","q":"1","f":1,"l":2,"T":1723161255343,"m":tr
         (KLINES, b'["abcdefghijkl"]'),
     ],
 )
-async def test_an_answer_that_is_not_as_documented_is_an_error_of_ours(call: Call, body: bytes) -> None:
+async def test_an_undocumented_answer_raises_an_exchange_error(call: Call, body: bytes) -> None:
     async with answering(body) as rest:
         with pytest.raises(ExchangeError, match="answered"):
             await call(rest)
 
 
-async def test_sound_rows_are_taken() -> None:
+async def test_valid_rows_are_accepted() -> None:
     async with answering(b"[" + ROW + b"]") as rest:
         assert [trade.trade_time for trade in await rest.historical_trades("BTCUSDT")] == [1723161255343000]
     async with answering(b"[" + AGGREGATE + b"]") as rest:

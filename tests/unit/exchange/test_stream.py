@@ -1,4 +1,4 @@
-"""The stream against real WebSocket servers: the simulator, and scripts for what it would never do."""
+"""The stream with real WebSocket servers: the simulator, and scripted servers for other behaviour."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def frame(trade_id: int, symbol: str = "BTCUSDT") -> str:
 
 
 class Heard:
-    """What a stream handed over, in its order."""
+    """Records the messages that a stream delivers, in order."""
 
     def __init__(self) -> None:
         self.messages: list[Received] = []
@@ -105,9 +105,9 @@ async def running(stream: TradeStream) -> AsyncIterator[asyncio.Task[None]]:
 async def scripted(
     *scripts: Script, answers: Sequence[Response | None] = ()
 ) -> AsyncIterator[tuple[str, list[Request]]]:
-    """A server whose n-th connection follows the n-th script, the last one for all further ones.
+    """Run a server whose n-th connection runs the n-th script, and all further ones the last script.
 
-    ``answers`` stand in place of the first handshakes.
+    ``answers`` are HTTP answers to the first handshakes; None accepts the handshake.
     """
     requests: list[Request] = []
     left = list(answers)
@@ -210,7 +210,7 @@ async def test_a_connection_that_is_refused_streams_is_replaced(caplog: pytest.L
         running(stream_of(Heard(), url, symbols=symbols)),
     ):
         await until(lambda: len(requests) >= 2)
-    assert "it refuses streams: 2: Invalid request" in caplog.text
+    assert "the exchange refuses streams: 2: Invalid request" in caplog.text
 
 
 async def test_rotation_loses_no_trade_and_brings_some_twice() -> None:
@@ -247,7 +247,7 @@ async def test_the_old_connection_is_closed_only_after_the_new_one_has_brought_a
     assert events[:3] == ["new opened", "new sends", "old closed"]
 
 
-async def test_a_new_connection_that_brings_nothing_does_not_replace_one_that_does(
+async def test_a_new_connection_that_delivers_nothing_does_not_replace_one_that_does(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(stream_module, "OPEN_SECONDS", 0.3)
@@ -262,7 +262,7 @@ async def test_a_new_connection_that_brings_nothing_does_not_replace_one_that_do
         stream = stream_of(heard, url, lifetime_seconds=0.3)
         async with running(stream):
             await until(lambda: len(requests) >= 3 and stream.reconnects >= 1)
-    assert "brings nothing, the old one does" in caplog.text
+    assert "delivers nothing, but the old one does" in caplog.text
     assert len(heard.ids["BTCUSDT"].ranges) == 1
 
 
@@ -310,7 +310,7 @@ async def test_a_stream_whose_simulator_falls_silent_goes_on_once_it_talks_again
             await until(lambda: len(heard.messages) > seen + 20)
 
 
-async def test_handshakes_refused_with_503_are_tried_again_with_a_line_each(
+async def test_handshakes_refused_with_503_are_retried_with_a_line_each(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     heard = Heard()
@@ -378,7 +378,7 @@ async def test_a_frame_above_a_mebibyte_is_refused_and_the_flow_goes_on() -> Non
 
 
 async def test_a_frame_is_refused_for_the_length_it_announces() -> None:
-    """Else an exchange that is mistaken could fill the memory before the end of the frame had come."""
+    """Otherwise a faulty exchange could fill the memory before the end of the frame arrives."""
     heard = Heard()
     announced = MAX_FRAME_BYTES + 1
 
@@ -395,7 +395,7 @@ async def test_a_frame_is_refused_for_the_length_it_announces() -> None:
     assert heard.messages[1] == TooLong(announced)
 
 
-async def test_bad_frames_are_handed_over_with_their_reason_and_the_flow_goes_on() -> None:
+async def test_bad_frames_are_delivered_with_their_reason_and_the_stream_continues() -> None:
     heard = Heard()
     bad: list[str | bytes] = [b"\xff\xfe", "{", "[" * 100_000, frame(1, "NOTOURS"), ""]
     async with (
@@ -446,13 +446,13 @@ async def test_a_cable_cut_again_and_again_never_leads_to_a_storm_of_attempts() 
             began_at = time.monotonic()
             await until(lambda: stream.reconnects >= 6)
             seconds = time.monotonic() - began_at
-        # Half of 0.1, 0.2, 0.4, 0.4 ... s, as chance is held at one half.
+        # Half of 0.1, 0.2, 0.4, 0.4 ... s, as the random number is fixed at one half.
         assert seconds >= 0.05 + 0.1 + 0.2 + 0.2 + 0.2
     assert len(heard.messages) >= 30
 
 
 async def test_pings_are_answered_while_handing_over_waits() -> None:
-    """As long as frames fit into the queue: the bound in flight is far above what that takes."""
+    """Pings are answered as long as the unread frames fit into websockets' queue."""
     heard, answered = Heard(), asyncio.Event()
     gate = asyncio.Event()
 
@@ -476,7 +476,7 @@ async def test_pings_are_answered_while_handing_over_waits() -> None:
         await until(lambda: heard.trades() == [1])
 
 
-async def test_while_we_ourselves_wait_a_connection_is_not_taken_for_silent() -> None:
+async def test_a_connection_is_not_silent_while_the_receiver_waits() -> None:
     heard, gate = Heard(), asyncio.Event()
 
     async def take(message: Received) -> None:
@@ -505,7 +505,7 @@ async def test_a_defect_of_the_receiver_ends_the_stream_with_its_error() -> None
                 await stream.run()
 
 
-async def test_what_was_sent_before_the_connection_ended_is_handed_over() -> None:
+async def test_messages_sent_before_the_connection_ended_are_delivered() -> None:
     heard = Heard()
     async with (
         scripted(sends(*map(frame, range(1, 2_001)), then_stays=False), sends(frame(2_001))) as (

@@ -1,4 +1,4 @@
-"""The rules of reconnecting, by a clock and by chances that the tests hold: nothing here waits."""
+"""The rules for reconnecting, with the test's own clock and random numbers: nothing here waits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from candleflow.exchange.reconnect import (
     Why,
     ban_seconds,
     delay_after,
-    share_out,
+    split_evenly,
 )
 
 
@@ -94,7 +94,7 @@ def test_a_ban_is_waited_out_and_a_shorter_one_does_not_shorten_it() -> None:
         (403, None, 0.0),
     ],
 )
-def test_the_exchange_is_kept_away_from_as_long_as_it_bids(
+def test_no_attempt_is_made_as_long_as_the_exchange_demands(
     status: int, retry_after: str | None, seconds: float
 ) -> None:
     noon = 1_795_348_800.0  # 2026-11-22 12:00:00 UTC
@@ -133,7 +133,7 @@ def test_lifetimes_are_spread_so_that_connections_are_not_replaced_together() ->
 )
 def test_streams_are_shared_out_evenly_to_few_connections(count: int, most: int, sizes: list[int]) -> None:
     streams = [str(number) for number in range(count)]
-    lots = share_out(streams, most)
+    lots = split_evenly(streams, most)
     assert [len(lot) for lot in lots] == sizes
     assert sorted(name for lot in lots for name in lot) == sorted(streams)
 
@@ -179,7 +179,7 @@ def test_records_bear_our_own_time_where_the_exchanges_is_years_behind() -> None
 
 
 def test_records_bear_the_exchanges_time_however_far_behind_our_clock_is() -> None:
-    """By ours, every trade would be in the future of its record, and refused for it."""
+    """By this machine's clock, every trade would be later than its record, and would be rejected."""
     clock = ExchangeClock(lambda: OURS, lambda: 0)
     clock.correct(OURS + 10 * HOUR_US, 0, 0)
     assert clock.record_ms() == (OURS + 10 * HOUR_US) // 1_000

@@ -1,4 +1,4 @@
-"""A clock that goes on only while everybody who was started on it sleeps."""
+"""A virtual clock that advances only while all tasks that run on it sleep."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from candleflow.exchange.rate_limit import RateLimiter, Share
 
 
 class Clock:
-    """``now`` in seconds since the epoch. ``run`` takes no real time, whatever is slept."""
+    """A clock in seconds since the epoch. ``run`` takes no real time, however long the tasks sleep."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -33,7 +33,7 @@ class Clock:
         await awake
 
     async def run(self, *works: Coroutine[Any, Any, Any]) -> None:
-        """Run these beside one another to their ends."""
+        """Run these coroutines concurrently until all have ended."""
         self._is_shared = True
         tasks = [asyncio.create_task(work) for work in works]
         while not all(task.done() for task in tasks):

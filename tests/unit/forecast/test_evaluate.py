@@ -89,7 +89,7 @@ def test_too_few_candles_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[
 RECORDED = '{"e":"trade","E":1,"s":"%s","t":1,"p":"1","q":"1","T":1723161255342,"m":true,"M":true}\n'
 UNREADABLE = {
     "aggTrades.csv": ("1,1.0,1.0,1,1,1723075200000,True,True\n" * 9, "8 columns, as spot aggTrades have"),
-    "empty.csv": ("", "it has no line"),
+    "empty.csv": ("", "it is empty"),
     "words.jsonl": (
         "hello\n" * 9,
         "has no trade of BTCUSDT; 9 lines can't be read, the first: 'hello' is refused",

@@ -100,7 +100,7 @@ async def test_trades_that_follow_one_another_are_one_open_gap(tmp_path: Path) -
     producer = Producer(settings.load(data_dir=tmp_path, symbols="BTCUSDT,ETHUSDT"))
 
     def told(kind: GapEventKind, symbol: str, first: int, last: int) -> tuple[int | float, int | float]:
-        producer._filler.go_on([GapEvent(kind, symbol, first, last, 1, "jump")])
+        producer._filler.add([GapEvent(kind, symbol, first, last, 1, "jump")])
         counts = producer._counts()
         return counts["open_gaps"], counts["missing"]
 

@@ -1,4 +1,4 @@
-"""The filler's choice of what to ask for, and what it notes; against a history made up here."""
+"""What the gap filler requests, and which outcomes it writes, with a stub of the exchange's history."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOW = 1_763_851_200_000_000
 
 
 class History:
-    """Has no trade at all; what it was asked for; and what happens while it is."""
+    """A history without trades. It records the requests, and calls ``meanwhile`` during each of them."""
 
     def __init__(self, begins_at: int, meanwhile: Callable[[], None] = lambda: None) -> None:
         self.asked: list[tuple[int, int]] = []
@@ -44,7 +44,7 @@ class History:
 
 
 class Scene:
-    """A filler, whose events are read back as soon as they are written."""
+    """A gap filler whose events are read back as soon as they are written."""
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -66,7 +66,7 @@ class Scene:
 
     async def _write(self, event: GapEvent) -> None:
         self.noted.append(event)
-        self.filler.go_on([event])
+        self.filler.add([event])
 
     async def run_until(self, condition: Callable[[], bool]) -> None:
         run = asyncio.create_task(self.filler.run())
@@ -84,9 +84,9 @@ def seen(*ranges: tuple[int, int], why: str = "jump") -> GapEvent:
 
 @pytest.mark.parametrize("begins_at", [0, NOW], ids=["too old", "recent"])
 @pytest.mark.parametrize("later", [[], [seen((50, 60))]], ids=["empty", "with another gap"])
-async def test_a_topic_made_anew_while_a_page_is_fetched(begins_at: int, later: Sequence[GapEvent]) -> None:
-    scene = Scene(History(begins_at, lambda: scene.filler.begin(later)))
-    scene.filler.begin([seen((1, 10))])
+async def test_a_topic_recreated_while_a_page_is_fetched(begins_at: int, later: Sequence[GapEvent]) -> None:
+    scene = Scene(History(begins_at, lambda: scene.filler.replace(later)))
+    scene.filler.replace([seen((1, 10))])
     await scene.run_until(lambda: len(scene.noted) >= 1 + len(later))
     assert scene.history.asked == [(1, 9), (50, 10)][: 1 + len(later)]
 
@@ -94,39 +94,39 @@ async def test_a_topic_made_anew_while_a_page_is_fetched(begins_at: int, later: 
 async def test_gaps_within_a_page_are_asked_for_at_once_and_noted_in_one_event() -> None:
     ranges = tuple((10 * one, 10 * one + 3) for one in range(50))
     scene = Scene(History(NOW))
-    scene.filler.begin([seen(*ranges)])
-    await scene.run_until(lambda: not scene.filler._book.wanted())
+    scene.filler.replace([seen(*ranges)])
+    await scene.run_until(lambda: not scene.filler._gaps.wanted())
     assert [(one.kind, one.ranges) for one in scene.noted] == [(GIVEN_UP, ranges)]
     assert scene.history.asked == [(0, 493)]
 
 
 async def test_a_small_gap_does_not_wait_for_a_large_one() -> None:
     scene = Scene(History(NOW))
-    scene.filler.begin([seen((1, 1_000_000), (2_000_000, 2_000_005)), seen((5_000_000, 6_000_000))])
+    scene.filler.replace([seen((1, 1_000_000), (2_000_000, 2_000_005)), seen((5_000_000, 6_000_000))])
     await scene.run_until(lambda: len(scene.noted) >= 1)
     assert scene.noted[0].ranges == ((2_000_000, 2_000_005),)
 
 
-async def test_what_someone_else_misses_and_what_the_stream_may_bring_are_asked_for_apart() -> None:
+async def test_forced_and_other_ids_are_requested_separately() -> None:
     scene = Scene(History(0))
-    scene.filler.begin([seen((1, 10), (20, 30), (40, 50)), seen((20, 30), why="audit")])
-    await scene.run_until(lambda: not scene.filler._book.wanted())
+    scene.filler.replace([seen((1, 10), (20, 30), (40, 50)), seen((20, 30), why="audit")])
+    await scene.run_until(lambda: not scene.filler._gaps.wanted())
     assert {one.why: one.ranges for one in scene.noted} == {
         "older than 1 h": ((1, 10), (40, 50)),
-        gap_filler.ONLY_SUMMED: ((20, 30),),
+        gap_filler.ONLY_AGGREGATES: ((20, 30),),
     }
     assert not any(scene.filler._forced.values()), "what was brought is not kept"
 
 
-@pytest.mark.parametrize("why", [gap_filler.ONLY_SUMMED, None], ids=["given up", "wanted"])
+@pytest.mark.parametrize("why", [gap_filler.ONLY_AGGREGATES, None], ids=["given up", "wanted"])
 def test_the_event_loop_is_not_held_up_by_a_hundred_thousand_gaps(why: str | None) -> None:
-    """To look for the smallest took 2.2 s, once a second; live trades stood still meanwhile."""
+    """The search for the smallest gap once took 2.2 s, every second, and blocked live trades meanwhile."""
     ranges = TradeIds.of_ranges((10 * one, 10 * one + 3) for one in range(100_000)).ranges
     scene = Scene(History(NOW))
-    scene.filler.begin([seen(*ranges)])
+    scene.filler.replace([seen(*ranges)])
     if why is not None:
-        scene.filler.go_on([GapEvent.of(GIVEN_UP, SYMBOL, ranges, NOW, why)])
-    scene.filler._rests_until.clear()
+        scene.filler.add([GapEvent.of(GIVEN_UP, SYMBOL, ranges, NOW, why)])
+    scene.filler._paused_until.clear()
     took = []
     for _ in range(3):
         began_at = time.process_time()

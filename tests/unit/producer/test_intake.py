@@ -1,4 +1,4 @@
-"""What the intake does with each trade while Kafka takes nothing, and with ids that come out of order."""
+"""What the intake does with trades while Kafka accepts nothing, and with ids that arrive out of order."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ A, B = "BTCUSDT", "ETHUSDT"
 
 
 class Log:
-    """A trade log that takes everything: what was handed over, in order."""
+    """A trade log that accepts everything and records the published trades in order."""
 
     def __init__(self) -> None:
         self.trades: list[tuple[str, int]] = []
-        self.is_full = self.holds_back = False
+        self.is_full = self.has_back_pressure = False
 
     async def wait_for_room(self) -> None:
         return
@@ -35,7 +35,7 @@ class Log:
 
 
 class Gaps:
-    """A topic of gaps that acknowledges nothing while it is away."""
+    """A topic of gaps that acknowledges nothing while it is unavailable."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -45,7 +45,7 @@ class Gaps:
         self.published_before: list[int] = []
 
     async def come_back(self) -> None:
-        """Acknowledge what is on its way."""
+        """Acknowledge the events in flight."""
         self.is_there.set()
         while len(self.noted) < len(self.begun):
             await asyncio.sleep(0)
@@ -75,14 +75,14 @@ def intake_of(log: Log, gaps: Gaps, *, can_refill: bool = True) -> Intake:
     return Intake(log, gaps.note, can_refill=can_refill)  # type: ignore[arg-type]
 
 
-async def test_a_gap_that_cannot_be_recorded_holds_up_its_own_symbol_only() -> None:
+async def test_a_gap_that_cannot_be_recorded_delays_only_its_own_symbol() -> None:
     log = Log()
     gaps = Gaps(log)
     intake = intake_of(log, gaps)
     async with asyncio.timeout(5):
         await take(intake, [*trades(A, [1, 2, 5, 6]), *trades(B, [1, 2]), *trades(A, [8]), *trades(B, [3])])
     assert log.trades == [(A, 1), (A, 2), (B, 1), (B, 2), (B, 3)]
-    assert intake.let_go == 3
+    assert intake.dropped == 3
     assert gaps.begun == [(A, 3, 4)], "one event at a time is on its way"
     await gaps.come_back()
     await take(intake, [*trades(A, [10, 11]), *trades(B, [4])])
@@ -101,7 +101,7 @@ async def test_patience_runs_out_once_for_all_symbols(monkeypatch: pytest.Monkey
     await take(intake, [one for symbol in symbols for one in trades(symbol, [1])])
     async with asyncio.timeout(10):  # not 50 s
         await take(intake, [one for symbol in symbols for one in trades(symbol, [3])])
-    assert intake.let_go == 50
+    assert intake.dropped == 50
     assert gaps.begun == [(symbol, 2, 2) for symbol in symbols]
 
 
@@ -115,7 +115,7 @@ async def test_without_history_reading_waits_for_the_gap_to_be_on_record() -> No
     gaps.is_there.set()
     await taking
     assert log.trades == [(A, 1), (A, 3)]
-    assert intake.let_go == 0
+    assert intake.dropped == 0
 
 
 async def test_a_late_trade_that_comes_while_its_gap_is_recorded_is_published_once() -> None:
@@ -123,7 +123,7 @@ async def test_a_late_trade_that_comes_while_its_gap_is_recorded_is_published_on
     gaps = Gaps(log)
     intake = intake_of(log, gaps)
     await take(intake, trades(A, [1, 4]))
-    await take(intake, trades(A, [2]))  # by another connection
+    await take(intake, trades(A, [2]))  # from another connection
     await gaps.come_back()
     await take(intake, trades(A, [5, 3, 2]))
     assert [one[:3] for one in gaps.noted] == [(A, 2, 3), (A, 4, 4)]
@@ -134,7 +134,7 @@ async def test_a_late_trade_that_comes_while_its_gap_is_recorded_is_published_on
 @pytest.mark.parametrize(
     ("ids", "trade_id", "later_us", "is_new"),
     [
-        ([1_000_000], 1, 1, True),  # listed anew
+        ([1_000_000], 1, 1, True),  # the symbol was listed again
         ([1_000_000], 1, 0, False),
         ([1_000_000], 1, -5, False),
         ([100, 101], 100, 1, True),  # no duplicate is newer
@@ -147,7 +147,7 @@ async def test_a_late_trade_that_comes_while_its_gap_is_recorded_is_published_on
         ([100], 1, -FAR_US - 1, False),
     ],
 )
-async def test_a_lower_id_begins_a_new_sequence_only_where_it_can_be_no_late_or_repeated_trade(
+async def test_a_lower_id_starts_a_new_sequence_only_if_it_cannot_be_late_or_repeated(
     ids: list[int], trade_id: int, later_us: int, is_new: bool
 ) -> None:
     log = Log()
@@ -168,7 +168,7 @@ async def test_a_late_trade_of_a_gap_begins_no_new_sequence_filled_or_not() -> N
     intake = intake_of(log, gaps)
     await take(intake, trades(A, [1]))
     await intake.note_missing(A, 20_000)
-    await take(intake, trades(A, [2, 3], 2 * FAR_US))  # newer than all, and far below what is on record
+    await take(intake, trades(A, [2, 3], 2 * FAR_US))  # newer than all, and far below the recorded ids
     for trade_id in (4, 5):
         trade = Trade(A, trade_id, Decimal(1), Decimal(1), 3 * FAR_US, True)
         intake.fill_in(trade, "historicalTrades", Receipt(), even_if_published=False)

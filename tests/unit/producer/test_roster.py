@@ -1,4 +1,4 @@
-"""Which producers there are, by the heartbeats that lie in the data folder."""
+"""Which producers there are, by the heartbeat files in the data folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from candleflow import settings
 from candleflow.dashboard.source import watched
 from candleflow.market.shard import Shard
-from candleflow.producer.roster import expected_producers, told_shards
+from candleflow.producer.roster import expected_producers, reported_shards
 from candleflow.stack.status import status
 from candleflow.telemetry import Heartbeat, HeartbeatFile, read_heartbeat
 
@@ -31,7 +31,7 @@ def tell(run_dir: Path, name: str, beaten_at: float | None = None) -> None:
         ({}, ["producer"]),
         ({"producer": 1.0}, ["producer"]),
         ({"producer-2-of-2": 1.0}, ["producer-1-of-2", "producer-2-of-2"]),
-        # What a killed producer left before there were two, and before there was one again.
+        # Files of killed producers: from before there were two, and from before there was one again.
         ({"producer": 1.0, "producer-1-of-2": 2.0}, ["producer-1-of-2", "producer-2-of-2"]),
         ({"producer": 3.0, "producer-1-of-2": 2.0}, ["producer"]),
         (
@@ -40,7 +40,7 @@ def tell(run_dir: Path, name: str, beaten_at: float | None = None) -> None:
         ),
     ],
 )
-def test_as_many_producers_should_run_as_the_latest_to_tell_says(
+def test_the_latest_heartbeat_decides_how_many_producers_should_run(
     tmp_path: Path, told: dict[str, float], expected: list[str]
 ) -> None:
     for name, beaten_at in told.items():
@@ -51,7 +51,7 @@ def test_as_many_producers_should_run_as_the_latest_to_tell_says(
 def test_a_heartbeat_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
     tell(tmp_path, "producer-1-of-2")
     (tmp_path / "producer-1-of-3.json").write_text("{")
-    assert told_shards(tmp_path) == [Shard(1, 2), Shard(1, 3)]
+    assert reported_shards(tmp_path) == [Shard(1, 2), Shard(1, 3)]
     assert expected_producers(tmp_path) == ["producer-1-of-2", "producer-2-of-2"]
 
 
@@ -62,7 +62,7 @@ def test_the_page_waits_for_every_shard(tmp_path: Path) -> None:
     assert watched(in_force) == ("producer-1-of-2", "producer-2-of-2", "processor", "audit")
 
 
-def test_the_status_tells_of_each_shards_producer_that_lives(tmp_path: Path) -> None:
+def test_the_status_shows_each_shards_running_producer(tmp_path: Path) -> None:
     in_force = settings.load(data_dir=tmp_path, symbols="BTCUSDT,ETHUSDT")
     for name in ("producer-1-of-2", "producer-2-of-2"):
         tell(in_force.stack.run_dir, name)

@@ -1,4 +1,4 @@
-"""What the exchange is asked for and what its answers mean, by a clock of our own; and what that costs.
+"""Which symbols the exchange is asked for, what its answers mean, and what the requests cost.
 
 ``python -m pytest tests/unit/producer/test_tail.py -k cost -s`` prints the table of
 docs/explanation/performance.md.
@@ -31,14 +31,14 @@ SYMBOL = "BTCUSDT"
 
 @pytest.fixture(scope="module", autouse=True)
 def no_chance() -> Iterator[None]:
-    """Pauses last as long as they may."""
+    """Make each pause of the backoff as long as possible."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tail, "Backoff", partial(Backoff, random=lambda: 1.0))
         yield
 
 
 def asked(rule: TailRule, next_ids: Mapping[str, int], until: float, since: float = 0.0) -> float | None:
-    """When the first question comes up, looking each half second."""
+    """Return when the first question is due, checking every half second."""
     for half in range(int(since * 2), int(until * 2) + 1):
         rule.follow(next_ids, half / 2)
         if rule.due(half / 2):
@@ -46,7 +46,7 @@ def asked(rule: TailRule, next_ids: Mapping[str, int], until: float, since: floa
     return None
 
 
-def test_after_a_connect_only_those_are_asked_for_that_have_brought_nothing() -> None:
+def test_after_a_connect_only_symbols_without_a_trade_are_asked_for() -> None:
     rule = TailRule(["BTCUSDT", "ETHUSDT"], 0.0)
     rule.follow({"BTCUSDT": 10, "ETHUSDT": 20}, 0.0)
     rule.connected(["BTCUSDT", "ETHUSDT"], 10.0)
@@ -55,7 +55,7 @@ def test_after_a_connect_only_those_are_asked_for_that_have_brought_nothing() ->
     assert rule.due(10.0 + SETTLE_SECONDS) == ["ETHUSDT"]
 
 
-def test_what_the_stream_has_not_brought_by_the_end_of_the_grace_is_missing_once() -> None:
+def test_trades_not_delivered_within_the_grace_time_are_missing_once() -> None:
     rule = TailRule([SYMBOL], 0.0)
     rule.follow({SYMBOL: 10}, 0.0)
     rule.connected([SYMBOL], 1.0)
@@ -65,14 +65,14 @@ def test_what_the_stream_has_not_brought_by_the_end_of_the_grace_is_missing_once
     rule.follow({SYMBOL: 10}, 3.5 + GRACE_SECONDS)
     assert rule.missing(3.5 + GRACE_SECONDS) == [(SYMBOL, 14)]
     assert rule.behind() == {SYMBOL: 5}
-    rule.follow({SYMBOL: 15}, 6.0)  # it is on record
+    rule.follow({SYMBOL: 15}, 6.0)  # the gap was written
     assert rule.missing(60.0) == []
     assert rule.behind() == {SYMBOL: 5}
-    rule.follow({SYMBOL: 16}, 7.0)  # the stream has brought one
+    rule.follow({SYMBOL: 16}, 7.0)  # the stream has delivered one
     assert rule.behind() == {}
 
 
-def test_what_the_stream_brings_within_the_grace_is_not_missing() -> None:
+def test_trades_delivered_within_the_grace_time_are_not_missing() -> None:
     rule = TailRule([SYMBOL], 0.0)
     rule.follow({SYMBOL: 10}, 0.0)
     assert asked(rule, {SYMBOL: 10}, 40.0) == tail.SILENT_SECONDS
@@ -128,13 +128,13 @@ def test_a_symbol_that_is_not_listed_is_left_alone_for_an_hour() -> None:
 
 @dataclass
 class Exchange:
-    """Symbols that are traded when the test says so, over a stream that may be away; time is the test's."""
+    """Symbols that trade when the test says so, over a stream that may be down. The test sets the time."""
 
     symbols: Sequence[str]
     now: float = 0.0
     last: dict[str, int] = field(default_factory=dict)
     next_ids: dict[str, int] = field(default_factory=dict)
-    """The intake's."""
+    """The intake's ``next_ids``."""
     noted: dict[str, set[int]] = field(default_factory=dict)
     came: dict[str, set[int]] = field(default_factory=dict)
     is_connected: bool = False
@@ -153,7 +153,7 @@ class Exchange:
         self.noted.setdefault(symbol, set()).update(range(first, last + 1))
         self.next_ids[symbol] = max(last + 1, first)
 
-    # What the watch needs of the intake.
+    # The part of the intake that TailWatch uses.
 
     async def note_missing(self, symbol: str, last_trade_id: int) -> None:
         self.note(symbol, last_trade_id)
@@ -161,7 +161,7 @@ class Exchange:
     def count_from(self, symbol: str, trade_id: int) -> None:
         self.next_ids.setdefault(symbol, trade_id)
 
-    # And of the history: the true one, on a client that counts.
+    # The part of the history that TailWatch uses; the cost tests use the real one, with a counting client.
 
     async def last_trade_ids(self, symbols: Sequence[str]) -> dict[str, int]:
         self.requests.append(symbols)
@@ -185,7 +185,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-async def test_whatever_happens_every_trade_since_the_first_came_or_is_on_record_in_the_end(
+async def test_in_the_end_every_trade_has_arrived_or_is_recorded_as_missing(
     steps: list[tuple[str, Any]],
 ) -> None:
     exchange = Exchange(["A", "B"])
@@ -212,7 +212,9 @@ async def test_whatever_happens_every_trade_since_the_first_came_or_is_on_record
     assert watch.counts()["quiet"] == 2
 
 
-async def test_without_an_answer_it_is_said_once_and_nothing_stops(caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_an_answer_one_warning_is_logged_and_nothing_stops(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     exchange = Exchange(["A"], is_answering=False)
     watch = watch_of(exchange)
     watch.on_connected(["A"])
@@ -222,7 +224,7 @@ async def test_without_an_answer_it_is_said_once_and_nothing_stops(caplog: pytes
     assert len(exchange.requests) == 4
     warnings = [one for one in caplog.records if one.levelno >= logging.WARNING]
     assert [one.getMessage() for one in warnings] == [
-        "the exchange can't be asked for its last trade ids, next attempt in 20 s: away"
+        "the exchange doesn't answer for its last trade ids, next attempt in 20 s: away"
     ]
 
 
@@ -232,7 +234,7 @@ MINUTES = 10
 
 
 class CountedRest(ExchangeRest):
-    """A client without a socket: answers for ``exchange``, and notes each request's path."""
+    """A REST client without a socket that answers from ``exchange`` and records each request's path."""
 
     def __init__(self, exchange: Exchange) -> None:
         super().__init__("http://127.0.0.1:1")
@@ -250,7 +252,7 @@ class CountedRest(ExchangeRest):
 async def cost(
     symbols: int, *, trades_every: float | None, connects_every: float | None
 ) -> tuple[float, float]:
-    """Requests and weight a minute."""
+    """Return requests and weight a minute."""
     exchange = Exchange([f"SYMBOL{number}USDT" for number in range(symbols)], is_connected=True)
     history = TradeHistory([])
     rest = CountedRest(exchange)

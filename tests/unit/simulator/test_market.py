@@ -1,4 +1,4 @@
-"""The seeded market: a pure function whose every part agrees with every other."""
+"""The seeded market is a pure function, and its live feed, history and aggregates agree."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def market() -> SymbolMarket:
 
 @pytest.fixture(scope="module")
 def hour() -> list[Trade]:
-    """An hour of trades, up to NOW."""
+    """The trades of the hour up to NOW."""
     source = SeededMarket(7, 20, ["BTCUSDT"])
     ids = source.id_at("BTCUSDT", NOW - 3_600 * SECOND_US), source.id_at("BTCUSDT", NOW)
     return list(source.trades("BTCUSDT", ids))
@@ -140,7 +140,7 @@ CHANGES: Final = [
     Era(NOW - 2_000 * SECOND_US, 8, 0.5),
     Era(NOW - 2_000 * SECOND_US, 8, 3_000),
     Era(NOW - 1_999 * SECOND_US, 9, 40),
-    Era(NOW - 5_000 * SECOND_US, 9, 7),  # after a step back of the clock
+    Era(NOW - 5_000 * SECOND_US, 9, 7),  # after the clock was set back
 ]
 
 

@@ -1,4 +1,4 @@
-"""A recording: what is sent, when, how it is shifted, and the history that it leaves behind."""
+"""Replaying a recording: what is sent and when, how times are shifted, and the history it leaves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIRST_MS: Final = 1_723_161_255_343
 
 
 class Listeners(Audience):
-    """An audience that takes everything down, with the moment at which it came."""
+    """An audience that records all events and their times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,11 +189,11 @@ def test_only_recorded_symbols_are_listed(tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("absent.jsonl", None, "can't be read"),
-        ("empty.jsonl", b"", "holds no trade"),
-        ("other.jsonl", b'{"a":1}\n{"b":2}\n', "holds no trade"),
+        ("empty.jsonl", b"", "has no trade"),
+        ("other.jsonl", b'{"a":1}\n{"b":2}\n', "has no trade"),
         ("not.ws.jsonl.gz", b"plain text", "can't be read"),
         ("cut.ws.jsonl.gz", gzip.compress(combined(trade(1)).encode() * 100)[:-20], "can't be read"),
-        ("binary.jsonl", b"\xff\xfe\x00" * 100, "holds no trade"),
+        ("binary.jsonl", b"\xff\xfe\x00" * 100, "has no trade"),
     ],
 )
 def test_a_file_that_is_no_recording_is_named(

@@ -1,4 +1,4 @@
-"""The simulator's REST, asked without a socket: its rows agree with the trades and with one another."""
+"""The simulator's REST without a socket: its rows agree with the trades and with each other."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_limits_are_those_of_the_documentation(market: SeededMarket) -> None:
 
 
 def check_aggregates(rows: Sequence[dict[str, Any]], trades: Sequence[Trade]) -> None:
-    """Each row sums up its trades, and all rows all of them."""
+    """Check that each row is the sum of its trades, and that the rows cover all trades."""
     by_id = {trade.trade_id: trade for trade in trades}
     assert [row["a"] for row in rows] == list(range(rows[0]["a"], rows[0]["a"] + len(rows)))
     covered = []

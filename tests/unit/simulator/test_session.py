@@ -1,4 +1,4 @@
-"""What a client asks of the simulator's WebSocket, and the reply, as a truth table."""
+"""Requests to the simulator's WebSocket and their replies, as a table."""
 
 from __future__ import annotations
 

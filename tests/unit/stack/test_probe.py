@@ -85,7 +85,7 @@ async def test_when_none_can_be_reached_each_has_a_line_and_the_simulator_is_ann
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (socket.gaierror(-2, "Name or service not known"), "no network: its name is not known here"),
+        (socket.gaierror(-2, "Name or service not known"), "no network: the host name can't be resolved"),
         (ConnectionRefusedError(111, "Connection refused"), "no network: Connection refused"),
         (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER]"), "TLS failure"),
         (TimeoutError(), "no answer within 10 s"),
