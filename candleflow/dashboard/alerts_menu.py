@@ -12,7 +12,7 @@ import streamlit as st
 
 from candleflow.alerts.rules import LONGEST_COOL_DOWN, LONGEST_NOTE, Kind
 from candleflow.dashboard import words
-from candleflow.dashboard.alert_desk import AlertDesk
+from candleflow.dashboard.alert_rules import AlertRules
 from candleflow.errors import CandleflowError, StoreError, UnknownOutcomeError
 from candleflow.store.alerts import ToldAlert
 
@@ -37,10 +37,10 @@ _CANDLES: Final = 60
 
 
 @st.fragment
-def menu(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> None:
+def menu(alert_rules: AlertRules, offered: Sequence[str], *, is_simulated: bool) -> None:
     """A button that opens to the rules. The chart isn't run again."""
     try:
-        latest = desk.latest(_LATEST)
+        latest = alert_rules.latest(_LATEST)
     except StoreError:
         latest = []
     has_failed = any(one.state in _FAILED for one in latest)
@@ -50,8 +50,8 @@ def menu(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> None
     with opener:
         try:
             _latest(latest)
-            _rules(desk)
-            _form(desk, offered, is_simulated=is_simulated)
+            _rules(alert_rules)
+            _form(alert_rules, offered, is_simulated=is_simulated)
         except UnknownOutcomeError as error:
             st.warning(words.escape_markdown(str(error)))
         except StoreError:
@@ -69,17 +69,17 @@ def _latest(alerts: Sequence[ToldAlert]) -> None:
         st.caption("No alert so far.")
 
 
-def _rules(desk: AlertDesk) -> None:
-    for rule_id, told in desk.rules().items():
+def _rules(alert_rules: AlertRules) -> None:
+    for rule_id, told in alert_rules.rules().items():
         with st.container(horizontal=True, vertical_alignment="center"):
             st.text(told)
             if st.button("Remove", key=f"alert-remove-{rule_id}"):
-                desk.remove(rule_id)
+                alert_rules.remove(rule_id)
                 st.rerun()
 
 
-def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> None:
-    if not desk.channels:
+def _form(alert_rules: AlertRules, offered: Sequence[str], *, is_simulated: bool) -> None:
+    if not alert_rules.channels:
         st.caption(_NO_CHANNEL)
         return
     with st.form("alert", border=False):
@@ -91,7 +91,9 @@ def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> Non
             cool_down = st.number_input("Cool-down, s", 0, LONGEST_COOL_DOWN, 60, key="alert-cool-down")
             until = st.text_input("Until (UTC)", key="alert-until", placeholder="2026-12-31 18:00")
         note = st.text_input("Note", key="alert-note", max_chars=LONGEST_NOTE)
-        channels = st.multiselect("To", desk.channels, default=list(desk.channels), key="alert-channels")
+        channels = st.multiselect(
+            "To", alert_rules.channels, default=list(alert_rules.channels), key="alert-channels"
+        )
         with st.container(horizontal=True):
             is_closed = st.toggle("Closed candles only", key="alert-closed")
             is_once = st.toggle("Once", key="alert-once")
@@ -113,7 +115,7 @@ def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> Non
         "may_be_simulated": is_simulated,
     }
     try:
-        desk.add(rule, until)
+        alert_rules.add(rule, until)
     except StoreError:
         raise
     except CandleflowError as error:

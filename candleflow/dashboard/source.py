@@ -14,7 +14,7 @@ import streamlit as st
 
 from candleflow import environment
 from candleflow import settings as settings_module
-from candleflow.dashboard.alert_desk import AlertDesk
+from candleflow.dashboard.alert_rules import AlertRules
 from candleflow.dashboard.quotes import Sparkline, sparkline
 from candleflow.dashboard.shared_answers import SharedAnswers, Viewer
 from candleflow.errors import StoreError
@@ -45,7 +45,7 @@ class Shared:
     settings: Settings
     reader: CandleReader
     forecasts: ForecastStore
-    alert_desk: AlertDesk
+    alert_rules: AlertRules
     answers: SharedAnswers
 
 
@@ -59,7 +59,7 @@ def shared() -> Shared:
         settings,
         CandleReader.from_settings(settings),
         ForecastStore.from_settings(settings, Role.READER),
-        AlertDesk(settings),
+        AlertRules(settings),
         SharedAnswers(),
     )
 

@@ -28,10 +28,10 @@ def _page(settings: object) -> None:
     import streamlit as st
 
     from candleflow.dashboard import alerts_menu
-    from candleflow.dashboard.alert_desk import AlertDesk
+    from candleflow.dashboard.alert_rules import AlertRules
 
     st.session_state["alerts"] = True
-    alerts_menu.menu(AlertDesk(settings), ["BTCUSDT", "ETHUSDT"], is_simulated=False)  # type: ignore[arg-type]
+    alerts_menu.menu(AlertRules(settings), ["BTCUSDT", "ETHUSDT"], is_simulated=False)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)

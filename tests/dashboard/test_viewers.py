@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from candleflow.dashboard.alert_desk import AlertDesk
+from candleflow.dashboard.alert_rules import AlertRules
 from candleflow.stack.postgres import PostgresServer
 from candleflow.store import schema
 from tests.dashboard.feed import live_feed
@@ -74,10 +74,10 @@ async def _take(sessions: Sessions, statements: StatementCount) -> tuple[float, 
 
 def test_pages_that_load_at_once_ask_after_alerts_once(database: Database, postgres: PostgresServer) -> None:
     statements = StatementCount(postgres, database.settings)
-    desk = AlertDesk(database.settings)
+    alert_rules = AlertRules(database.settings)
     began = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: desk.latest(10), range(50)))
+        found = list(pool.map(lambda _: alert_rules.latest(10), range(50)))
     seconds = time.monotonic() - began
     assert found == [[]] * 50
     assert 1 <= statements.count() <= 1 + seconds / 0.75

@@ -13,7 +13,7 @@ from candleflow.settings import Settings, channels_of
 from candleflow.store.alerts import AlertEditor, AlertReader, StoredRule, ToldAlert
 
 
-class AlertDesk:
+class AlertRules:
     """Shared by all viewers. Each method raises StoreError while PostgreSQL can't answer.
 
     It knows channels by name: their addresses are secrets, and never come here.
