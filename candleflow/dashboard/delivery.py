@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from candleflow.dashboard import patch
 
-_TELLINGS: Final = 5
+_REPEATS: Final = 5
 """A browser that sees one of so many messages has the next base. At a refresh a second it may stand still for
 as many seconds; one that has missed them all asks for the whole, as one whose session is new does."""
 _GROWTH: Final = 1.5
@@ -42,7 +42,7 @@ class _Next:
 
     base: _Base
     step: patch.Patch | None
-    tellings: int = 0
+    repeats: int = 0
 
 
 class Delivery:
@@ -65,7 +65,7 @@ class Delivery:
         size = len(encoded(change))
         first = self._first_bytes = self._first_bytes or size
         has_grown = size > max(_SMALL_BYTES, _GROWTH * first)
-        if (_TELLINGS if has_grown else 2) * size > self._whole_bytes:
+        if (_REPEATS if has_grown else 2) * size > self._whole_bytes:
             return self._begin(value)
         if has_grown and self._next is None:
             self._next, self._first_bytes = _Next(_Base(value), change), None
@@ -82,8 +82,8 @@ class Delivery:
         following = self._next
         if following is not None:
             told["next"] = [following.base.base_id, following.step]
-            following.tellings += 1
-            if following.tellings == _TELLINGS:
+            following.repeats += 1
+            if following.repeats == _REPEATS:
                 self._base, self._next = following.base, None
         return told
 

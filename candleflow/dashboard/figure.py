@@ -36,7 +36,7 @@ def figure(
 ) -> Json:
     """Prices, volume below, panes below that; ``{"data": [...], "layout": {...}, "facts": {...}}``.
 
-    ``before``: candles before the first that is drawn, which its lines are reckoned from. ``forecasts``: of
+    ``before``: candles before the first that is drawn, which its lines are derived from. ``forecasts``: of
     the candles drawn and of the next; None where there are none to be had. ``data`` begins with the candles'
     own prices, drawn or not, and the volumes; ``facts`` has what else the crosshair tells.
     Times are in milliseconds, Plotly's own unit; a candle stands at its open time, as on any trading chart.
@@ -49,15 +49,15 @@ def figure(
         shown[1] = max(shown[1], times[-1] + 2 * bucket_ms)  # with room for the next one, there or not
         last, with_past = candles[-1].open_time, looks.past_forecasts
         ahead = list(traces.forecasts(forecasts, last, price_places, with_past=with_past))
-    reckoned = traces.Reckoned(candles, before, times, price_places)
+    derived = traces.Derived(candles, before, times, price_places)
     return {
         "data": [
             traces.prices(candles, times, bucket_ms, looks.kind),
             traces.volumes(candles, times, bucket_ms),
             *traces.marks(candles, times, bucket_ms),
-            *traces.other_prices(reckoned, bucket_ms, looks.kind),
-            *traces.overlays(reckoned, looks),
-            *traces.panes(reckoned, bucket_ms, looks),
+            *traces.other_prices(derived, bucket_ms, looks.kind),
+            *traces.overlays(derived, looks),
+            *traces.panes(derived, bucket_ms, looks),
             *ahead,
         ],
         "layout": layout.axes(shown, price_places, looks)

@@ -61,23 +61,25 @@ def show() -> None:
     if is_simulated:
         st.html('<div class="cf-simulated"><b>SIMULATED</b> Made-up trades. No market, no real prices.</div>')
     offered = _offered_symbols(PageSource(), followed)
-    wish, drawing, refresh_seconds = _controls(offered, buckets(settings.windows), is_simulated=is_simulated)
-    market_strip.show(followed, wish.symbol, refresh_seconds)
+    selection, drawing, refresh_seconds = _controls(
+        offered, buckets(settings.windows), is_simulated=is_simulated
+    )
+    market_strip.show(followed, selection.symbol, refresh_seconds)
 
     # streamlit-autorefresh in the fragment keeps the same pace (a refresh each 1.00 s, p95 1.13-1.14 s; here
     # 1.15-1.24 s), but its ticks pass through a frame of their own: 5 requests and 94 KB more to load, and
     # 112-127 ms from a tick to the data in place of 79-82 (Chromium 156, 361 candles, twice 45 s each).
     @st.fragment(run_every=refresh_seconds)
-    def live(source: PageSource, wish: _Wish, drawing: _Drawing) -> None:
+    def live(source: PageSource, selection: _Selection, drawing: _Drawing) -> None:
         source.refresh()
-        is_followed = wish.symbol in followed
-        strip = TrustStrip(source, wish.symbol, is_followed, is_simulated, refresh_seconds, drawing.slot)
-        _Cell(source, wish, drawing, strip, now_us()).show()
+        is_followed = selection.symbol in followed
+        strip = TrustStrip(source, selection.symbol, is_followed, is_simulated, refresh_seconds, drawing.slot)
+        _Cell(source, selection, drawing, strip, now_us()).show()
         if _offered_symbols(source, followed) != offered:
             st.rerun(scope="app")
 
-    for slot, symbol in grid.cells(offered, wish.symbol):
-        live(PageSource(), replace(wish, symbol=symbol), replace(drawing, slot=slot))
+    for slot, symbol in grid.cells(offered, selection.symbol):
+        live(PageSource(), replace(selection, symbol=symbol), replace(drawing, slot=slot))
 
 
 def _configure(*, is_simulated: bool) -> None:
@@ -90,7 +92,7 @@ def _configure(*, is_simulated: bool) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _Selection:
     """What the viewer has chosen to see; ``bucket_seconds`` is None where the look-back is to decide."""
 
     symbol: str
@@ -123,7 +125,7 @@ class _Drawing:
 
 def _controls(
     offered: Sequence[str], bucket_labels: dict[str, int], *, is_simulated: bool
-) -> tuple[_Wish, _Drawing, int | None]:
+) -> tuple[_Selection, _Drawing, int | None]:
     """The row of controls. Each is bound to the address, so that a reload or a shared link shows the same."""
     with st.container(horizontal=True, key="controls", vertical_alignment="bottom", gap="medium"):
         symbol = symbols.pick(offered)
@@ -135,8 +137,8 @@ def _controls(
             alerts_menu.menu(shared().alert_rules, offered, is_simulated=is_simulated)
         refresh = _segments("Refresh", list(REFRESHES), next(iter(REFRESHES)), "refresh")
     lengths = tuple(bucket_labels.values())
-    wish = _Wish(symbol, bucket_labels.get(bucket), LOOK_BACKS[look_back], lengths)
-    return wish, _Drawing(looks, is_local, is_simulated, lengths[0]), REFRESHES[refresh]
+    selection = _Selection(symbol, bucket_labels.get(bucket), LOOK_BACKS[look_back], lengths)
+    return selection, _Drawing(looks, is_local, is_simulated, lengths[0]), REFRESHES[refresh]
 
 
 def _drawing_controls() -> tuple[Looks, bool]:
@@ -202,21 +204,21 @@ class _Cell:
     """One chart, with its header and its trust strip, at one refresh."""
 
     source: PageSource
-    wish: _Wish
+    selection: _Selection
     drawing: _Drawing
     strip: TrustStrip
     now: int
 
     def show(self) -> None:
         try:
-            choice = self.wish.choice(self.source, self.now)
+            choice = self.selection.choice(self.source, self.now)
             warm_up = self.drawing.looks.warm_up
             view = look(self.source, choice, self.now, warm_up, is_followed=self.strip.is_followed)
             forecasts = self._forecasts(view)
         except StoreError as error:
             self._show_last_view(error)
             return
-        st.session_state[f"{_LAST_VIEW}{self.drawing.slot}"] = (self.wish, view)
+        st.session_state[f"{_LAST_VIEW}{self.drawing.slot}"] = (self.selection, view)
         st.session_state[_AWAY_SINCE] = None
         if isinstance(view, Nothing):
             self._say(view)
@@ -239,8 +241,8 @@ class _Cell:
             st.session_state[_AWAY_SINCE] = self.now
             _LOG.warning("the page can't read candles: %s", error)
         since = words.utc(st.session_state[_AWAY_SINCE])
-        last_wish, last = st.session_state.get(f"{_LAST_VIEW}{self.drawing.slot}", (None, None))
-        if isinstance(last, View) and last_wish == self.wish:
+        last_selection, last = st.session_state.get(f"{_LAST_VIEW}{self.drawing.slot}", (None, None))
+        if isinstance(last, View) and last_selection == self.selection:
             notice = (
                 f"PostgreSQL has been away since {since}. This is what was last read; it goes on by itself."
             )
@@ -275,7 +277,9 @@ class _Cell:
     def _say(self, nothing: Nothing, *, is_away: bool = False) -> None:
         """In the places of the header and of the chart, with the strip between them."""
         chart.forget(self.drawing.slot)
-        st.html(f'<div class="cf-header"><span class="cf-symbol">{escape(self.wish.symbol)}</span></div>')
+        st.html(
+            f'<div class="cf-header"><span class="cf-symbol">{escape(self.selection.symbol)}</span></div>'
+        )
         self.strip.draw(None if is_away else nothing, self.now)
         st.html(
             f'<div class="cf-nothing" role="status"><h2>{escape(nothing.title)}</h2>'

@@ -1,4 +1,4 @@
-"""The candles and all that is reckoned from them as Plotly's traces. Pure: plain JSON out.
+"""The candles and all that is derived from them as Plotly's traces. Pure: plain JSON out.
 
 Decimals become numbers here and nowhere before: a pixel is coarser than a double.
 """
@@ -93,8 +93,8 @@ def volumes(candles: Sequence[StoredCandle], times: list[int], bucket_ms: int) -
     return _bars("volume", times, amounts, bucket_ms, "y2", coloured) | {"hoverinfo": "none"}
 
 
-class Reckoned:
-    """What is reckoned from the candles, as Plotly takes it: the drawn ones' part, rounded."""
+class Derived:
+    """What is derived from the candles, as Plotly takes it: the drawn ones' part, rounded."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Reckoned:
 
     @cached_property
     def all(self) -> pd.DataFrame:
-        """The candles' table, made only where something is reckoned from it."""
+        """The candles' table, made only where something is derived from it."""
         return indicators.table(self._candles)
 
     def points(self, values: pd.Series, places: int | None = None) -> list[float | None]:
@@ -143,60 +143,60 @@ class Reckoned:
         }
 
 
-def other_prices(reckoned: Reckoned, bucket_ms: int, kind: Kind) -> Iterator[Json]:
+def other_prices(derived: Derived, bucket_ms: int, kind: Kind) -> Iterator[Json]:
     """The prices of a kind that isn't the candles' own."""
     if kind is Kind.LINE:
-        closes = reckoned.line("close", reckoned.all["close"], RISING)
+        closes = derived.line("close", derived.all["close"], RISING)
         yield closes | {"line": {"color": RISING, "width": 2}, "hoverinfo": "none", "showlegend": False}
     elif kind is Kind.HEIKIN_ASHI:
-        averaged = indicators.heikin_ashi(reckoned.all)
+        averaged = indicators.heikin_ashi(derived.all)
         yield {
             "type": "candlestick",
             "uid": "heikin-ashi",
             "name": "Heikin-Ashi",
-            "x": [*reckoned.times, reckoned.times[-1] + bucket_ms],
-            **{name: [*reckoned.points(averaged[name]), None] for name in averaged.columns},
+            "x": [*derived.times, derived.times[-1] + bucket_ms],
+            **{name: [*derived.points(averaged[name]), None] for name in averaged.columns},
             **_directions(kind),
         }
 
 
-def overlays(reckoned: Reckoned, looks: Looks) -> Iterator[Json]:
+def overlays(derived: Derived, looks: Looks) -> Iterator[Json]:
     for overlay in looks.overlays:
-        closes = reckoned.all["close"]
+        closes = derived.all["close"]
         period, colour = looks.period(overlay), LINES[overlay]
         if overlay is Overlay.SMA:
-            yield reckoned.line(overlay, indicators.sma(closes, period), colour, period=period)
+            yield derived.line(overlay, indicators.sma(closes, period), colour, period=period)
         elif overlay is Overlay.EMA:
-            yield reckoned.line(overlay, indicators.ema(closes, period), colour, period=period)
+            yield derived.line(overlay, indicators.ema(closes, period), colour, period=period)
         elif overlay is Overlay.VWAP:
-            yield reckoned.line(overlay, indicators.vwap(reckoned.all, period), colour, period=period)
+            yield derived.line(overlay, indicators.vwap(derived.all, period), colour, period=period)
         else:
             bands = indicators.bollinger(closes, period)
-            yield reckoned.line(overlay, bands.middle, colour, period=period) | {"legendgroup": overlay}
+            yield derived.line(overlay, bands.middle, colour, period=period) | {"legendgroup": overlay}
             for edge in ("upper", "lower"):
-                band = reckoned.line(f"{overlay} {edge}", getattr(bands, edge), colour)
+                band = derived.line(f"{overlay} {edge}", getattr(bands, edge), colour)
                 band |= {"line": {"color": colour, "width": 1, "dash": "dot"}, "showlegend": False}
                 yield band | {"legendgroup": overlay}
 
 
-def panes(reckoned: Reckoned, bucket_ms: int, looks: Looks) -> Iterator[Json]:
+def panes(derived: Derived, bucket_ms: int, looks: Looks) -> Iterator[Json]:
     for at, pane in enumerate(looks.panes):
         axis = pane_axis(at)
         if pane is Pane.RSI:
-            values = indicators.rsi(reckoned.all["close"], looks.period("RSI"))
-            yield reckoned.line("RSI", values, LINES[Overlay.VWAP], axis=axis, places=_PANE_PLACES)
+            values = indicators.rsi(derived.all["close"], looks.period("RSI"))
+            yield derived.line("RSI", values, LINES[Overlay.VWAP], axis=axis, places=_PANE_PLACES)
         elif pane is Pane.MACD:
-            found = indicators.macd(reckoned.all["close"], *MACD_PERIODS)
-            histogram = reckoned.points(found.histogram)
-            yield _bars("MACD histogram", reckoned.times, histogram, bucket_ms, axis)
-            yield reckoned.line("MACD", found.line, RISING, axis=axis)
-            yield reckoned.line("MACD signal", found.signal, FALLING, axis=axis)
+            found = indicators.macd(derived.all["close"], *MACD_PERIODS)
+            histogram = derived.points(found.histogram)
+            yield _bars("MACD histogram", derived.times, histogram, bucket_ms, axis)
+            yield derived.line("MACD", found.line, RISING, axis=axis)
+            yield derived.line("MACD signal", found.signal, FALLING, axis=axis)
         elif pane is Pane.TAKER:
-            values = indicators.taker_share(reckoned.all)
-            yield reckoned.line("Taker buys", values, LINES[Overlay.EMA], axis=axis, places=_PANE_PLACES)
+            values = indicators.taker_share(derived.all)
+            yield derived.line("Taker buys", values, LINES[Overlay.EMA], axis=axis, places=_PANE_PLACES)
         else:
-            counts = reckoned.points(reckoned.all["trade_count"], 0)
-            yield _bars("Trades", reckoned.times, counts, bucket_ms, axis)
+            counts = derived.points(derived.all["trade_count"], 0)
+            yield _bars("Trades", derived.times, counts, bucket_ms, axis)
 
 
 def _bars(

@@ -122,8 +122,8 @@ def plain(found: Sequence[Item]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Heard:
-    """A process as it can be heard now: ``counts`` are None where it can't, and ``why`` says why."""
+class _Status:
+    """A process as it can be status now: ``counts`` are None where it can't, and ``why`` says why."""
 
     name: str
     counts: Mapping[str, int | float] | None
@@ -136,22 +136,22 @@ class _Heard:
         return None if self.counts is None or self.beat is None else self.beat.of(count, symbol)
 
 
-def _heard(facts: Facts, name: str) -> _Heard:
+def _status_of(facts: Facts, name: str) -> _Status:
     beat = facts.heartbeats.get(name)
     if beat is None:
         why = f"There is no heartbeat of the {name} here: it does not run, or has another data folder."
-        return _Heard(name, None, State.UNKNOWN, UNKNOWN, why)
+        return _Status(name, None, State.UNKNOWN, UNKNOWN, why)
     age = facts.now / SECOND_US - beat.beaten_at
     if age < -AHEAD_SECONDS:
         ahead = words.span(int(-age))
         why = f"The {name}'s heartbeat is dated {ahead} ahead of this machine's clock: its age can't be told."
-        return _Heard(name, None, State.UNKNOWN, UNKNOWN, why, beat)
+        return _Status(name, None, State.UNKNOWN, UNKNOWN, why, beat)
     if age > SILENT_SECONDS:
-        why = f"The {name} has not been heard for {words.span(int(age))}: it stands still, or was killed."
-        return _Heard(name, None, State.BAD, "silent", why, beat)
+        why = f"The {name} has not been status for {words.span(int(age))}: it stands still, or was killed."
+        return _Status(name, None, State.BAD, "silent", why, beat)
     state = State.GOOD if beat.state == "running" else State.WARN
     why = f"The {name} is {beat.state}" + (f": {beat.message}" if beat.message else "") + "."
-    return _Heard(name, beat.counts, state, beat.state, why, beat)
+    return _Status(name, beat.counts, state, beat.state, why, beat)
 
 
 def _producers(facts: Facts) -> Mapping[Shard, str]:
@@ -212,7 +212,7 @@ def _freshness(facts: Facts, last: int, seconds: float) -> tuple[State, str]:
         return State.GOOD, "Trades are coming in."
     if not facts.is_followed:
         return State.UNKNOWN, f"{facts.symbol} is not followed: no new trade is to be expected."
-    producer = _heard(facts, _producer_of(facts))
+    producer = _status_of(facts, _producer_of(facts))
     newest = _newest_at_producer(facts.symbol, producer)
     if newest is not None and newest - last > FRESH_SECONDS * SECOND_US:
         return State.BAD, f"The producer had a trade at {words.utc(newest)}, and it is in no candle yet."
@@ -226,7 +226,7 @@ def _freshness(facts: Facts, last: int, seconds: float) -> tuple[State, str]:
     return state, f"The producer has had no trade of {facts.symbol} since its start, or is not connected."
 
 
-def _answer(facts: Facts, producer: _Heard) -> tuple[State, str] | None:
+def _answer(facts: Facts, producer: _Status) -> tuple[State, str] | None:
     """What the exchange said when it was asked for newer trades, if that is still good for something."""
     if producer.counts is None or producer.beat is None:
         return None
@@ -241,7 +241,7 @@ def _answer(facts: Facts, producer: _Heard) -> tuple[State, str] | None:
     return State.GOOD, f"The market is quiet: the exchange has no newer trade, asked {ago} ago."
 
 
-def _newest_at_producer(symbol: str, producer: _Heard) -> int | None:
+def _newest_at_producer(symbol: str, producer: _Status) -> int | None:
     """When the last trade was that the producer has had, if it has."""
     age = producer.of("age_s", symbol)
     if age is None or producer.beat is None:
@@ -258,7 +258,7 @@ _LATENCY: Final = _Kind(
 
 
 def _latency(facts: Facts) -> Item:
-    processor = _heard(facts, "processor")
+    processor = _status_of(facts, "processor")
     if processor.counts is None:
         return _LATENCY.unknown(processor.why)
     p50, p99 = (processor.counts.get(f"latency_ms_{name}") for name in ("p50", "p99"))
@@ -319,7 +319,7 @@ _LAG: Final = _Kind(
 
 
 def _lag(facts: Facts) -> Item:
-    processor = _heard(facts, "processor")
+    processor = _status_of(facts, "processor")
     if processor.counts is None:
         return _LAG.unknown(processor.why)
     lag = processor.counts.get("lag")
@@ -398,8 +398,8 @@ def _gap_rows(facts: Facts, missing: int) -> list[Row]:
 
 
 def _missing_on_record(facts: Facts) -> float | None:
-    """Of all shards together; None where one of them can't be heard."""
-    told = [_heard(facts, name).counts for name in _producers(facts).values()]
+    """Of all shards together; None where one of them can't be status."""
+    told = [_status_of(facts, name).counts for name in _producers(facts).values()]
     missing = [None if counts is None else counts.get("missing") for counts in told]
     known = [count for count in missing if count is not None]
     return sum(known) if known and len(known) == len(missing) else None
@@ -423,7 +423,7 @@ _AGREEMENT: Final = _Kind(
 
 
 def _agreement(facts: Facts) -> Item:
-    audit = _heard(facts, "audit")
+    audit = _status_of(facts, "audit")
     if audit.counts is None:
         return _AGREEMENT.unknown(audit.why)
     age = audit.of("compared_age_s", facts.symbol)
@@ -466,27 +466,29 @@ _PROCESSES: Final = _Kind(
 
 
 def _processes(facts: Facts) -> Item:
-    heard = [_heard(facts, name) for name in facts.heartbeats]
-    rows = [(one.name, _process_row(one)) for one in heard]
+    status = [_status_of(facts, name) for name in facts.heartbeats]
+    rows = [(one.name, _process_row(one)) for one in status]
     rows.append(("PostgreSQL", "does not answer" if facts.is_store_away else "answers"))
     if facts.is_store_away:
-        heard.append(_Heard("PostgreSQL", None, State.BAD, "away", "PostgreSQL does not answer."))
-    elif all(one.beat is None for one in heard):
+        status.append(_Status("PostgreSQL", None, State.BAD, "away", "PostgreSQL does not answer."))
+    elif all(one.beat is None for one in status):
         return _PROCESSES.unknown("No process has told of itself in this page's data folder.", rows)
     gravest = list(State).index
-    others = sorted((one for one in heard if one.state is not State.GOOD), key=lambda one: gravest(one.state))
+    others = sorted(
+        (one for one in status if one.state is not State.GOOD), key=lambda one: gravest(one.state)
+    )
     if not others:
-        return _PROCESSES.item(State.GOOD, "all running", "Each runs, and was heard just now.", rows)
+        return _PROCESSES.item(State.GOOD, "all running", "Each runs, and was status just now.", rows)
     worst = others[0]
     alike = sum(one.word == worst.word for one in others)
     value = f"{worst.name if alike == 1 else alike} {worst.word}"
     return _PROCESSES.item(worst.state, value, worst.why, rows)
 
 
-def _process_row(heard: _Heard) -> str:
-    beat = heard.beat
-    if beat is None or heard.counts is None:
-        return "no heartbeat" if beat is None else f"{heard.word}, last heard at {_moment(beat.beaten_at)}"
+def _process_row(status: _Status) -> str:
+    beat = status.beat
+    if beat is None or status.counts is None:
+        return "no heartbeat" if beat is None else f"{status.word}, last heard at {_moment(beat.beaten_at)}"
     since = f", since {_moment(beat.started_at)}" if beat.started_at else ""
     return f"{beat.state}{since}" + (f": {beat.message}" if beat.message else "")
 
