@@ -41,7 +41,7 @@ _OTHERS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class Export:
     """What a file holds: a symbol's candles of one length, oldest first, at least one."""
 
     symbol: str
@@ -72,20 +72,20 @@ class Stretch:
         return "_".join([self.symbol, self.interval, *times, *marks]) + f".{ending}"
 
 
-def as_csv(stretch: Stretch) -> bytes:
+def as_csv(export: Export) -> bytes:
     """UTF-8, a line of names first; times in UTC by ISO 8601, decimals with every place that is stored."""
     names = ["symbol", "interval", "open_time", "end_time", *_DECIMALS, *_OTHERS]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows(_row(stretch, one) for one in stretch.candles)
+    writer.writerows(_row(export, one) for one in export.candles)
     return text.getvalue().encode()
 
 
-def _row(stretch: Stretch, candle: StoredCandle) -> list[str]:
-    times = (candle.open_time, candle.open_time + stretch.bucket_us)
+def _row(export: Export, candle: StoredCandle) -> list[str]:
+    times = (candle.open_time, candle.open_time + export.bucket_us)
     figures = (getattr(candle, name) for name in (*_DECIMALS, *_OTHERS))
-    return [stretch.symbol, stretch.interval, *map(_iso, times), *map(_text, figures)]
+    return [export.symbol, export.interval, *map(_iso, times), *map(_text, figures)]
 
 
 def _text(value: Decimal | int | bool | str) -> str:  # noqa: FBT001 - a column may hold booleans
@@ -103,33 +103,33 @@ def _moment(time: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
 
 
-def as_parquet(stretch: Stretch) -> bytes:
+def as_parquet(export: Export) -> bytes:
     """The CSV's columns, typed: times as microseconds in UTC, decimals of 38 digits with 18 places.
 
     The file's own metadata has ``symbol``, ``interval`` and ``simulated``, ``true`` or ``false``.
     """
-    count = len(stretch.candles)
-    opens = [one.open_time for one in stretch.candles]
+    count = len(export.candles)
+    opens = [one.open_time for one in export.candles]
     columns = {
-        "symbol": pa.array([stretch.symbol] * count, pa.string()),
-        "interval": pa.array([stretch.interval] * count, pa.string()),
+        "symbol": pa.array([export.symbol] * count, pa.string()),
+        "interval": pa.array([export.interval] * count, pa.string()),
         "open_time": pa.array(opens, _TIME),
-        "end_time": pa.array([time + stretch.bucket_us for time in opens], _TIME),
-        **{name: _decimals(_values(stretch, name)) for name in _DECIMALS},
-        **{name: pa.array(_values(stretch, name), kind) for name, kind in _OTHERS.items()},
+        "end_time": pa.array([time + export.bucket_us for time in opens], _TIME),
+        **{name: _decimals(_values(export, name)) for name in _DECIMALS},
+        **{name: pa.array(_values(export, name), kind) for name, kind in _OTHERS.items()},
     }
     told = {
-        "symbol": stretch.symbol,
-        "interval": stretch.interval,
-        "simulated": str(stretch.is_simulated).lower(),
+        "symbol": export.symbol,
+        "interval": export.interval,
+        "simulated": str(export.is_simulated).lower(),
     }
     file = io.BytesIO()
     pq.write_table(pa.table(columns).replace_schema_metadata(told), file)
     return file.getvalue()
 
 
-def _values(stretch: Stretch, name: str) -> list[Any]:
-    return [getattr(one, name) for one in stretch.candles]
+def _values(export: Export, name: str) -> list[Any]:
+    return [getattr(one, name) for one in export.candles]
 
 
 def _decimals(values: list[Decimal]) -> pa.Array:
@@ -139,7 +139,7 @@ def _decimals(values: list[Decimal]) -> pa.Array:
         return pa.array(values, _WIDE_DECIMAL)
 
 
-FORMATS: Final[dict[str, tuple[str, str, Callable[[Stretch], bytes]]]] = {
+FORMATS: Final[dict[str, tuple[str, str, Callable[[Export], bytes]]]] = {
     "CSV": ("csv", "text/csv", as_csv),
     "Parquet": ("parquet", "application/vnd.apache.parquet", as_parquet),
 }

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import streamlit as st
 
 from candleflow.dashboard import words
-from candleflow.dashboard.download import FORMATS, Stretch
+from candleflow.dashboard.download import FORMATS, Export
 from candleflow.dashboard.view import View
 
 
@@ -27,20 +27,20 @@ def menu(shown: Callable[[], Sequence[View]], *, is_simulated: bool) -> None:
         views = shown()
         for place, view in enumerate(views):
             choice = view.choice
-            _files(place, Stretch(choice.symbol, choice.bucket_seconds, view.candles, is_simulated))
+            _files(place, Export(choice.symbol, choice.bucket_seconds, view.candles, is_simulated))
         if not views:
             st.caption("No candles are shown.")
 
 
-def _files(place: int, stretch: Stretch) -> None:
-    length = words.span(stretch.bucket_seconds)
-    st.caption(f"{stretch.symbol}: {len(stretch.candles):,} candles of {length}, as drawn just now")
+def _files(place: int, export: Export) -> None:
+    length = words.span(export.bucket_seconds)
+    st.caption(f"{export.symbol}: {len(export.candles):,} candles of {length}, as drawn just now")
     with st.container(horizontal=True):
         for name, (ending, mime, written) in FORMATS.items():
             st.download_button(
                 name,
-                written(stretch),
-                stretch.file_name(ending),
+                written(export),
+                export.file_name(ending),
                 mime,
                 key=f"{ending}-{place}",
                 on_click="ignore",
