@@ -7,7 +7,7 @@ from candleflow.dashboard import process
 
 app = st.App(
     process.PAGE,
-    lifespan=process.stopped_well,
+    lifespan=process.exit_with_status_zero,
     routes=process.HEALTH,
-    middleware=[Middleware(process.KeepVersioned)],
+    middleware=[Middleware(process.CacheVersionedFiles)],
 )

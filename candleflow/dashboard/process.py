@@ -79,7 +79,7 @@ def _check_port(port: int) -> None:
 
 
 @asynccontextmanager
-async def stopped_well(_: st.App) -> AsyncIterator[None]:
+async def exit_with_status_zero(_: st.App) -> AsyncIterator[None]:
     """The app's lifespan: a stop that was asked for ends with status 0.
 
     Having stopped, uvicorn sends itself the signal once more, which would end the process as if by a failure.
@@ -113,7 +113,7 @@ def _said(status: HTTPStatus, words: str) -> PlainTextResponse:
 HEALTH: Final = (Route("/healthz", _healthz), Route("/readyz", _readyz))
 
 
-class KeepVersioned:
+class CacheVersionedFiles:
     """Middleware: a browser may keep files of our components whose address has a version, after a ``?``.
 
     Streamlit has a component's files fetched anew with each page: 1.5 MB packed, Plotly above all. What a

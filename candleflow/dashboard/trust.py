@@ -110,7 +110,7 @@ def items(facts: Facts) -> list[Item]:
     ]
 
 
-def plain(found: Sequence[Item]) -> dict[str, Any]:
+def as_json(found: Sequence[Item]) -> dict[str, Any]:
     """The items as JSON has them, by name."""
     return {
         item.name: asdict(item) | {"state": str(item.state), "rows": [list(row) for row in item.rows]}

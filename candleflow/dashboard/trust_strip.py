@@ -46,7 +46,7 @@ class TrustStrip:
             "good_for_ms": round(1_000 * (trust.SILENT_SECONDS + (self.refresh_seconds or 0))),
             "is_paused": self.refresh_seconds is None,
         }
-        items = trust.plain(trust.items(self._facts(shown, now)))
+        items = trust.as_json(trust.items(self._facts(shown, now)))
         _STRIP.draw(items, key=f"trust{self.slot}", view=self.symbol, about=about)
 
     def _facts(self, shown: View | Nothing | None, now: int) -> Facts:

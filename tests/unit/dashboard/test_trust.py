@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from candleflow.dashboard import trust
-from candleflow.dashboard.trust import Facts, Item, State, items, plain
+from candleflow.dashboard.trust import Facts, Item, State, as_json, items
 from candleflow.forecast.race import COVERAGE
 from candleflow.forecast.scores import Scores, Share
 from candleflow.market.stored import OpenGap, OpenGaps
@@ -318,7 +318,7 @@ def test_an_old_comparison_or_none_is_no_agreement() -> None:
 
 
 def test_the_items_are_plain_json() -> None:
-    found = plain(items(WELL))
+    found = as_json(items(WELL))
     assert json.loads(json.dumps(found)) == found
     assert list(found) == ["age", "latency", "lag", "complete", "klines", "processes"]
 
@@ -336,6 +336,6 @@ def test_a_forecast_is_good_only_where_skill_is_beyond_chance(
     told = of(replace(WELL, scores=found), "forecast")
     assert (told.value, str(told.state)) == (found.verdict, state)
     assert dict(told.rows)["mean absolute error"] == "1 against 1.1"
-    assert json.dumps(plain([told]))
+    assert json.dumps(as_json([told]))
     simulated = of(replace(WELL, scores=found, is_simulated=True), "forecast")
     assert simulated.why == f"Of a made-up market. {told.why}"
