@@ -1,6 +1,6 @@
-"""The menu of alerts: a rule is added, rules are removed, and what became of the latest alerts is shown.
+"""The alerts menu: add a rule, remove rules, see the latest alerts and whether they were delivered.
 
-What was refused for good stands at the top, as nobody else would tell.
+The newest failed delivery is shown at the top: the channel itself can't report it.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _KINDS: Final = {
 _WITHOUT_THRESHOLD: Final = (Kind.GAP, Kind.DIFFERS)
 _FAILED: Final = ("refused", "unknown", "given up")
 _NO_CHANNEL: Final = (
-    "No channel is set up. Write `CANDLEFLOW_ALERT_CHANNELS=phone=tgram://<token>/<chat>` into `.env` and"
-    " restart; [addresses of Telegram, Discord, e-mail and others](https://github.com/caronc/apprise/wiki)."
+    "No channel is set up. Add `CANDLEFLOW_ALERT_CHANNELS=phone=tgram://<token>/<chat>` to `.env` and"
+    " restart. [Addresses for Telegram, Discord, e-mail and others](https://github.com/caronc/apprise/wiki)."
 )
 _LATEST: Final = 10
-_HYSTERESIS: Final = "So far back, in the unit of the line beside, until it may fire again."
+_HYSTERESIS: Final = "How far the value must move back past the threshold before the rule may fire again."
 _MINUTES: Final = 5
 _CANDLES: Final = 60
 
 
 @st.fragment
 def menu(alert_rules: AlertRules, offered: Sequence[str], *, is_simulated: bool) -> None:
-    """A button that opens to the rules. The chart isn't run again."""
+    """Draw the menu. Opening or using it doesn't redraw the charts."""
     try:
         latest = alert_rules.latest(_LATEST)
     except StoreError:
@@ -55,7 +55,7 @@ def menu(alert_rules: AlertRules, offered: Sequence[str], *, is_simulated: bool)
         except UnknownOutcomeError as error:
             st.warning(words.escape_markdown(str(error)))
         except StoreError:
-            st.caption("PostgreSQL is away: alerts show here once it is back.")
+            st.caption("PostgreSQL is away. Alerts will appear here when it is back.")
 
 
 def _latest(alerts: Sequence[ToldAlert]) -> None:
@@ -70,9 +70,9 @@ def _latest(alerts: Sequence[ToldAlert]) -> None:
 
 
 def _rules(alert_rules: AlertRules) -> None:
-    for rule_id, told in alert_rules.rules().items():
+    for rule_id, text in alert_rules.rules().items():
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.text(told)
+            st.text(text)
             if st.button("Remove", key=f"alert-remove-{rule_id}"):
                 alert_rules.remove(rule_id)
                 st.rerun()

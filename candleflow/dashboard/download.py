@@ -1,7 +1,7 @@
-"""Candles as a file to take away, CSV or Parquet, each figure as it is stored. Pure: bytes out.
+"""Candles as a CSV or Parquet file, with every value exactly as stored. Pure: bytes out.
 
-No field of the CSV is taken for a formula by a spreadsheet: a symbol begins with a letter or a digit
-(``market.symbol``), nothing else is text of anyone else's, and no figure is negative.
+A spreadsheet takes no field of the CSV for a formula: symbols begin with a letter or a digit
+(``market.symbol``), there is no other text from outside, and no number is negative.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from candleflow.market.window import SECOND_US
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))
 _DECIMAL: Final = pa.decimal128(38, 18)
 _WIDE_DECIMAL: Final = pa.decimal256(76, 18)
-"""For a column with a figure of 10^20 or more, which a quote volume may reach where a coin costs nothing."""
+"""For a column with a value of 10^20 or more, such as a quote volume in a currency of very low worth."""
 _TIME: Final = pa.timestamp("us", tz="UTC")
 
 _DECIMALS: Final = (
@@ -42,7 +42,7 @@ _OTHERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What a file holds: a symbol's candles of one length, oldest first, at least one."""
+    """The content of a file: a symbol's candles of one length, oldest first, at least one."""
 
     symbol: str
     bucket_seconds: int
@@ -62,9 +62,9 @@ class Export:
         return self.bucket_seconds * SECOND_US
 
     def file_name(self, ending: str) -> str:
-        """Such as ``BTCUSDT_5s_2026-11-23T203000Z_2026-11-23T210000Z.csv``: the first open and the last end.
+        """Return such as ``BTCUSDT_5s_2026-11-23T203000Z_2026-11-23T210000Z.csv``: first open, last end.
 
-        Made-up candles say so: a file gets about without the page that it was taken from.
+        Files of simulated trades have SIMULATED in their names, as people pass files on without the page.
         """
         begin, end = self.candles[0].open_time, self.candles[-1].open_time + self.bucket_us
         times = [f"{_moment(time):%Y-%m-%dT%H%M%SZ}" for time in (begin, end)]
@@ -73,7 +73,7 @@ class Export:
 
 
 def as_csv(export: Export) -> bytes:
-    """UTF-8, a line of names first; times in UTC by ISO 8601, decimals with every place that is stored."""
+    """Return UTF-8 with a header line; times in UTC by ISO 8601, decimals with every stored place."""
     names = ["symbol", "interval", "open_time", "end_time", *_DECIMALS, *_OTHERS]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -104,9 +104,9 @@ def _moment(time: int) -> datetime:
 
 
 def as_parquet(export: Export) -> bytes:
-    """The CSV's columns, typed: times as microseconds in UTC, decimals of 38 digits with 18 places.
+    """Return the CSV's columns with types: timestamps in microseconds UTC, decimal128(38, 18).
 
-    The file's own metadata has ``symbol``, ``interval`` and ``simulated``, ``true`` or ``false``.
+    The file's metadata has ``symbol``, ``interval`` and ``simulated`` (``true`` or ``false``).
     """
     count = len(export.candles)
     opens = [one.open_time for one in export.candles]
@@ -118,13 +118,13 @@ def as_parquet(export: Export) -> bytes:
         **{name: _decimals(_values(export, name)) for name in _DECIMALS},
         **{name: pa.array(_values(export, name), kind) for name, kind in _OTHERS.items()},
     }
-    told = {
+    metadata = {
         "symbol": export.symbol,
         "interval": export.interval,
         "simulated": str(export.is_simulated).lower(),
     }
     file = io.BytesIO()
-    pq.write_table(pa.table(columns).replace_schema_metadata(told), file)
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), file)
     return file.getvalue()
 
 
@@ -143,4 +143,4 @@ FORMATS: Final[dict[str, tuple[str, str, Callable[[Export], bytes]]]] = {
     "CSV": ("csv", "text/csv", as_csv),
     "Parquet": ("parquet", "application/vnd.apache.parquet", as_parquet),
 }
-"""By name: a file name's ending, the media type, and what writes it."""
+"""By label: the file extension, the media type, and the function that returns the file's bytes."""

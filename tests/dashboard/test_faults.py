@@ -68,7 +68,7 @@ def test_an_hour_without_a_trade_is_told_and_the_next_one_shows(
     page.wait(lambda: "STILLUSDT" in page.symbols(), "the symbol is offered")
     page.open("symbol=STILLUSDT")
     page.wait_for_text("The last trade was 1 hour ago, at ")
-    page.wait_for_text("Shown are the 30 minutes up to it.")
+    page.wait_for_text("The chart shows the 30 minutes before it.")
     assert page.wait_for_candles() >= 360
     page.save(pictures / "an-hour-without-a-trade.png")
     running.feed.send("STILLUSDT", [now_us()])

@@ -157,7 +157,7 @@ def test_a_symbol_of_the_address_that_is_not_followed_is_said_to_be_and_shows_on
 def test_a_symbol_that_the_settings_name_no_more_is_said_to_be_until_they_name_it_again(
     page: Page, running: Running
 ) -> None:
-    gone, told = "ONCEUSDT", "ONCEUSDT is not among CANDLEFLOW_SYMBOLS: shown is what was stored of it."
+    gone, told = "ONCEUSDT", "ONCEUSDT is not among CANDLEFLOW_SYMBOLS: no new trades, only stored candles."
     end = now_us()
     running.feed.send(gone, range(end - 600_000_000, end, 5_000_000))
     both, one = (running.settings.model_copy(update={"symbols": names}) for names in ((LIVE, gone), (LIVE,)))

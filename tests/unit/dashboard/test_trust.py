@@ -102,7 +102,7 @@ def test_a_process_that_is_silent_makes_what_it_told_unknown(name: str, greyed: 
     assert {item for item, state in found.items() if state == "unknown"} == greyed
     assert set(found.values()) <= {"good", "unknown"}
     assert of(facts, "processes").value == f"{name} silent"
-    assert "has not been heard for" in of(facts, "processes").why
+    assert "has written no heartbeat for" in of(facts, "processes").why
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -156,10 +156,10 @@ def test_an_old_trade_is_judged_by_what_the_producer_has_had(
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
-        ({"quiet_s": {"BTCUSDT": 12.0}}, (State.GOOD, "no newer trade, asked 12 seconds ago")),
+        ({"quiet_s": {"BTCUSDT": 12.0}}, (State.GOOD, "12 seconds ago the exchange had no newer trade")),
         ({"quiet_s": {"BTCUSDT": trust.QUIET_SECONDS + 1}}, (State.WARN, "")),
         ({"quiet_s": {"ETHUSDT": 12.0}}, (State.WARN, "")),
-        ({"behind": {"BTCUSDT": 5}}, (State.BAD, "5 newer trades that the stream did not bring")),
+        ({"behind": {"BTCUSDT": 5}}, (State.BAD, "5 newer trades that the stream did not deliver")),
         ({"quiet_s": {"BTCUSDT": 12.0}, "age_s": {"BTCUSDT": 0.3}}, (State.BAD, "in no candle yet")),
     ],
 )
@@ -204,7 +204,7 @@ def test_of_two_producers_the_one_that_has_the_symbol_is_asked_for_its_trades() 
     stuck = replace(quiet, symbol="ETHUSDT")
     assert of(stuck, "age").state is State.BAD
     assert "in no candle yet" in of(stuck, "age").why
-    assert dict(of(facts, "complete").rows)["On the producer's record"] == "5 trades"
+    assert dict(of(facts, "complete").rows)["In the producer's open gaps"] == "5 trades"
     assert of(facts, "processes").value == "all running"
 
 
@@ -212,7 +212,7 @@ def test_a_shard_that_is_not_heard_is_named_and_what_it_has_on_record_is_unknown
     first = beat("producer-1-of-2", PRODUCER)
     facts = sharded(producer_1_of_2=first, producer_2_of_2=None)
     assert of(facts, "processes").value == "producer-2-of-2 unknown"
-    assert dict(of(facts, "complete").rows)["On the producer's record"] == "unknown"
+    assert dict(of(facts, "complete").rows)["In the producer's open gaps"] == "unknown"
     old = replace(facts, last_trade_time=NOON - 30 * SECOND_US)
     assert "the market is quiet" not in of(replace(old, symbol="ETHUSDT"), "age").why
     assert of(replace(old, symbol="ETHUSDT"), "age").state is State.WARN
@@ -338,4 +338,4 @@ def test_a_forecast_is_good_only_where_skill_is_beyond_chance(
     assert dict(told.rows)["mean absolute error"] == "1 against 1.1"
     assert json.dumps(as_json([told]))
     simulated = of(replace(WELL, scores=found, is_simulated=True), "forecast")
-    assert simulated.why == f"Of a made-up market. {told.why}"
+    assert simulated.why == f"Of a simulated market. {told.why}"

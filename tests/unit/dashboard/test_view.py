@@ -28,7 +28,7 @@ def test_a_symbol_without_a_trade_names_those_that_have_some() -> None:
     nothing = look(source, CHOICE, NOON)
     assert isinstance(nothing, Nothing)
     assert nothing.title == "No trade of BTCUSDT yet"
-    assert "There are trades of BNBUSDT, ETHUSDT." in nothing.advice
+    assert "Symbols with trades: BNBUSDT, ETHUSDT." in nothing.advice
 
 
 def test_a_symbol_that_is_not_followed_is_said_not_to_be() -> None:
@@ -38,7 +38,7 @@ def test_a_symbol_that_is_not_followed_is_said_not_to_be() -> None:
     assert "CANDLEFLOW_SYMBOLS" in nothing.advice
     view = look(source_of(60), CHOICE, NOON + 5 * MINUTE, is_followed=False)
     assert isinstance(view, View)
-    assert view.notices == ("BTCUSDT is not among CANDLEFLOW_SYMBOLS: shown is what was stored of it.",)
+    assert view.notices == ("BTCUSDT is not among CANDLEFLOW_SYMBOLS: no new trades, only stored candles.",)
 
 
 def test_a_store_that_is_away_is_the_callers_to_tell() -> None:
@@ -56,7 +56,7 @@ def test_trades_older_than_the_look_back_are_shown_up_to_the_last_and_said_to_be
     view = look(source_of(600), CHOICE, NOON + 3 * 86_400 * SECOND_US)
     assert isinstance(view, View)
     assert view.notices == (
-        "The last trade was 2 days ago, at 2024-08-08 12:49:56 UTC. Shown are the 5 minutes up to it.",
+        "The last trade was 2 days ago, at 2024-08-08 12:49:56 UTC. The chart shows the 5 minutes before it.",
     )
     assert view.candles[-1].open_time == NOON + 599 * 5 * SECOND_US
     assert len(view.candles) == 61  # the one that holds the trade five minutes before the last, and 60 since
@@ -68,7 +68,7 @@ def test_too_many_candles_are_narrowed_to_the_newest_with_a_sentence() -> None:
     assert isinstance(view, View)
     assert [one.open_time for one in view.candles] == [one.open_time for one in source.stored[1:]]
     assert view.notices == (
-        "Only the newest 2,000 candles of this look-back are shown. Wider ones reach further.",
+        "Only the newest 2,000 candles of this look-back are shown. Choose longer candles to see all of it.",
     )
 
 
