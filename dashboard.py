@@ -1,4 +1,4 @@
-"""The page: ``streamlit run dashboard.py``, then http://localhost:8501."""
+"""The web page. Start it with ``streamlit run dashboard.py``, then open http://localhost:8501."""
 
 import streamlit as st
 from starlette.middleware import Middleware

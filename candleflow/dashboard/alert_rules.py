@@ -1,5 +1,4 @@
-"""The page's access to alert rules: it reads with the page's database role, and edits with a role for
-that."""
+"""The page's access to alert rules: read with the page's database role, edited with the editor role."""
 
 from __future__ import annotations
 

@@ -84,8 +84,7 @@ def _delivery_key(key: str) -> str:
 
 @cache
 def _script_path(script: str) -> str:
-    """Return the script's address, relative to the page's. Its version changes with any file of
-    ``assets/``."""
+    """Return the script's address, relative to the page's; its version changes with any of our scripts."""
     served = declare_component("scripts", path=ASSETS)
     scripts = sorted(ASSETS.glob("*.js"))
     version = hashlib.sha256(b"".join(one.read_bytes() for one in scripts)).hexdigest()[:8]

@@ -115,8 +115,7 @@ def _is_same(one: Json, other: Json) -> bool:
 
 
 def _shift(before: Sequence[Json], after: Sequence[Json]) -> int:
-    """Return how many points were dropped at the front: the index of ``after``'s first in ``before``, or
-    0."""
+    """Return how many points were dropped at the front: where ``after``'s first was in ``before``, or 0."""
     return before.index(after[0]) if after and after[0] in before else 0
 
 

@@ -47,8 +47,7 @@ def age(time: int, now: int) -> str:
 
 
 def places(candles: Sequence[StoredCandle]) -> int:
-    """Return the decimal places that show each price of the candles in full: at least 2, no trailing
-    zeros."""
+    """Return the decimal places that show the candles' prices in full: at least 2, no trailing zeros."""
     return price_places(price for one in candles for price in (one.open, one.high, one.low, one.close))
 
 
