@@ -17,7 +17,7 @@ def export(count: int = 3, *, bucket_seconds: int = 5, is_simulated: bool = Fals
     return Export("BTCUSDT", bucket_seconds, candles(count), is_simulated)
 
 
-def test_the_csv_has_every_field_as_it_is_stored() -> None:
+def test_the_csv_has_every_field_as_stored() -> None:
     example = candle(1, volume=Decimal("0.00000010"), quote_volume=Decimal("0E-8"), is_complete=False)
     lines = as_csv(Export("BTCUSDT", 5, [example], is_simulated=False)).decode().splitlines()
     names, values = lines
@@ -31,7 +31,7 @@ def test_the_csv_has_every_field_as_it_is_stored() -> None:
     )
 
 
-def test_no_field_of_the_csv_is_a_formula_to_a_spreadsheet() -> None:
+def test_a_spreadsheet_takes_no_field_of_the_csv_for_a_formula() -> None:
     rows = csv.reader(io.StringIO(as_csv(export()).decode()))
     assert all(field[0].isalnum() for row in rows for field in row)
 
@@ -45,7 +45,7 @@ def test_the_parquet_has_the_same_columns_typed() -> None:
     assert table.num_rows == 3
 
 
-def test_a_figure_too_large_for_a_column_widens_it_and_stays_exact() -> None:
+def test_a_value_too_large_for_a_column_widens_it_and_stays_exact() -> None:
     huge = Decimal("123456789012345678901234.0000000000000001")
     example = candle(0, quote_volume=huge)
     table = pq.read_table(io.BytesIO(as_parquet(Export("BTCUSDT", 5, [example], is_simulated=False))))
@@ -53,7 +53,7 @@ def test_a_figure_too_large_for_a_column_widens_it_and_stays_exact() -> None:
 
 
 @pytest.mark.parametrize("is_simulated", [True, False])
-def test_made_up_candles_say_so_in_the_name_and_inside(is_simulated: bool) -> None:
+def test_simulated_candles_are_marked_in_the_file_name_and_inside(is_simulated: bool) -> None:
     made = export(is_simulated=is_simulated)
     mark = "_SIMULATED" if is_simulated else ""
     assert made.file_name("csv") == f"BTCUSDT_5s_2024-08-08T120000Z_2024-08-08T120015Z{mark}.csv"
@@ -66,7 +66,7 @@ def test_made_up_candles_say_so_in_the_name_and_inside(is_simulated: bool) -> No
     ("seconds", "interval"),
     [(5, "5s"), (90, "90s"), (60, "1m"), (900, "15m"), (14_400, "4h"), (86_400, "1d")],
 )
-def test_a_length_is_told_in_its_largest_unit(seconds: int, interval: str) -> None:
+def test_the_interval_is_in_its_largest_unit(seconds: int, interval: str) -> None:
     assert export(bucket_seconds=seconds).interval == interval
 
 
