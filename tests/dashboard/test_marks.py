@@ -1,6 +1,6 @@
-"""What the chart says of a candle or a gap by more than its prices: it is on the page, where it belongs.
+"""Marks of incomplete and repaired candles and of gaps are drawn at the right places.
 
-Asked of the drawn SVG, not of what Plotly was given; over rows that ``merge_batch`` has made.
+The tests read the drawn SVG, not the figure given to Plotly. The candles are made by ``merge_batch``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.dashboard.feed import now_us
 
 MENDED = "MENDUSDT"
 WINDOW_US = 5 * SECOND_US
-# By a trace's uid: where each of its bars or points is on the page, and what pattern fills it.
+# For a trace's uid: the place of each of its bars or points on the page, and the pattern that fills it.
 _DRAWN = """
 const groups = [...document.querySelectorAll('.cf-plot .cartesianlayer .trace')];
 const group = groups.find((one) => one.__data__[0].trace.uid === arguments[0]);
@@ -40,7 +40,7 @@ return [...document.querySelectorAll('.cf-plot .annotation-text')].map((text) =>
   return {text: text.textContent, middle: left + width / 2};
 });
 """
-# Where a time (milliseconds) is on the page.
+# The horizontal place of a time (milliseconds) on the page.
 _PLACE = """
 const plot = document.querySelector('.cf-plot');
 const {xaxis} = plot._fullLayout;
@@ -62,7 +62,7 @@ def test_incomplete_candles_are_hatched_and_an_open_gap_is_shaded_and_says_what_
 
 
 def _assert_hatched(holed: Page) -> None:
-    """Two are: the first ever, with nothing known before it, and the one after the gap."""
+    """Assert that two are hatched: the very first candle, and the one after the gap."""
     times = holed.script("return document.querySelector('.cf-plot').data[2].x")
     assert len(times) == 2
     assert set(times) < set(holed.times())
@@ -90,7 +90,7 @@ def _assert_shaded(holed: Page) -> None:
 def test_a_repaired_candle_is_marked_and_no_longer_hatched(
     page: Page, running: Running, pictures: Path
 ) -> None:
-    """Trades that were lost on the way, brought after their candle had closed."""
+    """Lost trades are filled in after their candle has closed."""
     begin = floor_time(now_us(), WINDOW_US) - 24 * WINDOW_US
     broken = begin + 12 * WINDOW_US
     whole_again = broken + 2 * SECOND_US
@@ -102,7 +102,7 @@ def test_a_repaired_candle_is_marked_and_no_longer_hatched(
     page.wait(lambda: len(_drawn(page, "incomplete")) == 2, "the first one and the broken one hatched")
     assert _drawn(page, "repaired") == []
 
-    running.feed.bring(lost)
+    running.feed.fill(lost)
 
     page.wait(lambda: len(_drawn(page, "repaired")) == 1, "the mark")
     page.wait(lambda: len(_drawn(page, "incomplete")) == 1, "only the first one hatched")

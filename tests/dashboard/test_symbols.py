@@ -77,7 +77,7 @@ def test_the_strip_shows_each_symbol_followed_in_the_order_of_the_settings(page:
     assert live["price"].replace(",", "").replace(".", "").isdigit()
     assert live["change"][0] in "▲▼"
     assert live["change"].endswith(" %")
-    assert 3 <= live["points"] <= 8  # forty minutes and the tests so far, by quarters
+    assert 3 <= live["points"] <= 8  # forty minutes and the tests so far, one point per quarter of an hour
     assert re.fullmatch(rf"{LIVE}: [▲▼] [+{MINUS}]\d+\.\d\d % in \d\d minutes", live["title"])
 
 
@@ -117,7 +117,7 @@ def test_the_strip_keeps_its_buttons_while_prices_change(page: Page) -> None:
     assert page.script("return window.changedNodes") == 0
 
 
-def test_the_strip_is_for_the_keyboard_too(page: Page) -> None:
+def test_the_strip_can_be_used_by_keyboard(page: Page) -> None:
     page.open()
     page.wait(lambda: current(page) == LIVE, "the strip")
     focused = "return document.activeElement.querySelector('.cf-cell-symbol')?.textContent"
@@ -130,7 +130,7 @@ def test_the_strip_is_for_the_keyboard_too(page: Page) -> None:
     page.wait(lambda: header(page) == HOLED, "the symbol under the focus")
 
 
-def test_a_symbol_whose_trades_are_old_is_said_to_be_in_the_strip(page: Page) -> None:
+def test_the_strip_shows_the_age_of_an_old_last_trade(page: Page) -> None:
     page.open()
     page.wait(lambda: current(page) == LIVE, "the strip")
     live, *_, old = cells(page)
@@ -140,7 +140,7 @@ def test_a_symbol_whose_trades_are_old_is_said_to_be_in_the_strip(page: Page) ->
     assert old["change"].endswith(" %"), "that of its last day"
 
 
-def test_a_symbol_of_the_address_that_is_not_followed_is_said_to_be_and_shows_once_it_has_trades(
+def test_a_symbol_of_the_address_that_is_not_followed_has_a_message_and_a_chart_once_it_has_trades(
     page: Page, running: Running
 ) -> None:
     page.open("symbol=LATEUSDT")
@@ -154,9 +154,7 @@ def test_a_symbol_of_the_address_that_is_not_followed_is_said_to_be_and_shows_on
 
 
 @pytest.mark.slow
-def test_a_symbol_that_the_settings_name_no_more_is_said_to_be_until_they_name_it_again(
-    page: Page, running: Running
-) -> None:
+def test_a_symbol_has_a_notice_while_the_settings_do_not_name_it(page: Page, running: Running) -> None:
     gone, told = "ONCEUSDT", "ONCEUSDT is not among CANDLEFLOW_SYMBOLS: no new trades, only stored candles."
     end = now_us()
     running.feed.send(gone, range(end - 600_000_000, end, 5_000_000))
@@ -180,14 +178,14 @@ def test_a_symbol_that_the_settings_name_no_more_is_said_to_be_until_they_name_i
         running.feed.send(gone, [now_us()])
         shown.wait(lambda: shown.newest() > newest, "its new candle")
         shown.driver.get("about:blank")
-        shown.problems()  # the requests that were refused meanwhile
+        shown.problems()  # drop the errors of requests refused meanwhile
 
 
 @pytest.mark.slow
 def test_six_hundred_symbols_stay_usable_and_a_refresh_stays_small(
     driver: webdriver.Chrome, make_database: Callable[[], Database]
 ) -> None:
-    """A hundred of them have trades: one each, again and again."""
+    """A hundred of them have trades: one each, repeatedly."""
     followed = [f"S{at:03}USDT" for at in range(600)]
     traded = followed[:100]
     settings = make_database().settings_with(symbols=",".join(followed))
@@ -249,7 +247,7 @@ def test_four_charts_are_drawn_each_with_a_zoom_of_its_own(page: Page) -> None:
     page.wait(lambda: _modes(page) == ["following", "following", "free", "following"], "one is live again")
 
 
-def test_the_first_chart_stays_as_it_is_when_another_comes(page: Page) -> None:
+def test_the_first_chart_does_not_change_when_another_is_added(page: Page) -> None:
     page.open()
     page.wait_for_candles()
     page.drag_over_chart((0.5, 0.3), (0.8, 0.7))
@@ -298,7 +296,8 @@ def test_four_charts_fit_desktop_and_phone(page: Page, pictures: Path) -> None:
 
 
 def _fits(page: Page, size: tuple[int, int]) -> bool:
-    """No scrolling sideways; on a desktop none at all, and two rows of two; on a phone one below another."""
+    """Return whether the charts fit: on a desktop two rows of two without scrolling, on a phone one
+    column."""
     found: dict[str, Any] = page.script(
         "const main = document.querySelector('[data-testid=stMain]');"
         "const boxes = [...document.querySelectorAll('.cf-chart')].map((one) => one.getBoundingClientRect());"
