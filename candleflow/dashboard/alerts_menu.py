@@ -20,9 +20,9 @@ _EVERY: Final = "Every symbol"
 _KINDS: Final = {
     "Price crosses up": Kind.CROSSES_UP, "Price crosses down": Kind.CROSSES_DOWN,
     "Price crosses": Kind.CROSSES, "Price is above": Kind.ABOVE, "Price is below": Kind.BELOW,
-    "Price moves by %": Kind.MOVE, "Volume over standard deviations": Kind.VOLUME,
-    "No trade for seconds": Kind.SILENCE, "Trades are missing": Kind.GAP,
-    "Differs from the exchange": Kind.DIFFERS, "Candles lag by seconds": Kind.LAG,
+    "Price moves by % in 5 minutes": Kind.MOVE, "Volume above mean, in std. deviations": Kind.VOLUME,
+    "No trade for seconds": Kind.SILENCE, "Trades are missing (gap)": Kind.GAP,
+    "Candles differ from the exchange's": Kind.DIFFERS, "Candles lag by seconds": Kind.LAG,
 }  # fmt: skip
 _WITHOUT_THRESHOLD: Final = (Kind.GAP, Kind.DIFFERS)
 _FAILED: Final = ("refused", "unknown", "given up")
@@ -83,20 +83,20 @@ def _form(alert_rules: AlertRules, offered: Sequence[str], *, is_simulated: bool
         st.caption(_NO_CHANNEL)
         return
     with st.form("alert", border=False):
-        kind = _KINDS[st.selectbox("When", list(_KINDS), key="alert-kind")]
+        kind = _KINDS[st.selectbox("Condition", list(_KINDS), key="alert-kind")]
         symbol = st.selectbox("Symbol", [_EVERY, *offered], key="alert-symbol")
-        threshold = st.text_input("Price, percent, deviations or seconds", key="alert-threshold")
+        threshold = st.text_input("Threshold (price, %, std. deviations or seconds)", key="alert-threshold")
         with st.container(horizontal=True):
             hysteresis = st.text_input("Hysteresis", "0", key="alert-hysteresis", help=_HYSTERESIS)
             cool_down = st.number_input("Cool-down, s", 0, LONGEST_COOL_DOWN, 60, key="alert-cool-down")
             until = st.text_input("Until (UTC)", key="alert-until", placeholder="2026-12-31 18:00")
         note = st.text_input("Note", key="alert-note", max_chars=LONGEST_NOTE)
         channels = st.multiselect(
-            "To", alert_rules.channels, default=list(alert_rules.channels), key="alert-channels"
+            "Channels", alert_rules.channels, default=list(alert_rules.channels), key="alert-channels"
         )
         with st.container(horizontal=True):
             is_closed = st.toggle("Closed candles only", key="alert-closed")
-            is_once = st.toggle("Once", key="alert-once")
+            is_once = st.toggle("Fire once", key="alert-once")
         is_added = st.form_submit_button("Add")
     if not is_added:
         return

@@ -2,8 +2,8 @@
 
 Opening the menu makes the files, from the candles drawn at that moment. Streamlit can also make a file at the
 click (``data`` as a callable), but deletes it when the second refresh of any viewer ends. With fifty viewers
-that is after 40 ms, possibly before the browser fetches it (``MediaFileManager.remove_orphaned_files``,
-1.67).
+that is after 40 ms, possibly before the browser fetches it
+(``MediaFileManager.remove_orphaned_files`` in Streamlit 1.67).
 """
 
 from __future__ import annotations

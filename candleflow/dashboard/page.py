@@ -148,13 +148,13 @@ def _controls(
 def _drawing_controls() -> tuple[Looks, bool]:
     with st.popover("Chart", key="drawing"):
         grid.count_control()
-        kind = _segments("Prices", list(Kind), Kind.CANDLES, "prices")
+        kind = _segments("Chart type", list(Kind), Kind.CANDLES, "prices")
         overlays = _several("Overlays", list(Overlay), "overlays")
-        panes = _several("Below", list(Pane), "below")
+        panes = _several("Panes", list(Pane), "below")
         periods = [(name, _period(name)) for name in PERIODS if name in (*overlays, *panes)]
         is_log = st.toggle("Logarithmic scale", key="log", bind="query-params")
         past_forecasts = st.toggle("Past forecasts", key="forecasts", bind="query-params")
-        zone = _segments("Times", ["UTC", _LOCAL], "UTC", "times")
+        zone = _segments("Time zone", ["UTC", _LOCAL], "UTC", "times")
     looks = Looks(
         Kind(kind),
         tuple(map(Overlay, overlays)),
@@ -169,7 +169,7 @@ def _drawing_controls() -> tuple[Looks, bool]:
 def _period(name: str) -> int:
     lowest, highest = PERIOD_LIMITS
     key = name.lower()
-    found = st.number_input(f"{name}: candles", lowest, highest, PERIODS[name], key=key, bind="query-params")
+    found = st.number_input(f"{name} period", lowest, highest, PERIODS[name], key=key, bind="query-params")
     return PERIODS[name] if found is None else int(found)
 
 

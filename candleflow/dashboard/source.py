@@ -123,7 +123,7 @@ class PageSource:
 
         None if no forecaster runs, or if they can't be read: candles are shown without them.
         """
-        if self._nobody_forecasts():
+        if self._has_no_forecaster():
             return None
         try:
             return self._viewer.ask(
@@ -136,11 +136,11 @@ class PageSource:
     def scores(self, symbol: str) -> Scores | None:
         """Return the scores of the newest forecasts; None if no forecaster runs, or none was scored yet."""
         try:
-            return None if self._nobody_forecasts() else _scores(symbol)
+            return None if self._has_no_forecaster() else _scores(symbol)
         except StoreError:
             return None
 
-    def _nobody_forecasts(self) -> bool:
+    def _has_no_forecaster(self) -> bool:
         run_dir = self._shared.settings.stack.run_dir
         return self._viewer.ask("forecaster", lambda: read_heartbeat(run_dir, "forecaster")) is None
 

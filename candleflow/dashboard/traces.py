@@ -255,8 +255,7 @@ def _points(name: str, times: list[int], height: float, colour: str, symbol: str
 def forecasts(
     found: Sequence[KeptForecast], last: int, price_places: int, *, with_past: bool
 ) -> Iterator[Json]:
-    """Yield the traces of forecasts: of the candle after ``last`` (an open time), and with ``with_past``
-    before.
+    """Yield the traces of forecasts: of the candle after ``last`` (an open time), and of earlier ones.
 
     The next candle's trace exists even without a forecast: adding or removing a trace would make a refresh
     send the whole figure.

@@ -98,7 +98,7 @@ class Scene:
         ahead = max(wave(now + second * SECOND_US) for second in range(round(FIRED_SECONDS)))
         return (ahead + 10).quantize(Decimal(1))
 
-    def told(self) -> list[ToldAlert]:
+    def latest_alerts(self) -> list[ToldAlert]:
         with closing(AlertReader.from_settings(self.settings)) as reader:
             return reader.latest(10)
 
@@ -106,8 +106,8 @@ class Scene:
         """Wait until the rule is armed, let the price rise above the line, and return the alert once sent."""
         self.alerts.wait_for(self._is_armed, FIRED_SECONDS)
         self.market.rise(line)
-        self.alerts.wait_for(lambda: [one.state for one in self.told()] == ["sent"], FIRED_SECONDS)
-        return self.told()[0]
+        self.alerts.wait_for(lambda: [one.state for one in self.latest_alerts()] == ["sent"], FIRED_SECONDS)
+        return self.latest_alerts()[0]
 
     def _is_armed(self) -> bool:
         url = credentials.reader_url(self.settings)
@@ -174,11 +174,11 @@ def _field(page: Page, key: str) -> WebElement:
     return found[0]
 
 
-def show(page: Page, told: ToldAlert, *, is_dark: bool) -> None:
+def show(page: Page, alert: ToldAlert, *, is_dark: bool) -> None:
     """Open the page with the menu that shows the alert and its state."""
     page.open(LOOKS, size=DESKTOP, is_dark=is_dark)
     open_menu(page)
-    page.wait_for_text(f"{CHANNEL}, {told.state}: {told.text.splitlines()[0]}")
+    page.wait_for_text(f"{CHANNEL}, {alert.state}: {alert.text.splitlines()[0]}")
 
 
 def main() -> None:
@@ -206,13 +206,13 @@ def take(scene: Scene, page: Page, folder: Path) -> ToldAlert:
     page.open(LOOKS, size=DESKTOP, is_dark=True)
     line = scene.line()
     add_rule(page, line)
-    told = scene.fire(line)
+    alert = scene.fire(line)
     picture = scene.picture()
-    show(page, told, is_dark=True)
+    show(page, alert, is_dark=True)
     page.save(folder / "alert.png")
     shrink(folder / "alert.png")
     (folder / "alert-message.png").write_bytes(picture)
-    return told
+    return alert
 
 
 if __name__ == "__main__":

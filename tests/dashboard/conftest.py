@@ -27,7 +27,7 @@ OLD, LONG_AGO = "OLDUSDT", 1_723_118_400_000_000
 """Ten minutes of trades, up to 2024-08-08 12:00:00 UTC. Followed too."""
 LONG = "LONGUSDT"
 """2,100 candles, up to now."""
-HOLED = "HOLEUSDT"
+GAPPED = "GAPUSDT"
 """Two periods of trades, with seven trades missing between them. Followed too."""
 
 
@@ -66,7 +66,7 @@ def driver(browser: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
 @pytest.fixture(scope="session")
 def running(make_database: Callable[[], Database]) -> Iterator[Running]:
     """A page with 40 minutes of BTCUSDT, and live trades."""
-    settings = make_database().settings_with(symbols=f"{LIVE},{QUIET},{HOLED},{OLD}")
+    settings = make_database().settings_with(symbols=f"{LIVE},{QUIET},{GAPPED},{OLD}")
     schema.apply(settings)
     with live_feed(settings, LIVE, history_seconds=2_400) as feed:
         _send_histories(feed)
@@ -78,9 +78,9 @@ def _send_histories(feed: Feed) -> None:
     now = now_us()
     feed.send(OLD, range(LONG_AGO - 600 * SECOND_US, LONG_AGO, SECOND_US))
     feed.send(LONG, range(now - 2_100 * 5 * SECOND_US, now, 5 * SECOND_US))
-    feed.send(HOLED, range(now - 60 * SECOND_US, now - 40 * SECOND_US, SECOND_US))
-    feed.skip_ids(HOLED, 7)
-    feed.send(HOLED, range(now - 20 * SECOND_US, now, SECOND_US))
+    feed.send(GAPPED, range(now - 60 * SECOND_US, now - 40 * SECOND_US, SECOND_US))
+    feed.skip_ids(GAPPED, 7)
+    feed.send(GAPPED, range(now - 20 * SECOND_US, now, SECOND_US))
 
 
 @pytest.fixture

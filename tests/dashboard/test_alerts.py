@@ -143,10 +143,10 @@ def test_an_alert_that_fires_is_on_the_page_with_its_state(
     with alerting(postgres, tmp_path) as scene:
         page = Page(driver, scene.page.url)
         page.problems()
-        told = take(scene, page, pictures)
-        assert told.text.startswith(f"SIMULATED {SYMBOL} crosses up ")
-        assert NOTE in told.text
-        assert [text.replace("\r", "") for text in scene.there.messages] == [told.text]
+        alert = take(scene, page, pictures)
+        assert alert.text.startswith(f"SIMULATED {SYMBOL} crosses up ")
+        assert NOTE in alert.text
+        assert [text.replace("\r", "") for text in scene.there.messages] == [alert.text]
         page.open()
         page.wait_for_candles()
         page.press_trust("processes")

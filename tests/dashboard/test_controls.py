@@ -18,7 +18,7 @@ WHOLE_LINES = {
     "SMA": "SMA 7", "EMA": "EMA 9", "VWAP": "VWAP 20", "Taker-buys": "Taker buys", "Trades": "Trades",
 }  # fmt: skip
 WHOLE_CHOICE = {
-    "Candle": "15 s", "Look-back": "1 h", "Refresh": "5 s", "Prices": "Bars", "Times": "Local",
+    "Candle": "15 s", "Look-back": "1 h", "Refresh": "5 s", "Chart type": "Bars", "Time zone": "Local",
 }  # fmt: skip
 # The traces that have something visible on the page.
 _SHAPES = """
@@ -137,7 +137,7 @@ def _assert_whole_view(page: Page) -> None:
     assert {"Taker buys %", "Trades"} <= set(page.script(_WRITTEN))
     assert page.script("return document.querySelector('.cf-plot')._fullLayout.yaxis.type") == "log"
     page.press("Chart")
-    page.wait(lambda: page.chosen("Prices") == "Bars", "the menu")
+    page.wait(lambda: page.chosen("Chart type") == "Bars", "the menu")
     assert {group: page.chosen(group) for group in WHOLE_CHOICE} == WHOLE_CHOICE
     periods = "return document.querySelector(`.st-key-${arguments[0]} input`).value"
     assert [page.script(periods, name) for name in ("sma", "ema", "vwap")] == ["7", "9", "20"]

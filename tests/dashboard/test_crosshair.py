@@ -58,9 +58,9 @@ def test_the_readout_shows_every_field_of_the_candle_as_stored(
     assert ("taker_buy_quote_volume" in newest) == (size == DESKTOP), "on a phone when pointed at"
     _point(page, size)
     page.wait(lambda: page.is_pointed_at() and page.readout()["time"] != newest["time"], "another candle")
-    told = page.readout()
-    stored = _stored(running.settings, told["time"].partition(" to ")[0])
-    assert told == _in_words(stored, told)
+    readout = page.readout()
+    stored = _stored(running.settings, readout["time"].partition(" to ")[0])
+    assert readout == _in_words(stored, readout)
     assert len(f"{stored['quote_volume'].normalize():f}") > 18, "more than a double can hold"
     assert page.script(_OUT_OF_SIGHT) == []
     page.save(pictures / f"crosshair-{'phone' if size == PHONE else 'desktop'}.png")
@@ -86,12 +86,12 @@ def _stored(settings: Settings, opened: str) -> dict[str, Any]:
     return dict(row)
 
 
-def _in_words(row: dict[str, Any], told: dict[str, str]) -> dict[str, str]:
+def _in_words(row: dict[str, Any], readout: dict[str, str]) -> dict[str, str]:
     """Return the expected readout. Decimals are compared as numbers: trailing zeros may be missing."""
     share = round(100 * row["taker_buy_volume"] / row["volume"])
     return {
         "time": f"{row['open_time']:%Y-%m-%d %H:%M:%S} to {row['end_time']:%H:%M:%S}",
-        **{name: _same(row[name], told[name]) for name in _DECIMALS},
+        **{name: _same(row[name], readout[name]) for name in _DECIMALS},
         "taker_share": f"{share} %",
         "trade_count": str(row["trade_count"]),
         "trade_ids": f"{row['first_trade_id']}-{row['last_trade_id']}",
@@ -101,8 +101,8 @@ def _in_words(row: dict[str, Any], told: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _same(stored: Decimal, told: str) -> str:
-    return told if Decimal(told.replace(",", "")) == stored else f"not {told} but {stored}"
+def _same(stored: Decimal, readout: str) -> str:
+    return readout if Decimal(readout.replace(",", "")) == stored else f"not {readout} but {stored}"
 
 
 def test_zoom_pan_hidden_lines_and_crosshair_stay_through_a_change_of_overlays(

@@ -10,7 +10,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.dashboard.browser import Page
 from tests.dashboard.closely import hidden, hide_average
-from tests.dashboard.conftest import HOLED, LIVE
+from tests.dashboard.conftest import GAPPED, LIVE
 
 WINDOW_MS = 5_000
 
@@ -121,9 +121,9 @@ def test_a_slash_focuses_the_symbol_picker_where_keys_type_text(live: Page) -> N
     _click_chart(live)
     live.hit("/")
     live.wait(lambda: _focused(live, ".st-key-symbol input"), "the picker has the focus")
-    live.hit(HOLED)
+    live.hit(GAPPED)
     live.hit(Keys.ENTER)
-    live.wait(lambda: live.script("return document.querySelector('.cf-symbol').innerText") == HOLED, "it")
+    live.wait(lambda: live.script("return document.querySelector('.cf-symbol').innerText") == GAPPED, "it")
 
 
 def test_a_question_mark_lists_the_keys_and_escape_closes_the_list(live: Page, pictures: Path) -> None:
@@ -161,18 +161,18 @@ def test_arrows_choose_among_buttons_that_have_the_focus(live: Page) -> None:
 
 
 def test_the_chart_has_a_description_for_screen_readers(page: Page) -> None:
-    page.open(f"symbol={HOLED}")
+    page.open(f"symbol={GAPPED}")
     page.wait_for_candles()
     page.wait_for_updates(1)
     plot = page.driver.find_element("css selector", ".cf-plot")
     assert plot.aria_role == "image"
     assert plot.accessible_name.startswith("Price chart, ")
-    assert plot.accessible_name.endswith(HOLED)
-    told = page.script(
+    assert plot.accessible_name.endswith(GAPPED)
+    description = page.script(
         "return document.getElementById(arguments[0].getAttribute('aria-describedby')).innerText", plot
     )
-    assert "candles, the first at 20" in told
-    assert "2 incomplete." in told
+    assert "candles, the first at 20" in description
+    assert "2 incomplete." in description
 
 
 def test_the_focus_is_visible_and_reduced_motion_is_respected(live: Page, pictures: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from candleflow.market.window import SECOND_US, floor_time
 from tests.dashboard.browser import Page
-from tests.dashboard.conftest import HOLED, Running
+from tests.dashboard.conftest import GAPPED, Running
 from tests.dashboard.feed import now_us
 
 MENDED = "MENDUSDT"
@@ -51,7 +51,7 @@ return plot.getBoundingClientRect().left + xaxis._offset + xaxis.d2p(arguments[0
 def test_incomplete_candles_are_hatched_and_an_open_gap_is_shaded_and_says_what_is_missing(
     page: Page, pictures: Path
 ) -> None:
-    page.open(f"symbol={HOLED}&candle=5+s")
+    page.open(f"symbol={GAPPED}&candle=5+s")
     page.wait_for_candles()
     page.wait_for_text("7 trades missing")
     page.choose("Refresh", "Paused")
@@ -61,28 +61,28 @@ def test_incomplete_candles_are_hatched_and_an_open_gap_is_shaded_and_says_what_
     page.save(pictures / "incomplete.png")
 
 
-def _assert_hatched(holed: Page) -> None:
+def _assert_hatched(gapped: Page) -> None:
     """Assert that two are hatched: the very first candle, and the one after the gap."""
-    times = holed.script("return document.querySelector('.cf-plot').data[2].x")
+    times = gapped.script("return document.querySelector('.cf-plot').data[2].x")
     assert len(times) == 2
-    assert set(times) < set(holed.times())
-    hatched = _drawn(holed, "incomplete")
+    assert set(times) < set(gapped.times())
+    hatched = _drawn(gapped, "incomplete")
     assert [one["fill"] for one in hatched] == ["pattern"] * 2
     assert all(one["height"] > 100 for one in hatched), "as high as the prices"
-    assert [one["left"] + one["width"] / 2 for one in hatched] == pytest.approx(_places(holed, times), abs=1)
-    assert len(_drawn(holed, "incomplete-foot")) == 2
+    assert [one["left"] + one["width"] / 2 for one in hatched] == pytest.approx(_places(gapped, times), abs=1)
+    assert len(_drawn(gapped, "incomplete-foot")) == 2
 
 
-def _assert_shaded(holed: Page) -> None:
-    times = holed.times()
+def _assert_shaded(gapped: Page) -> None:
+    times = gapped.times()
     before, after = max(pairwise(times), key=lambda pair: pair[1] - pair[0])
     assert after - before > 10_000
-    begin, end = _places(holed, [before + 2_500, after - 2_500])
-    (shade,) = holed.script(_SHADES)
+    begin, end = _places(gapped, [before + 2_500, after - 2_500])
+    (shade,) = gapped.script(_SHADES)
     assert (shade["left"], shade["width"]) == pytest.approx((begin, end - begin), abs=1)
     assert shade["height"] > 300
     assert 0 < shade["opacity"] < 1
-    (words,) = [one for one in holed.script(_WRITTEN) if "missing" in one["text"]]
+    (words,) = [one for one in gapped.script(_WRITTEN) if "missing" in one["text"]]
     assert words["text"] == "7 missing"
     assert words["middle"] == pytest.approx((begin + end) / 2, abs=2)
 

@@ -23,7 +23,7 @@ from candleflow.stack.postgres import PostgresServer
 from candleflow.store import schema
 from candleflow.telemetry import HeartbeatFile
 from tests.dashboard.browser import DESKTOP, PHONE, Page
-from tests.dashboard.conftest import HOLED, LIVE, OLD, Running
+from tests.dashboard.conftest import GAPPED, LIVE, OLD, Running
 from tests.dashboard.feed import Feed, live_feed, now_us
 from tests.dashboard.picture import shrink
 from tests.dashboard.server import page_server
@@ -51,7 +51,7 @@ class Processes:
         }
         self.by_symbol: dict[str, dict[str, dict[str, float]]] = {
             "producer": {"age_s": {LIVE: 0.2}},
-            "audit": {"equal": {LIVE: 128}, "compared_age_s": {LIVE: 31.0}, "different": {HOLED: 2}},
+            "audit": {"equal": {LIVE: 128}, "compared_age_s": {LIVE: 31.0}, "different": {GAPPED: 2}},
         }
         self.silenced: set[str] = set()
         self.state = "running"
@@ -143,9 +143,9 @@ def test_without_heartbeats_their_items_are_grey(page: Page, running: Running, p
 
 
 def test_the_strip_is_that_of_the_symbol_shown(page: Page, processes: Processes) -> None:
-    page.open(f"symbol={HOLED}")
+    page.open(f"symbol={GAPPED}")
     wait_for_states(page, {"complete": "bad", "klines": "unknown"})
-    processes.by_symbol["audit"]["compared_age_s"][HOLED] = 3.0
+    processes.by_symbol["audit"]["compared_age_s"][GAPPED] = 3.0
     page.wait(lambda: page.trust("klines") == "2 differ", "how many differ")
     page.open(f"symbol={OLD}")
     wait_for_states(page, {"age": "bad"})
@@ -153,7 +153,7 @@ def test_the_strip_is_that_of_the_symbol_shown(page: Page, processes: Processes)
 
 
 def test_an_open_gap_is_listed_with_its_ids_and_the_commands(page: Page, pictures: Path) -> None:
-    page.open(f"symbol={HOLED}")
+    page.open(f"symbol={GAPPED}")
     page.wait(lambda: page.trust("complete") == "7 trades missing", "what is missing")
     page.press_trust("complete")
     text = panel(page)

@@ -49,8 +49,8 @@ def test_the_strip_shows_the_state_of_the_running_system(
     wait_for_states(page, dict.fromkeys(("age", "latency", "lag", "processes"), "good"), AUDIT_SECONDS)
     wait_for_states(page, {"klines": "good"}, AUDIT_SECONDS)
 
-    told = machine.run("latency", "--seconds", "60").stdout
-    observed = {name: float(found) for name, found in re.findall(r"(p50|p99) (\d+)", told)}
+    output = machine.run("latency", "--seconds", "60").stdout
+    observed = {name: float(found) for name, found in re.findall(r"(p50|p99) (\d+)", output)}
     (processor,) = [one for one in machine.status()["processes"] if one["name"] == "processor"]
     own = {name: processor["counts"][f"latency_ms_{name}"] for name in observed}
     print(f"trade to row over the same minute, ms: observed {observed}, the processor's own {own}")

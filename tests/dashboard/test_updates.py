@@ -165,7 +165,7 @@ def test_prices_are_drawn_in_other_ways(page: Page) -> None:
     page.wait_for_candles()
     page.press("Chart")
     for kind, uid in (("Bars", "price"), ("Line", "close"), ("Heikin-Ashi", "heikin-ashi")):
-        page.choose("Prices", kind)
+        page.choose("Chart type", kind)
         page.wait(lambda: set(page.script(_SHOWN)) & set(KINDS) == {uid}, f"{kind} alone")  # noqa: B023
     assert "prices=Heikin-Ashi" in page.driver.current_url
 
