@@ -1,4 +1,4 @@
-"""The alerts: rules that fire on candles, sent to Telegram, Discord and others.
+"""Start the alerts: rules that fire on candles, and messages to Telegram, Discord and others.
 
 Settings: ``python -m candleflow settings``.
 """

@@ -1,4 +1,4 @@
-"""The page: ``streamlit run dashboard.py``, then http://localhost:8501."""
+"""The web page. Start it with ``streamlit run dashboard.py``, then open http://localhost:8501."""
 
 import streamlit as st
 from starlette.middleware import Middleware
@@ -7,7 +7,7 @@ from candleflow.dashboard import process
 
 app = st.App(
     process.PAGE,
-    lifespan=process.stopped_well,
+    lifespan=process.exit_with_status_zero,
     routes=process.HEALTH,
-    middleware=[Middleware(process.KeepVersioned)],
+    middleware=[Middleware(process.CacheVersionedFiles)],
 )

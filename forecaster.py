@@ -1,4 +1,4 @@
-"""The forecaster: the next close of each symbol, before its window begins.
+"""Start the forecaster: it predicts each symbol's next close before its window begins.
 
 Settings: ``python -m candleflow settings``.
 """

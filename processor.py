@@ -1,4 +1,7 @@
-"""The processor: Kafka's trades into PostgreSQL's candles. Settings: ``python -m candleflow settings``."""
+"""Start the processor: it aggregates trades from Kafka into candles in PostgreSQL.
+
+Settings: ``python -m candleflow settings``.
+"""
 
 import sys
 

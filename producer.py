@@ -1,4 +1,7 @@
-"""The producer: live trades from the exchange into Kafka. Settings: ``python -m candleflow settings``."""
+"""Start the producer: it publishes live trades from the exchange to Kafka.
+
+Settings: ``python -m candleflow settings``.
+"""
 
 import sys
 

@@ -1,11 +1,11 @@
-"""The page: PostgreSQL's candles in the browser, by Streamlit and Plotly."""
+"""The web page: candles from PostgreSQL, drawn with Streamlit and Plotly."""
 
 from candleflow.command import Command
 
 COMMANDS = (
     Command(
         "dashboard",
-        "the page (as streamlit run dashboard.py)",
+        "serve the web page (as streamlit run dashboard.py)",
         f"{__name__}.process:run",
     ),
 )

@@ -1,6 +1,6 @@
-"""The menu of alerts: a rule is added, rules are removed, and what became of the latest alerts is shown.
+"""The alerts menu: add a rule, remove rules, see the latest alerts and whether they were delivered.
 
-What was refused for good stands at the top, as nobody else would tell.
+The newest failed delivery is shown at the top: the channel itself can't report it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import streamlit as st
 
 from candleflow.alerts.rules import LONGEST_COOL_DOWN, LONGEST_NOTE, Kind
 from candleflow.dashboard import words
-from candleflow.dashboard.alert_desk import AlertDesk
+from candleflow.dashboard.alert_rules import AlertRules
 from candleflow.errors import CandleflowError, StoreError, UnknownOutcomeError
 from candleflow.store.alerts import DeliveredAlert
 
@@ -20,27 +20,27 @@ _EVERY: Final = "Every symbol"
 _KINDS: Final = {
     "Price crosses up": Kind.CROSSES_UP, "Price crosses down": Kind.CROSSES_DOWN,
     "Price crosses": Kind.CROSSES, "Price is above": Kind.ABOVE, "Price is below": Kind.BELOW,
-    "Price moves by %": Kind.MOVE, "Volume over standard deviations": Kind.VOLUME,
-    "No trade for seconds": Kind.SILENCE, "Trades are missing": Kind.GAP,
-    "Differs from the exchange": Kind.DIFFERS, "Candles lag by seconds": Kind.LAG,
+    "Price moves by % in 5 minutes": Kind.MOVE, "Volume above mean, in std. deviations": Kind.VOLUME,
+    "No trade for seconds": Kind.SILENCE, "Trades are missing (gap)": Kind.GAP,
+    "Candles differ from the exchange's": Kind.DIFFERS, "Candles lag by seconds": Kind.LAG,
 }  # fmt: skip
 _WITHOUT_THRESHOLD: Final = (Kind.GAP, Kind.DIFFERS)
 _FAILED: Final = ("refused", "unknown", "given up")
 _NO_CHANNEL: Final = (
-    "No channel is set up. Write `CANDLEFLOW_ALERT_CHANNELS=phone=tgram://<token>/<chat>` into `.env` and"
-    " restart; [addresses of Telegram, Discord, e-mail and others](https://github.com/caronc/apprise/wiki)."
+    "No channel is set up. Add `CANDLEFLOW_ALERT_CHANNELS=phone=tgram://<token>/<chat>` to `.env` and"
+    " restart. [Addresses for Telegram, Discord, e-mail and others](https://github.com/caronc/apprise/wiki)."
 )
 _LATEST: Final = 10
-_HYSTERESIS: Final = "So far back, in the unit of the line beside, until it may fire again."
+_HYSTERESIS: Final = "How far the value must move back past the threshold before the rule may fire again."
 _MINUTES: Final = 5
 _CANDLES: Final = 60
 
 
 @st.fragment
-def menu(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> None:
-    """A button that opens to the rules. The chart isn't run again."""
+def menu(alert_rules: AlertRules, offered: Sequence[str], *, is_simulated: bool) -> None:
+    """Draw the menu. Opening or using it doesn't redraw the charts."""
     try:
-        latest = desk.latest(_LATEST)
+        latest = alert_rules.latest(_LATEST)
     except StoreError:
         latest = []
     has_failed = any(one.state in _FAILED for one in latest)
@@ -50,12 +50,12 @@ def menu(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> None
     with opener:
         try:
             _latest(latest)
-            _rules(desk)
-            _form(desk, offered, is_simulated=is_simulated)
+            _rules(alert_rules)
+            _form(alert_rules, offered, is_simulated=is_simulated)
         except UnknownOutcomeError as error:
             st.warning(words.escape_markdown(str(error)))
         except StoreError:
-            st.caption("PostgreSQL is away: alerts show here once it is back.")
+            st.caption("PostgreSQL is away. Alerts will appear here when it is back.")
 
 
 def _latest(alerts: Sequence[DeliveredAlert]) -> None:
@@ -69,32 +69,34 @@ def _latest(alerts: Sequence[DeliveredAlert]) -> None:
         st.caption("No alert so far.")
 
 
-def _rules(desk: AlertDesk) -> None:
-    for rule_id, told in desk.rules().items():
+def _rules(alert_rules: AlertRules) -> None:
+    for rule_id, text in alert_rules.rules().items():
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.text(told)
+            st.text(text)
             if st.button("Remove", key=f"alert-remove-{rule_id}"):
-                desk.remove(rule_id)
+                alert_rules.remove(rule_id)
                 st.rerun()
 
 
-def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> None:
-    if not desk.channels:
+def _form(alert_rules: AlertRules, offered: Sequence[str], *, is_simulated: bool) -> None:
+    if not alert_rules.channels:
         st.caption(_NO_CHANNEL)
         return
     with st.form("alert", border=False):
-        kind = _KINDS[st.selectbox("When", list(_KINDS), key="alert-kind")]
+        kind = _KINDS[st.selectbox("Condition", list(_KINDS), key="alert-kind")]
         symbol = st.selectbox("Symbol", [_EVERY, *offered], key="alert-symbol")
-        threshold = st.text_input("Price, percent, deviations or seconds", key="alert-threshold")
+        threshold = st.text_input("Threshold (price, %, std. deviations or seconds)", key="alert-threshold")
         with st.container(horizontal=True):
             hysteresis = st.text_input("Hysteresis", "0", key="alert-hysteresis", help=_HYSTERESIS)
             cool_down = st.number_input("Cool-down, s", 0, LONGEST_COOL_DOWN, 60, key="alert-cool-down")
             until = st.text_input("Until (UTC)", key="alert-until", placeholder="2026-12-31 18:00")
         note = st.text_input("Note", key="alert-note", max_chars=LONGEST_NOTE)
-        channels = st.multiselect("To", desk.channels, default=list(desk.channels), key="alert-channels")
+        channels = st.multiselect(
+            "Channels", alert_rules.channels, default=list(alert_rules.channels), key="alert-channels"
+        )
         with st.container(horizontal=True):
             is_closed = st.toggle("Closed candles only", key="alert-closed")
-            is_once = st.toggle("Once", key="alert-once")
+            is_once = st.toggle("Fire once", key="alert-once")
         is_added = st.form_submit_button("Add")
     if not is_added:
         return
@@ -113,7 +115,7 @@ def _form(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> Non
         "may_be_simulated": is_simulated,
     }
     try:
-        desk.add(rule, until)
+        alert_rules.add(rule, until)
     except StoreError:
         raise
     except CandleflowError as error:

@@ -1,8 +1,8 @@
-"""The chart: a component of our own around Plotly.js.
+"""The chart: a Streamlit component around Plotly.js that keeps the viewer's zoom.
 
-``st.plotly_chart`` removes the chart from the page, with the viewer's zoom, each time its data change. This
-component keeps one plot and hands it new data by ``Plotly.react``; ``assets/chart.js`` has the rest. Plotly's
-4.8 MB come from the plotly wheel, once a page.
+``st.plotly_chart`` replaces the chart, and loses the zoom, each time its data change. This component keeps
+one plot and updates it with ``Plotly.react`` (``assets/chart.js``). Plotly.js (4.8 MB) is served from the
+plotly wheel, once a page.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def draw(
     is_stale: bool,
     is_local: bool,
 ) -> None:
-    """Draw ``figure``, or change the chart that is there into it.
+    """Draw ``figure``, or update the chart that is there.
 
-    The viewer's zoom stays as long as ``view`` does. ``slot`` tells the charts of one page apart: 1 is the
-    first, whose ``title`` becomes the browser's. ``is_stale`` greys the chart; ``is_local`` shows times in
-    the browser's own zone.
+    The viewer's zoom stays while ``view`` stays the same. ``slot`` is the chart's number on the page, from 1;
+    the first chart's ``title`` becomes the browser tab's. ``is_stale`` draws the chart in grey. ``is_local``
+    shows times in the browser's time zone.
     """
     about = {
         "slot": slot,
@@ -51,7 +51,7 @@ def draw(
 
 
 def forget(slot: int) -> None:
-    """Send the slot's next figure whole: there is no chart in it now."""
+    """Send the slot's next figure whole, as the slot shows no chart now."""
     component.forget(_key(slot))
 
 
@@ -61,6 +61,6 @@ def _key(slot: int) -> str:
 
 @cache
 def _plotly_path() -> str:
-    """Where the page finds Plotly.js, relative to its own address."""
+    """Return the address of Plotly.js, relative to the page's."""
     served = declare_component("plotly_js", path=_PLOTLY_FOLDER)
     return f"component/{served.name}/plotly.min.js?{plotly.__version__}"

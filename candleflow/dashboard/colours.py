@@ -1,8 +1,8 @@
-"""The colours of what is drawn.
+"""The chart's colours.
 
-Blue and orange stay apart in all three kinds of colour blindness, where red and green do not (Okabe and Ito,
-"Color Universal Design", 2008); lines that may be drawn together do too. All have a contrast of 3:1 or more
-on white and on the dark ground.
+Blue and orange can be distinguished with all three kinds of colour blindness, red and green can't (Okabe and
+Ito, "Color Universal Design", 2008). So can lines that may be drawn together. All colours have a contrast of
+at least 3:1 on white and on the dark background.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REPAIRED: Final = "#8a8f98"
 FORECAST: Final = "#9b59d0"
 FORECAST_GROUND: Final = "rgba(155,89,208,0.12)"
 PLAIN: Final = "#8a8f98"
-"""Of bars that have no direction."""
+"""Bars without a direction."""
 LINES: Final = {
     Overlay.SMA: "#b8860b",
     Overlay.EMA: "#3a8359",

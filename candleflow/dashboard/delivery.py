@@ -1,14 +1,14 @@
-"""How a value that changes with each refresh gets to a browser: once whole, then as what differs.
+"""Delta encoding of a value that changes with each refresh: sent once whole, then as patches to a base.
 
-A message is one of these, for ``received`` of ``assets/patch.js`` to read:
+A message is one of these (``received`` in ``assets/patch.js`` reads them):
 
-- ``{"base": id, "whole": value}``: the value, which becomes the base of what follows;
-- ``{"base": id, "patch": patch}``: the patch that makes the base into the value;
-- ``{"base": id, "next": [next id, patch], "patch": patch}``: first make the base into the next one, unless
-  that has been done, and then the next one into the value.
+- ``{"base": id, "whole": value}``: the value, which is the new base;
+- ``{"base": id, "patch": patch}``: apply the patch to the base to get the value;
+- ``{"base": id, "next": [next id, patch], "patch": patch}``: turn the base into the next base, unless that is
+  done already; then apply the last patch to it to get the value.
 
-A difference grows as time goes on from its base, so the base has to follow; and a browser that is busy draws
-the last of several messages without having seen the others. So several messages in turn say how it does.
+Patches grow with the distance from their base, so the base moves forward from time to time. A busy browser
+draws only the last of several messages. Therefore each move of the base is sent in several messages in a row.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any, Final
 
 from candleflow.dashboard import patch
 
-_TELLINGS: Final = 5
-"""A browser that sees one of so many messages has the next base. At a refresh a second it may stand still for
-as many seconds; one that has missed them all asks for the whole, as one whose session is new does."""
+_REPEATS: Final = 5
+"""How many messages in a row carry the step to the next base. A browser that sees one of them keeps up: at a
+refresh a second it may hang for 5 s. One that missed them all requests the whole value."""
 _GROWTH: Final = 1.5
-"""The base follows once what differs is so many times as large as it was at first. For 361 candles, of some
-1,000 bytes at first and 22 more a second, the mean of both costs is least there."""
+"""The base moves once a patch is this many times as large as the first one. For 361 candles (1,000 bytes at
+first, 22 more each second) this factor sends the fewest bytes."""
 _SMALL_BYTES: Final = 400
-"""What is no larger than this is not worth another base."""
+"""Patches up to this size never move the base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +38,15 @@ class _Base:
 
 @dataclass(slots=True)
 class _Next:
-    """The base that follows, how it comes of the one before, and how often that has been told."""
+    """The next base, the patch from the current base to it, and in how many messages that was sent."""
 
     base: _Base
     step: patch.Patch | None
-    tellings: int = 0
+    repeats: int = 0
 
 
 class Delivery:
-    """What one place of a page has been sent, of one view: the differences are sent against that."""
+    """What was sent to one component for one view: the base that patches refer to."""
 
     def __init__(self, view: str) -> None:
         self.view = view
@@ -56,7 +56,7 @@ class Delivery:
         self._whole_bytes = 0
 
     def message(self, value: Any) -> dict[str, Any]:
-        """What makes the browser show ``value``, which must not be changed afterwards."""
+        """Return the message that makes the browser show ``value``. The caller must not mutate it later."""
         base = self._base
         if base is None:
             return self._begin(value)
@@ -65,29 +65,29 @@ class Delivery:
         size = len(encoded(change))
         first = self._first_bytes = self._first_bytes or size
         has_grown = size > max(_SMALL_BYTES, _GROWTH * first)
-        if (_TELLINGS if has_grown else 2) * size > self._whole_bytes:
+        if (_REPEATS if has_grown else 2) * size > self._whole_bytes:
             return self._begin(value)
         if has_grown and self._next is None:
             self._next, self._first_bytes = _Next(_Base(value), change), None
             change = None
-        return self._told(base, change)
+        return self._patch_message(base, change)
 
     def _begin(self, value: Any) -> dict[str, Any]:
         self._base, self._next, self._first_bytes = _Base(value), None, None
         self._whole_bytes = len(encoded(value))
         return {"base": self._base.base_id, "whole": value}
 
-    def _told(self, base: _Base, change: patch.Patch | None) -> dict[str, Any]:
-        told = {"base": base.base_id, "patch": change}
+    def _patch_message(self, base: _Base, change: patch.Patch | None) -> dict[str, Any]:
+        message = {"base": base.base_id, "patch": change}
         following = self._next
         if following is not None:
-            told["next"] = [following.base.base_id, following.step]
-            following.tellings += 1
-            if following.tellings == _TELLINGS:
+            message["next"] = [following.base.base_id, following.step]
+            following.repeats += 1
+            if following.repeats == _REPEATS:
                 self._base, self._next = following.base, None
-        return told
+        return message
 
 
 def encoded(value: Any) -> bytes:
-    """As JSON, in as few bytes as there are."""
+    """Encode as compact JSON."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()

@@ -1,7 +1,7 @@
-"""Candles as a file to take away, CSV or Parquet, each figure as it is stored. Pure: bytes out.
+"""Candles as a CSV or Parquet file, with every value exactly as stored. Pure: bytes out.
 
-No field of the CSV is taken for a formula by a spreadsheet: a symbol begins with a letter or a digit
-(``market.symbol``), nothing else is text of anyone else's, and no figure is negative.
+A spreadsheet takes no field of the CSV for a formula: symbols begin with a letter or a digit
+(``market.symbol``), there is no other text from outside, and no number is negative.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from candleflow.market.window import SECOND_US
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))
 _DECIMAL: Final = pa.decimal128(38, 18)
 _WIDE_DECIMAL: Final = pa.decimal256(76, 18)
-"""For a column with a figure of 10^20 or more, which a quote volume may reach where a coin costs nothing."""
+"""For a column with a value of 10^20 or more, such as a quote volume in a currency of very low worth."""
 _TIME: Final = pa.timestamp("us", tz="UTC")
 
 _DECIMALS: Final = (
@@ -41,8 +41,8 @@ _OTHERS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """What a file holds: a symbol's candles of one length, oldest first, at least one."""
+class Export:
+    """The content of a file: a symbol's candles of one length, oldest first, at least one."""
 
     symbol: str
     bucket_seconds: int
@@ -62,9 +62,9 @@ class Stretch:
         return self.bucket_seconds * SECOND_US
 
     def file_name(self, ending: str) -> str:
-        """Such as ``BTCUSDT_5s_2026-11-23T203000Z_2026-11-23T210000Z.csv``: the first open and the last end.
+        """Return such as ``BTCUSDT_5s_2026-11-23T203000Z_2026-11-23T210000Z.csv``: first open, last end.
 
-        Made-up candles say so: a file gets about without the page that it was taken from.
+        Files of simulated trades have SIMULATED in their names, as people pass files on without the page.
         """
         begin, end = self.candles[0].open_time, self.candles[-1].open_time + self.bucket_us
         times = [f"{_moment(time):%Y-%m-%dT%H%M%SZ}" for time in (begin, end)]
@@ -72,20 +72,20 @@ class Stretch:
         return "_".join([self.symbol, self.interval, *times, *marks]) + f".{ending}"
 
 
-def as_csv(stretch: Stretch) -> bytes:
-    """UTF-8, a line of names first; times in UTC by ISO 8601, decimals with every place that is stored."""
+def as_csv(export: Export) -> bytes:
+    """Return UTF-8 with a header line; times in UTC by ISO 8601, decimals with every stored place."""
     names = ["symbol", "interval", "open_time", "end_time", *_DECIMALS, *_OTHERS]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows(_row(stretch, one) for one in stretch.candles)
+    writer.writerows(_row(export, one) for one in export.candles)
     return text.getvalue().encode()
 
 
-def _row(stretch: Stretch, candle: StoredCandle) -> list[str]:
-    times = (candle.open_time, candle.open_time + stretch.bucket_us)
+def _row(export: Export, candle: StoredCandle) -> list[str]:
+    times = (candle.open_time, candle.open_time + export.bucket_us)
     figures = (getattr(candle, name) for name in (*_DECIMALS, *_OTHERS))
-    return [stretch.symbol, stretch.interval, *map(_iso, times), *map(_text, figures)]
+    return [export.symbol, export.interval, *map(_iso, times), *map(_text, figures)]
 
 
 def _text(value: Decimal | int | bool | str) -> str:  # noqa: FBT001 - a column may hold booleans
@@ -103,33 +103,33 @@ def _moment(time: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
 
 
-def as_parquet(stretch: Stretch) -> bytes:
-    """The CSV's columns, typed: times as microseconds in UTC, decimals of 38 digits with 18 places.
+def as_parquet(export: Export) -> bytes:
+    """Return the CSV's columns with types: timestamps in microseconds UTC, decimal128(38, 18).
 
-    The file's own metadata has ``symbol``, ``interval`` and ``simulated``, ``true`` or ``false``.
+    The file's metadata has ``symbol``, ``interval`` and ``simulated`` (``true`` or ``false``).
     """
-    count = len(stretch.candles)
-    opens = [one.open_time for one in stretch.candles]
+    count = len(export.candles)
+    opens = [one.open_time for one in export.candles]
     columns = {
-        "symbol": pa.array([stretch.symbol] * count, pa.string()),
-        "interval": pa.array([stretch.interval] * count, pa.string()),
+        "symbol": pa.array([export.symbol] * count, pa.string()),
+        "interval": pa.array([export.interval] * count, pa.string()),
         "open_time": pa.array(opens, _TIME),
-        "end_time": pa.array([time + stretch.bucket_us for time in opens], _TIME),
-        **{name: _decimals(_values(stretch, name)) for name in _DECIMALS},
-        **{name: pa.array(_values(stretch, name), kind) for name, kind in _OTHERS.items()},
+        "end_time": pa.array([time + export.bucket_us for time in opens], _TIME),
+        **{name: _decimals(_values(export, name)) for name in _DECIMALS},
+        **{name: pa.array(_values(export, name), kind) for name, kind in _OTHERS.items()},
     }
-    told = {
-        "symbol": stretch.symbol,
-        "interval": stretch.interval,
-        "simulated": str(stretch.is_simulated).lower(),
+    metadata = {
+        "symbol": export.symbol,
+        "interval": export.interval,
+        "simulated": str(export.is_simulated).lower(),
     }
     file = io.BytesIO()
-    pq.write_table(pa.table(columns).replace_schema_metadata(told), file)
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), file)
     return file.getvalue()
 
 
-def _values(stretch: Stretch, name: str) -> list[Any]:
-    return [getattr(one, name) for one in stretch.candles]
+def _values(export: Export, name: str) -> list[Any]:
+    return [getattr(one, name) for one in export.candles]
 
 
 def _decimals(values: list[Decimal]) -> pa.Array:
@@ -139,8 +139,8 @@ def _decimals(values: list[Decimal]) -> pa.Array:
         return pa.array(values, _WIDE_DECIMAL)
 
 
-FORMATS: Final[dict[str, tuple[str, str, Callable[[Stretch], bytes]]]] = {
+FORMATS: Final[dict[str, tuple[str, str, Callable[[Export], bytes]]]] = {
     "CSV": ("csv", "text/csv", as_csv),
     "Parquet": ("parquet", "application/vnd.apache.parquet", as_parquet),
 }
-"""By name: a file name's ending, the media type, and what writes it."""
+"""By label: the file extension, the media type, and the function that returns the file's bytes."""

@@ -1,4 +1,4 @@
-"""Candles to a Plotly figure: a pure function, whose result is plain JSON."""
+"""Candles to a Plotly figure: a pure function that returns plain JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _FACTS: Final[dict[str, Callable[[Any], Any]]] = {
     ),
     "source": str,
 }
-"""What the crosshair tells beside prices and volume; true or false in one digit, as it travels so often."""
+"""Fields that the crosshair's readout shows besides prices and volume, and how each is converted for JSON.
+Booleans become 0 or 1, to keep messages small."""
 
 
 def figure(
@@ -34,30 +35,30 @@ def figure(
     before: Sequence[StoredCandle] = (),
     forecasts: Sequence[KeptForecast] | None = None,
 ) -> Json:
-    """Prices, volume below, panes below that; ``{"data": [...], "layout": {...}, "facts": {...}}``.
+    """Return ``{"data": [...], "layout": {...}, "facts": {...}}``: prices, volume below, then the panes.
 
-    ``before``: candles before the first that is drawn, which its lines are reckoned from. ``forecasts``: of
-    the candles drawn and of the next; None where there are none to be had. ``data`` begins with the candles'
-    own prices, drawn or not, and the volumes; ``facts`` has what else the crosshair tells.
-    Times are in milliseconds, Plotly's own unit; a candle stands at its open time, as on any trading chart.
+    ``before``: candles before the first one drawn, to warm up the indicators. ``forecasts``: of the candles
+    drawn and the next one; None if forecasts are not drawn. ``data`` begins with the candles' own prices,
+    visible or not, then the volumes. ``facts`` has the other fields of the crosshair's readout.
+    Times are in milliseconds, Plotly's unit. A candle's time is its open time, as on any trading chart.
     """
     times = [one.open_time // 1_000 for one in candles]
     bucket_ms = bucket_seconds * 1_000
     shown = layout.time_range(candles, bucket_seconds, period)
     ahead = []
     if forecasts is not None:
-        shown[1] = max(shown[1], times[-1] + 2 * bucket_ms)  # with room for the next one, there or not
+        shown[1] = max(shown[1], times[-1] + 2 * bucket_ms)  # room for the next candle's forecast
         last, with_past = candles[-1].open_time, looks.past_forecasts
         ahead = list(traces.forecasts(forecasts, last, price_places, with_past=with_past))
-    reckoned = traces.Reckoned(candles, before, times, price_places)
+    derived = traces.Derived(candles, before, times, price_places)
     return {
         "data": [
             traces.prices(candles, times, bucket_ms, looks.kind),
             traces.volumes(candles, times, bucket_ms),
             *traces.marks(candles, times, bucket_ms),
-            *traces.other_prices(reckoned, bucket_ms, looks.kind),
-            *traces.overlays(reckoned, looks),
-            *traces.panes(reckoned, bucket_ms, looks),
+            *traces.other_prices(derived, bucket_ms, looks.kind),
+            *traces.overlays(derived, looks),
+            *traces.panes(derived, bucket_ms, looks),
             *ahead,
         ],
         "layout": layout.axes(shown, price_places, looks)
@@ -67,4 +68,4 @@ def figure(
 
 
 def _facts(candles: Sequence[StoredCandle]) -> Json:
-    return {name: [told(getattr(one, name)) for one in candles] for name, told in _FACTS.items()}
+    return {name: [convert(getattr(one, name)) for one in candles] for name, convert in _FACTS.items()}

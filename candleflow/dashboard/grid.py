@@ -1,4 +1,4 @@
-"""Several charts on one page: a cell for each, laid out by ``assets/grid.css``."""
+"""A grid of up to four charts: one cell for each, laid out by ``assets/grid.css``."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _COUNTS: Final = ("1", "2", "3", "4")
 
 
 def count_control() -> None:
-    """How many charts the viewer wants."""
+    """Draw the control for the number of charts."""
     st.segmented_control("Charts", _COUNTS, default=_COUNTS[0], required=True, key=_KEY, bind="query-params")
 
 
 def slots() -> range:
-    """The places of the charts, from 1."""
+    """Return the charts' numbers, from 1."""
     return range(1, int(st.session_state[_KEY]) + 1)
 
 
 def cells(offered: Sequence[str], first: str) -> Iterator[tuple[int, str]]:
-    """The place, from 1, and the symbol of each chart; what is drawn meanwhile is in its cell.
+    """Open a cell for each chart; yield its number, from 1, and its symbol. The caller draws into the cell.
 
-    The first shows the symbol ``first``; each further one has a picker of its own. The cells are there for a
-    single chart too, so that the first stays as it is when another comes.
+    The first chart shows the symbol ``first``; each other one has a picker of its own. A single chart has a
+    cell too, so that it is not redrawn when a second one is added.
     """
     with st.container(key="grid"):
         for slot in slots():
             with st.container(key=f"cell{slot}"):
-                # Not in the part that is refreshed: that would send every symbol on offer each time.
+                # Outside the refreshed fragment: inside it, each refresh would send all symbols on offer.
                 yield slot, first if slot == 1 else symbols.pick(offered, slot, label_visibility="collapsed")

@@ -1,7 +1,7 @@
-"""What is reckoned from candles and drawn beside them: averages, bands, oscillators. Pure.
+"""Technical indicators over candles: moving averages, bands, oscillators. Pure.
 
-Every function takes and gives pandas Series over the candles, oldest first, as doubles: these are drawn, not
-accounted for. A value that has too few candles before it is missing (NaN).
+The functions take and return pandas Series over the candles, oldest first. Values are doubles: they are
+drawn, not stored. A value with too few candles before it is NaN.
 
 Sources: J. Welles Wilder, New Concepts in Technical Trading Systems (1978), for RSI; John Bollinger,
 Bollinger on Bollinger Bands (2001); Gerald Appel, Technical Analysis (2005), for MACD.
@@ -30,7 +30,7 @@ class Macd(NamedTuple):
 
 
 def table(candles: Sequence[StoredCandle]) -> pd.DataFrame:
-    """The candles' figures as columns of doubles, one row each."""
+    """Return the candles as a table: one row each, columns of doubles."""
     names = (
         "open", "high", "low", "close", "volume", "quote_volume", "taker_buy_volume", "trade_count",
     )  # fmt: skip
@@ -38,33 +38,34 @@ def table(candles: Sequence[StoredCandle]) -> pd.DataFrame:
 
 
 def sma(values: pd.Series, period: int) -> pd.Series:
-    """The simple moving average."""
+    """Return the simple moving average."""
     return values.rolling(period).mean()
 
 
 def ema(values: pd.Series, period: int) -> pd.Series:
-    """The exponential moving average: the newest value weighs 2 / (period + 1)."""
+    """Return the exponential moving average; the newest value's weight is 2 / (period + 1)."""
     return values.ewm(span=period, adjust=False, min_periods=period).mean()
 
 
 def vwap(candles: pd.DataFrame, period: int) -> pd.Series:
-    """The price paid on average over the last ``period`` candles, each trade by its volume.
+    """Return the volume-weighted average price over the last ``period`` candles.
 
-    Quote volume over volume is that exactly, where others go by a candle's typical price.
+    Quote volume divided by volume is the exact average; many charts approximate it by each candle's typical
+    price.
     """
     volume = candles["volume"].rolling(period).sum()
     return candles["quote_volume"].rolling(period).sum() / volume.where(volume > 0)
 
 
 def bollinger(values: pd.Series, period: int, deviations: float = 2.0) -> Bands:
-    """The moving average, and so many standard deviations (of the whole, not of a sample) about it."""
+    """Return the moving average, and bands ``deviations`` population standard deviations around it."""
     middle = sma(values, period)
     spread = deviations * values.rolling(period).std(ddof=0)
     return Bands(middle + spread, middle, middle - spread)
 
 
 def rsi(values: pd.Series, period: int) -> pd.Series:
-    """Wilder's relative strength index, 0 to 100; 50 where nothing moved."""
+    """Return Wilder's relative strength index, 0 to 100; 50 if the price did not move."""
     change = values.diff()
     gain = change.clip(lower=0).ewm(alpha=1 / period, adjust=False, min_periods=period).mean()
     loss = (-change.clip(upper=0)).ewm(alpha=1 / period, adjust=False, min_periods=period).mean()
@@ -73,20 +74,20 @@ def rsi(values: pd.Series, period: int) -> pd.Series:
 
 
 def macd(values: pd.Series, fast: int, slow: int, signal: int) -> Macd:
-    """The fast exponential average less the slow one, that difference's own average, and their difference."""
+    """Return the MACD line (fast EMA minus slow EMA), its EMA as signal line, and their difference."""
     line = ema(values, fast) - ema(values, slow)
     average = line.ewm(span=signal, adjust=False, min_periods=signal).mean()
     return Macd(line, average, line - average)
 
 
 def taker_share(candles: pd.DataFrame) -> pd.Series:
-    """The part of the volume that takers bought, in percent; missing where nothing was traded."""
+    """Return the takers' buy volume in percent of the volume; NaN if nothing was traded."""
     volume = candles["volume"]
     return 100 * candles["taker_buy_volume"] / volume.where(volume > 0)
 
 
 def heikin_ashi(candles: pd.DataFrame) -> pd.DataFrame:
-    """Open, high, low and close of the averaged candles: each opens in the middle of the one before."""
+    """Return Heikin-Ashi candles: each opens at the middle of the previous one's open and close."""
     close = (candles["open"] + candles["high"] + candles["low"] + candles["close"]) / 4
     opens: list[float] = []
     for own_open, own_close in zip(candles["open"], candles["close"], strict=True):

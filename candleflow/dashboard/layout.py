@@ -1,6 +1,6 @@
-"""Axes, panes and what is written on the chart, as Plotly's layout. Pure: plain JSON out.
+"""Axes, panes and annotations of the chart, as Plotly's layout. Pure: plain JSON out.
 
-Text and grid colours are left to the page's style sheet, which takes them from its theme, light or dark.
+Colours of text and grid are set by ``assets/chart.css``, from Streamlit's light or dark theme.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ from candleflow.market.stored import StoredCandle
 from candleflow.market.window import SECOND_US, floor_time
 
 _FEWEST_BUCKETS: Final = 60
-"""The time axis spans at least so many, so that the first candles of a day are not as wide as the page."""
+"""Minimum width of the time axis, in candles: otherwise the first candle of all would fill the page."""
 _PANEL_GAP: Final = 0.03
 _VOLUME_HEIGHT: Final = 0.2
 _PANE_HEIGHT: Final = 0.15
 _ABOVE_MARKS: Final = 0.04
-"""Those at the foot of the prices: of repaired and of incomplete candles."""
+"""Height that the legend leaves free at the foot of the prices, for the marks of incomplete and repaired
+candles."""
 _ANY_DISTANCE: Final = 10_000
-"""In pixels, wider than any screen: with -1, its word for that, Plotly.js 4.1 tells of no point at all."""
+"""Hover distance in pixels, wider than any screen. Plotly's value for "any", -1, finds no point in 4.1."""
 _TOP: Final = 10
-"""In pixels, more than half a label's height: for one at the end of any axis, the volume's too, Plotly would
-else widen the whole chart's margin, and narrow it again, and so the chart moved as volumes changed."""
+"""Top margin in pixels, more than half a label's height. With less, Plotly widens the margin whenever a label
+is at an axis's end, so the chart would jump as volumes change."""
 _MOST_GAPS: Final = 50
-"""Shaded at most: where there are more, the look-back is no place to tell them apart."""
+"""Maximum number of gaps that are shaded, the newest: more can't be distinguished on one chart."""
 
 Json = dict[str, Any]
 
 
 def pane_axis(at: int) -> str:
-    """The value axis of a pane, by its place: one to three are the prices', the volume's and the marks'."""
+    """Return the value axis of pane ``at``, from 0. y, y2 and y3 are of prices, volume and marks."""
     return f"y{4 + at}"
 
 
 def time_range(candles: Sequence[StoredCandle], bucket_seconds: int, period: Period) -> list[float]:
-    """From the first candle to just past the period's end, in milliseconds."""
+    """Return the time axis's range in milliseconds: from the first candle to just past the period's end."""
     bucket_us = bucket_seconds * SECOND_US
     last = max(floor_time(period.until, bucket_us), candles[-1].open_time)
     first = min(candles[0].open_time, last - _FEWEST_BUCKETS * bucket_us)
@@ -60,7 +61,7 @@ def axes(shown: list[float], price_places: int, looks: Looks) -> Json:
         "legend": {
             "orientation": "h",
             "x": 0,
-            "y": round(volume_top + _PANEL_GAP + _ABOVE_MARKS, 4),  # the crosshair's figures are at the top
+            "y": round(volume_top + _PANEL_GAP + _ABOVE_MARKS, 4),  # the readout is at the top
             "yanchor": "bottom",
             "bgcolor": "rgba(0,0,0,0)",
             "itemdoubleclick": False,
@@ -104,7 +105,7 @@ def _small_axis(bottom: float, top: float) -> Json:
 
 
 def _pane_bottom(at: int, looks: Looks) -> float:
-    """The first pane is the highest."""
+    """Return the bottom of pane ``at``. The first pane is the highest."""
     return (len(looks.panes) - 1 - at) * (_PANE_HEIGHT + _PANEL_GAP)
 
 
@@ -118,7 +119,7 @@ def _pane_layout(at: int, pane: Pane, looks: Looks) -> Json:
 
 
 def notes(candles: Sequence[StoredCandle], bucket_ms: int, price_places: int, looks: Looks) -> Json:
-    """What is written or shaded on the chart: the last price, the panes' names, the gaps."""
+    """Return the shapes and annotations: the last price, the panes' titles, the gaps."""
     newest = candles[-1]
     colour = RISING if newest.close >= newest.open else FALLING
     price = float(newest.close)
@@ -196,14 +197,14 @@ def _pane_title(at: int, pane: Pane, looks: Looks) -> Json:
 
 
 def _gaps(candles: Sequence[StoredCandle], bucket_ms: int) -> Iterator[tuple[int, int, int]]:
-    """Where whole candles are missing: from when to when (milliseconds), and how many trades; the newest."""
+    """Yield the newest gaps of whole candles: begin and end in milliseconds, number of missing trades."""
     found = (
         (before.open_time // 1_000 + bucket_ms, after.open_time // 1_000, missing)
         for before, after in pairwise(candles)
         if (missing := after.first_trade_id - before.last_trade_id - 1) > 0
     )
     wide = [gap for gap in found if gap[1] > gap[0]]
-    # A candle stands at its open time, in the middle of its place.
+    # A candle is drawn centred on its open time, so shading begins half a candle earlier.
     return (
         (begin - bucket_ms // 2, end - bucket_ms // 2, missing) for begin, end, missing in wide[-_MOST_GAPS:]
     )

@@ -1,4 +1,4 @@
-"""How the viewer wants the candles drawn. Pure, and nothing of Plotly or Streamlit."""
+"""The drawing options of the chart. Pure, without Plotly or Streamlit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 
 class Kind(StrEnum):
-    """How a price is drawn."""
+    """How prices are drawn."""
 
     CANDLES = "Candles"
     BARS = "Bars"
@@ -17,7 +17,7 @@ class Kind(StrEnum):
 
 
 class Overlay(StrEnum):
-    """A line over the prices."""
+    """An indicator drawn over the prices."""
 
     SMA = "SMA"
     EMA = "EMA"
@@ -26,7 +26,7 @@ class Overlay(StrEnum):
 
 
 class Pane(StrEnum):
-    """A chart of its own below the volume."""
+    """An indicator in a pane of its own below the volume."""
 
     RSI = "RSI"
     MACD = "MACD"
@@ -35,18 +35,18 @@ class Pane(StrEnum):
 
 
 PERIODS: Final[dict[str, int]] = {"SMA": 20, "EMA": 50, "VWAP": 20, "Bollinger": 20, "RSI": 14}
-"""How many candles each looks back over, unless the viewer says otherwise."""
+"""Default period of each indicator, in candles."""
 PERIOD_LIMITS: Final = (2, 200)
 MACD_PERIODS: Final = (12, 26, 9)
-"""The fast and the slow average, and the signal's."""
+"""Periods of the fast average, the slow average and the signal line."""
 
 _SETTLED: Final = 4
-"""An exponential average forgets: what came so many periods before weighs less than 2 % (exp(-4))."""
+"""Warm-up of an exponential average, in periods: values before that weigh less than 2 % (exp(-4))."""
 
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """The viewer's choice. ``periods`` has those of ``PERIODS`` that differ."""
+    """The viewer's drawing options. ``periods`` replaces defaults of ``PERIODS``."""
 
     kind: Kind = Kind.CANDLES
     overlays: tuple[Overlay, ...] = ()
@@ -60,7 +60,7 @@ class Looks:
 
     @property
     def warm_up(self) -> int:
-        """How many candles before the first that is drawn its lines need to be right."""
+        """Return how many candles before the first one drawn the indicators need."""
         needs = {
             Overlay.SMA: self.period("SMA"),
             Overlay.EMA: _SETTLED * self.period("EMA"),
@@ -70,5 +70,7 @@ class Looks:
             Pane.MACD: _SETTLED * MACD_PERIODS[1],
         }
         chosen = [needs.get(one, 0) for one in (*self.overlays, *self.panes)]
-        heikin_ashi = 10 if self.kind is Kind.HEIKIN_ASHI else 0  # each halves what it inherits: 0.1 %
+        heikin_ashi = (
+            10 if self.kind is Kind.HEIKIN_ASHI else 0
+        )  # each open halves the weight of earlier ones: 0.1 %
         return max([heikin_ashi, *chosen])

@@ -1,6 +1,6 @@
-"""The strip of all followed symbols: price, change and last day of each; one click switches the first chart.
+"""The strip of all followed symbols, with price, change and sparkline. A click switches the first chart.
 
-A component of our own; ``assets/market_strip.js`` changes its buttons in place.
+``assets/market_strip.js`` draws it and updates its buttons in place.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STRIP: Final = LiveComponent(
 
 
 def show(followed: Sequence[str], current: str, refresh_seconds: int | None) -> None:
-    """Show the strip, ``current`` marked in it; nothing where one symbol alone is followed."""
+    """Show the strip with ``current`` marked; nothing if only one symbol is followed."""
     if len(followed) < 2:
         return
 
@@ -46,7 +46,7 @@ def _draw(source: PageSource, followed: Sequence[str], current: str, now: int) -
     try:
         shown = quotes(followed, source.symbols(), source.sparklines(), now)
         is_away = False
-    except StoreError:  # the chart below says so
+    except StoreError:  # the chart below shows the error
         shown = st.session_state.get(_LAST) or quotes(followed, [], {}, now)
         is_away = True
     st.session_state[_LAST] = shown
@@ -61,5 +61,5 @@ def _draw(source: PageSource, followed: Sequence[str], current: str, now: int) -
 
 def _switch(followed: Sequence[str]) -> None:
     picked = st.session_state[_KEY]["picked"]
-    if picked in followed:  # what a browser sends may be anything
+    if picked in followed:  # the value comes from the browser and is untrusted
         symbols.switch(picked)

@@ -1,7 +1,7 @@
-"""The page: controls, the price, the chart, and what to say when there is nothing to draw.
+"""The page: controls, price header, trust strip, chart, and a message if there is nothing to draw.
 
-Streamlit runs ``show`` anew for each viewer and each change of a control, and then only the fragment inside
-at each refresh. Text from the database reaches HTML only through ``html.escape``.
+Streamlit runs ``show`` for each viewer and each change of a control. A refresh runs only the fragment inside.
+Text from the database reaches HTML only through ``html.escape``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _AWAY_SINCE: Final = "away_since"
 
 
 def show() -> None:
-    """Show the page; where a setting is wrong, the one sentence that says so."""
+    """Show the page, or the error message if a setting is wrong."""
     try:
         settings = shared().settings
     except (SettingError, StoreError) as error:
@@ -59,29 +59,32 @@ def show() -> None:
     followed, is_simulated = settings.symbols, settings.exchange.is_simulated
     _configure(is_simulated=is_simulated)
     if is_simulated:
-        st.html('<div class="cf-simulated"><b>SIMULATED</b> Made-up trades. No market, no real prices.</div>')
+        st.html(
+            '<div class="cf-simulated"><b>SIMULATED</b> Generated trades: no market, no real prices.</div>'
+        )
     offered = _offered_symbols(PageSource(), followed)
-    wish, drawing, refresh_seconds = _controls(offered, buckets(settings.windows), is_simulated=is_simulated)
-    market_strip.show(followed, wish.symbol, refresh_seconds)
+    selection, drawing, refresh_seconds = _controls(
+        offered, buckets(settings.windows), is_simulated=is_simulated
+    )
+    market_strip.show(followed, selection.symbol, refresh_seconds)
 
-    # streamlit-autorefresh in the fragment keeps the same pace (a refresh each 1.00 s, p95 1.13-1.14 s; here
-    # 1.15-1.24 s), but its ticks pass through a frame of their own: 5 requests and 94 KB more to load, and
-    # 112-127 ms from a tick to the data in place of 79-82 (Chromium 156, 361 candles, twice 45 s each).
+    # Not streamlit-autorefresh: its iframe adds 5 requests and 94 KB per page load, and 112-127 ms from tick
+    # to data instead of 79-82 ms (Chromium 156, 361 candles).
     @st.fragment(run_every=refresh_seconds)
-    def live(source: PageSource, wish: _Wish, drawing: _Drawing) -> None:
+    def live(source: PageSource, selection: _Selection, drawing: _Drawing) -> None:
         source.refresh()
-        is_followed = wish.symbol in followed
-        strip = TrustStrip(source, wish.symbol, is_followed, is_simulated, refresh_seconds, drawing.slot)
-        _Cell(source, wish, drawing, strip, now_us()).show()
+        is_followed = selection.symbol in followed
+        strip = TrustStrip(source, selection.symbol, is_followed, is_simulated, refresh_seconds, drawing.slot)
+        _Cell(source, selection, drawing, strip, now_us()).show()
         if _offered_symbols(source, followed) != offered:
             st.rerun(scope="app")
 
-    for slot, symbol in grid.cells(offered, wish.symbol):
-        live(PageSource(), replace(wish, symbol=symbol), replace(drawing, slot=slot))
+    for slot, symbol in grid.cells(offered, selection.symbol):
+        live(PageSource(), replace(selection, symbol=symbol), replace(drawing, slot=slot))
 
 
 def _configure(*, is_simulated: bool) -> None:
-    """The browser's title, and the page's style. Comes before anything else on the page."""
+    """Set the browser's title and the page's styles. Must be called before anything is drawn."""
     title = "SIMULATED - Candleflow" if is_simulated else "Candleflow"
     st.set_page_config(page_title=title, page_icon=_ICON, layout="wide", initial_sidebar_state="collapsed")
     st.html(_COLOURS)
@@ -90,8 +93,8 @@ def _configure(*, is_simulated: bool) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
-    """What the viewer has chosen to see; ``bucket_seconds`` is None where the look-back is to decide."""
+class _Selection:
+    """What the viewer has chosen in the controls. ``bucket_seconds`` None: by the look-back (Auto)."""
 
     symbol: str
     bucket_seconds: int | None
@@ -110,21 +113,24 @@ class _Wish:
 
 @dataclass(frozen=True, slots=True)
 class _Drawing:
-    """How it is to be drawn."""
+    """How one chart is drawn."""
 
     looks: Looks
     is_local: bool
     is_simulated: bool
     finest_seconds: int
-    """The length of the candles that forecasts are of."""
+    """The shortest candle length. Forecasts exist for candles of this length only."""
     slot: int = 1
     """The chart's place on the page, from 1."""
 
 
 def _controls(
     offered: Sequence[str], bucket_labels: dict[str, int], *, is_simulated: bool
-) -> tuple[_Wish, _Drawing, int | None]:
-    """The row of controls. Each is bound to the address, so that a reload or a shared link shows the same."""
+) -> tuple[_Selection, _Drawing, int | None]:
+    """Draw the controls; return the selection, the drawing options and the refresh interval (seconds).
+
+    Each control is bound to the page's address, so that a reload or a shared link shows the same.
+    """
     with st.container(horizontal=True, key="controls", vertical_alignment="bottom", gap="medium"):
         symbol = symbols.pick(offered)
         bucket = _segments("Candle", [AUTO, *bucket_labels], AUTO, "candle")
@@ -132,23 +138,23 @@ def _controls(
         with st.container(horizontal=True, width="content", key="menus", gap="small"):
             looks, is_local = _drawing_controls()
             download_menu.menu(_drawn, is_simulated=is_simulated)
-            alerts_menu.menu(shared().alert_desk, offered, is_simulated=is_simulated)
+            alerts_menu.menu(shared().alert_rules, offered, is_simulated=is_simulated)
         refresh = _segments("Refresh", list(REFRESHES), next(iter(REFRESHES)), "refresh")
     lengths = tuple(bucket_labels.values())
-    wish = _Wish(symbol, bucket_labels.get(bucket), LOOK_BACKS[look_back], lengths)
-    return wish, _Drawing(looks, is_local, is_simulated, lengths[0]), REFRESHES[refresh]
+    selection = _Selection(symbol, bucket_labels.get(bucket), LOOK_BACKS[look_back], lengths)
+    return selection, _Drawing(looks, is_local, is_simulated, lengths[0]), REFRESHES[refresh]
 
 
 def _drawing_controls() -> tuple[Looks, bool]:
     with st.popover("Chart", key="drawing"):
         grid.count_control()
-        kind = _segments("Prices", list(Kind), Kind.CANDLES, "prices")
+        kind = _segments("Chart type", list(Kind), Kind.CANDLES, "prices")
         overlays = _several("Overlays", list(Overlay), "overlays")
-        panes = _several("Below", list(Pane), "below")
+        panes = _several("Panes", list(Pane), "below")
         periods = [(name, _period(name)) for name in PERIODS if name in (*overlays, *panes)]
         is_log = st.toggle("Logarithmic scale", key="log", bind="query-params")
         past_forecasts = st.toggle("Past forecasts", key="forecasts", bind="query-params")
-        zone = _segments("Times", ["UTC", _LOCAL], "UTC", "times")
+        zone = _segments("Time zone", ["UTC", _LOCAL], "UTC", "times")
     looks = Looks(
         Kind(kind),
         tuple(map(Overlay, overlays)),
@@ -163,7 +169,7 @@ def _drawing_controls() -> tuple[Looks, bool]:
 def _period(name: str) -> int:
     lowest, highest = PERIOD_LIMITS
     key = name.lower()
-    found = st.number_input(f"{name}: candles", lowest, highest, PERIODS[name], key=key, bind="query-params")
+    found = st.number_input(f"{name} period", lowest, highest, PERIODS[name], key=key, bind="query-params")
     return PERIODS[name] if found is None else int(found)
 
 
@@ -171,7 +177,7 @@ def _several(label: str, options: list[str], key: str) -> list[str]:
     chosen: list[str] = st.pills(
         label, options, selection_mode="multi", default=[], key=key, bind="query-params"
     )
-    return [one for one in options if one in chosen]  # always in the same order
+    return [one for one in options if one in chosen]  # in the order of the options, not of the clicks
 
 
 def _segments(label: str, options: list[str], default: str, key: str) -> str:
@@ -182,13 +188,16 @@ def _segments(label: str, options: list[str], default: str, key: str) -> str:
 
 
 def _drawn() -> list[View]:
-    """What the charts show, in their order."""
+    """Return the views that the charts show now, in the charts' order."""
     lasts = [st.session_state.get(f"{_LAST_VIEW}{slot}", (None, None))[1] for slot in grid.slots()]
     return [one for one in lasts if isinstance(one, View)]
 
 
 def _offered_symbols(source: PageSource, followed: Sequence[str]) -> list[str]:
-    """The symbols followed, then those that only the store knows; those known before while it is away."""
+    """Return the followed symbols, then others with stored trades.
+
+    While PostgreSQL is away, the stored symbols are those of the last successful read.
+    """
     try:
         stored = sorted(state.symbol for state in source.symbols())
     except StoreError:
@@ -202,21 +211,21 @@ class _Cell:
     """One chart, with its header and its trust strip, at one refresh."""
 
     source: PageSource
-    wish: _Wish
+    selection: _Selection
     drawing: _Drawing
     strip: TrustStrip
     now: int
 
     def show(self) -> None:
         try:
-            choice = self.wish.choice(self.source, self.now)
+            choice = self.selection.choice(self.source, self.now)
             warm_up = self.drawing.looks.warm_up
             view = look(self.source, choice, self.now, warm_up, is_followed=self.strip.is_followed)
             forecasts = self._forecasts(view)
         except StoreError as error:
             self._show_last_view(error)
             return
-        st.session_state[f"{_LAST_VIEW}{self.drawing.slot}"] = (self.wish, view)
+        st.session_state[f"{_LAST_VIEW}{self.drawing.slot}"] = (self.selection, view)
         st.session_state[_AWAY_SINCE] = None
         if isinstance(view, Nothing):
             self._say(view)
@@ -225,7 +234,7 @@ class _Cell:
             self._draw(view, [*paused, *view.notices], forecasts, is_stale=False)
 
     def _forecasts(self, view: View | Nothing) -> Sequence[KeptForecast] | None:
-        """Those to be drawn: of the finest candles, up to now."""
+        """Return the forecasts to draw; None unless the chart shows the shortest candles up to now."""
         if isinstance(view, Nothing) or view.period.is_past:
             return None
         if view.choice.bucket_seconds != self.drawing.finest_seconds:
@@ -234,19 +243,17 @@ class _Cell:
         return self.source.forecasts(view.choice.symbol, drawn.open_time)
 
     def _show_last_view(self, error: StoreError) -> None:
-        """While the store is away: what was last read, greyed, and since when. Each refresh tries again."""
+        """Draw the last view in grey, and since when PostgreSQL is away. Each refresh tries again."""
         if st.session_state.get(_AWAY_SINCE) is None:
             st.session_state[_AWAY_SINCE] = self.now
-            _LOG.warning("the page can't read candles: %s", error)
+            _LOG.warning("can't read candles, retrying at each refresh of the page: %s", error)
         since = words.utc(st.session_state[_AWAY_SINCE])
-        last_wish, last = st.session_state.get(f"{_LAST_VIEW}{self.drawing.slot}", (None, None))
-        if isinstance(last, View) and last_wish == self.wish:
-            notice = (
-                f"PostgreSQL has been away since {since}. This is what was last read; it goes on by itself."
-            )
+        last_selection, last = st.session_state.get(f"{_LAST_VIEW}{self.drawing.slot}", (None, None))
+        if isinstance(last, View) and last_selection == self.selection:
+            notice = f"PostgreSQL has been away since {since}. The chart shows old data until it is back."
             self._draw(last, [notice], None, is_stale=True)
         else:
-            advice = f"Since {since}. Candles show here by themselves once it is back."
+            advice = f"Since {since}. Candles will appear here when it is back."
             self._say(Nothing("PostgreSQL is away", advice), is_away=True)
 
     def _draw(
@@ -273,9 +280,11 @@ class _Cell:
         )
 
     def _say(self, nothing: Nothing, *, is_away: bool = False) -> None:
-        """In the places of the header and of the chart, with the strip between them."""
+        """Show a message instead of the header and the chart; the trust strip stays between them."""
         chart.forget(self.drawing.slot)
-        st.html(f'<div class="cf-header"><span class="cf-symbol">{escape(self.wish.symbol)}</span></div>')
+        st.html(
+            f'<div class="cf-header"><span class="cf-symbol">{escape(self.selection.symbol)}</span></div>'
+        )
         self.strip.draw(None if is_away else nothing, self.now)
         st.html(
             f'<div class="cf-nothing" role="status"><h2>{escape(nothing.title)}</h2>'
@@ -284,7 +293,7 @@ class _Cell:
 
 
 def _header(view: View, notices: Sequence[str], decimal_places: int, *, is_stale: bool) -> str:
-    """One element, whatever it has to say: the strip and the chart below keep their places on the page."""
+    """Return the header's HTML as one element, so that the elements below keep their places on the page."""
     state, choice = view.symbol, view.choice
     change, sign = words.change(view.candles, decimal_places)
     direction = ("flat", "rising", "falling")[sign]
@@ -302,4 +311,4 @@ def _header(view: View, notices: Sequence[str], decimal_places: int, *, is_stale
 
 
 def _over(choice: Choice) -> str:
-    return "in all" if choice.look_back_seconds is None else f"in {words.span(choice.look_back_seconds)}"
+    return "overall" if choice.look_back_seconds is None else f"in {words.span(choice.look_back_seconds)}"

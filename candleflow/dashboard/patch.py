@@ -1,14 +1,14 @@
-"""What differs between two figures, so that a refresh sends that and no more. JSON in, JSON out, and pure.
+"""The difference of two JSON values, so that a refresh sends only what changed. Pure.
 
-A patch is None where nothing differs, or a list whose first element says what kind it is:
+A patch is None if nothing differs, or a list whose first element is its kind:
 
-- ``["set", value]``: the value instead of what was there;
-- ``["keys", {key: patch, ...}, [gone, ...]]``: of an object, what differs by key, and the keys that are gone;
-- ``["items", {index: patch, ...}]``: of a list of objects as long as before, what differs by index;
-- ``["points", dropped, length, [[at, [value, ...]], ...]]``: of a list of plain values, how many go at its
-  front, how long it is then, and the stretches of new values, by where they begin.
+- ``["set", value]``: replace the old value;
+- ``["keys", {key: patch, ...}, [removed, ...]]``: patch an object's values by key, and remove keys;
+- ``["items", {index: patch, ...}]``: patch elements of a list of objects, whose length stays;
+- ``["points", dropped, length, [[at, [value, ...]], ...]]``: drop values at the front of a list of plain
+  values, cut or grow it to ``length``, then write each run of new values at its index ``at``.
 
-``assets/patch.js`` applies it.
+``assets/patch.js`` applies patches.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ Json: TypeAlias = Any
 Patch: TypeAlias = list[Any]
 
 _BLOCK: Final = 64
-"""So many points are compared at once, as nearly all are as they were. One by one took 4.3 ms, not 1.1."""
+"""Points compared at once, as nearly all are unchanged: 1.1 ms a figure, against 4.3 ms one by one."""
 _NEARBY: Final = 2
-"""Stretches so many equal values apart are sent as one: that is shorter than to say where the next begins."""
+"""Two runs of new values with up to this many equal values between them are sent as one: that is shorter than
+a second run's header."""
 
 
 def difference(before: Json, after: Json) -> Patch | None:
-    """The patch that makes ``before`` into ``after``."""
+    """Return the patch that turns ``before`` into ``after``; None if they are equal."""
     return _difference(before, after, 0)
 
 
 def _difference(before: Json, after: Json, shift: int) -> Patch | None:
-    """``shift``: by how many points the lists of the object around have moved on."""
+    """As ``difference``. ``shift``: how many points the enclosing object's lists lost at the front."""
     if isinstance(before, dict) and isinstance(after, dict):
         return _of_objects(before, after, shift)
     if isinstance(before, list) and isinstance(after, list):
@@ -62,7 +63,7 @@ def _of_items(before: Sequence[Json], after: Sequence[Json]) -> Patch | None:
 
 
 def _of_points(before: Sequence[Json], after: Sequence[Json], shift: int) -> Patch | None:
-    """As the lists around have moved on, or as if nothing had, whichever says less."""
+    """Return the smaller of two patches: one that drops ``shift`` points, and one that drops none."""
     dropped, runs = shift, _runs(before, after, shift, len(after))
     if shift:
         lighter = _runs(before, after, 0, len(after) if runs is None else _weight(runs))
@@ -73,7 +74,10 @@ def _of_points(before: Sequence[Json], after: Sequence[Json], shift: int) -> Pat
 
 
 def _runs(before: Sequence[Json], after: Sequence[Json], dropped: int, most: int) -> list[list[Any]] | None:
-    """The stretches of ``after`` that differ from what is left of ``before``; None if they weigh ``most``."""
+    """Return the runs of ``after`` that differ from ``before`` without its first ``dropped`` values.
+
+    None if their weight reaches ``most``.
+    """
     runs: list[list[Any]] = []
     weight = 0
     for at in _differing(before[dropped : dropped + len(after)], after):
@@ -91,7 +95,7 @@ def _runs(before: Sequence[Json], after: Sequence[Json], dropped: int, most: int
 
 
 def _differing(before: Sequence[Json], after: Sequence[Json]) -> Iterator[int]:
-    """Where values are new."""
+    """Yield the indexes whose values differ."""
     for begin in range(0, len(after), _BLOCK):
         old, new = before[begin : begin + _BLOCK], after[begin : begin + _BLOCK]
         if old == new and all(map(is_, map(type, old), map(type, new))):
@@ -106,12 +110,12 @@ def _weight(runs: Sequence[Sequence[Any]]) -> int:
 
 
 def _is_same(one: Json, other: Json) -> bool:
-    """In Python true is 1 and 1 is 1.0; in JSON they aren't."""
+    """Compare as JSON does: in Python ``True == 1 == 1.0``, in JSON these differ."""
     return type(one) is type(other) and bool(one == other)
 
 
 def _shift(before: Sequence[Json], after: Sequence[Json]) -> int:
-    """How many points have gone at the front, where the first that is there now was there before."""
+    """Return how many points were dropped at the front: where ``after``'s first was in ``before``, or 0."""
     return before.index(after[0]) if after and after[0] in before else 0
 
 

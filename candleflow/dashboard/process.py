@@ -1,7 +1,7 @@
-"""The page's process: Streamlit's server, its health pages, and what browsers may keep of what it sends.
+"""The page's process: Streamlit's server, health endpoints, and caching of static files.
 
-``streamlit run dashboard.py`` serves the app that ``dashboard.py`` makes of these parts. It runs ``PAGE`` for
-every viewer and every change of a control. ``run`` becomes that very command, on the port of the settings.
+``streamlit run dashboard.py`` serves the app that ``dashboard.py`` builds from these parts. It runs ``PAGE``
+for every viewer and every change of a control. ``run`` executes that command, with the port of the settings.
 """
 
 from __future__ import annotations
@@ -29,25 +29,26 @@ from candleflow.errors import SettingError, StackError, StoreError
 from candleflow.settings import Settings
 
 _IN_WHEEL: Final = Path(__file__).parent / "app" / "dashboard.py"
-"""Where a wheel has the repository's dashboard.py and .streamlit (pyproject.toml)."""
+"""Where the wheel has the repository's dashboard.py and .streamlit (pyproject.toml)."""
 SCRIPT: Final = _IN_WHEEL if _IN_WHEEL.exists() else Path(__file__).parents[2] / "dashboard.py"
-"""Its neighbour ``.streamlit/config.toml`` goes with it, whatever folder the command is run in."""
+"""The script for ``streamlit run``. Streamlit reads ``.streamlit/config.toml`` beside it, from any working
+folder."""
 PAGE: Final = Path(__file__).with_name("script.py")
 """The script of the app that ``SCRIPT`` makes."""
 
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1")
-"""As in ``.streamlit/config.toml``: an option of the command stands in place of those there."""
+"""As in ``.streamlit/config.toml``. A command-line option replaces the list there, so it must repeat them."""
 
 _FRESH: Final = {"Cache-Control": "no-store"}
 _OURS: Final = "/component/candleflow."
 _KEPT: Final = "public, immutable, max-age=31536000"
-"""For a year, and never asked for again: RFC 8246."""
+"""Cached for a year without revalidation (RFC 8246)."""
 
 
 def run(settings: Settings) -> int:
-    """Become Streamlit's server on ``settings.dashboard.port``. Its exit status is 0 after SIGTERM or Ctrl-C.
+    """Replace this process by Streamlit's server on ``settings.dashboard.port``.
 
-    Raises StackError if the port is taken.
+    The server exits with status 0 after SIGTERM or Ctrl-C. Raises StackError if the port is taken.
     """
     _check_port(settings.dashboard.port)
     started = command(settings.dashboard.port, settings.dashboard.public_url)
@@ -55,10 +56,10 @@ def run(settings: Settings) -> int:
 
 
 def command(port: int, public_url: str | None = None) -> list[str]:
-    """The command that serves the page on ``port`` of 127.0.0.1, from any working folder.
+    """Return the command that serves the page on 127.0.0.1:``port``, from any working folder.
 
-    A browser at ``public_url`` may open the page's WebSocket too, through a proxy that passes ``Host`` on:
-    Streamlit takes an Origin that is the same as the Host, and a Host that is allowed.
+    With ``public_url``, a browser may open the page through a proxy at that address, if the proxy passes
+    ``Host`` on: Streamlit accepts a WebSocket whose Origin equals the Host, and whose Host is allowed.
     """
     served = [sys.executable, "-m", "streamlit", "run", str(SCRIPT), f"--server.port={port}"]
     if public_url is None:
@@ -79,45 +80,46 @@ def _check_port(port: int) -> None:
 
 
 @asynccontextmanager
-async def stopped_well(_: st.App) -> AsyncIterator[None]:
-    """The app's lifespan: a stop that was asked for ends with status 0.
+async def exit_with_status_zero(_: st.App) -> AsyncIterator[None]:
+    """Make the process exit with status 0 after SIGTERM or SIGINT (the app's lifespan).
 
-    Having stopped, uvicorn sends itself the signal once more, which would end the process as if by a failure.
+    After shutdown uvicorn raises the signal again, which would end the process with a failure status. This
+    blocks that second signal.
     """
     yield
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
 
 
-# Health, as the other processes tell of theirs. No coroutines: Starlette runs these in threads, so that no
-# page waits for PostgreSQL.
+# Health endpoints, as those of the other processes. Not coroutines: Starlette runs plain functions in
+# threads, so a slow PostgreSQL doesn't block the event loop and all pages with it.
 
 
 def _healthz(_: Request) -> PlainTextResponse:
-    return _said(HTTPStatus.OK, "ok")  # that it answers shows that the server and its threads work
+    return _response(HTTPStatus.OK, "ok")  # an answer proves that the server and its threads work
 
 
 def _readyz(_: Request) -> PlainTextResponse:
     try:
         PageSource().symbols()
     except SettingError:
-        return _said(HTTPStatus.SERVICE_UNAVAILABLE, "waiting: a setting is wrong, the page says which")
+        return _response(HTTPStatus.SERVICE_UNAVAILABLE, "waiting: a setting is wrong, the page says which")
     except StoreError:
-        return _said(HTTPStatus.SERVICE_UNAVAILABLE, "waiting: for PostgreSQL's candles")
-    return _said(HTTPStatus.OK, "running")
+        return _response(HTTPStatus.SERVICE_UNAVAILABLE, "waiting: for PostgreSQL's candles")
+    return _response(HTTPStatus.OK, "running")
 
 
-def _said(status: HTTPStatus, words: str) -> PlainTextResponse:
+def _response(status: HTTPStatus, words: str) -> PlainTextResponse:
     return PlainTextResponse(f"{words}\n", status, _FRESH)
 
 
 HEALTH: Final = (Route("/healthz", _healthz), Route("/readyz", _readyz))
 
 
-class KeepVersioned:
-    """Middleware: a browser may keep files of our components whose address has a version, after a ``?``.
+class CacheVersionedFiles:
+    """Middleware that lets browsers cache component files whose address has a version after ``?``.
 
-    Streamlit has a component's files fetched anew with each page: 1.5 MB packed, Plotly above all. What a
-    browser keeps, it also keeps compiled.
+    By default Streamlit's browser page fetches them with each load: 1.5 MB compressed, mostly Plotly.
+    Browsers also cache the compiled code of cached scripts.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""What the strip of symbols shows of each. Pure: time is an argument, and plain JSON comes out."""
+"""The quotes in the strip of symbols: price, change, age, sparkline. Pure: time is an argument, JSON out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from candleflow.market.stored import DayOfSymbol, SymbolState
 from candleflow.market.window import SECOND_US
 
 STALE_SECONDS: Final = 300
-"""A last trade older than so is said to be old: a small market is quiet for minutes at any time."""
+"""The strip shows a last trade's age beyond this. Small markets are often quiet for some minutes."""
 SLOT_SECONDS: Final = 900
-"""Of a day that makes 96 slots, which a line 72 pixels wide shows all there is of."""
+"""One point of a sparkline: 96 a day, in a line 72 pixels wide."""
 _MINUTE: Final = 60
 _LETTERS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -23,10 +23,10 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Sparkline:
-    """A symbol's last day in small.
+    """A line of a symbol's prices over the last day.
 
-    ``heights``: a letter for each quarter of an hour, 0 at the lowest price and z at the highest;
-    ``places``: decimal places that show every price of them in full.
+    ``heights``: a base-36 digit for each quarter of an hour, 0 for the lowest price and z for the highest.
+    ``places``: decimal places that show each of these prices in full.
     """
 
     places: int
@@ -36,11 +36,11 @@ class Sparkline:
 def quotes(
     followed: Sequence[str], states: Sequence[SymbolState], lines: Mapping[str, Sparkline], now: int
 ) -> Json:
-    """Of each symbol followed, in that order, one item in every list; ``now`` is in microseconds.
+    """Return columns with one element per followed symbol, in that order. ``now`` is in microseconds.
 
-    ``prices`` are as they are written, empty before the first trade; ``changes`` in hundredths of a percent
-    over ``spans``, None where unknown; ``ages`` empty but where the last trade is old. Lists of plain values,
-    as what changes of them travels in the fewest bytes.
+    ``prices``: text, empty before the first trade. ``changes``: hundredths of a percent over ``spans``, None
+    if unknown. ``ages``: empty unless the last trade is older than ``STALE_SECONDS``. Columns of plain values
+    make the smallest patches.
     """
     by_symbol = {state.symbol: state for state in states}
     rows = [_quote(by_symbol.get(one), lines.get(one), now) for one in followed]
@@ -59,7 +59,7 @@ def _quote(
     price_places = words.price_places([state.last_price])
     price = words.price(state.last_price, max(price_places, line.places if line else 0))
     change = None if state.day_change is None else round(10_000 * state.day_change)
-    # What it is since is known to the minute, and may so be a minute short of a day.
+    # The day's start is known to the minute: without the minute added, a full day would read as 23 hours.
     since = None if state.day_opens_at is None else (state.last_trade_time - state.day_opens_at) // SECOND_US
     is_old = now - state.last_trade_time > STALE_SECONDS * SECOND_US
     age = words.age(state.last_trade_time, now) if is_old else ""
@@ -68,9 +68,9 @@ def _quote(
 
 
 def sparkline(day: DayOfSymbol) -> Sparkline:
-    """The line from the day's first open over each close.
+    """Return the line through the day's first open and each quarter-hour's close.
 
-    A quarter of an hour without a candle has the price before it, as nothing was traded, or nothing is known.
+    A quarter-hour without a candle repeats the price before it.
     """
     slot_us = SLOT_SECONDS * SECOND_US
     prices = [day.first_open, day.closes[0]]

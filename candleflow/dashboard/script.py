@@ -1,4 +1,4 @@
-"""What Streamlit runs for every viewer and every change of a control."""
+"""The script that Streamlit runs for every viewer and every change of a control."""
 
 from candleflow.dashboard import page
 

@@ -1,8 +1,8 @@
-"""One answer for all viewers who ask the same, however many: each viewer costs the store nothing more.
+"""A cache of query results shared by all viewers: more viewers of one view cause no more queries.
 
-An answer is given to every viewer who has not had it yet. So the store is asked again when the first of them
-comes for the next, which one viewer alone does just as often; and nobody is given what is older than his own
-last refresh. Had an answer an age that it ends at, many viewers would ask more often than one.
+A result is given to each viewer once. The first viewer who asks a second time causes the next query, so any
+number of viewers cause as many queries as one. No viewer gets a result older than their last refresh.
+With an expiry time instead, many viewers would cause more queries than one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, Final, TypeVar
 from candleflow.errors import StoreError
 
 _FIRST_SECONDS: Final = 1.0
-"""How old an answer may be that a viewer is given at first."""
+"""Maximum age of the first result that a viewer gets."""
 _SOONEST_SECONDS: Final = 0.75
-"""Nothing is asked again sooner: where the machine is busy, refreshes that were held up come at once."""
+"""Minimum time between two equal queries: on a busy machine, delayed refreshes arrive all at once."""
 _KEPT_SECONDS: Final = 10.0
-"""No answer is older; the slowest refresh comes each 5 s."""
+"""Maximum age of any result. The slowest refresh interval is 5 s."""
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -28,7 +28,7 @@ Clock = Callable[[], float]
 
 @dataclass(slots=True)
 class _Answer:
-    """What the store said, or why it could not; ``asked_at`` is -inf until it has done either."""
+    """The last result or error of one query; ``asked_at`` is -inf before the first."""
 
     asked_at: float = float("-inf")
     value: Any = None
@@ -37,7 +37,7 @@ class _Answer:
 
 
 class SharedAnswers:
-    """The newest answer to each question. Safe to share among threads."""
+    """The newest result of each query. Thread-safe."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.clock = clock
@@ -45,9 +45,10 @@ class SharedAnswers:
         self._lock = threading.Lock()
 
     def newer_than(self, moment: float, question: Hashable, ask: Callable[[], T]) -> tuple[float, T]:
-        """An answer that was asked for after ``moment``, and when that was.
+        """Return when the query was run, later than ``moment``, and its result.
 
-        Asks where there is none. Who comes meanwhile waits for it, and is told the same StoreError.
+        Calls ``ask`` if the cached result is older. Other threads with the same question wait for it, and get
+        the same result or StoreError.
         """
         answer = self._place(question)
         with answer.lock:
@@ -79,7 +80,7 @@ class SharedAnswers:
 
 
 class Viewer:
-    """What one viewer has been given; used by one thread at a time."""
+    """One viewer's access to the shared results; used by one thread at a time."""
 
     def __init__(self, answers: SharedAnswers) -> None:
         self._answers = answers
@@ -87,11 +88,11 @@ class Viewer:
         self._seen: dict[Hashable, float] = {}
 
     def refresh(self) -> None:
-        """From here on, what was given before is too old."""
+        """Begin a refresh: results that this viewer already has are too old from now on."""
         self._seen = dict(self._given)
 
     def ask(self, question: Hashable, ask: Callable[[], T]) -> T:
-        """The answer, maybe another viewer's. Raises StoreError."""
+        """Return the result of ``ask``, or one that another viewer's query returned. Raises StoreError."""
         now = self._answers.clock()
         seen = max(self._seen.get(question, now - _FIRST_SECONDS), now - _KEPT_SECONDS)
         try:

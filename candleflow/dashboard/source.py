@@ -1,4 +1,4 @@
-"""What the page reads: candles, gaps, forecasts and heartbeats, one answer for all viewers who ask the same.
+"""What the page reads: candles, gaps, forecasts and heartbeats, with results shared by all viewers.
 
 Times are microseconds since the epoch, UTC; prices and volumes are exact decimals.
 """
@@ -14,7 +14,7 @@ import streamlit as st
 
 from candleflow import environment
 from candleflow import settings as settings_module
-from candleflow.dashboard.alert_desk import AlertDesk
+from candleflow.dashboard.alert_rules import AlertRules
 from candleflow.dashboard.quotes import Sparkline, sparkline
 from candleflow.dashboard.shared_answers import SharedAnswers, Viewer
 from candleflow.errors import StoreError
@@ -29,29 +29,30 @@ from candleflow.store.reader import CandleReader
 from candleflow.telemetry import Heartbeat, read_heartbeat, set_up_logging
 
 _SLOW_SECONDS: Final = 30
-"""How long the first candle's time, the scores and the sparklines are kept: they change slowly."""
+"""How long the first candle's time, the scores and the sparklines are cached: they change slowly."""
 _MOST_SYMBOLS: Final = 100
 _GAPS_LISTED: Final = 5
 _FORECASTS_DRAWN: Final = 2_002
-"""As many as candles are drawn, and those ahead."""
+"""As many as the candles drawn (2,000), and the forecasts ahead of them."""
 _PROCESSES: Final = ("processor", "audit")
-"""Those with a heartbeat, beside the producers, that should run wherever the page does."""
+"""Processes, besides the producers, whose heartbeat the page expects."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all viewers share: the settings, the connections, and the newest answers."""
+    """What all viewers share: the settings, the database connections and the cached results."""
 
     settings: Settings
     reader: CandleReader
     forecasts: ForecastStore
-    alert_desk: AlertDesk
+    alert_rules: AlertRules
     answers: SharedAnswers
 
 
 @st.cache_resource(show_spinner=False)
 def shared() -> Shared:
-    """Made once. Raises SettingError or StoreError in a sentence; then the next viewer tries again."""
+    """Return the shared objects, made at the first call. Raises SettingError or StoreError; the next call
+    then retries."""
     environment.prepare()
     settings = settings_module.load()
     set_up_logging("dashboard", settings.log.level, settings.log.format)
@@ -59,22 +60,22 @@ def shared() -> Shared:
         settings,
         CandleReader.from_settings(settings),
         ForecastStore.from_settings(settings, Role.READER),
-        AlertDesk(settings),
+        AlertRules(settings),
         SharedAnswers(),
     )
 
 
 def now_us() -> int:
-    """Microseconds since the epoch."""
+    """Return the time in microseconds since the epoch."""
     return time.time_ns() // 1_000
 
 
 class PageSource:
-    """Answers one part of one viewer's page.
+    """Data source of one fragment of one viewer's page.
 
-    All but ``refresh``, ``heartbeats`` and those of forecasts raise StoreError while PostgreSQL is away. The
-    answers are shared, not copies: their rows are frozen, and st.cache_data would take 11 ms a refresh to
-    pickle 361 of them and back.
+    While PostgreSQL is away, all methods raise StoreError but ``refresh``, ``heartbeats``, ``forecasts`` and
+    ``scores``. Results are shared between viewers, not copied; their rows are frozen. (st.cache_data would
+    pickle them: 11 ms a refresh for 361 candles.)
     """
 
     def __init__(self) -> None:
@@ -82,47 +83,47 @@ class PageSource:
         self._viewer = Viewer(self._shared.answers)
 
     def refresh(self) -> None:
-        """From here on, what was answered before is too old."""
+        """Begin a refresh: results that were returned before are too old from now on."""
         self._viewer.refresh()
 
     def candles(
         self, symbol: str, bucket_seconds: int, since: int | None, limit: int
     ) -> Sequence[StoredCandle]:
-        """The newest ``limit`` candles that open at ``since`` or later, oldest first."""
+        """Return the newest ``limit`` candles that open at ``since`` or later, oldest first."""
         return self._viewer.ask(
             ("candles", symbol, bucket_seconds, _candles_back(since, bucket_seconds), limit),
             lambda: self._shared.reader.candles(symbol, bucket_seconds, since, limit),
         )
 
     def open_gaps(self, symbol: str, bucket_seconds: int, since: int, limit: int) -> OpenGaps:
-        """The gaps in what ``candles`` gives for the same arguments."""
+        """Return the gaps among the candles that ``candles`` returns for the same arguments."""
         return self._viewer.ask(
             ("gaps", symbol, bucket_seconds, _candles_back(since, bucket_seconds), limit),
             lambda: self._shared.reader.open_gaps(symbol, bucket_seconds, since, limit, _GAPS_LISTED),
         )
 
     def first_open_time(self, symbol: str) -> int | None:
-        """When the symbol's first candle opened; None where it has none."""
+        """Return when the symbol's first candle opened; None if it has none."""
         return _first_open_time(symbol)
 
     def symbols(self) -> Sequence[SymbolState]:
-        """Every symbol that has had a trade."""
+        """Return the state of every symbol with a stored trade."""
         return self._viewer.ask("symbols", self._shared.reader.symbols)
 
     def sparklines(self) -> Mapping[str, Sparkline]:
-        """The last day of every symbol that has candles, by its name."""
+        """Return the sparkline of every symbol with candles, by symbol."""
         return _sparklines()
 
     def heartbeats(self) -> Mapping[str, Heartbeat | None]:
-        """The last heartbeat of each process that should run; None where it has none here."""
+        """Return the last heartbeat of each process that should run; None if its file does not exist."""
         return self._viewer.ask("heartbeats", lambda: _heartbeats(self._shared.settings))
 
     def forecasts(self, symbol: str, since: int) -> Sequence[KeptForecast] | None:
-        """Of the finest candles that open at ``since`` or later, in order; None where nobody forecasts.
+        """Return the forecasts of candles that open at ``since`` or later, in order.
 
-        Candles matter more: where forecasts can't be read, there are none.
+        None if no forecaster runs, or if they can't be read: candles are shown without them.
         """
-        if self._nobody_forecasts():
+        if self._has_no_forecaster():
             return None
         try:
             return self._viewer.ask(
@@ -133,22 +134,22 @@ class PageSource:
             return None
 
     def scores(self, symbol: str) -> Scores | None:
-        """Of the newest scored forecasts; None where nobody forecasts, or nothing was scored yet."""
+        """Return the scores of the newest forecasts; None if no forecaster runs, or none was scored yet."""
         try:
-            return None if self._nobody_forecasts() else _scores(symbol)
+            return None if self._has_no_forecaster() else _scores(symbol)
         except StoreError:
             return None
 
-    def _nobody_forecasts(self) -> bool:
+    def _has_no_forecaster(self) -> bool:
         run_dir = self._shared.settings.stack.run_dir
         return self._viewer.ask("forecaster", lambda: read_heartbeat(run_dir, "forecaster")) is None
 
 
 def _candles_back(since: int | None, bucket_seconds: int) -> int | None:
-    """How many candles ago a look-back begins.
+    """Return how many candles ago ``since`` is.
 
-    It begins later with each candle, but as many candles back: so that an answer is shared across that moment
-    too. One from before it begins a candle earlier, and the page leaves that out.
+    Used as cache key: ``since`` moves with each new candle, this number doesn't, so a result stays shared
+    across that moment. A result from before it begins one candle earlier, which the page leaves out.
     """
     if since is None:
         return None
@@ -175,7 +176,7 @@ def _heartbeats(settings: Settings) -> Mapping[str, Heartbeat | None]:
 
 
 def watched(settings: Settings) -> Sequence[str]:
-    """The processes that the trust strip tells of; the alerts' only where there is a channel to send by."""
+    """Return the names of the processes in the trust strip; ``alerts`` only if a channel is configured."""
     simulator = ("simulator",) if settings.exchange.is_simulated else ()
     alerts = ("alerts",) if channels_of(settings.alert.channels.get_secret_value()) else ()
     return *simulator, *expected_producers(settings.stack.run_dir), *_PROCESSES, *alerts

@@ -1,4 +1,4 @@
-"""Which symbols the charts show: the pickers, each bound to the address."""
+"""The symbol pickers of the charts, each bound to the page's address."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _WIDTH: Final = 140
 def pick(
     offered: Sequence[str], slot: int = 1, *, label_visibility: Literal["visible", "collapsed"] = "visible"
 ) -> str:
-    """The symbol of a chart, by default the ``slot``-th of those on offer; the picker filters as one types.
+    """Draw a chart's symbol picker and return its symbol, by default the ``slot``-th of ``offered``.
 
-    One that the address asks for is on offer too, so that it stays there, and shows once it is stored.
+    A symbol in the page's address is added to the options: its chart appears once trades of it are stored.
     """
     key = "symbol" if slot == 1 else f"symbol{slot}"
     if slot == 1 and is_switching():
@@ -38,13 +38,13 @@ def pick(
 
 
 def switch(symbol: str) -> None:
-    """Have the first chart show ``symbol``, from the next run of the page on.
+    """Make the first chart show ``symbol`` from the next run of the page on.
 
-    Not at once: Streamlit brings a value into the address only where it is set just before its picker.
+    Streamlit writes a value into the address only if it is set just before its widget, so ``pick`` sets it.
     """
     st.session_state[_SWITCH_TO] = symbol
 
 
 def is_switching() -> bool:
-    """Whether the page is to run anew for a switch."""
+    """Return whether a switch waits for the next run of the page."""
     return _SWITCH_TO in st.session_state

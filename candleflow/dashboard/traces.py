@@ -1,6 +1,6 @@
-"""The candles and all that is reckoned from them as Plotly's traces. Pure: plain JSON out.
+"""Candles, indicators, marks and forecasts as Plotly traces. Pure: plain JSON out.
 
-Decimals become numbers here and nowhere before: a pixel is coarser than a double.
+Exact decimals become doubles only here: a double is precise enough for drawing.
 """
 
 from __future__ import annotations
@@ -33,17 +33,16 @@ from candleflow.store.forecasts import KeptForecast
 
 _PANE_PLACES: Final = 2
 _SURE_LETTERS: Final = sys.float_info.dig
-"""A double gives every number of so many digits back as it was."""
+"""Any number of up to this many digits (15) survives the conversion to a double and back."""
 
 Json = dict[str, Any]
 
 _SILENT: Final[Json] = {"hoverinfo": "skip", "showlegend": False}
-"""Of a trace that neither the crosshair nor the legend tells of."""
+"""Options of a trace that has no hover label and no legend entry."""
 
 
 def as_stored(value: Decimal) -> float | str:
-    """A number that JavaScript writes as ``value`` is; its digits as text, which Plotly reads too, where a
-    double can't hold them all."""
+    """Return ``value`` as a number if a double holds all its digits, else as text, which Plotly reads too."""
     text = str(value)
     number = float(text)
     if len(text) <= _SURE_LETTERS or Decimal(repr(number)) == value:
@@ -52,14 +51,14 @@ def as_stored(value: Decimal) -> float | str:
 
 
 def _uid(name: str) -> str:
-    """Plotly makes a style sheet's selector of it when the trace goes, and fails where it has a space."""
+    """Return an id without spaces: Plotly uses it in a CSS selector when it removes the trace."""
     return name.replace(" ", "-")
 
 
 def prices(candles: Sequence[StoredCandle], times: list[int], bucket_ms: int, kind: Kind) -> Json:
-    """The candles' own prices; there, though not to be seen, where the viewer wants another kind."""
-    # Plotly makes candles as wide as the least distance of two. A last place without a candle sets that
-    # distance where trades are rare, or there is one candle only.
+    """Return the trace of the candles' own prices; invisible if the viewer chose another kind."""
+    # Plotly makes candles as wide as the smallest distance between two. An empty last element sets that
+    # distance if trades are rare, or if there is only one candle.
     return {
         "type": "ohlc" if kind is Kind.BARS else "candlestick",
         "uid": "price",
@@ -86,15 +85,15 @@ def _direction(kind: Kind, colour: str) -> Json:
 
 
 def volumes(candles: Sequence[StoredCandle], times: list[int], bucket_ms: int) -> Json:
-    # One digit a candle in place of a colour's seven characters.
+    # A colour scale: one digit a candle instead of a colour's seven characters.
     directions = [int(one.close >= one.open) for one in candles]
     coloured = {"color": directions, "colorscale": [[0, FALLING], [1, RISING]], "cmin": 0, "cmax": 1}
     amounts = [as_stored(one.volume) for one in candles]
     return _bars("volume", times, amounts, bucket_ms, "y2", coloured) | {"hoverinfo": "none"}
 
 
-class Reckoned:
-    """What is reckoned from the candles, as Plotly takes it: the drawn ones' part, rounded."""
+class Derived:
+    """Values derived from the candles, cut to the candles drawn, and rounded for Plotly."""
 
     def __init__(
         self,
@@ -109,7 +108,7 @@ class Reckoned:
 
     @cached_property
     def all(self) -> pd.DataFrame:
-        """The candles' table, made only where something is reckoned from it."""
+        """The candles' table, made at first use."""
         return indicators.table(self._candles)
 
     def points(self, values: pd.Series, places: int | None = None) -> list[float | None]:
@@ -127,8 +126,8 @@ class Reckoned:
         places: int | None = None,
         period: int | None = None,
     ) -> Json:
-        """``period`` is told in the line's name only: by its uid a line with another period is the same, and
-        so stays hidden where the viewer has hidden it."""
+        """Return a line's trace. ``period`` is in its name, not in its uid: a line that the viewer has hidden
+        in the legend stays hidden when its period changes."""
         return {
             "type": "scatter",
             "mode": "lines",
@@ -143,60 +142,60 @@ class Reckoned:
         }
 
 
-def other_prices(reckoned: Reckoned, bucket_ms: int, kind: Kind) -> Iterator[Json]:
-    """The prices of a kind that isn't the candles' own."""
+def other_prices(derived: Derived, bucket_ms: int, kind: Kind) -> Iterator[Json]:
+    """Yield the trace of prices drawn as a line or as Heikin-Ashi."""
     if kind is Kind.LINE:
-        closes = reckoned.line("close", reckoned.all["close"], RISING)
+        closes = derived.line("close", derived.all["close"], RISING)
         yield closes | {"line": {"color": RISING, "width": 2}, "hoverinfo": "none", "showlegend": False}
     elif kind is Kind.HEIKIN_ASHI:
-        averaged = indicators.heikin_ashi(reckoned.all)
+        averaged = indicators.heikin_ashi(derived.all)
         yield {
             "type": "candlestick",
             "uid": "heikin-ashi",
             "name": "Heikin-Ashi",
-            "x": [*reckoned.times, reckoned.times[-1] + bucket_ms],
-            **{name: [*reckoned.points(averaged[name]), None] for name in averaged.columns},
+            "x": [*derived.times, derived.times[-1] + bucket_ms],
+            **{name: [*derived.points(averaged[name]), None] for name in averaged.columns},
             **_directions(kind),
         }
 
 
-def overlays(reckoned: Reckoned, looks: Looks) -> Iterator[Json]:
+def overlays(derived: Derived, looks: Looks) -> Iterator[Json]:
     for overlay in looks.overlays:
-        closes = reckoned.all["close"]
+        closes = derived.all["close"]
         period, colour = looks.period(overlay), LINES[overlay]
         if overlay is Overlay.SMA:
-            yield reckoned.line(overlay, indicators.sma(closes, period), colour, period=period)
+            yield derived.line(overlay, indicators.sma(closes, period), colour, period=period)
         elif overlay is Overlay.EMA:
-            yield reckoned.line(overlay, indicators.ema(closes, period), colour, period=period)
+            yield derived.line(overlay, indicators.ema(closes, period), colour, period=period)
         elif overlay is Overlay.VWAP:
-            yield reckoned.line(overlay, indicators.vwap(reckoned.all, period), colour, period=period)
+            yield derived.line(overlay, indicators.vwap(derived.all, period), colour, period=period)
         else:
             bands = indicators.bollinger(closes, period)
-            yield reckoned.line(overlay, bands.middle, colour, period=period) | {"legendgroup": overlay}
+            yield derived.line(overlay, bands.middle, colour, period=period) | {"legendgroup": overlay}
             for edge in ("upper", "lower"):
-                band = reckoned.line(f"{overlay} {edge}", getattr(bands, edge), colour)
+                band = derived.line(f"{overlay} {edge}", getattr(bands, edge), colour)
                 band |= {"line": {"color": colour, "width": 1, "dash": "dot"}, "showlegend": False}
                 yield band | {"legendgroup": overlay}
 
 
-def panes(reckoned: Reckoned, bucket_ms: int, looks: Looks) -> Iterator[Json]:
+def panes(derived: Derived, bucket_ms: int, looks: Looks) -> Iterator[Json]:
     for at, pane in enumerate(looks.panes):
         axis = pane_axis(at)
         if pane is Pane.RSI:
-            values = indicators.rsi(reckoned.all["close"], looks.period("RSI"))
-            yield reckoned.line("RSI", values, LINES[Overlay.VWAP], axis=axis, places=_PANE_PLACES)
+            values = indicators.rsi(derived.all["close"], looks.period("RSI"))
+            yield derived.line("RSI", values, LINES[Overlay.VWAP], axis=axis, places=_PANE_PLACES)
         elif pane is Pane.MACD:
-            found = indicators.macd(reckoned.all["close"], *MACD_PERIODS)
-            histogram = reckoned.points(found.histogram)
-            yield _bars("MACD histogram", reckoned.times, histogram, bucket_ms, axis)
-            yield reckoned.line("MACD", found.line, RISING, axis=axis)
-            yield reckoned.line("MACD signal", found.signal, FALLING, axis=axis)
+            found = indicators.macd(derived.all["close"], *MACD_PERIODS)
+            histogram = derived.points(found.histogram)
+            yield _bars("MACD histogram", derived.times, histogram, bucket_ms, axis)
+            yield derived.line("MACD", found.line, RISING, axis=axis)
+            yield derived.line("MACD signal", found.signal, FALLING, axis=axis)
         elif pane is Pane.TAKER:
-            values = indicators.taker_share(reckoned.all)
-            yield reckoned.line("Taker buys", values, LINES[Overlay.EMA], axis=axis, places=_PANE_PLACES)
+            values = indicators.taker_share(derived.all)
+            yield derived.line("Taker buys", values, LINES[Overlay.EMA], axis=axis, places=_PANE_PLACES)
         else:
-            counts = reckoned.points(reckoned.all["trade_count"], 0)
-            yield _bars("Trades", reckoned.times, counts, bucket_ms, axis)
+            counts = derived.points(derived.all["trade_count"], 0)
+            yield _bars("Trades", derived.times, counts, bucket_ms, axis)
 
 
 def _bars(
@@ -216,8 +215,8 @@ def _bars(
 
 
 def marks(candles: Sequence[StoredCandle], times: list[int], bucket_ms: int) -> list[Json]:
-    """Hatching over each incomplete candle, with a cross at its foot that shows however narrow it is; and a
-    diamond at the foot of each that changed after it had closed."""
+    """Return the traces of marks: hatching over each incomplete candle, a cross at its foot (visible however
+    narrow the candle is), and a diamond at the foot of each candle that changed after it had closed."""
     incomplete = [time for time, one in zip(times, candles, strict=True) if not one.is_complete]
     repaired = [time for time, one in zip(times, candles, strict=True) if one.revision]
     hatching = {
@@ -256,10 +255,10 @@ def _points(name: str, times: list[int], height: float, colour: str, symbol: str
 def forecasts(
     found: Sequence[KeptForecast], last: int, price_places: int, *, with_past: bool
 ) -> Iterator[Json]:
-    """The forecast of the candle after the ``last`` (its open time) with its interval, and those before it.
+    """Yield the traces of forecasts: of the candle after ``last`` (an open time), and of earlier ones.
 
-    The next one's trace is there, though empty, while there is no such forecast: a figure whose traces come
-    and go is sent whole each time.
+    The next candle's trace exists even without a forecast: adding or removing a trace would make a refresh
+    send the whole figure.
     """
     digits = price_places + 1
     if with_past:
@@ -291,7 +290,7 @@ def forecasts(
 
 
 def _past(found: Sequence[KeptForecast], digits: int) -> Iterator[Json]:
-    """What was forecast, dotted, over the ground of its intervals."""
+    """Yield the past forecasts as a dotted line over a band of their intervals."""
     times = [one.open_time // 1_000 for one in found]
     for name, width in (("lower", 0), ("upper", 0), ("forecast", 1.5)):
         ground = {"fill": "tonexty", "fillcolor": FORECAST_GROUND} if name == "upper" else {}

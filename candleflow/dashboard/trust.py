@@ -1,7 +1,7 @@
-"""How far what is shown can be trusted: from facts to the items of the strip. Pure: time is an argument.
+"""The items of the trust strip: freshness, latency, lag, completeness and health. Pure: time is an argument.
 
-What isn't known is said to be unknown. A heartbeat that is old, or that was never there, tells nothing: not
-that all was well when it was written.
+A value without fresh evidence is shown as unknown. A stale or absent heartbeat never counts as good, whatever
+it said when it was written.
 """
 
 from __future__ import annotations
@@ -20,37 +20,39 @@ from candleflow.market.window import SECOND_US
 from candleflow.telemetry import Heartbeat
 
 SILENT_SECONDS: Final = 5.0
-"""Each process tells of itself once a second. Two busy cores have made one late by some seconds, so one that
-has missed five is silent."""
+"""A heartbeat older than this means that the process is silent. Processes write one each second; on two busy
+cores some came several seconds late."""
 AHEAD_SECONDS: Final = 2.0
-"""A heartbeat may be younger than the moment the page began to read by a second. One further ahead bears the
-time of a clock that was set since, and its age can't be told."""
+"""Tolerance for a heartbeat dated in the future. A heartbeat written while the page reads may be 1 s ahead;
+beyond 2 s the clock was changed, and the heartbeat's age is unknown."""
 FRESH_SECONDS: Final = 10.0
-"""A busy symbol trades some times a second: two of the finest candles without a trade are worth a look."""
+"""Up to this age the last trade is good: two of the shortest candles. A busy symbol trades several times a
+second."""
 OLD_SECONDS: Final = 60.0
-"""So long without a trade is a fault, unless the producer says that the exchange has sent none either."""
+"""Beyond this age the last trade is bad, unless the producer knows that the exchange has no newer one."""
 QUICK_P50_MS: Final = 1_000.0
 QUICK_P99_MS: Final = 2_000.0
-"""At 2,000 trades a second on two busy cores p50 is 0.3 s and p99 0.5 s: several times that is slow."""
+"""Latency above either limit is a warning. At 2,000 trades/s on two busy cores p50 is 0.3 s and p99 0.5 s."""
 SLOW_P50_MS: Final = 5_000.0
-"""As long as the finest candle: it is over before half of its trades are in it."""
+"""A p50 above this is bad: the shortest candle (5 s) closes before half of its trades are stored."""
 IN_FLIGHT_RECORDS: Final = 10
-"""So many may be on their way at the moment of asking, however few come."""
+"""A lag up to this is always good: some records are in flight at any moment, even in a quiet market."""
 SHORT_LAG_SECONDS: Final = 5.0
 LONG_LAG_SECONDS: Final = 60.0
-"""What waits, by the pace of the last minute: five seconds are a batch or two that took long, and a minute is
-a backlog."""
+"""Lag limits, as seconds of work at the last minute's rate. 5 s is one or two slow batches; more than 60 s is
+bad."""
 QUIET_SECONDS: Final = 180.0
-"""The producer asks once a minute for symbols that are silent: an answer that was missed twice is none."""
+"""How long the exchange's answer "no newer trade" stays valid. The producer asks once a minute for each quiet
+symbol; after two missed answers the page ignores the last one."""
 COMPARED_SECONDS: Final = 180.0
-"""The auditor compares once a minute: a comparison that was missed twice is none."""
+"""How long a comparison with the exchange's klines stays valid: the auditor compares once a minute."""
 
 UNKNOWN: Final = "unknown"
 _DIFFERING: Final = ("different", "missing", "extra")
 
 
 class State(StrEnum):
-    """What an item's sign shows, the gravest first."""
+    """The state that an item's icon shows, the most severe first."""
 
     BAD = "bad"
     WARN = "warn"
@@ -63,22 +65,22 @@ Row = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item of the strip, and what it opens to."""
+    """One item of the strip, and the details that a click on it opens."""
 
     name: str
     label: str
     value: str
     state: State
     why: str
-    """Why it is in that state, in a sentence."""
+    """The reason for the state, in a sentence."""
     meaning: str
-    """What the item tells, in a sentence."""
+    """What the item measures, in a sentence."""
     rows: Sequence[Row] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known. Times in microseconds since the epoch."""
+    """The inputs of the strip. Times in microseconds since the epoch."""
 
     symbol: str
     now: int
@@ -87,18 +89,18 @@ class Facts:
     is_store_away: bool = False
     last_trade_time: int | None = None
     candles: Sequence[StoredCandle] = ()
-    """Those shown."""
+    """The candles shown."""
     gaps: OpenGaps | None = None
-    """The holes among them; None where there are none, or where they could not be read."""
+    """The gaps among them; None if there are none, or if they could not be read."""
     heartbeats: Mapping[str, Heartbeat | None] = field(default_factory=dict)
-    """By the name of each process that should run."""
+    """The last heartbeat of each process that should run, by its name; None if there is none."""
     scores: Scores | None = None
-    """Of the symbol's forecasts; None where there are none."""
+    """Of the symbol's forecasts; None if nothing was scored."""
     is_simulated: bool = False
 
 
 def items(facts: Facts) -> list[Item]:
-    """The strip's items, always in the same order; the last only where there are forecasts."""
+    """Return the strip's items, always in the same order. The forecast comes last, if any was scored."""
     return [
         _last_trade(facts),
         _latency(facts),
@@ -110,20 +112,20 @@ def items(facts: Facts) -> list[Item]:
     ]
 
 
-def plain(found: Sequence[Item]) -> dict[str, Any]:
-    """The items as JSON has them, by name."""
+def as_json(found: Sequence[Item]) -> dict[str, Any]:
+    """Return the items by name, as plain JSON."""
     return {
         item.name: asdict(item) | {"state": str(item.state), "rows": [list(row) for row in item.rows]}
         for item in found
     }
 
 
-# What a process says ----------------------------------------------------------------------------------
+# The status of a process ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Heard:
-    """A process as it can be heard now: ``counts`` are None where it can't, and ``why`` says why."""
+class _Status:
+    """A process's status by its last heartbeat. ``counts`` is None if that is absent, stale or misdated."""
 
     name: str
     counts: Mapping[str, int | float] | None
@@ -136,32 +138,32 @@ class _Heard:
         return None if self.counts is None or self.beat is None else self.beat.of(count, symbol)
 
 
-def _heard(facts: Facts, name: str) -> _Heard:
+def _status_of(facts: Facts, name: str) -> _Status:
     beat = facts.heartbeats.get(name)
     if beat is None:
-        why = f"There is no heartbeat of the {name} here: it does not run, or has another data folder."
-        return _Heard(name, None, State.UNKNOWN, UNKNOWN, why)
+        why = f"There is no heartbeat of the {name} here: it is not running, or uses another data folder."
+        return _Status(name, None, State.UNKNOWN, UNKNOWN, why)
     age = facts.now / SECOND_US - beat.beaten_at
     if age < -AHEAD_SECONDS:
         ahead = words.span(int(-age))
-        why = f"The {name}'s heartbeat is dated {ahead} ahead of this machine's clock: its age can't be told."
-        return _Heard(name, None, State.UNKNOWN, UNKNOWN, why, beat)
+        why = f"The {name}'s heartbeat is dated {ahead} ahead of this machine's clock: its age is unknown."
+        return _Status(name, None, State.UNKNOWN, UNKNOWN, why, beat)
     if age > SILENT_SECONDS:
-        why = f"The {name} has not been heard for {words.span(int(age))}: it stands still, or was killed."
-        return _Heard(name, None, State.BAD, "silent", why, beat)
+        why = f"The {name} has written no heartbeat for {words.span(int(age))}: it hangs, or was killed."
+        return _Status(name, None, State.BAD, "silent", why, beat)
     state = State.GOOD if beat.state == "running" else State.WARN
     why = f"The {name} is {beat.state}" + (f": {beat.message}" if beat.message else "") + "."
-    return _Heard(name, beat.counts, state, beat.state, why, beat)
+    return _Status(name, beat.counts, state, beat.state, why, beat)
 
 
 def _producers(facts: Facts) -> Mapping[Shard, str]:
-    """By its shard, the name of each producer that should run."""
+    """Return the name of each producer that should run, by its shard."""
     named = ((Shard.named(name, PRODUCER), name) for name in facts.heartbeats)
     return {shard: name for shard, name in named if shard is not None}
 
 
 def _producer_of(facts: Facts) -> str:
-    """The name of the producer that the symbol falls to."""
+    """Return the name of the producer whose shard has the symbol."""
     return next((name for shard, name in _producers(facts).items() if shard.owns(facts.symbol)), PRODUCER)
 
 
@@ -170,7 +172,7 @@ def _producer_of(facts: Facts) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What an item is, whatever its state."""
+    """The fixed part of an item: its name, label and meaning."""
 
     name: str
     label: str
@@ -183,12 +185,12 @@ class _Kind:
         return self.item(State.UNKNOWN, UNKNOWN, why, rows)
 
 
-_STORE_AWAY: Final = "PostgreSQL does not answer, so what is stored can't be told."
+_STORE_AWAY: Final = "PostgreSQL does not answer, so the stored trades can't be read."
 
 _LAST_TRADE: Final = _Kind(
     "age",
     "Last trade",
-    "How old the symbol's newest stored trade is: the exchange's time of it against this machine's clock.",
+    "Age of the symbol's newest stored trade: the exchange's trade time against this machine's clock.",
 )
 
 
@@ -201,7 +203,7 @@ def _last_trade(facts: Facts) -> Item:
     rows: tuple[Row, ...] = (("Time of the trade", words.utc(last)),)
     seconds = (facts.now - last) / SECOND_US
     if seconds < -AHEAD_SECONDS:
-        why = f"It is dated {words.age(last, facts.now)}: one of the clocks is wrong, and its age unknown."
+        why = f"It is dated {words.age(last, facts.now)}: one of the clocks is wrong, so its age is unknown."
         return _LAST_TRADE.item(State.UNKNOWN, "in the future", why, rows)
     state, why = _freshness(facts, last, seconds)
     return _LAST_TRADE.item(state, words.age(last, facts.now), why, rows)
@@ -211,38 +213,44 @@ def _freshness(facts: Facts, last: int, seconds: float) -> tuple[State, str]:
     if seconds <= FRESH_SECONDS:
         return State.GOOD, "Trades are coming in."
     if not facts.is_followed:
-        return State.UNKNOWN, f"{facts.symbol} is not followed: no new trade is to be expected."
-    producer = _heard(facts, _producer_of(facts))
+        return State.UNKNOWN, f"{facts.symbol} is not followed, so no new trades are collected."
+    producer = _status_of(facts, _producer_of(facts))
     newest = _newest_at_producer(facts.symbol, producer)
     if newest is not None and newest - last > FRESH_SECONDS * SECOND_US:
-        return State.BAD, f"The producer had a trade at {words.utc(newest)}, and it is in no candle yet."
+        return State.BAD, f"The producer received a trade of {words.utc(newest)}, which is in no candle yet."
     if (answer := _answer(facts, producer)) is not None:
         return answer
     if newest is not None and producer.counts is not None and producer.counts.get("connected"):
-        return State.WARN, "The producer is connected, and has had none since: the market is quiet."
+        return State.WARN, "The producer is connected and has received no newer trade: the market is quiet."
     state = State.WARN if seconds <= OLD_SECONDS else State.BAD
     if producer.counts is None:
         return state, producer.why
-    return state, f"The producer has had no trade of {facts.symbol} since its start, or is not connected."
+    return (
+        state,
+        f"The producer is not connected, or has received no trade of {facts.symbol} since it started.",
+    )
 
 
-def _answer(facts: Facts, producer: _Heard) -> tuple[State, str] | None:
-    """What the exchange said when it was asked for newer trades, if that is still good for something."""
+def _answer(facts: Facts, producer: _Status) -> tuple[State, str] | None:
+    """Return the state by the exchange's last answer about newer trades; None if that is too old."""
     if producer.counts is None or producer.beat is None:
         return None
     if behind := producer.of("behind", facts.symbol):
         newer = _counted(behind, "newer trade")
-        return State.BAD, f"The exchange had {newer} that the stream did not bring: they are fetched."
+        return (
+            State.BAD,
+            f"The exchange has {newer} that the stream did not deliver. The producer is fetching them.",
+        )
     asked = producer.of("quiet_s", facts.symbol)
     age = None if asked is None else asked + facts.now / SECOND_US - producer.beat.beaten_at
     if age is None or age > QUIET_SECONDS:
         return None
     ago = words.span(max(0, int(age)))
-    return State.GOOD, f"The market is quiet: the exchange has no newer trade, asked {ago} ago."
+    return State.GOOD, f"The market is quiet: {ago} ago the exchange had no newer trade either."
 
 
-def _newest_at_producer(symbol: str, producer: _Heard) -> int | None:
-    """When the last trade was that the producer has had, if it has."""
+def _newest_at_producer(symbol: str, producer: _Status) -> int | None:
+    """Return the time of the last trade that the producer received, in microseconds; None if unknown."""
     age = producer.of("age_s", symbol)
     if age is None or producer.beat is None:
         return None
@@ -252,13 +260,13 @@ def _newest_at_producer(symbol: str, producer: _Heard) -> int | None:
 _LATENCY: Final = _Kind(
     "latency",
     "Trade to row",
-    "From the exchange's time of a trade to its being in a stored candle: half of the last minute's trades "
-    "were as quick as the first figure (p50), 99 of 100 as the second (p99).",
+    "Time from a trade at the exchange until it is in a stored candle: median (p50) and 99th percentile "
+    "(p99) of the last minute's trades.",
 )
 
 
 def _latency(facts: Facts) -> Item:
-    processor = _heard(facts, "processor")
+    processor = _status_of(facts, "processor")
     if processor.counts is None:
         return _LATENCY.unknown(processor.why)
     p50, p99 = (processor.counts.get(f"latency_ms_{name}") for name in ("p50", "p99"))
@@ -268,7 +276,7 @@ def _latency(facts: Facts) -> Item:
         ("p50", _milliseconds(p50)),
         ("p99", _milliseconds(p99)),
         ("Trades in the last minute", f"{processor.counts.get('latency_trades', 0):,.0f}"),
-        ("A batch takes (p50)", _milliseconds(processor.counts.get("batch_ms_p50"))),
+        ("Batch time (p50)", _milliseconds(processor.counts.get("batch_ms_p50"))),
     )
     state, why = _quickness(p50, p99)
     return _LATENCY.item(state, _both(p50, p99), why, rows)
@@ -278,16 +286,16 @@ def _quickness(p50: float, p99: float) -> tuple[State, str]:
     if p50 < 0:
         return (
             State.UNKNOWN,
-            "This machine's clock is behind the exchange's: how long it takes can't be told.",
+            "This machine's clock is behind the exchange's, so the latency can't be measured.",
         )
     if p50 > SLOW_P50_MS:
         return (
             State.BAD,
-            "A candle is over before half of its trades are in it: a backlog, or too little power.",
+            "Half of the trades take over 5 s to reach a candle: a backlog, or the machine is too slow.",
         )
     if p50 > QUICK_P50_MS or p99 > QUICK_P99_MS:
-        return State.WARN, "Slower than usual: at 2,000 trades a second p99 is half a second."
-    return State.GOOD, "As quick as it should be."
+        return State.WARN, "Slower than usual: at 2,000 trades/s p99 was 0.5 s on a machine with two cores."
+    return State.GOOD, "Within the limits: p50 up to 1 s, p99 up to 2 s."
 
 
 def _milliseconds(value: float | None) -> str:
@@ -301,7 +309,7 @@ def _milliseconds(value: float | None) -> str:
 
 
 def _both(p50: float, p99: float) -> str:
-    """Two latencies, in one unit if they share it."""
+    """Return two latencies as text, with one unit if they share it."""
     first, second = _milliseconds(p50), _milliseconds(p99)
     number, _, unit = first.rpartition(" ")
     return (
@@ -314,21 +322,21 @@ def _both(p50: float, p99: float) -> str:
 _LAG: Final = _Kind(
     "lag",
     "Lag",
-    "Records that are in Kafka and not yet in candles, of all symbols.",
+    "Records in Kafka that are not in candles yet, over all symbols.",
 )
 
 
 def _lag(facts: Facts) -> Item:
-    processor = _heard(facts, "processor")
+    processor = _status_of(facts, "processor")
     if processor.counts is None:
         return _LAG.unknown(processor.why)
     lag = processor.counts.get("lag")
     if lag is None:
-        return _LAG.unknown("Kafka has not told the processor where the topic ends.")
+        return _LAG.unknown("The processor does not know the topic's end offsets: Kafka has not answered.")
     pace = processor.counts.get("merged_per_s")
     rows = (
         ("Waiting", _counted(lag, "record")),
-        ("Pace of the last minute", UNKNOWN if pace is None else f"{pace:,.1f} trades a second"),
+        ("Rate of the last minute", UNKNOWN if pace is None else f"{pace:,.1f} trades/s"),
         ("Restarts of the query", f"{processor.counts.get('restarts', 0):,.0f}"),
     )
     state, why = _backlog(lag, pace or 0.0)
@@ -337,17 +345,17 @@ def _lag(facts: Facts) -> Item:
 
 def _backlog(lag: float, pace: float) -> tuple[State, str]:
     if lag <= max(IN_FLIGHT_RECORDS, pace * SHORT_LAG_SECONDS):
-        return State.GOOD, "What is in Kafka is in candles, but for what is on its way."
+        return State.GOOD, "The processor keeps up with Kafka: only the newest records are in flight."
     if not pace:
-        return State.BAD, "Records wait, and none was merged within the last minute."
-    why = f"At the last minute's pace this takes {words.span(int(lag / pace))} to read."
+        return State.BAD, "Records are waiting, and the processor has merged none in the last minute."
+    why = f"At the last minute's rate, catching up takes {words.span(int(lag / pace))}."
     return (State.WARN if lag <= pace * LONG_LAG_SECONDS else State.BAD), why
 
 
 _COMPLETENESS: Final = _Kind(
     "complete",
     "Complete",
-    "Trade ids are consecutive: a candle is complete when none is missing in it, or between it and the one "
+    "Trade ids are consecutive. A candle is complete if no id is missing in it, or between it and the candle "
     "before.",
 )
 
@@ -364,27 +372,27 @@ def _completeness(facts: Facts) -> Item:
     rows += _gap_rows(facts, missing)
     value = f"{total - incomplete:,} of {total:,}"
     if missing:
-        why = "Trades are missing, and the candles that lack them are hatched."
+        why = "Trades are missing. The incomplete candles are hatched in the chart."
         value = "1 trade missing" if missing == 1 else f"{missing:,} trades missing"
         return _COMPLETENESS.item(State.BAD, value, why, rows)
     if incomplete:
-        why = "No trade is missing among the candles shown; what came before the first of them is not known."
+        why = "No trade is missing between the first and last candle shown; trades before them are unknown."
         return _COMPLETENESS.item(State.WARN, value, why, rows)
     first, last = facts.candles[0].first_trade_id, facts.candles[-1].last_trade_id
-    why = f"Every trade from id {first} to {last} is in its candle."
+    why = f"Every trade from id {first} to {last} is counted in its candle."
     return _COMPLETENESS.item(State.GOOD, value, why, rows)
 
 
 _COMMANDS: Final = (
-    ("Why they are missing", "python -m candleflow gaps"),
-    ("What the exchange has", "python -m candleflow verify"),
-    ("To have them fetched", "python -m candleflow repair"),
+    ("List the gaps and their reasons", "python -m candleflow gaps"),
+    ("Compare with the exchange", "python -m candleflow verify"),
+    ("Fetch the missing trades", "python -m candleflow repair"),
 )
 
 
 def _gap_rows(facts: Facts, missing: int) -> list[Row]:
     wanted = _missing_on_record(facts)
-    on_record = ("On the producer's record", UNKNOWN if wanted is None else _counted(wanted, "trade"))
+    on_record = ("In the producer's open gaps", UNKNOWN if wanted is None else _counted(wanted, "trade"))
     if not missing:
         return [("Open gaps", "0"), on_record]
     gaps = facts.gaps
@@ -398,9 +406,9 @@ def _gap_rows(facts: Facts, missing: int) -> list[Row]:
 
 
 def _missing_on_record(facts: Facts) -> float | None:
-    """Of all shards together; None where one of them can't be heard."""
-    told = [_heard(facts, name).counts for name in _producers(facts).values()]
-    missing = [None if counts is None else counts.get("missing") for counts in told]
+    """Return how many trades are in all producers' open gaps; None if a heartbeat is missing or stale."""
+    counts_by_producer = [_status_of(facts, name).counts for name in _producers(facts).values()]
+    missing = [None if counts is None else counts.get("missing") for counts in counts_by_producer]
     known = [count for count in missing if count is not None]
     return sum(known) if known and len(known) == len(missing) else None
 
@@ -417,35 +425,36 @@ def _gap_row(gap: OpenGap) -> Row:
 _AGREEMENT: Final = _Kind(
     "klines",
     "Exchange's klines",
-    "The auditor holds the last ten minutes' candles against the klines that the exchange itself publishes, "
-    "in nine fields.",
+    "The auditor compares the candles of the last ten minutes with the exchange's klines, in nine fields.",
 )
 
 
 def _agreement(facts: Facts) -> Item:
-    audit = _heard(facts, "audit")
+    audit = _status_of(facts, "audit")
     if audit.counts is None:
         return _AGREEMENT.unknown(audit.why)
     age = audit.of("compared_age_s", facts.symbol)
     if age is None:
-        return _AGREEMENT.unknown(f"{facts.symbol} has not been compared, or the exchange did not answer.")
+        return _AGREEMENT.unknown(
+            f"{facts.symbol} has not been compared yet, or the exchange did not answer."
+        )
     ages = ("Compared", f"{words.span(int(age))} ago")
     if age > COMPARED_SECONDS:
-        return _AGREEMENT.unknown("The last comparison is too old to tell anything.", (ages,))
+        return _AGREEMENT.unknown("The last comparison is too old: over 3 minutes.", (ages,))
     found = {name: round(audit.of(name, facts.symbol) or 0) for name in _VERDICTS}
-    rows = tuple((told, f"{found[name]:,}") for name, told in _VERDICTS.items() if found[name])
-    rows = (*rows, ages, ("Put right so far, all symbols", f"{audit.counts.get('repaired', 0):,.0f}"))
+    rows = tuple((label, f"{found[name]:,}") for name, label in _VERDICTS.items() if found[name])
+    rows = (*rows, ages, ("Rebuilt so far, all symbols", f"{audit.counts.get('repaired', 0):,.0f}"))
     differing = sum(found[name] for name in _DIFFERING)
     if differing:
-        why = "Ours is not what the exchange publishes: python -m candleflow verify names the fields."
+        why = "Candles differ from the exchange's klines. List the fields: python -m candleflow verify"
         value = f"{differing:,} differ" if differing > 1 else "1 differs"
         return _AGREEMENT.item(State.BAD, value, why, rows)
     if found["incomplete"]:
-        why = "Where ours are incomplete they have less than the exchange's, as our own trade ids say."
+        why = "Some candles lack trades that the exchange's klines count; their missing trade ids show it."
         return _AGREEMENT.item(State.WARN, f"{found['incomplete']:,} incomplete", why, rows)
     if not found["equal"]:
-        return _AGREEMENT.unknown("None of the last ten minutes' candles could be compared.", rows)
-    return _AGREEMENT.item(State.GOOD, f"{found['equal']:,} equal", "All are equal.", rows)
+        return _AGREEMENT.unknown("No candle of the last ten minutes could be compared.", rows)
+    return _AGREEMENT.item(State.GOOD, f"{found['equal']:,} equal", "All compared candles are equal.", rows)
 
 
 _VERDICTS: Final = {
@@ -460,33 +469,37 @@ _VERDICTS: Final = {
 _PROCESSES: Final = _Kind(
     "processes",
     "Processes",
-    "Each process tells of itself once a second, by a file in the data folder. PostgreSQL is asked by the "
-    "page.",
+    "Each process writes a heartbeat file into the data folder every second. The page itself queries "
+    "PostgreSQL.",
 )
 
 
 def _processes(facts: Facts) -> Item:
-    heard = [_heard(facts, name) for name in facts.heartbeats]
-    rows = [(one.name, _process_row(one)) for one in heard]
+    status = [_status_of(facts, name) for name in facts.heartbeats]
+    rows = [(one.name, _process_row(one)) for one in status]
     rows.append(("PostgreSQL", "does not answer" if facts.is_store_away else "answers"))
     if facts.is_store_away:
-        heard.append(_Heard("PostgreSQL", None, State.BAD, "away", "PostgreSQL does not answer."))
-    elif all(one.beat is None for one in heard):
-        return _PROCESSES.unknown("No process has told of itself in this page's data folder.", rows)
+        status.append(_Status("PostgreSQL", None, State.BAD, "away", "PostgreSQL does not answer."))
+    elif all(one.beat is None for one in status):
+        return _PROCESSES.unknown("There is no heartbeat in this page's data folder.", rows)
     gravest = list(State).index
-    others = sorted((one for one in heard if one.state is not State.GOOD), key=lambda one: gravest(one.state))
+    others = sorted(
+        (one for one in status if one.state is not State.GOOD), key=lambda one: gravest(one.state)
+    )
     if not others:
-        return _PROCESSES.item(State.GOOD, "all running", "Each runs, and was heard just now.", rows)
+        return _PROCESSES.item(State.GOOD, "all running", "Every process reports that it is running.", rows)
     worst = others[0]
     alike = sum(one.word == worst.word for one in others)
     value = f"{worst.name if alike == 1 else alike} {worst.word}"
     return _PROCESSES.item(worst.state, value, worst.why, rows)
 
 
-def _process_row(heard: _Heard) -> str:
-    beat = heard.beat
-    if beat is None or heard.counts is None:
-        return "no heartbeat" if beat is None else f"{heard.word}, last heard at {_moment(beat.beaten_at)}"
+def _process_row(status: _Status) -> str:
+    beat = status.beat
+    if beat is None:
+        return "no heartbeat"
+    if status.counts is None:
+        return f"{status.word}, last heartbeat at {_moment(beat.beaten_at)}"
     since = f", since {_moment(beat.started_at)}" if beat.started_at else ""
     return f"{beat.state}{since}" + (f": {beat.message}" if beat.message else "")
 
@@ -502,13 +515,13 @@ def _counted(count: float, noun: str) -> str:
 _FORECAST: Final = _Kind(
     "forecast",
     "Forecast",
-    "What the forecasts of this symbol's next closes were worth, each made before its candle began and held "
-    "against the plainest: that the price stays where it was.",
+    "Skill of the forecasts of this symbol's next close. Each was made before its candle opened, and is "
+    "scored against the naive forecast: the price does not change.",
 )
 
 
 def _forecast(scores: Scores, *, is_simulated: bool) -> Item:
-    """Grey until there is skill: none is known. A forecast without skill is no fault, and no good sign."""
+    """Return the forecast's item. Without skill its state is unknown: that is no fault, and no success."""
     state = State.GOOD if scores.has_skill else State.UNKNOWN
     if scores.has_skill and not scores.is_covered:
         state = State.WARN
@@ -517,4 +530,6 @@ def _forecast(scores: Scores, *, is_simulated: bool) -> Item:
         (name, f"{value} against {beside}" if beside else value)
         for name, value, beside in forecast_words.table(scores)
     )
-    return _FORECAST.item(state, scores.verdict, f"Of a made-up market. {why}" if is_simulated else why, rows)
+    return _FORECAST.item(
+        state, scores.verdict, f"Of a simulated market. {why}" if is_simulated else why, rows
+    )

@@ -1,8 +1,7 @@
-"""The trust strip: a component of our own, one row of items, each of which opens to its details.
+"""The trust strip: a row of items on data quality and health; a click on one opens its details.
 
-``assets/trust_strip.js`` keeps its buttons and what is open through all refreshes. Where no refresh comes, as
-when the page's server stands still or the viewer has paused it, the browser itself takes every item for
-unknown.
+``assets/trust_strip.js`` keeps the buttons and the open panel through all refreshes. Without refreshes
+(server down, or page paused) the browser shows every item as unknown.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ _STRIP: Final = LiveComponent(
 
 @dataclass(frozen=True, slots=True)
 class TrustStrip:
-    """The strip for one symbol; ``refresh_seconds`` is None while the viewer has paused the page.
+    """The strip of one chart; ``refresh_seconds`` is None while the viewer has paused the page.
 
-    ``slot`` is the place of its chart on the page, from 1.
+    ``slot`` is the chart's number on the page, from 1.
     """
 
     source: PageSource
@@ -39,18 +38,18 @@ class TrustStrip:
     slot: int
 
     def draw(self, shown: View | Nothing | None, now: int) -> None:
-        """Draw it for what the page shows, None while the store is away. ``now`` is in microseconds."""
+        """Draw the strip for the view; None while PostgreSQL is away. ``now`` is in microseconds."""
         about = {
             "slot": self.slot,
             "at": now // 1_000,
             "good_for_ms": round(1_000 * (trust.SILENT_SECONDS + (self.refresh_seconds or 0))),
             "is_paused": self.refresh_seconds is None,
         }
-        items = trust.plain(trust.items(self._facts(shown, now)))
+        items = trust.as_json(trust.items(self._facts(shown, now)))
         _STRIP.draw(items, key=f"trust{self.slot}", view=self.symbol, about=about)
 
     def _facts(self, shown: View | Nothing | None, now: int) -> Facts:
-        heard = Facts(
+        facts = Facts(
             self.symbol,
             now,
             is_followed=self.is_followed,
@@ -58,22 +57,22 @@ class TrustStrip:
             heartbeats=self.source.heartbeats(),
         )
         if shown is None:
-            return replace(heard, is_store_away=True)
+            return replace(facts, is_store_away=True)
         view = shown if isinstance(shown, View) else None
         try:
             times = {state.symbol: state.last_trade_time for state in self.source.symbols()}
             return replace(
-                heard,
+                facts,
                 last_trade_time=times.get(self.symbol),
                 candles=() if view is None else view.candles,
                 gaps=None if view is None else self._gaps(view),
                 scores=self.source.scores(self.symbol),
             )
         except StoreError:
-            return replace(heard, is_store_away=True)  # which the strip then says
+            return replace(facts, is_store_away=True)
 
     def _gaps(self, view: View) -> OpenGaps | None:
-        """The holes among the candles shown. Where their ids have none, nobody has to be asked."""
+        """Return the gaps among the candles shown; None, without a query, if no trade id is missing."""
         if not words.missing_trades(view.candles):
             return None
         choice, first = view.choice, view.candles[0].open_time

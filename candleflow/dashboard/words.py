@@ -1,4 +1,4 @@
-"""Figures in the words and digits that the page shows. Pure: time is an argument, nothing here is HTML."""
+"""Times, prices and changes as the page's text. Pure: time is an argument, nothing here is HTML."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _UNITS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")
 
 
 def utc(time: int) -> str:
-    """A time in microseconds as ``2024-08-08 12:34:56 UTC``."""
+    """Format a time in microseconds as ``2024-08-08 12:34:56 UTC``."""
     return f"{datetime.fromtimestamp(time // SECOND_US, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def escape_markdown(text: str) -> str:
-    """``text`` such that Markdown shows it as it is."""
+    """Escape ``text`` so that Markdown shows it literally."""
     return "".join(f"\\{letter}" if letter in r"\`*_{}[]()<>#+-.!|~$:" else letter for letter in text)
 
 
 def span(seconds: int) -> str:
-    """Whole seconds in their largest unit, rounded down: ``1 second``, ``30 minutes``, ``7 days``."""
+    """Format seconds in their largest unit, rounded down: ``1 second``, ``30 minutes``, ``7 days``."""
     for size, name in _UNITS:
         count = seconds // size
         if count:
@@ -35,10 +35,10 @@ def span(seconds: int) -> str:
 
 
 def age(time: int, now: int) -> str:
-    """How long before ``now`` a trade was; both in microseconds.
+    """Format a trade's age, such as ``5 minutes ago``. Both times are in microseconds.
 
-    A trade dated up to a second ahead is ``now``: the exchange's clock and this machine's differ by that.
-    Further ahead it is said to be ahead, as then one of the clocks is wrong.
+    Up to 1 s in the future is ``now``: the clocks of the exchange and this machine may differ by that.
+    Further ahead, one of the clocks is wrong, and the text says so.
     """
     seconds = (now - time) // SECOND_US
     if seconds < -1:
@@ -47,12 +47,12 @@ def age(time: int, now: int) -> str:
 
 
 def places(candles: Sequence[StoredCandle]) -> int:
-    """Decimal places that show every price of the candles in full, 2 at least; trailing zeros don't count."""
+    """Return the decimal places that show the candles' prices in full: at least 2, no trailing zeros."""
     return price_places(price for one in candles for price in (one.open, one.high, one.low, one.close))
 
 
 def price_places(prices: Iterable[Decimal]) -> int:
-    """Decimal places that show each of the prices in full, 2 at least; trailing zeros don't count."""
+    """Return the decimal places that show each price in full: at least 2, no trailing zeros."""
     shown = 2
     for price in prices:
         while round(price, shown) != price:
@@ -65,7 +65,7 @@ def price(value: Decimal, decimal_places: int) -> str:
 
 
 def change(candles: Sequence[StoredCandle], decimal_places: int) -> tuple[str, int]:
-    """From the first open to the last close, such as ``+12.50 (+0.02 %)``, and its sign: -1, 0 or 1."""
+    """Return the change from first open to last close, as ``+12.50 (+0.02 %)``, and its sign: -1, 0 or 1."""
     first, last = candles[0].open, candles[-1].close
     difference = last - first
     percent = 100 * difference / first
@@ -75,7 +75,7 @@ def change(candles: Sequence[StoredCandle], decimal_places: int) -> tuple[str, i
 
 
 def missing_trades(candles: Sequence[StoredCandle]) -> int:
-    """How many trade ids between the first and the last of the candles are in none of them."""
+    """Return how many trade ids between the candles' first and last id are in no candle."""
     inside = [one.last_trade_id - one.first_trade_id + 1 - one.trade_count for one in candles]
     between = [later.first_trade_id - one.last_trade_id - 1 for one, later in pairwise(candles)]
     return sum(inside) + sum(between)

@@ -1,7 +1,7 @@
-"""An alert that fires, from a trade to a message and to the page: the real parts, but for the messenger.
+"""An alert that fires, from the trade to the message and the page: all parts are real but the messenger.
 
-``python -m tests.dashboard.alerting`` takes the README's pictures of it, the page's and the one that a
-channel gets: part of ``make pictures``. The trades are made up, and both pictures say so.
+``python -m tests.dashboard.alerting`` takes the docs' pictures of it (part of ``make pictures``): the page,
+and the picture sent to the channel. The trades are simulated, and both pictures say so.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ CHANNEL = "phone"
 NOTE = "look at it"
 LOOKS = "look_back=5+m&candle=5+s"
 HISTORY_SECONDS = 330
-"""As long as the look-back, and some more."""
+"""The look-back (300 s), and some more."""
 FIRED_SECONDS = 60.0
 _TRADE_SECONDS = 0.25
 _STEPS = 40
-"""The price rises by so many steps, one a trade: ten seconds."""
+"""The price rises in this many steps, one a trade: ten seconds."""
 _BEYOND = 15
 
 
 class Market:
-    """A price that goes like a wave, until it is told to rise."""
+    """Live trades at the price of ``wave``, until ``rise`` is called."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
@@ -57,7 +57,7 @@ class Market:
         self._stop = threading.Event()
 
     def rise(self, line: Decimal) -> None:
-        """Above the line, and stay there."""
+        """Make the price rise above the line and stay there."""
         self._top = line + _BEYOND
         self._step = ((self._top - wave(now_us())) / _STEPS).quantize(Decimal("0.01"))
 
@@ -84,7 +84,7 @@ class Market:
 
 @dataclass(frozen=True)
 class Scene:
-    """A simulated market, the page over it, and who decides and sends."""
+    """A simulated market, its page, the alerts process and the messenger."""
 
     settings: Settings
     there: Messengers
@@ -93,21 +93,21 @@ class Scene:
     alerts: Running
 
     def line(self) -> Decimal:
-        """A price that the market comes to within a minute only when it rises."""
+        """Return a price that the market reaches within a minute only after ``Market.rise``."""
         now = now_us()
         ahead = max(wave(now + second * SECOND_US) for second in range(round(FIRED_SECONDS)))
         return (ahead + 10).quantize(Decimal(1))
 
-    def told(self) -> list[DeliveredAlert]:
+    def latest_alerts(self) -> list[DeliveredAlert]:
         with closing(AlertReader.from_settings(self.settings)) as reader:
             return reader.latest(10)
 
     def fire(self, line: Decimal) -> DeliveredAlert:
-        """Once the rule has looked at the price, let it rise above the line; the alert when it was sent."""
+        """Wait until the rule is armed, let the price rise above the line, and return the alert once sent."""
         self.alerts.wait_for(self._is_armed, FIRED_SECONDS)
         self.market.rise(line)
-        self.alerts.wait_for(lambda: [one.state for one in self.told()] == ["sent"], FIRED_SECONDS)
-        return self.told()[0]
+        self.alerts.wait_for(lambda: [one.state for one in self.latest_alerts()] == ["sent"], FIRED_SECONDS)
+        return self.latest_alerts()[0]
 
     def _is_armed(self) -> bool:
         url = credentials.reader_url(self.settings)
@@ -116,13 +116,13 @@ class Scene:
             return bool((cursor.fetchone() or (False,))[0])
 
     def picture(self) -> bytes:
-        """The picture that the channel got."""
+        """Return the picture that the channel received."""
         return awaited(lambda: list(self.there.pictures), FIRED_SECONDS, self.alerts.said)[0]
 
 
 @contextmanager
 def alerting(postgres: PostgresServer, folder: Path) -> Iterator[Scene]:
-    """All of it, until the block ends. ``folder`` is the programs' data folder."""
+    """Run all parts during the block. ``folder`` is the programs' data folder."""
     owner, password = f"alerting_{secrets.token_hex(4)}", secrets.token_urlsafe(16)
     with messengers() as there:
         settings = load(
@@ -152,7 +152,7 @@ def alerting(postgres: PostgresServer, folder: Path) -> Iterator[Scene]:
 
 
 def add_rule(page: Page, line: Decimal) -> None:
-    """By the page's form, as a viewer does."""
+    """Add a rule with the page's form."""
     open_menu(page)
     for key, text in (("threshold", f"{line}"), ("note", NOTE)):
         _field(page, f"alert-{key}").send_keys(text)
@@ -174,11 +174,11 @@ def _field(page: Page, key: str) -> WebElement:
     return found[0]
 
 
-def show(page: Page, told: DeliveredAlert, *, is_dark: bool) -> None:
-    """The menu with the alert and its state."""
+def show(page: Page, alert: DeliveredAlert, *, is_dark: bool) -> None:
+    """Open the page with the menu that shows the alert and its state."""
     page.open(LOOKS, size=DESKTOP, is_dark=is_dark)
     open_menu(page)
-    page.wait_for_text(f"{CHANNEL}, {told.state}: {told.text.splitlines()[0]}")
+    page.wait_for_text(f"{CHANNEL}, {alert.state}: {alert.text.splitlines()[0]}")
 
 
 def main() -> None:
@@ -202,17 +202,17 @@ def main() -> None:
 
 
 def take(scene: Scene, page: Page, folder: Path) -> DeliveredAlert:
-    """``alert.png``, the page, and ``alert-message.png``, what the channel got; the alert."""
+    """Save ``alert.png`` (the page) and ``alert-message.png`` (the channel's picture); return the alert."""
     page.open(LOOKS, size=DESKTOP, is_dark=True)
     line = scene.line()
     add_rule(page, line)
-    told = scene.fire(line)
+    alert = scene.fire(line)
     picture = scene.picture()
-    show(page, told, is_dark=True)
+    show(page, alert, is_dark=True)
     page.save(folder / "alert.png")
     shrink(folder / "alert.png")
     (folder / "alert-message.png").write_bytes(picture)
-    return told
+    return alert
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real headless Chromium, and the page as someone at it sees it."""
+"""A headless Chromium, and the page as a viewer sees and uses it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DESKTOP = (1_280, 800)
 PHONE = (390, 844)
 SMALL_PHONE = (360, 740)
 MARKS_OF_A_REFRESH = 4
-PATIENCE_SECONDS = 45  # for a machine that does much else besides; on a free one nothing takes five
+PATIENCE_SECONDS = 45  # for a busy machine; on an idle one nothing takes 5 s
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
@@ -42,10 +42,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Received:
-    """What the server sent over the WebSocket in a while: the size of each message, and its refreshes.
+    """What the server sent over the WebSocket: the size of each message, and the number of refreshes.
 
-    The refreshes are those of the part of the page that had the most. The server knows their number, the
-    chart does not: a busy browser draws two of them at once.
+    That number is of the fragment with the most. It is counted in the messages, not in the chart, because a
+    busy browser draws two refreshes at once.
     """
 
     sizes: Sequence[int]
@@ -81,7 +81,7 @@ def chromium() -> Iterator[webdriver.Chrome]:
 
 
 class Page:
-    """The page in a browser's tab."""
+    """The page in a browser tab."""
 
     def __init__(self, driver: webdriver.Chrome, url: str) -> None:
         self.driver = driver
@@ -92,7 +92,7 @@ class Page:
         self.driver.get(f"{self.url}/?{query}")
 
     def look_like(self, size: tuple[int, int], *, is_dark: bool) -> None:
-        """Take on a window's size, and whether the viewer prefers dark pages."""
+        """Set the window's size, and whether the viewer prefers the dark theme."""
         width, height = size
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
@@ -105,7 +105,7 @@ class Page:
         return self.driver.execute_script(body, *arguments)
 
     def wait(self, condition: Callable[[], T | None], what: str, seconds: float = PATIENCE_SECONDS) -> T:
-        """The condition's first true value; fails with the page's text if there is none in time."""
+        """Return the condition's first true value; fail with the page's text if there is none in time."""
         waiting = WebDriverWait(
             self.driver, seconds, poll_frequency=0.1, ignored_exceptions=[StaleElementReferenceException]
         )
@@ -123,11 +123,11 @@ class Page:
         self.wait(lambda: words in self.text(), words, seconds)
 
     def wait_for_candles(self) -> int:
-        """Until candles are drawn; how many."""
+        """Wait until candles are drawn; return how many."""
         return self.wait(lambda: len(self.times()), "candles drawn")
 
     def times(self) -> list[int]:
-        """The open times of the candles that Plotly has, in milliseconds."""
+        """Return the open times of the candles that Plotly has drawn, in milliseconds."""
         found = self.script(
             "const plot = document.querySelector('.cf-plot');"
             "return plot && plot.data && plot.querySelector('path.box')"
@@ -136,7 +136,7 @@ class Page:
         return list(found)
 
     def newest(self) -> int:
-        """The open time of the last candle drawn; 0 while there is none, as in the midst of a redrawing."""
+        """Return the open time of the last candle drawn; 0 if there is none, as during a redraw."""
         return max(self.times(), default=0)
 
     def updates(self) -> int:
@@ -147,7 +147,7 @@ class Page:
         self.wait(lambda: self.updates() >= reached, f"{count} updates", seconds)
 
     def marks(self) -> int:
-        """How many entries the browser keeps for its profiler: Streamlit makes some at each refresh."""
+        """Return the number of the browser's performance entries: Streamlit adds some at each refresh."""
         return int(
             self.script(
                 "return ['mark', 'measure'].flatMap((type) => performance.getEntriesByType(type)).length"
@@ -155,7 +155,7 @@ class Page:
         )
 
     def wait_for_marks(self, count: int) -> None:
-        """Until so many were made from now on, whether they are kept or not."""
+        """Wait until ``count`` more entries were made, whether they are kept or not."""
         self.script(
             "window.marked = 0;"
             "const count = (made) => { window.marked += made.getEntries().length };"
@@ -164,11 +164,11 @@ class Page:
         self.wait(lambda: self.script("return window.marked") >= count, f"{count} marks")
 
     def mode(self) -> str:
-        """``following`` the live edge, or ``free``."""
+        """Return ``following`` (the chart follows the live edge) or ``free``."""
         return str(self.script("return document.querySelector('.cf-chart').dataset.mode"))
 
     def ranges(self) -> list[list[float]]:
-        """Those of the time axis (milliseconds) and the price axis, as Plotly draws them now."""
+        """Return the ranges of the time axis (milliseconds) and the price axis, as Plotly draws them now."""
         return list(
             self.script(
                 "const full = document.querySelector('.cf-plot')._fullLayout;"
@@ -179,9 +179,9 @@ class Page:
     def drag_over_chart(
         self, start: tuple[float, float], end: tuple[float, float], *, at: int = 0, is_pan: bool = False
     ) -> None:
-        """Drag the mouse over a chart's price panel between two places, as parts of its width and height.
+        """Drag the mouse over a chart's price panel between two points, given as fractions of its size.
 
-        Into a part of the chart, or, with the shift key held, to move the chart along.
+        This zooms; with ``is_pan`` the shift key is held, and the drag pans.
         """
         panel = self._panel(at)
         width, height = panel.size["width"], panel.size["height"]
@@ -221,7 +221,7 @@ class Page:
         self.wait(lambda: self._option(symbol), f"the option {symbol}").click()
 
     def readout(self) -> dict[str, str]:
-        """What is told of the candle under the crosshair, or of the last, by field; as far as it is seen."""
+        """Return the visible fields of the readout: of the candle under the crosshair, or of the last one."""
         return dict(
             self.script(
                 "return Object.fromEntries([...document.querySelectorAll('.cf-readout span')]"
@@ -231,11 +231,11 @@ class Page:
         )
 
     def is_pointed_at(self) -> bool:
-        """Whether the crosshair is on a candle."""
+        """Return whether the crosshair is on a candle."""
         return bool(self.script("return document.querySelector('.cf-upright:not([hidden])') !== null"))
 
     def failures(self) -> list[str]:
-        """What the page shows of an exception: there must be nothing, ever."""
+        """Return the exceptions that the page shows; there must never be any."""
         shown = self.driver.find_elements(By.CSS_SELECTOR, "[data-testid=stException]")
         return [*(one.text for one in shown), *(["a traceback"] if "Traceback" in self.text() else [])]
 
@@ -245,26 +245,26 @@ class Page:
         assert self.driver.save_screenshot(str(picture))
 
     def problems(self) -> list[str]:
-        """What the browser's console has of errors since it was last asked."""
+        """Return the errors in the browser's console since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
 
     def received(self) -> Received:
-        """What the server has sent over the WebSocket since this was last asked."""
+        """Return what the server has sent over the WebSocket since the last call."""
         messages = [json.loads(one["message"])["message"] for one in self.driver.get_log("performance")]  # type: ignore[no-untyped-call]
         frames = [
             one["params"]["response"] for one in messages if one["method"] == "Network.webSocketFrameReceived"
         ]
-        # Binary frames (opcode 2) are told as base64; Streamlit's server sends no others.
+        # The log has binary frames (opcode 2) as base64; Streamlit's server sends only those.
         return Received.of([base64.b64decode(one["payloadData"]) for one in frames if one["opcode"] == 2])
 
     def point_at_chart(self, x: float) -> None:
-        """Put the pointer on the price panel, at this part of its width."""
+        """Move the pointer to the price panel, at this fraction of its width."""
         panel = self._panel()
         offset = int((x - 0.5) * panel.size["width"])
         ActionChains(self.driver).move_to_element_with_offset(panel, offset, 0).perform()
 
     def tap_chart(self, x: float) -> None:
-        """Tap with a finger on the price panel, at this part of its width."""
+        """Tap on the price panel with a finger, at this fraction of its width."""
         box = self.script(
             "arguments[0].scrollIntoView({block: 'center'});"
             "return arguments[0].getBoundingClientRect().toJSON()",
@@ -275,31 +275,32 @@ class Page:
             self.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
 
     def press(self, label: str) -> None:
-        """Press the button that says ``label``."""
+        """Click the button labelled ``label``."""
         self.wait(lambda: self._labelled(label), f"the button {label}").click()
 
     def press_by_key(self, label: str) -> None:
-        """As ``press``, and the pointer stays where it is."""
+        """Press the button by keyboard, so that the pointer stays where it is."""
         button = self.wait(lambda: self._labelled(label), f"the button {label}")
         self.script("arguments[0].focus({preventScroll: true})", button)
         self.hit(Keys.ENTER)
 
     def lines(self) -> dict[str, str]:
-        """The names of all that is drawn, by what each is known by."""
+        """Return the names of all traces, by uid."""
         drawn = "return (document.querySelector('.cf-plot')?.data ?? []).map((one) => [one.uid, one.name])"
         return dict(self.script(drawn))
 
     def trust(self, name: str) -> str:
-        """What the trust strip's item ``name`` says; nothing where there is no such item."""
+        """Return the value of the trust strip's item ``name``; empty if there is no such item."""
         value = f".cf-item[data-name={name}] .cf-value"
         return str(self.script("return document.querySelector(arguments[0])?.innerText ?? ''", value))
 
     def press_trust(self, name: str) -> None:
-        """Open that item's details, or close them."""
+        """Open or close the details of the trust strip's item ``name``."""
         self.driver.find_element(By.CSS_SELECTOR, f".cf-item[data-name={name}]").click()
 
     def forecast_ahead(self) -> int | None:
-        """How far beyond the last candle the next forecast is drawn, in milliseconds; None where none is."""
+        """Return how far after the last candle the next forecast is drawn, in milliseconds; None without
+        one."""
         ahead = self.script(
             "const traces = document.querySelector('.cf-plot')?.data ?? [];"
             "const drawn = Object.fromEntries(traces.map((one) => [one.uid, one.x]));"
@@ -308,12 +309,12 @@ class Page:
         return None if ahead is None else int(ahead)
 
     def turn(self, key: str) -> None:
-        """Turn the switch of that key of Streamlit's, in a menu that is open."""
+        """Click the toggle with that Streamlit key, in a menu that is open."""
         switch = f".st-key-{key} label"
         self.wait(lambda: self.driver.find_elements(By.CSS_SELECTOR, switch), switch)[0].click()
 
     def symbols(self) -> list[str]:
-        """Those that the picker offers now."""
+        """Return the symbols that the picker offers."""
         opener = self.driver.find_element(By.CSS_SELECTOR, ".st-key-symbol [role=group] button")
         opener.click()
         shown = self.script(
@@ -323,7 +324,7 @@ class Page:
         return list(shown)
 
     def is_cut_off(self) -> bool:
-        """Whether the page has no connection to its server, and says so."""
+        """Return whether the page says that it has no connection to its server."""
         said = self.script("return getComputedStyle(document.querySelector('.cf-chart'), '::after').content")
         return "No connection" in said
 
@@ -332,11 +333,11 @@ class Page:
         self.wait(lambda: self._labelled("CSV"), "the menu's files")
 
     def hit(self, *keys: str) -> None:
-        """Strike these keys, wherever the focus is."""
+        """Press these keys, wherever the focus is."""
         ActionChains(self.driver).send_keys(*keys).perform()
 
     def mark_chart(self) -> None:
-        """Remember the chart's own nodes, for ``is_same_chart``."""
+        """Mark the chart's DOM nodes, for ``is_same_chart``."""
         self.script("for (const node of document.querySelectorAll('.cf-plot, .cf-plot .main-svg'))"
                     " node.dataset.mark = 'the same';")  # fmt: skip
 

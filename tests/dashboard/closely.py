@@ -1,4 +1,4 @@
-"""A viewer who looks closely: zoomed, a line hidden, the pointer on a candle; and whether it stays so."""
+"""A chart as a viewer left it (zoomed, a line hidden, the pointer on a candle), and whether it stays so."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _HIDDEN = (
 
 @dataclass(frozen=True)
 class Left:
-    """How the viewer left the chart."""
+    """The chart's state as the viewer left it."""
 
     page: Page
     ranges: list[list[float]]
-    told: dict[str, str]
+    readout: dict[str, str]
 
     def assert_as_it_was(self) -> None:
         assert self.page.is_same_chart()
         assert self.page.ranges() == self.ranges
         assert hidden(self.page) == ["SMA"]
         assert self.page.is_pointed_at()
-        assert self.page.readout() == self.told
+        assert self.page.readout() == self.readout
 
 
 def look_closely(page: Page) -> Left:
@@ -42,11 +42,11 @@ def look_closely(page: Page) -> Left:
 
 
 def hide_average(page: Page) -> None:
-    """By a click in the legend, where the average is alone."""
+    """Hide the average by a click in the legend, whose only entry it is."""
     page.driver.find_element("css selector", ".cf-plot .legendtoggle").click()
     page.wait(lambda: hidden(page) == ["SMA"], "the line hidden")
 
 
 def hidden(page: Page) -> list[str]:
-    """The lines that the viewer has hidden."""
+    """Return the lines that the viewer has hidden."""
     return list(page.script(_HIDDEN))

@@ -1,4 +1,4 @@
-"""The page over a real PostgreSQL, in a real browser. Both are shared, as they take seconds to start."""
+"""The page with a real PostgreSQL, in a real browser. Both are shared, as they take seconds to start."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ OLD, LONG_AGO = "OLDUSDT", 1_723_118_400_000_000
 """Ten minutes of trades, up to 2024-08-08 12:00:00 UTC. Followed too."""
 LONG = "LONGUSDT"
 """2,100 candles, up to now."""
-HOLED = "HOLEUSDT"
-"""Two stretches of trades, with seven missing between them. Followed too."""
+GAPPED = "GAPUSDT"
+"""Two periods of trades, with seven trades missing between them. Followed too."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A served page, and the feed that brings trades to it."""
+    """A served page, and the feed that stores trades for it."""
 
     settings: Settings
     server: PageServer
@@ -50,9 +50,10 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture
 def driver(browser: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
-    """The browser, with nothing open before a test, so that nothing complains, nor after it: a live page
-    would take a third of a core from the tests of the store, say, that come next. What it shows at the
-    test's end must be no exception.
+    """The browser, with an empty page before and after each test.
+
+    A live page would take a third of a core from the tests that follow. The page must show no exception at
+    the test's end.
     """
     browser.get("about:blank")
     try:
@@ -64,8 +65,8 @@ def driver(browser: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture(scope="session")
 def running(make_database: Callable[[], Database]) -> Iterator[Running]:
-    """The page over 40 minutes of BTCUSDT that goes on growing."""
-    settings = make_database().settings_with(symbols=f"{LIVE},{QUIET},{HOLED},{OLD}")
+    """A page with 40 minutes of BTCUSDT, and live trades."""
+    settings = make_database().settings_with(symbols=f"{LIVE},{QUIET},{GAPPED},{OLD}")
     schema.apply(settings)
     with live_feed(settings, LIVE, history_seconds=2_400) as feed:
         _send_histories(feed)
@@ -77,14 +78,14 @@ def _send_histories(feed: Feed) -> None:
     now = now_us()
     feed.send(OLD, range(LONG_AGO - 600 * SECOND_US, LONG_AGO, SECOND_US))
     feed.send(LONG, range(now - 2_100 * 5 * SECOND_US, now, 5 * SECOND_US))
-    feed.send(HOLED, range(now - 60 * SECOND_US, now - 40 * SECOND_US, SECOND_US))
-    feed.skip_ids(HOLED, 7)
-    feed.send(HOLED, range(now - 20 * SECOND_US, now, SECOND_US))
+    feed.send(GAPPED, range(now - 60 * SECOND_US, now - 40 * SECOND_US, SECOND_US))
+    feed.skip_ids(GAPPED, 7)
+    feed.send(GAPPED, range(now - 20 * SECOND_US, now, SECOND_US))
 
 
 @pytest.fixture
 def page(driver: webdriver.Chrome, running: Running) -> Iterator[Page]:
-    """The shared page. At the test's end its console must have no error."""
+    """The shared page. At the test's end the browser's console must have no error."""
     shown = Page(driver, running.server.url)
     shown.problems()
     yield shown
@@ -93,7 +94,7 @@ def page(driver: webdriver.Chrome, running: Running) -> Iterator[Page]:
 
 @pytest.fixture
 def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
-    """A server that the test may stop."""
+    """A PostgreSQL server that the test may stop."""
     server = PostgresServer(
         tmp_path / "postgres", free_port(), credentials=tmp_path / "superuser.json", fsync=False
     )
@@ -107,5 +108,5 @@ def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Where screenshots go: a temporary folder, or the one that CANDLEFLOW_TEST_PICTURES names."""
+    """The folder for screenshots: a temporary one, or that of CANDLEFLOW_TEST_PICTURES."""
     return Path(os.environ.get("CANDLEFLOW_TEST_PICTURES", tmp_path))

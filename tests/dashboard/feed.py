@@ -1,4 +1,4 @@
-"""Trades into the candles, the way the processor brings them: folded, then merged by ``merge_batch``."""
+"""Stores trades as the processor does: aggregated into partial candles, then merged by ``merge_batch``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def now_us() -> int:
 
 
 def wave(at: int) -> Decimal:
-    """A price that moves like one: around 60,000, the same for the same time (microseconds)."""
+    """Return a realistic price around 60,000, a function of the time (microseconds)."""
     seconds = at / SECOND_US
     cents = (
         6_000_000
@@ -42,7 +42,7 @@ def wave(at: int) -> Decimal:
 
 
 class Feed:
-    """One processor's place at the store, for any thread. Trade ids count up from 1 for each symbol."""
+    """A stand-in for the processor. Thread-safe. Each symbol's trade ids count up from 1."""
 
     def __init__(self, settings: Settings) -> None:
         self._connection = credentials.dsn(settings, Role.WRITER).connect()
@@ -57,29 +57,29 @@ class Feed:
         self._connection.close()
 
     def skip_ids(self, symbol: str, count: int) -> None:
-        """Lose so many trades of the symbol."""
+        """Lose ``count`` trades of the symbol."""
         with self._lock:
             self._next_id[symbol] += count
 
     def send(
         self, symbol: str, times: Iterable[int], *, quantity: str = "0.25", price: Decimal | None = None
     ) -> None:
-        """Trades at these times (microseconds), at the price of ``wave`` or another; committed on return."""
+        """Store trades at these times (microseconds), at the price of ``wave`` or ``price``; commits."""
         with self._lock:
             self._merge([self._trade(symbol, at, Decimal(quantity), price) for at in times])
 
     def lose(self, symbol: str, times: Iterable[int]) -> list[Trade]:
-        """Trades that are made and not merged, unless ``bring`` does so later."""
+        """Return trades at these times that are not stored, unless ``fill`` does so later."""
         with self._lock:
             return [self._trade(symbol, at, Decimal("0.25")) for at in times]
 
-    def bring(self, trades: list[Trade]) -> None:
-        """Trades that were lost, as the producer brings them once it has found the gap."""
+    def fill(self, trades: list[Trade]) -> None:
+        """Store lost trades, as happens after the producer has filled the gap."""
         with self._lock:
             self._merge(trades)
 
     def send_one_of_each(self, symbols: Iterable[str], at: int) -> None:
-        """A trade of each of the symbols at one time (microseconds), all in one batch."""
+        """Store one trade of each symbol at one time (microseconds), all in one batch."""
         with self._lock:
             self._merge([self._trade(symbol, at, Decimal("0.25")) for symbol in symbols])
 
@@ -120,7 +120,7 @@ def _partials(trades: list[Trade], windows: Windows) -> Iterator[Partial]:
 
 @contextmanager
 def live_feed(settings: Settings, *symbols: str, history_seconds: int) -> Iterator[Feed]:
-    """Symbols with a history, a trade each half second, each of which goes on by four trades a second."""
+    """Store a history of two trades a second for each symbol, then four trades a second during the block."""
     with closing(Feed(settings)) as feed:
         start = now_us()
         for symbol in symbols:
@@ -128,14 +128,14 @@ def live_feed(settings: Settings, *symbols: str, history_seconds: int) -> Iterat
         stop = threading.Event()
         failures: list[BaseException] = []
 
-        def go_on() -> None:
+        def send_trades() -> None:
             try:
                 while not stop.wait(0.25):
                     feed.send_one_of_each(symbols, now_us())
-            except BaseException as failure:  # noqa: BLE001 - a thread's failure is raised by the test
+            except BaseException as failure:  # noqa: BLE001 - raised in the test below
                 failures.append(failure)
 
-        thread = threading.Thread(target=go_on)
+        thread = threading.Thread(target=send_trades)
         thread.start()
         try:
             yield feed

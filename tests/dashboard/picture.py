@@ -1,8 +1,8 @@
-"""The README's pictures, of the running system: ``make pictures``.
+"""Takes the docs' pictures of the running page: ``make pictures``.
 
-``python -m tests.dashboard.picture`` starts ``candleflow up`` on the simulator, in a temporary folder and on
-free ports, and takes a still picture of the page, a short moving one, and one of the forecasts with what they
-were worth. With ``--url`` it takes them of a page that runs already.
+``python -m tests.dashboard.picture`` starts ``candleflow up`` with the simulator, in a temporary folder and
+on free ports. It takes a still picture of the page, a short animation, and a picture of forecasts with their
+scores. With ``--url`` it takes them of a page that is running already.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from tests.processes import ROOT, environment, started
 IMAGES = ROOT / "docs" / "images"
 SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
 STILL_LOOKS = "overlays=SMA&sma=50&overlays=Bollinger&below=RSI"
-"""Of another period than the bands, whose middle would else lie on the line."""
+"""The average has another period than the bands, or it would lie on their middle line."""
 MOVING_LOOKS = "look_back=5+m&candle=5+s"
 FORECAST_LOOKS = "look_back=5+m&candle=5+s&forecasts=true"
 
 HISTORY_CANDLES = 350
-"""So many of 5 s fill a look-back of half an hour, nearly."""
+"""Nearly a look-back of half an hour, in 5-second candles."""
 START_SECONDS = 300
 HISTORY_SECONDS = 900
-"""The exchange's history is loaded within minutes; on a busy machine that is long."""
+"""Time limit for loading the exchange's history on a busy machine."""
 SCORED_SECONDS = 2 * FEWEST * 5
-"""Of 5-second candles so many are forecast in half of it: then their worth can be told."""
+"""Time limit for scores: half of it is enough for ``FEWEST`` forecasts of 5-second candles."""
 
-_COLOURS = 96  # of a palette: the picture has few, and so it is a quarter as large
+_COLOURS = 96  # palette size: the page has few colours, and the file is a quarter as large
 _FRAMES_A_SECOND = 6
 _MOVING_SIZE = (960, 600)
 _MOVING_QUALITY = 60
@@ -73,7 +73,7 @@ def main() -> None:
 
 @contextmanager
 def simulated_system() -> Iterator[str]:
-    """The whole system on the simulator, for as long as the block lasts; the page's address."""
+    """Run the whole system with the simulator during the block; yield the page's address."""
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         variables = environment(
@@ -95,17 +95,18 @@ def _wait_until_ready(process: subprocess.Popen[bytes], variables: dict[str, str
     deadline = time.monotonic() + START_SECONDS
     asking = [sys.executable, "-m", "candleflow", "status", "--json"]
     while time.monotonic() < deadline and process.poll() is None:
-        told = subprocess.run(asking, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
-        if '"is_ready": true' in told.stdout:
+        answer = subprocess.run(asking, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+        if '"is_ready": true' in answer.stdout:
             return
         time.sleep(1)
-    raise SystemExit("the system didn't come up")
+    raise SystemExit(f"the system was not ready within {START_SECONDS} s")
 
 
 def take(url: str, folder: Path, *, is_dark: bool = True) -> None:
-    """``page.png``, ``page.webp`` and ``forecast.png`` of the page at ``url``."""
+    """Save ``page.png``, ``page.webp`` and ``forecast.png`` of the page at ``url``."""
     folder.mkdir(parents=True, exist_ok=True)
-    # The forecasts first: by then the start is over, of which the others would tell.
+    # Forecasts first: their scores take minutes, and after that the other pictures show no trace of the
+    # start.
     taken = {"forecast.png": _take_forecast, "page.png": _take_still, "page.webp": _take_moving}
     with chromium() as driver:
         page = Page(driver, url.rstrip("/"))
@@ -125,11 +126,11 @@ def _take_still(page: Page, out: Path, *, is_dark: bool) -> None:
 
 
 def _take_forecast(page: Page, out: Path, *, is_dark: bool) -> None:
-    """The next forecast and those before it, and beside them what all of them were worth."""
+    """Take the next forecast and past ones, with the panel of their scores."""
     page.open(FORECAST_LOOKS, size=DESKTOP, is_dark=is_dark)
     page.wait_for_candles()
     page.wait(lambda: page.trust("forecast").startswith(("no ", "better ")), "scores", SCORED_SECONDS)
-    page.drag_over_chart((0.95, 0.5), (0.5, 0.5), is_pan=True)  # what is told opens over the right half
+    page.drag_over_chart((0.95, 0.5), (0.5, 0.5), is_pan=True)  # the panel opens over the right half
     page.press_trust("forecast")
     page.wait_for_text("closes within the 80 % interval")
     page.wait(page.forecast_ahead, "a forecast ahead")
@@ -144,7 +145,7 @@ def shrink(picture: Path) -> None:
 
 
 def _take_moving(page: Page, out: Path, *, is_dark: bool) -> None:
-    """Live; then zoomed by the mouse, where it stays while the price goes on; then live again."""
+    """Film the live chart, a zoom by mouse that stays through updates, and the way back to live."""
     page.open(MOVING_LOOKS, size=DESKTOP, is_dark=is_dark)
     page.wait_for_candles()
     page.wait_for_updates(2)
@@ -163,7 +164,7 @@ def _take_moving(page: Page, out: Path, *, is_dark: bool) -> None:
 
 
 class _Film:
-    """Pictures of the page at an even pace, and what the mouse does in between."""
+    """An animation: screenshots at an even pace, with mouse moves in between."""
 
     def __init__(self, page: Page) -> None:
         self._page = page
@@ -196,7 +197,7 @@ class _Film:
         )
 
     def _shoot(self) -> None:
-        """One frame, no sooner than it is due: later, where the machine is slow."""
+        """Take one frame when it is due, or later on a slow machine."""
         if self._started is None:
             self._started = time.monotonic()
         due = self._started + len(self._frames) / _FRAMES_A_SECOND
@@ -216,7 +217,7 @@ def _between(start: Sequence[float], end: Sequence[float], part: float) -> list[
 
 
 def _on_chart(page: Page, across: float, down: float) -> list[float]:
-    """A place of the price panel, by parts of its width and height, in pixels of the window."""
+    """Return a point of the price panel, given as fractions of its size, in window pixels."""
     left, top, width, height = page.script(
         "const panel = document.querySelector(\".cf-plot .nsewdrag[data-subplot='xy']\");"
         "const box = panel.getBoundingClientRect();"

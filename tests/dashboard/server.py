@@ -1,4 +1,4 @@
-"""The page's real server, as a process of its own."""
+"""The page's real server in a separate process."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def page_server(settings: Settings, port: int | None = None, **environment: str)
 
 
 def page_environment(settings: Settings) -> Mapping[str, str]:
-    """This process's environment, with the settings' addresses and nothing else of ours."""
+    """Return this process's environment with the settings' addresses, and no other variable of ours."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CANDLEFLOW_")}
     assert settings.postgres.password is not None
     return {

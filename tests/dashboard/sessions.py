@@ -1,8 +1,8 @@
-"""Viewers without a browser: each a real session of the page's server, over its own WebSocket.
+"""Simulated viewers without a browser: each is a real session of the page's server, over its own WebSocket.
 
-They say what Streamlit's page says (protobuf, as the streamlit package has it) and keep its pace: the server
-names fragments, each with an interval, and the page asks for each of them at its interval. Fifty of them
-weigh less than one Chromium.
+They send the messages of Streamlit's browser client (protobuf, from the streamlit package) at its pace: the
+server announces fragments with an interval, and the client requests each of them at that interval. Fifty
+sessions need less memory and CPU time than one Chromium.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ _CHART = "candleflow_chart"
 
 @dataclass
 class Session:
-    """One viewer, and what its refreshes were like since ``forget`` was last called."""
+    """One viewer, with measurements of its refreshes since the last ``forget``."""
 
     connection: ClientConnection
     query: str = ""
     seconds: list[float] = field(default_factory=list)
-    """Of each refresh, from its tick until the chart's data were there."""
+    """Duration of each refresh, from its tick until the chart's data arrived."""
     refreshes: int = 0
-    """How often a chart's data came."""
+    """How often a chart's data arrived."""
     received_bytes: int = 0
     cut_short: int = 0
     _paces: dict[str, tuple[float, asyncio.Task[None]]] = field(default_factory=dict)
-    """By fragment: the interval that the server named, and who ticks."""
+    """By fragment: the interval that the server announced, and the task that requests it."""
     _asked_at: dict[str, float] = field(default_factory=dict)
     _is_open: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
 
     @property
     def fragments(self) -> int:
-        """How many parts of the page are refreshed by themselves."""
+        """Number of fragments of the page that are refreshed."""
         return len(self._paces)
 
     async def live(self) -> None:
-        """Open the page and look at it until cancelled."""
+        """Open the page and refresh it until cancelled."""
         async with self._tasks:
             self._tasks.create_task(self._receive())
             await self._ask()
@@ -59,29 +59,30 @@ class Session:
             assert self._paces, "the page asked for no refreshes"
 
     async def wait_until_open(self) -> None:
-        """Until the whole page has come once."""
+        """Wait until the whole page was received once."""
         await self._is_open.wait()
 
     def forget(self) -> None:
         self.seconds.clear()
         self.refreshes = self.received_bytes = 0
 
-    def _keep_pace(self, told: AutoRerun) -> None:
-        """Tick for the fragment; a pace that is kept already is no news, as the whole page tells it anew."""
-        interval, ticker = self._paces.get(told.fragment_id, (None, None))
-        if interval == told.interval:
+    def _keep_pace(self, announced: AutoRerun) -> None:
+        """Start ticking for the fragment, unless it ticks at that interval: each run of the page repeats
+        this."""
+        interval, ticker = self._paces.get(announced.fragment_id, (None, None))
+        if interval == announced.interval:
             return
         if ticker is not None:
             ticker.cancel()
-        ticker = self._tasks.create_task(self._tick(told.fragment_id, told.interval))
-        self._paces[told.fragment_id] = (told.interval, ticker)
+        ticker = self._tasks.create_task(self._tick(announced.fragment_id, announced.interval))
+        self._paces[announced.fragment_id] = (announced.interval, ticker)
 
     async def _tick(self, fragment: str, interval: float) -> None:
         tick = time.monotonic()
         while True:
             tick += interval
             await asyncio.sleep(tick - time.monotonic())
-            # A browser ticks on too where an answer is late; the server then answers both at once.
+            # Like a browser, tick on even if an answer is late; the server then answers both ticks at once.
             self._asked_at.setdefault(fragment, time.perf_counter())
             await self._ask(fragment)
 
@@ -116,7 +117,7 @@ class Session:
 
 
 class Sessions:
-    """So many viewers of the same view, for as long as the ``async with`` lasts."""
+    """``count`` viewers of the same view, for the duration of the ``async with``."""
 
     def __init__(self, port: int, count: int, query: str = "") -> None:
         self._address = f"ws://127.0.0.1:{port}/_stcore/stream"
@@ -127,7 +128,7 @@ class Sessions:
         self.all: list[Session] = []
 
     async def __aenter__(self) -> Sessions:
-        for _ in range(self._count):  # one after another: people don't all come in the same instant
+        for _ in range(self._count):  # one after another, as real viewers don't arrive all at once
             connection = await self._exits.enter_async_context(
                 connect(self._address, subprotocols=[Subprotocol("streamlit")], max_size=_MOST_BYTES)
             )
@@ -145,7 +146,7 @@ class Sessions:
         await self._exits.aclose()
 
     async def look_on(self, seconds: float) -> None:
-        """Let them look on for so long; raises what one of them failed with."""
+        """Let the sessions refresh for ``seconds``, with fresh measurements; raise if one fails."""
         for session in self.all:
             session.forget()
         await _first(self._tasks, seconds)
@@ -164,7 +165,7 @@ class Sessions:
 
 
 async def _first(tasks: Sequence[asyncio.Task[Any]], seconds: float | None = None) -> None:
-    """Until one ends or the time is up; raises what it ended with."""
+    """Wait until one task ends or the time is up; raise if it failed."""
     ended, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     for task in ended:
         task.result()

@@ -1,4 +1,4 @@
-"""How many statements the page's role has had PostgreSQL carry out, as PostgreSQL logs them."""
+"""Counts the SQL statements of the page's role in PostgreSQL's log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from candleflow.store.credentials import Role
 
 
 class StatementCount:
-    """Counts from now on; connections that are open already aren't counted."""
+    """A count of statements from now on, without those of connections that are open already."""
 
     def __init__(self, server: PostgresServer, settings: Settings) -> None:
         self._log = server.log

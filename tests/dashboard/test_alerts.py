@@ -1,4 +1,4 @@
-"""The menu of alerts: a rule is added and removed, what was refused shows; in a browser, one fires."""
+"""The alerts menu: rules are added and removed, failed deliveries are shown; in a browser, an alert fires."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def _page(settings: object) -> None:
     import streamlit as st
 
     from candleflow.dashboard import alerts_menu
-    from candleflow.dashboard.alert_desk import AlertDesk
+    from candleflow.dashboard.alert_rules import AlertRules
 
     st.session_state["alerts"] = True
-    alerts_menu.menu(AlertDesk(settings), ["BTCUSDT", "ETHUSDT"], is_simulated=False)  # type: ignore[arg-type]
+    alerts_menu.menu(AlertRules(settings), ["BTCUSDT", "ETHUSDT"], is_simulated=False)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
 def _nothing_cached() -> Iterator[None]:
-    """AppTest runs the page in this process, whose caches outlive a test."""
+    """Clear Streamlit's caches: AppTest runs the page in this process, so they would outlive a test."""
     st.cache_resource.clear()
     yield
     st.cache_resource.clear()
@@ -112,7 +112,7 @@ def test_a_rule_that_may_have_been_added_says_so(database: Database, monkeypatch
     ("key", "given", "named"),
     [("alert-until", "tomorrow", "until"), ("alert-hysteresis", "200", "hysteresis")],
 )
-def test_what_cannot_be_of_a_rule_is_named(database: Database, key: str, given: str, named: str) -> None:
+def test_an_invalid_field_of_a_rule_is_named(database: Database, key: str, given: str, named: str) -> None:
     shown = page(database)
     shown.text_input(key="alert-threshold").input("100")
     shown.text_input(key=key).input(given)
@@ -121,13 +121,13 @@ def test_what_cannot_be_of_a_rule_is_named(database: Database, key: str, given: 
     assert rules(database) == []
 
 
-def test_the_trust_strip_tells_of_who_sends_only_where_there_is_a_channel() -> None:
+def test_the_trust_strip_has_the_alerts_process_only_with_a_channel() -> None:
     assert "alerts" not in watched(load())
     assert watched(load(alert_channels="phone=tgram://1:a/1"))[-1] == "alerts"
 
 
 @pytest.mark.parametrize("threshold", ["NaN", "", "-1", "a lot"])
-def test_what_is_no_rule_is_refused_in_words(database: Database, threshold: str) -> None:
+def test_an_invalid_rule_is_rejected_with_a_message(database: Database, threshold: str) -> None:
     shown = page(database)
     shown.text_input(key="alert-threshold").input(threshold)
     shown.button[-1].click().run()
@@ -143,10 +143,10 @@ def test_an_alert_that_fires_is_on_the_page_with_its_state(
     with alerting(postgres, tmp_path) as scene:
         page = Page(driver, scene.page.url)
         page.problems()
-        told = take(scene, page, pictures)
-        assert told.text.startswith(f"SIMULATED {SYMBOL} crosses up ")
-        assert NOTE in told.text
-        assert [text.replace("\r", "") for text in scene.there.messages] == [told.text]
+        alert = take(scene, page, pictures)
+        assert alert.text.startswith(f"SIMULATED {SYMBOL} crosses up ")
+        assert NOTE in alert.text
+        assert [text.replace("\r", "") for text in scene.there.messages] == [alert.text]
         page.open()
         page.wait_for_candles()
         page.press_trust("processes")
@@ -155,7 +155,7 @@ def test_an_alert_that_fires_is_on_the_page_with_its_state(
         assert page.problems() == []
 
 
-def test_a_refusal_for_good_stands_at_the_top(database: Database) -> None:
+def test_a_failed_delivery_is_shown_at_the_top(database: Database) -> None:
     shown = page(database)
     shown.text_input(key="alert-threshold").input("1")
     shown.button[-1].click().run()

@@ -17,7 +17,7 @@ LOOKS = (
     ("phone-light", SMALL_PHONE, False),
 )
 
-# Marks the chart's nodes, then counts every one that leaves the page.
+# Marks the chart's nodes, then counts the chart nodes that are removed from or added to the page.
 WATCH = """
 const plot = document.querySelector('.cf-plot');
 plot.dataset.mark = 'the same';
@@ -39,10 +39,10 @@ return [document.querySelector('.cf-plot').dataset.mark,
 """
 
 
-def test_every_candle_of_the_look_back_is_drawn_and_the_header_tells_price_and_change(page: Page) -> None:
+def test_every_candle_of_the_look_back_is_drawn_and_the_header_has_price_and_change(page: Page) -> None:
     page.open()
     count = page.wait_for_candles()
-    assert 360 <= count <= 362  # 30 minutes of five seconds, and one or two at the edges
+    assert 360 <= count <= 362  # 30 minutes of 5-second candles, and one or two at the edges
     times = page.times()
     assert times == sorted(set(times))
     assert times[-1] * 1_000 <= now_us()
@@ -102,8 +102,8 @@ def test_before_any_zoom_the_chart_follows_the_newest_candle(page: Page) -> None
     assert start < page.newest() < end
 
 
-def test_nothing_of_a_refresh_is_left_in_the_browser_once_it_is_drawn(page: Page) -> None:
-    """Streamlit's marks for the profiler were: the browser grew by 43 MB an hour."""
+def test_performance_entries_of_a_refresh_are_cleared(page: Page) -> None:
+    """Streamlit never clears its performance entries: the browser grew by 43 MB an hour."""
     page.open()
     page.wait_for_candles()
     page.wait_for_updates(2)
@@ -140,7 +140,8 @@ def test_the_page_fits_desktop_and_phone_in_light_and_dark(page: Page, pictures:
 
 
 def _fits(page: Page, size: tuple[int, int], *, is_dark: bool) -> bool:
-    """No scrolling either way, a tall chart down to the window's foot, and the ground of the theme."""
+    """Return whether the page needs no scrolling, the chart reaches the window's bottom, and the theme is
+    right."""
     box: dict[str, Any] = page.script(
         "const main = document.querySelector('[data-testid=stMain]');"
         "const chart = document.querySelector('.cf-chart').getBoundingClientRect();"

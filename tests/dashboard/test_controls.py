@@ -1,4 +1,4 @@
-"""What the viewer may choose, in a real browser."""
+"""The page's controls in a real browser."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ WHOLE_LINES = {
     "SMA": "SMA 7", "EMA": "EMA 9", "VWAP": "VWAP 20", "Taker-buys": "Taker buys", "Trades": "Trades",
 }  # fmt: skip
 WHOLE_CHOICE = {
-    "Candle": "15 s", "Look-back": "1 h", "Refresh": "5 s", "Prices": "Bars", "Times": "Local",
+    "Candle": "15 s", "Look-back": "1 h", "Refresh": "5 s", "Chart type": "Bars", "Time zone": "Local",
 }  # fmt: skip
-# The traces that have something on the page.
+# The traces that have something visible on the page.
 _SHAPES = """
 return [...document.querySelectorAll('.cf-plot .cartesianlayer .trace')]
     .filter((one) => one.querySelector('path')?.getBoundingClientRect().width > 0)
@@ -93,7 +93,7 @@ def test_a_symbol_without_a_trade_says_so_and_recovers_by_itself(
     assert "No trade of" not in page.text()
 
 
-def test_a_paused_page_stands_still(page: Page) -> None:
+def test_a_paused_page_does_not_change(page: Page) -> None:
     page.open()
     page.wait_for_candles()
     page.choose("Refresh", "Paused")
@@ -105,7 +105,7 @@ def test_a_paused_page_stands_still(page: Page) -> None:
     page.wait(lambda: page.newest() > newest, "the page goes on")
 
 
-def test_what_is_chosen_is_in_the_address_and_outlives_a_reload(page: Page) -> None:
+def test_choices_are_in_the_address_and_survive_a_reload(page: Page) -> None:
     page.open()
     page.wait_for_candles()
     page.choose("Candle", "1 m")
@@ -128,7 +128,8 @@ def test_a_view_set_by_its_address_is_the_same_in_a_fresh_session(page: Page, pi
 
 
 def _assert_whole_view(page: Page) -> None:
-    """What is chosen, and that it is drawn: the lines with their periods, each pane with something in it."""
+    """Assert that the controls show the choices, and that they are drawn: lines with periods, filled
+    panes."""
     page.wait(lambda: set(WHOLE_LINES.items()) <= set(page.lines().items()), "lines and panes")
     page.wait_for_updates(1)
     assert steps(page.script("return document.querySelector('.cf-plot').data[1].x")) == {15_000}
@@ -136,7 +137,7 @@ def _assert_whole_view(page: Page) -> None:
     assert {"Taker buys %", "Trades"} <= set(page.script(_WRITTEN))
     assert page.script("return document.querySelector('.cf-plot')._fullLayout.yaxis.type") == "log"
     page.press("Chart")
-    page.wait(lambda: page.chosen("Prices") == "Bars", "the menu")
+    page.wait(lambda: page.chosen("Chart type") == "Bars", "the menu")
     assert {group: page.chosen(group) for group in WHOLE_CHOICE} == WHOLE_CHOICE
     periods = "return document.querySelector(`.st-key-${arguments[0]} input`).value"
     assert [page.script(periods, name) for name in ("sma", "ema", "vwap")] == ["7", "9", "20"]

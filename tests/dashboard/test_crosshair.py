@@ -1,4 +1,4 @@
-"""The crosshair: what it tells is what is stored, and it stays with all else that the viewer has left so."""
+"""The crosshair's readout shows the stored values; crosshair, zoom and hidden lines stay through changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STORED = """
 SELECT * FROM candles
 WHERE symbol = %s AND interval = '5s' AND open_time = %s::timestamp AT TIME ZONE 'UTC'
 """
-# Fields that are cut off, or that lie over the prices' axis.
+# Fields that are cut off, or that lie over the price axis.
 _OUT_OF_SIGHT = """
 const axis = document.querySelector(".cf-plot .nsewdrag[data-subplot='xy']").getBoundingClientRect().right;
 return [...document.querySelectorAll('.cf-readout span')].filter((one) => {
@@ -41,7 +41,7 @@ _TOUCH = "Emulation.setTouchEmulationEnabled"
 
 @pytest.fixture(scope="module")
 def exact(running: Running) -> None:
-    """Candles of two trades each, with as many digits as there may be: no double holds a product of them."""
+    """Send candles of two trades each, with the maximum number of digits: no double holds their products."""
     for at in range(LONG_AGO - CANDLES * 5 * SECOND_US, LONG_AGO, 5 * SECOND_US):
         running.feed.send(EXACT, [at, at + 1], quantity="1234.56780001", price=Decimal("60123.12345678"))
         running.feed.send(EXACT, [at + SECOND_US], quantity="0.00000003", price=Decimal("60000.1") + at % 7)
@@ -49,7 +49,7 @@ def exact(running: Running) -> None:
 
 @pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_every_field_of_the_candle_pointed_at_is_told_as_it_is_stored(
+def test_the_readout_shows_every_field_of_the_candle_as_stored(
     page: Page, running: Running, pictures: Path, size: tuple[int, int]
 ) -> None:
     page.open(f"symbol={EXACT}&look_back=5+m&candle=5+s&overlays=SMA", size=size)
@@ -58,9 +58,9 @@ def test_every_field_of_the_candle_pointed_at_is_told_as_it_is_stored(
     assert ("taker_buy_quote_volume" in newest) == (size == DESKTOP), "on a phone when pointed at"
     _point(page, size)
     page.wait(lambda: page.is_pointed_at() and page.readout()["time"] != newest["time"], "another candle")
-    told = page.readout()
-    stored = _stored(running.settings, told["time"].partition(" to ")[0])
-    assert told == _in_words(stored, told)
+    readout = page.readout()
+    stored = _stored(running.settings, readout["time"].partition(" to ")[0])
+    assert readout == _in_words(stored, readout)
     assert len(f"{stored['quote_volume'].normalize():f}") > 18, "more than a double can hold"
     assert page.script(_OUT_OF_SIGHT) == []
     page.save(pictures / f"crosshair-{'phone' if size == PHONE else 'desktop'}.png")
@@ -78,7 +78,7 @@ def _point(page: Page, size: tuple[int, int]) -> None:
 
 
 def _stored(settings: Settings, opened: str) -> dict[str, Any]:
-    """The row, as PostgreSQL has it."""
+    """Return the candle's row in PostgreSQL."""
     reader = credentials.dsn(settings, Role.READER)
     with closing(reader.connect()) as found, found.cursor(cursor_factory=RealDictCursor) as cursor:
         cursor.execute(_STORED, (EXACT, opened))
@@ -86,12 +86,12 @@ def _stored(settings: Settings, opened: str) -> dict[str, Any]:
     return dict(row)
 
 
-def _in_words(row: dict[str, Any], told: dict[str, str]) -> dict[str, str]:
-    """All that is to be told of it. A decimal is compared as a number: zeros at its end may go."""
+def _in_words(row: dict[str, Any], readout: dict[str, str]) -> dict[str, str]:
+    """Return the expected readout. Decimals are compared as numbers: trailing zeros may be missing."""
     share = round(100 * row["taker_buy_volume"] / row["volume"])
     return {
         "time": f"{row['open_time']:%Y-%m-%d %H:%M:%S} to {row['end_time']:%H:%M:%S}",
-        **{name: _same(row[name], told[name]) for name in _DECIMALS},
+        **{name: _same(row[name], readout[name]) for name in _DECIMALS},
         "taker_share": f"{share} %",
         "trade_count": str(row["trade_count"]),
         "trade_ids": f"{row['first_trade_id']}-{row['last_trade_id']}",
@@ -101,14 +101,14 @@ def _in_words(row: dict[str, Any], told: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _same(stored: Decimal, told: str) -> str:
-    return told if Decimal(told.replace(",", "")) == stored else f"not {told} but {stored}"
+def _same(stored: Decimal, readout: str) -> str:
+    return readout if Decimal(readout.replace(",", "")) == stored else f"not {readout} but {stored}"
 
 
 def test_zoom_pan_hidden_lines_and_crosshair_stay_through_a_change_of_overlays(
     page: Page, pictures: Path
 ) -> None:
-    """All by keyboard, so that the pointer stays on its candle."""
+    """Controls are used by keyboard, so that the pointer stays on its candle."""
     left = look_closely(page)
     page.press_by_key("Chart")
     for label, uid in (("EMA", "EMA"), ("RSI", "RSI")):

@@ -1,4 +1,4 @@
-"""Files taken from the page, as the browser saves them, against PostgreSQL."""
+"""Files downloaded by the browser, compared with PostgreSQL."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _IN_ORDER = "FROM candles WHERE symbol = %s AND interval = '5s' ORDER BY open_ti
 
 @pytest.fixture
 def downloads(page: Page, tmp_path: Path) -> Iterator[Path]:
-    """Where the browser saves files."""
+    """The folder in which the browser saves files."""
     folder = tmp_path / "downloads"
     folder.mkdir()
     page.driver.execute_cdp_cmd(
@@ -48,7 +48,7 @@ def test_both_files_are_what_postgresql_has(page: Page, running: Running, downlo
         for ending in ("csv", "parquet")
     )
     assert pq.read_table(saved_parquet).to_pylist() == _stored(running, _COLUMNS)
-    # As PostgreSQL itself writes each value, but for its own ways with times and truth.
+    # Values as PostgreSQL writes them, except times and booleans, which it formats differently.
     texts = ", ".join(_as_text(one.strip()) for one in _COLUMNS.split(","))
     with saved_csv.open(newline="") as file:
         assert list(csv.DictReader(file)) == _stored(running, texts)
@@ -96,7 +96,7 @@ def test_the_menu_fits_a_phone_a_refresh_makes_no_file_and_it_says_where_there_i
 
 
 def _whole(path: Path) -> Path | None:
-    """The file, once the browser has given it its own name."""
+    """Return the file if it is complete: the browser renames it at the end."""
     return path if path.exists() and path.stat().st_size else None
 
 

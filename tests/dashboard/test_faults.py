@@ -1,6 +1,6 @@
-"""What may go wrong while somebody looks: a wrong clock, a quiet market, a lost connection, other settings.
+"""Faults while a viewer has the page open: a wrong clock, a quiet market, a lost connection, new settings.
 
-Each is done to the real parts, and the page goes on by itself.
+Each fault happens to the real parts, and the page recovers without a reload.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _STREAMLITS_DIALOG = "return document.querySelector('[data-testid=stDialog], .st
 
 @pytest.fixture
 def ahead(page: Page, request: pytest.FixtureRequest) -> Iterator[None]:
-    """The browser's clock is so many days ahead."""
+    """Set the browser's clock ahead by the parameter, in days."""
     source = _CLOCK_AHEAD % (request.param * 86_400_000)
     made = page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source})
     yield
@@ -58,7 +58,7 @@ def test_a_wrong_clock_in_the_browser_changes_nothing(page: Page, pictures: Path
     page.save(pictures / "wrong-clock.png")
 
 
-def test_an_hour_without_a_trade_is_told_and_the_next_one_shows(
+def test_after_an_hour_without_a_trade_there_is_a_notice_and_the_next_trade_is_drawn(
     page: Page, running: Running, pictures: Path
 ) -> None:
     ended = now_us() - HOUR_US
@@ -68,7 +68,7 @@ def test_an_hour_without_a_trade_is_told_and_the_next_one_shows(
     page.wait(lambda: "STILLUSDT" in page.symbols(), "the symbol is offered")
     page.open("symbol=STILLUSDT")
     page.wait_for_text("The last trade was 1 hour ago, at ")
-    page.wait_for_text("Shown are the 30 minutes up to it.")
+    page.wait_for_text("The chart shows the 30 minutes before it.")
     assert page.wait_for_candles() >= 360
     page.save(pictures / "an-hour-without-a-trade.png")
     running.feed.send("STILLUSDT", [now_us()])
@@ -101,8 +101,8 @@ def test_a_lost_connection_leaves_zoom_hidden_lines_and_crosshair(
         _leave(through)
 
 
-def test_a_chart_put_up_anew_takes_over_from_the_one_before(page: Page) -> None:
-    """As Streamlit does after one in five lost connections, when two of its runs meet."""
+def test_a_replaced_chart_element_gets_the_chart_that_was_there(page: Page) -> None:
+    """Streamlit replaces the element after one in five lost connections, when two of its runs overlap."""
     left = look_closely(page)
     page.script(
         "const chart = document.querySelector('.cf-chart');"
@@ -115,14 +115,14 @@ def test_a_chart_put_up_anew_takes_over_from_the_one_before(page: Page) -> None:
 
 def _leave(page: Page) -> None:
     page.driver.get("about:blank")
-    page.problems()  # the requests that were refused
+    page.problems()  # drop the errors of refused requests
 
 
 @pytest.mark.slow
 def test_a_restart_with_other_symbols_leaves_the_chart_and_its_old_link(
     page: Page, running: Running, pictures: Path
 ) -> None:
-    """What was followed once is in the store, and a link to it works as long as it is."""
+    """A link to a symbol works while its candles are stored, even if it is no longer followed."""
     gone = "GONEUSDT"
     end = now_us()
     running.feed.send(gone, range(end - 600 * SECOND_US, end, 5 * SECOND_US))

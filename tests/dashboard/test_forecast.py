@@ -1,4 +1,4 @@
-"""Forecasts on the page, in a real browser, by the real forecaster's process."""
+"""Forecasts on the page, in a real browser, made by a real forecaster process."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.store_fixtures import Database
 
 REFRESHES = 8
 REFRESH_BYTES = 5_000
-"""Without forecasts; twice that is allowed, as in few refreshes one whole figure more or less decides."""
+"""Bytes of a refresh without forecasts. Twice that is allowed: in few refreshes, one whole figure decides."""
 START_SECONDS = 120
-"""Of a browser, a server and a process at once, on two cores that may be busy."""
+"""Time limit for browser, server and forecaster together, on two busy cores."""
 
-# Of each candle that is stored already, as if its open had been forecast: as good as the last price, exactly.
+# A forecast for each stored candle, equal to its open: exactly as good as the last price.
 _PAST = """
 INSERT INTO forecasts SELECT symbol, interval, open_time, open_time - interval '1 s', 'last close', 1, open,
     open - 4, open + 4, open, close, now() FROM candles WHERE interval = '5s' AND is_closed
@@ -38,7 +38,7 @@ _TRACE = "return (document.querySelector('.cf-plot')?.data ?? []).find((one) => 
 
 @contextmanager
 def forecasting(settings: Settings, log: Path) -> Iterator[None]:
-    """The forecaster's process, which ends well by SIGTERM."""
+    """Run the forecaster process; at the end SIGTERM must end it with status 0."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "candleflow", "forecaster"],
@@ -76,9 +76,7 @@ def page(driver: webdriver.Chrome, make_database: Callable[[], Database], tmp_pa
             driver.get("about:blank")
 
 
-def test_the_next_close_is_forecast_beyond_the_last_candle_and_its_worth_is_told(
-    page: Page, pictures: Path
-) -> None:
+def test_the_next_close_is_forecast_after_the_last_candle_and_scored(page: Page, pictures: Path) -> None:
     page.open("look_back=5+m&candle=5+s", size=DESKTOP)
     page.wait(page.times, "candles drawn", START_SECONDS)
     assert 0 < page.wait(page.forecast_ahead, "a forecast ahead") <= 10_000

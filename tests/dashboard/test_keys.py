@@ -1,4 +1,4 @@
-"""The page by keyboard, and what a screen reader is told of the chart."""
+"""Keyboard control of the page, and the chart's description for screen readers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.dashboard.browser import Page
 from tests.dashboard.closely import hidden, hide_average
-from tests.dashboard.conftest import HOLED, LIVE
+from tests.dashboard.conftest import GAPPED, LIVE
 
 WINDOW_MS = 5_000
 
@@ -23,7 +23,7 @@ def live(page: Page) -> Page:
 
 
 def struck(page: Page, *keys: str) -> list[list[float]]:
-    """The ranges once these keys have changed them."""
+    """Press the keys; return the axes' ranges once they have changed."""
     before = page.ranges()
     page.hit(*keys)
     return page.wait(lambda: page.ranges() if page.ranges() != before else None, f"{keys!r} moves the chart")
@@ -57,20 +57,20 @@ def test_home_shows_the_oldest_and_end_goes_back_to_live(live: Page) -> None:
     live.wait(lambda: live.ranges()[0][1] >= whole[1], "the newest candle in sight")
 
 
-def test_so_far_out_that_all_is_in_sight_is_live_again(live: Page) -> None:
+def test_zooming_out_to_all_candles_is_live_again(live: Page) -> None:
     struck(live, Keys.ARROW_UP)
     struck(live, Keys.ARROW_DOWN)
     live.hit(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
     live.wait(lambda: live.mode() == "following", "all is in sight")
 
 
-def test_the_price_axis_fits_what_is_in_sight_and_a_mouse_may_take_over(live: Page) -> None:
+def test_the_price_axis_fits_the_visible_candles_and_the_mouse_can_zoom_further(live: Page) -> None:
     for _ in range(8):
         struck(live, Keys.ARROW_UP)
     (begin, end), (lowest, highest) = live.ranges()
     seen = live.script(
         "const [prices] = document.querySelector('.cf-plot').data;"
-        "const isIn = (price, at) =>"  # the last has no price: it is room at the live edge
+        "const isIn = (price, at) =>"  # the last has no price: it is the empty place at the live edge
         " price !== null && prices.x[at] >= arguments[0] && prices.x[at] <= arguments[1];"
         "return [prices.low, prices.high].map((one) => one.filter(isIn))",
         begin,
@@ -98,7 +98,7 @@ def test_a_hidden_trace_and_a_logarithmic_axis_keep_through_keys(page: Page) -> 
     assert hidden(page) == ["SMA"]
 
 
-def test_brackets_change_the_look_back_and_points_the_candle(live: Page) -> None:
+def test_brackets_change_the_look_back_and_comma_and_period_the_candle(live: Page) -> None:
     live.hit("]")
     live.wait(lambda: live.chosen("Look-back") == "1 h", "a longer look-back")
     live.hit("[")
@@ -109,7 +109,7 @@ def test_brackets_change_the_look_back_and_points_the_candle(live: Page) -> None
     live.wait(lambda: live.chosen("Candle") == "5 s", "shorter ones")
 
 
-def test_a_slash_goes_to_the_symbols_where_keys_are_letters_again(live: Page) -> None:
+def test_a_slash_focuses_the_symbol_picker_where_keys_type_text(live: Page) -> None:
     live.hit("/")
     live.wait(lambda: _focused(live, ".st-key-symbol input"), "the picker has the focus")
     before = live.ranges()
@@ -121,9 +121,9 @@ def test_a_slash_goes_to_the_symbols_where_keys_are_letters_again(live: Page) ->
     _click_chart(live)
     live.hit("/")
     live.wait(lambda: _focused(live, ".st-key-symbol input"), "the picker has the focus")
-    live.hit(HOLED)
+    live.hit(GAPPED)
     live.hit(Keys.ENTER)
-    live.wait(lambda: live.script("return document.querySelector('.cf-symbol').innerText") == HOLED, "it")
+    live.wait(lambda: live.script("return document.querySelector('.cf-symbol').innerText") == GAPPED, "it")
 
 
 def test_a_question_mark_lists_the_keys_and_escape_closes_the_list(live: Page, pictures: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_question_mark_lists_the_keys_and_escape_closes_the_list(live: Page, p
     live.press("Close")
 
 
-def test_commands_of_browser_and_system_are_left_alone(live: Page) -> None:
+def test_shortcuts_of_browser_and_system_still_work(live: Page) -> None:
     for modifier in (Keys.CONTROL, Keys.ALT, Keys.META):
         for key in (Keys.ARROW_UP, "]"):
             actions = ActionChains(live.driver).key_down(modifier).send_keys(key).key_up(modifier)
@@ -149,7 +149,7 @@ def test_commands_of_browser_and_system_are_left_alone(live: Page) -> None:
     assert (live.mode(), live.chosen("Look-back")) == ("following", "30 m")
 
 
-def test_arrows_choose_among_buttons_where_these_have_the_focus(live: Page) -> None:
+def test_arrows_choose_among_buttons_that_have_the_focus(live: Page) -> None:
     live.choose("Candle", "15 s")
     live.wait(lambda: live.chosen("Candle") == "15 s", "chosen")
     live.hit(Keys.ARROW_RIGHT)
@@ -160,22 +160,22 @@ def test_arrows_choose_among_buttons_where_these_have_the_focus(live: Page) -> N
     assert live.mode() == "free"
 
 
-def test_the_chart_tells_a_screen_reader_what_it_shows(page: Page) -> None:
-    page.open(f"symbol={HOLED}")
+def test_the_chart_has_a_description_for_screen_readers(page: Page) -> None:
+    page.open(f"symbol={GAPPED}")
     page.wait_for_candles()
     page.wait_for_updates(1)
     plot = page.driver.find_element("css selector", ".cf-plot")
     assert plot.aria_role == "image"
     assert plot.accessible_name.startswith("Price chart, ")
-    assert plot.accessible_name.endswith(HOLED)
-    told = page.script(
+    assert plot.accessible_name.endswith(GAPPED)
+    description = page.script(
         "return document.getElementById(arguments[0].getAttribute('aria-describedby')).innerText", plot
     )
-    assert "candles, the first at 20" in told
-    assert "2 incomplete." in told
+    assert "candles, the first at 20" in description
+    assert "2 incomplete." in description
 
 
-def test_the_focus_is_seen_and_motion_is_left_out_for_who_wants_none(live: Page, pictures: Path) -> None:
+def test_the_focus_is_visible_and_reduced_motion_is_respected(live: Page, pictures: Path) -> None:
     live.driver.find_element("css selector", ".cf-help").click()
     live.wait(lambda: live.driver.find_elements("css selector", "dialog[open]"), "the list")
     live.hit(Keys.ESCAPE)
@@ -194,7 +194,7 @@ def test_the_focus_is_seen_and_motion_is_left_out_for_who_wants_none(live: Page,
 
 
 def _click_chart(page: Page) -> None:
-    """Which takes the focus there."""
+    """Click the chart, which moves the focus to it."""
     page.point_at_chart(0.5)
     ActionChains(page.driver).click().perform()
 

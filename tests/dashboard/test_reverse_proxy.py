@@ -1,4 +1,4 @@
-"""The page behind a reverse proxy: by the setting alone, and with the configurations that the docs show."""
+"""The page behind a reverse proxy: the setting alone, and with the example configurations of the docs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = (ROOT / "docs" / "guides" / "reverse-proxy.md").read_text()
 HOST: Final = "candles.example.com"
 FETCHED: Final = ROOT / ".venv-checkers" / "debian" / "usr"
-"""Where deploy/checkers unpacks Debian's packages."""
+"""The folder into which deploy/checkers unpacks Debian packages."""
 PASSWORD: Final = "let-me-in"
 SECONDS: Final = 20.0
 
@@ -46,7 +46,7 @@ def needs(name: str) -> pytest.MarkDecorator:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
-    """The page's server, whose WebSocket needs no database."""
+    """The page's server, without a database: its WebSocket needs none."""
     settings = load(
         dashboard_public_url=f"https://{HOST}",
         data_dir=tmp_path_factory.mktemp("data"),
@@ -65,7 +65,7 @@ def status(
     tls: ssl.SSLContext | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> int:
-    """How the page's WebSocket is answered under a name and to a page of an origin, as a browser asks."""
+    """Return the HTTP status of a WebSocket request with this Host and Origin, as a browser sends it."""
     there = socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
     try:
         scheme = "ws" if tls is None else "wss"
@@ -99,9 +99,7 @@ def status(
         ("127.0.0.1:{port}", "https://evil.example", 403),
     ],
 )
-def test_the_public_name_is_let_in_and_no_other(
-    page: PageServer, host: str, origin: str, expected: int
-) -> None:
+def test_only_the_public_name_is_accepted(page: PageServer, host: str, origin: str, expected: int) -> None:
     assert status(page.port, host.format(port=page.port), origin.format(port=page.port)) == expected
 
 
@@ -111,7 +109,7 @@ def test_still_nothing_listens_off_this_machine(page: PageServer) -> None:
 
 
 def example(language: str, **replaced: str) -> str:
-    """The docs' configuration with ports, certificates and passwords of the test's own."""
+    """Return the docs' example configuration with the test's ports, certificates and passwords."""
     (text,) = re.findall(rf"^```{language}\n(.*?)^```$", DOCS, re.DOTALL | re.MULTILINE)
     for old, new in replaced.items():
         assert text.count(old) == 1, f"{old!r} in the docs' example"
@@ -135,7 +133,7 @@ def started(command: Sequence[str | Path], folder: Path, port: int) -> Iterator[
 
 
 def answers(port: int) -> bool:
-    """By TLS: Caddy listens before its certificate is there."""
+    """Return whether the port answers with TLS: Caddy listens before it has its certificate."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as client:
             any_certificate().wrap_socket(client, server_hostname=HOST).close()
@@ -145,7 +143,7 @@ def answers(port: int) -> bool:
 
 
 def any_certificate() -> ssl.SSLContext:
-    """The proxies' certificates are the test's own."""
+    """Return a TLS context that accepts the test's self-signed certificates."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context

@@ -1,4 +1,4 @@
-"""As whom the page's process is at PostgreSQL: looking takes the reader's role, an edit of a rule another."""
+"""The page's database roles: viewing uses the reader's role, editing an alert rule the editor's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from tests.store_fixtures import Database
 
 @pytest.fixture
 def looked_at(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
-    """The whole page with its menu of alerts open: run in this process, whose caches outlive a test."""
+    """The whole page with the alerts menu open. It runs in this process, so its caches would outlive a
+    test."""
     settings = database.settings_with(symbols="BTCUSDT,ETHUSDT")
     with live_feed(settings, *settings.symbols, history_seconds=300):
         pass
@@ -35,7 +36,7 @@ def looked_at(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[A
     st.cache_resource.clear()
 
 
-def test_looking_opens_sessions_of_the_reader_alone_and_an_edit_of_a_rule_one_of_the_editor(
+def test_viewing_opens_sessions_of_the_reader_only_and_editing_a_rule_one_of_the_editor(
     looked_at: AppTest, database: Database
 ) -> None:
     reader, editor = (credentials.dsn(database.settings, one).user for one in (Role.READER, Role.EDITOR))
@@ -74,7 +75,7 @@ def _roles(database: Database) -> set[str]:
 
 
 def _end_sessions(database: Database, role: str) -> None:
-    """With the pool's own connection, which is idle, so that the next edit needs a new one."""
+    """End the role's sessions, also the pool's idle connection, so that the next edit needs a new one."""
     with closing(psycopg2.connect(database.server.url())) as connection, connection.cursor() as cursor:
         for name, pid in _sessions(database):
             if name == role:
@@ -83,7 +84,7 @@ def _end_sessions(database: Database, role: str) -> None:
 
 
 def _sessions(database: Database) -> list[tuple[str, int]]:
-    """Each session in the test's own database: as whom, and its process."""
+    """Return role and process id of each session in the test's database."""
     with closing(psycopg2.connect(database.server.url())) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT usename, pid FROM pg_stat_activity"

@@ -1,4 +1,4 @@
-"""The page's server: who may reach it, and what it sends."""
+"""The page's server: who can connect, and what it sends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_nothing_listens_off_this_machine(running: Running) -> None:
 
 
 def connected(port: int, host: str, origin: str) -> ClientConnection:
-    """A WebSocket to the page's server, asked for by this name, from a page of this origin."""
+    """Open a WebSocket to the page's server with this Host and Origin."""
     there = socket.create_connection(("127.0.0.1", port))
     try:
         return connect(
@@ -43,14 +43,14 @@ def connected(port: int, host: str, origin: str) -> ClientConnection:
     [("127.0.0.1", "http://evil.example"), ("evil.example", "http://evil.example:{port}")],
     ids=["another origin", "another name for this machine"],
 )
-def test_other_sites_pages_are_refused(running: Running, host: str, origin: str) -> None:
+def test_pages_of_other_sites_are_rejected(running: Running, host: str, origin: str) -> None:
     port = running.server.port
     with pytest.raises(InvalidHandshake), connected(port, host, origin.format(port=port)):
         pass
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-def test_its_own_pages_are_let_in(running: Running, host: str) -> None:
+def test_its_own_pages_are_accepted(running: Running, host: str) -> None:
     port = running.server.port
     with connected(port, host, f"http://{host}:{port}") as connection:
         assert connection.response is not None
@@ -72,8 +72,8 @@ def test_the_servers_settings_are_the_safe_ones() -> None:
     assert config["browser"]["gatherUsageStats"] is False
 
 
-def test_a_page_loads_plotly_once_and_asks_no_other_host_and_again_fetches_no_script(page: Page) -> None:
-    """Plotly alone is 1.5 MB packed, and takes a second of a core to be read anew."""
+def test_a_page_loads_plotly_once_from_its_own_host_and_a_reload_fetches_no_script(page: Page) -> None:
+    """Plotly alone is 1.5 MB compressed, and compiling it takes a second of CPU time."""
     page.open()
     page.wait_for_candles()
     loaded = page.script(_RESOURCES)
@@ -89,14 +89,14 @@ def test_a_page_loads_plotly_once_and_asks_no_other_host_and_again_fetches_no_sc
     assert again < 50_000
 
 
-def test_only_what_has_a_version_is_kept(running: Running) -> None:
+def test_only_files_with_a_version_are_cached(running: Running) -> None:
     path = "component/candleflow.dashboard.component.scripts/patch.js"
     for query, kept in (("?1", True), ("", False)):
         with urllib.request.urlopen(f"{running.server.url}/{path}{query}", timeout=10) as answer:  # noqa: S310
             assert ("immutable" in answer.headers["Cache-Control"]) is kept
 
 
-def test_a_taken_port_is_named_with_the_setting_that_changes_it() -> None:
+def test_the_error_of_a_taken_port_names_the_setting() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -1,4 +1,4 @@
-"""What the page says when there is nothing to draw, or nothing new; and that it recovers by itself."""
+"""The page's messages when there is nothing to draw, or nothing new, and how it recovers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.store_fixtures import Database
 
 @pytest.fixture(autouse=True)
 def _nothing_cached() -> None:
-    """AppTest runs the page in this process, whose caches outlive a test."""
+    """Clear Streamlit's caches: AppTest runs the page in this process, so they would outlive a test."""
     st.cache_resource.clear()
 
 
@@ -60,7 +60,7 @@ def test_while_postgresql_is_away_the_last_chart_stays_greyed_and_then_goes_on(
         with closing(Feed(database.settings)) as feed:
             feed.skip_ids("BTCUSDT", 1_000_000)
             feed.send("BTCUSDT", [now_us()])
-        page.wait_for_text("trades missing")  # as this feed knows nothing of the ids of the one before
+        page.wait_for_text("trades missing")  # the second feed begins with other ids
         page.wait(lambda: page.script(grey) == 0, "nothing greyed any more")
         page.save(pictures / "postgresql-back.png")
         assert page.script("return document.querySelector('.cf-plot').dataset.mark") == "the same"
@@ -77,7 +77,7 @@ def test_a_simulated_market_is_marked_and_an_empty_one_fills_by_itself(
         page.wait(lambda: driver.title.startswith("SIMULATED"), "the title")
         page.save(pictures / "empty-store.png")
         page.wait_for_marks(4 * MARKS_OF_A_REFRESH)
-        assert page.marks() <= MARKS_OF_A_REFRESH  # nothing of a refresh is left, without a chart either
+        assert page.marks() <= MARKS_OF_A_REFRESH  # entries are cleared without a chart too
         with closing(Feed(simulated)) as feed:
             feed.send("BTCUSDT", [now_us()])
         page.wait_for_candles()
@@ -89,7 +89,7 @@ def test_a_simulated_market_is_marked_and_an_empty_one_fills_by_itself(
 
 @pytest.fixture
 def simulated(empty_database: Database) -> Iterator[Settings]:
-    """The simulator's database, which has a name of its own."""
+    """Settings of the simulator, whose database has a name of its own."""
     settings = empty_database.settings_with(exchange="simulator")
     name = sql.Identifier(settings.database.name)
     _as_superuser(
@@ -107,7 +107,7 @@ def _as_superuser(database: Database, statement: sql.Composed) -> None:
         cursor.execute(statement)
 
 
-def test_without_a_schema_the_page_waits_in_plain_words(
+def test_without_a_schema_the_page_shows_a_waiting_message(
     empty_database: Database, environment: Callable[[Settings], None]
 ) -> None:
     environment(empty_database.settings)

@@ -1,4 +1,4 @@
-"""A chart that is looked at for minutes: it stays where the viewer left it, and shows trades soon."""
+"""A chart watched for minutes: a zoomed view does not move by a pixel, and new trades appear soon."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from tests.dashboard.test_chart import WATCH, WATCHED
 
 UPDATES = 120
 REFRESH_BYTES = 6_000
-"""With the strip of four symbols, which takes 1,300; 5,600 were seen, and 5,000 of one symbol are the aim."""
+"""Maximum bytes of a refresh, with the strip of four symbols (1,300 bytes). Measured: 5,600; the aim for one
+symbol is 5,000."""
 MESSAGE_BYTES = 5_000
-"""The whole figure is 53,000, and sent once."""
+"""A whole figure has 53,000 bytes, and must be sent only once."""
 MARKS = 40
 _HIGH = Decimal(60_700)
-"""Above all that ``wave`` gives; each mark is higher than those before, and so is its candle's high."""
+"""A price above all of ``wave``. Each mark is higher than the one before, so it is its candle's high."""
 SHOWN_SECONDS = 3.0
-"""What even a busy machine keeps to; on a free one the 95th percentile is below 1.2 s."""
+"""Limit for a busy machine; on an idle one the 95th percentile is below 1.2 s."""
 
-# Where Plotly draws the axes' ends and a fixed time and price, in pixels of the page.
+# Where Plotly draws the ends of the axes, and a fixed time and price, in pixels.
 _PLACES = """
 const {xaxis, yaxis} = document.querySelector('.cf-plot')._fullLayout;
 const [time, price] = arguments;
 return [xaxis._offset + xaxis.d2p(time), yaxis._offset + yaxis.d2p(price),
         xaxis._offset, xaxis._length, yaxis._offset, yaxis._length];
 """
-# Notes when a frame with the highest price of a candle that is waited for was on the screen.
+# Records when a frame with a candle's high was on the screen, for each of the newest highs.
 _AWAIT_MARKS = """
 window.shownMarks = {};
 const plot = document.querySelector('.cf-plot');
@@ -66,7 +67,7 @@ def test_after_a_zoom_and_a_pan_two_minutes_of_updates_move_no_pixel(page: Page)
     begun, received = page.updates(), list[Received]()
     while page.updates() < begun + UPDATES:
         page.wait_for_updates(10, seconds=120)
-        received.append(page.received())  # the driver keeps but so many lines
+        received.append(page.received())  # the driver's log has limited length
 
     sizes = [size for one in received for size in one.sizes]
     per_refresh = sum(sizes) / sum(one.refreshes for one in received)
@@ -88,7 +89,7 @@ def test_a_trade_is_on_the_screen_soon_after_its_commit(page: Page, running: Run
     page.script(_AWAIT_MARKS)
     waited = []
     for number in range(MARKS):
-        # Refreshes come each second: so commits fall in all parts of it, one after another.
+        # Refreshes come once a second: the commits are spread over all parts of that second.
         due = time.monotonic() + 0.3 + number / MARKS
         page.wait(lambda: time.monotonic() >= due, "the next part of a second")  # noqa: B023
         at = now_us()
@@ -105,6 +106,6 @@ def test_a_trade_is_on_the_screen_soon_after_its_commit(page: Page, running: Run
 
 
 def _shown_at(page: Page, price: Decimal) -> float | None:
-    """When a candle as high as that was on the screen, in milliseconds since the epoch."""
+    """Return when a candle with that high was on the screen, in milliseconds since the epoch."""
     found = page.script("return window.shownMarks[arguments[0]] ?? null", float(price))
     return None if found is None else float(found)

@@ -15,7 +15,7 @@ from selenium.webdriver.common.keys import Keys
 from candleflow.dashboard.words import MINUS
 from candleflow.store import schema
 from tests.dashboard.browser import DESKTOP, PHONE, Page
-from tests.dashboard.conftest import HOLED, LIVE, LONG, OLD, QUIET, Running
+from tests.dashboard.conftest import GAPPED, LIVE, LONG, OLD, QUIET, Running
 from tests.dashboard.feed import live_feed, now_us
 from tests.dashboard.picture import shrink
 from tests.dashboard.server import page_server
@@ -27,7 +27,7 @@ LOOKS = (
     ("phone-dark", PHONE, True),
     ("phone-light", PHONE, False),
 )
-FOUR = f"charts=4&symbol2={HOLED}&symbol3={LONG}&symbol4={OLD}"
+FOUR = f"charts=4&symbol2={GAPPED}&symbol3={LONG}&symbol4={OLD}"
 
 _CELLS = """
 return [...document.querySelectorAll('.cf-cell')].map((one) => ({
@@ -72,12 +72,12 @@ def test_the_strip_shows_each_symbol_followed_in_the_order_of_the_settings(page:
     page.open()
     page.wait(lambda: current(page) == LIVE, "the first symbol marked")
     shown = cells(page)
-    assert [one["symbol"] for one in shown] == [LIVE, QUIET, HOLED, OLD]
+    assert [one["symbol"] for one in shown] == [LIVE, QUIET, GAPPED, OLD]
     live = shown[0]
     assert live["price"].replace(",", "").replace(".", "").isdigit()
     assert live["change"][0] in "▲▼"
     assert live["change"].endswith(" %")
-    assert 3 <= live["points"] <= 8  # forty minutes and the tests so far, by quarters
+    assert 3 <= live["points"] <= 8  # forty minutes and the tests so far, one point per quarter of an hour
     assert re.fullmatch(rf"{LIVE}: [▲▼] [+{MINUS}]\d+\.\d\d % in \d\d minutes", live["title"])
 
 
@@ -85,19 +85,19 @@ def test_a_click_switches_the_symbol_and_the_address_without_a_reload(page: Page
     page.open()
     page.wait_for_candles()
     page.script("window.isSamePage = true; document.querySelector('.cf-plot').dataset.mark = 'the same'")
-    pick(page, HOLED)
-    page.wait(lambda: header(page) == HOLED and page.driver.title.endswith(HOLED), "the other symbol")
-    page.wait(lambda: current(page) == HOLED, "it is marked")
-    assert f"symbol={HOLED}" in page.driver.current_url
+    pick(page, GAPPED)
+    page.wait(lambda: header(page) == GAPPED and page.driver.title.endswith(GAPPED), "the other symbol")
+    page.wait(lambda: current(page) == GAPPED, "it is marked")
+    assert f"symbol={GAPPED}" in page.driver.current_url
     assert page.script("return [window.isSamePage, document.querySelector('.cf-plot').dataset.mark]") == [
         True,
         "the same",
     ]
     page.driver.refresh()
-    page.wait(lambda: header(page) == HOLED and current(page) == HOLED, "the same after a reload")
+    page.wait(lambda: header(page) == GAPPED and current(page) == GAPPED, "the same after a reload")
     pick(page, LIVE)
     page.wait(lambda: header(page) == LIVE, "the first again")
-    page.wait(lambda: HOLED not in page.driver.current_url, "the address of the first")
+    page.wait(lambda: GAPPED not in page.driver.current_url, "the address of the first")
 
 
 def test_the_strip_keeps_its_buttons_while_prices_change(page: Page) -> None:
@@ -117,7 +117,7 @@ def test_the_strip_keeps_its_buttons_while_prices_change(page: Page) -> None:
     assert page.script("return window.changedNodes") == 0
 
 
-def test_the_strip_is_for_the_keyboard_too(page: Page) -> None:
+def test_the_strip_can_be_used_by_keyboard(page: Page) -> None:
     page.open()
     page.wait(lambda: current(page) == LIVE, "the strip")
     focused = "return document.activeElement.querySelector('.cf-cell-symbol')?.textContent"
@@ -127,10 +127,10 @@ def test_the_strip_is_for_the_keyboard_too(page: Page) -> None:
     assert page.script(focused) == OLD
     page.hit(Keys.ARROW_LEFT)
     page.hit(Keys.ENTER)
-    page.wait(lambda: header(page) == HOLED, "the symbol under the focus")
+    page.wait(lambda: header(page) == GAPPED, "the symbol under the focus")
 
 
-def test_a_symbol_whose_trades_are_old_is_said_to_be_in_the_strip(page: Page) -> None:
+def test_the_strip_shows_the_age_of_an_old_last_trade(page: Page) -> None:
     page.open()
     page.wait(lambda: current(page) == LIVE, "the strip")
     live, *_, old = cells(page)
@@ -140,7 +140,7 @@ def test_a_symbol_whose_trades_are_old_is_said_to_be_in_the_strip(page: Page) ->
     assert old["change"].endswith(" %"), "that of its last day"
 
 
-def test_a_symbol_of_the_address_that_is_not_followed_is_said_to_be_and_shows_once_it_has_trades(
+def test_a_symbol_of_the_address_that_is_not_followed_has_a_message_and_a_chart_once_it_has_trades(
     page: Page, running: Running
 ) -> None:
     page.open("symbol=LATEUSDT")
@@ -154,10 +154,8 @@ def test_a_symbol_of_the_address_that_is_not_followed_is_said_to_be_and_shows_on
 
 
 @pytest.mark.slow
-def test_a_symbol_that_the_settings_name_no_more_is_said_to_be_until_they_name_it_again(
-    page: Page, running: Running
-) -> None:
-    gone, told = "ONCEUSDT", "ONCEUSDT is not among CANDLEFLOW_SYMBOLS: shown is what was stored of it."
+def test_a_symbol_has_a_notice_while_the_settings_do_not_name_it(page: Page, running: Running) -> None:
+    gone, notice = "ONCEUSDT", "ONCEUSDT is not among CANDLEFLOW_SYMBOLS: no new trades, only stored candles."
     end = now_us()
     running.feed.send(gone, range(end - 600_000_000, end, 5_000_000))
     both, one = (running.settings.model_copy(update={"symbols": names}) for names in ((LIVE, gone), (LIVE,)))
@@ -166,28 +164,28 @@ def test_a_symbol_that_the_settings_name_no_more_is_said_to_be_until_they_name_i
         shown.open(f"symbol={gone}")
         shown.wait_for_candles()
         shown.wait(lambda: current(shown) == gone, "the symbol is in the strip")
-        assert told not in shown.text()
+        assert notice not in shown.text()
         shown.mark_chart()
     with page_server(one, port=server.port):
-        shown.wait_for_text(told)
+        shown.wait_for_text(notice)
         assert header(shown) == gone
         assert shown.is_same_chart()
     with page_server(both, port=server.port):
-        shown.wait(lambda: told not in shown.text(), "the sentence goes")
+        shown.wait(lambda: notice not in shown.text(), "the sentence goes")
         shown.wait(lambda: current(shown) == gone, "the symbol is in the strip again")
         assert shown.is_same_chart()
         newest = shown.newest()
         running.feed.send(gone, [now_us()])
         shown.wait(lambda: shown.newest() > newest, "its new candle")
         shown.driver.get("about:blank")
-        shown.problems()  # the requests that were refused meanwhile
+        shown.problems()  # drop the errors of requests refused meanwhile
 
 
 @pytest.mark.slow
 def test_six_hundred_symbols_stay_usable_and_a_refresh_stays_small(
     driver: webdriver.Chrome, make_database: Callable[[], Database]
 ) -> None:
-    """A hundred of them have trades: one each, again and again."""
+    """A hundred of them have trades: one each, repeatedly."""
     followed = [f"S{at:03}USDT" for at in range(600)]
     traded = followed[:100]
     settings = make_database().settings_with(symbols=",".join(followed))
@@ -249,7 +247,7 @@ def test_four_charts_are_drawn_each_with_a_zoom_of_its_own(page: Page) -> None:
     page.wait(lambda: _modes(page) == ["following", "following", "free", "following"], "one is live again")
 
 
-def test_the_first_chart_stays_as_it_is_when_another_comes(page: Page) -> None:
+def test_the_first_chart_does_not_change_when_another_is_added(page: Page) -> None:
     page.open()
     page.wait_for_candles()
     page.drag_over_chart((0.5, 0.3), (0.8, 0.7))
@@ -271,10 +269,10 @@ def test_each_further_chart_has_a_picker_of_its_own(page: Page) -> None:
     page.open(FOUR)
     page.wait(lambda: _drawn(page) == 4, "four charts")
     page.choose_symbol(LIVE, key="symbol3")
-    page.wait(lambda: _symbols(page) == [LIVE, HOLED, LIVE, OLD], "another symbol in the third")
+    page.wait(lambda: _symbols(page) == [LIVE, GAPPED, LIVE, OLD], "another symbol in the third")
     assert f"symbol3={LIVE}" in page.driver.current_url
     page.driver.refresh()
-    page.wait(lambda: _symbols(page) == [LIVE, HOLED, LIVE, OLD], "the same after a reload")
+    page.wait(lambda: _symbols(page) == [LIVE, GAPPED, LIVE, OLD], "the same after a reload")
 
 
 def test_a_cell_without_candles_leaves_the_others_alone(page: Page) -> None:
@@ -298,7 +296,8 @@ def test_four_charts_fit_desktop_and_phone(page: Page, pictures: Path) -> None:
 
 
 def _fits(page: Page, size: tuple[int, int]) -> bool:
-    """No scrolling sideways; on a desktop none at all, and two rows of two; on a phone one below another."""
+    """Return whether the charts fit: on a desktop two rows of two without scrolling, on a phone one
+    column."""
     found: dict[str, Any] = page.script(
         "const main = document.querySelector('[data-testid=stMain]');"
         "const boxes = [...document.querySelectorAll('.cf-chart')].map((one) => one.getBoundingClientRect());"

@@ -1,4 +1,4 @@
-"""The trust strip in a real browser: what is known, what is not, and that nothing is green that isn't known.
+"""The trust strip in a real browser: known and unknown items, and that no item is green without evidence.
 
 Heartbeats are real files, written as the processes write them.
 """
@@ -23,7 +23,7 @@ from candleflow.stack.postgres import PostgresServer
 from candleflow.store import schema
 from candleflow.telemetry import HeartbeatFile
 from tests.dashboard.browser import DESKTOP, PHONE, Page
-from tests.dashboard.conftest import HOLED, LIVE, OLD, Running
+from tests.dashboard.conftest import GAPPED, LIVE, OLD, Running
 from tests.dashboard.feed import Feed, live_feed, now_us
 from tests.dashboard.picture import shrink
 from tests.dashboard.server import page_server
@@ -40,7 +40,8 @@ UNKNOWN_WHERE_NOBODY_TELLS = dict.fromkeys(("latency", "lag", "klines", "process
 
 
 class Processes:
-    """Stands for the processes: a heartbeat of each, once a quarter of a second, until it is ``silenced``."""
+    """Stand-in for the processes: writes a heartbeat of each every 0.25 s, unless its name is in
+    ``silenced``."""
 
     def __init__(self, run_dir: Path) -> None:
         self.counts: dict[str, dict[str, Any]] = {
@@ -50,7 +51,7 @@ class Processes:
         }
         self.by_symbol: dict[str, dict[str, dict[str, float]]] = {
             "producer": {"age_s": {LIVE: 0.2}},
-            "audit": {"equal": {LIVE: 128}, "compared_age_s": {LIVE: 31.0}, "different": {HOLED: 2}},
+            "audit": {"equal": {LIVE: 128}, "compared_age_s": {LIVE: 31.0}, "different": {GAPPED: 2}},
         }
         self.silenced: set[str] = set()
         self.state = "running"
@@ -69,7 +70,7 @@ class Processes:
 
 @contextmanager
 def beating(settings: Settings) -> Iterator[Processes]:
-    """Heartbeats as long as the block lasts; none after it."""
+    """Write heartbeats during the block; remove them at its end."""
     processes = Processes(settings.stack.run_dir)
     stop = threading.Event()
 
@@ -95,7 +96,7 @@ def processes(running: Running) -> Iterator[Processes]:
 
 
 def states(page: Page) -> dict[str, str]:
-    """Each item's state as its sign shows it."""
+    """Return each item's state, as its icon shows it."""
     return dict(
         page.script(
             "return Object.fromEntries([...document.querySelectorAll('.cf-item')]"
@@ -109,7 +110,7 @@ def wait_for_states(page: Page, expected: Mapping[str, str], seconds: float = 45
 
 
 def panel(page: Page) -> str:
-    """What is open; nothing where nothing is."""
+    """Return the text of the open panel; empty if none is open."""
     return str(page.script("return document.querySelector('.cf-panel:not([hidden])')?.innerText ?? ''"))
 
 
@@ -121,7 +122,7 @@ def wait_for_strip_updates(page: Page, count: int) -> None:
     page.wait(lambda: seen() >= reached, f"{count} updates of the strip")
 
 
-def test_where_everything_is_known_and_well_every_sign_is_good(page: Page, processes: Processes) -> None:
+def test_with_fresh_data_and_no_fault_every_icon_is_good(page: Page, processes: Processes) -> None:
     page.open()
     wait_for_states(page, dict.fromkeys(NAMES, "good"))
     assert page.trust("latency") == "212 / 481 ms"
@@ -131,9 +132,7 @@ def test_where_everything_is_known_and_well_every_sign_is_good(page: Page, proce
     assert page.trust("complete").partition(" of ")[0] == page.trust("complete").partition(" of ")[2]
 
 
-def test_without_heartbeats_what_only_processes_can_tell_is_grey(
-    page: Page, running: Running, pictures: Path
-) -> None:
+def test_without_heartbeats_their_items_are_grey(page: Page, running: Running, pictures: Path) -> None:
     assert not list(running.settings.stack.run_dir.glob("p*.json"))
     page.open()
     wait_for_states(page, UNKNOWN_WHERE_NOBODY_TELLS | {"age": "good", "complete": "good"})
@@ -144,28 +143,28 @@ def test_without_heartbeats_what_only_processes_can_tell_is_grey(
 
 
 def test_the_strip_is_that_of_the_symbol_shown(page: Page, processes: Processes) -> None:
-    page.open(f"symbol={HOLED}")
+    page.open(f"symbol={GAPPED}")
     wait_for_states(page, {"complete": "bad", "klines": "unknown"})
-    processes.by_symbol["audit"]["compared_age_s"][HOLED] = 3.0
+    processes.by_symbol["audit"]["compared_age_s"][GAPPED] = 3.0
     page.wait(lambda: page.trust("klines") == "2 differ", "how many differ")
     page.open(f"symbol={OLD}")
     wait_for_states(page, {"age": "bad"})
     page.wait(lambda: page.trust("age").endswith("days ago"), "the age")
 
 
-def test_an_open_gap_is_told_with_its_ids_and_how_to_learn_more(page: Page, pictures: Path) -> None:
-    page.open(f"symbol={HOLED}")
+def test_an_open_gap_is_listed_with_its_ids_and_the_commands(page: Page, pictures: Path) -> None:
+    page.open(f"symbol={GAPPED}")
     page.wait(lambda: page.trust("complete") == "7 trades missing", "what is missing")
     page.press_trust("complete")
-    told = panel(page)
-    assert "ids 21 to 27, 7 trades" in told
-    assert "Open gaps\n1" in told
+    text = panel(page)
+    assert "ids 21 to 27, 7 trades" in text
+    assert "Open gaps\n1" in text
     for command in ("gaps", "verify", "repair"):
-        assert f"python -m candleflow {command}" in told
-    page.save(pictures / "open-gap-told.png")
+        assert f"python -m candleflow {command}" in text
+    page.save(pictures / "open-gap.png")
 
 
-def test_a_silent_process_turns_its_sign_and_what_it_told_and_mends(
+def test_items_of_a_silent_process_change_and_recover(
     page: Page, processes: Processes, pictures: Path
 ) -> None:
     page.open()
@@ -213,7 +212,9 @@ def test_it_opens_and_closes_by_keyboard(page: Page, processes: Processes) -> No
 
 
 @pytest.mark.slow
-def test_the_chart_keeps_its_place_whatever_is_open_or_said(page: Page, processes: Processes) -> None:
+def test_the_chart_does_not_move_when_a_panel_opens_or_a_notice_appears(
+    page: Page, processes: Processes
+) -> None:
     box = (
         "const {x, y, width, height} = document.querySelector('.cf-plot').getBoundingClientRect();"
         "return [x, y, width, height,"
@@ -244,12 +245,12 @@ def test_text_of_data_is_never_html(page: Page, processes: Processes) -> None:
     page.open()
     wait_for_states(page, {"processes": "good"})
     page.press_trust("processes")
-    page.wait(lambda: processes.message in panel(page), "the text as it is")
+    page.wait(lambda: processes.message in panel(page), "the text, literally")
     assert page.script("return window.wasRun === undefined && !document.querySelector('.cf-panel img')")
 
 
 @pytest.mark.slow
-def test_a_page_whose_server_stands_still_or_that_is_paused_turns_grey(
+def test_a_page_that_is_paused_or_whose_server_hangs_turns_grey(
     page: Page, processes: Processes, running: Running, pictures: Path
 ) -> None:
     page.open()
@@ -292,15 +293,15 @@ def test_the_strip_adds_little_to_a_refresh(page: Page, processes: Processes) ->
     patches = [size for size, is_whole in sizes if not is_whole]
     print(f"bytes of the strip's messages: {patches}, of {len(sizes)}")
     assert len(patches) >= len(sizes) - 1
-    # A patch tells what differs from a value that was sent whole when it was all otherwise, and up to
-    # 1,000 bytes of it are cheaper than the 3,000 of the whole.
+    # A patch refers to a whole value sent earlier, in which everything was different. Up to 1,000 bytes of
+    # patch are cheaper than the whole, 3,000 bytes.
     assert max(patches) < 1_200
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_dark", [True, False], ids=["dark", "light"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_it_is_readable_in_every_look(
+def test_it_is_readable_in_all_sizes_and_themes(
     page: Page, processes: Processes, pictures: Path, size: tuple[int, int], is_dark: bool
 ) -> None:
     page.open(size=size, is_dark=is_dark)
@@ -321,7 +322,7 @@ def test_it_is_readable_in_every_look(
 
 
 @pytest.mark.slow
-def test_while_postgresql_is_away_what_is_stored_is_unknown(
+def test_while_postgresql_is_away_items_of_stored_data_are_unknown(
     driver: webdriver.Chrome, own_postgres: PostgresServer, tmp_path: Path, pictures: Path
 ) -> None:
     database = Database(own_postgres, "candles_trusted", tmp_path, "secret")

@@ -1,4 +1,4 @@
-"""The trust strip over everything that `up` runs: what it tells is what an observer from outside finds."""
+"""The trust strip with all processes of `up`: its values agree with those of an outside observer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.dashboard.test_trust import NAMES, wait_for_states
 from tests.pipeline.test_stack_up import Machine, machine_in
 
 AGREE_MS = 30.0
-"""The observer polls each 10 ms, and its polls cost the processor some of two cores."""
+"""Allowed difference. The observer polls every 10 ms, and takes CPU time from the processor."""
 AUDIT_SECONDS = 240
-"""The auditor compares what is half a minute old, once a minute."""
+"""Time limit for a comparison: once a minute the auditor compares candles that are half a minute old."""
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def machine(
     one = machine_in(
         tmp_path,
         CANDLEFLOW_SIMULATOR_RATE="200",
-        CANDLEFLOW_HISTORY_HOURS="1",  # without it the very first candle is incomplete, and found so
+        CANDLEFLOW_HISTORY_HOURS="1",  # without history the very first candle is incomplete
     )
     yield one
     one.end()
@@ -40,7 +40,7 @@ def machine(
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_the_strip_tells_what_everything_running_is_like(
+def test_the_strip_shows_the_state_of_the_running_system(
     machine: Machine, driver: webdriver.Chrome, pictures: Path
 ) -> None:
     machine.start("up")
@@ -49,8 +49,8 @@ def test_the_strip_tells_what_everything_running_is_like(
     wait_for_states(page, dict.fromkeys(("age", "latency", "lag", "processes"), "good"), AUDIT_SECONDS)
     wait_for_states(page, {"klines": "good"}, AUDIT_SECONDS)
 
-    told = machine.run("latency", "--seconds", "60").stdout
-    observed = {name: float(found) for name, found in re.findall(r"(p50|p99) (\d+)", told)}
+    output = machine.run("latency", "--seconds", "60").stdout
+    observed = {name: float(found) for name, found in re.findall(r"(p50|p99) (\d+)", output)}
     (processor,) = [one for one in machine.status()["processes"] if one["name"] == "processor"]
     own = {name: processor["counts"][f"latency_ms_{name}"] for name in observed}
     print(f"trade to row over the same minute, ms: observed {observed}, the processor's own {own}")
@@ -63,5 +63,5 @@ def test_the_strip_tells_what_everything_running_is_like(
     page.wait(lambda: "seconds ago" in page.trust("age"), "the last trade grows old")
     page.save(pictures / "producer-cut.png")
     producer.send_signal(signal.SIGCONT)
-    # What the producer held back was late, and latency is told of the last minute.
+    # Trades that the stopped producer held back were late, and latency is of the last minute.
     wait_for_states(page, dict.fromkeys(NAMES, "good"), 120)

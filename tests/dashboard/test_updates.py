@@ -1,4 +1,4 @@
-"""What a refresh sends and what it leaves alone, in a real browser."""
+"""What a refresh sends, and what it leaves unchanged, in a real browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REFRESHES = 4
 REFRESH_BYTES = 5_000
 MESSAGES = 1_000
 POINTS = 1_000
-# What our own script makes of messages: the value of each, or null for one whose base it has not.
+# Decodes messages with patch.js: the value of each, or null if its base is not known.
 _RECEIVED = """
 const [messages, done] = arguments;
 const names = performance.getEntriesByType("resource").map((one) => one.name);
@@ -36,7 +36,7 @@ import(names.find((one) => one.includes("/patch.js"))).then(({ received }) => {
 });
 """
 KINDS = ("price", "close", "heikin-ashi")
-# What is drawn, by its uid.
+# The uids of the visible traces.
 _SHOWN = """
 return document.querySelector('.cf-plot').data.filter((one) => one.visible !== false).map((one) => one.uid)
 """
@@ -56,7 +56,7 @@ def live(page: Page) -> Page:
 
 
 def test_a_refresh_sends_only_what_changed(page: Page, running: Running) -> None:
-    """Of one symbol: others take a strip of their own, which is 1.3 kB with four."""
+    """With one symbol: with four, the strip of symbols adds 1.3 kB."""
     with page_server(running.settings.model_copy(update={"symbols": (LIVE,)})) as server:
         alone = Page(page.driver, server.url)
         alone.open()
@@ -80,12 +80,12 @@ def test_what_is_drawn_after_some_refreshes_is_what_is_stored(live: Page, runnin
     expected = [
         [one.open_time // 1_000, float(one.open), float(one.close), float(one.volume)] for one in stored
     ]
-    settled = len(drawn) - 2  # the last grows, and the one before may have just done so
+    settled = len(drawn) - 2  # the last candle grows, and the one before may just have changed
     assert drawn[:settled] == expected[:settled]
 
 
 def test_a_browser_that_lost_the_figure_gets_it_whole(live: Page) -> None:
-    """As where a message never came: its base is one that the browser does not know."""
+    """A message whose base the browser does not know, as after a lost message."""
     live.script(
         "const parse = JSON.parse;"
         "JSON.parse = (text) => {"
@@ -99,8 +99,8 @@ def test_a_browser_that_lost_the_figure_gets_it_whole(live: Page) -> None:
     live.wait_for_updates(2)
 
 
-def test_the_browser_makes_of_messages_what_was_sent(live: Page) -> None:
-    """Values change in every way, every third message is missed, and now and then one is sent whole anew."""
+def test_the_browser_decodes_messages_to_the_values_sent(live: Page) -> None:
+    """Values change in all ways, every third message is lost, and sometimes a whole value is sent again."""
     random, delivery, receiver = Random(1), Delivery("view"), Receiver()
     value: dict[str, Any] = {
         "x": list(range(POINTS)), "y": [0] * POINTS, "items": [{"of": [1]}, {}], "words": "",
@@ -142,7 +142,7 @@ def _changed(value: dict[str, Any], random: Random) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_change_of_overlays_and_panes_leaves_the_zoom(live: Page) -> None:
-    """Of every kind; for some of them test_crosshair.py shows it each day."""
+    """All overlays and panes; test_crosshair.py has a faster test with some of them."""
     live.drag_over_chart((0.55, 0.25), (0.8, 0.75))
     live.wait(lambda: live.mode() == "free", "the chart is zoomed")
     live.wait_for_updates(1)
@@ -165,12 +165,12 @@ def test_prices_are_drawn_in_other_ways(page: Page) -> None:
     page.wait_for_candles()
     page.press("Chart")
     for kind, uid in (("Bars", "price"), ("Line", "close"), ("Heikin-Ashi", "heikin-ashi")):
-        page.choose("Prices", kind)
+        page.choose("Chart type", kind)
         page.wait(lambda: set(page.script(_SHOWN)) & set(KINDS) == {uid}, f"{kind} alone")  # noqa: B023
     assert "prices=Heikin-Ashi" in page.driver.current_url
 
 
-def test_times_are_the_viewers_own_if_they_like(page: Page) -> None:
+def test_times_can_be_in_the_viewers_time_zone(page: Page) -> None:
     page.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Kathmandu"})
     try:
         page.open("times=Local")

@@ -1,4 +1,4 @@
-"""Many pages at once cost PostgreSQL no more than one."""
+"""Many pages at once cause no more PostgreSQL statements than one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from candleflow.dashboard.alert_desk import AlertDesk
+from candleflow.dashboard.alert_rules import AlertRules
 from candleflow.stack.postgres import PostgresServer
 from candleflow.store import schema
 from tests.dashboard.feed import live_feed
@@ -23,14 +23,14 @@ PAGES = 12
 SECONDS = 10.0
 TAKES = 3
 _SPARE = 1.1
-"""A take may begin or end between the statements of a second, and have those of each half minute."""
+"""Tolerance: a measurement may begin between the statements of one second, or include those of each 30 s."""
 
 
 @pytest.fixture
 def watched(
     make_database: Callable[[], Database], postgres: PostgresServer
 ) -> Iterator[tuple[PageServer, StatementCount]]:
-    """A page of its own, with a strip of symbols, whose statements are counted."""
+    """A page with a strip of symbols, and a count of its statements."""
     settings = make_database().settings_with(symbols=",".join(SYMBOLS))
     schema.apply(settings)
     statements = StatementCount(postgres, settings)
@@ -43,8 +43,8 @@ def watched(
 def test_many_pages_ask_postgresql_no_more_often_than_one(
     watched: tuple[PageServer, StatementCount],
 ) -> None:
-    """Of several takes the least counts: on a busy machine refreshes that were held up ask after 0.75 s in
-    place of one, but what each page costs of its own is in every take.
+    """The smallest of several measurements counts. On a busy machine delayed refreshes query after 0.75 s
+    instead of 1 s; statements caused by each page would be in every measurement.
     """
     server, statements = watched
     alone = asyncio.run(_takes(server, statements, 1))
@@ -58,7 +58,7 @@ def test_many_pages_ask_postgresql_no_more_often_than_one(
 
 
 async def _takes(server: PageServer, statements: StatementCount, pages: int) -> list[tuple[float, float]]:
-    """Of each take: statements and refreshes a second."""
+    """Return statements and refreshes per second, for each measurement."""
     async with Sessions(server.port, pages) as sessions:
         await sessions.look_on(2)
         assert {one.fragments for one in sessions.all} == {2}, "the chart and the strip are both refreshed"
@@ -72,12 +72,12 @@ async def _take(sessions: Sessions, statements: StatementCount) -> tuple[float, 
     return round((statements.count() - asked) / lasted, 2), round(sessions.refreshes / lasted, 2)
 
 
-def test_pages_that_load_at_once_ask_after_alerts_once(database: Database, postgres: PostgresServer) -> None:
+def test_pages_that_load_at_once_query_the_alerts_once(database: Database, postgres: PostgresServer) -> None:
     statements = StatementCount(postgres, database.settings)
-    desk = AlertDesk(database.settings)
+    alert_rules = AlertRules(database.settings)
     began = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: desk.latest(10), range(50)))
+        found = list(pool.map(lambda _: alert_rules.latest(10), range(50)))
     seconds = time.monotonic() - began
     assert found == [[]] * 50
     assert 1 <= statements.count() <= 1 + seconds / 0.75

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from candleflow.dashboard.download import Stretch, as_csv, as_parquet
+from candleflow.dashboard.download import Export, as_csv, as_parquet
 from tests.made_symbols import SYMBOLS
 from tests.unit.dashboard.examples import candle
 
@@ -37,8 +37,8 @@ stored = st.builds(
     revision=st.integers(0, 2**31 - 1),
     source=st.sampled_from(["trades", "kline", "archive", "mixed", "quiet"]),
 )  # fmt: skip
-stretches = st.builds(
-    Stretch,
+exports = st.builds(
+    Export,
     symbol=SYMBOLS,
     bucket_seconds=st.sampled_from([1, 5, 90, 60, 14_400, 86_400]),
     candles=st.lists(stored, min_size=1, max_size=5),
@@ -46,13 +46,13 @@ stretches = st.builds(
 )
 
 
-def expected(stretch: Stretch) -> list[dict[str, Any]]:
-    times = [(one.open_time, one.open_time + stretch.bucket_us) for one in stretch.candles]
+def expected(export: Export) -> list[dict[str, Any]]:
+    times = [(one.open_time, one.open_time + export.bucket_us) for one in export.candles]
     return [
         {name: value for name, value in one._asdict().items() if name != "updated_at"}
-        | {"symbol": stretch.symbol, "interval": stretch.interval}
+        | {"symbol": export.symbol, "interval": export.interval}
         | {"open_time": _moment(opens), "end_time": _moment(ends)}
-        for one, (opens, ends) in zip(stretch.candles, times, strict=True)
+        for one, (opens, ends) in zip(export.candles, times, strict=True)
     ]
 
 
@@ -60,17 +60,17 @@ def _moment(time: int) -> datetime:
     return EPOCH + timedelta(microseconds=time)
 
 
-@settings(deadline=None)  # the first example is slow: Arrow starts its threads
-@given(stretches)
-def test_the_parquet_read_back_is_what_is_stored(stretch: Stretch) -> None:
-    assert pq.read_table(io.BytesIO(as_parquet(stretch))).to_pylist() == expected(stretch)
+@settings(deadline=None)  # Arrow starts its threads at the first
+@given(exports)
+def test_the_parquet_read_back_is_what_is_stored(export: Export) -> None:
+    assert pq.read_table(io.BytesIO(as_parquet(export))).to_pylist() == expected(export)
 
 
-@given(stretches)
-def test_the_csv_read_back_is_what_is_stored_to_the_last_zero(stretch: Stretch) -> None:
-    rows = list(csv.DictReader(io.StringIO(as_csv(stretch).decode())))
-    assert [_read(row) for row in rows] == expected(stretch)
-    for row, one in zip(rows, stretch.candles, strict=True):
+@given(exports)
+def test_the_csv_read_back_is_what_is_stored_to_the_last_zero(export: Export) -> None:
+    rows = list(csv.DictReader(io.StringIO(as_csv(export).decode())))
+    assert [_read(row) for row in rows] == expected(export)
+    for row, one in zip(rows, export.candles, strict=True):
         assert Decimal(row["volume"]).as_tuple() == one.volume.as_tuple()
 
 

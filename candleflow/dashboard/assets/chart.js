@@ -1,20 +1,21 @@
-// Draws the figure that Python sends, whole or as what differs from one sent before. Plotly.react keeps the plot's node, and a constant uirevision the viewer's
-// zoom; st.plotly_chart keeps neither when its data change. No text of the figure ever becomes HTML here.
+// Draws the figure that Python sends, whole or as a patch to one sent before. Plotly.react keeps the plot's node, and
+// an unchanged uirevision keeps the viewer's zoom; st.plotly_chart keeps neither when its data change. No text of the
+// figure ever becomes HTML here.
 
 const beside = (name) => import(import.meta.url.replace("/chart.js", `/${name}.js`));
 const [{ clock, decoded, fixed, made }, { attach, describe }, { received }] =
   await Promise.all(["dom", "keys", "patch"].map(beside));
 
-const WHEEL_MS = 250; // Plotly makes a wheel's zoom its own 50 ms after the last turn
+const WHEEL_MS = 250; // Plotly applies a wheel's zoom 50 ms after the last turn
 const CLOSE_MS = 2000;
-const KEEP_MS = 15_000; // a chart that is off the page
-const TAP_PX = 8; // a finger that moves further drags
-const ROW_GAP = 8; // between the rows of a grid of charts: grid.css has it too
+const KEEP_MS = 15_000; // how long a chart that was removed from the page is kept
+const TAP_PX = 8; // a touch that moves further is a drag
+const ROW_GAP = 8; // between the rows of the grid, as in grid.css
 const LIVE = "following", FREE = "free";
 const CONFIG = {
   displayModeBar: false,
   displaylogo: false,
-  doubleClick: false, // handled below: back to the live edge, which Plotly's own reset does not know
+  doubleClick: false, // handled below: it goes back to the live edge, Plotly's own reset would not
   scrollZoom: true,
   showTips: false,
 };
@@ -38,16 +39,16 @@ function loadPlotly(path) {
   return plotlyLoading;
 }
 
-// A time as one that Plotly, which knows UTC only, shows as the clock here does.
+// Shifts a time so that Plotly, which knows only UTC, shows it in the browser's time zone.
 const asLocal = (time) => time - new Date(time).getTimezoneOffset() * 60_000;
 
-// The day is told once where it is one.
+// Formats a period; the date is written once if both ends have the same.
 function spanned(begin, end) {
   const [from, to] = [clock(begin), clock(end)];
   return `${from} to ${from.slice(0, 10) === to.slice(0, 10) ? to.slice(11) : to}`;
 }
 
-// A figure to its last digit: given as text, none is lost on the way by a double.
+// Formats a number with all its digits. As text it does not pass through a double, which would lose some.
 const formats = new Map(); // fewest decimal places -> format
 function exact(value, places = 0) {
   if (!formats.has(places)) {
@@ -94,9 +95,9 @@ class Chart {
     this.button = made(this.frame, "button", "cf-live", "Back to live");
     this.button.type = "button";
     this.button.onclick = () => this.followLive();
-    this.home = 0; // raised to leave the viewer's zoom behind
+    this.home = 0; // part of uirevision: raising it makes Plotly drop the viewer's zoom
     this.hoveredTime = null;
-    this.drawings = 0; // those that Plotly has not finished yet
+    this.drawings = 0; // that Plotly has not finished yet
     this.isClosed = false;
     this.isHeld = false;
     this.onDown = () => { this.isHeld = true; };
@@ -122,7 +123,7 @@ class Chart {
     this.onResize = () => this.fit();
     window.addEventListener("resize", this.onResize);
     this.resizes = new ResizeObserver(() => {
-      const isShown = this.plot.getClientRects().length > 0; // it also hears of being taken off the page
+      const isShown = this.plot.getClientRects().length > 0; // the observer also fires when the plot is removed
       if (isShown && this.plot.data) this.follow(window.Plotly.Plots.resize(this.plot));
     });
     this.resizes.observe(this.plot);
@@ -143,11 +144,11 @@ class Chart {
   }
 
   fit() {
-    // Its cell has an equal share of what is left of the window; the style sheet has the least height.
+    // Each row of the grid gets an equal share of the window's remaining height; chart.css sets the minimum.
     const cell = this.frame.closest('[class*="st-key-cell"]');
-    if (!cell) return; // taken off the page
+    if (!cell) return; // removed from the page
     const grid = cell.closest(".st-key-grid");
-    const rows = getComputedStyle(grid).gridTemplateRows.split(" ").length; // "none" is one too
+    const rows = getComputedStyle(grid).gridTemplateRows.split(" ").length; // 1 for "none", a single chart
     const scrolled = this.frame.closest('[data-testid="stMain"]')?.scrollTop ?? 0;
     const top = (element) => element.getBoundingClientRect().top;
     const room = window.innerHeight - top(grid) - scrolled - 6 - (rows - 1) * ROW_GAP;
@@ -155,19 +156,19 @@ class Chart {
   }
 
   draw() {
-    // A redraw under the pointer would cut a drag short; the newest figure is drawn when it ends.
+    // A redraw would end a drag that is under way. The newest figure is drawn when the drag ends.
     if (this.isHeld || !this.sent || !this.plot.isConnected) return;
     const { data, layout } = this.sent.figure;
     const revision = `${this.sent.view}#${this.home}`;
     if (this.drawn?.revision === revision && this.hasViewersRange()) this.setMode(FREE);
-    // Copies, as Plotly writes the viewer's zoom into the layout it is given, and what is hidden into the traces:
-    // handed the same trace again, it would take that for ours, and show the next one.
+    // Copies, as Plotly writes the viewer's zoom into the layout, and hidden lines into the traces. Given the same
+    // trace object again, it would take "hidden" for our own setting, and forget it with the next object.
     const traces = data.map((trace) => ({ ...trace }));
     const whole = { ...structuredClone(layout), uirevision: revision };
     whole.dragmode = window.matchMedia("(pointer: coarse)").matches ? "pan" : "zoom";
-    // Plotly keeps the viewer's range only as long as the one we send stays the same, so the live edge waits.
+    // Plotly keeps the viewer's range only while the range we send stays the same, so we repeat the last one.
     if (this.frame.dataset.mode === FREE) {
-      // Plotly makes room for the widest label, and gives it back: all that the viewer left would move by pixels.
+      // Fixed margins: otherwise Plotly adapts them to the widest label, and the chart moves by some pixels.
       const { l, r, t, b } = this.plot._fullLayout._size;
       whole.margin = { l, r, t, b };
       whole.xaxis.range = this.drawn.range;
@@ -185,7 +186,7 @@ class Chart {
   }
 
   moveTo(times, prices) {
-    // Sent as the figure's own ranges. Plotly takes these, as they are others than those that a drag began from.
+    // Set as the figure's own ranges. Plotly accepts them, as they differ from those it was given last.
     if (this.isHeld || !this.drawn) return;
     Object.assign(this.drawn, { range: times, prices });
     this.setMode(FREE);
@@ -193,7 +194,7 @@ class Chart {
   }
 
   hasViewersRange() {
-    // Asked, not told: Plotly's own event comes only when it has finished drawing, up to half a second later.
+    // Polled: Plotly's event comes only after it has finished drawing, up to half a second later.
     return this.plot.layout.xaxis.range.some((end, at) => end !== this.drawn.range[at]);
   }
 
@@ -217,7 +218,7 @@ class Chart {
   }
 
   onTouchEnd({ pointerType, target, clientX, clientY }) {
-    // A finger does not hover: a tap puts the crosshair on a candle, and another one there takes it away.
+    // Touch has no hover: a tap puts the crosshair on a candle, a second tap on that candle removes it.
     const [x, y] = this.touchedAt ?? [clientX, clientY];
     if (pointerType !== "touch" || Math.hypot(clientX - x, clientY - y) > TAP_PX) return;
     if (!target.matches(".nsewdrag") || !this.drawn) return;
@@ -233,14 +234,14 @@ class Chart {
   }
 
   point() {
-    // The crosshair is ours: Plotly takes its own away with each drawing, until the pointer moves again.
+    // We draw the crosshair: Plotly's own vanishes with each redraw until the pointer moves again.
     const full = this.plot._fullLayout;
     const isShown = this.hoveredTime !== null && full !== undefined;
     this.upright.hidden = this.level.hidden = !isShown;
     if (!isShown) return;
     const { xaxis, yaxis, _size: size } = full;
     const across = xaxis.l2p(this.hoveredTime);
-    this.upright.hidden = across < 0 || across > xaxis._length; // moved out of sight by a key
+    this.upright.hidden = across < 0 || across > xaxis._length; // panned out of sight by keyboard
     this.upright.style.left = `${xaxis._offset + across}px`;
     this.upright.style.top = `${size.t}px`;
     this.upright.style.height = `${size.h}px`;
@@ -269,7 +270,7 @@ class Chart {
     const { places, is_local: isLocal, figure: { data: [prices, volumes, hatching], facts } } = this.sent;
     const pointed = this.hoveredTime === null ? -1 : volumes.x.indexOf(this.hoveredTime);
     const at = pointed < 0 ? volumes.x.length - 1 : pointed;
-    const end = facts.x[at] + hatching.width; // which is as wide as a candle
+    const end = facts.x[at] + hatching.width; // the hatching is as wide as a candle
     const share = Math.round((100 * facts.taker_buy_volume[at]) / volumes.y[at]) || 0;
     const first = [
       ["time", "", spanned(volumes.x[at], isLocal ? asLocal(end) : end)],
@@ -291,7 +292,7 @@ class Chart {
     this.readout.replaceChildren(...first.map((one) => cell(one)), ...more.map((one) => cell(one, "cf-more")));
     this.readout.classList.toggle("cf-pointed", pointed >= 0);
     const { l, w } = this.plot._fullLayout._size;
-    this.readout.style.right = `${this.plot.clientWidth - l - w}px`; // not over the prices' axis
+    this.readout.style.right = `${this.plot.clientWidth - l - w}px`; // keep it off the price axis
     this.readout.dataset.direction = Number(prices.close[at]) >= Number(prices.open[at]) ? "rising" : "falling";
   }
 
@@ -308,7 +309,7 @@ class Chart {
 
   follow(drawing) {
     this.drawings += 1;
-    // Not caught: what fails in Plotly is to be seen in the console.
+    // Not caught, so that errors in Plotly appear in the console.
     Promise.resolve(drawing).finally(() => {
       this.drawings -= 1;
       this.purge();
@@ -316,14 +317,13 @@ class Chart {
   }
 
   purge() {
-    // Plotly fails on a plot that is purged while a part of its drawing is still to come.
+    // Plotly throws if a plot is purged before its drawing has finished.
     if (this.isClosed && this.drawings === 0 && this.plot.data) window.Plotly.purge(this.plot);
   }
 }
 
-// Streamlit takes an element off the page and puts up an empty one after a lost connection, and where a run of the
-// whole page ends as a refresh begins: the chart that was there takes its place, with the viewer's zoom, what is
-// hidden and the crosshair.
+// After a lost connection, or if a run of the whole page ends as a refresh begins, Streamlit replaces the component's
+// element by an empty one. The chart of the same slot is moved into it, with its zoom, hidden lines and crosshair.
 function adopted(parentElement, slot) {
   for (const [before, chart] of charts) {
     if (chart.frame.isConnected || chart.sent?.slot !== slot) continue;
@@ -334,8 +334,8 @@ function adopted(parentElement, slot) {
   return new Chart(parentElement);
 }
 
-// Streamlit's dialog about a lost connection, which the style sheet leaves unseen, makes all of the page inert: that
-// would take the pointer from the chart, and its crosshair with it.
+// Streamlit's dialog about a lost connection (hidden by chart.css) makes the whole page inert, so the chart would lose
+// the pointer and the crosshair. This undoes it.
 const CUT_OFF =
   '[data-testid="stApp"]:is([data-test-connection-state="PINGING_SERVER"], [data-test-connection-state="CONNECTING"])';
 new MutationObserver((changes) => {
@@ -358,9 +358,9 @@ export default function render({ data, parentElement, setTriggerValue }) {
   }
   chart.show(sent, (base) => setTriggerValue("lost", base));
   return () => {
-    // Later, and only if it has gone for good: Streamlit may take a chart off the page and put it back.
+    // Delayed, as Streamlit may remove a chart from the page and put it back.
     setTimeout(() => {
-      if (!document.querySelector(".cf-titled")) document.title = PAGE_TITLE; // no price is shown any more
+      if (!document.querySelector(".cf-titled")) document.title = PAGE_TITLE; // no chart that sets the title is left
     }, CLOSE_MS);
     setTimeout(() => closeIfGone(parentElement, chart), KEEP_MS);
   };

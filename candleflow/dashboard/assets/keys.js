@@ -1,17 +1,16 @@
-// The chart by keyboard, the list of its keys, and what a screen reader is told of it. One listener for the
-// page; a chart joins by attach() and is told of again by describe() after each drawing. Streamlit's own keys are
-// r and c, Plotly has none.
+// Keyboard control of the charts, the list of keys, and the description for screen readers. The page has one listener:
+// a chart registers with attach(), and calls describe() after each drawing. Streamlit itself uses r and c, Plotly none.
 
 const { clock, fixed, made } = await import(import.meta.url.replace("/keys.js", "/dom.js"));
 
-const PAN = 0.2; // of what is in sight
+const PAN = 0.2; // of the visible time range
 const ZOOM = 1.25;
-const FEWEST = 10; // candles in sight
+const FEWEST = 10; // visible candles
 const AROUND_PRICES = 0.06;
 const TYPING = "input, textarea, select, [contenteditable], [role=listbox], [role=menu], [role=slider], dialog";
 const HELP = [
   ["\u2190 \u2192", "earlier, later"],
-  ["\u2191 \u2193 or + \u2212", "closer, wider"],
+  ["\u2191 \u2193 or + \u2212", "zoom in, zoom out"],
   ["Home", "the oldest candles"],
   ["End", "back to live"],
   ["[ ]", "shorter, longer look-back"],
@@ -45,7 +44,7 @@ const ON_PAGE = {
 
 let attached = 0;
 const charts = new Set();
-const wanted = new Map(); // chart -> the times that the next frame is to show
+const wanted = new Map(); // chart -> the time range to show in the next animation frame
 
 export function attach(chart) {
   charts.add(chart);
@@ -53,7 +52,7 @@ export function attach(chart) {
   plot.tabIndex = 0;
   plot.setAttribute("role", "img");
   plot.setAttribute("aria-roledescription", "price chart");
-  // Plotly keeps a click from focusing what it is on, and then keys would go to the control used before.
+  // Plotly prevents a click from moving the focus, so keys would go to the control used before.
   plot.addEventListener("pointerdown", () => plot.focus({ preventScroll: true }), true);
   chart.summary = made(frame, "p", "cf-unseen");
   chart.summary.id = `cf-summary-${attached++}`;
@@ -74,10 +73,10 @@ export function describe(chart) {
   chart.summary.textContent =
     `${volumes.x.length} candles, the first at ${clock(volumes.x[0])}, the last at ${clock(volumes.x.at(-1))}; ` +
     `highest ${fixed(highest, places)}, lowest ${fixed(lowest, places)}; ` +
-    (incomplete ? `${incomplete} incomplete. ` : "all complete. ") + "A question mark lists the keys.";
+    (incomplete ? `${incomplete} incomplete. ` : "all complete. ") + "Press question mark for the list of keys.";
 }
 
-// The chart that keys are for: the one with the focus, else the one under the pointer, else the first.
+// Returns the chart that keys act on: the one with the focus, else the one under the pointer, else the first.
 function current() {
   const shown = [...charts].filter((one) => one.frame.isConnected && one.sent && one.plot.data);
   return shown.find((one) => one.frame.contains(document.activeElement))
@@ -90,7 +89,7 @@ function timesInSight(chart) {
   return wanted.get(chart) ?? xaxis.range.map((end) => xaxis.r2l(end));
 }
 
-// Once a frame, however quickly a key that is held down repeats itself.
+// Shows a time range, at most once per animation frame however fast a held key repeats.
 function show(chart, times) {
   if (!wanted.size) {
     requestAnimationFrame(() => {
@@ -109,7 +108,7 @@ function pan(chart, part) {
   if (Math.abs(moved - from) >= 1) show(chart, [moved, moved + width]);
 }
 
-// Around the right edge; or around the newest candle, where that edge lies beyond it.
+// Zooms with the right edge fixed; zooming in, with the newest candle at the right if the edge lies beyond it.
 function zoom(chart, factor) {
   const [from, to] = timesInSight(chart);
   const { layout, data: [prices, volumes] } = chart.sent.figure;
@@ -118,14 +117,14 @@ function zoom(chart, factor) {
   const bucket = prices.x.at(-1) - newest;
   const width = Math.max(factor * (to - from), FEWEST * bucket);
   if (width >= end - begin) {
-    ON_CHART.End(chart); // all is in sight again
+    ON_CHART.End(chart); // everything is visible again
     return;
   }
   const right = Math.max(begin + width, factor < 1 ? Math.min(to, newest + 1.5 * bucket) : Math.min(to, end));
   show(chart, [right - width, right]);
 }
 
-// The price axis that fits the candles between two times, as Plotly's range; none where there is no candle.
+// Returns the price range, in Plotly's form, that fits the candles between two times; undefined if there are none.
 function pricesAt(chart, [from, to]) {
   const { layout, data: [prices] } = chart.sent.figure;
   const isIn = (value, at) => value !== null && prices.x[at] >= from && prices.x[at] <= to;
@@ -145,7 +144,7 @@ function choose(label, step) {
 
 function showHelp(chart) {
   const dialog = made(chart?.frame ?? document.body, "dialog", "cf-keys");
-  dialog.setAttribute("closedby", "any"); // a click beside it closes it too
+  dialog.setAttribute("closedby", "any"); // a click outside closes it too
   dialog.ariaLabel = "Keys";
   const list = made(dialog, "dl", "");
   for (const [keys, does] of HELP) {
@@ -163,7 +162,7 @@ function showHelp(chart) {
 function isOurs(event) {
   if (event.defaultPrevented || event.isComposing) return false;
   const isCharacter = event.key.length === 1;
-  // On many keyboards a bracket is typed with AltGr, which some systems tell as Ctrl and Alt.
+  // On many keyboards brackets are typed with AltGr, which some systems report as Ctrl and Alt.
   const isCommand = (event.ctrlKey || event.altKey || event.metaKey) && !event.getModifierState("AltGraph");
   if (isCommand || (event.shiftKey && !isCharacter)) return false;
   if (event.target.closest?.(TYPING)) return false;
@@ -176,5 +175,5 @@ document.addEventListener("keydown", (event) => {
   if (chart && Object.hasOwn(ON_CHART, event.key)) ON_CHART[event.key](chart);
   else if (Object.hasOwn(ON_PAGE, event.key) && !event.repeat) ON_PAGE[event.key]();
   else return;
-  event.preventDefault(); // such as a "/" typed into what has just been focused
+  event.preventDefault(); // or the "/" would be typed into the picker that it has just focused
 });

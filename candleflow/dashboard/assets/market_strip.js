@@ -1,4 +1,4 @@
-// The strip of symbols: a button each, made once and then changed in place.
+// The strip of symbols: one button each, created once and then updated in place.
 
 const beside = (name) => import(import.meta.url.replace("/market_strip.js", `/${name}.js`));
 const [{ SVG, decoded, made, write }, { received }] = await Promise.all(["dom", "patch"].map(beside));
@@ -7,7 +7,7 @@ const LETTERS = 36; // a sparkline's heights are digits of this base
 const STEPS = { ArrowLeft: (at) => at - 1, ArrowRight: (at) => at + 1, Home: () => 0, End: (_, count) => count - 1 };
 const strips = new WeakMap(); // parent element -> strip
 
-// Such as "▲ +1.23 %", of hundredths of a percent.
+// Formats hundredths of a percent, such as "▲ +1.23 %".
 function spoken(change) {
   if (change === null) return "";
   const [arrow, sign] = change > 0 ? ["▲", "+"] : change < 0 ? ["▼", "−"] : ["", ""];
@@ -18,7 +18,7 @@ class Cell {
   constructor(strip, symbol, choose) {
     this.button = made(strip, "button", "cf-cell");
     this.button.type = "button";
-    this.button.tabIndex = -1; // the arrows go from one to the next; of a hundred, the tab key stops at one
+    this.button.tabIndex = -1; // arrow keys move between buttons, so that Tab stops once, not at a hundred symbols
     this.button.onclick = () => choose(symbol);
     made(this.button, "span", "cf-cell-symbol", symbol);
     this.change = made(this.button, "span", "cf-cell-change");
@@ -41,8 +41,8 @@ class Cell {
     write(this.age, age);
     this.button.classList.toggle("cf-quiet", age !== "" || price === "");
     this.button.dataset.direction = change > 0 ? "rising" : change < 0 ? "falling" : "flat";
-    const told = [change === null ? "" : `${spoken(change)} in ${over}`, age && `last trade ${age}`];
-    const title = `${this.symbol}: ${told.filter(Boolean).join(", ") || "no trade yet"}`;
+    const details = [change === null ? "" : `${spoken(change)} in ${over}`, age && `last trade ${age}`];
+    const title = `${this.symbol}: ${details.filter(Boolean).join(", ") || "no trade yet"}`;
     if (this.button.title !== title) this.button.title = title;
     if (this.heights !== heights) this.draw(heights);
   }
@@ -95,7 +95,7 @@ class Strip {
     const marked = this.cells.get(current)?.button;
     (marked ?? this.frame.firstElementChild).tabIndex = 0;
     if (!marked) return;
-    // By hand, as scrollIntoView scrolls the page as well.
+    // Not scrollIntoView, which would scroll the page as well.
     const middle = marked.offsetLeft + marked.offsetWidth / 2 - this.frame.clientWidth / 2;
     const isSeen = marked.offsetLeft >= this.frame.scrollLeft
       && marked.offsetLeft + marked.offsetWidth <= this.frame.scrollLeft + this.frame.clientWidth;
@@ -107,7 +107,7 @@ class Strip {
     const next = STEPS[event.key]?.(buttons.indexOf(document.activeElement), buttons.length);
     if (next === undefined || event.ctrlKey || event.altKey || event.metaKey) return;
     event.preventDefault();
-    event.stopPropagation(); // the page's own keys are for the chart
+    event.stopPropagation(); // or keys.js would pan the chart too
     buttons[Math.min(Math.max(next, 0), buttons.length - 1)].focus();
   }
 }

@@ -1,7 +1,7 @@
-// Applies what patch.py finds to differ between two values; its docstring has the form of a patch.
+// Applies the patches of patch.py; its docstring describes their format.
 
-// The value that delivery.py has sent to `holder`; its docstring has the form of a message. Undefined where the
-// base never came, as after a refresh that was lost: then the whole is asked for.
+// Returns the value that a message of delivery.py (format: see its docstring) means for `holder`. If the message's base
+// is not the one held, as after lost messages, calls `lost` to request the whole value, and returns undefined.
 export function received(holder, sent, lost) {
   forgetMarks();
   if (sent.whole !== undefined) holder.base = { id: sent.base, whole: sent.whole };
@@ -12,9 +12,8 @@ export function received(holder, sent, lost) {
   return undefined;
 }
 
-// Streamlit marks each run of the script for the browser's profiler, and lets none of the marks go: of a page that is
-// open all day the browser's process grew by 43 MB an hour, and by 9 without them. Each refresh passes here, with a
-// chart or without.
+// Streamlit adds performance entries with each run and never clears them: the browser's process grew by 43 MB an hour,
+// and by 9 MB without them (docs/explanation/performance.md). Called here, as every refresh passes received().
 function forgetMarks() {
   performance.clearMarks();
   performance.clearMeasures();

@@ -1,20 +1,20 @@
-// The trust strip: one row of buttons, and a panel with the details of the one that is open. Its nodes stay
-// through every refresh; only texts and signs change. No text of the data ever becomes HTML here.
+// The trust strip: a row of buttons, and a panel with the details of the open item. Its nodes are kept through all
+// refreshes; only texts and icons change. No text of the data ever becomes HTML here.
 
 const beside = (name) => import(import.meta.url.replace("/trust_strip.js", `/${name}.js`));
 const [{ SVG, clock, decoded, made, write }, { received }] = await Promise.all(["dom", "patch"].map(beside));
 
 const CLOSE_MS = 2000;
 const CIRCLE = "M8 1a7 7 0 1 1 0 14a7 7 0 0 1 0-14z";
-const SIGNS = { // a shape, and a mark in it: colour is never the only sign
+const SIGNS = { // an outline and a symbol for each state, so that colour is never the only sign
   good: [CIRCLE, "M4.7 8.3l2.3 2.3 4.4-5"],
   warn: ["M8 1L15.5 14.5H.5z", "M8 6v4.2M8 12.2v.5"],
   bad: ["M5 1h6l4 4v6l-4 4H5l-4-4V5z", "M5.3 5.3l5.4 5.4M10.7 5.3l-5.4 5.4"],
   unknown: [CIRCLE, "M6 6.3a2 2 0 1 1 2.7 1.9q-.7.3-.7 1.2M8 11.4v.5"],
 };
-const WORDS = { good: "good", warn: "look at it", bad: "bad", unknown: "unknown" };
+const WORDS = { good: "good", warn: "warning", bad: "bad", unknown: "unknown" };
 const strips = new WeakMap(); // parent element -> strip
-const opened = new Map(); // a strip's slot -> the name of the item that is open, whatever becomes of the strip's node
+const opened = new Map(); // slot -> name of the open item; kept even if Streamlit replaces the strip's node
 
 function signIn(parent) {
   const sign = document.createElementNS(SVG, "svg");
@@ -31,7 +31,7 @@ class Strip {
     this.frame = parent.querySelector(".cf-trust");
     this.row = made(this.frame, "div", "cf-items");
     this.row.setAttribute("role", "group");
-    this.row.setAttribute("aria-label", "How far what is shown can be trusted");
+    this.row.setAttribute("aria-label", "Data quality and health");
     this.panel = made(this.frame, "div", "cf-panel");
     this.panel.setAttribute("role", "region");
     this.why = made(this.panel, "p", "cf-why");
@@ -137,7 +137,7 @@ class Strip {
   whyOld() {
     const since = `${clock(this.sent.at)} UTC`;
     return this.sent.is_paused
-      ? `The page is paused: what it showed at ${since} may be otherwise by now.`
+      ? `The page is paused: these values are of ${since}, and may have changed.`
       : `The page has had no news from its server since ${since}.`;
   }
 
@@ -154,7 +154,7 @@ export default function render({ data, parentElement, setTriggerValue }) {
   }
   strip.show(decoded(data), (base) => setTriggerValue("lost", base));
   return () => setTimeout(() => {
-    // Later, and only if it has gone for good: Streamlit may take a component off the page and put it back.
+    // Delayed, as Streamlit may remove a component from the page and put it back.
     if (strip.frame.isConnected) return;
     strips.delete(parentElement);
     strip.close();

@@ -17,7 +17,8 @@ NOON = 1_723_118_400 * SECOND_US
 
 
 def candle(place: int, **fields: Any) -> StoredCandle:
-    """The candle of ``place`` five-second windows after noon, its ten trades next to its neighbours'."""
+    """Return the candle of the ``place``-th 5-second window after noon; its ten trade ids follow the last
+    one's."""
     made = StoredCandle(
         symbol="BTCUSDT",
         interval="5s",
@@ -58,7 +59,7 @@ def symbol_state(
 
 @dataclass
 class ExampleSource(PageSource):
-    """Candles of a list, which can go away; keeps what it was asked for."""
+    """A source of the given candles, which can be made to fail; records the queries."""
 
     states: list[SymbolState] = field(default_factory=list)
     stored: list[StoredCandle] = field(default_factory=list)

@@ -1,4 +1,5 @@
-"""What a browser makes of patches and messages, as ``assets/patch.js`` does; a test holds the two equal."""
+"""A Python copy of ``assets/patch.js``: applies patches and messages. A browser test checks that both
+agree."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ class Receiver:
     base: tuple[str, Any] | None = None
 
     def received(self, message: Mapping[str, Any]) -> Any:
-        """The value sent. Raises LookupError where its base never came."""
+        """Return the value that the message means. Raises LookupError if its base was never received."""
         if "whole" in message:
             self.base = (message["base"], message["whole"])
         next_id, step = message.get("next", (message["base"], None))
@@ -26,7 +27,7 @@ class Receiver:
 
 
 def apply(before: Json, patch: Patch | None) -> Json:
-    """What ``patch`` makes of ``before``, which stays as it is."""
+    """Return ``before`` with ``patch`` applied, without changing ``before``."""
     if patch is None:
         return before
     match patch:

@@ -12,14 +12,14 @@ def test_five_second_windows_offer_every_bucket() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60])
-def test_only_multiples_of_the_window_are_offered_and_the_window_first(size: int) -> None:
+def test_the_window_is_offered_first_and_then_only_its_multiples(size: int) -> None:
     offered = list(buckets(Windows.of_seconds(size)).values())
     assert offered[0] == size
     assert offered == sorted(set(offered))
     assert all(seconds % size == 0 for seconds in offered)
 
 
-def test_a_window_of_a_minute_is_called_one() -> None:
+def test_a_window_of_a_minute_is_labelled_in_minutes() -> None:
     assert next(iter(buckets(Windows.of_seconds(60)))) == "1 m"
 
 
@@ -27,22 +27,22 @@ def test_sliding_windows_are_offered_by_their_size() -> None:
     assert buckets(Windows.of_seconds(5, 1)) == BUCKETS
 
 
-def test_the_look_back_is_taken_from_now() -> None:
+def test_the_look_back_ends_now() -> None:
     shown = period(Choice("BTCUSDT", 5, 300), NOON - SECOND_US, NOON + 3 * SECOND_US)
     assert (shown.since, shown.until, shown.is_past) == (NOON - 300 * SECOND_US, NOON + 3 * SECOND_US, False)
 
 
-def test_where_every_trade_is_older_the_look_back_is_taken_from_the_last() -> None:
+def test_if_every_trade_is_older_the_look_back_ends_at_the_last_trade() -> None:
     shown = period(Choice("BTCUSDT", 5, 300), NOON, NOON + 86_400 * SECOND_US)
     assert (shown.since, shown.until, shown.is_past) == (NOON - 300 * SECOND_US, NOON, True)
 
 
-def test_everything_has_no_beginning() -> None:
+def test_the_look_back_all_has_no_beginning() -> None:
     shown = period(Choice("BTCUSDT", 5, None), NOON, NOON + 86_400 * SECOND_US)
     assert (shown.since, shown.until, shown.is_past) == (None, NOON, False)
 
 
-def test_viewers_of_the_same_candle_ask_the_same_of_the_store() -> None:
+def test_until_the_next_candle_all_viewers_send_the_same_query() -> None:
     choice = Choice("BTCUSDT", 5, 300)
     times = [NOON + offset for offset in (0, 1, 2_500_000, 4_999_999)]
     assert {period(choice, NOON, now).since for now in times} == {NOON - 300 * SECOND_US}
@@ -60,5 +60,5 @@ def test_viewers_of_the_same_candle_ask_the_same_of_the_store() -> None:
         (10**10, 86_400),
     ],
 )
-def test_the_candle_that_is_proposed_draws_no_more_than_four_hundred(span: int, seconds: int) -> None:
+def test_the_automatic_length_draws_at_most_400_candles(span: int, seconds: int) -> None:
     assert proposed(span, BUCKETS.values()) == seconds

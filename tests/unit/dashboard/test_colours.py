@@ -1,4 +1,4 @@
-"""What only its colour tells apart stays apart for a colour-blind person."""
+"""Colours that alone distinguish two things can be distinguished by colour-blind people too."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ _XYZ: Matrix = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1
 _WHITE: Colour = (0.9505, 1.0, 1.089)
 
 LEAST_DIFFERENCE = 15.0
-"""CIE Delta E 76: 2.3 is just noticeable side by side; lines lie apart, and are thin."""
+"""Minimum difference as CIE Delta E 76. 2.3 is just noticeable for areas side by side; lines are thin and
+apart."""
 TOGETHER = {
-    # The closes are drawn as a line too. Over candles, lines are told from them by their shape.
+    # Closes can be drawn as a line too. Lines over candles differ from them by shape.
     "lines": [RISING, *LINES.values()],
     "directions": [RISING, FALLING],
     "MACD, its signal and its bars": [RISING, FALLING, PLAIN],
 }
-"""The same on the light and on the dark ground. Hatching, crosses, diamonds and dots have shapes instead."""
+"""The same colours on light and dark. Hatching, crosses, diamonds and dots are distinguished by shape."""
 
 
 @pytest.mark.parametrize("sight", SIGHTS)
@@ -67,12 +68,12 @@ def test_greys_are_the_same_to_all(grey: str, sight: str) -> None:
     ("colour", "lab"),
     [("#ff0000", (53.2, 80.1, 67.2)), ("#ffffff", (100, 0, 0)), ("#808080", (53.6, 0, 0))],
 )
-def test_the_reckoning_gives_known_colours_their_known_places(colour: str, lab: Colour) -> None:
+def test_known_colours_get_their_known_lab_values(colour: str, lab: Colour) -> None:
     assert _lab(_seen(colour, SIGHTS["all colours"])) == pytest.approx(lab, abs=0.1)
 
 
 def _seen(colour: str, sight: Matrix) -> Colour:
-    """The colour as linear RGB, as it looks to that sight."""
+    """Return the colour, in linear RGB, as a person with that colour vision sees it."""
     red, green, blue = (_linear(int(colour[at : at + 2], 16) / 255) for at in (1, 3, 5))
     red, green, blue = _times(sight, (red, green, blue))
     return _within(red), _within(green), _within(blue)

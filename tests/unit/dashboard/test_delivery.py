@@ -1,4 +1,4 @@
-"""A value that changes gets to the browser whole, whatever it misses, and in few bytes."""
+"""The browser always shows the value last sent, whichever messages it missed, and messages are small."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.unit.dashboard.receiving import Receiver
 CANDLES = 2_000
 SECONDS = 600
 _SEEN_OF = 5
-"""A browser that sees one of so many messages misses nothing."""
+"""A browser that sees one of this many messages in a row keeps up."""
 
 
 def chart(second: int) -> dict[str, Any]:
-    """As a chart goes on: each 5 seconds one candle more, and each second another close, and other words."""
+    """A live chart at a second: one candle more every 5 seconds, and every second another close and title."""
     last = second // 5
     times = range(last - CANDLES + 1, last + 1)
     closes = [(7 * time) % 1_000 / 8 for time in times]
@@ -32,7 +32,7 @@ def chart(second: int) -> dict[str, Any]:
 
 
 def deliver(seen: list[bool]) -> tuple[list[int], int]:
-    """The bytes of each message, where the browser sees these; and how often it asked for the whole."""
+    """Deliver to a browser that sees the messages in ``seen``; return their sizes, and its whole requests."""
     delivery, receiver = Delivery("view"), Receiver()
     sizes, lost = [], 0
     for second, is_seen in enumerate(seen):
@@ -72,7 +72,7 @@ def test_the_whole_is_sent_once_and_what_follows_stays_small() -> None:
     assert sum(sizes[1:]) / len(sizes[1:]) < 2 * least, "as it would not be if differences went on growing"
 
 
-def test_a_value_that_is_another_altogether_is_sent_whole() -> None:
+def test_a_completely_different_value_is_sent_whole() -> None:
     delivery = Delivery("view")
     delivery.message(chart(0))
     assert "whole" in delivery.message(chart(51_234))

@@ -54,13 +54,13 @@ def test_a_figure_is_plain_json() -> None:
 def test_every_candle_is_drawn_at_its_open_time_with_its_prices() -> None:
     prices = drawn([candle(0), candle(1, close=Decimal("99.5"))])["data"][0]
     assert prices["type"] == "candlestick"
-    assert prices["x"] == [NOON_MS, NOON_MS + 5_000, NOON_MS + 10_000]  # and the place of the next
+    assert prices["x"] == [NOON_MS, NOON_MS + 5_000, NOON_MS + 10_000]  # and an empty place for the next
     assert prices["close"] == [101.0, 99.5, None]
     assert (prices["open"][0], prices["high"][0], prices["low"][0]) == (100.0, 102.0, 99.0)
 
 
-def test_all_that_a_candle_has_is_there_for_the_crosshair_to_the_last_digit() -> None:
-    """What no double holds goes as text, as JavaScript's numbers are doubles."""
+def test_the_crosshair_gets_every_field_of_a_candle_to_the_last_digit() -> None:
+    """Values that no double holds are sent as text, as JavaScript's numbers are doubles."""
     long = Decimal("74226072.2557665109185678")
     shown = drawn([candle(0, quote_volume=long, volume=Decimal("9999999999.12345678")), candle(1)])
     facts = shown["facts"]
@@ -72,9 +72,9 @@ def test_all_that_a_candle_has_is_there_for_the_crosshair_to_the_last_digit() ->
 
 
 @given(st.decimals(0, 10**20, allow_nan=False, places=16))
-def test_a_figure_is_a_number_only_where_none_of_its_digits_is_lost(value: Decimal) -> None:
-    told = as_stored(value)
-    assert Decimal(json.loads(json.dumps(told), parse_float=str)) == value
+def test_a_value_is_sent_as_a_number_only_if_no_digit_is_lost(value: Decimal) -> None:
+    value_sent = as_stored(value)
+    assert Decimal(json.loads(json.dumps(value_sent), parse_float=str)) == value
 
 
 def test_volume_is_coloured_by_direction() -> None:
@@ -116,18 +116,18 @@ def test_the_last_price_is_written_on_the_axis_in_its_direction(close: str, text
 
 @pytest.mark.parametrize("colour", [RISING, FALLING, INCOMPLETE, REPAIRED, FORECAST, *LINES.values()])
 @pytest.mark.parametrize("ground", ["#ffffff", "#0f131a"])
-def test_the_colours_stand_out_on_both_grounds(colour: str, ground: str) -> None:
+def test_the_colours_have_enough_contrast_on_both_backgrounds(colour: str, ground: str) -> None:
     assert contrast(colour, ground) >= 3
 
 
-def test_a_gap_of_whole_candles_is_shaded_with_what_it_lacks() -> None:
+def test_a_gap_of_whole_candles_is_shaded_with_the_number_of_missing_trades() -> None:
     layout = drawn([candle(0), candle(1), candle(5), candle(6)])["layout"]
     (shaded,) = [one for one in layout["shapes"] if one["type"] == "rect"]
     assert (shaded["x0"], shaded["x1"]) == (NOON_MS + 7_500, NOON_MS + 22_500)
     assert "30 missing" in [one["text"] for one in layout["annotations"]]
 
 
-def test_a_quiet_stretch_is_no_gap() -> None:
+def test_a_period_without_trades_is_no_gap() -> None:
     layout = drawn([candle(0), candle(3, first_trade_id=10, last_trade_id=19)])["layout"]
     assert [one["type"] for one in layout["shapes"]] == ["line"]
 
@@ -138,7 +138,7 @@ def test_a_candle_that_changed_after_it_closed_is_marked() -> None:
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-def test_the_candles_own_prices_are_there_whatever_is_drawn(kind: Kind) -> None:
+def test_the_candles_own_prices_are_in_the_figure_whatever_is_drawn(kind: Kind) -> None:
     found = drawn(candles(3), looks=Looks(kind))
     assert found["data"][0]["close"][:3] == [101.0] * 3
     assert found["data"][0]["visible"] is (kind in (Kind.CANDLES, Kind.BARS))
@@ -158,7 +158,7 @@ def test_lines_and_panes_are_there_as_chosen_each_on_an_axis_of_its_own() -> Non
     assert all(lower[1] < upper[0] for upper, lower in pairwise(domains)), "one below the other"
 
 
-def test_a_trace_is_known_by_a_name_that_a_style_sheet_can_tell() -> None:
+def test_the_uid_of_a_trace_is_valid_in_a_css_selector() -> None:
     shown = drawn(candles(40), looks=Looks(overlays=tuple(Overlay), panes=tuple(Pane)))
     uids = [trace["uid"] for trace in shown["data"]]
     assert len(set(uids)) == len(uids)
@@ -166,7 +166,7 @@ def test_a_trace_is_known_by_a_name_that_a_style_sheet_can_tell() -> None:
 
 
 def test_a_line_with_another_period_is_the_same_line() -> None:
-    """By its uid Plotly knows what the viewer has hidden."""
+    """Plotly remembers hidden lines by uid."""
     usual, others = (
         Looks(overlays=tuple(Overlay)),
         Looks(overlays=tuple(Overlay), periods=tuple((name, 7) for name in Overlay)),
@@ -213,7 +213,7 @@ def test_without_forecasts_the_figure_is_as_it_was() -> None:
     assert drawn(candles(3), forecasts=None) == drawn(candles(3))
 
 
-def test_the_next_forecast_stands_beyond_the_last_candle_with_its_interval_and_its_name() -> None:
+def test_the_next_forecast_is_drawn_after_the_last_candle_with_its_interval_and_its_name() -> None:
     found = drawn(candles(3), forecasts=[forecast(2), forecast(3, 101.234)])
     shown = traces_of(found)["forecast"]
     assert shown["x"] == [NOON_MS + 15_000]
@@ -224,8 +224,8 @@ def test_the_next_forecast_stands_beyond_the_last_candle_with_its_interval_and_i
     assert "past-forecast" not in traces_of(found)
 
 
-def test_a_forecast_of_a_candle_that_is_there_is_no_longer_ahead() -> None:
-    """Its trace stays, so that a refresh is a patch of what changed."""
+def test_a_forecast_is_no_longer_ahead_once_its_candle_exists() -> None:
+    """Its trace stays, so that a refresh is a small patch."""
     found = drawn(candles(3), forecasts=[forecast(2)])
     assert traces_of(found)["forecast"]["x"] == []
     assert len(found["data"]) == len(drawn(candles(3), forecasts=[forecast(3)])["data"])
@@ -248,7 +248,7 @@ def test_a_figure_with_forecasts_is_plain_json() -> None:
 
 
 def test_a_new_forecast_is_a_small_part_of_a_refresh() -> None:
-    """The chart before and after, with 300 past forecasts: only what is new is sent."""
+    """With 300 past forecasts on the chart, only the new one is sent."""
     shown, looks = candles(301), Looks(past_forecasts=True)
     made = [forecast(at, 100 + at % 7 / 10) for at in range(303)]
     plain = difference(drawn(shown[:300]), drawn(shown[1:]))

@@ -1,4 +1,4 @@
-"""Indicators against their definitions, written out the slow way."""
+"""Indicators against slow reference implementations of their definitions."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def slow_ema(closes: list[float], weight: float, period: int) -> list[float | No
     return found
 
 
-def test_the_simple_average_is_that_of_the_last_ones() -> None:
+def test_sma_is_the_mean_of_the_last_values() -> None:
     means = [fmean(CLOSES[at - PERIOD + 1 : at + 1]) for at in range(PERIOD - 1, len(CLOSES))]
     assert values(indicators.sma(pd.Series(CLOSES), PERIOD)) == expected([*[None] * (PERIOD - 1), *means])
 
 
-def test_in_the_exponential_average_the_newest_counts_for_two_over_the_period_and_one() -> None:
+def test_ema_weighs_the_newest_value_by_two_over_period_plus_one() -> None:
     assert values(indicators.ema(pd.Series(CLOSES), PERIOD)) == expected(slow_ema(CLOSES, 2 / 5, PERIOD))
 
 
-def test_bands_are_two_deviations_of_the_whole_about_the_average() -> None:
+def test_bollinger_bands_are_two_population_deviations_around_the_average() -> None:
     bands = indicators.bollinger(pd.Series(CLOSES), PERIOD)
     last = CLOSES[-PERIOD:]
     assert bands.upper.iloc[-1] == pytest.approx(fmean(last) + 2 * pstdev(last))
@@ -51,7 +51,7 @@ def test_bands_are_two_deviations_of_the_whole_about_the_average() -> None:
     assert bands.middle.iloc[-1] == pytest.approx(fmean(last))
 
 
-def test_the_weighted_price_is_money_over_volume_and_missing_where_nothing_was_traded() -> None:
+def test_vwap_is_quote_volume_over_volume_and_missing_without_trades() -> None:
     candles = [
         candle(0, volume=Decimal(2), quote_volume=Decimal(200)),
         candle(1, volume=Decimal(0), quote_volume=Decimal(0)),
@@ -61,7 +61,7 @@ def test_the_weighted_price_is_money_over_volume_and_missing_where_nothing_was_t
     assert values(indicators.vwap(indicators.table(candles), 2)) == [None, 100.0, None, 110.0]
 
 
-def test_relative_strength_is_wilders() -> None:
+def test_rsi_is_wilders() -> None:
     changes = [later - one for one, later in pairwise(CLOSES)]
     gains = slow_ema([max(one, 0.0) for one in changes], 1 / PERIOD, PERIOD)
     losses = slow_ema([max(-one, 0.0) for one in changes], 1 / PERIOD, PERIOD)
@@ -74,16 +74,16 @@ def test_relative_strength_is_wilders() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.floats(1, 1e6), min_size=1, max_size=60))
-def test_relative_strength_is_between_nought_and_a_hundred(closes: list[float]) -> None:
+def test_rsi_is_between_0_and_100(closes: list[float]) -> None:
     found = indicators.rsi(pd.Series(closes), 5).dropna()
     assert ((found >= -1e-9) & (found <= 100 + 1e-9)).all()
 
 
-def test_where_nothing_moves_strength_is_even() -> None:
+def test_rsi_is_50_if_the_price_does_not_move() -> None:
     assert indicators.rsi(pd.Series([7.0] * 20), 5).iloc[-1] == 50
 
 
-def test_convergence_is_the_fast_average_less_the_slow_one() -> None:
+def test_macd_is_the_fast_average_minus_the_slow_one() -> None:
     found = indicators.macd(pd.Series(CLOSES), 2, 4, 3)
     line = indicators.ema(pd.Series(CLOSES), 2) - indicators.ema(pd.Series(CLOSES), 4)
     assert values(found.line) == values(line)
@@ -100,7 +100,7 @@ def test_the_takers_share_is_in_percent() -> None:
     assert values(indicators.taker_share(indicators.table(candles))) == [25.0, None]
 
 
-def test_averaged_candles_open_in_the_middle_of_the_one_before() -> None:
+def test_heikin_ashi_candles_open_in_the_middle_of_the_one_before() -> None:
     table = pd.DataFrame(
         {"open": [10.0, 12.0], "high": [14.0, 13.0], "low": [9.0, 8.0], "close": [12.0, 9.0]}
     )

@@ -1,4 +1,4 @@
-"""What differs between two figures: applied to the one it gives the other, and it is small."""
+"""A patch of two figures turns the first into the second, and is small."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VALUES = st.recursive(
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether they are the same JSON: in Python true is 1, and 1 is 1.0."""
+    """Return whether both are the same JSON: in Python ``True == 1 == 1.0``, in JSON not."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
@@ -32,7 +32,7 @@ def same(one: Any, other: Any) -> bool:
 @example([1], [True])
 @example({"x": [[0]]}, {"x": [[False]]})
 @given(VALUES, VALUES)
-def test_a_patch_applied_gives_what_is_new(before: Any, after: Any) -> None:
+def test_a_patch_applied_gives_the_new_value(before: Any, after: Any) -> None:
     was = json.dumps(before)
     patch = difference(before, after)
     assert same(apply(before, json.loads(json.dumps(patch))), after)
@@ -45,7 +45,7 @@ def test_where_nothing_differs_there_is_no_patch(value: Any) -> None:
     assert difference(value, json.loads(json.dumps(value))) is None
 
 
-def test_points_that_move_on_travel_alone() -> None:
+def test_if_points_move_on_only_the_new_one_is_sent() -> None:
     before = {"x": list(range(1_000)), "y": [one % 7 for one in range(1_000)], "color": {"of": [1] * 1_000}}
     after = {
         "x": list(range(2, 1_003)),
@@ -73,6 +73,6 @@ def test_a_refresh_is_a_fraction_of_the_figure() -> None:
     assert len(json.dumps(patch)) < len(json.dumps(after)) / 20
 
 
-def test_what_is_no_patch_is_refused() -> None:
+def test_an_invalid_patch_is_rejected() -> None:
     with pytest.raises(ValueError, match="no patch"):
         apply({}, ["sort"])

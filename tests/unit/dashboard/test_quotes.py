@@ -15,7 +15,8 @@ DAY_SECONDS = 86_400
 def state(
     symbol: str, price: str, change: str | None, *, seconds_ago: int = 0, over: int = DAY_SECONDS - 30
 ) -> SymbolState:
-    """A symbol whose last trade was so many seconds before noon, and its change over the seconds before."""
+    """Return a symbol's state: its last trade's age at noon, in seconds, and its change over a period
+    before."""
     last = NOON - seconds_ago * SECOND_US
     if change is None:
         return symbol_state(symbol, last, price)
@@ -38,7 +39,7 @@ def test_a_quarter_of_an_hour_without_a_candle_keeps_the_price_before_it() -> No
     assert line.heights == "0000z"
 
 
-def test_a_price_that_never_moved_is_a_line_in_the_middle() -> None:
+def test_a_constant_price_is_a_line_in_the_middle() -> None:
     assert line_of([NOON], "7", ["7"]).heights == "ii"
 
 
@@ -48,7 +49,7 @@ def test_every_price_of_the_day_is_shown_with_as_many_places() -> None:
     assert shown["prices"] == ["0.1200"]
 
 
-def test_the_symbols_come_in_the_order_of_the_settings_and_others_do_not() -> None:
+def test_only_symbols_of_the_settings_are_shown_in_their_order() -> None:
     states = [
         state("AUSDT", "1.5", "0.01234"),
         state("BUSDT", "61234.5", "-0.5"),
@@ -66,7 +67,7 @@ def test_the_symbols_come_in_the_order_of_the_settings_and_others_do_not() -> No
     }
 
 
-def test_a_change_over_less_than_a_day_says_over_how_much() -> None:
+def test_a_change_over_less_than_a_day_has_its_period() -> None:
     young = state("AUSDT", "2", "1", over=6 * 3_600)
     assert quotes(["AUSDT"], [young], {}, NOON)["spans"] == ["6 hours"]
 

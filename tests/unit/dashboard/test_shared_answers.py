@@ -1,4 +1,4 @@
-"""Viewers who share answers: however many they are, the store is asked as often as by one."""
+"""Viewers share query results: any number of viewers cause as many queries as one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from candleflow.errors import StoreError
 
 @dataclass
 class Store:
-    """Answers with how often it was asked; ``now`` is the time, which tests move."""
+    """A store that returns how often it was queried. ``now`` is the clock, which tests move."""
 
     now: float = 1_000.0
     asked: int = 0
@@ -45,7 +45,7 @@ def store() -> Store:
 def test_a_viewer_alone_gets_a_new_answer_at_each_refresh(store: Store) -> None:
     viewer = Viewer(store.answers)
     for expected in range(1, 6):
-        store.now += 0.9  # refreshes don't keep their pace to the millisecond
+        store.now += 0.9  # refreshes are not exactly 1 s apart
         assert tick(viewer, store.ask) == expected
 
 
@@ -58,7 +58,7 @@ def test_within_a_refresh_the_answer_stays(store: Store) -> None:
 
 @pytest.mark.parametrize("viewers", [1, 2, 7, 50])
 def test_many_viewers_ask_as_often_as_one(store: Store, viewers: int) -> None:
-    """Each ticks once a second, at an instant of its own."""
+    """Each viewer refreshes once a second, at its own instant."""
     all_ = [Viewer(store.answers) for _ in range(viewers)]
     seen: dict[int, list[tuple[int, float]]] = {at: [] for at in range(viewers)}
     for second in range(100):
@@ -67,16 +67,16 @@ def test_many_viewers_ask_as_often_as_one(store: Store, viewers: int) -> None:
             seen[at].append((tick(viewer, store.ask), store.now))
     assert store.asked == 100
     for answers in seen.values():
-        assert len({answer for answer, _ in answers}) == 100, "nobody is given the same answer twice"
+        assert len({answer for answer, _ in answers}) == 100, "no viewer gets the same result twice"
         assert all(store_time(answer) > now - 1 for answer, now in answers)
 
 
 def store_time(answer: int) -> float:
-    """When the first of them asked, each second."""
+    """Return when the first viewer's query of that second was made."""
     return 1_000 + answer - 1
 
 
-def test_refreshes_that_were_held_up_and_come_at_once_are_given_the_same(store: Store) -> None:
+def test_delayed_refreshes_that_arrive_at_once_share_a_result(store: Store) -> None:
     viewer = Viewer(store.answers)
     for _ in range(10):
         store.now += 0.1
@@ -84,7 +84,7 @@ def test_refreshes_that_were_held_up_and_come_at_once_are_given_the_same(store: 
     assert store.asked == 2
 
 
-def test_an_answer_to_one_question_makes_none_to_another_too_old(store: Store) -> None:
+def test_a_result_of_one_query_does_not_expire_those_of_others(store: Store) -> None:
     slow, other = Viewer(store.answers), Viewer(store.answers)
     other.ask("symbols", store.ask)
     slow.ask("symbols", store.ask)
@@ -92,14 +92,14 @@ def test_an_answer_to_one_question_makes_none_to_another_too_old(store: Store) -
     other.refresh()
     other.ask("symbols", store.ask)
     store.now += 1
-    slow.ask("candles", store.ask)  # in the refresh that began 2 s ago
+    slow.ask("candles", store.ask)  # in its refresh that began 2 s ago
     asked = store.asked
     slow.refresh()
-    slow.ask("symbols", store.ask)  # the other's, which is new to it
+    slow.ask("symbols", store.ask)  # shares the other viewer's result, which it has not had yet
     assert store.asked == asked
 
 
-def test_who_comes_new_is_given_what_is_a_second_old_and_nothing_older(store: Store) -> None:
+def test_a_new_viewer_gets_a_result_of_at_most_a_second(store: Store) -> None:
     assert tick(Viewer(store.answers), store.ask) == 1
     store.now += 0.9
     assert Viewer(store.answers).ask("candles", store.ask) == 1
@@ -107,7 +107,7 @@ def test_who_comes_new_is_given_what_is_a_second_old_and_nothing_older(store: St
     assert Viewer(store.answers).ask("candles", store.ask) == 2
 
 
-def test_who_comes_while_it_is_asked_waits_for_the_same_answer(store: Store) -> None:
+def test_a_viewer_who_asks_during_the_query_waits_for_its_result(store: Store) -> None:
     may_answer = threading.Event()
 
     def slow() -> int:
@@ -120,8 +120,8 @@ def test_who_comes_while_it_is_asked_waits_for_the_same_answer(store: Store) -> 
         assert [one.result(10) for one in found] == [1] * 8
 
 
-def test_a_failure_is_shared_too_and_asked_after_again(store: Store) -> None:
-    """Else fifty viewers would wait for fifty deadlines, one after another."""
+def test_a_failure_is_shared_too_and_retried_at_the_next_refresh(store: Store) -> None:
+    """Otherwise fifty viewers would wait for fifty timeouts, one after another."""
     store.is_away = True
     viewers = [Viewer(store.answers) for _ in range(5)]
     for viewer in viewers:
@@ -133,7 +133,7 @@ def test_a_failure_is_shared_too_and_asked_after_again(store: Store) -> None:
     assert [tick(viewer, store.ask) for viewer in viewers] == [2] * 5
 
 
-def test_an_error_of_our_own_is_no_answer(store: Store) -> None:
+def test_other_exceptions_are_not_shared(store: Store) -> None:
     def broken() -> int:
         raise ZeroDivisionError
 
@@ -143,7 +143,7 @@ def test_an_error_of_our_own_is_no_answer(store: Store) -> None:
     assert Viewer(store.answers).ask("candles", store.ask) == 1
 
 
-def test_what_nobody_asks_for_any_more_is_let_go(store: Store) -> None:
+def test_results_that_no_viewer_asks_for_are_dropped(store: Store) -> None:
     viewer = Viewer(store.answers)
     for question in range(1_000):
         store.now += 0.1

@@ -1,4 +1,4 @@
-"""What the trust strip says of what is known; and that it never says good of what is not."""
+"""The trust strip's items, and that none is good without fresh evidence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from candleflow.dashboard import trust
-from candleflow.dashboard.trust import Facts, Item, State, items, plain
+from candleflow.dashboard.trust import Facts, Item, State, as_json, items
 from candleflow.forecast.race import COVERAGE
 from candleflow.forecast.scores import Scores, Share
 from candleflow.market.stored import OpenGap, OpenGaps
@@ -61,9 +61,9 @@ def states(facts: Facts) -> dict[str, str]:
     return {item.name: str(item.state) for item in items(facts)}
 
 
-def test_where_all_is_known_and_well_every_item_is_good() -> None:
-    told = {item.name: (item.value, str(item.state)) for item in items(WELL)}
-    assert told == {
+def test_with_fresh_data_and_no_fault_every_item_is_good() -> None:
+    found = {item.name: (item.value, str(item.state)) for item in items(WELL)}
+    assert found == {
         "age": ("now", "good"),
         "latency": ("212 / 481 ms", "good"),
         "lag": ("20 records", "good"),
@@ -73,14 +73,14 @@ def test_where_all_is_known_and_well_every_item_is_good() -> None:
     }
 
 
-def test_where_nothing_is_known_nothing_is_good() -> None:
+def test_without_data_no_item_is_good() -> None:
     nothing = Facts("BTCUSDT", NOON, heartbeats=dict.fromkeys(NAMES))
     assert set(states(nothing).values()) == {"unknown"}
     assert {item.value for item in items(nothing)} == {"unknown"}
     assert all(item.why and item.meaning for item in items(nothing))
 
 
-def test_while_the_store_is_away_only_what_the_processes_say_is_known() -> None:
+def test_while_the_store_is_away_only_items_of_heartbeats_are_known() -> None:
     away = replace(WELL, is_store_away=True)
     assert states(away) == {
         "age": "unknown", "complete": "unknown", "processes": "bad",
@@ -93,29 +93,29 @@ def test_while_the_store_is_away_only_what_the_processes_say_is_known() -> None:
     ("name", "greyed"), [("producer", set()), ("processor", {"latency", "lag"}), ("audit", {"klines"})]
 )
 @pytest.mark.parametrize("age", [trust.SILENT_SECONDS + 0.1, 40 * 86_400.0])
-def test_a_process_that_is_silent_makes_what_it_told_unknown(name: str, greyed: set[str], age: float) -> None:
-    told = WELL.heartbeats[name]
-    assert told is not None
-    facts = hearing(**{name: replace(told, beaten_at=NOON / SECOND_US - age)})
+def test_the_items_of_a_silent_process_are_unknown(name: str, greyed: set[str], age: float) -> None:
+    last_beat = WELL.heartbeats[name]
+    assert last_beat is not None
+    facts = hearing(**{name: replace(last_beat, beaten_at=NOON / SECOND_US - age)})
     found = states(facts)
     assert found.pop("processes") == "bad"
     assert {item for item, state in found.items() if state == "unknown"} == greyed
     assert set(found.values()) <= {"good", "unknown"}
     assert of(facts, "processes").value == f"{name} silent"
-    assert "has not been heard for" in of(facts, "processes").why
+    assert "has written no heartbeat for" in of(facts, "processes").why
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_heartbeat_from_the_future_tells_nothing(name: str) -> None:
-    told = WELL.heartbeats[name]
-    assert told is not None
-    facts = hearing(**{name: replace(told, beaten_at=NOON / SECOND_US + 3_600)})
+def test_a_heartbeat_from_the_future_is_ignored(name: str) -> None:
+    last_beat = WELL.heartbeats[name]
+    assert last_beat is not None
+    facts = hearing(**{name: replace(last_beat, beaten_at=NOON / SECOND_US + 3_600)})
     assert of(facts, "processes").state is State.UNKNOWN
     assert "1 hour ahead of this machine's clock" in of(facts, "processes").why
-    assert states(hearing(**{name: replace(told, beaten_at=NOON / SECOND_US + 1)})) == states(WELL)
+    assert states(hearing(**{name: replace(last_beat, beaten_at=NOON / SECOND_US + 1)})) == states(WELL)
 
 
-def test_a_process_that_never_told_is_unknown_and_those_that_wait_are_named() -> None:
+def test_a_process_without_a_heartbeat_is_unknown_and_waiting_ones_are_named() -> None:
     assert of(hearing(audit=None), "processes").value == "audit unknown"
     waiting = beat("processor", PROCESSOR, state="waiting", message="for PostgreSQL")
     found = of(hearing(processor=waiting), "processes")
@@ -136,37 +136,37 @@ def test_a_process_that_never_told_is_unknown_and_those_that_wait_are_named() ->
         (3_600, 3_600.0, 1, ("1 hour ago", State.WARN)),  # a quiet market
         (3_600, 3_600.0, 0, ("1 hour ago", State.BAD)),  # a lost connection
         (3_600, None, 1, ("1 hour ago", State.BAD)),
-        (30, 0.3, 1, ("30 seconds ago", State.BAD)),  # trades come and reach no candle
+        (30, 0.3, 1, ("30 seconds ago", State.BAD)),  # trades arrive but reach no candle
         (-1, 0.3, 1, ("now", State.GOOD)),
-        (-30, 0.3, 1, ("in the future", State.UNKNOWN)),  # whose clock is wrong can't be told
+        (-30, 0.3, 1, ("in the future", State.UNKNOWN)),  # one of the clocks is wrong
     ],
 )
-def test_an_old_trade_is_judged_by_what_the_producer_has_had(
+def test_an_old_trade_is_judged_by_the_last_trade_that_the_producer_received(
     seconds: int, producers_age: float | None, connected: int, expected: tuple[str, State]
 ) -> None:
     ages = {} if producers_age is None else {"BTCUSDT": producers_age}
-    told = PRODUCER | {"age_s": ages, "connected": connected}
+    counts = PRODUCER | {"age_s": ages, "connected": connected}
     facts = replace(
-        hearing(producer=beat("producer", told, age=0.0)), last_trade_time=NOON - seconds * SECOND_US
+        hearing(producer=beat("producer", counts, age=0.0)), last_trade_time=NOON - seconds * SECOND_US
     )
     found = of(facts, "age")
     assert (found.value, found.state) == expected
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("reported", "expected"),
     [
-        ({"quiet_s": {"BTCUSDT": 12.0}}, (State.GOOD, "no newer trade, asked 12 seconds ago")),
+        ({"quiet_s": {"BTCUSDT": 12.0}}, (State.GOOD, "12 seconds ago the exchange had no newer trade")),
         ({"quiet_s": {"BTCUSDT": trust.QUIET_SECONDS + 1}}, (State.WARN, "")),
         ({"quiet_s": {"ETHUSDT": 12.0}}, (State.WARN, "")),
-        ({"behind": {"BTCUSDT": 5}}, (State.BAD, "5 newer trades that the stream did not bring")),
+        ({"behind": {"BTCUSDT": 5}}, (State.BAD, "5 newer trades that the stream did not deliver")),
         ({"quiet_s": {"BTCUSDT": 12.0}, "age_s": {"BTCUSDT": 0.3}}, (State.BAD, "in no candle yet")),
     ],
 )
-def test_an_old_trade_is_judged_by_what_the_exchange_answered(
-    told: dict[str, dict[str, float]], expected: tuple[State, str]
+def test_an_old_trade_is_judged_by_the_exchanges_answer(
+    reported: dict[str, dict[str, float]], expected: tuple[State, str]
 ) -> None:
-    counts = PRODUCER | {"age_s": {"BTCUSDT": 600.0}} | told
+    counts = PRODUCER | {"age_s": {"BTCUSDT": 600.0}} | reported
     facts = replace(
         hearing(producer=beat("producer", counts, age=0.0)), last_trade_time=NOON - 600 * SECOND_US
     )
@@ -181,20 +181,20 @@ def test_without_the_producer_an_old_trade_is_never_good() -> None:
         assert of(facts, "age").state is state
 
 
-def test_of_a_symbol_that_is_not_followed_no_trade_is_expected() -> None:
+def test_an_old_trade_of_a_symbol_that_is_not_followed_is_unknown() -> None:
     facts = replace(WELL, last_trade_time=NOON - 3_600 * SECOND_US, is_followed=False)
     assert of(facts, "age").state is State.UNKNOWN
     assert "not followed" in of(facts, "age").why
 
 
 def sharded(**beats: Heartbeat | None) -> Facts:
-    """With two producers, of which BTCUSDT falls to the first and ETHUSDT to the second."""
+    """Return facts with two producers: the first has BTCUSDT, the second ETHUSDT."""
     others = {name: beat for name, beat in WELL.heartbeats.items() if name != "producer"}
     names = {name.replace("_", "-"): beat for name, beat in beats.items()}
     return replace(WELL, heartbeats={**names, **others})
 
 
-def test_of_two_producers_the_one_that_has_the_symbol_is_asked_for_its_trades() -> None:
+def test_of_two_producers_the_symbols_own_one_counts() -> None:
     first = beat("producer-1-of-2", {"missing": 2, "connected": 1, "age_s": {"BTCUSDT": 30.0}}, age=0.0)
     second = beat("producer-2-of-2", {"missing": 3, "connected": 0, "age_s": {"ETHUSDT": 0.2}}, age=0.0)
     facts = sharded(producer_1_of_2=first, producer_2_of_2=second)
@@ -204,15 +204,15 @@ def test_of_two_producers_the_one_that_has_the_symbol_is_asked_for_its_trades() 
     stuck = replace(quiet, symbol="ETHUSDT")
     assert of(stuck, "age").state is State.BAD
     assert "in no candle yet" in of(stuck, "age").why
-    assert dict(of(facts, "complete").rows)["On the producer's record"] == "5 trades"
+    assert dict(of(facts, "complete").rows)["In the producer's open gaps"] == "5 trades"
     assert of(facts, "processes").value == "all running"
 
 
-def test_a_shard_that_is_not_heard_is_named_and_what_it_has_on_record_is_unknown() -> None:
+def test_a_silent_shard_is_named_and_its_open_gaps_are_unknown() -> None:
     first = beat("producer-1-of-2", PRODUCER)
     facts = sharded(producer_1_of_2=first, producer_2_of_2=None)
     assert of(facts, "processes").value == "producer-2-of-2 unknown"
-    assert dict(of(facts, "complete").rows)["On the producer's record"] == "unknown"
+    assert dict(of(facts, "complete").rows)["In the producer's open gaps"] == "unknown"
     old = replace(facts, last_trade_time=NOON - 30 * SECOND_US)
     assert "the market is quiet" not in of(replace(old, symbol="ETHUSDT"), "age").why
     assert of(replace(old, symbol="ETHUSDT"), "age").state is State.WARN
@@ -228,10 +228,10 @@ def test_a_shard_that_is_not_heard_is_named_and_what_it_has_on_record_is_unknown
         (300.0, 2_500.0, ("300 ms / 2.5 s", State.WARN)),
         (1_200.0, 1_900.0, ("1.2 / 1.9 s", State.WARN)),
         (61_000.0, 7_200_000.0, ("1 minute / 2 hours", State.BAD)),
-        (-40.0, 90.0, ("\N{MINUS SIGN}40 / 90 ms", State.UNKNOWN)),  # a clock that is behind
+        (-40.0, 90.0, ("\N{MINUS SIGN}40 / 90 ms", State.UNKNOWN)),  # this machine's clock is behind
     ],
 )
-def test_latency_is_told_as_it_is(p50: float, p99: float, expected: tuple[str, State]) -> None:
+def test_latency_has_a_state_and_a_text(p50: float, p99: float, expected: tuple[str, State]) -> None:
     counts = PROCESSOR | {"latency_ms_p50": p50, "latency_ms_p99": p99}
     found = of(hearing(processor=beat("processor", counts)), "latency")
     assert (found.value, found.state) == expected
@@ -251,15 +251,15 @@ def test_without_a_trade_in_the_last_minute_the_latency_is_unknown() -> None:
         (2_000, 400.0, State.GOOD),
         (2_001, 400.0, State.WARN),
         (24_001, 400.0, State.BAD),
-        (5_000, 0.0, State.BAD),  # it stands still
+        (5_000, 0.0, State.BAD),  # nothing is merged
     ],
 )
-def test_a_lag_is_judged_by_how_long_it_takes_to_read(lag: int, pace: float, state: State) -> None:
+def test_a_lag_is_judged_by_the_time_it_takes_to_catch_up(lag: int, pace: float, state: State) -> None:
     counts = PROCESSOR | {"lag": lag, "merged_per_s": pace}
     assert of(hearing(processor=beat("processor", counts)), "lag").state is state
 
 
-def test_a_lag_that_kafka_has_not_told_is_unknown() -> None:
+def test_without_kafkas_end_offsets_the_lag_is_unknown() -> None:
     counts = {name: value for name, value in PROCESSOR.items() if name != "lag"}
     found = of(hearing(processor=beat("processor", counts)), "lag")
     assert (found.value, found.state) == ("unknown", State.UNKNOWN)
@@ -281,7 +281,7 @@ def test_missing_trades_are_counted_with_their_gaps() -> None:
     assert dict(unread.rows)["Open gaps"] == "unknown"
 
 
-def test_the_first_candle_of_all_is_not_called_complete() -> None:
+def test_the_very_first_candle_is_incomplete() -> None:
     found = of(replace(WELL, candles=[candle(0, is_complete=False), candle(1)]), "complete")
     assert (found.value, found.state) == ("1 of 2", State.WARN)
 
@@ -309,7 +309,7 @@ def test_agreement_is_that_of_the_symbol_shown(verdicts: dict[str, int], expecte
     assert (found.value, found.state) == expected
 
 
-def test_an_old_comparison_or_none_is_no_agreement() -> None:
+def test_without_a_recent_comparison_agreement_is_unknown() -> None:
     for counts in (
         {"equal": {"ETHUSDT": 9}},
         AUDIT | {"compared_age_s": {"BTCUSDT": trust.COMPARED_SECONDS + 1}},
@@ -318,7 +318,7 @@ def test_an_old_comparison_or_none_is_no_agreement() -> None:
 
 
 def test_the_items_are_plain_json() -> None:
-    found = plain(items(WELL))
+    found = as_json(items(WELL))
     assert json.loads(json.dumps(found)) == found
     assert list(found) == ["age", "latency", "lag", "complete", "klines", "processes"]
 
@@ -327,15 +327,15 @@ def test_the_items_are_plain_json() -> None:
     ("has_skill", "is_covered", "state"),
     [(False, True, "unknown"), (False, False, "unknown"), (True, True, "good"), (True, False, "warn")],
 )
-def test_a_forecast_is_good_only_where_skill_is_beyond_chance(
+def test_a_forecast_is_good_only_with_significant_skill(
     has_skill: bool, is_covered: bool, state: str
 ) -> None:
     skill_lower = 0.01 if has_skill else -0.01
     coverage = Share(COVERAGE, COVERAGE - 0.02, COVERAGE + (0.02 if is_covered else -0.01), 500)
     found = Scores(500, 1.0, 1.1, 1.0, 1.1, 0.02, skill_lower, 0.05, coverage, hits=None)
-    told = of(replace(WELL, scores=found), "forecast")
-    assert (told.value, str(told.state)) == (found.verdict, state)
-    assert dict(told.rows)["mean absolute error"] == "1 against 1.1"
-    assert json.dumps(plain([told]))
+    item = of(replace(WELL, scores=found), "forecast")
+    assert (item.value, str(item.state)) == (found.verdict, state)
+    assert dict(item.rows)["mean absolute error"] == "1 against 1.1"
+    assert json.dumps(as_json([item]))
     simulated = of(replace(WELL, scores=found, is_simulated=True), "forecast")
-    assert simulated.why == f"Of a made-up market. {told.why}"
+    assert simulated.why == f"Of a simulated market. {item.why}"

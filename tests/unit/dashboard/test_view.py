@@ -17,31 +17,31 @@ def source_of(count: int) -> ExampleSource:
     return ExampleSource([symbol_state("BTCUSDT", stored[-1].open_time + SECOND_US)], stored)
 
 
-def test_an_empty_store_is_waited_for() -> None:
+def test_an_empty_store_shows_a_waiting_message() -> None:
     nothing = look(ExampleSource(), CHOICE, NOON)
     assert isinstance(nothing, Nothing)
     assert nothing.title == "Waiting for the first trade"
 
 
-def test_a_symbol_without_a_trade_names_those_that_have_some() -> None:
+def test_the_message_for_a_symbol_without_trades_lists_symbols_with_trades() -> None:
     source = ExampleSource([symbol_state("ETHUSDT", NOON), symbol_state("BNBUSDT", NOON)])
     nothing = look(source, CHOICE, NOON)
     assert isinstance(nothing, Nothing)
     assert nothing.title == "No trade of BTCUSDT yet"
-    assert "There are trades of BNBUSDT, ETHUSDT." in nothing.advice
+    assert "Symbols with trades: BNBUSDT, ETHUSDT." in nothing.advice
 
 
-def test_a_symbol_that_is_not_followed_is_said_not_to_be() -> None:
+def test_the_page_says_that_a_symbol_is_not_followed() -> None:
     nothing = look(ExampleSource([symbol_state("ETHUSDT", NOON)]), CHOICE, NOON, is_followed=False)
     assert isinstance(nothing, Nothing)
     assert nothing.title == "BTCUSDT is not followed"
     assert "CANDLEFLOW_SYMBOLS" in nothing.advice
     view = look(source_of(60), CHOICE, NOON + 5 * MINUTE, is_followed=False)
     assert isinstance(view, View)
-    assert view.notices == ("BTCUSDT is not among CANDLEFLOW_SYMBOLS: shown is what was stored of it.",)
+    assert view.notices == ("BTCUSDT is not among CANDLEFLOW_SYMBOLS: no new trades, only stored candles.",)
 
 
-def test_a_store_that_is_away_is_the_callers_to_tell() -> None:
+def test_the_error_of_an_absent_store_reaches_the_caller() -> None:
     with pytest.raises(StoreError):
         look(ExampleSource(is_away=True), CHOICE, NOON)
 
@@ -52,27 +52,27 @@ def test_fresh_candles_need_no_notice() -> None:
     assert (len(view.candles), view.notices) == (60, ())
 
 
-def test_trades_older_than_the_look_back_are_shown_up_to_the_last_and_said_to_be_old() -> None:
+def test_if_all_trades_are_older_than_the_look_back_the_last_ones_are_shown_with_a_notice() -> None:
     view = look(source_of(600), CHOICE, NOON + 3 * 86_400 * SECOND_US)
     assert isinstance(view, View)
     assert view.notices == (
-        "The last trade was 2 days ago, at 2024-08-08 12:49:56 UTC. Shown are the 5 minutes up to it.",
+        "The last trade was 2 days ago, at 2024-08-08 12:49:56 UTC. The chart shows the 5 minutes before it.",
     )
     assert view.candles[-1].open_time == NOON + 599 * 5 * SECOND_US
-    assert len(view.candles) == 61  # the one that holds the trade five minutes before the last, and 60 since
+    assert len(view.candles) == 61  # the candle of 5 minutes before the last trade, and 60 after it
 
 
-def test_too_many_candles_are_narrowed_to_the_newest_with_a_sentence() -> None:
+def test_beyond_the_limit_only_the_newest_candles_are_shown_with_a_notice() -> None:
     source = source_of(CANDLE_LIMIT + 1)
     view = look(source, Choice("BTCUSDT", 5, None), NOON)
     assert isinstance(view, View)
     assert [one.open_time for one in view.candles] == [one.open_time for one in source.stored[1:]]
     assert view.notices == (
-        "Only the newest 2,000 candles of this look-back are shown. Wider ones reach further.",
+        "Only the newest 2,000 candles of this look-back are shown. Choose longer candles to see all of it.",
     )
 
 
-def test_as_many_candles_as_may_be_drawn_are_not_narrowed() -> None:
+def test_exactly_the_limit_of_candles_is_shown_without_a_notice() -> None:
     view = look(source_of(CANDLE_LIMIT), Choice("BTCUSDT", 5, None), NOON)
     assert isinstance(view, View)
     assert (len(view.candles), view.notices) == (CANDLE_LIMIT, ())
@@ -85,7 +85,7 @@ def test_a_look_back_without_candles_says_so() -> None:
     assert nothing.title == "No candles of BTCUSDT in this look-back"
 
 
-def test_candles_before_the_first_are_asked_for_and_kept_apart() -> None:
+def test_warm_up_candles_are_read_and_kept_apart() -> None:
     source = ExampleSource([symbol_state("BTCUSDT", NOON + 499 * SECOND_US)], candles(100))
     now = NOON + 500 * SECOND_US
     view = look(source, Choice("BTCUSDT", 5, 100), now, warm_up=30)

@@ -1,4 +1,4 @@
-"""The page's way to alert rules: it reads as the page's role, and edits as the role that may only do that."""
+"""The page's access to alert rules: read with the page's database role, edited with the editor role."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from candleflow.settings import Settings, channels_of
 from candleflow.store.alerts import AlertEditor, AlertReader, DeliveredAlert, StoredRule
 
 
-class AlertDesk:
-    """Shared by all viewers. Each method raises StoreError while PostgreSQL can't answer.
+class AlertRules:
+    """Alert rules and the latest alerts, shared by all viewers.
 
-    It knows channels by name: their addresses are secrets, and never come here.
+    Each method raises StoreError while PostgreSQL is away. Channels are known by name only: their addresses
+    are secrets, and stay out of the page.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -26,18 +27,18 @@ class AlertDesk:
         self._answers = SharedAnswers()
 
     def rules(self) -> Mapping[int, str]:
-        """Each rule in words, by its id."""
+        """Return a description of each rule, by its id."""
         return {one.rule_id: _words(one) for one in self._reader.rules()}
 
     def latest(self, limit: int) -> Sequence[DeliveredAlert]:
-        """The newest first; a second old at most, as every page asks while it loads, and many may at once."""
+        """Return the latest alerts, newest first. Viewers share a result for up to a second."""
         return Viewer(self._answers).ask(limit, lambda: self._reader.latest(limit))
 
     def add(self, rule: Mapping[str, Any], until: str) -> None:
-        """Add a rule that expires at ``until``, UTC, such as ``2026-12-31T18:00``; empty: never.
+        """Add a rule that expires at ``until`` (UTC, such as ``2026-12-31T18:00``); empty: never.
 
-        Raises MarketError, in words for the viewer, for what is no rule, and for a channel that the settings
-        don't have.
+        Raises MarketError, with a text for the viewer, if the rule is invalid or its channel is not in
+        CANDLEFLOW_ALERT_CHANNELS.
         """
         wanted = rule_of({**rule, "expires_at": expiry(until)})
         for name in wanted.channels:
