@@ -1,7 +1,7 @@
 """Rebuild stored candles that can't be right from the topic, and then the roll-ups over them.
 
 Joined here: what looks wrong (``soundness.py``), the topic's records (``broker.trade_reader``), the fold
-(``refold.py``), and the one transaction that replaces (``store.mending``). Only records that the processor
+(``recomputed.py``), and the one transaction that replaces (``store.mending``). Only records that the processor
 has merged count, and only those that it would not refuse. Times are microseconds since the epoch, UTC.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from candleflow.audit.refold import Refold
+from candleflow.audit.recomputed import RecomputedCandles
 from candleflow.audit.soundness import Suspect, runs, suspects, whole
 from candleflow.broker.topics import topic_id
 from candleflow.broker.trade_reader import TopicRecord, TradeReader
@@ -119,10 +119,10 @@ class Rebuilder:
         merged = self._merged()
         if merged is None:
             return Rebuilt(0, "its candles are of another topic than the one that is there")
-        refold = Refold(symbol, self._settings.windows, since, until, books)
-        is_all = self._read(refold, symbol, suspect, merged)
+        recomputed = RecomputedCandles(symbol, self._settings.windows, since, until, books)
+        is_all = self._read(recomputed, symbol, suspect, merged)
         left = "" if is_all else "the topic has too much to read for that"
-        return self._replace(symbol, suspect, refold, others, left)
+        return self._replace(symbol, suspect, recomputed, others, left)
 
     def _merged(self) -> Merged | None:
         settings = self._settings
@@ -132,14 +132,19 @@ class Rebuilder:
         return merged
 
     def _replace(
-        self, symbol: str, suspect: Suspect, refold: Refold, others: Sequence[tuple[int, int]], left: str
+        self,
+        symbol: str,
+        suspect: Suspect,
+        recomputed: RecomputedCandles,
+        others: Sequence[tuple[int, int]],
+        left: str,
     ) -> Rebuilt | None:
         """Where trades are lacking nothing is replaced: the roll-ups may be what is right."""
-        if lacking := refold.missing_ids():
+        if lacking := recomputed.missing_ids():
             gone = f"the topic does not have {len(lacking):,} of its trades: {str(lacking)[:_LISTED]}"
             return Rebuilt(0, f"{left}; {gone}" if left else gone)
         answer = self._store.replace(
-            symbol, suspect.since, suspect.until, refold.seen(), refold.candles(), others
+            symbol, suspect.since, suspect.until, recomputed.seen(), recomputed.candles(), others
         )
         if answer.status is Replaced.CHANGED:
             return None
@@ -147,7 +152,7 @@ class Rebuilder:
             return Rebuilt(0, f"the trades {answer.overlap[:_LISTED]} are in other candles")
         return Rebuilt(answer.candles, left or _kept(answer.kept))
 
-    def _read(self, refold: Refold, symbol: str, suspect: Suspect, merged: Merged) -> bool:
+    def _read(self, recomputed: RecomputedCandles, symbol: str, suspect: Suspect, merged: Merged) -> bool:
         """Fold what the topic has of the stretch; whether all that may matter was read."""
         told_at, count = time.monotonic(), 0
         with TradeReader(self._settings.kafka.bootstrap, self._settings.topic) as reader:
@@ -156,14 +161,14 @@ class Rebuilder:
                     if self._gives_up():
                         raise StoppedError("stopping")
                     for trade in self._trades(records, symbol):
-                        refold.add(trade)
+                        recomputed.add(trade)
                     count += len(records)
                     if self._records_limit is not None and count >= self._records_limit:
                         return False
                     if time.monotonic() - told_at >= _SAY_EVERY_SECONDS:
                         told_at = time.monotonic()
                         self._say(f"{symbol}: {count:,} records of the topic read again")
-                if refold.is_whole():
+                if recomputed.is_whole():
                     break
         return True
 

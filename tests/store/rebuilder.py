@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from candleflow.audit.rebuilding import Rebuilder, Rebuilt
-from candleflow.audit.refold import Refold
+from candleflow.audit.recomputed import RecomputedCandles
 from candleflow.audit.soundness import Suspect
 from candleflow.market.trade import Trade
 from candleflow.settings import Settings
@@ -25,7 +25,7 @@ class ListMender(Rebuilder):
     def _merged(self) -> Merged:
         return Merged("a list", {})
 
-    def _read(self, refold: Refold, symbol: str, suspect: Suspect, merged: Merged) -> bool:
+    def _read(self, recomputed: RecomputedCandles, symbol: str, suspect: Suspect, merged: Merged) -> bool:
         for trade in self.topic:
-            refold.add(trade)
+            recomputed.add(trade)
         return True

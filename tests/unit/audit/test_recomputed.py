@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from candleflow.audit.refold import Refold
+from candleflow.audit.recomputed import RecomputedCandles
 from candleflow.market.candle import fold
 from candleflow.market.candle_ids import CandleIds
 from candleflow.market.trade import Trade
@@ -26,52 +26,52 @@ def book(second: int, *ids: int) -> CandleIds:
     return CandleIds(second * S, (second + 5) * S, len(ids), ids[0], ids[-1], TradeIds(ids))
 
 
-def read(refold: Refold, *ids: int) -> Refold:
+def read(recomputed: RecomputedCandles, *ids: int) -> RecomputedCandles:
     for one in ids:
-        refold.add(trade(one))
-    return refold
+        recomputed.add(trade(one))
+    return recomputed
 
 
-def begun(*books: CandleIds) -> Refold:
-    return Refold("BTCUSDT", FIVE, 10 * S, 20 * S, books)
+def begun(*books: CandleIds) -> RecomputedCandles:
+    return RecomputedCandles("BTCUSDT", FIVE, 10 * S, 20 * S, books)
 
 
 @pytest.mark.parametrize("windows", [FIVE, Windows.of_seconds(5, 1)], ids=["tumbling", "sliding"])
 def test_it_folds_the_windows_of_the_stretch_and_no_other_whatever_the_order(windows: Windows) -> None:
-    refold = Refold("BTCUSDT", windows, 10 * S, 20 * S, [])
+    recomputed = RecomputedCandles("BTCUSDT", windows, 10 * S, 20 * S, [])
     trades = [trade(one) for one in range(40)]
     for one in [*reversed(trades), *trades[::3], trade(12, "ETHUSDT")]:
-        refold.add(one)
+        recomputed.add(one)
     expected = {key: one for key, one in fold(trades, windows).items() if 10 * S <= key[2] < 20 * S}
-    assert {one.key: one for one in refold.candles()} == expected
-    assert refold.seen() == {}
+    assert {one.key: one for one in recomputed.candles()} == expected
+    assert recomputed.seen() == {}
 
 
 def test_it_is_whole_with_every_id_from_before_the_stretch_to_after_it() -> None:
-    refold = read(begun(book(10, 10, 11)), *range(8, 20))
-    assert not refold.is_whole(), "trade 20 may be in the stretch"
-    assert read(refold, 21).is_whole() is False
-    assert read(refold, 20).is_whole()
+    recomputed = read(begun(book(10, 10, 11)), *range(8, 20))
+    assert not recomputed.is_whole(), "trade 20 may be in the stretch"
+    assert read(recomputed, 21).is_whole() is False
+    assert read(recomputed, 20).is_whole()
     assert not read(begun(), *range(10, 25)).is_whole(), "nothing before it"
     assert not read(begun(), *range(5, 13), *range(14, 25)).is_whole(), "13 may come yet"
 
 
 def test_of_sliding_windows_the_trades_go_on_behind_the_last_one_that_opens() -> None:
-    refold = Refold("BTCUSDT", Windows.of_seconds(5, 1), 10 * S, 20 * S, [])
-    assert not read(refold, *range(9, 24)).is_whole()
-    assert read(refold, 24).is_whole()
+    recomputed = RecomputedCandles("BTCUSDT", Windows.of_seconds(5, 1), 10 * S, 20 * S, [])
+    assert not read(recomputed, *range(9, 24)).is_whole()
+    assert read(recomputed, 24).is_whole()
 
 
 def test_what_is_stored_and_did_not_come_is_lacking() -> None:
-    refold = read(begun(book(10, 10, 11, 12), book(15, 15, 16)), *range(5, 12), *range(13, 30))
-    assert [one.open_time for one in refold.lacking()] == [10 * S]
-    assert refold.missing_ids() == TradeIds([12])
-    assert not refold.is_whole()
-    assert read(refold, 12).is_whole()
+    recomputed = read(begun(book(10, 10, 11, 12), book(15, 15, 16)), *range(5, 12), *range(13, 30))
+    assert [one.open_time for one in recomputed.lacking()] == [10 * S]
+    assert recomputed.missing_ids() == TradeIds([12])
+    assert not recomputed.is_whole()
+    assert read(recomputed, 12).is_whole()
 
 
 def test_ids_that_came_with_another_time_are_not_lacking() -> None:
     """The candle has trade 25 wrongly: the topic has it elsewhere."""
-    refold = read(begun(book(10, 10, 11, 25)), *range(5, 30))
-    assert refold.lacking() == []
-    assert [one.last_trade_id for one in refold.candles()] == [14, 19]
+    recomputed = read(begun(book(10, 10, 11, 25)), *range(5, 30))
+    assert recomputed.lacking() == []
+    assert [one.last_trade_id for one in recomputed.candles()] == [14, 19]

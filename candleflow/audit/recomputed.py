@@ -15,7 +15,7 @@ from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
 
 
-class Refold:
+class RecomputedCandles:
     """The windows of ``symbol`` that open in [since, until), while their trades are read in any order.
 
     ``books``: the candles stored there. Trades of other times are welcome: they show where ids belong, and
