@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from candleflow.audit.consistency import Attempts, SuspectRange, kline_mismatches
 from candleflow.audit.continuity import OnRecord, unknown_holes
 from candleflow.audit.klines import DIFFERING, Basis, Comparison, Verdict, bases, compare
 from candleflow.audit.rebuilding import Rebuilder, StoppedError
-from candleflow.audit.soundness import Attempts, Suspect, doubts
 from candleflow.audit.verify_report import written
 from candleflow.broker import gap_log
 from candleflow.errors import BrokerError, ExchangeError, RateLimitError, StoreError
@@ -88,7 +88,7 @@ class Auditor:
             settings, self._store, say=_log.info, gives_up=self._stop.is_set, records_limit=RECORDS_LIMIT
         )
         self._attempts = Attempts()
-        self._doubts: queue.SimpleQueue[tuple[str, Suspect]] = queue.SimpleQueue()
+        self._doubts: queue.SimpleQueue[tuple[str, SuspectRange]] = queue.SimpleQueue()
         self._repaired = 0
         self._heartbeat = served_heartbeat(settings, NAME)
         self._history = HistoryLoader(settings, self._urls, self._reader)
@@ -162,7 +162,7 @@ class Auditor:
         until = floor_time(now - SETTLE_US, slide)
         since = max(0, until - AGREEMENT_US)
         found = {
-            symbol: self._mender.suspects(symbol, since, until, LONGEST_ROLL_UP)
+            symbol: self._mender.find_suspect_ranges(symbol, since, until, LONGEST_ROLL_UP)
             for symbol in self._settings.symbols
         }
         while not self._doubts.empty():
@@ -298,7 +298,7 @@ class Auditor:
             theirs = await rest.klines(symbol, basis.kline, start_time=since, end_time=until - 1)
             comparison = compare(ours, theirs, basis, since=since, until=until, now=now, begins_at=begins_at)
             agreement.update(comparison.counts)
-            for doubt in doubts(comparison, basis):
+            for doubt in kline_mismatches(comparison, basis):
                 self._doubts.put((symbol, doubt))
             self._tell(symbol, basis, comparison)
         self._agreement[symbol] = _Agreement(agreement, time.monotonic())

@@ -1,6 +1,6 @@
 """Rebuild stored candles that can't be right from the topic, and then the roll-ups over them.
 
-Joined here: what looks wrong (``soundness.py``), the topic's records (``broker.trade_reader``), the fold
+Joined here: what looks wrong (``consistency.py``), the topic's records (``broker.trade_reader``), the fold
 (``recomputed.py``), and the one transaction that replaces (``store.mending``). Only records that the processor
 has merged count, and only those that it would not refuse. Times are microseconds since the epoch, UTC.
 """
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from candleflow.audit.consistency import SuspectRange, find_suspect_ranges, group_adjacent, spanning
 from candleflow.audit.recomputed import RecomputedCandles
-from candleflow.audit.soundness import Suspect, runs, suspects, whole
 from candleflow.broker.topics import topic_id
 from candleflow.broker.trade_reader import TopicRecord, TradeReader
 from candleflow.errors import CandleflowError
@@ -66,7 +66,9 @@ class Rebuilder:
         self._records_limit = records_limit
         self._max_future_us = int(settings.max_future_seconds * SECOND_US)
 
-    def suspects(self, symbol: str, since: int, until: int, longest: str = LONGEST) -> list[Suspect]:
+    def find_suspect_ranges(
+        self, symbol: str, since: int, until: int, longest: str = LONGEST
+    ) -> list[SuspectRange]:
         """Find the candles that open in [since, until) that can't be right, and the roll-ups over them.
 
         Roll-ups longer than ``longest`` aren't looked at; over whole windows of it all others are.
@@ -76,19 +78,22 @@ class Rebuilder:
         size = roll_up_windows(longest).size_us
         begin, end = floor_time(since, size), floor_time(until - 1, size) + size
         strays = self._store.stray_roll_ups(symbol, begin, end, size)
-        return suspects(books, strays, self._settings.windows)
+        return find_suspect_ranges(books, strays, self._settings.windows)
 
     def mend(
-        self, symbol: str, found: Sequence[Suspect], is_due: Callable[[Suspect], bool] = lambda _: True
-    ) -> Iterator[tuple[Suspect, Rebuilt]]:
+        self,
+        symbol: str,
+        found: Sequence[SuspectRange],
+        is_due: Callable[[SuspectRange], bool] = lambda _: True,
+    ) -> Iterator[tuple[SuspectRange, Rebuilt]]:
         """Rebuild those of the suspects that are due; yield what became of each.
 
         All of a stretch is replaced or nothing. Stretches that touch are tried together first. ``found`` are
         all there are: those that aren't due are doubtful still.
         """
         doubtful = [one for one in found if one.since < one.until]
-        for run in runs(one for one in found if is_due(one)):
-            together = whole(run)
+        for run in group_adjacent(one for one in found if is_due(one)):
+            together = spanning(run)
             mended = self._mend(symbol, together, doubtful)
             if len(run) == 1 or not mended.left:
                 yield together, mended
@@ -96,7 +101,7 @@ class Rebuilder:
             for one in run:
                 yield one, self._mend(symbol, one, doubtful)
 
-    def _mend(self, symbol: str, suspect: Suspect, doubtful: list[Suspect]) -> Rebuilt:
+    def _mend(self, symbol: str, suspect: SuspectRange, doubtful: list[SuspectRange]) -> Rebuilt:
         """Mend one stretch, and take it from the doubtful ones if that went well."""
         others = [(one.since, one.until) for one in doubtful if not _is_within(one, suspect)]
         for _ in range(_ATTEMPTS):
@@ -108,7 +113,7 @@ class Rebuilder:
             return mended
         return Rebuilt(0, "its candles change again and again")
 
-    def _try(self, symbol: str, suspect: Suspect, others: Sequence[tuple[int, int]]) -> Rebuilt | None:
+    def _try(self, symbol: str, suspect: SuspectRange, others: Sequence[tuple[int, int]]) -> Rebuilt | None:
         """None where the candles changed meanwhile."""
         since, until = suspect.since, suspect.until
         if since == until:
@@ -134,7 +139,7 @@ class Rebuilder:
     def _replace(
         self,
         symbol: str,
-        suspect: Suspect,
+        suspect: SuspectRange,
         recomputed: RecomputedCandles,
         others: Sequence[tuple[int, int]],
         left: str,
@@ -152,7 +157,9 @@ class Rebuilder:
             return Rebuilt(0, f"the trades {answer.overlap[:_LISTED]} are in other candles")
         return Rebuilt(answer.candles, left or _kept(answer.kept))
 
-    def _read(self, recomputed: RecomputedCandles, symbol: str, suspect: Suspect, merged: Merged) -> bool:
+    def _read(
+        self, recomputed: RecomputedCandles, symbol: str, suspect: SuspectRange, merged: Merged
+    ) -> bool:
         """Fold what the topic has of the stretch; whether all that may matter was read."""
         told_at, count = time.monotonic(), 0
         with TradeReader(self._settings.kafka.bootstrap, self._settings.topic) as reader:
@@ -173,7 +180,7 @@ class Rebuilder:
         return True
 
     def _spans(
-        self, reader: TradeReader, suspect: Suspect, merged: Merged
+        self, reader: TradeReader, suspect: SuspectRange, merged: Merged
     ) -> Iterator[tuple[Mapping[int, int], Mapping[int, int]]]:
         """Where the stretch's trades can be: beside its own time, or later, where they were fetched later.
 
@@ -201,7 +208,7 @@ class Rebuilder:
                 yield trade
 
 
-def _is_within(one: Suspect, other: Suspect) -> bool:
+def _is_within(one: SuspectRange, other: SuspectRange) -> bool:
     return other.since <= one.since and one.until <= other.until
 
 

@@ -42,7 +42,7 @@ def _mend(settings: Settings, asked: Asked, settled: int) -> None:
     with closing(CandleRebuilds.from_settings(settings)) as store:
         mender = Rebuilder(settings, store, say=say)
         for since, until in _days(settings, asked):
-            found = mender.suspects(asked.symbol, since, until)
+            found = mender.find_suspect_ranges(asked.symbol, since, until)
             due = [one for one in found if one.until <= settled and one.since < until and since <= one.until]
             for suspect, outcome in mender.mend(asked.symbol, found, due.__contains__):
                 stretch = f"{asked.symbol} {written(suspect.since)} to {written(suspect.until)}"

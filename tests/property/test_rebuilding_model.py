@@ -136,7 +136,7 @@ def test_harm_of_any_kind_is_mended(
         mender = ListMender(own, mending, trades)
         for symbol in ("BTCUSDT", "ETHUSDT"):
             mender.repair(symbol, MIDNIGHT - SPAN_US, MIDNIGHT + SPAN_US)
-            assert mender.suspects(symbol, MIDNIGHT - SPAN_US, MIDNIGHT + SPAN_US) == []
+            assert mender.find_suspect_ranges(symbol, MIDNIGHT - SPAN_US, MIDNIGHT + SPAN_US) == []
     processor.close_quiet(MIDNIGHT + 20 * SPAN_US)
     after = store.rows()
     assert {key: replace(row, revision=0) for key, row in after.items()} == {

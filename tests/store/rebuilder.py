@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from candleflow.audit.consistency import SuspectRange
 from candleflow.audit.rebuilding import Rebuilder, Rebuilt
 from candleflow.audit.recomputed import RecomputedCandles
-from candleflow.audit.soundness import Suspect
 from candleflow.market.trade import Trade
 from candleflow.settings import Settings
 from candleflow.store.rebuilds import CandleRebuilds, Merged
@@ -19,13 +19,15 @@ class ListMender(Rebuilder):
 
     def repair(self, symbol: str, since: int, until: int) -> list[Rebuilt]:
         """As ``repair`` does."""
-        found = self.suspects(symbol, since, until)
+        found = self.find_suspect_ranges(symbol, since, until)
         return [mended for _, mended in self.mend(symbol, found)]
 
     def _merged(self) -> Merged:
         return Merged("a list", {})
 
-    def _read(self, recomputed: RecomputedCandles, symbol: str, suspect: Suspect, merged: Merged) -> bool:
+    def _read(
+        self, recomputed: RecomputedCandles, symbol: str, suspect: SuspectRange, merged: Merged
+    ) -> bool:
         for trade in self.topic:
             recomputed.add(trade)
         return True

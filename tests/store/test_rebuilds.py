@@ -275,7 +275,7 @@ def test_a_topic_without_some_of_the_trades_leaves_what_it_can_not_prove(
     assert own("SELECT interval FROM candles WHERE interval <> '5s' AND revision = 1") == []
     with_all = ListMender(database.settings, mending, TRADES)
     assert [one.left for one in with_all.repair(SYMBOL, at(0), at(200))] == [""]
-    assert with_all.suspects(SYMBOL, at(0), at(200)) == []
+    assert with_all.find_suspect_ranges(SYMBOL, at(0), at(200)) == []
     assert own(AMOUNTS) == right
 
 
@@ -289,9 +289,11 @@ def test_what_is_not_due_yet_keeps_its_witnesses(
         " AND open_time IN (to_timestamp(1700006440), to_timestamp(1700006560))"
     )
     mender = ListMender(database.settings, mending, TRADES)
-    found = mender.suspects(SYMBOL, at(0), at(200))
+    found = mender.find_suspect_ranges(SYMBOL, at(0), at(200))
     for due in found:
-        ((_, mended),) = mender.mend(SYMBOL, mender.suspects(SYMBOL, at(0), at(200)), [due].__contains__)
+        ((_, mended),) = mender.mend(
+            SYMBOL, mender.find_suspect_ranges(SYMBOL, at(0), at(200)), [due].__contains__
+        )
         assert mended.left == ""
     assert len(found) == 2
     assert own(AMOUNTS) == right

@@ -2,7 +2,7 @@
 
 The finest candles and the roll-ups are each merged from the trades. Where they do not fit together, one of
 them is wrong, and both are rebuilt. An error that is in all of them only the exchange's klines can show
-(``doubts``). Times are microseconds since the epoch, UTC.
+(``kline_mismatches``). Times are microseconds since the epoch, UTC.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LONGEST_US: Final = 3_600 * SECOND_US
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
+class SuspectRange:
     """A stretch of windows to rebuild: those that open in [since, until).
 
     Where that is empty, only the roll-ups that hold ``since`` are. ``state`` is another one where the candles
@@ -36,7 +36,9 @@ class Suspect:
     state: str = ""
 
 
-def suspects(books: Sequence[CandleIds], strays: Iterable[StrayRollUp], windows: Windows) -> list[Suspect]:
+def find_suspect_ranges(
+    books: Sequence[CandleIds], strays: Iterable[StrayRollUp], windows: Windows
+) -> list[SuspectRange]:
     """What to rebuild of one symbol, in the order of time; ``books`` in that order too."""
     found = [
         _window(book, windows, "a candle's figures are not those of its ids")
@@ -46,7 +48,7 @@ def suspects(books: Sequence[CandleIds], strays: Iterable[StrayRollUp], windows:
     tiles = [book for book in books if book.open_time % windows.size_us == 0]
     found += [_window(book, windows, "ids are in two candles") for book in overlapping(tiles)]
     found += _of_roll_ups(strays)
-    return distinct(found)
+    return merge_overlapping(found)
 
 
 def overlapping(books: Iterable[CandleIds]) -> list[CandleIds]:
@@ -63,11 +65,11 @@ def overlapping(books: Iterable[CandleIds]) -> list[CandleIds]:
     return [kept[at] for at in sorted(shared)]
 
 
-def doubts(comparison: Comparison, basis: Basis) -> list[Suspect]:
+def kline_mismatches(comparison: Comparison, basis: Basis) -> list[SuspectRange]:
     """The windows that differ from the exchange's klines though they have as many trades."""
     step = basis.windows.slide_us
     return [
-        Suspect(
+        SuspectRange(
             one.open_time,
             one.open_time + step,
             f"a {basis.interval} candle differs from the exchange's",
@@ -78,21 +80,21 @@ def doubts(comparison: Comparison, basis: Basis) -> list[Suspect]:
     ]
 
 
-def distinct(found: Iterable[Suspect]) -> list[Suspect]:
+def merge_overlapping(found: Iterable[SuspectRange]) -> list[SuspectRange]:
     """The same windows in the order of time, each once: stretches that overlap are made one."""
-    kept: list[Suspect] = []
+    kept: list[SuspectRange] = []
     for one in sorted(found, key=lambda suspect: (suspect.since, -suspect.until)):
         if kept and (one.since < kept[-1].until or one.since == kept[-1].since):
-            kept[-1] = whole([kept[-1], one])
+            kept[-1] = spanning([kept[-1], one])
         else:
             kept.append(one)
     return kept
 
 
-def runs(found: Iterable[Suspect]) -> list[list[Suspect]]:
-    """The stretches of ``distinct`` in runs that have no room between them, of an hour at most each."""
-    grouped: list[list[Suspect]] = []
-    for one in distinct(found):
+def group_adjacent(found: Iterable[SuspectRange]) -> list[list[SuspectRange]]:
+    """The stretches of ``merge_overlapping`` in runs that have no room between them, of an hour at most each."""
+    grouped: list[list[SuspectRange]] = []
+    for one in merge_overlapping(found):
         last = grouped[-1] if grouped else []
         touches = bool(last) and one.since == last[-1].until > last[-1].since and one.until > one.since
         if touches and one.until - last[0].since <= LONGEST_US:
@@ -102,10 +104,10 @@ def runs(found: Iterable[Suspect]) -> list[list[Suspect]]:
     return grouped
 
 
-def whole(run: Sequence[Suspect]) -> Suspect:
+def spanning(run: Sequence[SuspectRange]) -> SuspectRange:
     """A run as one stretch."""
     reasons = dict.fromkeys(reason for one in run for reason in one.reason.split("; "))
-    return Suspect(
+    return SuspectRange(
         min(one.since for one in run),
         max(one.until for one in run),
         "; ".join(reasons),
@@ -117,14 +119,14 @@ class Attempts:
     """Which suspects are to be looked into: none for ever."""
 
     def __init__(self) -> None:
-        self._left: dict[tuple[str, Suspect], tuple[int, int]] = {}
+        self._left: dict[tuple[str, SuspectRange], tuple[int, int]] = {}
 
-    def is_due(self, symbol: str, suspect: Suspect, now: int) -> bool:
+    def is_due(self, symbol: str, suspect: SuspectRange, now: int) -> bool:
         """Whether the suspect is new in this state, or may be tried once more."""
         tries, due_at = self._left.get((symbol, suspect), (TRIES, now))
         return tries > 0 and now >= due_at
 
-    def note(self, symbol: str, suspect: Suspect, now: int, *, is_settled: bool) -> None:
+    def note(self, symbol: str, suspect: SuspectRange, now: int, *, is_settled: bool) -> None:
         """It was looked into; ``is_settled``: with all of its trades, so that trying again is of no use."""
         tries, _ = self._left.pop((symbol, suspect), (TRIES, now))
         while len(self._left) >= REMEMBERED:
@@ -132,13 +134,13 @@ class Attempts:
         self._left[symbol, suspect] = (0 if is_settled else tries - 1, now + PAUSE_US)
 
 
-def _window(book: CandleIds, windows: Windows, reason: str) -> Suspect:
-    return Suspect(book.open_time, book.open_time + windows.slide_us, reason, book.state)
+def _window(book: CandleIds, windows: Windows, reason: str) -> SuspectRange:
+    return SuspectRange(book.open_time, book.open_time + windows.slide_us, reason, book.state)
 
 
-def _of_roll_ups(strays: Iterable[StrayRollUp]) -> list[Suspect]:
+def _of_roll_ups(strays: Iterable[StrayRollUp]) -> list[SuspectRange]:
     """The shortest that stray: whatever holds them is rebuilt with them."""
-    found: list[Suspect] = []
+    found: list[SuspectRange] = []
     some = sorted(strays, key=lambda stray: stray.end_time - stray.open_time)
     for one in some:
         if any(one.open_time <= other.since < one.end_time for other in found):
@@ -146,7 +148,7 @@ def _of_roll_ups(strays: Iterable[StrayRollUp]) -> list[Suspect]:
         others = (other for other in some if other is not one)
         until = one.open_time if _is_alone_at_fault(one, others) else one.end_time
         found.append(
-            Suspect(
+            SuspectRange(
                 one.open_time, until, f"a {one.interval} roll-up is not the fold of its candles", one.state
             )
         )
