@@ -9,7 +9,7 @@ from candleflow.market.gap import AUDIT, GapEvent, GapEventKind, GapState
 from candleflow.market.trade_ids import Ranges, TradeIds
 
 
-def unknown_holes(held: Iterable[tuple[int, int]], known: Iterable[tuple[int, int]]) -> Ranges:
+def unrecorded_gaps(held: Iterable[tuple[int, int]], known: Iterable[tuple[int, int]]) -> Ranges:
     """The ids missing between the first and the last of ``held``, less those of ``known``.
 
     All ranges are half-open, ``[lower, upper)``, in any order.
@@ -20,7 +20,7 @@ def unknown_holes(held: Iterable[tuple[int, int]], known: Iterable[tuple[int, in
     return holes.ranges
 
 
-class OnRecord:
+class RecordedGaps:
     """What the topic of gaps says of missing ids, added up as its events come: what an audit need not note.
 
     Times are microseconds since the epoch. An event dated in the future counts as of when it was read.

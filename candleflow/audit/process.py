@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from candleflow.audit.consistency import Attempts, SuspectRange, kline_mismatches
-from candleflow.audit.continuity import OnRecord, unknown_holes
+from candleflow.audit.continuity import RecordedGaps, unrecorded_gaps
 from candleflow.audit.klines import DIFFERING, Basis, Comparison, Verdict, bases, compare
 from candleflow.audit.rebuilding import Rebuilder, StoppedError
 from candleflow.audit.verify_report import written
@@ -94,10 +94,10 @@ class Auditor:
         self._history = HistoryLoader(settings, self._urls, self._reader)
         self._message = ""
         self._gaps = gap_log.GapReader(settings.kafka.bootstrap, settings.gaps_topic)
-        self._on_record = OnRecord()
+        self._recorded = RecordedGaps()
         self._behind = ""
         self._unjudged = ""
-        self._holes_found = 0
+        self._gaps_found = 0
         self._agreement: dict[str, _Agreement] = {}
         self._told: set[tuple[str, str, int]] = set()
 
@@ -110,7 +110,7 @@ class Auditor:
         agreement = list(self._agreement.values())
         total: Counter[Verdict] = sum((one.verdicts for one in agreement), Counter())
         return {
-            "holes": self._holes_found,
+            "holes": self._gaps_found,
             "repaired": self._repaired,
             **{str(verdict): total[verdict] for verdict in Verdict},
         }
@@ -143,7 +143,7 @@ class Auditor:
         """Mend first: a lost candle would be a hole, though the topic has its trades."""
         while True:
             message = ", ".join(self._settings.symbols[:_NAMED])
-            for work in (self.mend, self.find_holes):
+            for work in (self.mend, self.find_gaps):
                 try:
                     await asyncio.to_thread(work, time.time_ns() // 1_000)
                 except (StoreError, BrokerError) as error:
@@ -185,7 +185,7 @@ class Auditor:
                 )
         self._repaired = self._store.repaired(self._settings.symbols)
 
-    def find_holes(self, now: int) -> list[GapEvent]:
+    def find_gaps(self, now: int) -> list[GapEvent]:
         """Put on record what is missing and isn't on record; that. ``now`` in microseconds.
 
         Raises StoreError and BrokerError while PostgreSQL or Kafka is away.
@@ -196,13 +196,13 @@ class Auditor:
         since = now - int(settings.exchange.fill_hours * 3_600 * SECOND_US)
         # First the candles, then what is on record: a hole that came meanwhile is on record before it shows.
         held = {symbol: self._reader.id_ranges(symbol, since, until) for symbol in settings.symbols}
-        self._read_on_record(now, min(until, now - AGAIN_US))
+        self._read_recorded(now, min(until, now - AGAIN_US))
         self._tell_unjudged(now, caught_up_at, until)
-        found = [event for symbol in held for event in self._unknown(symbol, held[symbol], until, now)]
+        found = [event for symbol in held for event in self._unrecorded(symbol, held[symbol], until, now)]
         if found:
             gap_log.write_all(settings.kafka.bootstrap, settings.gaps_topic, found)
         for event in found:
-            self._holes_found += len(event.ranges)
+            self._gaps_found += len(event.ranges)
             _log.warning(
                 "%s: the candles lack %d trades in %d ranges, %d to %d, that were not on record: they will be"
                 " fetched",
@@ -214,22 +214,22 @@ class Auditor:
             )
         return found
 
-    def _read_on_record(self, now: int, needed_since: int) -> None:
+    def _read_recorded(self, now: int, needed_since: int) -> None:
         events, is_all = self._gaps.read()
         if is_all:
-            self._on_record = OnRecord()
-        self._on_record.add(events, now)
-        self._on_record.forget_before(needed_since)
+            self._recorded = RecordedGaps()
+        self._recorded.add(events, now)
+        self._recorded.forget_before(needed_since)
 
-    def _unknown(self, symbol: str, held: list[tuple[int, int]], until: int, now: int) -> list[GapEvent]:
+    def _unrecorded(self, symbol: str, held: list[tuple[int, int]], until: int, now: int) -> list[GapEvent]:
         """The events that order what is missing of a symbol between its ids ``held``, and isn't on record."""
         if not held:
             return []
         # What was filled but not yet merged is no hole: the processor must have read all since then.
-        known = self._on_record.known(
+        known = self._recorded.known(
             symbol, held[0][0], held[-1][1], merged_at=until, again_at=now - AGAIN_US
         )
-        return events_of(GapEventKind.SEEN, symbol, unknown_holes(held, known), now, AUDIT)
+        return events_of(GapEventKind.SEEN, symbol, unrecorded_gaps(held, known), now, AUDIT)
 
     def _tell_unjudged(self, now: int, caught_up_at: int | None, until: int) -> None:
         """Say which candles can't be searched for holes now, and why."""
@@ -243,7 +243,7 @@ class Auditor:
         elif self._behind and not behind:
             _log.info("all candles are searched for holes again")
         self._behind = behind
-        counts = {symbol: self._on_record.filled_since(symbol, until) for symbol in self._settings.symbols}
+        counts = {symbol: self._recorded.filled_since(symbol, until) for symbol in self._settings.symbols}
         waiting = [f"{count:,} of {symbol}" for symbol, count in counts.items() if count]
         told = ", ".join(waiting[:_NAMED])
         self._unjudged = behind or (told and f"not searched for yet, as just filled: {told}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 
-from candleflow.audit.continuity import unknown_holes
+from candleflow.audit.continuity import unrecorded_gaps
 from candleflow.audit.process import SETTLE_US
 from candleflow.audit.rebuilding import Rebuilder
 from candleflow.audit.verify import asked_for
@@ -67,7 +67,7 @@ def _days(settings: Settings, asked: Asked) -> Iterator[tuple[int, int]]:
 def _order(settings: Settings, asked: Asked, now: int) -> None:
     with closing(CandleReader.from_settings(settings)) as reader:
         held = reader.id_ranges(asked.symbol, asked.since, asked.until)
-    holes = unknown_holes(held, ())
+    holes = unrecorded_gaps(held, ())
     events = events_of(GapEventKind.SEEN, asked.symbol, holes, now, REPAIR)
     if events:
         gap_log.write_all(settings.kafka.bootstrap, settings.gaps_topic, events)

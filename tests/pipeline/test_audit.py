@@ -68,9 +68,9 @@ class Scene:
             cursor.execute("UPDATE topics SET caught_up_at = to_timestamp(%s)", (now / SECOND_US,))
         return now
 
-    def holes_found(self, after_seconds: float = 60) -> list[tuple[int, int, str]]:
+    def gaps_found(self, after_seconds: float = 60) -> list[tuple[int, int, str]]:
         auditor = Auditor(self.settings)
-        found = auditor.find_holes(self.let_pass(after_seconds))
+        found = auditor.find_gaps(self.let_pass(after_seconds))
         return [(one.first_trade_id, one.last_trade_id, one.why) for one in found]
 
     def is_all_complete(self) -> bool:
@@ -107,7 +107,7 @@ async def test_a_hole_that_nobody_noted_is_found_fetched_and_then_no_more(
         scene.store([one for one in trades if one not in lacking])
         assert not scene.is_all_complete()
         expected = [(lacking[0].trade_id, lacking[-1].trade_id, "audit")]
-        assert await asyncio.to_thread(scene.holes_found) == expected
+        assert await asyncio.to_thread(scene.gaps_found) == expected
         async with producing(scene.settings) as producer:
             await until(lambda: producer._intake.filled == len(lacking))
             await until(lambda: producer._counts()["missing"] == 0)
@@ -115,7 +115,7 @@ async def test_a_hole_that_nobody_noted_is_found_fetched_and_then_no_more(
         assert fetched == lacking
         scene.store(fetched)
         assert scene.is_all_complete()
-        assert await asyncio.to_thread(scene.holes_found, 120) == []
+        assert await asyncio.to_thread(scene.gaps_found, 120) == []
 
 
 def topic_trades(bootstrap: str) -> list[Trade]:
@@ -140,12 +140,12 @@ async def test_a_hole_on_record_is_not_noted_again(
         first, last = trades[100].trade_id, trades[109].trade_id
         seen = GapEvent(GapEventKind.SEEN, SYMBOL, first, last, scene.began_at - ago_us, why)
         write(kafka_bootstrap, "trades.gaps", encode(seen))
-        assert await asyncio.to_thread(scene.holes_found) == []
+        assert await asyncio.to_thread(scene.gaps_found) == []
         # Filled, as someone says, and missing still: the audit has it fetched, but only once in a while.
         filled = replace(seen, kind=GapEventKind.FILLED, why="historicalTrades")
         write(kafka_bootstrap, "trades.gaps", encode(filled))
         again = [(first, last, "audit")] if is_fetched_again else []
-        assert await asyncio.to_thread(scene.holes_found) == again
+        assert await asyncio.to_thread(scene.gaps_found) == again
 
 
 @pytest.mark.parametrize("ahead_us", [0, 30 * DAY_US], ids=["dated now", "dated 30 days ahead"])
@@ -163,11 +163,11 @@ async def test_what_was_filled_is_no_hole_before_the_processor_has_read_all_sinc
             encode(GapEvent(GapEventKind.FILLED, SYMBOL, first, last, now + ahead_us, "historicalTrades")),
         )
         auditor = Auditor(scene.settings)
-        auditor.find_holes(now)  # reads the event: as of now, whatever its date
+        auditor.find_gaps(now)  # reads the event: as of now, whatever its date
         settle_seconds = SETTLE_US / SECOND_US
-        assert await asyncio.to_thread(auditor.find_holes, scene.let_pass(settle_seconds - 5)) == []
+        assert await asyncio.to_thread(auditor.find_gaps, scene.let_pass(settle_seconds - 5)) == []
         assert auditor._unjudged == f"not searched for yet, as just filled: 10 of {SYMBOL}"
-        found = await asyncio.to_thread(auditor.find_holes, scene.let_pass(settle_seconds + 5))
+        found = await asyncio.to_thread(auditor.find_gaps, scene.let_pass(settle_seconds + 5))
         assert [(one.first_trade_id, one.last_trade_id) for one in found] == [(first, last)]
         assert auditor._unjudged == ""
 
@@ -184,7 +184,7 @@ async def test_an_event_hides_no_hole_but_its_own(
         now = time.time_ns() // 1_000
         write(kafka_bootstrap, "trades.gaps", encode(GapEvent(kind, symbol, 1, 2, now, "jump")))
         expected = [(trades[100].trade_id, trades[109].trade_id, "audit")]
-        assert await asyncio.to_thread(scene.holes_found, 1) == expected
+        assert await asyncio.to_thread(scene.gaps_found, 1) == expected
 
 
 async def test_a_processor_that_is_behind_is_told_of(
@@ -195,10 +195,10 @@ async def test_a_processor_that_is_behind_is_told_of(
         scene.store(scene.trades())
         auditor, now = Auditor(scene.settings), scene.let_pass(0)
         for ahead_us in (0, BEHIND_US, BEHIND_US + SECOND_US):
-            await asyncio.to_thread(auditor.find_holes, now + ahead_us)
+            await asyncio.to_thread(auditor.find_gaps, now + ahead_us)
         assert auditor._unjudged.endswith("is searched for holes: the processor is behind")
         assert caplog.text.count("the processor is behind") == 1
-        await asyncio.to_thread(auditor.find_holes, scene.let_pass(200))
+        await asyncio.to_thread(auditor.find_gaps, scene.let_pass(200))
         assert "all candles are searched for holes again" in caplog.text
 
 
@@ -213,7 +213,7 @@ async def test_the_topic_of_gaps_is_read_once_and_from_there_on(
         write(kafka_bootstrap, "trades.gaps", *[encode(other)] * 10)
         auditor, now = Auditor(scene.settings), scene.let_pass(60)
         for expected in (1, 0, 0):
-            assert len(await asyncio.to_thread(auditor.find_holes, now)) == expected
+            assert len(await asyncio.to_thread(auditor.find_gaps, now)) == expected
         assert len(decoded) == 11, "ten, and the audit's own"
 
 

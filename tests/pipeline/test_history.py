@@ -19,7 +19,7 @@ from typing import Any, Final
 import psycopg2
 import pytest
 
-from candleflow.audit.continuity import unknown_holes
+from candleflow.audit.continuity import unrecorded_gaps
 from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.rest import ExchangeRest
 from candleflow.history import first_sight as history_module
@@ -101,7 +101,7 @@ class Scene:
 
     def holes(self) -> tuple[tuple[int, int], ...]:
         held = self.reader.id_ranges(SYMBOL, 0, self.now + 3_600 * SECOND_US)
-        return unknown_holes(held, ())
+        return unrecorded_gaps(held, ())
 
     def bounds(self) -> tuple[int, int]:
         """The first and the last id that the candles have."""
