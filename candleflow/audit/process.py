@@ -2,7 +2,7 @@
 
 It finds gaps in the trade ids that are not on record, and has the producer fill them by writing them to the
 topic of gaps. It compares the latest candles with the exchange's own klines, field by field. It rebuilds
-candles that do not fit together, or differ from the klines, from the topic (``mending.py``).
+candles that do not fit together, or differ from the klines, from the topic (``rebuilding.py``).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Auditor:
         self._reader = CandleReader.from_settings(settings)
         self._store = CandleRebuilds.from_settings(settings)
         self._stop = asyncio.Event()
-        self._mender = Rebuilder(
+        self._rebuilder = Rebuilder(
             settings, self._store, say=_log.info, gives_up=self._stop.is_set, records_limit=RECORDS_LIMIT
         )
         self._attempts = Attempts()
@@ -143,7 +143,7 @@ class Auditor:
         """Mend first: a lost candle would be a hole, though the topic has its trades."""
         while True:
             message = ", ".join(self._settings.symbols[:_NAMED])
-            for work in (self.mend, self.find_gaps):
+            for work in (self.rebuild, self.find_gaps):
                 try:
                     await asyncio.to_thread(work, time.time_ns() // 1_000)
                 except (StoreError, BrokerError) as error:
@@ -153,7 +153,7 @@ class Auditor:
             self._message = message
             await asyncio.sleep(LOOK_SECONDS)
 
-    def mend(self, now: int) -> None:
+    def rebuild(self, now: int) -> None:
         """Rebuild those of the latest candles that can't be right, or were doubted. ``now`` in microseconds.
 
         Raises StoreError and BrokerError while PostgreSQL or Kafka is away, StoppedError after ``stop``.
@@ -162,7 +162,7 @@ class Auditor:
         until = floor_time(now - SETTLE_US, slide)
         since = max(0, until - AGREEMENT_US)
         found = {
-            symbol: self._mender.find_suspect_ranges(symbol, since, until, LONGEST_ROLL_UP)
+            symbol: self._rebuilder.find_suspect_ranges(symbol, since, until, LONGEST_ROLL_UP)
             for symbol in self._settings.symbols
         }
         while not self._doubts.empty():
@@ -170,18 +170,18 @@ class Auditor:
             found[symbol].append(doubt)
         for symbol, some in found.items():
             due = [one for one in some if one.until <= until and self._attempts.is_due(symbol, one, now)]
-            for stretch, mended in self._mender.mend(symbol, some, due.__contains__):
+            for stretch, rebuilt in self._rebuilder.rebuild(symbol, some, due.__contains__):
                 for one in due:
                     if stretch.since <= one.since and one.until <= stretch.until:
-                        self._attempts.note(symbol, one, now, is_settled=not mended.left)
+                        self._attempts.note(symbol, one, now, is_settled=not rebuilt.left)
                 _log.warning(
                     "%s, %s to %s: %s: folded anew, %d candles put right%s",
                     symbol,
                     written(stretch.since),
                     written(stretch.until),
                     stretch.reason,
-                    mended.candles,
-                    f"; left as it is: {mended.left}" if mended.left else "",
+                    rebuilt.candles,
+                    f"; left as it is: {rebuilt.left}" if rebuilt.left else "",
                 )
         self._repaired = self._store.repaired(self._settings.symbols)
 

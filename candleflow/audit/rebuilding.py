@@ -1,7 +1,7 @@
 """Rebuild stored candles that can't be right from the topic, and then the roll-ups over them.
 
 Joined here: what looks wrong (``consistency.py``), the topic's records (``broker.trade_reader``), the fold
-(``recomputed.py``), and the one transaction that replaces (``store.mending``). Only records that the processor
+(``recomputed.py``), and the one transaction that replaces (``store.rebuilds``). Only records that the processor
 has merged count, and only those that it would not refuse. Times are microseconds since the epoch, UTC.
 """
 
@@ -80,7 +80,7 @@ class Rebuilder:
         strays = self._store.stray_roll_ups(symbol, begin, end, size)
         return find_suspect_ranges(books, strays, self._settings.windows)
 
-    def mend(
+    def rebuild(
         self,
         symbol: str,
         found: Sequence[SuspectRange],
@@ -94,23 +94,23 @@ class Rebuilder:
         doubtful = [one for one in found if one.since < one.until]
         for run in group_adjacent(one for one in found if is_due(one)):
             together = spanning(run)
-            mended = self._mend(symbol, together, doubtful)
-            if len(run) == 1 or not mended.left:
-                yield together, mended
+            rebuilt = self._rebuild(symbol, together, doubtful)
+            if len(run) == 1 or not rebuilt.left:
+                yield together, rebuilt
                 continue
             for one in run:
-                yield one, self._mend(symbol, one, doubtful)
+                yield one, self._rebuild(symbol, one, doubtful)
 
-    def _mend(self, symbol: str, suspect: SuspectRange, doubtful: list[SuspectRange]) -> Rebuilt:
+    def _rebuild(self, symbol: str, suspect: SuspectRange, doubtful: list[SuspectRange]) -> Rebuilt:
         """Mend one stretch, and take it from the doubtful ones if that went well."""
         others = [(one.since, one.until) for one in doubtful if not _is_within(one, suspect)]
         for _ in range(_ATTEMPTS):
-            mended = self._try(symbol, suspect, others)
-            if mended is None:
+            rebuilt = self._try(symbol, suspect, others)
+            if rebuilt is None:
                 continue
-            if not mended.left:
+            if not rebuilt.left:
                 doubtful[:] = [one for one in doubtful if not _is_within(one, suspect)]
-            return mended
+            return rebuilt
         return Rebuilt(0, "its candles change again and again")
 
     def _try(self, symbol: str, suspect: SuspectRange, others: Sequence[tuple[int, int]]) -> Rebuilt | None:

@@ -30,28 +30,28 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     asked = asked_for(settings, arguments, now)
     settled = now - SETTLE_US
     asked = Asked(asked.symbol, asked.since, min(asked.until, settled))
-    _mend(settings, asked, settled)
+    _rebuild(settings, asked, settled)
     _order(settings, asked, now)
     return 0
 
 
-def _mend(settings: Settings, asked: Asked, settled: int) -> None:
-    """Lost candles too are mended before holes are looked for: the topic may have their trades."""
+def _rebuild(settings: Settings, asked: Asked, settled: int) -> None:
+    """Lost candles too are rebuilt before holes are looked for: the topic may have their trades."""
     say = partial(print, file=sys.stderr)
-    mended = left = 0
+    rebuilt = left = 0
     with closing(CandleRebuilds.from_settings(settings)) as store:
-        mender = Rebuilder(settings, store, say=say)
+        rebuilder = Rebuilder(settings, store, say=say)
         for since, until in _days(settings, asked):
-            found = mender.find_suspect_ranges(asked.symbol, since, until)
+            found = rebuilder.find_suspect_ranges(asked.symbol, since, until)
             due = [one for one in found if one.until <= settled and one.since < until and since <= one.until]
-            for suspect, outcome in mender.mend(asked.symbol, found, due.__contains__):
+            for suspect, outcome in rebuilder.rebuild(asked.symbol, found, due.__contains__):
                 stretch = f"{asked.symbol} {written(suspect.since)} to {written(suspect.until)}"
                 print(f"{stretch}: {suspect.reason}: {outcome.candles:,} candles put right")
                 if outcome.left:
                     print(f"{stretch}: left as it is: {outcome.left}")
-                mended += outcome.candles
+                rebuilt += outcome.candles
                 left += bool(outcome.left)
-    print(f"{mended:,} candles put right" + (f", {left:,} stretches left as they are" if left else ""))
+    print(f"{rebuilt:,} candles put right" + (f", {left:,} stretches left as they are" if left else ""))
 
 
 def _days(settings: Settings, asked: Asked) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Wrong candles mended from a real topic: by the auditor by itself, and by ``repair``."""
+"""Wrong candles rebuilt from a real topic: by the auditor by itself, and by ``repair``."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ async def test_trades_that_were_fetched_later_are_found_behind_the_others(
         right = stage.ask(AMOUNTS)
         stage.ask(DOUBLE, -500)
         auditor = Auditor(stage.settings)
-        await asyncio.to_thread(auditor.mend, time.time_ns() // 1_000)
+        await asyncio.to_thread(auditor.rebuild, time.time_ns() // 1_000)
         assert stage.is_again(right)
 
 
@@ -152,11 +152,11 @@ async def test_records_that_the_processor_has_not_merged_or_refuses_do_not_count
         for late_by_us in (-120 * SECOND_US, 300 * SECOND_US):
             stage.ask(DOUBLE, at - 2)
             await asyncio.to_thread(stage.publish, [late], late_by_us=late_by_us)
-            await asyncio.to_thread(auditor.mend, time.time_ns() // 1_000)
+            await asyncio.to_thread(auditor.rebuild, time.time_ns() // 1_000)
             assert stage.is_again(right)
             stage.ask("UPDATE topic_offsets SET next_offset = next_offset + 1")
         stage.ask(DOUBLE, at - 2)
-        await asyncio.to_thread(auditor.mend, time.time_ns() // 1_000)
+        await asyncio.to_thread(auditor.rebuild, time.time_ns() // 1_000)
         found = stage.ask("SELECT interval, sum(trade_count) FROM candles GROUP BY interval")
         assert {count for _, count in found} == {len(stage.trades())}
 
@@ -171,7 +171,7 @@ async def test_a_price_that_only_the_exchange_shows_to_be_wrong_is_mended_once(
         auditor = Auditor(stage.settings)
         await auditor.compare()
         assert auditor.counts()["different"] == 1
-        await asyncio.to_thread(auditor.mend, time.time_ns() // 1_000)
+        await asyncio.to_thread(auditor.rebuild, time.time_ns() // 1_000)
         assert stage.is_again(right)
         await auditor.compare()
         assert auditor.counts()["different"] == 0
@@ -187,7 +187,7 @@ async def test_what_differs_from_the_exchange_though_it_is_the_fold_is_told_and_
         auditor = Auditor(stage.settings)
         for _ in range(3):
             await auditor.compare()
-            await asyncio.to_thread(auditor.mend, time.time_ns() // 1_000)
+            await asyncio.to_thread(auditor.rebuild, time.time_ns() // 1_000)
         assert auditor.counts()["different"] == 2
         assert stage.ask(EVERYTHING) == before
         assert caplog.text.count("folded anew, 0 candles put right") == 1
@@ -221,7 +221,7 @@ async def test_where_the_topic_has_lost_the_trades_it_says_so_and_does_not_try_f
         auditor = Auditor(stage.settings)
         now = time.time_ns() // 1_000
         for second in (0, 5, 30, 61, 65, 122, 183, 244):
-            await asyncio.to_thread(auditor.mend, now + second * SECOND_US)
+            await asyncio.to_thread(auditor.rebuild, now + second * SECOND_US)
         assert caplog.text.count("folded anew") == 3
         assert caplog.text.count("left as it is: the topic does not have") == 3
         assert stage.ask(EVERYTHING) == before

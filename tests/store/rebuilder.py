@@ -12,7 +12,7 @@ from candleflow.settings import Settings
 from candleflow.store.rebuilds import CandleRebuilds, Merged
 
 
-class ListMender(Rebuilder):
+class ListRebuilder(Rebuilder):
     def __init__(self, settings: Settings, store: CandleRebuilds, topic: Sequence[Trade]) -> None:
         super().__init__(settings, store, say=print)
         self.topic = topic
@@ -20,7 +20,7 @@ class ListMender(Rebuilder):
     def repair(self, symbol: str, since: int, until: int) -> list[Rebuilt]:
         """As ``repair`` does."""
         found = self.find_suspect_ranges(symbol, since, until)
-        return [mended for _, mended in self.mend(symbol, found)]
+        return [rebuilt for _, rebuilt in self.rebuild(symbol, found)]
 
     def _merged(self) -> Merged:
         return Merged("a list", {})
