@@ -85,15 +85,15 @@ class Answer:
 
 
 def judged(
-    exchanges: Sequence[Exchange], *, went_well: bool, otherwise: str = "", is_witnessed: bool = False
+    exchanges: Sequence[Exchange], *, went_well: bool, otherwise: str = "", is_recorded: bool = False
 ) -> Answer:
     """What an attempt came to, of one request or several; ``otherwise``: what else is known of a failure.
 
-    ``is_witnessed``: what left is among the exchanges, and nothing else. Where a server took a part of the
+    ``is_recorded``: what left is among the exchanges, and nothing else. Where a server took a part of the
     message it is sent: another attempt would send that part twice.
     """
     if not exchanges:
-        return _unseen(went_well=went_well, otherwise=otherwise, is_witnessed=is_witnessed)
+        return _unseen(went_well=went_well, otherwise=otherwise, is_recorded=is_recorded)
     carrying = [one for one in exchanges if one.carries] or [exchanges[-1]]  # which hides it, or never had it
     taken = [one for one in carrying if one.is_accepted]
     failed = next((one for one in (*carrying, *exchanges) if not one.is_accepted), None)
@@ -105,10 +105,10 @@ def judged(
     return _denied(carrying)
 
 
-def _unseen(*, went_well: bool, otherwise: str, is_witnessed: bool) -> Answer:
+def _unseen(*, went_well: bool, otherwise: str, is_recorded: bool) -> Answer:
     if went_well:
         return Answer(Outcome.SENT)
-    if is_witnessed:
+    if is_recorded:
         return Answer(Outcome.LATER, otherwise or "nothing was sent: does the address name a recipient?")
     return Answer(Outcome.UNKNOWN, otherwise or "the channel's plugin could not send it")
 

@@ -16,7 +16,7 @@ import apprise
 from apprise.attachment.memory import AttachMemory
 
 from candleflow.alerts.answers import Answer, judged
-from candleflow.alerts.witness import install, witnessed
+from candleflow.alerts.recorder import install, recorded_attempt
 from candleflow.errors import SettingError
 from candleflow.settings import Settings, channels_of
 
@@ -69,10 +69,10 @@ class Channel:
         return self._attempt(png, "", attached)
 
     def _attempt(self, message: str | bytes, body: str, attached: Any = None) -> Answer:
-        with witnessed(message) as attempt:
+        with recorded_attempt(message) as attempt:
             went_well, otherwise = self._notify(body, attached)
         answer = judged(
-            attempt.exchanges, went_well=went_well, otherwise=otherwise, is_witnessed=self._is_witnessed
+            attempt.exchanges, went_well=went_well, otherwise=otherwise, is_recorded=self._is_recorded
         )
         return self._with_moves(replace(answer, detail=self._scrubbed(answer.detail)), attempt.moved)
 
@@ -92,7 +92,7 @@ class Channel:
             return False, type(error).__name__
 
     @property
-    def _is_witnessed(self) -> bool:
+    def _is_recorded(self) -> bool:
         """Whether the plugin sends by HTTP or e-mail, so that the witnesses see all that leaves."""
         package = type(self._plugin).__module__
         return any(hasattr(sys.modules[package], one) for one in ("requests", "smtplib"))
@@ -150,7 +150,7 @@ def _pause(kind: str, plugin: Any) -> float:
 
 
 def _prepare() -> None:
-    """In the process that sends: attempts are witnessed, and nobody logs an address."""
+    """In the process that sends: attempts are recorded_attempt, and nobody logs an address."""
     install()
     for name in _SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

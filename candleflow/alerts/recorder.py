@@ -60,7 +60,7 @@ _attempt: ContextVar[Attempt | None] = ContextVar("attempt", default=None)
 
 
 @contextmanager
-def witnessed(message: str | bytes) -> Iterator[Attempt]:
+def recorded_attempt(message: str | bytes) -> Iterator[Attempt]:
     """Note what becomes of sending a message: words, or a file's bytes."""
     attempt = Attempt(
         [message] if isinstance(message, bytes) else sorted(set(_WORD.findall(message.encode())))
@@ -77,16 +77,16 @@ def install() -> None:
 
     urllib3's connections, which ``requests`` sends by, tell the attempt when a request begins to leave.
     """
-    requests.sessions.HTTPAdapter = _Witness  # type: ignore[attr-defined]
+    requests.sessions.HTTPAdapter = _RecordingAdapter  # type: ignore[attr-defined]
     HTTPConnection.endheaders = _endheaders  # type: ignore[assignment]
-    smtplib.SMTP = _WitnessedMail  # type: ignore[misc]
-    smtplib.SMTP_SSL = _WitnessedMailOverTls  # type: ignore[misc]
+    smtplib.SMTP = _RecordingSmtp  # type: ignore[misc]
+    smtplib.SMTP_SSL = _RecordingSmtpOverTls  # type: ignore[misc]
 
 
 # HTTP --------------------------------------------------------------------------------------------------
 
 
-class _Witness(HTTPAdapter):
+class _RecordingAdapter(HTTPAdapter):
     """Sends as ``requests`` does, and notes what came of it for the attempt under way, if any."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **more: Any) -> requests.Response:
@@ -181,7 +181,7 @@ def _readdressed(request: requests.PreparedRequest, attempt: Attempt) -> request
 # E-mail ------------------------------------------------------------------------------------------------
 
 
-class _MailWitness:
+class _RecordingMail:
     """Sends as ``smtplib`` does, and notes what came of it for the attempt under way, if any."""
 
     _has_begun = False
@@ -248,9 +248,9 @@ def _refusal(error: OSError) -> tuple[int | None, bytes]:
     return None, b""
 
 
-class _WitnessedMail(_MailWitness, smtplib.SMTP):
+class _RecordingSmtp(_RecordingMail, smtplib.SMTP):
     pass
 
 
-class _WitnessedMailOverTls(_MailWitness, smtplib.SMTP_SSL):
+class _RecordingSmtpOverTls(_RecordingMail, smtplib.SMTP_SSL):
     pass
