@@ -84,7 +84,7 @@ class Answer:
     """Refused is the channel, not this message."""
 
 
-def judged(
+def interpret(
     exchanges: Sequence[Exchange], *, went_well: bool, otherwise: str = "", is_recorded: bool = False
 ) -> Answer:
     """What an attempt came to, of one request or several; ``otherwise``: what else is known of a failure.
@@ -141,17 +141,17 @@ def _failure(exchange: Exchange) -> Answer:
 
 def _status(exchange: Exchange) -> int | None:
     """The answer's; where the body denies a status of 2xx, the body's own, as Telegram has it."""
-    told = _json(exchange)
-    code = told.get("error_code")
-    return code if told.get("ok") is False and isinstance(code, int) else exchange.status
+    answer = _json(exchange)
+    code = answer.get("error_code")
+    return code if answer.get("ok") is False and isinstance(code, int) else exchange.status
 
 
 def _words(exchange: Exchange) -> str:
     """The status, and the server's own word for it: Telegram's description, Discord's message."""
     if exchange.status is None:
         return "no answer"
-    told = _json(exchange)
-    said = next((told[one] for one in _SAID if isinstance(told.get(one), str)), "")
+    answer = _json(exchange)
+    said = next((answer[one] for one in _SAID if isinstance(answer.get(one), str)), "")
     if exchange.is_mail:
         said = exchange.body.decode(errors="replace")
     phrase = "" if exchange.is_mail else http.client.responses.get(exchange.status, "")
@@ -199,7 +199,7 @@ def _header(exchange: Exchange, name: str) -> str | None:
 
 def _json(exchange: Exchange) -> Mapping[str, Any]:
     try:
-        told = json.loads(exchange.body)
+        answer = json.loads(exchange.body)
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return answer if isinstance(answer, dict) else {}

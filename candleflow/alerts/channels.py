@@ -15,7 +15,7 @@ from typing import Any, Final
 import apprise
 from apprise.attachment.memory import AttachMemory
 
-from candleflow.alerts.answers import Answer, judged
+from candleflow.alerts.answers import Answer, interpret
 from candleflow.alerts.recorder import install, recorded_attempt
 from candleflow.errors import SettingError
 from candleflow.settings import Settings, channels_of
@@ -71,7 +71,7 @@ class Channel:
     def _attempt(self, message: str | bytes, body: str, attached: Any = None) -> Answer:
         with recorded_attempt(message) as attempt:
             went_well, otherwise = self._notify(body, attached)
-        answer = judged(
+        answer = interpret(
             attempt.exchanges, went_well=went_well, otherwise=otherwise, is_recorded=self._is_recorded
         )
         return self._with_moves(replace(answer, detail=self._scrubbed(answer.detail)), attempt.moved)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from candleflow.alerts import process
 from candleflow.alerts.answers import Outcome
 from candleflow.alerts.channels import channels
-from candleflow.alerts.message import described, utc
+from candleflow.alerts.message import describe, utc
 from candleflow.alerts.rules import Kind, Rule, RuleError, expiry, fields, rule_of
 from candleflow.errors import MarketError, SettingError
 from candleflow.market.symbol import upper
@@ -65,7 +65,7 @@ def _add(settings: Settings, arguments: argparse.Namespace) -> int:
         return 2
     with closing(AlertEditor.from_settings(settings)) as editor:
         rule_id = editor.add(fields(rule))
-    print(f"rule {rule_id}: {described(rule)}")
+    print(f"rule {rule_id}: {describe(rule)}")
     if settings.exchange.is_simulated and not rule.may_be_simulated:
         print("the trades here are made up: this rule fires on them only with --simulated")
     return 0
@@ -113,7 +113,7 @@ def _list(settings: Settings, _: argparse.Namespace) -> int:
 
 def _stored_words(stored: StoredRule) -> str:
     try:
-        return described(rule_of(stored.rule, stored.rule_id))
+        return describe(rule_of(stored.rule, stored.rule_id))
     except MarketError as error:
         return f"can't be used: {error}"
 

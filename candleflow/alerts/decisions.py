@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Final
 
 from candleflow.alerts.firing import Firing, Sample, State, evaluate
-from candleflow.alerts.message import told
+from candleflow.alerts.message import alert_text
 from candleflow.alerts.rules import MOST_CANDLES, Kind, Rule, rule_of
 from candleflow.audit.klines import DIFFERING
 from candleflow.errors import MarketError
@@ -83,7 +83,7 @@ class Decider:
         return Decision(*key, stored.version, asdict(after), None if firing is None else self._alert(firing))
 
     def _alert(self, firing: Firing) -> Alert:
-        words, sample = told(firing, self._settings.page_url), firing.sample
+        words, sample = alert_text(firing, self._settings.page_url), firing.sample
         return Alert(sample.window, sample.at, words.text, words.brief, firing.rule.channels)
 
     def _read_rules(self) -> None:

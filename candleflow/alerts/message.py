@@ -23,14 +23,14 @@ _DIRECTIONS: Final = {True: "up", False: "down"}
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class AlertText:
     """An alert in full, and in a line of at most LONGEST_BRIEF letters."""
 
     text: str
     brief: str
 
 
-def told(firing: Firing, page_url: str) -> Told:
+def alert_text(firing: Firing, page_url: str) -> AlertText:
     """The words for a firing: symbol, rule, value, time in UTC, note, and the page's address for it."""
     rule, sample = firing.rule, firing.sample
     symbol = sample.symbol or "all symbols"
@@ -39,7 +39,7 @@ def told(firing: Firing, page_url: str) -> Told:
     head = f"{marks}{symbol} {_event(firing)}: {_value(firing)} at {utc(sample.at)}{doubt}"
     link = f"{page_url}/?symbol={quote(sample.symbol)}" if sample.symbol else page_url
     brief = f"{marks}{symbol} {_event(firing)}: {plain(sample.value)}"
-    return Told("\n".join(filter(None, (head, rule.note, link))), brief[:LONGEST_BRIEF])
+    return AlertText("\n".join(filter(None, (head, rule.note, link))), brief[:LONGEST_BRIEF])
 
 
 def _event(firing: Firing) -> str:
@@ -62,7 +62,7 @@ def _value(firing: Firing) -> str:
     return f"{plain(sample.value)}{_UNITS.get(rule.kind, '')}"
 
 
-def described(rule: Rule) -> str:
+def describe(rule: Rule) -> str:
     """The whole rule, for who edits it."""
     marks = [
         "on closed candles" if rule.is_on_closed else "",
@@ -83,7 +83,7 @@ def utc(at: int, form: str = "%Y-%m-%d %H:%M:%S UTC") -> str:
     return (_EPOCH + timedelta(microseconds=at)).strftime(form)
 
 
-def together(alerts: Sequence[Told]) -> str:
+def combined_message(alerts: Sequence[AlertText]) -> str:
     """One message of several alerts, the first of them in full, as many as there is room for.
 
     ``alerts``: at most MOST_AT_ONCE, so that each fits in brief.

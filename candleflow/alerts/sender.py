@@ -20,7 +20,7 @@ from typing import Final
 
 from candleflow.alerts.answers import Answer, Outcome
 from candleflow.alerts.channels import Channel
-from candleflow.alerts.message import MOST_AT_ONCE, Told, together
+from candleflow.alerts.message import MOST_AT_ONCE, AlertText, combined_message
 from candleflow.backoff import Backoff
 from candleflow.errors import HeldError, StoreError
 from candleflow.market.window import SECOND_US
@@ -119,7 +119,7 @@ class ChannelSender:
         if self._steady() < self._refused_until:
             self._note(due, Outcome.REFUSED, self._refusal)
             return 0
-        answer = self._channel.send(together([Told(one.text, one.brief) for one in due]))
+        answer = self._channel.send(combined_message([AlertText(one.text, one.brief) for one in due]))
         self._take_in(answer, due)
         if answer.outcome is Outcome.SENT and self._picture_of is not None:
             self._wanted = _Wanted(due[0].alert_id, self._steady() + PICTURE_SECONDS)

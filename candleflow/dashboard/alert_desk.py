@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from candleflow.alerts.message import described
+from candleflow.alerts.message import describe
 from candleflow.alerts.rules import expiry, fields, rule_of
 from candleflow.dashboard.shared_answers import SharedAnswers, Viewer
 from candleflow.errors import MarketError
 from candleflow.settings import Settings, channels_of
-from candleflow.store.alerts import AlertEditor, AlertReader, StoredRule, ToldAlert
+from candleflow.store.alerts import AlertDelivery, AlertEditor, AlertReader, StoredRule
 
 
 class AlertDesk:
@@ -29,7 +29,7 @@ class AlertDesk:
         """Each rule in words, by its id."""
         return {one.rule_id: _words(one) for one in self._reader.rules()}
 
-    def latest(self, limit: int) -> Sequence[ToldAlert]:
+    def latest(self, limit: int) -> Sequence[AlertDelivery]:
         """The newest first; a second old at most, as every page asks while it loads, and many may at once."""
         return Viewer(self._answers).ask(limit, lambda: self._reader.latest(limit))
 
@@ -51,6 +51,6 @@ class AlertDesk:
 
 def _words(stored: StoredRule) -> str:
     try:
-        return described(rule_of(stored.rule, stored.rule_id))
+        return describe(rule_of(stored.rule, stored.rule_id))
     except MarketError as error:
         return f"can't be used: {error}"

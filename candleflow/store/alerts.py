@@ -103,7 +103,7 @@ class StoredAlert:
 
 
 @dataclass(frozen=True, slots=True)
-class ToldAlert:
+class AlertDelivery:
     """An alert and how it went by one channel, for people."""
 
     alert_id: int
@@ -315,10 +315,10 @@ class AlertReader:
         """Those that weren't removed, the oldest first."""
         return [StoredRule(*row) for row in self._pool.rows(_RULES, {}, may_repeat=True)]
 
-    def latest(self, limit: int) -> list[ToldAlert]:
+    def latest(self, limit: int) -> list[AlertDelivery]:
         """The latest alerts, a line for each channel, the newest first."""
         rows = self._pool.rows(_LATEST, {"limit": limit}, may_repeat=True)
-        return [ToldAlert(*row) for row in rows]
+        return [AlertDelivery(*row) for row in rows]
 
     def close(self) -> None:
         """Close the idle connections; it may still be used."""

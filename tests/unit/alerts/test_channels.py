@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from candleflow.alerts.answers import Answer, Exchange, Outcome, judged
+from candleflow.alerts.answers import Answer, Exchange, Outcome, interpret
 from candleflow.alerts.channels import Channel, channels
 from candleflow.errors import SettingError
 from candleflow.settings import channels_of, load
@@ -180,6 +180,6 @@ def test_a_token_goes_nowhere_in_clear_text(url: str) -> None:
 
 def test_where_one_part_was_taken_the_message_counts_as_sent() -> None:
     """To send it again would send that part twice."""
-    answer = judged([Exchange(200), Exchange(500)], went_well=False)
+    answer = interpret([Exchange(200), Exchange(500)], went_well=False)
     assert answer.outcome is Outcome.SENT
     assert "500" in answer.detail

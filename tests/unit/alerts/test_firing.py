@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from candleflow.alerts.firing import Firing, Sample, State, evaluate
-from candleflow.alerts.message import LONGEST_MESSAGE, MOST_AT_ONCE, Told, together, told
+from candleflow.alerts.message import LONGEST_MESSAGE, MOST_AT_ONCE, AlertText, alert_text, combined_message
 from candleflow.alerts.rules import Kind, Rule, RuleError, fields, rule_of
 from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US
@@ -160,7 +160,7 @@ def test_a_rule_is_the_same_after_it_was_kept(more: dict[str, Any]) -> None:
 
 def test_an_alert_says_symbol_rule_price_time_note_and_where_to_look() -> None:
     firing = Firing(above(note="sell?"), sample("100012.30"), Decimal("100012.30"))
-    assert told(firing, "http://localhost:8501").text.splitlines() == [
+    assert alert_text(firing, "http://localhost:8501").text.splitlines() == [
         "BTCUSDT is above 100: 100012.3 at 2023-11-15 00:00:00 UTC",
         "sell?",
         "http://localhost:8501/?symbol=BTCUSDT",
@@ -168,7 +168,9 @@ def test_an_alert_says_symbol_rule_price_time_note_and_where_to_look() -> None:
 
 
 def test_what_is_made_up_or_incomplete_says_so() -> None:
-    words = told(Firing(above(), sample(is_simulated=True, is_complete=False), Decimal(101)), "http://x")
+    words = alert_text(
+        Firing(above(), sample(is_simulated=True, is_complete=False), Decimal(101)), "http://x"
+    )
     assert words.text.startswith("SIMULATED BTCUSDT")
     assert words.brief.startswith("SIMULATED BTCUSDT")
     assert "incomplete" in words.text
@@ -176,13 +178,13 @@ def test_what_is_made_up_or_incomplete_says_so() -> None:
 
 def test_a_crossing_either_way_says_which() -> None:
     crossing = above(kind=Kind.CROSSES)
-    assert "crosses down 100" in told(Firing(crossing, sample(99), Decimal(99), False), "http://x").text
+    assert "crosses down 100" in alert_text(Firing(crossing, sample(99), Decimal(99), False), "http://x").text
 
 
 def test_many_alerts_are_one_message_the_first_of_them_in_full() -> None:
-    alerts = [Told(f"alert {one} " + "x" * 300, f"brief {one}") for one in range(MOST_AT_ONCE)]
-    message = together(alerts)
+    alerts = [AlertText(f"alert {one} " + "x" * 300, f"brief {one}") for one in range(MOST_AT_ONCE)]
+    message = combined_message(alerts)
     assert len(message) <= LONGEST_MESSAGE
     assert message.startswith("alert 0 ")
     assert all(f"alert {one} " in message or f"brief {one}" in message for one in range(MOST_AT_ONCE))
-    assert together(alerts[:1]) == alerts[0].text
+    assert combined_message(alerts[:1]) == alerts[0].text
