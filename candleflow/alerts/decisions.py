@@ -10,7 +10,7 @@ from dataclasses import asdict
 from decimal import Decimal
 from typing import Final
 
-from candleflow.alerts.firing import Firing, Sample, State, evaluate
+from candleflow.alerts.firing import Firing, Observation, State, evaluate
 from candleflow.alerts.message import alert_text
 from candleflow.alerts.rules import MOST_CANDLES, Kind, Rule, rule_of
 from candleflow.audit.klines import DIFFERING
@@ -18,7 +18,7 @@ from candleflow.errors import MarketError
 from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US, floor_time
 from candleflow.settings import Settings
-from candleflow.store.alerts import Alert, AlertStore, Decision, Sight, StoredState
+from candleflow.store.alerts import Alert, AlertStore, Decision, MarketSnapshot, StoredState
 from candleflow.telemetry import read_heartbeat
 
 _log = logging.getLogger(__name__)
@@ -61,30 +61,30 @@ class Decider:
         self._read_rules()
         if not self.rules:
             return 0
-        sights = {one.symbol: one for one in self._book.sights()}
-        fresh = {symbol: self._newly_closed(symbol) for symbol in self._symbols_with_candles(sights)}
+        snapshots = {one.symbol: one for one in self._book.snapshots()}
+        fresh = {symbol: self._newly_closed(symbol) for symbol in self._symbols_with_candles(snapshots)}
         decisions = [
             decision
             for rule in self.rules
-            for sample in self._samples(rule, sights, fresh, now)
-            if (decision := self._decision(rule, sample, now)) is not None
+            for observation in self._observations(rule, snapshots, fresh, now)
+            if (decision := self._decision(rule, observation, now)) is not None
         ]
         return self._book.decide(decisions) if decisions else 0
 
-    def _decision(self, rule: Rule, sample: Sample, now: int) -> Decision | None:
+    def _decision(self, rule: Rule, observation: Observation, now: int) -> Decision | None:
         """Only a state that is another is written: a price moving on its side of the line changes none."""
-        key = rule.rule_id, sample.symbol
+        key = rule.rule_id, observation.symbol
         stored = self._states.get(key) or StoredState(0, {})
         before = State(**stored.state)
-        after, firing = evaluate(rule, before, sample, now)
+        after, firing = evaluate(rule, before, observation, now)
         if after == before:
             return None
         self._states[key] = StoredState(stored.version + 1, asdict(after))
         return Decision(*key, stored.version, asdict(after), None if firing is None else self._alert(firing))
 
     def _alert(self, firing: Firing) -> Alert:
-        words, sample = alert_text(firing, self._settings.page_url), firing.sample
-        return Alert(sample.window, sample.at, words.text, words.brief, firing.rule.channels)
+        words, observation = alert_text(firing, self._settings.page_url), firing.observation
+        return Alert(observation.window, observation.at, words.text, words.brief, firing.rule.channels)
 
     def _read_rules(self) -> None:
         if not self._are_states_read:
@@ -103,13 +103,13 @@ class Decider:
                     _log.error("alert rule %d can't be used: %s", stored.rule_id, error)
         self.rules = found
 
-    def _symbols_with_candles(self, sights: Mapping[str, Sight]) -> Sequence[str]:
+    def _symbols_with_candles(self, snapshots: Mapping[str, MarketSnapshot]) -> Sequence[str]:
         """Those of which some rule wants closed candles."""
         wanting = [rule for rule in self.rules if _wants_candles(rule)]
         if any(rule.symbol is None for rule in wanting):
-            return list(sights)
+            return list(snapshots)
         named = {rule.symbol for rule in wanting if rule.symbol is not None}
-        return sorted(named & sights.keys())
+        return sorted(named & snapshots.keys())
 
     def _newly_closed(self, symbol: str) -> Sequence[int]:
         """Where in the symbol's candles the new ones are; at first only the last is new."""
@@ -121,34 +121,38 @@ class Decider:
         bars.extend(found)
         return range(len(bars) - len(found), len(bars))
 
-    def _samples(
-        self, rule: Rule, sights: Mapping[str, Sight], fresh: Mapping[str, Sequence[int]], now: int
-    ) -> Iterator[Sample]:
+    def _observations(
+        self,
+        rule: Rule,
+        snapshots: Mapping[str, MarketSnapshot],
+        fresh: Mapping[str, Sequence[int]],
+        now: int,
+    ) -> Iterator[Observation]:
         if not rule.kind.is_of_market:
-            yield from self._pipeline_samples(rule.kind, sights, now)
+            yield from self._pipeline_observations(rule.kind, snapshots, now)
             return
-        for symbol in sights if rule.symbol is None else [rule.symbol]:
+        for symbol in snapshots if rule.symbol is None else [rule.symbol]:
             if rule.is_on_closed:
-                yield from (self._closed_sample(symbol, at) for at in fresh.get(symbol, ()))
-            elif (sight := sights.get(symbol)) is not None and sight.window is not None:
-                yield self._live_sample(sight, sight.window)
+                yield from (self._closed_observation(symbol, at) for at in fresh.get(symbol, ()))
+            elif (snapshot := snapshots.get(symbol)) is not None and snapshot.window is not None:
+                yield self._live_observation(snapshot, snapshot.window)
 
-    def _live_sample(self, sight: Sight, window: int) -> Sample:
-        return Sample(
-            symbol=sight.symbol,
-            at=sight.traded_at,
+    def _live_observation(self, snapshot: MarketSnapshot, window: int) -> Observation:
+        return Observation(
+            symbol=snapshot.symbol,
+            at=snapshot.traded_at,
             window=window,
-            value=sight.price,
-            is_complete=sight.is_complete,
+            value=snapshot.price,
+            is_complete=snapshot.is_complete,
             is_simulated=self._settings.exchange.is_simulated,
-            volume=sight.volume,
-            history=[one for one in self._bars.get(sight.symbol, ()) if one.open_time < window],
+            volume=snapshot.volume,
+            history=[one for one in self._bars.get(snapshot.symbol, ()) if one.open_time < window],
         )
 
-    def _closed_sample(self, symbol: str, at: int) -> Sample:
+    def _closed_observation(self, symbol: str, at: int) -> Observation:
         bars = list(self._bars[symbol])
         candle = bars[at]
-        return Sample(
+        return Observation(
             symbol=symbol,
             at=candle.open_time + self._settings.windows.size_us,
             window=candle.open_time,
@@ -160,15 +164,19 @@ class Decider:
             history=bars[:at],
         )
 
-    def _pipeline_samples(self, kind: Kind, sights: Mapping[str, Sight], now: int) -> Iterator[Sample]:
+    def _pipeline_observations(
+        self, kind: Kind, snapshots: Mapping[str, MarketSnapshot], now: int
+    ) -> Iterator[Observation]:
         window = floor_time(now, self._settings.windows.size_us)
-        for symbol, value in self._readings(kind, sights, now).items():
-            yield Sample(symbol, now, window, value, is_simulated=self._settings.exchange.is_simulated)
+        for symbol, value in self._readings(kind, snapshots, now).items():
+            yield Observation(symbol, now, window, value, is_simulated=self._settings.exchange.is_simulated)
 
-    def _readings(self, kind: Kind, sights: Mapping[str, Sight], now: int) -> Mapping[str, Decimal]:
+    def _readings(
+        self, kind: Kind, snapshots: Mapping[str, MarketSnapshot], now: int
+    ) -> Mapping[str, Decimal]:
         """By symbol, what a rule of the pipeline is about."""
         if kind is Kind.SILENCE:
-            return {symbol: _seconds(now - sight.traded_at) for symbol, sight in sights.items()}
+            return {symbol: _seconds(now - snapshot.traded_at) for symbol, snapshot in snapshots.items()}
         if kind is Kind.GAP:
             return {symbol: Decimal(count) for symbol, count in self._gaps(now).items()}
         if kind is Kind.DIFFERS:

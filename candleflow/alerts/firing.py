@@ -2,9 +2,9 @@
 
 Two kinds of meaning, and they differ at the start:
 
-- *Crossing* is an event. The price was on one side at the sample before, and has reached the line now. A rule
+- *Crossing* is an event. The price was on one side at the observation before, and has reached the line now. A rule
   that begins with the price past the line doesn't fire until the price has been back.
-- *Above*, *below* and all the others are states. A state that holds at the first sample fires at once, and
+- *Above*, *below* and all the others are states. A state that holds at the first observation fires at once, and
   again only after it has ended.
 
 The line of 100 with a hysteresis of 2: once fired upwards, it is armed again below 98; so a price that
@@ -30,7 +30,7 @@ _ZERO: Final = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class Observation:
     """One look at a symbol's market, or at the pipeline.
 
     ``value`` is the price, or for rules of the pipeline what they are about: seconds, trades, candles.
@@ -65,64 +65,64 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """A rule has fired: the sample by which it did, and what it measured then."""
+    """A rule has fired: the observation by which it did, and what it measured then."""
 
     rule: Rule
-    sample: Sample
+    observation: Observation
     measured: Decimal
     is_upward: bool = True
 
 
-def evaluate(rule: Rule, state: State, sample: Sample, now: int) -> tuple[State, Firing | None]:
+def evaluate(rule: Rule, state: State, observation: Observation, now: int) -> tuple[State, Firing | None]:
     """The rule's next state, and its firing if it fires. ``now`` decides of expiry and cool-down.
 
-    A sample that the rule doesn't take (``takes``) is as if it had not been.
+    an observation that the rule doesn't take (``takes``) is as if it had not been.
     """
-    if not takes(rule, sample) or rule.has_expired(now) or (rule.is_once and state.fired_at is not None):
+    if not takes(rule, observation) or rule.has_expired(now) or (rule.is_once and state.fired_at is not None):
         return state, None
-    measured = measure(rule, sample)
+    measured = measure(rule, observation)
     if measured is None:
         return state, None
     after, is_upward = (
         _crossing(rule, state, measured) if rule.kind in _CROSSINGS else _state(rule, state, measured)
     )
-    if is_upward is None or _is_held_back(rule, state, sample, now):
+    if is_upward is None or _is_held_back(rule, state, observation, now):
         return after, None
-    after = replace(after, fired_at=now, fired_window=sample.window)
-    return after, Firing(rule, sample, measured, is_upward)
+    after = replace(after, fired_at=now, fired_window=observation.window)
+    return after, Firing(rule, observation, measured, is_upward)
 
 
-def takes(rule: Rule, sample: Sample) -> bool:
-    """Whether the rule looks at such a sample at all: of its symbol, and of candles as it wants them."""
-    if rule.symbol is not None and rule.kind is not Kind.LAG and rule.symbol != sample.symbol:
+def takes(rule: Rule, observation: Observation) -> bool:
+    """Whether the rule looks at such an observation at all: of its symbol, and of candles as it wants them."""
+    if rule.symbol is not None and rule.kind is not Kind.LAG and rule.symbol != observation.symbol:
         return False
-    if rule.is_on_closed and rule.kind.is_of_market and not sample.is_closed:
+    if rule.is_on_closed and rule.kind.is_of_market and not observation.is_closed:
         return False
-    if sample.is_simulated and not rule.may_be_simulated:
+    if observation.is_simulated and not rule.may_be_simulated:
         return False
-    return rule.may_be_incomplete or not rule.kind.is_of_market or _is_complete(rule, sample)
+    return rule.may_be_incomplete or not rule.kind.is_of_market or _is_complete(rule, observation)
 
 
-def _is_complete(rule: Rule, sample: Sample) -> bool:
-    return sample.is_complete and all(bar.is_complete for bar in _considered(rule, sample))
+def _is_complete(rule: Rule, observation: Observation) -> bool:
+    return observation.is_complete and all(bar.is_complete for bar in _considered(rule, observation))
 
 
-def _considered(rule: Rule, sample: Sample) -> Sequence[Bar]:
-    """The candles before the sample's own that the rule compares with."""
+def _considered(rule: Rule, observation: Observation) -> Sequence[Bar]:
+    """The candles before the observation's own that the rule compares with."""
     if rule.kind is Kind.MOVE:
-        since = sample.at - rule.minutes * 60 * SECOND_US
-        return [bar for bar in sample.history if bar.open_time >= since]
-    return sample.history[-rule.candles :] if rule.kind is Kind.VOLUME else ()
+        since = observation.at - rule.minutes * 60 * SECOND_US
+        return [bar for bar in observation.history if bar.open_time >= since]
+    return observation.history[-rule.candles :] if rule.kind is Kind.VOLUME else ()
 
 
-def measure(rule: Rule, sample: Sample) -> Decimal | None:
+def measure(rule: Rule, observation: Observation) -> Decimal | None:
     """What the rule holds against its threshold; None where there is too little to say."""
     if rule.kind is Kind.MOVE:
-        return _move(sample.value, _considered(rule, sample))
+        return _move(observation.value, _considered(rule, observation))
     if rule.kind is Kind.VOLUME:
-        volumes = [bar.volume for bar in _considered(rule, sample)]
-        return deviations(sample.volume, volumes) if len(volumes) == rule.candles else None
-    return sample.value
+        volumes = [bar.volume for bar in _considered(rule, observation)]
+        return deviations(observation.volume, volumes) if len(volumes) == rule.candles else None
+    return observation.value
 
 
 def _move(price: Decimal, bars: Sequence[Bar]) -> Decimal:
@@ -181,8 +181,10 @@ def _state(rule: Rule, state: State, measured: Decimal) -> Outcome:
     return after, sign > 0 if is_active and not state.is_active else None
 
 
-def _is_held_back(rule: Rule, state: State, sample: Sample, now: int) -> bool:
+def _is_held_back(rule: Rule, state: State, observation: Observation, now: int) -> bool:
     """Once a window, whatever the cool-down."""
     if state.fired_at is None:
         return False
-    return state.fired_window == sample.window or now < state.fired_at + rule.cool_down_seconds * SECOND_US
+    return (
+        state.fired_window == observation.window or now < state.fired_at + rule.cool_down_seconds * SECOND_US
+    )

@@ -32,13 +32,13 @@ class AlertText:
 
 def alert_text(firing: Firing, page_url: str) -> AlertText:
     """The words for a firing: symbol, rule, value, time in UTC, note, and the page's address for it."""
-    rule, sample = firing.rule, firing.sample
-    symbol = sample.symbol or "all symbols"
-    marks = "SIMULATED " if sample.is_simulated else ""
-    doubt = "" if sample.is_complete else " (of an incomplete candle)"
-    head = f"{marks}{symbol} {_event(firing)}: {_value(firing)} at {utc(sample.at)}{doubt}"
-    link = f"{page_url}/?symbol={quote(sample.symbol)}" if sample.symbol else page_url
-    brief = f"{marks}{symbol} {_event(firing)}: {plain(sample.value)}"
+    rule, observation = firing.rule, firing.observation
+    symbol = observation.symbol or "all symbols"
+    marks = "SIMULATED " if observation.is_simulated else ""
+    doubt = "" if observation.is_complete else " (of an incomplete candle)"
+    head = f"{marks}{symbol} {_event(firing)}: {_value(firing)} at {utc(observation.at)}{doubt}"
+    link = f"{page_url}/?symbol={quote(observation.symbol)}" if observation.symbol else page_url
+    brief = f"{marks}{symbol} {_event(firing)}: {plain(observation.value)}"
     return AlertText("\n".join(filter(None, (head, rule.note, link))), brief[:LONGEST_BRIEF])
 
 
@@ -51,15 +51,14 @@ def _event(firing: Firing) -> str:
 
 
 def _value(firing: Firing) -> str:
-    rule, sample = firing.rule, firing.sample
+    rule, observation = firing.rule, firing.observation
     if rule.kind is Kind.MOVE:
-        return (
-            f"{plain(firing.measured.quantize(Decimal('0.01'), context=EXACT))} %, to {plain(sample.value)}"
-        )
+        percent = plain(firing.measured.quantize(Decimal("0.01"), context=EXACT))
+        return f"{percent} %, to {plain(observation.value)}"
     if rule.kind is Kind.VOLUME:
         many = plain(firing.measured.quantize(Decimal("0.1"), context=EXACT))
-        return f"{plain(sample.volume)}, {many} above, at a price of {plain(sample.value)}"
-    return f"{plain(sample.value)}{_UNITS.get(rule.kind, '')}"
+        return f"{plain(observation.volume)}, {many} above, at a price of {plain(observation.value)}"
+    return f"{plain(observation.value)}{_UNITS.get(rule.kind, '')}"
 
 
 def describe(rule: Rule) -> str:

@@ -80,7 +80,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class MarketSnapshot:
     """A symbol's last trade, and the finest candle that it is in."""
 
     symbol: str
@@ -217,9 +217,9 @@ class AlertStore:
         """How many alerts are not sent yet, by channel."""
         return {channel: int(count) for channel, count in self._rows(_WAITING, {})}
 
-    def sights(self) -> list[Sight]:
+    def snapshots(self) -> list[MarketSnapshot]:
         """Every symbol that has had a trade, by name."""
-        return [Sight(*row) for row in self._rows(_SIGHTS, self._interval())]
+        return [MarketSnapshot(*row) for row in self._rows(_SNAPSHOTS, self._interval())]
 
     def closed(self, symbol: str, since: int, limit: int) -> list[Bar]:
         """The newest closed candles that open after ``since``, oldest first; of sliding ones, what tiles."""
@@ -362,7 +362,7 @@ _STATES: Final = """
 _WAITING: Final = """
     SELECT channel, count(*) FROM alert_deliveries WHERE state IN ('pending', 'sending') GROUP BY channel
 """
-_SIGHTS: Final = f"""
+_SNAPSHOTS: Final = f"""
     SELECT s.symbol, s.last_trade_id, s.last_price, {microseconds("s.last_trade_time")},
         {microseconds("last.open_time")}, coalesce(last.is_complete, false), coalesce(last.volume, 0)
     FROM symbols s LEFT JOIN LATERAL (
