@@ -37,9 +37,9 @@ _AUDIT: Final = "audit"
 class Decider:
     """One process's memory of rules, states and candles."""
 
-    def __init__(self, settings: Settings, book: AlertStore) -> None:
+    def __init__(self, settings: Settings, store: AlertStore) -> None:
         self._settings = settings
-        self._book = book
+        self._store = store
         self._told_wrong: set[int] = set()
         self.rules: list[Rule] = []
         self.forget()
@@ -61,7 +61,7 @@ class Decider:
         self._read_rules()
         if not self.rules:
             return 0
-        snapshots = {one.symbol: one for one in self._book.snapshots()}
+        snapshots = {one.symbol: one for one in self._store.snapshots()}
         fresh = {symbol: self._newly_closed(symbol) for symbol in self._symbols_with_candles(snapshots)}
         decisions = [
             decision
@@ -69,7 +69,7 @@ class Decider:
             for observation in self._observations(rule, snapshots, fresh, now)
             if (decision := self._decision(rule, observation, now)) is not None
         ]
-        return self._book.decide(decisions) if decisions else 0
+        return self._store.decide(decisions) if decisions else 0
 
     def _decision(self, rule: Rule, observation: Observation, now: int) -> Decision | None:
         """Only a state that is another is written: a price moving on its side of the line changes none."""
@@ -88,13 +88,13 @@ class Decider:
 
     def _read_rules(self) -> None:
         if not self._are_states_read:
-            self._states = self._book.states()
+            self._states = self._store.states()
             self._are_states_read = True
         if time.monotonic() < self._rules_due:
             return
         self._rules_due = time.monotonic() + RULES_SECONDS
         found = []
-        for stored in self._book.rules():
+        for stored in self._store.rules():
             try:
                 found.append(rule_of(stored.rule, stored.rule_id))
             except MarketError as error:
@@ -115,9 +115,9 @@ class Decider:
         """Where in the symbol's candles the new ones are; at first only the last is new."""
         bars = self._bars[symbol]
         if not bars:
-            bars.extend(self._book.closed(symbol, 0, bars.maxlen or 0))
+            bars.extend(self._store.closed(symbol, 0, bars.maxlen or 0))
             return [len(bars) - 1] if bars else []
-        found = self._book.closed(symbol, bars[-1].open_time, bars.maxlen or 0)
+        found = self._store.closed(symbol, bars[-1].open_time, bars.maxlen or 0)
         bars.extend(found)
         return range(len(bars) - len(found), len(bars))
 
@@ -181,13 +181,13 @@ class Decider:
             return {symbol: Decimal(count) for symbol, count in self._gaps(now).items()}
         if kind is Kind.DIFFERS:
             return self._differing(now)
-        caught_up_at = self._book.caught_up_at(self._settings.topic)
+        caught_up_at = self._store.caught_up_at(self._settings.topic)
         return {} if caught_up_at is None else {"": _seconds(now - caught_up_at)}
 
     def _gaps(self, now: int) -> Mapping[str, int]:
         if time.monotonic() >= self._gaps_due:
             self._gaps_due = time.monotonic() + GAPS_SECONDS
-            self._missing = self._book.missing(now - GAPS_US)
+            self._missing = self._store.missing(now - GAPS_US)
         return self._missing
 
     def _differing(self, now: int) -> Mapping[str, Decimal]:

@@ -83,13 +83,13 @@ class Scale:
         return top + round((self.high - price) / (self.high - self.low) * (bottom - top))
 
 
-def picture_of(settings: Settings, book: AlertStore, alert_id: int) -> bytes | None:
+def picture_of(settings: Settings, store: AlertStore, alert_id: int) -> bytes | None:
     """The picture of a stored alert as a PNG; None where there is nothing to draw: a lag has no symbol.
 
     Raises StoreError while PostgreSQL is away, MarketError for a rule that can't be read any more.
     """
-    alert = book.alert(alert_id)
-    candles = book.drawn(alert.symbol, alert.window, CANDLES) if alert is not None and alert.symbol else []
+    alert = store.alert(alert_id)
+    candles = store.drawn(alert.symbol, alert.window, CANDLES) if alert is not None and alert.symbol else []
     if alert is None or not candles:
         return None
     rule = rule_of(alert.rule)

@@ -51,12 +51,12 @@ class Alerting:
 
     def __init__(self, settings: Settings) -> None:
         self._channels = channels(settings)
-        self._book = AlertStore.from_settings(settings)
-        self._decider = Decider(settings, self._book)
+        self._store = AlertStore.from_settings(settings)
+        self._decider = Decider(settings, self._store)
         self._stop = threading.Event()
-        drawn = partial(picture_of, settings, self._book) if settings.alert.pictures else None
+        drawn = partial(picture_of, settings, self._store) if settings.alert.pictures else None
         self._senders = {
-            name: ChannelSender(way, self._book, self._stop, drawn) for name, way in self._channels.items()
+            name: ChannelSender(way, self._store, self._stop, drawn) for name, way in self._channels.items()
         }
         self._heartbeat = served_heartbeat(settings, NAME)
         self._message = ""
@@ -93,7 +93,7 @@ class Alerting:
             for thread in threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
             self._heartbeat.remove()
-            self._book.close()
+            self._store.close()
 
     def counts(self) -> Mapping[str, int | float]:
         """Rules in force, alerts decided, waiting, what became of those of this run, and pictures taken."""
@@ -127,9 +127,9 @@ class Alerting:
         return is_there
 
     def _hold(self) -> None:
-        if not self._book.is_held():
+        if not self._store.is_held():
             self._decider.forget()
-            self._book.claim(f"{socket.gethostname()}, pid {os.getpid()}")
+            self._store.claim(f"{socket.gethostname()}, pid {os.getpid()}")
             _log.info("alerts are decided here; channels: %s", ", ".join(self._channels) or "none")
 
     def _tell_strays(self) -> None:
@@ -137,18 +137,20 @@ class Alerting:
         if time.monotonic() < self._stray_due:
             return
         self._stray_due = time.monotonic() + STRAY_SECONDS
-        waiting = self._book.waiting()
+        waiting = self._store.waiting()
         self._waiting = sum(waiting.values())
         for name in waiting.keys() - self._channels.keys():
-            stray = self._book.take(name, _MOST_STRAY)
+            stray = self._store.take(name, _MOST_STRAY)
             if stray:
-                self._book.note(name, stray, Outcome.REFUSED, "CANDLEFLOW_ALERT_CHANNELS has no such channel")
+                self._store.note(
+                    name, stray, Outcome.REFUSED, "CANDLEFLOW_ALERT_CHANNELS has no such channel"
+                )
                 _log.warning("%d alerts are for %s, which CANDLEFLOW_ALERT_CHANNELS hasn't", len(stray), name)
 
     def _clear(self) -> None:
         """Delete a batch of old alerts, after a look that decided nothing."""
         if time.monotonic() >= self._clear_due:
-            are_more = self._clearing.step(self._book.drop_old)
+            are_more = self._clearing.step(self._store.drop_old)
             self._clear_due = time.monotonic() + (0.0 if are_more else CLEAR_SECONDS)
 
     def _problems(self) -> str:

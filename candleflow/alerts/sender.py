@@ -57,14 +57,14 @@ class ChannelSender:
     def __init__(
         self,
         channel: Channel,
-        book: AlertStore,
+        store: AlertStore,
         stop: threading.Event,
         picture_of: PictureOf | None = None,
         *,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._channel = channel
-        self._book = book
+        self._store = store
         self._stop = stop
         self._picture_of = picture_of if channel.takes_pictures else None
         self._backoff = Backoff(1.0, LONGEST_BACK_OFF_SECONDS)
@@ -108,7 +108,7 @@ class ChannelSender:
         """
         if self.pause() > 0:
             return 0
-        taken = self._book.take(self._channel.name, MOST_AT_ONCE)
+        taken = self._store.take(self._channel.name, MOST_AT_ONCE)
         now = time.time_ns() // 1_000
         old = [one for one in taken if now - one.decided_at > GIVEN_UP_US]
         self._note(old, "given up", "it could not be sent for an hour")
@@ -172,7 +172,7 @@ class ChannelSender:
         """Retry until PostgreSQL has it, as nothing else knows; a stop or a kill before leaves it unknown."""
         while some:
             try:
-                self._book.note(self._channel.name, some, state, detail, due_in)
+                self._store.note(self._channel.name, some, state, detail, due_in)
             except StoreError as error:
                 _log.info("channel %s: what was sent can't be noted yet: %s", self._channel.name, error)
                 if self._stop.wait(AWAY_SECONDS):

@@ -37,24 +37,24 @@ class SuspectRange:
 
 
 def find_suspect_ranges(
-    books: Sequence[CandleIds], strays: Iterable[StrayRollUp], windows: Windows
+    stored: Sequence[CandleIds], strays: Iterable[StrayRollUp], windows: Windows
 ) -> list[SuspectRange]:
-    """What to rebuild of one symbol, in the order of time; ``books`` in that order too."""
+    """What to rebuild of one symbol, in the order of time; ``stored`` in that order too."""
     found = [
-        _window(book, windows, "a candle's figures are not those of its ids")
-        for book in books
-        if not book.balances(windows.size_us)
+        _window(candle, windows, "a candle's figures are not those of its ids")
+        for candle in stored
+        if not candle.balances(windows.size_us)
     ]
-    tiles = [book for book in books if book.open_time % windows.size_us == 0]
-    found += [_window(book, windows, "ids are in two candles") for book in overlapping(tiles)]
+    tiles = [candle for candle in stored if candle.open_time % windows.size_us == 0]
+    found += [_window(candle, windows, "ids are in two candles") for candle in overlapping(tiles)]
     found += _of_roll_ups(strays)
     return merge_overlapping(found)
 
 
-def overlapping(books: Iterable[CandleIds]) -> list[CandleIds]:
+def overlapping(stored: Iterable[CandleIds]) -> list[CandleIds]:
     """Those that share an id with another of them."""
-    kept = list(books)
-    owned = sorted((lower, upper, at) for at, book in enumerate(kept) for lower, upper in book.ids.ranges)
+    kept = list(stored)
+    owned = sorted((lower, upper, at) for at, candle in enumerate(kept) for lower, upper in candle.ids.ranges)
     shared: set[int] = set()
     reached, owner = 0, -1
     for lower, upper, at in owned:
@@ -134,8 +134,8 @@ class Attempts:
         self._left[symbol, suspect] = (0 if is_settled else tries - 1, now + PAUSE_US)
 
 
-def _window(book: CandleIds, windows: Windows, reason: str) -> SuspectRange:
-    return SuspectRange(book.open_time, book.open_time + windows.slide_us, reason, book.state)
+def _window(candle: CandleIds, windows: Windows, reason: str) -> SuspectRange:
+    return SuspectRange(candle.open_time, candle.open_time + windows.slide_us, reason, candle.state)
 
 
 def _of_roll_ups(strays: Iterable[StrayRollUp]) -> list[SuspectRange]:

@@ -27,13 +27,13 @@ class RecordedGaps:
     """
 
     def __init__(self) -> None:
-        self._book = GapState()
+        self._gaps = GapState()
         self._recent: defaultdict[str, list[tuple[int, GapEvent]]] = defaultdict(list)
 
     def add(self, events: Iterable[GapEvent], now: int) -> None:
         """Take in events that were read at ``now``."""
         for event in events:
-            self._book.apply(event)
+            self._gaps.apply(event)
             if event.kind is GapEventKind.FILLED or _is_audits(event):
                 self._recent[event.symbol].append((min(event.at, now), event))
 
@@ -49,7 +49,7 @@ class RecordedGaps:
         not have them yet; or an audit has had them fetched at ``again_at`` or later: where they are missing
         still, to fetch them again would not help.
         """
-        known = TradeIds.of_ranges(self._book.open_within(symbol, lower, upper))
+        known = TradeIds.of_ranges(self._gaps.open_within(symbol, lower, upper))
         for at, event in self._recent[symbol]:
             if at >= (again_at if event.kind is GapEventKind.SEEN else merged_at):
                 for begin, end in event.ranges:

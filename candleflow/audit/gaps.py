@@ -69,7 +69,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
 
 def gaps(events: Sequence[GapEvent]) -> list[Gap]:
     """Each range that was seen missing, in the order of seeing, as it stands after all events."""
-    book = gap_state_of(events)
+    state = gap_state_of(events)
     places: list[_Place] = [
         (event.symbol, lower, upper, at) for at, event in enumerate(events) for lower, upper in event.ranges
     ]
@@ -79,7 +79,7 @@ def gaps(events: Sequence[GapEvent]) -> list[Gap]:
     for gap, outcome in _overlapping(seen, outcomes):
         if outcome[3] > gap[3]:
             later[gap].add(outcome[3])
-    return [_gap(gap, events[gap[3]], [events[at] for at in sorted(later[gap])], book) for gap in seen]
+    return [_gap(gap, events[gap[3]], [events[at] for at in sorted(later[gap])], state) for gap in seen]
 
 
 def _overlapping(some: Sequence[_Place], others: Sequence[_Place]) -> Iterator[tuple[_Place, _Place]]:
@@ -94,7 +94,7 @@ def _overlapping(some: Sequence[_Place], others: Sequence[_Place]) -> Iterator[t
         begun[kind].append(place)
 
 
-def _gap(place: _Place, seen: GapEvent, outcomes: Sequence[GapEvent], book: GapState) -> Gap:
+def _gap(place: _Place, seen: GapEvent, outcomes: Sequence[GapEvent], state: GapState) -> Gap:
     symbol, lower, upper, _ = place
     return Gap(
         symbol=symbol,
@@ -102,7 +102,7 @@ def _gap(place: _Place, seen: GapEvent, outcomes: Sequence[GapEvent], book: GapS
         last_trade_id=upper - 1,
         seen_at=seen.at,
         reason=seen.why,
-        missing=sum(end - begin for begin, end in book.open_within(symbol, lower, upper)),
+        missing=sum(end - begin for begin, end in state.open_within(symbol, lower, upper)),
         settled_at=outcomes[-1].at if outcomes else None,
         how=", ".join(dict.fromkeys(event.why for event in outcomes)),
     )

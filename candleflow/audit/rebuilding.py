@@ -73,12 +73,12 @@ class Rebuilder:
 
         Roll-ups longer than ``longest`` aren't looked at; over whole windows of it all others are.
         """
-        books = self._store.books(symbol, since, until)
+        stored = self._store.books(symbol, since, until)
         # A wrong candle out of sight would make the longest alone look wrong.
         size = roll_up_windows(longest).size_us
         begin, end = floor_time(since, size), floor_time(until - 1, size) + size
         strays = self._store.stray_roll_ups(symbol, begin, end, size)
-        return find_suspect_ranges(books, strays, self._settings.windows)
+        return find_suspect_ranges(stored, strays, self._settings.windows)
 
     def rebuild(
         self,
@@ -119,12 +119,12 @@ class Rebuilder:
         if since == until:
             answer = self._store.replace(symbol, since, until, {}, [], others)
             return Rebuilt(answer.candles, _kept(answer.kept))
-        books = self._store.books(symbol, since, until)
+        stored = self._store.books(symbol, since, until)
         # After the candles: whatever is in them is before these offsets.
         merged = self._merged()
         if merged is None:
             return Rebuilt(0, "its candles are of another topic than the one that is there")
-        recomputed = RecomputedCandles(symbol, self._settings.windows, since, until, books)
+        recomputed = RecomputedCandles(symbol, self._settings.windows, since, until, stored)
         is_all = self._read(recomputed, symbol, suspect, merged)
         left = "" if is_all else "the topic has too much to read for that"
         return self._replace(symbol, suspect, recomputed, others, left)

@@ -18,18 +18,18 @@ from candleflow.market.window import Windows
 class RecomputedCandles:
     """The windows of ``symbol`` that open in [since, until), while their trades are read in any order.
 
-    ``books``: the candles stored there. Trades of other times are welcome: they show where ids belong, and
+    ``stored``: the candles stored there. Trades of other times are welcome: they show where ids belong, and
     that none is missing.
     """
 
     def __init__(
-        self, symbol: str, windows: Windows, since: int, until: int, books: Iterable[CandleIds]
+        self, symbol: str, windows: Windows, since: int, until: int, stored: Iterable[CandleIds]
     ) -> None:
         self._symbol = symbol
         self._windows = windows
         self._since = since
         self._until = until
-        self._books = {book.open_time: book for book in books}
+        self._stored = {candle.open_time: candle for candle in stored}
         self._folds: dict[int, CandleFold] = {}
         self._ids = TradeIds()
         self._before, self._after = -1, -1
@@ -59,13 +59,13 @@ class RecomputedCandles:
 
     def lacking(self) -> list[CandleIds]:
         """The stored candles some of whose trades did not come, in the order of time."""
-        return [book for _, book in sorted(self._books.items()) if not self._ids.has_all(book.ids)]
+        return [candle for _, candle in sorted(self._stored.items()) if not self._ids.has_all(candle.ids)]
 
     def missing_ids(self) -> TradeIds:
         """Those of the stored candles' ids that did not come."""
         missing = TradeIds()
-        for book in self.lacking():
-            for lower, upper in book.ids.ranges:
+        for candle in self.lacking():
+            for lower, upper in candle.ids.ranges:
                 missing.add_range(lower, upper)
         for lower, upper in self._ids.ranges:
             missing.remove_range(lower, upper)
@@ -73,7 +73,7 @@ class RecomputedCandles:
 
     def seen(self) -> Mapping[int, TradeIds]:
         """The ids of the candles that were there, by open time."""
-        return {at: book.ids for at, book in sorted(self._books.items())}
+        return {at: candle.ids for at, candle in sorted(self._stored.items())}
 
     def candles(self) -> Sequence[Candle]:
         """What may take the place of all finest candles of the stretch, unless something is ``lacking``."""

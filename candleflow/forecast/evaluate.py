@@ -92,7 +92,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
             f"{stretch.unread.count:,} lines can't be read; the first: {stretch.unread.first}",
             file=sys.stderr,
         )
-    return int(bool(arguments.file) and (found.raced is None or stretch.unread.count > 0))
+    return int(bool(arguments.file) and (found.scores is None or stretch.unread.count > 0))
 
 
 def _of_store(settings: Settings, arguments: argparse.Namespace) -> Stretch:
@@ -225,11 +225,11 @@ def print_report(stretch: Stretch, found: Evaluation, *, is_simulated: bool) -> 
         console.print("SIMULATED: forecasts of a made-up market", style="bold white on red")
     for line in _about(stretch, found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if found.raced is None:
+    if found.scores is None:
         console.print("nothing to forecast: too few complete candles in a row", style="bold")
         return
-    console.print(_table(found.raced))
-    for line in words.sentences(found.raced):
+    console.print(_table(found.scores))
+    for line in words.sentences(found.scores):
         console.print(line, style="bold", highlight=False, soft_wrap=True)
 
 
@@ -239,7 +239,7 @@ def _about(stretch: Stretch, found: Evaluation) -> Iterator[str]:
     yield f"{stretch.symbol}  {times}{found.candles:,} candles of {stretch.origin}"
     if stretch.left_out:
         yield f"{stretch.left_out:,} incomplete or open candles were left out"
-    spoke = ", ".join(f"{model} {count:,}" for model, count in found.spoke.most_common())
+    spoke = ", ".join(f"{model} {count:,}" for model, count in found.by_model.most_common())
     if spoke:
         yield f"forecast {AHEAD} windows on, before the window begins, by: {spoke}"
 

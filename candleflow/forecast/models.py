@@ -94,7 +94,7 @@ class Linear:
         self._spread = spread / max(1.0, excess)
 
 
-def racers() -> tuple[Model, ...]:
+def all_models() -> tuple[Model, ...]:
     """A fresh field; the simplest comes first, and wins where several are as good."""
     returns = [name for name in NAMES if name.startswith("return")]
     return LastClose(), Drift(), Linear(RETURNS, returns), Linear(LINEAR)

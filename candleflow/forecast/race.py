@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from candleflow.forecast.features import Features, Seen
-from candleflow.forecast.models import Model, racers
+from candleflow.forecast.models import Model, all_models
 from candleflow.market.stored import StoredCandle
 
 AHEAD: Final = 2
@@ -81,7 +81,7 @@ class Race:
         """``size_us``: the length of a window in microseconds."""
         self._size_us = size_us
         self._features = Features(size_us)
-        self._models: tuple[Model, ...] = racers()
+        self._models: tuple[Model, ...] = all_models()
         self._errors = [0.0] * len(self._models)
         self._learned = 0
         self._width = Width()

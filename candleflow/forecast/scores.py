@@ -118,14 +118,14 @@ def scored(kept: Iterable[KeptForecast]) -> list[Scored]:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What forecasting would have brought. ``raced`` is None where no forecast met its candle.
+    """What forecasting would have brought. ``scores`` is None where no forecast met its candle.
 
-    ``spoke``: how many of the scored forecasts were each model's.
+    ``by_model``: how many of the scored forecasts were each model's.
     """
 
     candles: int
-    raced: Scores | None
-    spoke: Counter[str]
+    scores: Scores | None
+    by_model: Counter[str]
 
 
 def evaluate(candles: Sequence[StoredCandle], size_us: int) -> Evaluation:

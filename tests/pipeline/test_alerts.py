@@ -324,23 +324,23 @@ def test_what_cannot_be_drawn_is_told_in_words_alone(scene: Scene) -> None:
 class Clocked:
     """A sender by the phone, with a clock of the test's; what it is asked to draw, and whether it can."""
 
-    def __init__(self, scene: Scene, book: AlertStore) -> None:
+    def __init__(self, scene: Scene, store: AlertStore) -> None:
         self.asked: list[int] = []
         self.problem: Exception | None = None
         self.seconds = 0.0
-        self._book = book
+        self._store = store
         self._rule_id = scene.rule("above", "100")
         self._made = 0
         way = channels(scene.settings)["phone"]
         self.sender = ChannelSender(
-            way, book, threading.Event(), self._picture_of, steady=lambda: self.seconds
+            way, store, threading.Event(), self._picture_of, steady=lambda: self.seconds
         )
 
     def alert(self) -> None:
         """One more is decided."""
         self._made += 1
         alert = Alert(self._made * SECOND_US, now_us(), f"alert {self._made}", "brief", ["phone"])
-        self._book.decide([Decision(self._rule_id, "BTCUSDT", self._made - 1, {}, alert)])
+        self._store.decide([Decision(self._rule_id, "BTCUSDT", self._made - 1, {}, alert)])
 
     def step(self, seconds: float = 1.0) -> int:
         self.seconds += seconds
@@ -355,9 +355,9 @@ class Clocked:
 
 @pytest.fixture
 def clocked(scene: Scene) -> Iterator[Clocked]:
-    with closing(AlertStore.from_settings(scene.settings)) as book:
-        book.claim("a test")
-        yield Clocked(scene, book)
+    with closing(AlertStore.from_settings(scene.settings)) as store:
+        store.claim("a test")
+        yield Clocked(scene, store)
 
 
 def test_words_go_before_a_picture_and_each_has_its_second(scene: Scene, clocked: Clocked) -> None:

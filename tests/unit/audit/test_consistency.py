@@ -27,7 +27,7 @@ FIVE = Windows.of_seconds(5)
 S = SECOND_US
 
 
-def book(second: int, first: int, last: int) -> CandleIds:
+def candle_ids(second: int, first: int, last: int) -> CandleIds:
     return CandleIds(
         second * S, (second + 5) * S, last - first + 1, first, last, TradeIds(range(first, last + 1))
     )
@@ -46,7 +46,9 @@ def stretches(found: list[SuspectRange]) -> list[tuple[int, int]]:
 
 
 def test_candles_whose_books_balance_and_share_no_id_are_sound() -> None:
-    assert find_suspect_ranges([book(0, 1, 5), book(5, 6, 6), book(15, 9, 12)], [], FIVE) == []
+    assert (
+        find_suspect_ranges([candle_ids(0, 1, 5), candle_ids(5, 6, 6), candle_ids(15, 9, 12)], [], FIVE) == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,19 +64,21 @@ def test_candles_whose_books_balance_and_share_no_id_are_sound() -> None:
     ],
 )
 def test_a_book_that_does_not_balance_is_a_suspect(change: dict[str, object]) -> None:
-    wrong = replace(book(5, 6, 10), **change)  # type: ignore[arg-type]
-    assert stretches(find_suspect_ranges([book(0, 1, 5), wrong, book(10, 11, 15)], [], FIVE)) == [(5, 10)]
+    wrong = replace(candle_ids(5, 6, 10), **change)  # type: ignore[arg-type]
+    assert stretches(find_suspect_ranges([candle_ids(0, 1, 5), wrong, candle_ids(10, 11, 15)], [], FIVE)) == [
+        (5, 10)
+    ]
 
 
 def test_all_who_share_an_id_are_suspects_however_far_from_one_another() -> None:
-    books = [book(0, 1, 50), book(5, 51, 60), book(10, 40, 41), book(15, 61, 70)]
-    assert overlapping(books) == [books[0], books[2]]
-    assert stretches(find_suspect_ranges(books, [], FIVE)) == [(0, 5), (10, 15)]
+    stored = [candle_ids(0, 1, 50), candle_ids(5, 51, 60), candle_ids(10, 40, 41), candle_ids(15, 61, 70)]
+    assert overlapping(stored) == [stored[0], stored[2]]
+    assert stretches(find_suspect_ranges(stored, [], FIVE)) == [(0, 5), (10, 15)]
 
 
 def test_sliding_windows_share_ids_by_nature() -> None:
-    books = [book(second, second, second + 4) for second in range(12)]
-    assert find_suspect_ranges(books, [], Windows.of_seconds(5, 1)) == []
+    stored = [candle_ids(second, second, second + 4) for second in range(12)]
+    assert find_suspect_ranges(stored, [], Windows.of_seconds(5, 1)) == []
 
 
 def test_the_shortest_roll_up_that_strays_stands_for_those_that_hold_it() -> None:

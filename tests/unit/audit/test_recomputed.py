@@ -22,7 +22,7 @@ def trade(trade_id: int, symbol: str = "BTCUSDT") -> Trade:
     return Trade(symbol, trade_id, Decimal(100 + trade_id), Decimal(1), trade_id * S, trade_id % 2 == 0)
 
 
-def book(second: int, *ids: int) -> CandleIds:
+def candle_ids(second: int, *ids: int) -> CandleIds:
     return CandleIds(second * S, (second + 5) * S, len(ids), ids[0], ids[-1], TradeIds(ids))
 
 
@@ -32,8 +32,8 @@ def read(recomputed: RecomputedCandles, *ids: int) -> RecomputedCandles:
     return recomputed
 
 
-def begun(*books: CandleIds) -> RecomputedCandles:
-    return RecomputedCandles("BTCUSDT", FIVE, 10 * S, 20 * S, books)
+def begun(*stored: CandleIds) -> RecomputedCandles:
+    return RecomputedCandles("BTCUSDT", FIVE, 10 * S, 20 * S, stored)
 
 
 @pytest.mark.parametrize("windows", [FIVE, Windows.of_seconds(5, 1)], ids=["tumbling", "sliding"])
@@ -48,7 +48,7 @@ def test_it_folds_the_windows_of_the_stretch_and_no_other_whatever_the_order(win
 
 
 def test_it_is_whole_with_every_id_from_before_the_stretch_to_after_it() -> None:
-    recomputed = read(begun(book(10, 10, 11)), *range(8, 20))
+    recomputed = read(begun(candle_ids(10, 10, 11)), *range(8, 20))
     assert not recomputed.is_whole(), "trade 20 may be in the stretch"
     assert read(recomputed, 21).is_whole() is False
     assert read(recomputed, 20).is_whole()
@@ -63,7 +63,9 @@ def test_of_sliding_windows_the_trades_go_on_behind_the_last_one_that_opens() ->
 
 
 def test_what_is_stored_and_did_not_come_is_lacking() -> None:
-    recomputed = read(begun(book(10, 10, 11, 12), book(15, 15, 16)), *range(5, 12), *range(13, 30))
+    recomputed = read(
+        begun(candle_ids(10, 10, 11, 12), candle_ids(15, 15, 16)), *range(5, 12), *range(13, 30)
+    )
     assert [one.open_time for one in recomputed.lacking()] == [10 * S]
     assert recomputed.missing_ids() == TradeIds([12])
     assert not recomputed.is_whole()
@@ -72,6 +74,6 @@ def test_what_is_stored_and_did_not_come_is_lacking() -> None:
 
 def test_ids_that_came_with_another_time_are_not_lacking() -> None:
     """The candle has trade 25 wrongly: the topic has it elsewhere."""
-    recomputed = read(begun(book(10, 10, 11, 25)), *range(5, 30))
+    recomputed = read(begun(candle_ids(10, 10, 11, 25)), *range(5, 30))
     assert recomputed.lacking() == []
     assert [one.last_trade_id for one in recomputed.candles()] == [14, 19]

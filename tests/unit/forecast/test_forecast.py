@@ -49,7 +49,7 @@ def test_a_forecast_is_of_a_window_that_has_not_begun_when_its_candles_have_clos
 @pytest.mark.parametrize("seed", range(2))
 def test_skill_is_found_where_returns_are_correlated(seed: int) -> None:
     """Of a return, 0.3 goes on into the next: two on, the best forecast has an error some 2.5 % less."""
-    found = evaluate(market(seed, 2_500, autocorrelation=0.3), SIZE_US).raced
+    found = evaluate(market(seed, 2_500, autocorrelation=0.3), SIZE_US).scores
     assert found is not None
     assert found.has_skill
     assert found.skill > 0.01
@@ -61,7 +61,7 @@ def test_skill_is_found_where_returns_are_correlated(seed: int) -> None:
 def test_no_skill_is_claimed_of_random_walks() -> None:
     verdicts: Counter[str] = Counter()
     for seed in WALKS:
-        found = evaluate(market(seed, 1_200), SIZE_US).raced
+        found = evaluate(market(seed, 1_200), SIZE_US).scores
         assert found is not None
         assert found.skill > -0.02  # what racing costs where there is nothing to find
         verdicts[found.verdict] += 1
@@ -70,7 +70,7 @@ def test_no_skill_is_claimed_of_random_walks() -> None:
 
 @pytest.mark.parametrize("autocorrelation", [0.0, 0.5, -0.3])
 def test_eighty_of_a_hundred_closes_are_in_the_interval(autocorrelation: float) -> None:
-    found = evaluate(market(5, 2_000, autocorrelation=autocorrelation), SIZE_US).raced
+    found = evaluate(market(5, 2_000, autocorrelation=autocorrelation), SIZE_US).scores
     assert found is not None
     assert found.coverage.value == pytest.approx(COVERAGE, abs=0.02)
 
