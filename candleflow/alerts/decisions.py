@@ -1,4 +1,4 @@
-"""Looks at the candles and decides which rules fire; what is decided is kept in the same transaction."""
+"""Evaluate the rules on the current candles, and store new states and alerts in one transaction."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from candleflow.telemetry import read_heartbeat
 _log = logging.getLogger(__name__)
 
 RULES_SECONDS: Final = 1.0
-"""So soon a new rule is known."""
+"""How often to re-read the rules, in seconds."""
 GAPS_SECONDS: Final = 5.0
 GAPS_US: Final = 3_600 * SECOND_US
-"""Gaps of the last hour are told."""
+"""How far back ``gap`` rules look: one hour."""
 COMPARED_SECONDS: Final = 180.0
-"""An older comparison with the klines says nothing."""
+"""A comparison with the klines older than this is ignored."""
 BEAT_SECONDS: Final = 5.0
 _AUDIT: Final = "audit"
 
 
 class Decider:
-    """One process's memory of rules, states and candles."""
+    """Evaluates the rules; caches rules, states and candles between evaluations."""
 
     def __init__(self, settings: Settings, store: AlertStore) -> None:
         self._settings = settings
@@ -45,7 +45,7 @@ class Decider:
         self.forget()
 
     def forget(self) -> None:
-        """Know nothing any more: what is stored is the truth, and is read at the next look."""
+        """Drop all caches; the next ``look`` reads everything from the database."""
         self._states: dict[tuple[int, str], StoredState] = {}
         self._bars: defaultdict[str, deque[Bar]] = defaultdict(lambda: deque(maxlen=MOST_CANDLES + 1))
         self._missing: Mapping[str, int] = {}
@@ -53,10 +53,10 @@ class Decider:
         self._are_states_read = False
 
     def look(self, now: int) -> int:
-        """One look at everything, ``now`` in microseconds; how many alerts are new.
+        """Evaluate all rules once; return the number of new alerts. ``now`` in microseconds.
 
-        Raises StoreError while PostgreSQL is away, HeldError where another decides; call ``forget`` then, as
-        what is remembered is ahead of what is stored.
+        Raises StoreError while PostgreSQL is unavailable, HeldError if another process holds the lease. Call
+        ``forget`` then: the cached states are ahead of the stored ones.
         """
         self._read_rules()
         if not self.rules:
@@ -72,7 +72,7 @@ class Decider:
         return self._store.decide(decisions) if decisions else 0
 
     def _decision(self, rule: Rule, observation: Observation, now: int) -> Decision | None:
-        """Only a state that is another is written: a price moving on its side of the line changes none."""
+        """Evaluate one rule; None if its state is unchanged, so that a price change alone writes nothing."""
         key = rule.rule_id, observation.symbol
         stored = self._states.get(key) or StoredState(0, {})
         before = State(**stored.state)
@@ -100,11 +100,11 @@ class Decider:
             except MarketError as error:
                 if stored.rule_id not in self._told_wrong:
                     self._told_wrong.add(stored.rule_id)
-                    _log.error("alert rule %d can't be used: %s", stored.rule_id, error)
+                    _log.error("alert rule %d is invalid and ignored: %s", stored.rule_id, error)
         self.rules = found
 
     def _symbols_with_candles(self, snapshots: Mapping[str, MarketSnapshot]) -> Sequence[str]:
-        """Those of which some rule wants closed candles."""
+        """Return the symbols for which some rule needs closed candles."""
         wanting = [rule for rule in self.rules if _wants_candles(rule)]
         if any(rule.symbol is None for rule in wanting):
             return list(snapshots)
@@ -112,7 +112,7 @@ class Decider:
         return sorted(named & snapshots.keys())
 
     def _newly_closed(self, symbol: str) -> Sequence[int]:
-        """Where in the symbol's candles the new ones are; at first only the last is new."""
+        """Read new closed candles; return their positions in the cache. At first only the last one is new."""
         bars = self._bars[symbol]
         if not bars:
             bars.extend(self._store.closed(symbol, 0, bars.maxlen or 0))
@@ -174,7 +174,7 @@ class Decider:
     def _readings(
         self, kind: Kind, snapshots: Mapping[str, MarketSnapshot], now: int
     ) -> Mapping[str, Decimal]:
-        """By symbol, what a rule of the pipeline is about."""
+        """Return the value that a pipeline rule compares, by symbol."""
         if kind is Kind.SILENCE:
             return {symbol: _seconds(now - snapshot.traded_at) for symbol, snapshot in snapshots.items()}
         if kind is Kind.GAP:
@@ -191,7 +191,7 @@ class Decider:
         return self._missing
 
     def _differing(self, now: int) -> Mapping[str, Decimal]:
-        """As the auditor last told; nothing where it doesn't tell any more."""
+        """Return the differing candles by symbol from the auditor's heartbeat; empty if that is stale."""
         beat = read_heartbeat(self._settings.stack.run_dir, _AUDIT)
         if beat is None or now / SECOND_US - beat.beaten_at > BEAT_SECONDS:
             return {}

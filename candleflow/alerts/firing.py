@@ -1,14 +1,14 @@
-"""Alert rules, and when they fire. No I/O, and no clock of its own: times are arguments, microseconds.
+"""Decide when alert rules fire. No I/O; times are arguments, in microseconds.
 
-Two kinds of meaning, and they differ at the start:
+There are two kinds of rules, which differ at the first observation:
 
-- *Crossing* is an event. The price was on one side at the observation before, and has reached the line now. A rule
-  that begins with the price past the line doesn't fire until the price has been back.
-- *Above*, *below* and all the others are states. A state that holds at the first observation fires at once, and
-  again only after it has ended.
+- ``crosses`` rules fire on an event: the price was on one side of the level and has now reached it. If the
+  price is already past the level at the first observation, the rule stays disarmed until the price is back.
+- ``above``, ``below`` and all others fire on a state. If the state holds at the first observation, the rule
+  fires at once. It fires again only after the state has ended.
 
-The line of 100 with a hysteresis of 2: once fired upwards, it is armed again below 98; so a price that
-trembles at 100 fires once. What comes within a rule's cool-down is passed over, not put off.
+Hysteresis: with a level of 100 and a hysteresis of 2, a rule that fired upwards is armed again below 98. So a
+price that oscillates around 100 fires once. A firing within the cool-down is dropped, not delayed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US
 
 EXACT: Final = Context(prec=60)
-"""Sums of squares of volumes need 47 digits."""
+"""Decimal precision: sums of squared volumes need up to 47 digits."""
 _CROSSINGS: Final = (Kind.CROSSES_UP, Kind.CROSSES_DOWN, Kind.CROSSES)
 _HUNDRED: Final = Decimal(100)
 _ZERO: Final = Decimal(0)
@@ -31,10 +31,10 @@ _ZERO: Final = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One look at a symbol's market, or at the pipeline.
+    """One observation of a symbol's market or of the pipeline.
 
-    ``value`` is the price, or for rules of the pipeline what they are about: seconds, trades, candles.
-    ``window`` is when the candle opened that it belongs to, ``history`` the candles before, oldest first.
+    ``value``: the price; for pipeline rules a number of seconds, trades or candles. ``window``: the open time
+    of the candle that it belongs to. ``history``: the candles before that one, oldest first.
     """
 
     symbol: str
@@ -50,9 +50,9 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a rule remembers of one symbol between two looks; the default is that of a rule just made.
+    """The state of a rule for one symbol between two evaluations. The default is a new rule's state.
 
-    Kept as JSON, field by field.
+    Stored as JSON, field by field.
     """
 
     has_begun: bool = False
@@ -65,7 +65,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """A rule has fired: the observation by which it did, and what it measured then."""
+    """The firing of a rule: the observation that caused it, and the measured value."""
 
     rule: Rule
     observation: Observation
@@ -74,9 +74,9 @@ class Firing:
 
 
 def evaluate(rule: Rule, state: State, observation: Observation, now: int) -> tuple[State, Firing | None]:
-    """The rule's next state, and its firing if it fires. ``now`` decides of expiry and cool-down.
+    """Return the rule's next state, and the firing if it fires. ``now`` is for expiry and cool-down.
 
-    an observation that the rule doesn't take (``takes``) is as if it had not been.
+    An observation that the rule doesn't accept (``takes``) changes nothing.
     """
     if not takes(rule, observation) or rule.has_expired(now) or (rule.is_once and state.fired_at is not None):
         return state, None
@@ -93,7 +93,7 @@ def evaluate(rule: Rule, state: State, observation: Observation, now: int) -> tu
 
 
 def takes(rule: Rule, observation: Observation) -> bool:
-    """Whether the rule looks at such an observation at all: of its symbol, and of candles as it wants them."""
+    """Whether the rule accepts the observation: its symbol, and closed, complete or simulated candles."""
     if rule.symbol is not None and rule.kind is not Kind.LAG and rule.symbol != observation.symbol:
         return False
     if rule.is_on_closed and rule.kind.is_of_market and not observation.is_closed:
@@ -108,7 +108,7 @@ def _is_complete(rule: Rule, observation: Observation) -> bool:
 
 
 def _considered(rule: Rule, observation: Observation) -> Sequence[Bar]:
-    """The candles before the observation's own that the rule compares with."""
+    """Return the earlier candles that the rule compares with."""
     if rule.kind is Kind.MOVE:
         since = observation.at - rule.minutes * 60 * SECOND_US
         return [bar for bar in observation.history if bar.open_time >= since]
@@ -116,7 +116,7 @@ def _considered(rule: Rule, observation: Observation) -> Sequence[Bar]:
 
 
 def measure(rule: Rule, observation: Observation) -> Decimal | None:
-    """What the rule holds against its threshold; None where there is too little to say."""
+    """Return the value to compare with the threshold; None if there is too little history."""
     if rule.kind is Kind.MOVE:
         return _move(observation.value, _considered(rule, observation))
     if rule.kind is Kind.VOLUME:
@@ -126,7 +126,7 @@ def measure(rule: Rule, observation: Observation) -> Decimal | None:
 
 
 def _move(price: Decimal, bars: Sequence[Bar]) -> Decimal:
-    """Percent up from the lowest or down from the highest price, whichever is more."""
+    """Return the larger of the rise from the lowest and the fall from the highest price, in percent."""
     low = min((bar.low for bar in bars), default=price)
     high = max((bar.high for bar in bars), default=price)
     up = EXACT.divide(_HUNDRED * (price - min(low, price)), min(low, price))
@@ -135,9 +135,9 @@ def _move(price: Decimal, bars: Sequence[Bar]) -> Decimal:
 
 
 def deviations(volume: Decimal, volumes: Sequence[Decimal]) -> Decimal | None:
-    """By how many standard deviations (of the population) the volume is above the others' mean.
+    """Return how many population standard deviations ``volume`` is above the mean of ``volumes``.
 
-    None where all of those are the same: then there is no deviation to count in.
+    None if all of ``volumes`` are equal: their standard deviation is 0.
     """
     count, total, squares = Decimal(len(volumes)), _ZERO, _ZERO
     for one in volumes:
@@ -151,11 +151,11 @@ def deviations(volume: Decimal, volumes: Sequence[Decimal]) -> Decimal | None:
 
 
 Outcome = tuple[State, bool | None]
-"""The state after, and whether it fires: upward, downward, or (None) not."""
+"""The next state, and whether the rule fires: True upward, False downward, None not at all."""
 
 
 def _crossing(rule: Rule, state: State, price: Decimal) -> Outcome:
-    """Reaching the line counts, from where the price was not on it."""
+    """Evaluate a ``crosses`` rule. Reaching the level exactly counts as crossing it."""
     line, slack = rule.threshold, rule.hysteresis
     if not state.has_begun:
         return replace(state, has_begun=True, is_armed_up=price < line, is_armed_down=price > line), None
@@ -171,7 +171,7 @@ def _crossing(rule: Rule, state: State, price: Decimal) -> Outcome:
 
 
 def _state(rule: Rule, state: State, measured: Decimal) -> Outcome:
-    """It begins past the threshold, and ends no sooner than it is back by the hysteresis."""
+    """Evaluate a state rule: it starts past the threshold, and ends once it is back by the hysteresis."""
     sign = -1 if rule.kind is Kind.BELOW else 1
     past = sign * (measured - rule.threshold)
     reaches = past >= 0 if rule.kind is Kind.MOVE else past > 0
@@ -182,7 +182,7 @@ def _state(rule: Rule, state: State, measured: Decimal) -> Outcome:
 
 
 def _is_held_back(rule: Rule, state: State, observation: Observation, now: int) -> bool:
-    """Once a window, whatever the cool-down."""
+    """Whether the rule already fired in this window, or is within its cool-down."""
     if state.fired_at is None:
         return False
     return (

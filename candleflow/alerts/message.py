@@ -1,4 +1,4 @@
-"""What an alert says, and how many are said at once. Pure."""
+"""Build the texts of alerts, and combine several alerts into one message. No I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from candleflow.alerts.firing import EXACT, Firing
 from candleflow.alerts.rules import Kind, Rule, plain
 
 LONGEST_MESSAGE: Final = 1_900
-"""Discord takes 2,000 letters, Telegram 4,096."""
+"""In characters. Discord accepts 2,000, Telegram 4,096."""
 MOST_AT_ONCE: Final = 30
 LONGEST_BRIEF: Final = 60
 
@@ -24,18 +24,18 @@ _DIRECTIONS: Final = {True: "up", False: "down"}
 
 @dataclass(frozen=True, slots=True)
 class AlertText:
-    """An alert in full, and in a line of at most LONGEST_BRIEF letters."""
+    """An alert's full text, and a one-line version of at most LONGEST_BRIEF characters."""
 
     text: str
     brief: str
 
 
 def alert_text(firing: Firing, page_url: str) -> AlertText:
-    """The words for a firing: symbol, rule, value, time in UTC, note, and the page's address for it."""
+    """Build the text: symbol, rule, value, time in UTC, the rule's note, and a link to the page."""
     rule, observation = firing.rule, firing.observation
     symbol = observation.symbol or "all symbols"
     marks = "SIMULATED " if observation.is_simulated else ""
-    doubt = "" if observation.is_complete else " (of an incomplete candle)"
+    doubt = "" if observation.is_complete else " (incomplete candle)"
     head = f"{marks}{symbol} {_event(firing)}: {_value(firing)} at {utc(observation.at)}{doubt}"
     link = f"{page_url}/?symbol={quote(observation.symbol)}" if observation.symbol else page_url
     brief = f"{marks}{symbol} {_event(firing)}: {plain(observation.value)}"
@@ -43,7 +43,7 @@ def alert_text(firing: Firing, page_url: str) -> AlertText:
 
 
 def _event(firing: Firing) -> str:
-    """Of a crossing either way, which way it was."""
+    """Describe what happened; a ``crosses`` rule also names the direction."""
     rule = firing.rule
     if rule.kind is Kind.CROSSES:
         return f"crosses {_DIRECTIONS[firing.is_upward]} {plain(rule.threshold)}"
@@ -62,15 +62,15 @@ def _value(firing: Firing) -> str:
 
 
 def describe(rule: Rule) -> str:
-    """The whole rule, for who edits it."""
+    """Describe the whole rule in one line, for ``alerts list`` and the page."""
     marks = [
         "on closed candles" if rule.is_on_closed else "",
         f"hysteresis {plain(rule.hysteresis)}" if rule.hysteresis else "",
         f"cool-down {rule.cool_down_seconds} s",
         "once" if rule.is_once else "",
         f"until {utc(rule.expires_at)}" if rule.expires_at is not None else "",
-        "incomplete ones too" if rule.may_be_incomplete else "",
-        "simulated ones too" if rule.may_be_simulated else "",
+        "also incomplete candles" if rule.may_be_incomplete else "",
+        "also simulated trades" if rule.may_be_simulated else "",
         rule.note,
     ]
     said = ", ".join(filter(None, marks))
@@ -78,14 +78,14 @@ def describe(rule: Rule) -> str:
 
 
 def utc(at: int, form: str = "%Y-%m-%d %H:%M:%S UTC") -> str:
-    """A time in microseconds, such as ``2026-11-22 10:00:05 UTC``."""
+    """Format a time in microseconds, such as ``2026-11-22 10:00:05 UTC``."""
     return (_EPOCH + timedelta(microseconds=at)).strftime(form)
 
 
 def combined_message(alerts: Sequence[AlertText]) -> str:
-    """One message of several alerts, the first of them in full, as many as there is room for.
+    """Combine alerts into one message: the first ones in full as far as they fit, the rest as one line each.
 
-    ``alerts``: at most MOST_AT_ONCE, so that each fits in brief.
+    ``alerts``: at most MOST_AT_ONCE, so that all the one-line versions fit.
     """
     room = LONGEST_MESSAGE - sum(len(one.brief) + 1 for one in alerts)
     full = 0

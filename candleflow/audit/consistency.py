@@ -1,8 +1,8 @@
-"""Which stored candles can't be right, by what they say of each other. No I/O, and no clock of its own.
+"""Find stored candles that contradict each other or their own trade ids. No I/O; times are arguments.
 
-The finest candles and the roll-ups are each merged from the trades. Where they do not fit together, one of
-them is wrong, and both are rebuilt. An error that is in all of them only the exchange's klines can show
-(``kline_mismatches``). Times are microseconds since the epoch, UTC.
+The processor merges the trades into the finest candles and, separately, into the roll-ups. If these don't
+agree, one of them is wrong, and both are rebuilt. An error in both shows only in a comparison with the
+exchange's klines (``kline_mismatches``). Times are microseconds since the epoch, UTC.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from candleflow.market.candle_ids import CandleIds, StrayRollUp
 from candleflow.market.window import SECOND_US, Windows
 
 TRIES: Final = 3
-"""How often a stretch is tried that the topic doesn't have whole: it may be fetched again meanwhile."""
+"""How often to try a range whose trades are not all in the topic: they may be fetched meanwhile."""
 PAUSE_US: Final = 60 * SECOND_US
 REMEMBERED: Final = 10_000
 LONGEST_US: Final = 3_600 * SECOND_US
@@ -24,10 +24,10 @@ LONGEST_US: Final = 3_600 * SECOND_US
 
 @dataclass(frozen=True, slots=True)
 class SuspectRange:
-    """A stretch of windows to rebuild: those that open in [since, until).
+    """A range of windows to rebuild: those that open in [since, until).
 
-    Where that is empty, only the roll-ups that hold ``since`` are. ``state`` is another one where the candles
-    in question are.
+    If ``since`` equals ``until``, only the roll-ups over ``since`` are rebuilt. ``state`` identifies the
+    content of the candles; it changes when they change.
     """
 
     since: int
@@ -39,20 +39,20 @@ class SuspectRange:
 def find_suspect_ranges(
     stored: Sequence[CandleIds], strays: Iterable[StrayRollUp], windows: Windows
 ) -> list[SuspectRange]:
-    """What to rebuild of one symbol, in the order of time; ``stored`` in that order too."""
+    """Return the ranges of one symbol to rebuild, in order of time. ``stored`` must be in that order too."""
     found = [
-        _window(candle, windows, "a candle's figures are not those of its ids")
+        _window(candle, windows, "a candle's counts don't match its trade ids")
         for candle in stored
         if not candle.balances(windows.size_us)
     ]
     tiles = [candle for candle in stored if candle.open_time % windows.size_us == 0]
-    found += [_window(candle, windows, "ids are in two candles") for candle in overlapping(tiles)]
+    found += [_window(candle, windows, "trade ids are in two candles") for candle in overlapping(tiles)]
     found += _of_roll_ups(strays)
     return merge_overlapping(found)
 
 
 def overlapping(stored: Iterable[CandleIds]) -> list[CandleIds]:
-    """Those that share an id with another of them."""
+    """Return the candles that share a trade id with another one."""
     kept = list(stored)
     owned = sorted((lower, upper, at) for at, candle in enumerate(kept) for lower, upper in candle.ids.ranges)
     shared: set[int] = set()
@@ -66,13 +66,13 @@ def overlapping(stored: Iterable[CandleIds]) -> list[CandleIds]:
 
 
 def kline_mismatches(comparison: Comparison, basis: Basis) -> list[SuspectRange]:
-    """The windows that differ from the exchange's klines though they have as many trades."""
+    """Return the windows that differ from the klines but have the same number of trades."""
     step = basis.windows.slide_us
     return [
         SuspectRange(
             one.open_time,
             one.open_time + step,
-            f"a {basis.interval} candle differs from the exchange's",
+            f"a {basis.interval} candle differs from the exchange's kline",
             repr(one.fields),
         )
         for one in comparison.findings
@@ -81,7 +81,7 @@ def kline_mismatches(comparison: Comparison, basis: Basis) -> list[SuspectRange]
 
 
 def merge_overlapping(found: Iterable[SuspectRange]) -> list[SuspectRange]:
-    """The same windows in the order of time, each once: stretches that overlap are made one."""
+    """Return the ranges in order of time, with overlapping ones merged."""
     kept: list[SuspectRange] = []
     for one in sorted(found, key=lambda suspect: (suspect.since, -suspect.until)):
         if kept and (one.since < kept[-1].until or one.since == kept[-1].since):
@@ -92,7 +92,7 @@ def merge_overlapping(found: Iterable[SuspectRange]) -> list[SuspectRange]:
 
 
 def group_adjacent(found: Iterable[SuspectRange]) -> list[list[SuspectRange]]:
-    """The stretches of ``merge_overlapping`` in runs that have no room between them, of an hour at most each."""
+    """Merge overlapping ranges, then group those that touch, up to an hour per group."""
     grouped: list[list[SuspectRange]] = []
     for one in merge_overlapping(found):
         last = grouped[-1] if grouped else []
@@ -105,7 +105,7 @@ def group_adjacent(found: Iterable[SuspectRange]) -> list[list[SuspectRange]]:
 
 
 def spanning(run: Sequence[SuspectRange]) -> SuspectRange:
-    """A run as one stretch."""
+    """Return one range that covers all of ``run``."""
     reasons = dict.fromkeys(reason for one in run for reason in one.reason.split("; "))
     return SuspectRange(
         min(one.since for one in run),
@@ -116,18 +116,18 @@ def spanning(run: Sequence[SuspectRange]) -> SuspectRange:
 
 
 class Attempts:
-    """Which suspects are to be looked into: none for ever."""
+    """Counts the rebuild attempts per range, so that none is retried forever."""
 
     def __init__(self) -> None:
         self._left: dict[tuple[str, SuspectRange], tuple[int, int]] = {}
 
     def is_due(self, symbol: str, suspect: SuspectRange, now: int) -> bool:
-        """Whether the suspect is new in this state, or may be tried once more."""
+        """Whether the range is new in its current state, or has an attempt left that is due."""
         tries, due_at = self._left.get((symbol, suspect), (TRIES, now))
         return tries > 0 and now >= due_at
 
     def note(self, symbol: str, suspect: SuspectRange, now: int, *, is_settled: bool) -> None:
-        """It was looked into; ``is_settled``: with all of its trades, so that trying again is of no use."""
+        """Record an attempt. ``is_settled``: all trades were read, so that a retry would change nothing."""
         tries, _ = self._left.pop((symbol, suspect), (TRIES, now))
         while len(self._left) >= REMEMBERED:
             del self._left[next(iter(self._left))]
@@ -139,7 +139,7 @@ def _window(candle: CandleIds, windows: Windows, reason: str) -> SuspectRange:
 
 
 def _of_roll_ups(strays: Iterable[StrayRollUp]) -> list[SuspectRange]:
-    """The shortest that stray: whatever holds them is rebuilt with them."""
+    """Return the shortest wrong roll-ups; longer ones over the same time are rebuilt with them."""
     found: list[SuspectRange] = []
     some = sorted(strays, key=lambda stray: stray.end_time - stray.open_time)
     for one in some:
@@ -149,16 +149,19 @@ def _of_roll_ups(strays: Iterable[StrayRollUp]) -> list[SuspectRange]:
         until = one.open_time if _is_alone_at_fault(one, others) else one.end_time
         found.append(
             SuspectRange(
-                one.open_time, until, f"a {one.interval} roll-up is not the fold of its candles", one.state
+                one.open_time, until, f"a {one.interval} roll-up is not the sum of its candles", one.state
             )
         )
     return found
 
 
 def _is_alone_at_fault(stray: StrayRollUp, others: Iterable[StrayRollUp]) -> bool:
-    """Whether its finest candles are right, so that the topic need not be read: where it isn't there, or has
-    no trade more than they, and all other roll-ups of that time agree with them. But not where its prices
-    differ: those of one candle, if it is none of the extreme ones, don't show in the longer roll-ups."""
+    """Whether only the roll-up is wrong, so that it can be rebuilt from its candles, without the topic.
+
+    That is if all other roll-ups of that time agree with the finest candles, and this one is missing, or has
+    no more trades than they and the same prices. If its prices differ, the finest candles may be wrong: a
+    longer roll-up shows only the first, the last, the highest and the lowest price.
+    """
     if any(other.open_time < stray.end_time and stray.open_time < other.end_time for other in others):
         return False
     if stray.folded is None:

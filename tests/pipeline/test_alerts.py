@@ -297,7 +297,7 @@ def test_a_picture_that_is_not_taken_is_not_in_the_way_of_words(scene: Scene, re
     scene.rule("below", "100")
     with scene.running() as running:
         scene.ends(running, "sent")
-        running.wait_for(lambda: "a picture was not taken" in running.said(), WAIT)
+        running.wait_for(lambda: "a picture was not sent" in running.said(), WAIT)
         scene.rule("below", "99.5")
         scene.ends(running, "sent", "sent")
         if reply is TELEGRAM_BROKEN:

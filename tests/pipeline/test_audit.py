@@ -166,10 +166,10 @@ async def test_what_was_filled_is_no_hole_before_the_processor_has_read_all_sinc
         auditor.find_gaps(now)  # reads the event: as of now, whatever its date
         settle_seconds = SETTLE_US / SECOND_US
         assert await asyncio.to_thread(auditor.find_gaps, scene.let_pass(settle_seconds - 5)) == []
-        assert auditor._unjudged == f"not searched for yet, as just filled: 10 of {SYMBOL}"
+        assert auditor._unchecked == f"not checked yet, just filled: 10 of {SYMBOL}"
         found = await asyncio.to_thread(auditor.find_gaps, scene.let_pass(settle_seconds + 5))
         assert [(one.first_trade_id, one.last_trade_id) for one in found] == [(first, last)]
-        assert auditor._unjudged == ""
+        assert auditor._unchecked == ""
 
 
 @pytest.mark.parametrize("symbol", [SYMBOL, "ETHUSDT"])
@@ -196,10 +196,10 @@ async def test_a_processor_that_is_behind_is_told_of(
         auditor, now = Auditor(scene.settings), scene.let_pass(0)
         for ahead_us in (0, BEHIND_US, BEHIND_US + SECOND_US):
             await asyncio.to_thread(auditor.find_gaps, now + ahead_us)
-        assert auditor._unjudged.endswith("is searched for holes: the processor is behind")
+        assert auditor._unchecked.endswith("is checked for gaps: the processor is behind")
         assert caplog.text.count("the processor is behind") == 1
         await asyncio.to_thread(auditor.find_gaps, scene.let_pass(200))
-        assert "all candles are searched for holes again" in caplog.text
+        assert "all candles are checked for gaps again" in caplog.text
 
 
 async def test_the_topic_of_gaps_is_read_once_and_from_there_on(
@@ -313,12 +313,12 @@ async def test_repair_has_all_holes_of_the_time_fetched_again(
         )
         done = await asyncio.to_thread(command, scene, "repair", "--symbol", SYMBOL)
         assert done.returncode == 0, done.stderr
-        assert f"trades {first} to {last} are to be fetched" in done.stdout
-        assert "11 trades missing in 2 holes" in done.stdout
+        assert f"trades {first} to {last} will be fetched" in done.stdout
+        assert "11 trades missing in 2 gaps" in done.stdout
         log = read_all(kafka_bootstrap, "trades.gaps")
         assert [(one.kind, one.why, len(one.ranges)) for one in log[2:]] == [(GapEventKind.SEEN, "repair", 2)]
         listed = await asyncio.to_thread(command, scene, "gaps", "--open")
-        assert "3 gaps, 11 trades missing still" in listed.stdout
+        assert "3 gaps, 11 trades still missing" in listed.stdout
 
 
 def command(scene: Scene, *arguments: str) -> subprocess.CompletedProcess[str]:

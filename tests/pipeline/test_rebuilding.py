@@ -123,7 +123,7 @@ async def test_candles_that_were_harmed_or_lost_come_right_by_themselves(
         await run_until(auditor, lambda: auditor.counts()["repaired"] >= 4)
         assert stage.is_again(right)
         assert auditor.counts()["holes"] == 0, "what the topic has need not be fetched again"
-        assert "left as it is" not in caplog.text
+        assert "not all rebuilt" not in caplog.text
         assert stage.ask("SELECT count(*) FROM candles WHERE revision > 0") == [(4,)]
         other = Auditor(stage.settings)
         await run_until(other, lambda: other.counts()["repaired"] == 4)
@@ -190,7 +190,7 @@ async def test_what_differs_from_the_exchange_though_it_is_the_fold_is_told_and_
             await asyncio.to_thread(auditor.rebuild, time.time_ns() // 1_000)
         assert auditor.counts()["different"] == 2
         assert stage.ask(EVERYTHING) == before
-        assert caplog.text.count("folded anew, 0 candles put right") == 1
+        assert caplog.text.count("0 candles rebuilt") == 1
 
 
 def begin_with_another_trade(stage: Stage) -> None:
@@ -222,8 +222,8 @@ async def test_where_the_topic_has_lost_the_trades_it_says_so_and_does_not_try_f
         now = time.time_ns() // 1_000
         for second in (0, 5, 30, 61, 65, 122, 183, 244):
             await asyncio.to_thread(auditor.rebuild, now + second * SECOND_US)
-        assert caplog.text.count("folded anew") == 3
-        assert caplog.text.count("left as it is: the topic does not have") == 3
+        assert caplog.text.count("candles rebuilt") == 3
+        assert caplog.text.count("not all rebuilt: the topic no longer has") == 3
         assert stage.ask(EVERYTHING) == before
 
 
@@ -237,7 +237,7 @@ async def test_repair_mends_whatever_is_wrong_in_the_time_and_tells_of_it(
         done = await asyncio.to_thread(command, stage, "repair", "--symbol", SYMBOL)
         assert done.returncode == 0, done.stderr
         assert stage.is_again(right)
-        assert "a 1m roll-up is not the fold of its candles" in done.stdout
-        assert "5 candles put right\n0 trades missing in 0 holes" in done.stdout
+        assert "a 1m roll-up is not the sum of its candles" in done.stdout
+        assert "5 candles rebuilt\n0 trades missing in 0 gaps" in done.stdout
         again = await asyncio.to_thread(command, stage, "repair", "--symbol", SYMBOL)
-        assert again.stdout == "0 candles put right\n0 trades missing in 0 holes\n"
+        assert again.stdout == "0 candles rebuilt\n0 trades missing in 0 gaps\n"

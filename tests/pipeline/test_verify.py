@@ -232,7 +232,7 @@ async def test_before_our_first_candle_nothing_is_missing(stage: Stage) -> None:
     assert found["intervals"]["5s"]["not comparable"] + found["intervals"]["5s"]["equal"] == 480
     assert 0 < found["intervals"]["5s"]["not comparable"] <= before
     assert {one["reason"] for one in found["windows"] if one["verdict"] == "not comparable"} == {
-        "it is before our first candle"
+        "it is before the first stored candle"
     }
 
 

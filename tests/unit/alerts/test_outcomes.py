@@ -350,7 +350,7 @@ def test_a_group_that_moved_is_written_to_where_it_is(there: Messengers) -> None
     there.answer_next(MOVED)
     answer = one.send(BODY)
     assert answer.outcome is Outcome.SENT
-    assert f"write {SUPERGROUP} in its place in CANDLEFLOW_ALERT_CHANNELS" in answer.detail
+    assert f"replace {GROUP} by {SUPERGROUP} in CANDLEFLOW_ALERT_CHANNELS" in answer.detail
     assert one.send("another text") == Answer(Outcome.SENT)
     assert there.chats == [GROUP, SUPERGROUP, SUPERGROUP]
     assert len(there.messages) == 2

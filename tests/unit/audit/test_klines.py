@@ -199,13 +199,13 @@ def test_a_candle_that_is_not_proved_complete_may_still_be_equal() -> None:
 
 
 def test_an_open_candle_is_not_compared() -> None:
-    assert reason_of(judged([LESS._replace(is_closed=False)])) == "our candle is not closed yet"
+    assert reason_of(judged([LESS._replace(is_closed=False)])) == "the stored candle is not closed yet"
 
 
 def test_the_window_under_way_is_not_compared() -> None:
     end = T0 + 5 * SECOND_US
-    assert reason_of(judged([CANDLE], now=end - 1)) == "it is under way"
-    assert reason_of(judged([], now=end - 1)) == "it is under way"
+    assert reason_of(judged([CANDLE], now=end - 1)) == "it has not ended yet"
+    assert reason_of(judged([], now=end - 1)) == "it has not ended yet"
     assert reason_of(judged([], now=end)) == "it ended less than 5 s ago"
     assert reason_of(judged([LESS], now=end + SETTLE_US - 1)) == "it ended less than 5 s ago"
     assert judged([CANDLE], now=end + SETTLE_US).counts == {Verdict.EQUAL: 1}
@@ -213,13 +213,13 @@ def test_the_window_under_way_is_not_compared() -> None:
 
 @pytest.mark.parametrize("ours", [[], [CANDLE]])
 def test_without_klines_nothing_is_compared(ours: list[StoredCandle]) -> None:
-    assert reason_of(judged(ours, [])) == "the exchange gave no 1s klines for it"
-    assert reason_of(judged(ours, KLINES[1:])) == "the exchange gave 4 of 5 1s klines for it"
+    assert reason_of(judged(ours, [])) == "the exchange returned no 1s klines for it"
+    assert reason_of(judged(ours, KLINES[1:])) == "the exchange returned 4 of 5 1s klines for it"
 
 
 def test_nothing_is_missing_before_our_first_candle() -> None:
     after = T0 + 5 * SECOND_US
-    assert reason_of(judged([], begins_at=after)) == "it is before our first candle"
+    assert reason_of(judged([], begins_at=after)) == "it is before the first stored candle"
     assert only(judged([], begins_at=T0)).verdict is Verdict.MISSING
 
 
@@ -240,7 +240,10 @@ def test_a_minute_is_compared_with_the_exchanges_minute() -> None:
     assert judged([candle], [minute], basis=basis, seconds=60).counts == {Verdict.EQUAL: 1}
     wrong = candle._replace(close=Decimal(9))
     assert only(judged([wrong], [minute], basis=basis, seconds=60)).verdict is Verdict.DIFFERENT
-    assert reason_of(judged([candle], [], basis=basis, seconds=60)) == "the exchange gave no 1m klines for it"
+    assert (
+        reason_of(judged([candle], [], basis=basis, seconds=60))
+        == "the exchange returned no 1m klines for it"
+    )
 
 
 def test_sliding_windows_are_made_of_the_same_klines() -> None:
@@ -286,7 +289,7 @@ def test_stretches_add_up() -> None:
 def test_symbols_and_intervals_do_not_mix() -> None:
     with pytest.raises(MarketError, match="ETHUSDT"):
         judged([CANDLE._replace(symbol="ETHUSDT")])
-    with pytest.raises(MarketError, match="1m is compared where 5s"):
+    with pytest.raises(MarketError, match="expected 5s candles or klines to compare, got 1m"):
         judged([CANDLE._replace(interval="1m")])
-    with pytest.raises(MarketError, match="1m is compared where 1s"):
+    with pytest.raises(MarketError, match="expected 1s candles or klines to compare, got 1m"):
         judged([CANDLE], [replace(KLINES[0], interval="1m")])

@@ -47,7 +47,7 @@ def status(argv: list[str]) -> int:
 @pytest.mark.parametrize(
     ("argv", "named", "accepted"),
     [
-        (["--symbol", "BTC/USDT"], "--symbol: 'BTC/USDT'", "a name such as BTCUSDT"),
+        (["--symbol", "BTC/USDT"], "--symbol: 'BTC/USDT'", "a symbol such as BTCUSDT"),
         (["--from", "yesterday"], "--from: 'yesterday'", "a time such as 2026-11-22T10:00"),
         (["--to", "1969-12-31T23:59"], "--to: '1969-12-31T23:59'", "from 1970 on"),
         (["--to", "0001-01-01T00:00+10:00"], "--to: '0001-01-01T00:00+10:00'", "a time such as"),
@@ -125,7 +125,7 @@ def test_the_report_has_the_counts_and_the_first_twenty_windows_the_gravest_firs
     lost = FieldDifference("trade_count", 0, 7)
     wrong = FieldDifference("volume", Decimal("12345678.10000000"), Decimal("12345678.2"))
     findings = (
-        Finding("5s", TEN, Verdict.NOT_COMPARABLE, "it is under way"),
+        Finding("5s", TEN, Verdict.NOT_COMPARABLE, "it has not ended yet"),
         *(Finding("5s", TEN + 5 * n * SECOND_US, Verdict.MISSING, fields=(lost,)) for n in range(30)),
         Finding("5s", TEN + 900 * SECOND_US, Verdict.DIFFERENT, fields=(wrong, lost)),
     )
@@ -136,7 +136,7 @@ def test_the_report_has_the_counts_and_the_first_twenty_windows_the_gravest_firs
     assert lines[2:5] == [
         ["5s", "1,200", "1", "30", "0", "0", "1"],
         ["1m", "60", "0", "0", "0", "0", "0"],
-        ["1", "not", "comparable:", "it", "is", "under", "way"],
+        ["1", "not", "comparable:", "it", "has", "not", "ended", "yet"],
     ]
     assert lines[6:11] == [
         ["5s", "2026-11-22T10:15:00Z", "different"],
@@ -147,7 +147,7 @@ def test_the_report_has_the_counts_and_the_first_twenty_windows_the_gravest_firs
     ]
     assert sum(line[0] == "5s" and line[-1] in ("missing", "different") for line in lines) == 20
     assert lines[-2:] == [
-        ["and", "11", "windows", "more:", "--json", "has", "all"],
+        ["and", "11", "more", "windows:", "--json", "prints", "all"],
         ["31", "windows", "differ", "from", "the", "exchange's", "klines,", "1,260", "are", "equal"],
     ]
 
@@ -156,7 +156,7 @@ def test_the_report_has_the_counts_and_the_first_twenty_windows_the_gravest_firs
     ("counts", "said"),
     [
         ({Verdict.EQUAL: 3, Verdict.INCOMPLETE: 1}, "3 windows equal the exchange's klines, none differs"),
-        ({Verdict.NOT_COMPARABLE: 3}, "nothing was comparable"),
+        ({Verdict.NOT_COMPARABLE: 3}, "no window could be compared"),
     ],
 )
 def test_the_report_ends_with_what_it_comes_to(
