@@ -180,7 +180,7 @@ AT_THE_EDGES = [
                 "return False",
             )
         ],
-        ["tests/pipeline/test_gaps.py::test_connections_cut_again_and_again_leave_no_hole"],
+        ["tests/pipeline/test_gaps.py::test_repeated_disconnects_leave_no_gap"],
     ),
     PlantedBug(
         "a producer of some symbols goes on beside one of all",

@@ -1,4 +1,4 @@
-"""What a rule looks at, what it says, and what is no rule at all."""
+"""When rules fire, the texts of alerts, and the validation of rules."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def fires(rule: Rule, one: Observation, now: int = AT) -> bool:
     return evaluate(rule, State(), one, now)[1] is not None
 
 
-def test_a_rule_looks_at_its_own_symbol_or_at_all() -> None:
+def test_a_rule_watches_its_symbol_or_all() -> None:
     assert fires(above(), observation())
     assert fires(above(symbol="BTCUSDT"), observation())
     assert not fires(above(symbol="ETHUSDT"), observation())
 
 
-def test_no_alert_of_an_incomplete_candle_unless_the_rule_asks_for_it() -> None:
+def test_no_alert_for_an_incomplete_candle_unless_the_rule_allows_it() -> None:
     assert not fires(above(), observation(is_complete=False))
     assert fires(above(may_be_incomplete=True), observation(is_complete=False))
 
 
-def test_no_alert_of_made_up_trades_unless_the_rule_asks_for_it() -> None:
+def test_no_alert_for_simulated_trades_unless_the_rule_allows_it() -> None:
     assert not fires(above(), observation(is_simulated=True))
     assert fires(above(may_be_simulated=True), observation(is_simulated=True))
 
@@ -59,7 +59,7 @@ def test_a_rule_on_closed_candles_does_not_see_the_live_one() -> None:
     assert fires(above(is_on_closed=True), observation(is_closed=True))
 
 
-def test_a_rule_of_the_pipeline_asks_nothing_of_candles() -> None:
+def test_a_pipeline_rule_ignores_whether_candles_are_closed_or_complete() -> None:
     silence = Rule(Kind.SILENCE, Decimal(30), is_on_closed=True)
     assert fires(silence, observation(31, is_complete=False))
     assert not fires(silence, observation(30))
@@ -73,7 +73,7 @@ def test_a_rule_ends_when_it_expires() -> None:
 
 
 def bars(count: int, **more: Any) -> list[Bar]:
-    """Candles of 5 s, the last of them just before AT."""
+    """Return ``count`` candles of 5 s, the last one just before AT."""
     begins = AT - count * 5 * SECOND_US
     low, high = Decimal(99), Decimal(101)
     return [
@@ -82,7 +82,7 @@ def bars(count: int, **more: Any) -> list[Bar]:
     ]
 
 
-def test_a_volume_waits_for_as_many_candles_as_it_is_held_against() -> None:
+def test_a_volume_rule_needs_all_the_candles_that_it_compares_with() -> None:
     volume = Rule(Kind.VOLUME, Decimal(3), candles=10)
     assert not fires(volume, observation(volume=Decimal(9), history=bars(9)))
     assert fires(volume, observation(volume=Decimal(9), history=bars(10)))
@@ -90,7 +90,7 @@ def test_a_volume_waits_for_as_many_candles_as_it_is_held_against() -> None:
     assert not fires(volume, observation(volume=Decimal(9), history=bars(10, volume=Decimal(1))))
 
 
-def test_a_move_is_not_told_over_a_hole_in_its_minutes() -> None:
+def test_a_move_over_an_incomplete_candle_fires_nothing() -> None:
     move = Rule(Kind.MOVE, Decimal(1), minutes=1)
     holed = [*bars(5), *bars(1, is_complete=False)]
     assert fires(move, observation(102, history=bars(5)))
@@ -138,7 +138,7 @@ GOOD: dict[str, Any] = {"kind": "above", "threshold": "100", "channels": ["phone
         ({"colour": "red"}, "colour"),
     ],
 )
-def test_what_is_no_rule_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
+def test_an_invalid_rule_is_rejected_with_the_fields_name(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(RuleError, match=named):
         rule_of(GOOD | wrong)
 
@@ -153,12 +153,12 @@ def test_what_is_no_rule_is_refused_by_name(wrong: dict[str, Any], named: str) -
         {"symbol": "BTCUSDT", "expires_at": AT, "note": "für später", "is_once": True},
     ],
 )
-def test_a_rule_is_the_same_after_it_was_kept(more: dict[str, Any]) -> None:
+def test_a_rule_survives_being_stored(more: dict[str, Any]) -> None:
     rule = rule_of(GOOD | more, 7)
     assert rule_of(json.loads(json.dumps(fields(rule))), 7) == rule
 
 
-def test_an_alert_says_symbol_rule_price_time_note_and_where_to_look() -> None:
+def test_an_alert_has_symbol_rule_price_time_note_and_link() -> None:
     firing = Firing(above(note="sell?"), observation("100012.30"), Decimal("100012.30"))
     assert alert_text(firing, "http://localhost:8501").text.splitlines() == [
         "BTCUSDT is above 100: 100012.3 at 2023-11-15 00:00:00 UTC",
@@ -167,7 +167,7 @@ def test_an_alert_says_symbol_rule_price_time_note_and_where_to_look() -> None:
     ]
 
 
-def test_what_is_made_up_or_incomplete_says_so() -> None:
+def test_an_alert_on_simulated_or_incomplete_data_says_so() -> None:
     words = alert_text(
         Firing(above(), observation(is_simulated=True, is_complete=False), Decimal(101)), "http://x"
     )
@@ -176,7 +176,7 @@ def test_what_is_made_up_or_incomplete_says_so() -> None:
     assert "incomplete" in words.text
 
 
-def test_a_crossing_either_way_says_which() -> None:
+def test_a_crosses_alert_names_the_direction() -> None:
     crossing = above(kind=Kind.CROSSES)
     assert (
         "crosses down 100"
@@ -184,7 +184,7 @@ def test_a_crossing_either_way_says_which() -> None:
     )
 
 
-def test_many_alerts_are_one_message_the_first_of_them_in_full() -> None:
+def test_many_alerts_share_one_message_with_the_first_in_full() -> None:
     alerts = [AlertText(f"alert {one} " + "x" * 300, f"brief {one}") for one in range(MOST_AT_ONCE)]
     message = combined_message(alerts)
     assert len(message) <= LONGEST_MESSAGE

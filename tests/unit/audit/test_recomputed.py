@@ -1,4 +1,4 @@
-"""A stretch folded anew while its trades are read: when it is whole, what it lacks, what it replaces."""
+"""Recomputed candles: when all trades have been read, which are missing, and the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIVE = Windows.of_seconds(5)
 
 
 def trade(trade_id: int, symbol: str = "BTCUSDT") -> Trade:
-    """In the second of its id."""
+    """Make a trade whose time is its id in seconds."""
     return Trade(symbol, trade_id, Decimal(100 + trade_id), Decimal(1), trade_id * S, trade_id % 2 == 0)
 
 
@@ -37,7 +37,7 @@ def begun(*stored: CandleIds) -> RecomputedCandles:
 
 
 @pytest.mark.parametrize("windows", [FIVE, Windows.of_seconds(5, 1)], ids=["tumbling", "sliding"])
-def test_it_folds_the_windows_of_the_stretch_and_no_other_whatever_the_order(windows: Windows) -> None:
+def test_it_computes_exactly_the_windows_of_the_range_in_any_order(windows: Windows) -> None:
     recomputed = RecomputedCandles("BTCUSDT", windows, 10 * S, 20 * S, [])
     trades = [trade(one) for one in range(40)]
     for one in [*reversed(trades), *trades[::3], trade(12, "ETHUSDT")]:
@@ -47,22 +47,22 @@ def test_it_folds_the_windows_of_the_stretch_and_no_other_whatever_the_order(win
     assert recomputed.seen() == {}
 
 
-def test_it_is_whole_with_every_id_from_before_the_stretch_to_after_it() -> None:
+def test_it_is_whole_with_every_id_from_before_to_after_the_range() -> None:
     recomputed = read(begun(candle_ids(10, 10, 11)), *range(8, 20))
-    assert not recomputed.is_whole(), "trade 20 may be in the stretch"
+    assert not recomputed.is_whole(), "trade 20 may be in the range"
     assert read(recomputed, 21).is_whole() is False
     assert read(recomputed, 20).is_whole()
-    assert not read(begun(), *range(10, 25)).is_whole(), "nothing before it"
-    assert not read(begun(), *range(5, 13), *range(14, 25)).is_whole(), "13 may come yet"
+    assert not read(begun(), *range(10, 25)).is_whole(), "there is no trade before the range"
+    assert not read(begun(), *range(5, 13), *range(14, 25)).is_whole(), "trade 13 is missing"
 
 
-def test_of_sliding_windows_the_trades_go_on_behind_the_last_one_that_opens() -> None:
+def test_sliding_windows_need_trades_until_the_last_one_ends() -> None:
     recomputed = RecomputedCandles("BTCUSDT", Windows.of_seconds(5, 1), 10 * S, 20 * S, [])
     assert not read(recomputed, *range(9, 24)).is_whole()
     assert read(recomputed, 24).is_whole()
 
 
-def test_what_is_stored_and_did_not_come_is_lacking() -> None:
+def test_stored_trades_that_were_not_read_are_lacking() -> None:
     recomputed = read(
         begun(candle_ids(10, 10, 11, 12), candle_ids(15, 15, 16)), *range(5, 12), *range(13, 30)
     )
@@ -72,8 +72,8 @@ def test_what_is_stored_and_did_not_come_is_lacking() -> None:
     assert read(recomputed, 12).is_whole()
 
 
-def test_ids_that_came_with_another_time_are_not_lacking() -> None:
-    """The candle has trade 25 wrongly: the topic has it elsewhere."""
+def test_ids_read_with_another_time_are_not_lacking() -> None:
+    """The stored candle has trade 25 by mistake; in the topic it belongs to another window."""
     recomputed = read(begun(candle_ids(10, 10, 11, 25)), *range(5, 30))
     assert recomputed.lacking() == []
     assert [one.last_trade_id for one in recomputed.candles()] == [14, 19]

@@ -1,4 +1,4 @@
-"""``verify`` before and beside its connections: arguments, defaults and pages."""
+"""``verify`` without connections: arguments, defaults, pages and the report."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def nothing_opens(monkeypatch: pytest.MonkeyPatch) -> None:
 def status(argv: list[str]) -> int:
     try:
         return cli.main(["verify", *argv])
-    except SystemExit as ended:  # argparse's way
+    except SystemExit as ended:  # by argparse
         return int(ended.code or 0)
 
 
@@ -85,7 +85,7 @@ def asked(*argv: str) -> Asked:
     return asked_for(settings, parser.parse_args(argv), NOW)
 
 
-def test_what_is_not_said_is_the_first_symbol_and_the_last_hour() -> None:
+def test_the_defaults_are_the_first_symbol_and_the_last_hour() -> None:
     hour = 3_600 * SECOND_US
     assert asked() == Asked("ETHUSDT", NOW - hour, NOW)
     assert asked("--symbol", "btcusdt").symbol == "BTCUSDT"
@@ -101,7 +101,7 @@ def test_times_are_utc_unless_they_name_an_offset(text: str) -> None:
 
 
 @pytest.mark.parametrize("size", WINDOW_SECONDS)
-def test_a_request_covers_each_page_and_none_is_asked_for_in_vain(size: int) -> None:
+def test_each_page_fits_one_request(size: int) -> None:
     for slide in (one for one in WINDOW_SECONDS if size % one == 0):
         for basis in bases(Windows.of_seconds(size, slide)):
             opens = basis.opens(TEN, TEN + 7 * 3_600 * SECOND_US)
@@ -114,12 +114,12 @@ def test_a_request_covers_each_page_and_none_is_asked_for_in_vain(size: int) -> 
 
 
 def printed(verified: Verified, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
-    """The words of each line that isn't empty."""
+    """Return the words of each non-empty line."""
     print_report(verified)
     return [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
 
 
-def test_the_report_has_the_counts_and_the_first_twenty_windows_the_gravest_first(
+def test_the_report_has_counts_and_twenty_windows_the_most_serious_first(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     lost = FieldDifference("trade_count", 0, 7)
@@ -159,7 +159,7 @@ def test_the_report_has_the_counts_and_the_first_twenty_windows_the_gravest_firs
         ({Verdict.NOT_COMPARABLE: 3}, "no window could be compared"),
     ],
 )
-def test_the_report_ends_with_what_it_comes_to(
+def test_the_report_ends_with_a_conclusion(
     counts: dict[Verdict, int], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     verified = Verified(asked(), "http://127.0.0.1:9443", (Comparison("5s", counts),), is_simulated=True)
