@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument(
         "--hysteresis",
         default="0",
-        help="how far back past the threshold before the rule can fire again (default: 0)",
+        help="how far the value must move back before the rule can fire again (default: 0)",
     )
     add.add_argument(
         "--cool-down",

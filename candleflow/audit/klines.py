@@ -33,7 +33,7 @@ FIELDS: Final = (
 
 SETTLE_US: Final = 5 * SECOND_US
 """How long after its end to compare a window. Binance's final kline comes up to 2 s late. At 2,000 trades a
-second, 99 % of the trades are in their row within 1.2 s (docs/explanation/performance.md)."""
+second, 99 % of the trades are in their row within 1.2 s."""
 
 _SUMS: Final = ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
 

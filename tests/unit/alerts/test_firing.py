@@ -46,7 +46,7 @@ def test_no_alert_for_simulated_trades_unless_the_rule_allows_it() -> None:
     assert fires(above(may_be_simulated=True), observation(is_simulated=True))
 
 
-def test_a_sample_that_is_passed_over_changes_nothing() -> None:
+def test_an_ignored_observation_changes_nothing() -> None:
     crossing = above(kind=Kind.CROSSES_UP)
     state, _ = evaluate(crossing, State(), observation(99), AT)
     same, _ = evaluate(crossing, state, observation(101, is_complete=False), AT)

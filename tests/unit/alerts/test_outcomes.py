@@ -159,7 +159,7 @@ def test_a_successful_log_in_is_not_a_sent_message(
     assert answer.outcome is outcome, answer.detail
 
 
-def test_alerts_test_exits_1_where_nothing_was_sent(
+def test_alerts_test_exits_1_if_nothing_was_sent(
     there: Messengers, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = load(alert_channels=f"phone={TELEGRAM},team={DISCORD}", **there.settings)

@@ -91,7 +91,7 @@ def test_the_alerts_window_is_the_last_and_older_ones_keep_their_places() -> Non
 
 
 @pytest.mark.parametrize("line", ["105", "100.5", "118", "95"])
-def test_the_rules_line_is_at_its_price_inside_or_just_outside_of_the_candles(line: str) -> None:
+def test_the_rules_level_is_drawn_at_its_price_within_or_near_the_candles(line: str) -> None:
     what = chart(RISES, FALLS, line=line)
     image, scale = drawn(what), scale_of(what.candles, what.line)
     y = scale.y(Decimal(line))

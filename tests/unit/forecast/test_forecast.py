@@ -104,7 +104,7 @@ def test_candles_without_trades_are_candles() -> None:
     assert len(made) == 200 - LOOK_BACK
 
 
-def test_a_price_that_never_moves_has_nothing_to_measure_by() -> None:
+def test_a_constant_price_gives_no_features() -> None:
     still = [one._replace(close=Decimal(5)) for one in market(1, 100)]
     assert list(forecasts(still, SIZE_US)) == []
 
