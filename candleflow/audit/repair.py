@@ -52,10 +52,10 @@ def _rebuild(settings: Settings, asked: Asked, settled: int) -> None:
                 stretch = f"{asked.symbol} {written(suspect.since)} to {written(suspect.until)}"
                 print(f"{stretch}: {suspect.reason}: {outcome.candles:,} candles rebuilt")
                 if outcome.left:
-                    print(f"{stretch}: not rebuilt: {outcome.left}")
+                    print(f"{stretch}: not all rebuilt: {outcome.left}")
                 rebuilt += outcome.candles
                 left += bool(outcome.left)
-    print(f"{rebuilt:,} candles rebuilt" + (f", {left:,} time ranges not rebuilt" if left else ""))
+    print(f"{rebuilt:,} candles rebuilt" + (f", {left:,} time ranges not fully rebuilt" if left else ""))
 
 
 def _days(settings: Settings, asked: Asked) -> Iterator[tuple[int, int]]:
