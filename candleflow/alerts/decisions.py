@@ -18,7 +18,7 @@ from candleflow.errors import MarketError
 from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US, floor_time
 from candleflow.settings import Settings
-from candleflow.store.alerts import Alert, AlertStore, Decision, MarketSnapshot, StoredState
+from candleflow.store.alerts import Alert, AlertStore, Decision, LiveSymbol, StoredState
 from candleflow.telemetry import read_heartbeat
 
 _log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Decider:
         self._read_rules()
         if not self.rules:
             return 0
-        snapshots = {one.symbol: one for one in self._store.snapshots()}
+        snapshots = {one.symbol: one for one in self._store.live_symbols()}
         fresh = {symbol: self._newly_closed(symbol) for symbol in self._symbols_with_candles(snapshots)}
         decisions = [
             decision
@@ -103,7 +103,7 @@ class Decider:
                     _log.error("alert rule %d is invalid and ignored: %s", stored.rule_id, error)
         self.rules = found
 
-    def _symbols_with_candles(self, snapshots: Mapping[str, MarketSnapshot]) -> Sequence[str]:
+    def _symbols_with_candles(self, snapshots: Mapping[str, LiveSymbol]) -> Sequence[str]:
         """Return the symbols for which some rule needs closed candles."""
         wanting = [rule for rule in self.rules if _wants_candles(rule)]
         if any(rule.symbol is None for rule in wanting):
@@ -124,7 +124,7 @@ class Decider:
     def _observations(
         self,
         rule: Rule,
-        snapshots: Mapping[str, MarketSnapshot],
+        snapshots: Mapping[str, LiveSymbol],
         fresh: Mapping[str, Sequence[int]],
         now: int,
     ) -> Iterator[Observation]:
@@ -137,7 +137,7 @@ class Decider:
             elif (snapshot := snapshots.get(symbol)) is not None and snapshot.window is not None:
                 yield self._live_observation(snapshot, snapshot.window)
 
-    def _live_observation(self, snapshot: MarketSnapshot, window: int) -> Observation:
+    def _live_observation(self, snapshot: LiveSymbol, window: int) -> Observation:
         return Observation(
             symbol=snapshot.symbol,
             at=snapshot.traded_at,
@@ -165,15 +165,13 @@ class Decider:
         )
 
     def _pipeline_observations(
-        self, kind: Kind, snapshots: Mapping[str, MarketSnapshot], now: int
+        self, kind: Kind, snapshots: Mapping[str, LiveSymbol], now: int
     ) -> Iterator[Observation]:
         window = floor_time(now, self._settings.windows.size_us)
         for symbol, value in self._readings(kind, snapshots, now).items():
             yield Observation(symbol, now, window, value, is_simulated=self._settings.exchange.is_simulated)
 
-    def _readings(
-        self, kind: Kind, snapshots: Mapping[str, MarketSnapshot], now: int
-    ) -> Mapping[str, Decimal]:
+    def _readings(self, kind: Kind, snapshots: Mapping[str, LiveSymbol], now: int) -> Mapping[str, Decimal]:
         """Return the value that a pipeline rule compares, by symbol."""
         if kind is Kind.SILENCE:
             return {symbol: _seconds(now - snapshot.traded_at) for symbol, snapshot in snapshots.items()}

@@ -10,7 +10,7 @@ from candleflow.alerts.rules import expiry, fields, rule_of
 from candleflow.dashboard.shared_answers import SharedAnswers, Viewer
 from candleflow.errors import MarketError
 from candleflow.settings import Settings, channels_of
-from candleflow.store.alerts import AlertDelivery, AlertEditor, AlertReader, StoredRule
+from candleflow.store.alerts import DeliveredAlert, AlertEditor, AlertReader, StoredRule
 
 
 class AlertDesk:
@@ -29,7 +29,7 @@ class AlertDesk:
         """Each rule in words, by its id."""
         return {one.rule_id: _words(one) for one in self._reader.rules()}
 
-    def latest(self, limit: int) -> Sequence[AlertDelivery]:
+    def latest(self, limit: int) -> Sequence[DeliveredAlert]:
         """The newest first; a second old at most, as every page asks while it loads, and many may at once."""
         return Viewer(self._answers).ask(limit, lambda: self._reader.latest(limit))
 

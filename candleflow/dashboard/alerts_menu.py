@@ -14,7 +14,7 @@ from candleflow.alerts.rules import LONGEST_COOL_DOWN, LONGEST_NOTE, Kind
 from candleflow.dashboard import words
 from candleflow.dashboard.alert_desk import AlertDesk
 from candleflow.errors import CandleflowError, StoreError, UnknownOutcomeError
-from candleflow.store.alerts import AlertDelivery
+from candleflow.store.alerts import DeliveredAlert
 
 _EVERY: Final = "Every symbol"
 _KINDS: Final = {
@@ -58,7 +58,7 @@ def menu(desk: AlertDesk, offered: Sequence[str], *, is_simulated: bool) -> None
             st.caption("PostgreSQL is away: alerts show here once it is back.")
 
 
-def _latest(alerts: Sequence[AlertDelivery]) -> None:
+def _latest(alerts: Sequence[DeliveredAlert]) -> None:
     failed = next((one for one in alerts if one.state in _FAILED), None)
     if failed is not None:
         st.warning(words.escape_markdown(f"{failed.channel}: {failed.state}: {failed.detail}"))

@@ -80,7 +80,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class MarketSnapshot:
+class LiveSymbol:
     """A symbol's last trade, and the finest candle that it is in."""
 
     symbol: str
@@ -103,7 +103,7 @@ class StoredAlert:
 
 
 @dataclass(frozen=True, slots=True)
-class AlertDelivery:
+class DeliveredAlert:
     """An alert and how it went by one channel, for people."""
 
     alert_id: int
@@ -217,9 +217,9 @@ class AlertStore:
         """How many alerts are not sent yet, by channel."""
         return {channel: int(count) for channel, count in self._rows(_WAITING, {})}
 
-    def snapshots(self) -> list[MarketSnapshot]:
+    def live_symbols(self) -> list[LiveSymbol]:
         """Every symbol that has had a trade, by name."""
-        return [MarketSnapshot(*row) for row in self._rows(_SNAPSHOTS, self._interval())]
+        return [LiveSymbol(*row) for row in self._rows(_SNAPSHOTS, self._interval())]
 
     def closed(self, symbol: str, since: int, limit: int) -> list[Bar]:
         """The newest closed candles that open after ``since``, oldest first; of sliding ones, what tiles."""
@@ -315,10 +315,10 @@ class AlertReader:
         """Those that weren't removed, the oldest first."""
         return [StoredRule(*row) for row in self._pool.rows(_RULES, {}, may_repeat=True)]
 
-    def latest(self, limit: int) -> list[AlertDelivery]:
+    def latest(self, limit: int) -> list[DeliveredAlert]:
         """The latest alerts, a line for each channel, the newest first."""
         rows = self._pool.rows(_LATEST, {"limit": limit}, may_repeat=True)
-        return [AlertDelivery(*row) for row in rows]
+        return [DeliveredAlert(*row) for row in rows]
 
     def close(self) -> None:
         """Close the idle connections; it may still be used."""

@@ -26,7 +26,7 @@ from candleflow.settings import Settings, load
 from candleflow.stack.postgres import PostgresServer
 from candleflow.stack.process import free_port
 from candleflow.store import credentials, schema
-from candleflow.store.alerts import AlertDelivery, AlertReader
+from candleflow.store.alerts import DeliveredAlert, AlertReader
 from tests.dashboard.browser import DESKTOP, MISSING, Page, chromium
 from tests.dashboard.feed import Feed, now_us, wave
 from tests.dashboard.picture import IMAGES, shrink
@@ -98,11 +98,11 @@ class Scene:
         ahead = max(wave(now + second * SECOND_US) for second in range(round(FIRED_SECONDS)))
         return (ahead + 10).quantize(Decimal(1))
 
-    def told(self) -> list[AlertDelivery]:
+    def told(self) -> list[DeliveredAlert]:
         with closing(AlertReader.from_settings(self.settings)) as reader:
             return reader.latest(10)
 
-    def fire(self, line: Decimal) -> AlertDelivery:
+    def fire(self, line: Decimal) -> DeliveredAlert:
         """Once the rule has looked at the price, let it rise above the line; the alert when it was sent."""
         self.alerts.wait_for(self._is_armed, FIRED_SECONDS)
         self.market.rise(line)
@@ -174,7 +174,7 @@ def _field(page: Page, key: str) -> WebElement:
     return found[0]
 
 
-def show(page: Page, told: AlertDelivery, *, is_dark: bool) -> None:
+def show(page: Page, told: DeliveredAlert, *, is_dark: bool) -> None:
     """The menu with the alert and its state."""
     page.open(LOOKS, size=DESKTOP, is_dark=is_dark)
     open_menu(page)
@@ -201,7 +201,7 @@ def main() -> None:
             server.stop()
 
 
-def take(scene: Scene, page: Page, folder: Path) -> AlertDelivery:
+def take(scene: Scene, page: Page, folder: Path) -> DeliveredAlert:
     """``alert.png``, the page, and ``alert-message.png``, what the channel got; the alert."""
     page.open(LOOKS, size=DESKTOP, is_dark=True)
     line = scene.line()

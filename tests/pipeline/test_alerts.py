@@ -28,7 +28,7 @@ from candleflow.errors import StoreError
 from candleflow.market.trade import Trade
 from candleflow.market.window import SECOND_US, floor_time
 from candleflow.stack import status
-from candleflow.store.alerts import Alert, AlertDelivery, AlertEditor, AlertReader, AlertStore, Decision
+from candleflow.store.alerts import Alert, DeliveredAlert, AlertEditor, AlertReader, AlertStore, Decision
 from tests.dashboard.feed import now_us
 from tests.messengers import (
     DISCORD,
@@ -151,7 +151,7 @@ class Scene:
         with self.keeper.cursor() as cursor:
             cursor.execute("DROP TRIGGER hold ON alert_deliveries")
 
-    def deliveries(self) -> list[AlertDelivery]:
+    def deliveries(self) -> list[DeliveredAlert]:
         with closing(AlertReader.from_settings(self.settings)) as reader:
             return reader.latest(1_000)
 

@@ -172,7 +172,7 @@ def test_what_is_seen_of_candles(database: Database, book: AlertStore) -> None:
     processor = Processor(database.writer(), FIVE_SECONDS)
     processor.merge(run_of(1, 7))
     processor.merge(run_of(9, 12))
-    (snapshot,) = book.snapshots()
+    (snapshot,) = book.live_symbols()
     assert (snapshot.symbol, snapshot.last_trade_id, int(snapshot.price)) == ("BTCUSDT", 12, 112)
     assert (snapshot.window, snapshot.traded_at) == (BEGINS_AT + 10_000_000, BEGINS_AT + 12_000_000)
     closed = book.closed("BTCUSDT", 0, 10)
