@@ -36,7 +36,7 @@ test-emr: ## run the engine's tests on Spark 4.0.2, the version of Amazon EMR
 
 on-emr := tests/engine tests/property/test_candles.py tests/unit/stack/test_jars.py tests/pipeline/test_processor_rules.py \
 	tests/security/test_kafka_tls.py::test_spark_reads_what_was_published_and_shows_no_password \
-	tests/pipeline/test_backfill.py::test_each_line_has_its_verdict \
+	tests/pipeline/test_backfill.py::test_each_line_is_accepted_or_rejected_with_its_reason \
 	tests/pipeline/test_backfill.py::test_a_recorded_day_is_exact_in_milliseconds_and_in_microseconds \
 	tests/pipeline/test_processor.py::test_trades_become_exact_candles_and_a_stop_leaves_nothing \
 	tests/pipeline/test_processor.py::test_kills_repetition_disorder_and_lost_connections_change_no_candle \

@@ -1,11 +1,11 @@
-"""Alerts: rules that fire on candles, and the messages to Telegram, Discord and others."""
+"""Alerts: rules on candles and on the pipeline, and messages to Telegram, Discord and other channels."""
 
 from candleflow.command import Command
 
 COMMANDS = (
     Command(
         "alerts",
-        "decide and send alerts (part of up, as alerts.py); add, list, remove: its rules; test: its channels",
+        "evaluate alert rules and send alerts (part of up); subcommands edit rules and test channels",
         f"{__name__}.commands:run",
         arguments=f"{__name__}.commands:add_arguments",
     ),

@@ -1,20 +1,19 @@
-"""What a server's answer means for a message: sent, to be sent later, refused, or nobody knows. Pure.
+"""Map a server's response to the outcome of a message: sent, pending (retry), refused, or unknown. No I/O.
 
-Only the request that carries the message counts; a log-in that is taken sends nothing. A status of 2xx means
-that it was taken, unless the body (``"ok": false``) or apprise's plugin says that it wasn't.
+Only the request that carries the message counts; a successful log-in sends nothing. A 2xx status means that
+the message was accepted, unless the body (``"ok": false``) or apprise's plugin says otherwise.
 
-A message is sent again only where it is sure that it was not taken:
+The sender retries a message only if it is certain that the server did not accept it:
 
-- no byte of it left (no such host, refused by host or proxy, no TLS, no mail server);
-- 429: too many, and the server says when it may come again;
-- 407, 408, 425, 500 and 503: the server's own word, or a proxy's, that it did not do what was asked;
-- a mail server's 4yz, which is the same.
+- no byte of it was sent (unknown host, connection refused by host or proxy, TLS failed, no mail server);
+- 429: rate limit; the server says how long to wait;
+- 407, 408, 425, 500 and 503: the server or a proxy says that it did not process the request;
+- a mail server's 4yz, a temporary failure.
 
-Any other failure after the request was written, a silence above all, leaves open whether the message arrived:
-such a one is *unknown*, and is not sent again. 502 and 504 are a gateway's, which doesn't know either.
-Every other answer of 3xx and 4xx, and a mail server's 5yz, is a refusal, which another attempt would only
-repeat. 401, 403, 404 and a refused log-in are refusals of the channel itself: its token, its chat or its
-webhook is not there.
+After any other failure once the request was written, above all a timeout, the message may have arrived. Its
+outcome is *unknown*, and it is not retried, so that it is sent at most once. 502 and 504 come from a gateway
+and are unknown too. All other 3xx and 4xx, and a mail server's 5yz, are permanent refusals. 401, 403, 404 and
+a refused log-in concern the channel itself: the token, the chat or the webhook is wrong or gone.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ _LONGEST_WORDS: Final = 100
 _NOT_TAKEN: Final = frozenset({407, 408, 425, 429, 500, 503})
 _CHANNELS_OWN: Final = frozenset({401, 403, 404})
 _MAILS_OWN: Final = frozenset({530, 534, 535, 538})
-"""SMTP's: the log-in is wanting or wrong (RFC 4954)."""
+"""SMTP: log-in required or rejected (RFC 4954)."""
 _SAID: Final = ("description", "message", "error")
-_IT_MAY: Final = "it may have arrived, so it isn't sent again"
+_IT_MAY: Final = "it may have arrived, so it is not sent again"
 
 
 class Outcome(StrEnum):
-    """What became of an attempt; all but LATER as the table of deliveries names them."""
+    """The outcome of an attempt, named as in the table of deliveries. LATER means: retry."""
 
     SENT = "sent"
     LATER = "pending"
@@ -47,19 +46,19 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request and its answer; ``status`` None where there was none."""
+    """One request and its response; ``status`` is None if there was no response."""
 
     status: int | None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     was_written: bool = False
-    """Whether a byte of the request, of an e-mail's text, may have left."""
+    """Whether a byte of the request, or of the e-mail's text, may have been sent."""
     carries: bool = True
-    """Whether the message, or a part of it, was in the request."""
+    """Whether the request contained the message or a part of it."""
     why: str = ""
-    """Without an answer: the error's name."""
+    """The error's name, if there was no response."""
     is_mail: bool = False
-    """Then ``status`` is SMTP's."""
+    """Whether ``status`` is an SMTP code."""
 
     @property
     def is_accepted(self) -> bool:
@@ -67,66 +66,69 @@ class Exchange:
 
     @property
     def moved_to(self) -> str | None:
-        """Telegram's new number for a group that has become a supergroup."""
+        """The new chat id, if Telegram says that the group has become a supergroup."""
         moved = _parameters(self).get("migrate_to_chat_id")
         return None if self.is_accepted or not isinstance(moved, int) else str(moved)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of an attempt, in words too; times in seconds."""
+    """The outcome of an attempt, with a description; times in seconds."""
 
     outcome: Outcome
     detail: str = ""
     wait_seconds: float | None = None
-    """So long the server wants no message of this channel."""
+    """How long the server asks this channel to wait before the next message."""
     is_channels_own: bool = False
-    """Refused is the channel, not this message."""
+    """Whether the server refused the channel itself rather than this message."""
 
 
-def judged(
-    exchanges: Sequence[Exchange], *, went_well: bool, otherwise: str = "", is_witnessed: bool = False
+def interpret(
+    exchanges: Sequence[Exchange], *, went_well: bool, otherwise: str = "", is_recorded: bool = False
 ) -> Answer:
-    """What an attempt came to, of one request or several; ``otherwise``: what else is known of a failure.
+    """Determine the outcome of an attempt from its requests.
 
-    ``is_witnessed``: what left is among the exchanges, and nothing else. Where a server took a part of the
-    message it is sent: another attempt would send that part twice.
+    ``went_well``: what apprise reported. ``otherwise``: the failure's description if there was no request.
+    ``is_recorded``: whether ``exchanges`` has every request that was sent. If a server accepted a part of the
+    message, the outcome is SENT: a retry would send that part twice.
     """
     if not exchanges:
-        return _unseen(went_well=went_well, otherwise=otherwise, is_witnessed=is_witnessed)
-    carrying = [one for one in exchanges if one.carries] or [exchanges[-1]]  # which hides it, or never had it
+        return _unseen(went_well=went_well, otherwise=otherwise, is_recorded=is_recorded)
+    carrying = [one for one in exchanges if one.carries] or [
+        exchanges[-1]
+    ]  # the plugin encodes the text, or never sent it
     taken = [one for one in carrying if one.is_accepted]
     failed = next((one for one in (*carrying, *exchanges) if not one.is_accepted), None)
     if not taken and failed is not None:
         return _failure(failed)
     if went_well or failed is not None:
-        detail = f"a part was not taken: {_words(failed)}" if failed is not None else ""
+        detail = f"the server did not accept a part of it: {_words(failed)}" if failed is not None else ""
         return Answer(Outcome.SENT, detail, _pause(exchanges[-1]))
     return _denied(carrying)
 
 
-def _unseen(*, went_well: bool, otherwise: str, is_witnessed: bool) -> Answer:
+def _unseen(*, went_well: bool, otherwise: str, is_recorded: bool) -> Answer:
     if went_well:
         return Answer(Outcome.SENT)
-    if is_witnessed:
+    if is_recorded:
         return Answer(Outcome.LATER, otherwise or "nothing was sent: does the address name a recipient?")
-    return Answer(Outcome.UNKNOWN, otherwise or "the channel's plugin could not send it")
+    return Answer(Outcome.UNKNOWN, otherwise or "apprise's plugin could not send it")
 
 
 def _denied(carrying: Sequence[Exchange]) -> Answer:
-    """The statuses say yes, and apprise's plugin says no."""
+    """Every status is 2xx, but apprise's plugin reports a failure."""
     if len(carrying) > 1:
-        return Answer(Outcome.UNKNOWN, f"a part was not taken, the channel's plugin says: {_IT_MAY}")
+        return Answer(Outcome.UNKNOWN, f"apprise's plugin reports that a part was not accepted: {_IT_MAY}")
     (one,) = carrying
     words = _words(one) if one.carries else "no request had the message: does the address name a recipient?"
-    return Answer(Outcome.REFUSED, f"not sent, the channel's plugin says: {words}")
+    return Answer(Outcome.REFUSED, f"not sent, apprise's plugin reports: {words}")
 
 
 def _failure(exchange: Exchange) -> Answer:
     status = _status(exchange)
     if status is None:
         if exchange.was_written:
-            return Answer(Outcome.UNKNOWN, f"no answer: {_IT_MAY}")
+            return Answer(Outcome.UNKNOWN, f"no response: {_IT_MAY}")
         return Answer(Outcome.LATER, f"no connection ({exchange.why})" if exchange.why else "no connection")
     if exchange.is_mail:
         if status < 500:
@@ -140,18 +142,18 @@ def _failure(exchange: Exchange) -> Answer:
 
 
 def _status(exchange: Exchange) -> int | None:
-    """The answer's; where the body denies a status of 2xx, the body's own, as Telegram has it."""
-    told = _json(exchange)
-    code = told.get("error_code")
-    return code if told.get("ok") is False and isinstance(code, int) else exchange.status
+    """Return the status. If the body says ``"ok": false``, its ``error_code`` counts (Telegram)."""
+    answer = _json(exchange)
+    code = answer.get("error_code")
+    return code if answer.get("ok") is False and isinstance(code, int) else exchange.status
 
 
 def _words(exchange: Exchange) -> str:
-    """The status, and the server's own word for it: Telegram's description, Discord's message."""
+    """Return the status and the server's own description (Telegram: description, Discord: message)."""
     if exchange.status is None:
-        return "no answer"
-    told = _json(exchange)
-    said = next((told[one] for one in _SAID if isinstance(told.get(one), str)), "")
+        return "no response"
+    answer = _json(exchange)
+    said = next((answer[one] for one in _SAID if isinstance(answer.get(one), str)), "")
     if exchange.is_mail:
         said = exchange.body.decode(errors="replace")
     phrase = "" if exchange.is_mail else http.client.responses.get(exchange.status, "")
@@ -164,7 +166,7 @@ def _words(exchange: Exchange) -> str:
 
 
 def _retry_after(exchange: Exchange) -> float | None:
-    """Telegram has it in ``parameters``, Discord at the top, others in a header."""
+    """Return the wait: Telegram has it in ``parameters``, Discord at the top level, others in a header."""
     inside = _parameters(exchange).get("retry_after")
     return _seconds(inside, _json(exchange).get("retry_after"), _header(exchange, "Retry-After"))
 
@@ -175,14 +177,14 @@ def _parameters(exchange: Exchange) -> Mapping[str, Any]:
 
 
 def _pause(exchange: Exchange) -> float | None:
-    """Discord: how long until its bucket has room, where this message took the last place."""
+    """Return Discord's wait until its rate limit resets, if this message used the last request."""
     if _header(exchange, "X-RateLimit-Remaining") != "0":
         return None
     return _seconds(_header(exchange, "X-RateLimit-Reset-After"))
 
 
 def _seconds(*found: Any) -> float | None:
-    """The first that is a time, up to an hour."""
+    """Return the first value that is a number of seconds, capped at an hour."""
     for one in found:
         try:
             seconds = float(one)
@@ -199,7 +201,7 @@ def _header(exchange: Exchange, name: str) -> str | None:
 
 def _json(exchange: Exchange) -> Mapping[str, Any]:
     try:
-        told = json.loads(exchange.body)
+        answer = json.loads(exchange.body)
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return answer if isinstance(answer, dict) else {}

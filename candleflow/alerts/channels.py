@@ -1,6 +1,6 @@
-"""The channels that alerts go out by: Telegram, Discord, and whatever else apprise speaks to.
+"""The channels for alerts: Telegram, Discord, and every other service that apprise supports.
 
-An address holds a secret, and apprise and urllib3 log addresses: both are silenced, at every level.
+A channel's address contains a secret, and apprise and urllib3 log addresses. So their logging is disabled.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, Final
 import apprise
 from apprise.attachment.memory import AttachMemory
 
-from candleflow.alerts.answers import Answer, judged
-from candleflow.alerts.witness import install, witnessed
+from candleflow.alerts.answers import Answer, interpret
+from candleflow.alerts.recorder import install, recorded_attempt
 from candleflow.errors import SettingError
 from candleflow.settings import Settings, channels_of
 
@@ -28,56 +28,56 @@ _PICTURE_NAME: Final = "chart.png"
 _DISCORDS: Final = re.compile(
     r"^https://(?:(?:ptb|canary)\.)?discord(?:app)?\.com/api/(?:v[0-9]+/)?webhooks/", re.IGNORECASE
 )
-"""Webhook addresses as Discord's applications give them; apprise knows only some."""
+"""Webhook addresses as Discord's apps show them; apprise accepts only some of the forms."""
 _in_memory: Final[Any] = AttachMemory
-"""Apprise gives it no types."""
+"""Typed as Any: apprise has no type hints for it."""
 
 TELEGRAM_SECONDS: Final = 1.0
 TELEGRAM_GROUP_SECONDS: Final = 3.0
-"""Telegram takes one message a second in a chat, and 20 a minute in a group."""
+"""Telegram's limits: one message a second in a chat, 20 a minute in a group."""
 DISCORD_SECONDS: Final = 0.4
-"""Discord says by its headers what it takes: five in two seconds, at the time of writing."""
+"""Discord's limit by its response headers when this was written: five messages in two seconds."""
 OTHER_SECONDS: Final = 1.0
 
 
 class Channel:
-    """One channel by its name. No repr and no error shows its address."""
+    """One named channel. Its repr and its errors never show the address."""
 
     def __init__(self, name: str, plugin: Any, address: str, pause_seconds: float) -> None:
         self.name = name
         self.pause_seconds = pause_seconds
-        """So long after one message the next may follow, at the soonest."""
+        """Minimum time between two messages."""
         self._plugin = plugin
         self._secrets = [part for part in re.split(r"[/:@?&=,]+", address) if len(part) >= _SHORTEST_SECRET]
 
     @property
     def takes_pictures(self) -> bool:
-        """Whether files can be sent by it."""
+        """Whether the channel accepts files."""
         return bool(self._plugin.attachment_support)
 
     def send(self, body: str) -> Answer:
-        """Try once; takes as long as the server takes, some seconds at most. Never raises."""
+        """Try once to send the text. Blocks for up to some seconds. Never raises."""
         return self._attempt(body, body)
 
     def send_picture(self, png: bytes) -> Answer:
-        """The same with a picture, and no words.
+        """Try once to send a picture without text. Never raises.
 
-        Words and picture are two attempts, as apprise would put both into one request at Telegram: then a
-        picture that isn't taken, or not answered, would be words that aren't.
+        Text and picture are separate messages. With Telegram, apprise would put both into one request, and a
+        picture that fails would then lose the text too.
         """
         attached = _in_memory(png, name=_PICTURE_NAME, mimetype="image/png")
         return self._attempt(png, "", attached)
 
     def _attempt(self, message: str | bytes, body: str, attached: Any = None) -> Answer:
-        with witnessed(message) as attempt:
+        with recorded_attempt(message) as attempt:
             went_well, otherwise = self._notify(body, attached)
-        answer = judged(
-            attempt.exchanges, went_well=went_well, otherwise=otherwise, is_witnessed=self._is_witnessed
+        answer = interpret(
+            attempt.exchanges, went_well=went_well, otherwise=otherwise, is_recorded=self._is_recorded
         )
         return self._with_moves(replace(answer, detail=self._scrubbed(answer.detail)), attempt.moved)
 
     def _notify(self, body: str, attached: Any) -> tuple[bool, str]:
-        """What apprise says: whether it went well; and, where its plugin failed, by which error."""
+        """Send through apprise; return whether it succeeded, and the error's name if its plugin raised."""
         try:
             return bool(
                 self._plugin.notify(
@@ -88,23 +88,23 @@ class Channel:
                     attach=attached,
                 )
             ), ""
-        except Exception as error:  # noqa: BLE001 - a plugin's own: its text may hold the address
+        except Exception as error:  # noqa: BLE001 - any error of a plugin; its text may contain the address
             return False, type(error).__name__
 
     @property
-    def _is_witnessed(self) -> bool:
-        """Whether the plugin sends by HTTP or e-mail, so that the witnesses see all that leaves."""
+    def _is_recorded(self) -> bool:
+        """Whether the plugin sends through ``requests`` or ``smtplib``, which ``recorder`` records."""
         package = type(self._plugin).__module__
         return any(hasattr(sys.modules[package], one) for one in ("requests", "smtplib"))
 
     def _with_moves(self, answer: Answer, moved: Mapping[str, str]) -> Answer:
-        """Write to the new chats from here on, and say which setting to change."""
+        """Use the new chat ids from now on, and log which setting to change."""
         if not moved:
             return answer
         targets = self._plugin.targets
         self._plugin.targets = [(moved.get(str(chat), chat), topic) for chat, topic in targets]
         words = "; ".join(
-            f"Telegram moved chat {old} to {new}: write {new} in its place in CANDLEFLOW_ALERT_CHANNELS"
+            f"Telegram moved chat {old} to {new}: replace {old} by {new} in CANDLEFLOW_ALERT_CHANNELS"
             for old, new in moved.items()
         )
         _log.warning("channel %s: %s", self.name, words)
@@ -117,7 +117,7 @@ class Channel:
 
 
 def channels(settings: Settings) -> Mapping[str, Channel]:
-    """The settings' channels by name. Raises SettingError for an address that apprise can't use."""
+    """Return the configured channels by name. Raises SettingError if apprise doesn't accept an address."""
     _prepare()
     bases = {
         "telegram": f"{settings.alert.telegram_url}/bot",
@@ -134,11 +134,11 @@ def _channel(name: str, address: str, bases: Mapping[str, str]) -> Channel:
         _DISCORDS.sub("https://discord.com/api/webhooks/", address), suppress_exceptions=True
     )
     if plugin is None:
-        raise SettingError(f"CANDLEFLOW_ALERT_CHANNELS: {name}: apprise can't use such an address")
+        raise SettingError(f"CANDLEFLOW_ALERT_CHANNELS: {name}: apprise does not accept this address")
     kind = type(plugin).__module__.rpartition(".")[2]
     if kind in bases:
         plugin.notify_url = bases[kind]
-    plugin.throttle = lambda *_, **__: None  # it would sleep; the sender keeps the pace
+    plugin.throttle = lambda *_, **__: None  # apprise would sleep; ChannelSender limits the rate
     return Channel(name, plugin, address, _pause(kind, plugin))
 
 
@@ -150,7 +150,7 @@ def _pause(kind: str, plugin: Any) -> float:
 
 
 def _prepare() -> None:
-    """In the process that sends: attempts are witnessed, and nobody logs an address."""
+    """Prepare the sending process: record requests, and disable logging that shows addresses."""
     install()
     for name in _SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

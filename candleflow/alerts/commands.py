@@ -1,4 +1,4 @@
-"""``alerts add|list|remove|test``: rules, what became of alerts, and whether a channel works."""
+"""``alerts add|list|remove|test``: edit rules, list recent alerts, and test the channels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 from candleflow.alerts import process
 from candleflow.alerts.answers import Outcome
 from candleflow.alerts.channels import channels
-from candleflow.alerts.message import described, utc
+from candleflow.alerts.message import describe, utc
 from candleflow.alerts.rules import Kind, Rule, RuleError, expiry, fields, rule_of
 from candleflow.errors import MarketError, SettingError
 from candleflow.market.symbol import upper
@@ -18,37 +18,55 @@ from candleflow.settings import Settings, channels_of
 from candleflow.store.alerts import AlertEditor, AlertReader, StoredRule
 
 _LATEST: Final = 20
-_TEST: Final = "Candleflow: this channel works. Alerts come here."
+_TEST: Final = "Candleflow test message: this channel works. Alerts will arrive here."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The actions; without one the process runs."""
+    """Add the subcommands. Without one, ``alerts`` runs the process that evaluates rules and sends alerts."""
     actions = parser.add_subparsers(dest="action", metavar="action")
     add = actions.add_parser("add", help="add a rule")
     add.add_argument("kind", choices=[str(kind) for kind in Kind])
-    add.add_argument("threshold", nargs="?", default="0", help="a price, percent, deviations or seconds")
-    add.add_argument("--symbol", help="of one symbol (all)")
-    add.add_argument("--minutes", type=int, default=0, help="of a move")
-    add.add_argument("--candles", type=int, default=0, help="that a volume is held against")
-    add.add_argument("--closed", action="store_true", help="look only at closed candles")
-    add.add_argument("--hysteresis", default="0", help="so far back until it may fire again (0)")
-    add.add_argument("--cool-down", type=int, default=60, help="seconds (60)")
-    add.add_argument("--once", action="store_true", help="fire once for each symbol")
-    add.add_argument("--until", help="a time in UTC, such as 2026-12-31T18:00")
-    add.add_argument("--note", default="", help="goes with the message")
-    add.add_argument("--to", help="names of channels, by commas (all)")
-    add.add_argument("--incomplete", action="store_true", help="of incomplete candles too")
-    add.add_argument("--simulated", action="store_true", help="of made-up trades too; they say so")
-    actions.add_parser("list", help="the rules, and the latest alerts")
+    add.add_argument(
+        "threshold",
+        nargs="?",
+        default="0",
+        help="by kind: a price, percent, standard deviations or seconds",
+    )
+    add.add_argument("--symbol", help="watch only this symbol (default: all)")
+    add.add_argument("--minutes", type=int, default=0, help="move: look back this many minutes")
+    add.add_argument("--candles", type=int, default=0, help="volume: compare with this many earlier candles")
+    add.add_argument("--closed", action="store_true", help="evaluate closed candles only")
+    add.add_argument(
+        "--hysteresis",
+        default="0",
+        help="how far the value must move back before the rule can fire again (default: 0)",
+    )
+    add.add_argument(
+        "--cool-down",
+        type=int,
+        default=60,
+        help="minimum seconds between two alerts of the rule for one symbol (default: 60)",
+    )
+    add.add_argument("--once", action="store_true", help="fire at most once for each symbol")
+    add.add_argument("--until", help="expire at this time, in UTC, such as 2026-12-31T18:00")
+    add.add_argument("--note", default="", help="text to add to the message")
+    add.add_argument("--to", help="channel names, separated by commas (default: all)")
+    add.add_argument("--incomplete", action="store_true", help="also evaluate incomplete candles")
+    add.add_argument(
+        "--simulated",
+        action="store_true",
+        help="also evaluate simulated trades; the messages are marked SIMULATED",
+    )
+    actions.add_parser("list", help="list the rules and the latest alerts")
     actions.add_parser("remove", help="remove a rule").add_argument("rule_id", type=int)
-    test = actions.add_parser("test", help="send a message by each channel, or by one")
+    test = actions.add_parser("test", help="send a test message to one channel, or to all")
     test.add_argument("channel", nargs="?")
     for action in actions.choices.values():
         action.set_defaults(uses_running_settings=True)
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
-    """One action, or the process where none is named; the exit status.
+    """Run the subcommand, or the process if none is given; return the exit status.
 
     Raises StoreError while PostgreSQL can't answer.
     """
@@ -65,9 +83,9 @@ def _add(settings: Settings, arguments: argparse.Namespace) -> int:
         return 2
     with closing(AlertEditor.from_settings(settings)) as editor:
         rule_id = editor.add(fields(rule))
-    print(f"rule {rule_id}: {described(rule)}")
+    print(f"rule {rule_id}: {describe(rule)}")
     if settings.exchange.is_simulated and not rule.may_be_simulated:
-        print("the trades here are made up: this rule fires on them only with --simulated")
+        print("the exchange is simulated, and this rule ignores simulated trades: --simulated includes them")
     return 0
 
 
@@ -75,10 +93,12 @@ def _rule(settings: Settings, arguments: argparse.Namespace) -> Rule:
     known = list(channels_of(settings.alert.channels.get_secret_value()))
     names = [name.strip() for name in arguments.to.split(",")] if arguments.to else known
     if not names:
-        raise RuleError("channels: CANDLEFLOW_ALERT_CHANNELS has none, and --to names none")
+        raise RuleError("channels: CANDLEFLOW_ALERT_CHANNELS is empty and --to is not given; set one of them")
     for name in names:
         if known and name not in known:
-            raise RuleError(f"channels: CANDLEFLOW_ALERT_CHANNELS has {', '.join(known)}, not {name!r:.40}")
+            raise RuleError(
+                f"channels: {name!r:.40} is not in CANDLEFLOW_ALERT_CHANNELS ({', '.join(known)})"
+            )
     given: Mapping[str, Any] = {
         "kind": arguments.kind,
         "threshold": arguments.threshold,
@@ -113,15 +133,15 @@ def _list(settings: Settings, _: argparse.Namespace) -> int:
 
 def _stored_words(stored: StoredRule) -> str:
     try:
-        return described(rule_of(stored.rule, stored.rule_id))
+        return describe(rule_of(stored.rule, stored.rule_id))
     except MarketError as error:
-        return f"can't be used: {error}"
+        return f"ignored, the stored rule is invalid: {error}"
 
 
 def _remove(settings: Settings, arguments: argparse.Namespace) -> int:
     with closing(AlertEditor.from_settings(settings)) as editor:
         found = editor.remove(arguments.rule_id)
-    print(f"rule {arguments.rule_id} is removed" if found else f"there is no rule {arguments.rule_id}")
+    print(f"rule {arguments.rule_id} removed" if found else f"there is no rule {arguments.rule_id}")
     return 0 if found else 1
 
 
@@ -129,7 +149,7 @@ def _test(settings: Settings, arguments: argparse.Namespace) -> int:
     known = channels(settings)
     if not known or (arguments.channel and arguments.channel not in known):
         named = ", ".join(known) or "none"
-        raise SettingError(f"CANDLEFLOW_ALERT_CHANNELS has no such channel; those it has: {named}")
+        raise SettingError(f"no such channel in CANDLEFLOW_ALERT_CHANNELS; configured channels: {named}")
     status = 0
     for name in [arguments.channel] if arguments.channel else known:
         answer = known[name].send(_TEST)

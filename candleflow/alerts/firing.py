@@ -1,14 +1,14 @@
-"""Alert rules, and when they fire. No I/O, and no clock of its own: times are arguments, microseconds.
+"""Decide when alert rules fire. No I/O; times are arguments, in microseconds.
 
-Two kinds of meaning, and they differ at the start:
+There are two kinds of rules, which differ at the first observation:
 
-- *Crossing* is an event. The price was on one side at the sample before, and has reached the line now. A rule
-  that begins with the price past the line doesn't fire until the price has been back.
-- *Above*, *below* and all the others are states. A state that holds at the first sample fires at once, and
-  again only after it has ended.
+- ``crosses`` rules fire on an event: the price was on one side of the level and has now reached it. If the
+  price is already past the level at the first observation, the rule stays disarmed until the price is back.
+- ``above``, ``below`` and all others fire on a state. If the state holds at the first observation, the rule
+  fires at once. It fires again only after the state has ended.
 
-The line of 100 with a hysteresis of 2: once fired upwards, it is armed again below 98; so a price that
-trembles at 100 fires once. What comes within a rule's cool-down is passed over, not put off.
+Hysteresis: with a level of 100 and a hysteresis of 2, a rule that fired upwards is armed again below 98. So a
+price that oscillates around 100 fires once. A firing within the cool-down is dropped, not delayed.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US
 
 EXACT: Final = Context(prec=60)
-"""Sums of squares of volumes need 47 digits."""
+"""Decimal precision: sums of squared volumes need up to 47 digits."""
 _CROSSINGS: Final = (Kind.CROSSES_UP, Kind.CROSSES_DOWN, Kind.CROSSES)
 _HUNDRED: Final = Decimal(100)
 _ZERO: Final = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One look at a symbol's market, or at the pipeline.
+class Observation:
+    """One observation of a symbol's market or of the pipeline.
 
-    ``value`` is the price, or for rules of the pipeline what they are about: seconds, trades, candles.
-    ``window`` is when the candle opened that it belongs to, ``history`` the candles before, oldest first.
+    ``value``: the price; for pipeline rules a number of seconds, trades or candles. ``window``: the open time
+    of the candle that it belongs to. ``history``: the candles before that one, oldest first.
     """
 
     symbol: str
@@ -50,9 +50,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a rule remembers of one symbol between two looks; the default is that of a rule just made.
+    """The state of a rule for one symbol between two evaluations. The default is a new rule's state.
 
-    Kept as JSON, field by field.
+    Stored as JSON, field by field.
     """
 
     has_begun: bool = False
@@ -65,68 +65,68 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """A rule has fired: the sample by which it did, and what it measured then."""
+    """The firing of a rule: the observation that caused it, and the measured value."""
 
     rule: Rule
-    sample: Sample
+    observation: Observation
     measured: Decimal
     is_upward: bool = True
 
 
-def evaluate(rule: Rule, state: State, sample: Sample, now: int) -> tuple[State, Firing | None]:
-    """The rule's next state, and its firing if it fires. ``now`` decides of expiry and cool-down.
+def evaluate(rule: Rule, state: State, observation: Observation, now: int) -> tuple[State, Firing | None]:
+    """Return the rule's next state, and the firing if it fires. ``now`` is for expiry and cool-down.
 
-    A sample that the rule doesn't take (``takes``) is as if it had not been.
+    An observation that the rule doesn't accept (``takes``) changes nothing.
     """
-    if not takes(rule, sample) or rule.has_expired(now) or (rule.is_once and state.fired_at is not None):
+    if not takes(rule, observation) or rule.has_expired(now) or (rule.is_once and state.fired_at is not None):
         return state, None
-    measured = measure(rule, sample)
+    measured = measure(rule, observation)
     if measured is None:
         return state, None
     after, is_upward = (
         _crossing(rule, state, measured) if rule.kind in _CROSSINGS else _state(rule, state, measured)
     )
-    if is_upward is None or _is_held_back(rule, state, sample, now):
+    if is_upward is None or _is_held_back(rule, state, observation, now):
         return after, None
-    after = replace(after, fired_at=now, fired_window=sample.window)
-    return after, Firing(rule, sample, measured, is_upward)
+    after = replace(after, fired_at=now, fired_window=observation.window)
+    return after, Firing(rule, observation, measured, is_upward)
 
 
-def takes(rule: Rule, sample: Sample) -> bool:
-    """Whether the rule looks at such a sample at all: of its symbol, and of candles as it wants them."""
-    if rule.symbol is not None and rule.kind is not Kind.LAG and rule.symbol != sample.symbol:
+def takes(rule: Rule, observation: Observation) -> bool:
+    """Whether the rule accepts the observation: its symbol, and closed, complete or simulated candles."""
+    if rule.symbol is not None and rule.kind is not Kind.LAG and rule.symbol != observation.symbol:
         return False
-    if rule.is_on_closed and rule.kind.is_of_market and not sample.is_closed:
+    if rule.is_on_closed and rule.kind.is_of_market and not observation.is_closed:
         return False
-    if sample.is_simulated and not rule.may_be_simulated:
+    if observation.is_simulated and not rule.may_be_simulated:
         return False
-    return rule.may_be_incomplete or not rule.kind.is_of_market or _is_complete(rule, sample)
+    return rule.may_be_incomplete or not rule.kind.is_of_market or _is_complete(rule, observation)
 
 
-def _is_complete(rule: Rule, sample: Sample) -> bool:
-    return sample.is_complete and all(bar.is_complete for bar in _considered(rule, sample))
+def _is_complete(rule: Rule, observation: Observation) -> bool:
+    return observation.is_complete and all(bar.is_complete for bar in _considered(rule, observation))
 
 
-def _considered(rule: Rule, sample: Sample) -> Sequence[Bar]:
-    """The candles before the sample's own that the rule compares with."""
+def _considered(rule: Rule, observation: Observation) -> Sequence[Bar]:
+    """Return the earlier candles that the rule compares with."""
     if rule.kind is Kind.MOVE:
-        since = sample.at - rule.minutes * 60 * SECOND_US
-        return [bar for bar in sample.history if bar.open_time >= since]
-    return sample.history[-rule.candles :] if rule.kind is Kind.VOLUME else ()
+        since = observation.at - rule.minutes * 60 * SECOND_US
+        return [bar for bar in observation.history if bar.open_time >= since]
+    return observation.history[-rule.candles :] if rule.kind is Kind.VOLUME else ()
 
 
-def measure(rule: Rule, sample: Sample) -> Decimal | None:
-    """What the rule holds against its threshold; None where there is too little to say."""
+def measure(rule: Rule, observation: Observation) -> Decimal | None:
+    """Return the value to compare with the threshold; None if there is too little history."""
     if rule.kind is Kind.MOVE:
-        return _move(sample.value, _considered(rule, sample))
+        return _move(observation.value, _considered(rule, observation))
     if rule.kind is Kind.VOLUME:
-        volumes = [bar.volume for bar in _considered(rule, sample)]
-        return deviations(sample.volume, volumes) if len(volumes) == rule.candles else None
-    return sample.value
+        volumes = [bar.volume for bar in _considered(rule, observation)]
+        return deviations(observation.volume, volumes) if len(volumes) == rule.candles else None
+    return observation.value
 
 
 def _move(price: Decimal, bars: Sequence[Bar]) -> Decimal:
-    """Percent up from the lowest or down from the highest price, whichever is more."""
+    """Return the larger of the rise from the lowest and the fall from the highest price, in percent."""
     low = min((bar.low for bar in bars), default=price)
     high = max((bar.high for bar in bars), default=price)
     up = EXACT.divide(_HUNDRED * (price - min(low, price)), min(low, price))
@@ -135,9 +135,9 @@ def _move(price: Decimal, bars: Sequence[Bar]) -> Decimal:
 
 
 def deviations(volume: Decimal, volumes: Sequence[Decimal]) -> Decimal | None:
-    """By how many standard deviations (of the population) the volume is above the others' mean.
+    """Return how many population standard deviations ``volume`` is above the mean of ``volumes``.
 
-    None where all of those are the same: then there is no deviation to count in.
+    None if all of ``volumes`` are equal: their standard deviation is 0.
     """
     count, total, squares = Decimal(len(volumes)), _ZERO, _ZERO
     for one in volumes:
@@ -151,11 +151,11 @@ def deviations(volume: Decimal, volumes: Sequence[Decimal]) -> Decimal | None:
 
 
 Outcome = tuple[State, bool | None]
-"""The state after, and whether it fires: upward, downward, or (None) not."""
+"""The next state, and whether the rule fires: True upward, False downward, None not at all."""
 
 
 def _crossing(rule: Rule, state: State, price: Decimal) -> Outcome:
-    """Reaching the line counts, from where the price was not on it."""
+    """Evaluate a ``crosses`` rule. Reaching the level exactly counts as crossing it."""
     line, slack = rule.threshold, rule.hysteresis
     if not state.has_begun:
         return replace(state, has_begun=True, is_armed_up=price < line, is_armed_down=price > line), None
@@ -171,7 +171,7 @@ def _crossing(rule: Rule, state: State, price: Decimal) -> Outcome:
 
 
 def _state(rule: Rule, state: State, measured: Decimal) -> Outcome:
-    """It begins past the threshold, and ends no sooner than it is back by the hysteresis."""
+    """Evaluate a state rule: it starts past the threshold, and ends once it is back by the hysteresis."""
     sign = -1 if rule.kind is Kind.BELOW else 1
     past = sign * (measured - rule.threshold)
     reaches = past >= 0 if rule.kind is Kind.MOVE else past > 0
@@ -181,8 +181,10 @@ def _state(rule: Rule, state: State, measured: Decimal) -> Outcome:
     return after, sign > 0 if is_active and not state.is_active else None
 
 
-def _is_held_back(rule: Rule, state: State, sample: Sample, now: int) -> bool:
-    """Once a window, whatever the cool-down."""
+def _is_held_back(rule: Rule, state: State, observation: Observation, now: int) -> bool:
+    """Whether the rule already fired in this window, or is within its cool-down."""
     if state.fired_at is None:
         return False
-    return state.fired_window == sample.window or now < state.fired_at + rule.cool_down_seconds * SECOND_US
+    return (
+        state.fired_window == observation.window or now < state.fired_at + rule.cool_down_seconds * SECOND_US
+    )

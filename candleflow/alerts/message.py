@@ -1,4 +1,4 @@
-"""What an alert says, and how many are said at once. Pure."""
+"""Build the texts of alerts, and combine several alerts into one message. No I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from candleflow.alerts.firing import EXACT, Firing
 from candleflow.alerts.rules import Kind, Rule, plain
 
 LONGEST_MESSAGE: Final = 1_900
-"""Discord takes 2,000 letters, Telegram 4,096."""
+"""In characters. Discord accepts 2,000, Telegram 4,096."""
 MOST_AT_ONCE: Final = 30
 LONGEST_BRIEF: Final = 60
 
@@ -23,27 +23,27 @@ _DIRECTIONS: Final = {True: "up", False: "down"}
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """An alert in full, and in a line of at most LONGEST_BRIEF letters."""
+class AlertText:
+    """An alert's full text, and a one-line version of at most LONGEST_BRIEF characters."""
 
     text: str
     brief: str
 
 
-def told(firing: Firing, page_url: str) -> Told:
-    """The words for a firing: symbol, rule, value, time in UTC, note, and the page's address for it."""
-    rule, sample = firing.rule, firing.sample
-    symbol = sample.symbol or "all symbols"
-    marks = "SIMULATED " if sample.is_simulated else ""
-    doubt = "" if sample.is_complete else " (of an incomplete candle)"
-    head = f"{marks}{symbol} {_event(firing)}: {_value(firing)} at {utc(sample.at)}{doubt}"
-    link = f"{page_url}/?symbol={quote(sample.symbol)}" if sample.symbol else page_url
-    brief = f"{marks}{symbol} {_event(firing)}: {plain(sample.value)}"
-    return Told("\n".join(filter(None, (head, rule.note, link))), brief[:LONGEST_BRIEF])
+def alert_text(firing: Firing, page_url: str) -> AlertText:
+    """Build the text: symbol, rule, value, time in UTC, the rule's note, and a link to the page."""
+    rule, observation = firing.rule, firing.observation
+    symbol = observation.symbol or "all symbols"
+    marks = "SIMULATED " if observation.is_simulated else ""
+    doubt = "" if observation.is_complete else " (incomplete candle)"
+    head = f"{marks}{symbol} {_event(firing)}: {_value(firing)} at {utc(observation.at)}{doubt}"
+    link = f"{page_url}/?symbol={quote(observation.symbol)}" if observation.symbol else page_url
+    brief = f"{marks}{symbol} {_event(firing)}: {plain(observation.value)}"
+    return AlertText("\n".join(filter(None, (head, rule.note, link))), brief[:LONGEST_BRIEF])
 
 
 def _event(firing: Firing) -> str:
-    """Of a crossing either way, which way it was."""
+    """Describe what happened; a ``crosses`` rule also names the direction."""
     rule = firing.rule
     if rule.kind is Kind.CROSSES:
         return f"crosses {_DIRECTIONS[firing.is_upward]} {plain(rule.threshold)}"
@@ -51,27 +51,26 @@ def _event(firing: Firing) -> str:
 
 
 def _value(firing: Firing) -> str:
-    rule, sample = firing.rule, firing.sample
+    rule, observation = firing.rule, firing.observation
     if rule.kind is Kind.MOVE:
-        return (
-            f"{plain(firing.measured.quantize(Decimal('0.01'), context=EXACT))} %, to {plain(sample.value)}"
-        )
+        percent = plain(firing.measured.quantize(Decimal("0.01"), context=EXACT))
+        return f"{percent} %, to {plain(observation.value)}"
     if rule.kind is Kind.VOLUME:
         many = plain(firing.measured.quantize(Decimal("0.1"), context=EXACT))
-        return f"{plain(sample.volume)}, {many} above, at a price of {plain(sample.value)}"
-    return f"{plain(sample.value)}{_UNITS.get(rule.kind, '')}"
+        return f"{plain(observation.volume)}, {many} above, at a price of {plain(observation.value)}"
+    return f"{plain(observation.value)}{_UNITS.get(rule.kind, '')}"
 
 
-def described(rule: Rule) -> str:
-    """The whole rule, for who edits it."""
+def describe(rule: Rule) -> str:
+    """Describe the whole rule in one line, for ``alerts list`` and the page."""
     marks = [
         "on closed candles" if rule.is_on_closed else "",
         f"hysteresis {plain(rule.hysteresis)}" if rule.hysteresis else "",
         f"cool-down {rule.cool_down_seconds} s",
         "once" if rule.is_once else "",
         f"until {utc(rule.expires_at)}" if rule.expires_at is not None else "",
-        "incomplete ones too" if rule.may_be_incomplete else "",
-        "simulated ones too" if rule.may_be_simulated else "",
+        "also incomplete candles" if rule.may_be_incomplete else "",
+        "also simulated trades" if rule.may_be_simulated else "",
         rule.note,
     ]
     said = ", ".join(filter(None, marks))
@@ -79,14 +78,14 @@ def described(rule: Rule) -> str:
 
 
 def utc(at: int, form: str = "%Y-%m-%d %H:%M:%S UTC") -> str:
-    """A time in microseconds, such as ``2026-11-22 10:00:05 UTC``."""
+    """Format a time in microseconds, such as ``2026-11-22 10:00:05 UTC``."""
     return (_EPOCH + timedelta(microseconds=at)).strftime(form)
 
 
-def together(alerts: Sequence[Told]) -> str:
-    """One message of several alerts, the first of them in full, as many as there is room for.
+def combined_message(alerts: Sequence[AlertText]) -> str:
+    """Combine alerts into one message: the first ones in full as far as they fit, the rest as one line each.
 
-    ``alerts``: at most MOST_AT_ONCE, so that each fits in brief.
+    ``alerts``: at most MOST_AT_ONCE, so that all the one-line versions fit.
     """
     room = LONGEST_MESSAGE - sum(len(one.brief) + 1 for one in alerts)
     full = 0

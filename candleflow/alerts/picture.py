@@ -1,7 +1,7 @@
-"""The picture that goes with an alert: candles up to its own, volume beneath, and the rule's line.
+"""Draw the picture for an alert: the candles up to the alert's own, their volume, and the rule's price level.
 
-A PNG of a few kilobytes, made for a phone: large letters, and a ground of its own, as a chat is dark or
-light. Candles stand by their time, so a window without a trade leaves its place empty.
+A PNG of a few kilobytes for phones, with large letters. Chats can be dark or light, so it has its own
+background. Candles are placed by their time, so a window without a trade leaves an empty place.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from candleflow.settings import Settings
 from candleflow.store.alerts import AlertStore
 
 CANDLES: Final = 60
-"""Windows that are drawn, the alert's own at the right."""
+"""How many windows are drawn; the alert's own is the rightmost."""
 SIZE: Final = (800, 450)
 PRICES: Final = (12, 56, 672, 326)
 """The price panel: left, top, right and bottom, in pixels."""
@@ -36,7 +36,7 @@ _MARGIN: Final = 8
 _WICK: Final = 2
 _DASH: Final = 8
 _COLOURS: Final = 128
-"""Those of candles stay as they are, letters have fewer shades: under half of the bytes."""
+"""Palette size. Candle colours stay exact, letters lose shades; the file is less than half as large."""
 RISING: Final = colours.RISING
 FALLING: Final = colours.FALLING
 INCOMPLETE: Final = colours.INCOMPLETE
@@ -44,52 +44,52 @@ LINE: Final = colours.LINES[Overlay.SMA]
 FAINT: Final = colours.PLAIN
 GROUND: Final = "#0f131a"
 TEXT: Final = "#e6e9ef"
-"""Ground and letters are those of the dark theme in ``.streamlit/config.toml``."""
+"""Background and text colours of the dark theme in ``.streamlit/config.toml``."""
 _ROOM: Final = Decimal("0.05")
-"""Above the highest and below the lowest price, as a part of what is between them."""
+"""Margin above the highest and below the lowest price, as a share of their difference."""
 
 _Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What is to be drawn. Times in microseconds since the epoch, UTC."""
+    """The input of ``picture``. Times in microseconds since the epoch, UTC."""
 
     symbol: str
     words: str
-    """Of the rule."""
+    """The rule's condition as text."""
     at: int
     """When the rule fired."""
     window: int
-    """When the alert's own window opened: the last that is drawn."""
+    """Open time of the alert's own window, the last one drawn."""
     size_us: int
     candles: Sequence[Bar]
-    """Those outside of the last CANDLES windows are left out."""
+    """Candles outside the last CANDLES windows are ignored."""
     line: Decimal | None = None
-    """The rule's price."""
+    """The rule's price level."""
     is_simulated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From prices to heights in pixels, as the panel has them."""
+    """Maps prices to pixel heights in the price panel."""
 
     low: Decimal
     high: Decimal
 
     def y(self, price: Decimal) -> int:
-        """Where a price stands in the picture; beyond the panel if it is beyond the scale."""
+        """Return the y coordinate of a price; outside the panel if the price is outside the scale."""
         _, top, _, bottom = PRICES
         return top + round((self.high - price) / (self.high - self.low) * (bottom - top))
 
 
-def picture_of(settings: Settings, book: AlertStore, alert_id: int) -> bytes | None:
-    """The picture of a stored alert as a PNG; None where there is nothing to draw: a lag has no symbol.
+def picture_of(settings: Settings, store: AlertStore, alert_id: int) -> bytes | None:
+    """Draw a stored alert as a PNG; None if there are no candles to draw (``lag`` rules have no symbol).
 
-    Raises StoreError while PostgreSQL is away, MarketError for a rule that can't be read any more.
+    Raises StoreError while PostgreSQL is unavailable, MarketError if the stored rule is invalid.
     """
-    alert = book.alert(alert_id)
-    candles = book.drawn(alert.symbol, alert.window, CANDLES) if alert is not None and alert.symbol else []
+    alert = store.alert(alert_id)
+    candles = store.drawn(alert.symbol, alert.window, CANDLES) if alert is not None and alert.symbol else []
     if alert is None or not candles:
         return None
     rule = rule_of(alert.rule)
@@ -107,7 +107,7 @@ def picture_of(settings: Settings, book: AlertStore, alert_id: int) -> bytes | N
 
 
 def picture(chart: Chart) -> bytes:
-    """The chart as a PNG of SIZE. Raises ValueError where it has no candle to draw."""
+    """Draw the chart as a PNG of SIZE. Raises ValueError if there is no candle to draw."""
     shown = [one for one in chart.candles if 0 <= _slot(chart, one) < CANDLES]
     if not shown:
         raise ValueError("there is no candle to draw")
@@ -125,7 +125,7 @@ def picture(chart: Chart) -> bytes:
 
 
 def scale_of(candles: Sequence[Bar], line: Decimal | None) -> Scale:
-    """That of the candles, and of the line where it is no further from them than they are high."""
+    """Fit the candles. Include the level too, unless it is further away than the candles' own range."""
     low, high = min(one.low for one in candles), max(one.high for one in candles)
     span = high - low
     if line is not None and low - span <= line <= high + span:
@@ -135,7 +135,7 @@ def scale_of(candles: Sequence[Bar], line: Decimal | None) -> Scale:
 
 
 def middle(chart: Chart, candle: Bar) -> int:
-    """Where a candle stands, in pixels from the left."""
+    """Return the x coordinate of a candle's middle."""
     left, _, right, _ = PRICES
     return left + (2 * _slot(chart, candle) + 1) * (right - left) // (2 * CANDLES)
 
@@ -145,7 +145,7 @@ def _slot(chart: Chart, candle: Bar) -> int:
 
 
 def _colour(candle: Bar) -> str:
-    """A candle that closed where it opened is drawn as a rising one."""
+    """Return the candle's colour; one that closed where it opened counts as rising."""
     return RISING if candle.close >= candle.open else FALLING
 
 
@@ -175,7 +175,7 @@ def _draw_volumes(draw: ImageDraw.ImageDraw, chart: Chart, candles: Sequence[Bar
 
 
 def _draw_prices(draw: ImageDraw.ImageDraw, chart: Chart, candles: Sequence[Bar], scale: Scale) -> None:
-    """The line and its price; then the last price, the highest and the lowest, where there is room."""
+    """Draw the level and its price, then the last, highest and lowest price where labels don't overlap."""
     last = candles[-1]
     marks = [(last.close, _colour(last))]
     marks += [
@@ -200,7 +200,7 @@ def _draw_line(draw: ImageDraw.ImageDraw, y: int, colour: str) -> None:
 
 
 def _draw_words(draw: ImageDraw.ImageDraw, chart: Chart) -> None:
-    """What it is, and of when; the times of the first window and of the last below."""
+    """Draw the heading with symbol, rule and time, and the times of the first and last window below."""
     width, height = SIZE
     x = float(PRICES[0])
     if chart.is_simulated:
@@ -219,7 +219,7 @@ def _draw_words(draw: ImageDraw.ImageDraw, chart: Chart) -> None:
 
 
 def _fitted(words: str, room: float) -> str:
-    """As many of the letters as there is room for."""
+    """Cut the text to the width ``room``, in pixels."""
     while words and _font(_MIDDLE).getlength(words) > room:
         words = words[:-1]
     return words
@@ -227,5 +227,5 @@ def _fitted(words: str, room: float) -> str:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own, so that none has to be installed."""
+    """Return Pillow's built-in font, so that no font has to be installed."""
     return ImageFont.load_default(size)

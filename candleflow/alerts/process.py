@@ -1,6 +1,7 @@
-"""The process of the alerts: decides four times a second which rules fire, and sends what was decided.
+"""The alerts process: evaluates the rules four times a second, and sends the alerts.
 
-Any number may run; one decides and sends, the others wait, say who it is, and take over when it is gone.
+Any number of instances may run. One holds the lease and works. The others wait, report the holder, and take
+over when it ends.
 """
 
 from __future__ import annotations
@@ -35,28 +36,28 @@ LOOK_SECONDS: Final = 0.25
 AWAY_SECONDS: Final = 1.0
 STRAY_SECONDS: Final = 5.0
 CLEAR_SECONDS: Final = 60.0
-"""How often old alerts are deleted, where a batch has left none."""
+"""How often to delete old alerts, once a batch has found no more."""
 STOP_SECONDS: Final = 8.0
-"""How long a stop waits for an attempt under way."""
+"""How long a stop waits for a message that is being sent."""
 _MOST_STRAY: Final = 100
 
 
 def run(settings: Settings) -> int:
-    """Decide and send until told to stop; the exit status. Logs to stderr."""
+    """Evaluate rules and send alerts until stopped; return the exit status. Logs to stderr."""
     return exit_status(NAME, settings, lambda: Alerting(settings).run())
 
 
 class Alerting:
-    """One run. Raises SettingError, before anything is opened, for a channel that apprise can't use."""
+    """One run of the process. Raises SettingError at once if apprise doesn't accept a channel's address."""
 
     def __init__(self, settings: Settings) -> None:
         self._channels = channels(settings)
-        self._book = AlertStore.from_settings(settings)
-        self._decider = Decider(settings, self._book)
+        self._store = AlertStore.from_settings(settings)
+        self._decider = Decider(settings, self._store)
         self._stop = threading.Event()
-        drawn = partial(picture_of, settings, self._book) if settings.alert.pictures else None
+        drawn = partial(picture_of, settings, self._store) if settings.alert.pictures else None
         self._senders = {
-            name: ChannelSender(way, self._book, self._stop, drawn) for name, way in self._channels.items()
+            name: ChannelSender(way, self._store, self._stop, drawn) for name, way in self._channels.items()
         }
         self._heartbeat = served_heartbeat(settings, NAME)
         self._message = ""
@@ -66,7 +67,7 @@ class Alerting:
         self._stray_due = self._beat_due = self._clear_due = float("-inf")
 
     def stop(self, *_: object) -> None:
-        """``run`` then returns as soon as the attempts under way are over."""
+        """Make ``run`` return as soon as the messages being sent are finished."""
         self._stop.set()
         self._wake_all()
 
@@ -75,7 +76,7 @@ class Alerting:
             sender.wake.set()
 
     def run(self) -> None:
-        """Decide and send until SIGTERM, SIGINT or ``stop``."""
+        """Evaluate rules and send alerts until SIGTERM, SIGINT or ``stop``."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.stop)
         threads = [
@@ -93,10 +94,10 @@ class Alerting:
             for thread in threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
             self._heartbeat.remove()
-            self._book.close()
+            self._store.close()
 
     def counts(self) -> Mapping[str, int | float]:
-        """Rules in force, alerts decided, waiting, what became of those of this run, and pictures taken."""
+        """Return counters for the heartbeat: rules, alerts by outcome in this run, waiting ones, pictures."""
         outcomes: Counter[str] = sum((one.outcomes for one in self._senders.values()), Counter())
         return {
             "rules": len(self._decider.rules),
@@ -107,12 +108,12 @@ class Alerting:
         }
 
     def _look(self) -> bool:
-        """One look; False where it had to wait."""
+        """Evaluate once; return False if PostgreSQL or the lease was not available."""
         is_there = False
         try:
             self._hold()
             decided = self._decider.look(time.time_ns() // 1_000)
-            self._tell_strays()
+            self._refuse_unknown_channels()
         except (StoreError, HeldError) as error:
             self._decider.forget()
             self._message = f"waits: {error}"
@@ -127,28 +128,35 @@ class Alerting:
         return is_there
 
     def _hold(self) -> None:
-        if not self._book.is_held():
+        if not self._store.is_held():
             self._decider.forget()
-            self._book.claim(f"{socket.gethostname()}, pid {os.getpid()}")
-            _log.info("alerts are decided here; channels: %s", ", ".join(self._channels) or "none")
+            self._store.claim(f"{socket.gethostname()}, pid {os.getpid()}")
+            _log.info(
+                "alerts are decided here: this process holds the lease; channels: %s",
+                ", ".join(self._channels) or "none",
+            )
 
-    def _tell_strays(self) -> None:
-        """Alerts for a channel that the settings don't have: refused, and shown as such."""
+    def _refuse_unknown_channels(self) -> None:
+        """Mark alerts for channels that aren't configured as refused."""
         if time.monotonic() < self._stray_due:
             return
         self._stray_due = time.monotonic() + STRAY_SECONDS
-        waiting = self._book.waiting()
+        waiting = self._store.waiting()
         self._waiting = sum(waiting.values())
         for name in waiting.keys() - self._channels.keys():
-            stray = self._book.take(name, _MOST_STRAY)
+            stray = self._store.take(name, _MOST_STRAY)
             if stray:
-                self._book.note(name, stray, Outcome.REFUSED, "CANDLEFLOW_ALERT_CHANNELS has no such channel")
-                _log.warning("%d alerts are for %s, which CANDLEFLOW_ALERT_CHANNELS hasn't", len(stray), name)
+                self._store.note(
+                    name, stray, Outcome.REFUSED, "CANDLEFLOW_ALERT_CHANNELS has no such channel"
+                )
+                _log.warning(
+                    "channel %s: not in CANDLEFLOW_ALERT_CHANNELS, %d alerts refused", name, len(stray)
+                )
 
     def _clear(self) -> None:
-        """Delete a batch of old alerts, after a look that decided nothing."""
+        """Delete a batch of old alerts. Called only when there are no new alerts to send."""
         if time.monotonic() >= self._clear_due:
-            are_more = self._clearing.step(self._book.drop_old)
+            are_more = self._clearing.step(self._store.drop_old)
             self._clear_due = time.monotonic() + (0.0 if are_more else CLEAR_SECONDS)
 
     def _problems(self) -> str:

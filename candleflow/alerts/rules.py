@@ -1,4 +1,4 @@
-"""What an alert rule is, and what may not be one. No I/O, and no clock of its own."""
+"""Alert rules and their validation. No I/O; the current time is always an argument."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from candleflow.market.window import SECOND_US
 LONGEST_MINUTES: Final = 60
 FEWEST_CANDLES: Final = 10
 MOST_CANDLES: Final = 720
-"""Candles kept of a symbol whose rules look back: an hour of those of 5 s."""
+"""How many candles are kept for each symbol for rules that look back: one hour of 5 s candles."""
 LONGEST_COOL_DOWN: Final = 30 * 86_400
 LONGEST_NOTE: Final = 100
 LAST_EXPIRY: Final = 253_402_300_799_000_000
@@ -29,11 +29,11 @@ _CHANNEL: Final = re.compile(CHANNEL_PATTERN)
 
 
 class RuleError(MarketError):
-    """A rule that can't be: names the part that is wrong, and what is accepted."""
+    """An invalid rule. The message names the field and the accepted values."""
 
 
 class Kind(StrEnum):
-    """What a rule watches for. The names are those of the command line and of the table."""
+    """What a rule watches. The command line and the table use these names."""
 
     CROSSES_UP = "crosses-up"
     CROSSES_DOWN = "crosses-down"
@@ -49,7 +49,7 @@ class Kind(StrEnum):
 
     @property
     def is_of_market(self) -> bool:
-        """Whether it is about candles; the others are about what makes them."""
+        """Whether it watches candles. The other kinds watch the pipeline."""
         return self not in (Kind.SILENCE, Kind.GAP, Kind.DIFFERS, Kind.LAG)
 
     @property
@@ -60,16 +60,16 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule. ``rule_id`` is the table's, 0 where it has none yet; ``symbol`` None means every one."""
+    """One alert rule. ``rule_id``: its id in the table, 0 if not stored yet. ``symbol`` None: all symbols."""
 
     kind: Kind
     threshold: Decimal = Decimal(0)
-    """A price; percent; standard deviations; seconds. Nothing for gap and differs: one is too many."""
+    """A price, percent, standard deviations or seconds, by kind; 0 for gap and differs."""
     symbol: str | None = None
     minutes: int = 0
-    """Of a move."""
+    """For ``move``: how far to look back."""
     candles: int = 0
-    """That a volume is held against."""
+    """For ``volume``: how many earlier candles to compare with."""
     is_on_closed: bool = False
     hysteresis: Decimal = Decimal(0)
     """In the threshold's unit."""
@@ -87,7 +87,7 @@ class Rule:
         return self.expires_at is not None and now >= self.expires_at
 
     def words(self) -> str:
-        """As one would say it: ``crosses up 100000``."""
+        """Return the rule's condition as text, such as ``crosses up 100000``."""
         return _WORDS[self.kind](self)
 
 
@@ -99,7 +99,7 @@ _WORDS: Final[Mapping[Kind, Callable[[Rule], str]]] = {
     Kind.BELOW: lambda rule: f"is below {plain(rule.threshold)}",
     Kind.MOVE: lambda rule: f"moves {plain(rule.threshold)} % within {rule.minutes} min",
     Kind.VOLUME: lambda rule: (
-        f"volume over {plain(rule.threshold)} standard deviations of {rule.candles} candles"
+        f"volume {plain(rule.threshold)} std dev above the mean of {rule.candles} candles"
     ),
     Kind.SILENCE: lambda rule: f"no trade for {plain(rule.threshold)} s",
     Kind.GAP: lambda _: "trades are missing",
@@ -109,15 +109,15 @@ _WORDS: Final[Mapping[Kind, Callable[[Rule], str]]] = {
 
 
 def plain(number: Decimal) -> str:
-    """Without an exponent, and without zeros at the end."""
+    """Format a number without an exponent and without trailing zeros."""
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def expiry(text: str) -> int | None:
-    """A time such as ``2026-12-31T18:00`` (UTC, or its own zone) in microseconds; None where empty.
+    """Parse a time such as ``2026-12-31T18:00`` into microseconds; None if empty. Default zone: UTC.
 
-    Raises RuleError for what is no time.
+    Raises RuleError if it isn't a time.
     """
     if not text.strip():
         return None
@@ -129,7 +129,7 @@ def expiry(text: str) -> int | None:
 
 
 def fields(rule: Rule) -> dict[str, Any]:
-    """The rule as JSON has it, numbers that must stay exact as text; ``rule_of`` reads it."""
+    """Convert the rule to JSON-ready fields, with exact numbers as text. ``rule_of`` is the inverse."""
     given = asdict(rule)
     del given["rule_id"]
     return given | {
@@ -141,13 +141,13 @@ def fields(rule: Rule) -> dict[str, Any]:
 
 
 def rule_of(given: Mapping[str, Any], rule_id: int = 0) -> Rule:
-    """The rule that the fields describe; what is left out has its default.
+    """Build and validate a rule from its fields; missing fields take their default.
 
-    Raises RuleError that names the field which is wrong, and what is accepted there.
+    Raises RuleError that names the wrong field and the accepted values.
     """
     unknown = sorted(given.keys() - _READERS.keys())
     if unknown:
-        raise RuleError(f"{unknown[0]!r:.40} is no part of a rule")
+        raise RuleError(f"{unknown[0]!r:.40}: unknown field of a rule")
     given = {"kind": None, "channels": ()} | dict(given)
     read = {name: reader(name, given[name]) for name, reader in _READERS.items() if name in given}
     rule = Rule(**read, rule_id=rule_id)
@@ -156,22 +156,22 @@ def rule_of(given: Mapping[str, Any], rule_id: int = 0) -> Rule:
 
 
 def _check_kind(rule: Rule) -> None:
-    """What the kind asks for."""
+    """Check the fields that depend on the kind."""
     needs_threshold = rule.kind not in (Kind.GAP, Kind.DIFFERS)
     if needs_threshold and rule.threshold <= 0:
         raise RuleError(f"threshold: must be above 0 for {rule.kind}")
     if not needs_threshold and (rule.threshold or rule.hysteresis):
-        raise RuleError(f"threshold: {rule.kind} has none, nor a hysteresis")
+        raise RuleError(f"threshold: {rule.kind} takes no threshold and no hysteresis")
     if (rule.kind is Kind.MOVE) != (rule.minutes > 0):
-        raise RuleError(f"minutes: a move needs 1 to {LONGEST_MINUTES}, and nothing else has any")
+        raise RuleError(f"minutes: must be 1 to {LONGEST_MINUTES} for move, and 0 for all other kinds")
     if (rule.kind is Kind.VOLUME) != (rule.candles >= FEWEST_CANDLES) or 0 < rule.candles < FEWEST_CANDLES:
         raise RuleError(
-            f"candles: a volume needs {FEWEST_CANDLES} to {MOST_CANDLES}, and nothing else has any"
+            f"candles: must be {FEWEST_CANDLES} to {MOST_CANDLES} for volume, and 0 for all other kinds"
         )
     if rule.hysteresis >= rule.threshold and rule.hysteresis:
         raise RuleError("hysteresis: must be less than the threshold")
     if rule.kind is Kind.LAG and rule.symbol is not None:
-        raise RuleError("symbol: a lag is that of all symbols")
+        raise RuleError("symbol: must be empty for lag, which covers all symbols")
 
 
 def _kind(name: str, given: Any) -> Kind:
@@ -187,7 +187,9 @@ def _number(name: str, given: Any) -> Decimal:
     except InvalidOperation:
         number = Decimal("NaN")
     if not number.is_finite() or number < 0 or number > LARGEST or _places(number) > 16:
-        raise RuleError(f"{name}: must be a number from 0 to 10^12 of 16 places at most, not {given!r:.40}")
+        raise RuleError(
+            f"{name}: must be a number from 0 to 10^12, at most 16 decimal places, not {given!r:.40}"
+        )
     return number
 
 
@@ -213,7 +215,7 @@ def _flag(name: str, given: Any) -> bool:
 
 def _symbol(name: str, given: Any) -> str | None:
     if given is not None and not (isinstance(given, str) and is_symbol(given)):
-        raise RuleError(f"{name}: must be one such as BTCUSDT, or none for all, not {given!r:.40}")
+        raise RuleError(f"{name}: must be a symbol such as BTCUSDT, or empty for all, not {given!r:.40}")
     return given
 
 
@@ -223,17 +225,17 @@ def _expiry(name: str, given: Any) -> int | None:
 
 def _note(name: str, given: Any) -> str:
     if not isinstance(given, str) or len(given) > LONGEST_NOTE or not given.isprintable():
-        raise RuleError(f"{name}: must be one line of {LONGEST_NOTE} letters at most")
+        raise RuleError(f"{name}: must be one line of at most {LONGEST_NOTE} characters")
     return given
 
 
 def _channels(name: str, given: Any) -> tuple[str, ...]:
     names = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
     if not names or len(names) > MOST_CHANNELS or len(set(names)) < len(names):
-        raise RuleError(f"{name}: must be one to {MOST_CHANNELS} names, each once")
+        raise RuleError(f"{name}: must be 1 to {MOST_CHANNELS} different names")
     for one in names:
         if not (isinstance(one, str) and _CHANNEL.fullmatch(one)):
-            raise RuleError(f"{name}: must be names of small letters, digits, '-' and '_', not {one!r:.40}")
+            raise RuleError(f"{name}: must be names of a-z, 0-9, '-' and '_', not {one!r:.40}")
     return names
 
 
@@ -253,4 +255,4 @@ _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "may_be_incomplete": _flag,
     "may_be_simulated": _flag,
 }
-"""By field of a rule, what checks it and gives its value. The first that is wrong is named."""
+"""Validators by field, in the order of checking: each returns the value or raises RuleError."""

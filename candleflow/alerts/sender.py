@@ -1,11 +1,10 @@
-"""Sends what was decided, one thread a channel: at its pace, several alerts in a message where many wait.
+"""Send alerts, one thread per channel, within its rate limit. Several waiting alerts share one message.
 
-Before a message leaves, its alerts are marked as being sent, and that is committed. Whatever happens then,
-they are sent again only where the answer says that they were not taken (``answers.py``).
+Before sending, the sender commits to the database that these alerts are being sent. After that, it sends them
+again only if the response says that they were not accepted (``answers.py``). So each is sent at most once.
 
-A picture follows the words once those were taken and noted as sent: a message of its own, at the channel's
-pace, tried once. Words that are due go first, and then the picture is that of the later message; so no
-picture, whatever becomes of it, stands in the way of words.
+After the text was accepted and recorded as sent, its picture follows as a message of its own, tried once.
+Texts that are due go first; the picture is then that of the latest text. So a picture never delays a text.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Final
 
 from candleflow.alerts.answers import Answer, Outcome
 from candleflow.alerts.channels import Channel
-from candleflow.alerts.message import MOST_AT_ONCE, Told, together
+from candleflow.alerts.message import MOST_AT_ONCE, AlertText, combined_message
 from candleflow.backoff import Backoff
 from candleflow.errors import HeldError, StoreError
 from candleflow.market.window import SECOND_US
@@ -31,40 +30,40 @@ _log = logging.getLogger(__name__)
 POLL_SECONDS: Final = 0.25
 AWAY_SECONDS: Final = 1.0
 REFUSED_SECONDS: Final = 600.0
-"""A channel that was refused as such isn't tried again before; its alerts are refused unsent."""
+"""How long a channel that the server refused isn't tried; its alerts are refused without sending."""
 LONGEST_BACK_OFF_SECONDS: Final = 60.0
 GIVEN_UP_US: Final = 3_600 * SECOND_US
-"""An alert older than this is given up: it is no news any more."""
+"""An alert older than this isn't sent any more."""
 PICTURE_SECONDS: Final = 60.0
-"""A picture that waited longer is dropped: it no longer belongs to the words above it."""
+"""A picture that waited longer than this is dropped: readers could not match it to its text."""
 
 
 PictureOf = Callable[[int], bytes | None]
-"""An alert's picture by its number: a PNG, or None where it has none."""
+"""Returns the PNG for an alert id, or None if the alert has no picture."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """The picture that is to be sent next, unless the time is up."""
+    """The picture to send next, if there is time before ``until``."""
 
     alert_id: int
     until: float
 
 
 class ChannelSender:
-    """Sends by one channel until ``stop`` is set. ``picture_of`` None: words only."""
+    """Sends the alerts of one channel until ``stop`` is set. ``picture_of`` None: text only."""
 
     def __init__(
         self,
         channel: Channel,
-        book: AlertStore,
+        store: AlertStore,
         stop: threading.Event,
         picture_of: PictureOf | None = None,
         *,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._channel = channel
-        self._book = book
+        self._store = store
         self._stop = stop
         self._picture_of = picture_of if channel.takes_pictures else None
         self._backoff = Backoff(1.0, LONGEST_BACK_OFF_SECONDS)
@@ -75,22 +74,22 @@ class ChannelSender:
         self._refused_until = float("-inf")
         self._refusal = ""
         self.wake = threading.Event()
-        """Set where there may be more to send."""
+        """Set this event when there may be more to send."""
         self.outcomes: Counter[str] = Counter()
-        """How many alerts went how."""
+        """How many alerts had which outcome."""
         self.pictures = 0
-        """How many were taken."""
+        """How many pictures the server accepted."""
         self.problem = ""
-        """What stands against sending just now, in words."""
+        """Why the last message could not be sent; empty if it was."""
 
     def run(self) -> None:
-        """Send what is due, at once when woken, until ``stop``; it may take as long as one attempt does."""
+        """Send due alerts until ``stop``. A message being sent is finished first. ``wake`` ends a pause."""
         while not self._stop.is_set():
             try:
                 self.step()
                 wait = min(max(self.pause(), POLL_SECONDS), AWAY_SECONDS)
             except (StoreError, HeldError) as error:
-                _log.debug("channel %s waits: %s", self._channel.name, error)
+                _log.debug("channel %s: waiting, sending is not possible now: %s", self._channel.name, error)
                 wait = AWAY_SECONDS
             self.wake.wait(wait)
             self.wake.clear()
@@ -100,18 +99,18 @@ class ChannelSender:
         return max(0.0, self._next_at - self._steady())
 
     def step(self) -> int:
-        """Send one message of what is due, if the pace allows; how many alerts were in it.
+        """Send one message with the due alerts if the rate limit allows; return how many alerts it had.
 
-        Where nothing is due, the picture of the message before goes, if it has one.
+        If no alert is due, send the pending picture instead, if there is one.
 
-        Raises StoreError and HeldError where nothing can be taken.
+        Raises StoreError and HeldError if due alerts can't be read.
         """
         if self.pause() > 0:
             return 0
-        taken = self._book.take(self._channel.name, MOST_AT_ONCE)
+        taken = self._store.take(self._channel.name, MOST_AT_ONCE)
         now = time.time_ns() // 1_000
         old = [one for one in taken if now - one.decided_at > GIVEN_UP_US]
-        self._note(old, "given up", "it could not be sent for an hour")
+        self._note(old, "given up", "it could not be sent within an hour")
         due = [one for one in taken if one not in old]
         if not due:
             self._send_picture()
@@ -119,14 +118,14 @@ class ChannelSender:
         if self._steady() < self._refused_until:
             self._note(due, Outcome.REFUSED, self._refusal)
             return 0
-        answer = self._channel.send(together([Told(one.text, one.brief) for one in due]))
+        answer = self._channel.send(combined_message([AlertText(one.text, one.brief) for one in due]))
         self._take_in(answer, due)
         if answer.outcome is Outcome.SENT and self._picture_of is not None:
             self._wanted = _Wanted(due[0].alert_id, self._steady() + PICTURE_SECONDS)
         return len(due)
 
     def _send_picture(self) -> None:
-        """Try once. After a picture that was refused or not answered, try none for REFUSED_SECONDS."""
+        """Try once. After a refused or unanswered picture, send no pictures for REFUSED_SECONDS."""
         wanted, self._wanted = self._wanted, None
         if wanted is None or not self._no_pictures_until <= self._steady() <= wanted.until:
             return
@@ -140,13 +139,13 @@ class ChannelSender:
             return
         if answer.outcome is not Outcome.LATER:
             self._no_pictures_until = self._steady() + REFUSED_SECONDS
-        _log.warning("channel %s: a picture was not taken: %s", self._channel.name, answer.detail)
+        _log.warning("channel %s: a picture was not sent: %s", self._channel.name, answer.detail)
 
     def _made(self, alert_id: int) -> bytes | None:
         try:
             return None if self._picture_of is None else self._picture_of(alert_id)
-        except Exception as error:  # noqa: BLE001 - whatever it is: the words went, and the next must go too
-            _log.warning("channel %s: a picture can't be made: %s", self._channel.name, error)
+        except Exception as error:  # noqa: BLE001 - a failing picture must not stop the next text
+            _log.warning("channel %s: a picture could not be drawn: %s", self._channel.name, error)
             return None
 
     def _take_in(self, answer: Answer, due: Sequence[Delivery]) -> None:
@@ -169,12 +168,14 @@ class ChannelSender:
         self._note(due, answer.outcome, answer.detail, due_in)
 
     def _note(self, some: Sequence[Delivery], state: str, detail: str, due_in: float = 0) -> None:
-        """Retry until PostgreSQL has it, as nothing else knows; a stop or a kill before leaves it unknown."""
+        """Store the outcome; retry until PostgreSQL accepts it. If stopped before, it stays unknown."""
         while some:
             try:
-                self._book.note(self._channel.name, some, state, detail, due_in)
+                self._store.note(self._channel.name, some, state, detail, due_in)
             except StoreError as error:
-                _log.info("channel %s: what was sent can't be noted yet: %s", self._channel.name, error)
+                _log.info(
+                    "channel %s: the outcome can't be stored yet, retrying: %s", self._channel.name, error
+                )
                 if self._stop.wait(AWAY_SECONDS):
                     return
             else:
@@ -183,4 +184,4 @@ class ChannelSender:
 
 
 def _said(answer: Answer) -> str:
-    return "are to be sent later" if answer.outcome is Outcome.LATER else str(answer.outcome)
+    return "will be sent later" if answer.outcome is Outcome.LATER else str(answer.outcome)

@@ -1,30 +1,30 @@
-"""The proof: stored candles against the exchange's klines, gaps, and the rebuilding of wrong candles."""
+"""Verification: compare candles with the exchange's klines, find gaps, and rebuild wrong candles."""
 
 from candleflow.command import Command
 
 COMMANDS = (
     Command(
         "audit",
-        "look for holes and wrong candles, and have them filled and folded anew (part of up)",
+        "find gaps and wrong candles; have gaps filled, and rebuild wrong candles (part of up)",
         f"{__name__}.process:run",
     ),
     Command(
         "verify",
-        "stored candles against the exchange's own klines, field by field",
+        "compare stored candles with the exchange's own klines, field by field",
         f"{__name__}.verify:run",
         arguments=f"{__name__}.verify:add_arguments",
         uses_running_settings=True,
     ),
     Command(
         "gaps",
-        "which trades were missing, why, and what became of them",
+        "list the gaps: which trades were missing, why, and whether they were filled",
         f"{__name__}.gaps:run",
         arguments=f"{__name__}.gaps:add_arguments",
         uses_running_settings=True,
     ),
     Command(
         "repair",
-        "fold a symbol's wrong candles anew from the topic, and have every hole filled, however old",
+        "rebuild a symbol's wrong candles from the topic, and have all gaps filled, however old",
         f"{__name__}.repair:run",
         arguments=f"{__name__}.verify:add_times",
         uses_running_settings=True,

@@ -1,4 +1,4 @@
-"""``gaps``: which trades were missing, how that came, and what became of them; from the topic of gaps."""
+"""``gaps``: list which trades were missing, why, and whether they were filled, from the topic of gaps."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _COLUMNS: Final = (
     "symbol", "first id", "last id", "trades", "seen at", "reason", "settled at", "how", "missing"
 )  # fmt: skip
 _Place: TypeAlias = tuple[str, int, int, int]
-"""Symbol, lower and upper end of a range of ids, and the number of the event that is about it."""
+"""Symbol, half-open range of ids (lower, upper), and the position of its event in the log."""
 _FILE_COLUMNS: Final = 160
 _COUNTS: Final = ("trades", "missing")
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """One gap as it was seen, and how it stands. Times in microseconds since the epoch."""
+    """One gap as it was detected, and its current state. Times in microseconds since the epoch."""
 
     symbol: str
     first_trade_id: int
@@ -39,19 +39,19 @@ class Gap:
     missing: int
     """How many of its trades are still missing."""
     settled_at: int | None
-    """When the last of it was filled or given up."""
+    """When its latest trades were filled or given up."""
     how: str
-    """Where its trades were had from, or why not."""
+    """Where its trades were fetched from, or why they were given up."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``gaps``."""
-    parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument("--open", action="store_true", help="only those that miss trades still")
+    """Add the options of ``gaps``."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--open", action="store_true", help="list only gaps that still miss trades")
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Print the gaps, the latest last; 0. Raises BrokerError where Kafka can't be asked."""
+    """Print the gaps, oldest first, and return 0. Raises BrokerError if Kafka can't be reached."""
     events = read_all(settings.kafka.bootstrap, settings.gaps_topic)
     found = gaps(events)
     shown = [gap for gap in found if gap.missing or not arguments.open]
@@ -63,13 +63,13 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
         console = Console(width=_FILE_COLUMNS)
     console.print(_table(shown))
     missing = gap_state_of(events).open_trades
-    print(f"{len(found):,} gaps, {missing:,} trades missing still")
+    print(f"{len(found):,} gaps, {missing:,} trades still missing")
     return 0
 
 
 def gaps(events: Sequence[GapEvent]) -> list[Gap]:
-    """Each range that was seen missing, in the order of seeing, as it stands after all events."""
-    book = gap_state_of(events)
+    """Return every detected gap in the order of detection, with its state after all events."""
+    state = gap_state_of(events)
     places: list[_Place] = [
         (event.symbol, lower, upper, at) for at, event in enumerate(events) for lower, upper in event.ranges
     ]
@@ -79,11 +79,11 @@ def gaps(events: Sequence[GapEvent]) -> list[Gap]:
     for gap, outcome in _overlapping(seen, outcomes):
         if outcome[3] > gap[3]:
             later[gap].add(outcome[3])
-    return [_gap(gap, events[gap[3]], [events[at] for at in sorted(later[gap])], book) for gap in seen]
+    return [_gap(gap, events[gap[3]], [events[at] for at in sorted(later[gap])], state) for gap in seen]
 
 
 def _overlapping(some: Sequence[_Place], others: Sequence[_Place]) -> Iterator[tuple[_Place, _Place]]:
-    """Each pair of the two kinds with ids in common, found by going through the ids once."""
+    """Yield each pair of a gap and an outcome that share ids, in one pass over the sorted ranges."""
     begun: tuple[list[_Place], list[_Place]] = ([], [])
     for (symbol, lower, upper, at), kind in sorted([(one, 0) for one in some] + [(one, 1) for one in others]):
         place = symbol, lower, upper, at
@@ -94,7 +94,7 @@ def _overlapping(some: Sequence[_Place], others: Sequence[_Place]) -> Iterator[t
         begun[kind].append(place)
 
 
-def _gap(place: _Place, seen: GapEvent, outcomes: Sequence[GapEvent], book: GapState) -> Gap:
+def _gap(place: _Place, seen: GapEvent, outcomes: Sequence[GapEvent], state: GapState) -> Gap:
     symbol, lower, upper, _ = place
     return Gap(
         symbol=symbol,
@@ -102,7 +102,7 @@ def _gap(place: _Place, seen: GapEvent, outcomes: Sequence[GapEvent], book: GapS
         last_trade_id=upper - 1,
         seen_at=seen.at,
         reason=seen.why,
-        missing=sum(end - begin for begin, end in book.open_within(symbol, lower, upper)),
+        missing=sum(end - begin for begin, end in state.open_within(symbol, lower, upper)),
         settled_at=outcomes[-1].at if outcomes else None,
         how=", ".join(dict.fromkeys(event.why for event in outcomes)),
     )

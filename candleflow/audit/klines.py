@@ -1,9 +1,9 @@
-"""Our candles against the exchange's own klines, field by field and exact: no I/O, and no clock of its own.
+"""Compare candles with the exchange's own klines, field by field, exactly. No I/O; times are arguments.
 
-Binance has klines of a second and of a minute, and none of five seconds: as many of ``1s`` as a window has
-seconds make one. Its open is that of the first of them with a trade, its close that of the last, high and low
-are the greatest and the least, everything else is a sum. A kline without a trade is published flat at the
-close before it, and adds nothing.
+Binance has 1 s and 1 min klines, but no 5 s ones. So the klines of a 5 s window are its five ``1s`` klines,
+merged: the open of the first one with a trade, the close of the last, the highest high, the lowest low, and
+sums for everything else. Binance publishes a second without trades as a flat kline at the previous close;
+such klines are ignored.
 
 Times are microseconds since the epoch, UTC.
 """
@@ -29,18 +29,18 @@ FIELDS: Final = (
     "open", "high", "low", "close", "volume", "quote_volume",
     "trade_count", "taker_buy_volume", "taker_buy_quote_volume",
 )  # fmt: skip
-"""The fields compared: all that a kline has of its trades."""
+"""The compared fields: everything that a kline says about its trades."""
 
 SETTLE_US: Final = 5 * SECOND_US
-"""How long after its end a window is compared: Binance's last word on a kline comes up to 2 s late, and 99 of
-100 trades are in their row within 1.2 s at 2,000 trades a second."""
+"""How long after its end to compare a window. Binance's final kline comes up to 2 s late. At 2,000 trades a
+second, 99 % of the trades are in their row within 1.2 s."""
 
 _SUMS: Final = ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
 
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """One stored interval of ours, and the interval of the klines that its windows are made of."""
+    """An interval of stored candles, and the kline interval that it is compared with."""
 
     interval: str
     windows: Windows
@@ -56,13 +56,13 @@ class Basis:
         return self.windows.size_us // self.kline_us
 
     def opens(self, since: int, until: int) -> range:
-        """The open times of the windows that lie wholly within [since, until)."""
+        """Return the open times of the windows that lie completely within [since, until)."""
         slide = self.windows.slide_us
         return range(-(-since // slide) * slide, until - self.windows.size_us + 1, slide)
 
 
 def bases(windows: Windows) -> tuple[Basis, ...]:
-    """What is compared where the finest windows are these: they with ``1s``, and ``1m`` with ``1m``."""
+    """Return the comparisons to make: the finest windows with ``1s`` klines, and ``1m`` with ``1m``."""
     minute = ROLL_UPS["1m"] * SECOND_US
     return (
         Basis(windows.interval, windows, "1s", SECOND_US),
@@ -71,27 +71,27 @@ def bases(windows: Windows) -> tuple[Basis, ...]:
 
 
 class Verdict(StrEnum):
-    """What the comparison of one window says; the gravest first."""
+    """The result of comparing one window; the most serious first."""
 
     DIFFERENT = "different"
     MISSING = "missing"
-    """The exchange has trades, we have no candle."""
+    """The exchange has trades, but there is no stored candle."""
     EXTRA = "extra"
-    """We have a candle, the exchange has no trades."""
+    """There is a stored candle, but the exchange has no trades."""
     INCOMPLETE = "incomplete"
-    """Less than the exchange has, and our own ledger of trade ids says that trades are missing here."""
+    """The candle has less than the kline, and its trade ids show that trades are missing here."""
     NOT_COMPARABLE = "not comparable"
     EQUAL = "equal"
-    """In all fields; or no trades at the exchange, and no candle of ours."""
+    """All fields are equal, or the exchange has no trades and there is no stored candle."""
 
 
 DIFFERING: Final = frozenset({Verdict.DIFFERENT, Verdict.MISSING, Verdict.EXTRA})
-"""The verdicts that nothing explains."""
+"""The verdicts for unexplained differences."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldDifference:
-    """One of FIELDS, as we have it and as the exchange has it."""
+    """A field of FIELDS with two different values: the stored candle's and the exchange's."""
 
     name: str
     ours: Decimal | int
@@ -100,9 +100,9 @@ class FieldDifference:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A window that isn't equal, and in which fields; of one that only one side has, in the trade count.
+    """A window that isn't equal, and the fields that differ. If only one side has it: the trade count.
 
-    ``reason``: why it is incomplete, or not comparable.
+    ``reason``: why the window is incomplete or not comparable.
     """
 
     interval: str
@@ -114,7 +114,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How many windows of an interval had which verdict, and all that aren't equal, oldest first."""
+    """The number of windows of an interval by verdict, and all windows that aren't equal, oldest first."""
 
     interval: str
     counts: Mapping[Verdict, int] = field(default_factory=dict)
@@ -125,24 +125,26 @@ class Comparison:
 
     @property
     def differs(self) -> bool:
-        """Whether any window differs with nothing to explain it."""
+        """Whether any window has an unexplained difference."""
         return any(self.count(verdict) for verdict in DIFFERING)
 
 
 def joined(interval: str, parts: Iterable[Comparison]) -> Comparison:
-    """Comparisons of stretches that follow one another, as one. Raises MarketError for another interval's."""
+    """Join comparisons of consecutive time ranges. Raises MarketError if the intervals differ."""
     counts: Counter[Verdict] = Counter()
     findings: list[Finding] = []
     for part in parts:
         if part.interval != interval:
-            raise MarketError(f"a comparison of {part.interval} is no part of one of {interval}")
+            raise MarketError(
+                f"can't join a comparison of {part.interval} candles to one of {interval} candles"
+            )
         counts.update(part.counts)
         findings.extend(part.findings)
     return Comparison(interval, dict(counts), tuple(findings))
 
 
 def merge(klines: Sequence[Kline]) -> Kline | None:
-    """Klines that follow one another as one, named as its parts are; None where none of them has a trade."""
+    """Merge consecutive klines into one; keeps their interval name. None if none of them has a trade."""
     traded = [one for one in klines if one.trade_count > 0]
     if not traded:
         return None
@@ -172,14 +174,14 @@ def compare(
     begins_at: int | None = None,
     settle_us: int = SETTLE_US,
 ) -> Comparison:
-    """Judge every window of one symbol that lies wholly within [since, until).
+    """Compare every window of one symbol that lies completely within [since, until).
 
-    ``ours``: its candles, in any order; where the first that opens at ``until`` or later is among them, a
-    hole after the last window is known too. ``theirs``: the klines, in any order. What lies outside is not
-    judged. ``now``: the time by the exchange's clock. ``begins_at``: the open time of the symbol's first
-    candle ever; before it none can be missing.
+    ``ours``: the stored candles, in any order. Include the first one that opens at ``until`` or later, if
+    there is one: it shows whether trades are missing after the last window. ``theirs``: the klines, in any
+    order. ``now``: the time by the exchange's clock. ``begins_at``: the open time of the symbol's first
+    stored candle; no candle is missing before it.
 
-    Raises MarketError where there is more than one symbol, or another interval than the basis has.
+    Raises MarketError if there is more than one symbol, or an interval that isn't that of ``basis``.
     """
     candles = {one.open_time: one for one in ours}
     klines = {one.open_time: one for one in theirs}
@@ -192,7 +194,7 @@ def compare(
 
 
 class _Judge:
-    """Judges windows one by one."""
+    """Compares windows one by one."""
 
     def __init__(
         self,
@@ -227,29 +229,30 @@ class _Judge:
         fields = differences(candle, kline)
         if not fields:
             return finding(Verdict.EQUAL)
-        hole = self._hole(candle) if _may_lack_trades(candle, kline) else ""
-        return finding(Verdict.INCOMPLETE if hole else Verdict.DIFFERENT, hole, fields)
+        gap = self._gap(candle) if _may_lack_trades(candle, kline) else ""
+        return finding(Verdict.INCOMPLETE if gap else Verdict.DIFFERENT, gap, fields)
 
     def _why_not(self, open_time: int, parts: int, candle: StoredCandle | None, kline: Kline | None) -> str:
-        """Why a window is not comparable, or nothing; ``parts``: how many klines the exchange gave for it."""
+        """Return why a window is not comparable, or ``""``; ``parts``: how many of its klines there are."""
         basis = self._basis
         end = open_time + basis.windows.size_us
         if end > self._now:
-            return "it is under way"
+            return "it has not ended yet"
         if end + self._settle_us > self._now:
             return f"it ended less than {self._settle_us / SECOND_US:g} s ago"
         if parts < basis.klines_in_window:
             wanted = f"{parts} of {basis.klines_in_window}" if parts else "no"
-            return f"the exchange gave {wanted} {basis.kline} klines for it"
+            return f"the exchange returned {wanted} {basis.kline} klines for it"
         if candle is not None:
-            return "" if candle.is_closed else "our candle is not closed yet"
+            return "" if candle.is_closed else "the stored candle is not closed yet"
         is_before_ours = self._begins_at is not None and open_time < self._begins_at
-        return "it is before our first candle" if is_before_ours and kline is not None else ""
+        return "it is before the first stored candle" if is_before_ours and kline is not None else ""
 
-    def _hole(self, candle: StoredCandle) -> str:
-        """Where our own ledger says that trades are missing, or nothing.
+    def _gap(self, candle: StoredCandle) -> str:
+        """Return where the candles' trade ids show that trades are missing, or ``""``.
 
-        ``is_complete`` looks back only: trades lost at a window's end make the candle after it incomplete.
+        ``is_complete`` only covers ids up to the candle's last one. Trades lost at a window's end show in the
+        first id of the next candle.
         """
         if not candle.is_complete:
             return "trade ids are missing in it or before it"
@@ -261,13 +264,13 @@ class _Judge:
 
 
 def differences(ours: StoredCandle, theirs: Kline) -> tuple[FieldDifference, ...]:
-    """The fields in which both differ, in the order of FIELDS."""
+    """Return the fields that differ, in the order of FIELDS."""
     pairs = ((name, getattr(ours, name), getattr(theirs, name)) for name in FIELDS)
     return tuple(FieldDifference(*pair) for pair in pairs if pair[1] != pair[2])
 
 
 def _may_lack_trades(ours: StoredCandle, theirs: Kline) -> bool:
-    """Whether missing trades can be why they differ: what is missing raises nothing, and lowers no low."""
+    """Whether missing trades can explain the difference: they only make sums and price range smaller."""
     return (
         ours.trade_count < theirs.trade_count
         and theirs.low <= ours.low
@@ -282,9 +285,9 @@ def _check(*sides: tuple[Iterable[StoredCandle] | Iterable[Kline], str]) -> None
         for one in rows:
             symbols.add(one.symbol)
             if one.interval != interval:
-                raise MarketError(f"{one.interval} is compared where {interval} should be")
+                raise MarketError(f"expected {interval} candles or klines to compare, got {one.interval}")
     if len(symbols) > 1:
-        raise MarketError(f"different symbols are compared: {', '.join(sorted(symbols))}")
+        raise MarketError(f"can't compare different symbols: {', '.join(sorted(symbols))}")
 
 
 def _sum(values: Iterable[Decimal]) -> Decimal:

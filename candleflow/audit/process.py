@@ -1,8 +1,9 @@
-"""The auditor's process: looks at the candles as they are in PostgreSQL, however they came to be so.
+"""The auditor process: checks the candles in PostgreSQL, and has wrong or incomplete ones repaired.
 
-It finds gaps in the trade ids that are not on record, and has the producer fill them by writing them to the
-topic of gaps. It compares the latest candles with the exchange's own klines, field by field. It rebuilds
-candles that do not fit together, or differ from the klines, from the topic (``mending.py``).
+- It finds gaps in the trade ids that the topic of gaps doesn't report yet. It writes them to that topic, and
+  the producer fills them.
+- It compares the latest candles with the exchange's own klines, field by field.
+- It rebuilds candles that contradict each other or the klines, from the topic (``rebuilding.py``).
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from candleflow.audit.continuity import OnRecord, unknown_holes
+from candleflow.audit.consistency import Attempts, SuspectRange, kline_mismatches
+from candleflow.audit.continuity import RecordedGaps, unrecorded_gaps
 from candleflow.audit.klines import DIFFERING, Basis, Comparison, Verdict, bases, compare
 from candleflow.audit.rebuilding import Rebuilder, StoppedError
-from candleflow.audit.soundness import Attempts, Suspect, doubts
 from candleflow.audit.verify_report import written
 from candleflow.broker import gap_log
 from candleflow.errors import BrokerError, ExchangeError, RateLimitError, StoreError
@@ -42,41 +43,41 @@ BEAT_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 10.0
 KLINES_SECONDS: Final = 60.0
 SETTLE_US: Final = 30 * SECOND_US
-"""How long after its end a candle is looked at: by then late trades have come."""
+"""How long after its end to check a candle: late trades have arrived by then."""
 AGAIN_US: Final = 3_600 * SECOND_US
-"""Trades that are still missing after this are fetched again: the database may be an earlier one."""
+"""When to fetch missing trades again: an older copy of the database may have been restored meanwhile."""
 AGREEMENT_US: Final = 600 * SECOND_US
-"""How far back candles are compared and checked: 600 klines of a second are one request."""
+"""How far back to check and compare candles: 600 klines of 1 s fit in one request."""
 BEHIND_US: Final = 120 * SECOND_US
-"""A processor that has been behind for longer than this is logged: newer candles can't be searched."""
+"""Log it when the processor is behind by this much: newer candles can't be checked for gaps."""
 LONGEST_ROLL_UP: Final = "1h"
-"""Longer roll-ups are held against their candles by ``repair`` alone: a day's are 17,280."""
+"""The longest roll-up to check here. ``repair`` checks longer ones: a day has 17,280 candles of 5 s."""
 RECORDS_LIMIT: Final = 1_000_000
-"""The most records read for one stretch, which takes half a minute."""
+"""Maximum records read for one time range, which takes half a minute."""
 
 _NAMED: Final = 10
-"""The most symbols named in the heartbeat's message."""
+"""Maximum symbols named in the heartbeat's message."""
 _PATIENCE_SECONDS: Final = 120.0
-"""How long a comparison may wait for the rate limit: two turns of the minute that weights are counted by."""
+"""How long a comparison may wait for the rate limit: two of the minutes after which it resets."""
 _SYMBOLS_LIMIT: Final = 100
-"""The most symbols whose agreement is in the heartbeat."""
+"""Maximum symbols whose comparison is in the heartbeat."""
 
 
 def run(settings: Settings) -> int:
-    """Audit until told to stop; the exit status. Logs to stderr."""
+    """Run the auditor until stopped; return the exit status. Logs to stderr."""
     return exit_status(NAME, settings, lambda: asyncio.run(Auditor(settings).run()))
 
 
 @dataclass(frozen=True, slots=True)
 class _Agreement:
-    """How a symbol's candles agreed with the klines, and when, by ``time.monotonic``."""
+    """The result of a symbol's last comparison with the klines, and its time by ``time.monotonic``."""
 
     verdicts: Counter[Verdict]
     compared_at: float
 
 
 class Auditor:
-    """One run. ``counts`` tells what was found so far."""
+    """One run of the auditor. ``counts`` returns what it has found so far."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -84,46 +85,46 @@ class Auditor:
         self._reader = CandleReader.from_settings(settings)
         self._store = CandleRebuilds.from_settings(settings)
         self._stop = asyncio.Event()
-        self._mender = Rebuilder(
+        self._rebuilder = Rebuilder(
             settings, self._store, say=_log.info, gives_up=self._stop.is_set, records_limit=RECORDS_LIMIT
         )
         self._attempts = Attempts()
-        self._doubts: queue.SimpleQueue[tuple[str, Suspect]] = queue.SimpleQueue()
+        self._mismatches: queue.SimpleQueue[tuple[str, SuspectRange]] = queue.SimpleQueue()
         self._repaired = 0
         self._heartbeat = served_heartbeat(settings, NAME)
         self._history = HistoryLoader(settings, self._urls, self._reader)
         self._message = ""
         self._gaps = gap_log.GapReader(settings.kafka.bootstrap, settings.gaps_topic)
-        self._on_record = OnRecord()
+        self._recorded = RecordedGaps()
         self._behind = ""
-        self._unjudged = ""
-        self._holes_found = 0
+        self._unchecked = ""
+        self._gaps_found = 0
         self._agreement: dict[str, _Agreement] = {}
-        self._told: set[tuple[str, str, int]] = set()
+        self._logged: set[tuple[str, str, int]] = set()
 
     def stop(self) -> None:
-        """``run`` then returns within a second or two."""
+        """Make ``run`` return within a second or two."""
         self._stop.set()
 
     def counts(self) -> Mapping[str, int | float]:
-        """Holes found so far, candles ever put right, and how the last ten minutes' agree with the klines."""
+        """Return the heartbeat's counters: gaps found, candles ever rebuilt, compared windows by verdict."""
         agreement = list(self._agreement.values())
         total: Counter[Verdict] = sum((one.verdicts for one in agreement), Counter())
         return {
-            "holes": self._holes_found,
+            "holes": self._gaps_found,
             "repaired": self._repaired,
             **{str(verdict): total[verdict] for verdict in Verdict},
         }
 
     def by_symbol(self) -> ByLabel:
-        """The same agreement of each symbol, and how long ago it was compared."""
-        told: dict[str, dict[str, float]] = defaultdict(dict)
+        """Return the compared windows by verdict and symbol, and how long ago each symbol was compared."""
+        found: dict[str, dict[str, float]] = defaultdict(dict)
         for symbol, one in list(self._agreement.items())[:_SYMBOLS_LIMIT]:
             for verdict, count in one.verdicts.items():
                 if count:
-                    told[str(verdict)][symbol] = count
-            told["compared_age_s"][symbol] = round(time.monotonic() - one.compared_at, 1)
-        return told
+                    found[str(verdict)][symbol] = count
+            found["compared_age_s"][symbol] = round(time.monotonic() - one.compared_at, 1)
+        return found
 
     async def run(self) -> None:
         """Audit until SIGTERM, SIGINT or ``stop``."""
@@ -140,10 +141,10 @@ class Auditor:
         await self._stop.wait()
 
     async def _look(self) -> None:
-        """Mend first: a lost candle would be a hole, though the topic has its trades."""
+        """Rebuild first: else a lost candle looks like a gap, although the topic has its trades."""
         while True:
             message = ", ".join(self._settings.symbols[:_NAMED])
-            for work in (self.mend, self.find_holes):
+            for work in (self.rebuild, self.find_gaps):
                 try:
                     await asyncio.to_thread(work, time.time_ns() // 1_000)
                 except (StoreError, BrokerError) as error:
@@ -153,8 +154,8 @@ class Auditor:
             self._message = message
             await asyncio.sleep(LOOK_SECONDS)
 
-    def mend(self, now: int) -> None:
-        """Rebuild those of the latest candles that can't be right, or were doubted. ``now`` in microseconds.
+    def rebuild(self, now: int) -> None:
+        """Rebuild recent candles that are inconsistent or differ from the klines. ``now`` in microseconds.
 
         Raises StoreError and BrokerError while PostgreSQL or Kafka is away, StoppedError after ``stop``.
         """
@@ -162,50 +163,49 @@ class Auditor:
         until = floor_time(now - SETTLE_US, slide)
         since = max(0, until - AGREEMENT_US)
         found = {
-            symbol: self._mender.suspects(symbol, since, until, LONGEST_ROLL_UP)
+            symbol: self._rebuilder.find_suspect_ranges(symbol, since, until, LONGEST_ROLL_UP)
             for symbol in self._settings.symbols
         }
-        while not self._doubts.empty():
-            symbol, doubt = self._doubts.get()
-            found[symbol].append(doubt)
+        while not self._mismatches.empty():
+            symbol, mismatch = self._mismatches.get()
+            found[symbol].append(mismatch)
         for symbol, some in found.items():
             due = [one for one in some if one.until <= until and self._attempts.is_due(symbol, one, now)]
-            for stretch, mended in self._mender.mend(symbol, some, due.__contains__):
+            for stretch, rebuilt in self._rebuilder.rebuild(symbol, some, due.__contains__):
                 for one in due:
                     if stretch.since <= one.since and one.until <= stretch.until:
-                        self._attempts.note(symbol, one, now, is_settled=not mended.left)
+                        self._attempts.note(symbol, one, now, is_settled=not rebuilt.left)
                 _log.warning(
-                    "%s, %s to %s: %s: folded anew, %d candles put right%s",
+                    "%s, %s to %s: %s: %d candles rebuilt%s",
                     symbol,
                     written(stretch.since),
                     written(stretch.until),
                     stretch.reason,
-                    mended.candles,
-                    f"; left as it is: {mended.left}" if mended.left else "",
+                    rebuilt.candles,
+                    f"; not all rebuilt: {rebuilt.left}" if rebuilt.left else "",
                 )
         self._repaired = self._store.repaired(self._settings.symbols)
 
-    def find_holes(self, now: int) -> list[GapEvent]:
-        """Put on record what is missing and isn't on record; that. ``now`` in microseconds.
+    def find_gaps(self, now: int) -> list[GapEvent]:
+        """Find gaps that the topic of gaps doesn't report, write them there, and return them.
 
-        Raises StoreError and BrokerError while PostgreSQL or Kafka is away.
+        ``now`` in microseconds. Raises StoreError and BrokerError while PostgreSQL or Kafka is unavailable.
         """
         settings = self._settings
         caught_up_at = self._reader.caught_up_at(settings.topic)
         until = min(now, caught_up_at or 0) - SETTLE_US
         since = now - int(settings.exchange.fill_hours * 3_600 * SECOND_US)
-        # First the candles, then what is on record: a hole that came meanwhile is on record before it shows.
+        # Read the candles first: the producer reports a gap before the candles can show it.
         held = {symbol: self._reader.id_ranges(symbol, since, until) for symbol in settings.symbols}
-        self._read_on_record(now, min(until, now - AGAIN_US))
-        self._tell_unjudged(now, caught_up_at, until)
-        found = [event for symbol in held for event in self._unknown(symbol, held[symbol], until, now)]
+        self._read_recorded(now, min(until, now - AGAIN_US))
+        self._report_unchecked(now, caught_up_at, until)
+        found = [event for symbol in held for event in self._unrecorded(symbol, held[symbol], until, now)]
         if found:
             gap_log.write_all(settings.kafka.bootstrap, settings.gaps_topic, found)
         for event in found:
-            self._holes_found += len(event.ranges)
+            self._gaps_found += len(event.ranges)
             _log.warning(
-                "%s: the candles lack %d trades in %d ranges, %d to %d, that were not on record: they will be"
-                " fetched",
+                "%s: found unreported gaps, %d trades in %d ranges, %d to %d; the producer will fetch them",
                 event.symbol,
                 event.trade_count,
                 len(event.ranges),
@@ -214,42 +214,42 @@ class Auditor:
             )
         return found
 
-    def _read_on_record(self, now: int, needed_since: int) -> None:
+    def _read_recorded(self, now: int, needed_since: int) -> None:
         events, is_all = self._gaps.read()
         if is_all:
-            self._on_record = OnRecord()
-        self._on_record.add(events, now)
-        self._on_record.forget_before(needed_since)
+            self._recorded = RecordedGaps()
+        self._recorded.add(events, now)
+        self._recorded.forget_before(needed_since)
 
-    def _unknown(self, symbol: str, held: list[tuple[int, int]], until: int, now: int) -> list[GapEvent]:
-        """The events that order what is missing of a symbol between its ids ``held``, and isn't on record."""
+    def _unrecorded(self, symbol: str, held: list[tuple[int, int]], until: int, now: int) -> list[GapEvent]:
+        """Return events for the missing ids between a symbol's ids ``held`` that no gap reports yet."""
         if not held:
             return []
-        # What was filled but not yet merged is no hole: the processor must have read all since then.
-        known = self._on_record.known(
+        # Filled trades that the processor may not have merged yet are not a gap.
+        known = self._recorded.known(
             symbol, held[0][0], held[-1][1], merged_at=until, again_at=now - AGAIN_US
         )
-        return events_of(GapEventKind.SEEN, symbol, unknown_holes(held, known), now, AUDIT)
+        return events_of(GapEventKind.SEEN, symbol, unrecorded_gaps(held, known), now, AUDIT)
 
-    def _tell_unjudged(self, now: int, caught_up_at: int | None, until: int) -> None:
-        """Say which candles can't be searched for holes now, and why."""
+    def _report_unchecked(self, now: int, caught_up_at: int | None, until: int) -> None:
+        """Log and note which candles can't be checked for gaps now, and why."""
         behind = ""
         if caught_up_at is None:
-            behind = "no candle is searched for holes: no processor has read all of the topic yet"
+            behind = "no candle is checked for gaps: no processor has read the whole topic yet"
         elif now - caught_up_at >= BEHIND_US:
-            behind = f"no candle after {written(until)} is searched for holes: the processor is behind"
+            behind = f"no candle after {written(until)} is checked for gaps: the processor is behind"
         if behind and not self._behind:
             _log.info("%s", behind)
         elif self._behind and not behind:
-            _log.info("all candles are searched for holes again")
+            _log.info("all candles are checked for gaps again")
         self._behind = behind
-        counts = {symbol: self._on_record.filled_since(symbol, until) for symbol in self._settings.symbols}
+        counts = {symbol: self._recorded.filled_since(symbol, until) for symbol in self._settings.symbols}
         waiting = [f"{count:,} of {symbol}" for symbol, count in counts.items() if count]
-        told = ", ".join(waiting[:_NAMED])
-        self._unjudged = behind or (told and f"not searched for yet, as just filled: {told}")
+        named = ", ".join(waiting[:_NAMED])
+        self._unchecked = behind or (named and f"not checked yet, just filled: {named}")
 
     async def compare(self) -> None:
-        """Hold each symbol's latest candles against the exchange's klines."""
+        """Compare each symbol's latest candles with the exchange's klines."""
         reached = await self._reached()
         async with ExchangeRest(self._urls[0], patience_seconds=_PATIENCE_SECONDS) as rest:
             for symbol in self._settings.symbols:
@@ -259,12 +259,15 @@ class Auditor:
                 try:
                     await self._compare_one(rest, symbol, reached[symbol])
                 except RateLimitError as error:
-                    _log.warning("no symbol is compared with the exchange's klines now: %s", error)
+                    _log.warning(
+                        "no symbol is compared with the exchange's klines now, next try in a minute: %s",
+                        error,
+                    )
                     self._agreement.clear()
                     return
                 except (ExchangeError, StoreError) as error:
-                    _log.info("%s isn't compared with the exchange's klines now: %s", symbol, error)
-                    self._agreement.pop(symbol, None)  # unknown is better than old
+                    _log.info("%s is not compared with the exchange's klines now: %s", symbol, error)
+                    self._agreement.pop(symbol, None)  # no result is better than a stale one
 
     async def _compare(self) -> None:
         while self._urls:
@@ -273,7 +276,7 @@ class Auditor:
         await self._stop.wait()
 
     async def _reached(self) -> Mapping[str, int]:
-        """By symbol, the time of its newest trade; empty while PostgreSQL is away."""
+        """Return the time of each symbol's newest trade; empty while PostgreSQL is unavailable."""
         try:
             states = await asyncio.to_thread(self._reader.symbols)
         except StoreError as error:
@@ -282,9 +285,10 @@ class Auditor:
         return {one.symbol: one.last_trade_time for one in states}
 
     async def _compare_one(self, rest: ExchangeRest, symbol: str, reached: int) -> None:
-        """Compare the windows of the ten minutes before ``reached``, the time of our newest trade.
+        """Compare the windows of the ten minutes before ``reached``, the time of the newest stored trade.
 
-        Trades come in order; what comes later is late, not wrong: on two busy cores one took 46 s to its row.
+        Trades arrive in order, so windows after it are late, not wrong. On two busy cores a trade took up to
+        46 s to its row.
         """
         agreement: Counter[Verdict] = Counter()
         now = await rest.server_time()
@@ -298,23 +302,30 @@ class Auditor:
             theirs = await rest.klines(symbol, basis.kline, start_time=since, end_time=until - 1)
             comparison = compare(ours, theirs, basis, since=since, until=until, now=now, begins_at=begins_at)
             agreement.update(comparison.counts)
-            for doubt in doubts(comparison, basis):
-                self._doubts.put((symbol, doubt))
-            self._tell(symbol, basis, comparison)
+            for mismatch in kline_mismatches(comparison, basis):
+                self._mismatches.put((symbol, mismatch))
+            self._log_differences(symbol, basis, comparison)
         self._agreement[symbol] = _Agreement(agreement, time.monotonic())
 
-    def _tell(self, symbol: str, basis: Basis, comparison: Comparison) -> None:
+    def _log_differences(self, symbol: str, basis: Basis, comparison: Comparison) -> None:
         """Log each window that differs, once."""
         for finding in comparison.findings:
             window = (symbol, basis.interval, finding.open_time)
-            if finding.verdict in DIFFERING and window not in self._told:
-                self._told.add(window)
+            if finding.verdict in DIFFERING and window not in self._logged:
+                self._logged.add(window)
                 fields = ", ".join(f"{one.name} {one.ours} / {one.theirs}" for one in finding.fields)
-                _log.error("%s %s at %d is %s: ours / the exchange's: %s", *window, finding.verdict, fields)
+                _log.error(
+                    "%s %s candle at %s is %s: stored / exchange: %s",
+                    symbol,
+                    basis.interval,
+                    written(finding.open_time),
+                    finding.verdict,
+                    fields,
+                )
 
     async def _beat(self) -> None:
         while True:
             state = "waiting" if self._message.startswith("waits") else "running"
-            message = "; ".join(filter(None, (self._message, self._unjudged, self._history.state)))
+            message = "; ".join(filter(None, (self._message, self._unchecked, self._history.state)))
             self._heartbeat.beat(state, message, self.counts(), self.by_symbol())
             await asyncio.sleep(BEAT_SECONDS)

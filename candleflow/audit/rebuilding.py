@@ -1,8 +1,8 @@
-"""Rebuild stored candles that can't be right from the topic, and then the roll-ups over them.
+"""Rebuild wrong candles from the trades in the topic, and then the roll-ups over them.
 
-Joined here: what looks wrong (``soundness.py``), the topic's records (``broker.trade_reader``), the fold
-(``refold.py``), and the one transaction that replaces (``store.mending``). Only records that the processor
-has merged count, and only those that it would not refuse. Times are microseconds since the epoch, UTC.
+The steps: find suspect ranges (``consistency.py``), read their trades (``broker.trade_reader``), recompute
+the candles (``recomputed.py``), and replace them in one transaction (``store.rebuilds``). Only records that
+the processor has merged and not rejected are used. Times are microseconds since the epoch, UTC.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from candleflow.audit.refold import Refold
-from candleflow.audit.soundness import Suspect, runs, suspects, whole
+from candleflow.audit.consistency import SuspectRange, find_suspect_ranges, group_adjacent, spanning
+from candleflow.audit.recomputed import RecomputedCandles
 from candleflow.broker.topics import topic_id
 from candleflow.broker.trade_reader import TopicRecord, TradeReader
 from candleflow.errors import CandleflowError
@@ -24,31 +24,34 @@ from candleflow.settings import Settings
 from candleflow.store.rebuilds import CandleRebuilds, Merged, Replaced
 
 SLACK_US: Final = 120 * SECOND_US
-"""A trade that the stream brought is in the topic so soon, unless Kafka was away."""
+"""Within this time a trade from the stream is in the topic, unless Kafka was unavailable."""
 
 LONGEST: Final = list(ROLL_UPS)[-1]
 
 _ATTEMPTS: Final = 5
 _SAY_EVERY_SECONDS: Final = 5.0
 _LISTED: Final = 60
-"""Characters of a set of ids that are shown."""
+"""Maximum characters of an id list in messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What became of a suspect: ``candles`` put right; ``left``: why some of it was left, if it was."""
+    """The outcome of a rebuild: the number of corrected candles; ``left``: why some were not rebuilt."""
 
     candles: int
     left: str = ""
 
 
 class StoppedError(CandleflowError):
-    """It was told to stop in the middle: nothing of this stretch was changed."""
+    """The rebuild was stopped before the end; nothing in its range was changed."""
 
 
 class Rebuilder:
-    """``say`` gets the progress of a long reading. ``records_limit``: the most that is read for one stretch;
-    with ``gives_up`` it raises StoppedError. Methods raise StoreError and BrokerError."""
+    """Finds and rebuilds wrong candles. Methods raise StoreError and BrokerError.
+
+    ``say`` is called with progress messages. ``records_limit``: the maximum number of records read for one
+    range. If ``gives_up`` returns True, a rebuild raises StoppedError.
+    """
 
     def __init__(
         self,
@@ -66,63 +69,68 @@ class Rebuilder:
         self._records_limit = records_limit
         self._max_future_us = int(settings.max_future_seconds * SECOND_US)
 
-    def suspects(self, symbol: str, since: int, until: int, longest: str = LONGEST) -> list[Suspect]:
-        """Find the candles that open in [since, until) that can't be right, and the roll-ups over them.
+    def find_suspect_ranges(
+        self, symbol: str, since: int, until: int, longest: str = LONGEST
+    ) -> list[SuspectRange]:
+        """Find inconsistent candles that open in [since, until), and inconsistent roll-ups over them.
 
-        Roll-ups longer than ``longest`` aren't looked at; over whole windows of it all others are.
+        Checks roll-ups up to ``longest``, over whole ``longest`` windows.
         """
-        books = self._store.candle_ids(symbol, since, until)
-        # A wrong candle out of sight would make the longest alone look wrong.
+        stored = self._store.candle_ids(symbol, since, until)
+        # Else a wrong candle outside the range would make only the longest roll-up look wrong.
         size = roll_up_windows(longest).size_us
         begin, end = floor_time(since, size), floor_time(until - 1, size) + size
         strays = self._store.stray_roll_ups(symbol, begin, end, size)
-        return suspects(books, strays, self._settings.windows)
+        return find_suspect_ranges(stored, strays, self._settings.windows)
 
-    def mend(
-        self, symbol: str, found: Sequence[Suspect], is_due: Callable[[Suspect], bool] = lambda _: True
-    ) -> Iterator[tuple[Suspect, Rebuilt]]:
-        """Rebuild those of the suspects that are due; yield what became of each.
+    def rebuild(
+        self,
+        symbol: str,
+        found: Sequence[SuspectRange],
+        is_due: Callable[[SuspectRange], bool] = lambda _: True,
+    ) -> Iterator[tuple[SuspectRange, Rebuilt]]:
+        """Rebuild the ranges that are due; yield the outcome of each.
 
-        All of a stretch is replaced or nothing. Stretches that touch are tried together first. ``found`` are
-        all there are: those that aren't due are doubtful still.
+        A range is replaced as a whole or not at all. Adjacent ranges are tried together first. ``found`` must
+        be all suspect ranges: those that aren't due are still treated as possibly wrong.
         """
         doubtful = [one for one in found if one.since < one.until]
-        for run in runs(one for one in found if is_due(one)):
-            together = whole(run)
-            mended = self._mend(symbol, together, doubtful)
-            if len(run) == 1 or not mended.left:
-                yield together, mended
+        for run in group_adjacent(one for one in found if is_due(one)):
+            together = spanning(run)
+            rebuilt = self._rebuild(symbol, together, doubtful)
+            if len(run) == 1 or not rebuilt.left:
+                yield together, rebuilt
                 continue
             for one in run:
-                yield one, self._mend(symbol, one, doubtful)
+                yield one, self._rebuild(symbol, one, doubtful)
 
-    def _mend(self, symbol: str, suspect: Suspect, doubtful: list[Suspect]) -> Rebuilt:
-        """Mend one stretch, and take it from the doubtful ones if that went well."""
+    def _rebuild(self, symbol: str, suspect: SuspectRange, doubtful: list[SuspectRange]) -> Rebuilt:
+        """Rebuild one range, and remove it from ``doubtful`` if that succeeded."""
         others = [(one.since, one.until) for one in doubtful if not _is_within(one, suspect)]
         for _ in range(_ATTEMPTS):
-            mended = self._try(symbol, suspect, others)
-            if mended is None:
+            rebuilt = self._try(symbol, suspect, others)
+            if rebuilt is None:
                 continue
-            if not mended.left:
+            if not rebuilt.left:
                 doubtful[:] = [one for one in doubtful if not _is_within(one, suspect)]
-            return mended
-        return Rebuilt(0, "its candles change again and again")
+            return rebuilt
+        return Rebuilt(0, f"its candles changed during each of {_ATTEMPTS} attempts")
 
-    def _try(self, symbol: str, suspect: Suspect, others: Sequence[tuple[int, int]]) -> Rebuilt | None:
-        """None where the candles changed meanwhile."""
+    def _try(self, symbol: str, suspect: SuspectRange, others: Sequence[tuple[int, int]]) -> Rebuilt | None:
+        """Try one rebuild; None if the candles changed meanwhile."""
         since, until = suspect.since, suspect.until
         if since == until:
             answer = self._store.replace(symbol, since, until, {}, [], others)
             return Rebuilt(answer.candles, _kept(answer.kept))
-        books = self._store.candle_ids(symbol, since, until)
-        # After the candles: whatever is in them is before these offsets.
+        stored = self._store.candle_ids(symbol, since, until)
+        # Read the offsets after the candles, so that they cover every trade in the candles.
         merged = self._merged()
         if merged is None:
-            return Rebuilt(0, "its candles are of another topic than the one that is there")
-        refold = Refold(symbol, self._settings.windows, since, until, books)
-        is_all = self._read(refold, symbol, suspect, merged)
-        left = "" if is_all else "the topic has too much to read for that"
-        return self._replace(symbol, suspect, refold, others, left)
+            return Rebuilt(0, "its candles were made from another topic than the current one")
+        recomputed = RecomputedCandles(symbol, self._settings.windows, since, until, stored)
+        is_all = self._read(recomputed, symbol, suspect, merged)
+        left = "" if is_all else f"more than {self._records_limit:,} records would have to be read"
+        return self._replace(symbol, suspect, recomputed, others, left)
 
     def _merged(self) -> Merged | None:
         settings = self._settings
@@ -132,47 +140,55 @@ class Rebuilder:
         return merged
 
     def _replace(
-        self, symbol: str, suspect: Suspect, refold: Refold, others: Sequence[tuple[int, int]], left: str
+        self,
+        symbol: str,
+        suspect: SuspectRange,
+        recomputed: RecomputedCandles,
+        others: Sequence[tuple[int, int]],
+        left: str,
     ) -> Rebuilt | None:
-        """Where trades are lacking nothing is replaced: the roll-ups may be what is right."""
-        if lacking := refold.missing_ids():
-            gone = f"the topic does not have {len(lacking):,} of its trades: {str(lacking)[:_LISTED]}"
+        """Replace the candles, unless the topic lacks some of their trades: the stored ones may be right."""
+        if lacking := recomputed.missing_ids():
+            gone = f"the topic no longer has {len(lacking):,} of its trades: {str(lacking)[:_LISTED]}"
             return Rebuilt(0, f"{left}; {gone}" if left else gone)
         answer = self._store.replace(
-            symbol, suspect.since, suspect.until, refold.seen(), refold.candles(), others
+            symbol, suspect.since, suspect.until, recomputed.seen(), recomputed.candles(), others
         )
         if answer.status is Replaced.CHANGED:
             return None
         if answer.status is Replaced.OVERLAP:
-            return Rebuilt(0, f"the trades {answer.overlap[:_LISTED]} are in other candles")
+            return Rebuilt(0, f"trades {answer.overlap[:_LISTED]} are in other candles too")
         return Rebuilt(answer.candles, left or _kept(answer.kept))
 
-    def _read(self, refold: Refold, symbol: str, suspect: Suspect, merged: Merged) -> bool:
-        """Fold what the topic has of the stretch; whether all that may matter was read."""
-        told_at, count = time.monotonic(), 0
+    def _read(
+        self, recomputed: RecomputedCandles, symbol: str, suspect: SuspectRange, merged: Merged
+    ) -> bool:
+        """Add the range's trades from the topic; return False if the record limit ended that early."""
+        reported_at, count = time.monotonic(), 0
         with TradeReader(self._settings.kafka.bootstrap, self._settings.topic) as reader:
             for begin, end in self._spans(reader, suspect, merged):
                 for records in reader.records(begin, end):
                     if self._gives_up():
                         raise StoppedError("stopping")
                     for trade in self._trades(records, symbol):
-                        refold.add(trade)
+                        recomputed.add(trade)
                     count += len(records)
                     if self._records_limit is not None and count >= self._records_limit:
                         return False
-                    if time.monotonic() - told_at >= _SAY_EVERY_SECONDS:
-                        told_at = time.monotonic()
-                        self._say(f"{symbol}: {count:,} records of the topic read again")
-                if refold.is_whole():
+                    if time.monotonic() - reported_at >= _SAY_EVERY_SECONDS:
+                        reported_at = time.monotonic()
+                        self._say(f"{symbol}: {count:,} records read from the topic")
+                if recomputed.is_whole():
                     break
         return True
 
     def _spans(
-        self, reader: TradeReader, suspect: Suspect, merged: Merged
+        self, reader: TradeReader, suspect: SuspectRange, merged: Merged
     ) -> Iterator[tuple[Mapping[int, int], Mapping[int, int]]]:
-        """Where the stretch's trades can be: beside its own time, or later, where they were fetched later.
+        """Yield the offset ranges that can have the range's trades: first around its time, then later ones.
 
-        Earlier there is none: a trade dated further ahead of its record is refused.
+        Later records have trades that were fetched to fill a gap. Earlier records have none: the processor
+        rejects a trade dated too far ahead of its record.
         """
         end = merged.offsets
 
@@ -184,11 +200,11 @@ class Rebuilder:
         yield after, end
 
     def _trades(self, records: list[TopicRecord], symbol: str) -> Iterator[Trade]:
-        """The symbol's trades among the records, judged as the processor judges them."""
+        """Yield the symbol's trades among the records, with the processor's rules for rejecting records."""
         name = symbol.encode()
         for record in records:
             value = record.value
-            # A name with an escape in it is none of Binance's, but sound JSON.
+            # JSON may escape characters of the name. Binance doesn't, but such a record is valid.
             if value is None or (name not in value and b"\\" not in value):
                 continue
             trade = decode_payload(value, record.timestamp, self._max_future_us)
@@ -196,9 +212,9 @@ class Rebuilder:
                 yield trade
 
 
-def _is_within(one: Suspect, other: Suspect) -> bool:
+def _is_within(one: SuspectRange, other: SuspectRange) -> bool:
     return other.since <= one.since and one.until <= other.until
 
 
 def _kept(kept: int) -> str:
-    return f"{kept:,} have trades that their parts lack" if kept else ""
+    return f"{kept:,} roll-ups have trades that their candles lack" if kept else ""

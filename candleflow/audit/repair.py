@@ -1,5 +1,6 @@
-"""``repair``: rebuild from the topic a symbol's candles that can't be right, in any stretch of time, and have
-the producer fill every gap in their trade ids, those that were given up included.
+"""``repair``: rebuild a symbol's wrong candles from the topic, in any time range.
+
+Also has the producer fill every gap in their trade ids, including gaps that were given up.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 
-from candleflow.audit.continuity import unknown_holes
+from candleflow.audit.continuity import unrecorded_gaps
 from candleflow.audit.process import SETTLE_US
 from candleflow.audit.rebuilding import Rebuilder
 from candleflow.audit.verify import asked_for
@@ -25,37 +26,40 @@ from candleflow.store.rebuilds import CandleRebuilds
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Mend what is wrong within the times, and have the holes filled; 0. Raises as what it asks does."""
+    """Rebuild wrong candles in the time range, order all gaps to be filled, and return 0.
+
+    Raises StoreError and BrokerError if PostgreSQL or Kafka can't be reached.
+    """
     now = time.time_ns() // 1_000
     asked = asked_for(settings, arguments, now)
     settled = now - SETTLE_US
     asked = Asked(asked.symbol, asked.since, min(asked.until, settled))
-    _mend(settings, asked, settled)
+    _rebuild(settings, asked, settled)
     _order(settings, asked, now)
     return 0
 
 
-def _mend(settings: Settings, asked: Asked, settled: int) -> None:
-    """Lost candles too are mended before holes are looked for: the topic may have their trades."""
+def _rebuild(settings: Settings, asked: Asked, settled: int) -> None:
+    """Rebuild candles, lost ones too. Done before looking for gaps: the topic may have their trades."""
     say = partial(print, file=sys.stderr)
-    mended = left = 0
+    rebuilt = left = 0
     with closing(CandleRebuilds.from_settings(settings)) as store:
-        mender = Rebuilder(settings, store, say=say)
+        rebuilder = Rebuilder(settings, store, say=say)
         for since, until in _days(settings, asked):
-            found = mender.suspects(asked.symbol, since, until)
+            found = rebuilder.find_suspect_ranges(asked.symbol, since, until)
             due = [one for one in found if one.until <= settled and one.since < until and since <= one.until]
-            for suspect, outcome in mender.mend(asked.symbol, found, due.__contains__):
+            for suspect, outcome in rebuilder.rebuild(asked.symbol, found, due.__contains__):
                 stretch = f"{asked.symbol} {written(suspect.since)} to {written(suspect.until)}"
-                print(f"{stretch}: {suspect.reason}: {outcome.candles:,} candles put right")
+                print(f"{stretch}: {suspect.reason}: {outcome.candles:,} candles rebuilt")
                 if outcome.left:
-                    print(f"{stretch}: left as it is: {outcome.left}")
-                mended += outcome.candles
+                    print(f"{stretch}: not all rebuilt: {outcome.left}")
+                rebuilt += outcome.candles
                 left += bool(outcome.left)
-    print(f"{mended:,} candles put right" + (f", {left:,} stretches left as they are" if left else ""))
+    print(f"{rebuilt:,} candles rebuilt" + (f", {left:,} time ranges not fully rebuilt" if left else ""))
 
 
 def _days(settings: Settings, asked: Asked) -> Iterator[tuple[int, int]]:
-    """The stretch in parts of a day at most, from the beginning of a window to that of another."""
+    """Split the time range at midnights and align it to windows, so that one part is at most a day."""
     slide = settings.windows.slide_us
     since, end = floor_time(max(asked.since, 0), slide), floor_time(asked.until, slide)
     while since < end:
@@ -67,13 +71,13 @@ def _days(settings: Settings, asked: Asked) -> Iterator[tuple[int, int]]:
 def _order(settings: Settings, asked: Asked, now: int) -> None:
     with closing(CandleReader.from_settings(settings)) as reader:
         held = reader.id_ranges(asked.symbol, asked.since, asked.until)
-    holes = unknown_holes(held, ())
-    events = events_of(GapEventKind.SEEN, asked.symbol, holes, now, REPAIR)
+    missing = unrecorded_gaps(held, ())
+    events = events_of(GapEventKind.SEEN, asked.symbol, missing, now, REPAIR)
     if events:
         gap_log.write_all(settings.kafka.bootstrap, settings.gaps_topic, events)
-    for lower, upper in holes:
-        print(f"{asked.symbol}: trades {lower} to {upper - 1} are to be fetched")
+    for lower, upper in missing:
+        print(f"{asked.symbol}: trades {lower} to {upper - 1} will be fetched")
     print(
-        f"{sum(event.trade_count for event in events):,} trades missing in {len(holes):,} holes"
-        + ("; the producer fills them, `gaps` tells how far it is" if events else "")
+        f"{sum(event.trade_count for event in events):,} trades missing in {len(missing):,} gaps"
+        + ("; the producer fills them, `candleflow gaps` shows its progress" if events else "")
     )

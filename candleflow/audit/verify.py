@@ -1,7 +1,7 @@
-"""``verify``: our stored candles against the exchange's own klines, over any stretch of time.
+"""``verify``: compare stored candles with the exchange's own klines, over any time range.
 
-The comparison itself is ``klines.py``, and what is printed of it ``verify_report.py``; here the store, the
-exchange's REST and the settings are joined.
+This module reads the candles and the klines, ``klines.py`` compares them, and ``verify_report.py`` prints the
+result.
 """
 
 from __future__ import annotations
@@ -30,43 +30,43 @@ from candleflow.settings import Settings
 from candleflow.store.reader import CandleReader
 
 PATIENCE_SECONDS: Final = 120.0
-"""A rate limit asks for a minute at most, as weights are counted by the minute; a ban goes on for longer."""
+"""How long to wait for the rate limit, which resets every minute. A ban lasts longer and ends the command."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DEFAULT_SPAN_US: Final = 3_600 * SECOND_US
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``verify``."""
+    """Add the options of ``verify``."""
     add_times(parser)
-    parser.add_argument("--json", action="store_true", help="for programs: every window that isn't equal")
+    parser.add_argument("--json", action="store_true", help="print JSON, with every window that isn't equal")
 
 
 def add_times(parser: argparse.ArgumentParser) -> None:
-    """A symbol, and a stretch of time."""
-    parser.add_argument("--symbol", type=symbol_argument, help="the first of CANDLEFLOW_SYMBOLS if not given")
+    """Add the options ``--symbol``, ``--from`` and ``--to``."""
+    parser.add_argument("--symbol", type=symbol_argument, help="default: the first of CANDLEFLOW_SYMBOLS")
     parser.add_argument(
         "--from",
         dest="since",
         type=_time,
         metavar="TIME",
-        help="such as 2026-11-22T10:00, UTC; default: 1 h before",
+        help="start, such as 2026-11-22T10:00, in UTC (default: 1 h before --to)",
     )
-    parser.add_argument("--to", dest="until", type=_time, metavar="TIME", help="default: now")
+    parser.add_argument("--to", dest="until", type=_time, metavar="TIME", help="end (default: now)")
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Verify and print; 0 where nothing differs, else 1.
+    """Verify and print the report; return 0 if no window differs, else 1.
 
-    Raises SettingError for times that hold no window and where no REST address is known, StoreError and
-    ExchangeError where PostgreSQL or the exchange can't be asked.
+    Raises SettingError if the time range has no window or no REST address is configured, StoreError and
+    ExchangeError if PostgreSQL or the exchange can't be reached.
     """
     asked = asked_for(settings, arguments, time.time_ns() // 1_000)
     urls = addresses(settings).rest
     if not urls:
         raise SettingError(
-            "CANDLEFLOW_EXCHANGE_REST_URL='': must be the REST address beside CANDLEFLOW_EXCHANGE_WS_URL, "
-            "such as http://127.0.0.1:9443: klines come from there"
+            "CANDLEFLOW_EXCHANGE_REST_URL='': must be set together with CANDLEFLOW_EXCHANGE_WS_URL, "
+            "such as http://127.0.0.1:9443: the klines are fetched from there"
         )
     reader = CandleReader.from_settings(settings)
     console = Console(stderr=True)
@@ -74,7 +74,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             verified = asyncio.run(verify(settings, asked, reader, urls, progress))
     except KeyboardInterrupt:
-        print("stopped before the end: nothing is proved", file=sys.stderr)
+        print("interrupted: the comparison is incomplete, and no result is printed", file=sys.stderr)
         return 1
     finally:
         reader.close()
@@ -86,13 +86,13 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def asked_for(settings: Settings, arguments: argparse.Namespace, now: int) -> Asked:
-    """The arguments with their defaults, at our clock's time ``now``. Raises SettingError."""
+    """Apply the defaults to the arguments; ``now`` is the local time. Raises SettingError."""
     until = now if arguments.until is None else arguments.until
     since = until - _DEFAULT_SPAN_US if arguments.since is None else arguments.since
     if not bases(settings.windows)[0].opens(since, min(until, now)):
         raise SettingError(
-            f"--from {written(since)} --to {written(until)}: must hold a whole window of "
-            f"{settings.window_seconds} s that is over: --from before --to, and before now"
+            f"--from {written(since)} --to {written(until)}: must include a whole window of "
+            f"{settings.window_seconds} s that has ended: --from before --to, and before now"
         )
     return Asked(arguments.symbol or settings.symbols[0], since, until)
 
@@ -104,9 +104,9 @@ async def verify(
     urls: Sequence[str],
     progress: Progress,
 ) -> Verified:
-    """Compare all intervals with the klines of the first of ``urls`` that answers.
+    """Compare all intervals with the klines of the first of ``urls`` that responds.
 
-    Raises ExchangeError where none does.
+    Raises ExchangeError if none does.
     """
     problems = []
     for url in urls:
@@ -125,7 +125,7 @@ async def verify(
 
 @dataclass(frozen=True, slots=True)
 class _Comparing:
-    """One run's comparisons, an interval after the other, a thousand klines at a time."""
+    """The comparisons of one run, one interval after the other, up to 1,000 klines per request."""
 
     asked: Asked
     reader: CandleReader
@@ -134,7 +134,7 @@ class _Comparing:
     now: int
 
     async def all_of(self, basis: Basis) -> Comparison:
-        """Every window of the interval."""
+        """Compare every window of the interval."""
         opens = basis.opens(self.asked.since, self.asked.until)
         shown = self.progress.add_task(f"{self.asked.symbol} {basis.interval}", total=len(opens))
         begins_at = await asyncio.to_thread(self.reader.first_open_time, self.asked.symbol, basis.interval)
@@ -146,29 +146,29 @@ class _Comparing:
 
     async def _page(self, basis: Basis, opens: range, begins_at: int | None) -> Comparison:
         symbol, since, until = self.asked.symbol, opens[0], opens[-1] + basis.windows.size_us
-        # Ours first: what is in them by now, the exchange has had for longer.
+        # Read the stored candles first: the exchange then already has all their trades.
         ours = await asyncio.to_thread(self.reader.within, symbol, basis.interval, since, until)
         theirs = await self.rest.klines(symbol, basis.kline, start_time=since, end_time=until - 1)
         return compare(ours, theirs, basis, since=since, until=until, now=self.now, begins_at=begins_at)
 
 
 def pages(opens: range, basis: Basis) -> Iterator[range]:
-    """The open times, cut so that one request's klines cover each part."""
+    """Split the open times so that one request's klines cover each part."""
     windows = (MAX_LIMIT - basis.klines_in_window) * basis.kline_us // basis.windows.slide_us + 1
     for start in range(0, len(opens), windows):
         yield opens[start : start + windows]
 
 
 def symbol_argument(text: str) -> str:
-    """A symbol's name, in any letters, as argparse takes it."""
+    """Parse a symbol's name, upper or lower case, for argparse."""
     symbol = upper(text)
     if not is_symbol(symbol):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a name such as BTCUSDT")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a symbol such as BTCUSDT")
     return symbol
 
 
 def _time(text: str) -> int:
-    """Microseconds since the epoch."""
+    """Parse a time for argparse; return microseconds since the epoch."""
     try:
         at = datetime.fromisoformat(text)
         at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
@@ -177,6 +177,6 @@ def _time(text: str) -> int:
         microseconds = -1
     if microseconds < 0:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: must be a time such as 2026-11-22T10:00, from 1970 on, UTC unless it names an offset"
+            f"{text!r}: must be a time such as 2026-11-22T10:00, from 1970 on, in UTC unless it has an offset"
         )
     return microseconds

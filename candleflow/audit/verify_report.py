@@ -1,4 +1,4 @@
-"""What ``verify`` prints: tables for a person, or JSON for programs."""
+"""The report of ``verify``: tables, or JSON."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from candleflow.audit.klines import DIFFERING, Comparison, Finding, Verdict
 from candleflow.market.trade import EXACT
 
 SHOWN: Final = 20
-"""The most unequal windows in the table; JSON has all."""
+"""Maximum number of unequal windows in the table; JSON has all."""
 
 _WIDTH: Final = 140
-"""Characters of a line where no terminal says how many it has."""
+"""Line width in characters if the output is not a terminal."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is to be verified: a symbol's windows in [since, until), in microseconds."""
+    """The input: a symbol, and a time range [since, until) in microseconds."""
 
     symbol: str
     since: int
@@ -34,7 +34,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The outcome, an entry an interval, and where the klines came from."""
+    """The result: one comparison per interval, and the address that the klines came from."""
 
     asked: Asked
     exchange: str
@@ -47,7 +47,7 @@ class Verified:
 
 
 def as_json(verified: Verified) -> dict[str, Any]:
-    """For programs: decimals as strings, times as ISO 8601, UTC."""
+    """Return the result for JSON: decimals as strings, times as ISO 8601 in UTC."""
     return {
         "symbol": verified.asked.symbol,
         "exchange": verified.exchange,
@@ -76,14 +76,14 @@ def as_json(verified: Verified) -> dict[str, Any]:
 
 
 def _findings(verified: Verified) -> list[Finding]:
-    """All windows that aren't equal: the gravest verdict first, then by time."""
+    """Return all windows that aren't equal: the most serious verdict first, then by time."""
     found = [one for comparison in verified.comparisons for one in comparison.findings]
     order = list(Verdict)
     return sorted(found, key=lambda one: (order.index(one.verdict), one.open_time, one.interval))
 
 
 def print_report(verified: Verified) -> None:
-    """Print counts by interval, then the first windows that can be compared and aren't equal."""
+    """Print the counts by interval, then the first SHOWN windows that differ, and the conclusion."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)
@@ -101,7 +101,7 @@ def print_report(verified: Verified) -> None:
     if unequal:
         console.print(_windows(unequal[:SHOWN]))
     if len(unequal) > SHOWN:
-        console.print(f"and {len(unequal) - SHOWN:,} windows more: --json has all", highlight=False)
+        console.print(f"and {len(unequal) - SHOWN:,} more windows: --json prints all", highlight=False)
     console.print(_conclusion(verified), style="bold", highlight=False)
 
 
@@ -117,7 +117,7 @@ def _summary(comparisons: Sequence[Comparison]) -> Table:
 
 
 def _windows(findings: Sequence[Finding]) -> Table:
-    """A row for each window, and below it one for each field; narrow enough for 80 characters."""
+    """Build a table with a row for each window, and below it one for each field. Fits 80 characters."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("interval and window", no_wrap=True)
     for name in ("ours", "exchange's"):
@@ -135,7 +135,9 @@ def _conclusion(verified: Verified) -> str:
     if differing:
         return f"{differing:,} windows differ from the exchange's klines, {equal:,} are equal"
     return (
-        f"{equal:,} windows equal the exchange's klines, none differs" if equal else "nothing was comparable"
+        f"{equal:,} windows equal the exchange's klines, none differs"
+        if equal
+        else "no window could be compared"
     )
 
 
@@ -144,6 +146,6 @@ def _plain(value: Decimal | int) -> str | int:
 
 
 def written(time_us: int) -> str:
-    """A time as the options take it, ``2026-11-22T10:00:00Z``: to the microsecond where it has any."""
+    """Format a time as the options accept it: ``2026-11-22T10:00:00Z``, with microseconds if not 0."""
     at = _EPOCH + timedelta(microseconds=time_us)
     return at.replace(tzinfo=None).isoformat() + "Z"

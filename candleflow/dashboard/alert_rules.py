@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from candleflow.alerts.message import described
+from candleflow.alerts.message import describe
 from candleflow.alerts.rules import expiry, fields, rule_of
 from candleflow.dashboard.shared_answers import SharedAnswers, Viewer
 from candleflow.errors import MarketError
@@ -52,6 +52,6 @@ class AlertRules:
 
 def _words(stored: StoredRule) -> str:
     try:
-        return described(rule_of(stored.rule, stored.rule_id))
+        return describe(rule_of(stored.rule, stored.rule_id))
     except MarketError as error:
         return f"can't be used: {error}"

@@ -1,6 +1,6 @@
-"""``forecast evaluate``: how good the forecasts would have been, over stored candles or a file of trades.
+"""``forecast evaluate``: how accurate forecasts would have been, over stored candles or a file of trades.
 
-The code that forecasts is that of the running system (``race.py``).
+It runs the same forecasting code as the forecaster process (``race.py``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from candleflow.store.reader import CandleReader, with_quiet
 
 _PAGE_US: Final = 3_600 * SECOND_US
 _WIDTH: Final = 120
-"""Characters of a line where no terminal says how many it has."""
+"""Line width in characters if the output is not a terminal."""
 
 
 @dataclass(slots=True)
@@ -46,43 +46,47 @@ class Unread:
 
     count: int = 0
     first: str = ""
-    """The first of them, and what is wrong with it."""
+    """The first such line, and what is wrong with it."""
 
     def add(self, line: str, why: str) -> None:
-        """Count a line."""
+        """Count a line that could not be read; keep the first one for the report."""
         self.first = self.first or f"{line[:200]!r} {why}"
         self.count += 1
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Candles to forecast, and what they are: the first and the last open time are in it."""
+    """The candles to forecast, and where they come from."""
 
     symbol: str
     origin: str
     candles: Sequence[StoredCandle]
     left_out: int
-    """Candles that are incomplete or not closed."""
+    """How many candles were skipped because they are incomplete or not closed."""
     unread: Unread = field(default_factory=Unread)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``forecast``."""
-    parser.add_argument("action", choices=["evaluate"], help="evaluate: what the forecasts were worth")
+    """Add the options of ``forecast``."""
+    parser.add_argument(
+        "action", choices=["evaluate"], help="evaluate: print how accurate forecasts would have been"
+    )
     add_times(parser)
     parser.add_argument(
         "--file",
         type=Path,
-        help="a day's trades from the exchange's archive (zip or CSV), or a recording (.jsonl, .jsonl.gz); "
-        "instead of the stored candles",
+        help="read trades from this file instead of the stored candles: a day from the exchange's archive "
+        "(zip or CSV), or a recording (.jsonl, .jsonl.gz)",
     )
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Evaluate and print; 0, or 1 where lines of a file can't be read or it has too little to forecast.
+    """Evaluate and print the report; return the exit status.
 
-    Raises SettingError for times that hold no window, ExchangeError for a file that can't be read, and
-    StoreError while PostgreSQL can't answer.
+    The status is 1 if lines of the file can't be read or it has too few candles to forecast, else 0.
+
+    Raises SettingError if the time range has no window, ExchangeError if the file can't be read, and
+    StoreError while PostgreSQL is unavailable.
     """
     stretch = _of_file(settings, arguments) if arguments.file else _of_store(settings, arguments)
     found = evaluate(stretch.candles, settings.windows.size_us)
@@ -92,7 +96,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
             f"{stretch.unread.count:,} lines can't be read; the first: {stretch.unread.first}",
             file=sys.stderr,
         )
-    return int(bool(arguments.file) and (found.raced is None or stretch.unread.count > 0))
+    return int(bool(arguments.file) and (found.scores is None or stretch.unread.count > 0))
 
 
 def _of_store(settings: Settings, arguments: argparse.Namespace) -> Stretch:
@@ -105,7 +109,7 @@ def _of_store(settings: Settings, arguments: argparse.Namespace) -> Stretch:
 
 
 def _stored(reader: CandleReader, windows: Windows, asked: Asked) -> Iterator[StoredCandle]:
-    """The finest candles that open in the stretch, of sliding ones those that tile time."""
+    """Yield the finest candles that open in the time range; for sliding windows only adjacent ones."""
     for since in range(asked.since, asked.until, _PAGE_US):
         until = min(since + _PAGE_US, asked.until)
         for one in reader.within(asked.symbol, windows.interval, since, until):
@@ -127,7 +131,7 @@ def _of_file(settings: Settings, arguments: argparse.Namespace) -> Stretch:
 
 
 def _chosen(symbol: str, origin: str, found: Iterator[StoredCandle], settings: Settings) -> Stretch:
-    """Those that may be forecast from, with the quiet ones between them."""
+    """Select the closed, complete candles, and add flat candles for windows without trades between them."""
     candles = list(found)
     usable = [one for one in candles if one.is_closed and one.is_complete]
     size_us = settings.windows.size_us
@@ -136,10 +140,12 @@ def _chosen(symbol: str, origin: str, found: Iterator[StoredCandle], settings: S
 
 
 def trades_of(file: Path, symbol: str, unread: Unread) -> Iterator[Trade]:
-    """The symbol's trades in an archive's file, whose lines name no symbol, or in a recording.
+    """Yield the symbol's trades from a recording or a file of the exchange's archive.
 
-    A recording's other messages are passed over; what can't be read is counted in ``unread``. Raises
-    ExchangeError where the file can't be read, or is none of these.
+    An archive file's lines name no symbol, so all are taken. Other messages of a recording are skipped, and
+    invalid lines are counted in ``unread``.
+
+    Raises ExchangeError if the file can't be read or has another format.
     """
     read = _recorded if file.name.removesuffix(".gz").endswith((".jsonl", ".ndjson")) else _archived
     return read(file, symbol, unread)
@@ -155,7 +161,7 @@ def _recorded(file: Path, symbol: str, unread: Unread) -> Iterator[Trade]:
                 if isinstance(message, TradeMessage):
                     yield message.trade
                 elif isinstance(message, Rejected) and message.reason != UNKNOWN_SYMBOL and text:
-                    unread.add(text, f"is refused: {message.reason}")
+                    unread.add(text, f"is rejected: {message.reason}")
     except (OSError, EOFError) as error:
         raise ExchangeError(f"{file} can't be read: {error}") from error
 
@@ -175,7 +181,7 @@ def _archived(file: Path, symbol: str, unread: Unread) -> Iterator[Trade]:
 
 
 def _trade(line: str, symbol: str) -> Trade | str:
-    """The trade, or what is wrong with the line."""
+    """Parse a line of an archive file; return the trade, or what is wrong with the line."""
     wrong = archive.fault(line)
     if wrong is not None:
         return wrong
@@ -189,13 +195,14 @@ def _trade(line: str, symbol: str) -> Trade | str:
         is_maker.lower() == "true",
     )
     refused = rejection_reason(trade)
-    return trade if refused is None else f"is refused: {refused}"
+    return trade if refused is None else f"is rejected: {refused}"
 
 
 def candles_of(trades: Iterator[Trade], windows: Windows) -> list[StoredCandle]:
-    """The candles of the trades, as the store would have them; the last one isn't closed, as none is after.
+    """Return the trades' candles as the database would have them.
 
-    The first isn't complete, as nothing is before it. Of sliding windows those that tile time.
+    The first is incomplete, as there are no trades before it; the last is not closed. Sliding windows are
+    reduced to adjacent ones.
     """
     tumbling = replace(windows, slide_us=windows.size_us)
     candles = []
@@ -217,19 +224,19 @@ def candles_of(trades: Iterator[Trade], windows: Windows) -> list[StoredCandle]:
 
 
 def print_report(stretch: Stretch, found: Evaluation, *, is_simulated: bool) -> None:
-    """Print the table, and what is to be said of it in words."""
+    """Print the table of scores, and what it means."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)
     if is_simulated:
-        console.print("SIMULATED: forecasts of a made-up market", style="bold white on red")
+        console.print("SIMULATED: forecasts of a simulated market", style="bold white on red")
     for line in _about(stretch, found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if found.raced is None:
-        console.print("nothing to forecast: too few complete candles in a row", style="bold")
+    if found.scores is None:
+        console.print("nothing to forecast: too few consecutive complete candles", style="bold")
         return
-    console.print(_table(found.raced))
-    for line in words.sentences(found.raced):
+    console.print(_table(found.scores))
+    for line in words.sentences(found.scores):
         console.print(line, style="bold", highlight=False, soft_wrap=True)
 
 
@@ -238,10 +245,10 @@ def _about(stretch: Stretch, found: Evaluation) -> Iterator[str]:
     times = f"{written(candles[0].open_time)} to {written(candles[-1].open_time)}  " if candles else ""
     yield f"{stretch.symbol}  {times}{found.candles:,} candles of {stretch.origin}"
     if stretch.left_out:
-        yield f"{stretch.left_out:,} incomplete or open candles were left out"
-    spoke = ", ".join(f"{model} {count:,}" for model, count in found.spoke.most_common())
-    if spoke:
-        yield f"forecast {AHEAD} windows on, before the window begins, by: {spoke}"
+        yield f"{stretch.left_out:,} incomplete or open candles were skipped"
+    models = ", ".join(f"{model} {count:,}" for model, count in found.by_model.most_common())
+    if models:
+        yield f"forecasts are {AHEAD} windows ahead, made before the window begins, by model: {models}"
 
 
 def _table(scores: Scores) -> Table:

@@ -1,8 +1,8 @@
-"""What a forecast may look at: complete, closed candles that follow each other without a break, and no more.
+"""Compute the features that a forecast is made from. No I/O.
 
-They are of the finest windows, quiet ones (flat at the close before) among them.
-All features are of the order of one, so that one learner serves every symbol: returns are measured in their
-own recent volatility. Pure: candles in, numbers out.
+The input is consecutive complete, closed candles of the finest windows. Windows without trades are flat
+candles at the previous close. All features are scaled to the order of one, so that the same model parameters
+suit every symbol: returns are divided by their recent volatility.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ NAMES: Final = (
     "VWAP distance", "trade count", "sine of the day", "cosine of the day",
 )  # fmt: skip
 LOOK_BACK: Final = 12
-"""Candles without a break that are needed before there are features."""
+"""How many consecutive earlier candles are needed before there are features."""
 
 _LIMIT: Final = 6.0
-"""Features are clipped to this many of their units: one freak candle must not upset a learner."""
+"""Features are clipped to this absolute value, so that one extreme candle can't distort a model."""
 _SLOW: Final = 1 / 120
 _FAST: Final = 1 / 12
-"""The weight of the newest candle in the slow averages (ten minutes of 5 s) and the fast one."""
+"""Weights of the newest candle in the slow averages (10 min of 5 s candles) and the fast one (1 min)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is known when a candle has closed. ``values`` are the features, as ``NAMES`` calls them.
+    """The features at the close of a candle. ``values``: in the order of ``NAMES``.
 
-    ``scale``: the standard deviation of one candle's logarithmic return, which the features are measured in.
+    ``scale``: the recent standard deviation of one candle's logarithmic return, the unit of the returns.
     """
 
     open_time: int
@@ -44,24 +44,25 @@ class Seen:
 
 
 class Features:
-    """The features of one symbol, candle by candle."""
+    """Computes the features of one symbol, candle by candle."""
 
     def __init__(self, size_us: int) -> None:
         self._size_us = size_us
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=LOOK_BACK + 1)
-        """Logarithm of the close, volume, quote volume."""
+        """Of each recent candle: logarithm of the close, volume, quote volume."""
         self._last_open: int | None = None
         self._slow = self._fast = self._count = 0.0
         self._averaged = 0
 
     def follows(self, candle: StoredCandle) -> bool:
-        """Whether the candle is the one after the last that was added."""
+        """Whether the candle directly follows the last one that was added."""
         return self._last_open is not None and candle.open_time == self._last_open + self._size_us
 
     def add(self, candle: StoredCandle) -> Seen | None:
-        """What is known now; None until there are enough candles without a break before this one.
+        """Add a candle; return its features, or None until there are enough consecutive candles.
 
-        The averages outlast a break, the returns do not: a return across a hole isn't one candle's.
+        After a gap the averages are kept, but the returns start again: a return across a gap isn't that of
+        one candle.
         """
         if not self.follows(candle):
             self._recent.clear()
@@ -77,7 +78,7 @@ class Features:
         return Seen(candle.open_time, close, scale, values)
 
     def _average(self, squared: float, trade_count: int) -> None:
-        """Plain means at first, that forget as soon as there is enough to forget."""
+        """Update the averages: plain means at first, exponentially weighted once there are enough candles."""
         self._averaged += 1
         slow, fast = max(_SLOW, 1 / self._averaged), max(_FAST, 1 / self._averaged)
         self._slow += slow * (squared - self._slow)
@@ -99,7 +100,7 @@ class Features:
         yield math.cos(angle)
 
     def _vwap_distance(self, close: float) -> float:
-        """How far the close is above the volume-weighted mean price of the look-back, as a logarithm."""
+        """Return log(close / VWAP) over the look-back."""
         parts = list(self._recent)[1:]
         volume = sum(one for _, one, _ in parts)
         quote = sum(one for _, _, one in parts)

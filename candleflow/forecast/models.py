@@ -1,7 +1,7 @@
-"""The models that race: two that know nothing, and two that learn with every candle.
+"""The forecasting models: two simple baselines, and two linear regressions that learn from every candle.
 
-A model forecasts the logarithmic return from the last close to the close it is asked for, in units of
-``Seen.scale``. It starts from nothing, and is told the truth only when that candle has closed. Pure.
+A model forecasts the logarithmic return from the last close to the forecast close, in units of
+``Seen.scale``. It starts untrained. It learns the actual return only after that candle has closed. No I/O.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ LINEAR: Final = "linear"
 
 _DRIFT_WEIGHT: Final = 1 / 300
 _FORGETTING: Final = 0.9995
-"""Weight of each candle against the one after it: half after 1,386 candles, nearly two hours of 5 s."""
+"""Forgetting factor per candle: a candle's weight halves in 1,386 candles, nearly 2 h of 5 s candles."""
 _RIDGE: Final = 50.0
-"""Strength of the ridge, in candles that show every weight to be zero: little data says little."""
+"""Ridge strength, in candles that show every weight to be zero. Keeps weights small while data is scarce."""
 
 
 class Model(Protocol):
-    """One that forecasts a return from the features."""
+    """A model that forecasts a return from features."""
 
     name: str
 
     def predict(self, values: Sequence[float]) -> float: ...
 
     def learn(self, values: Sequence[float], truth: float) -> None:
-        """``truth``: the return that followed on these features."""
+        """Learn from the features and ``truth``, the return that followed."""
         ...
 
 
 class LastClose:
-    """No change: the best forecast of a random walk, and the one to beat."""
+    """Forecasts no change: the best forecast of a random walk, and the baseline to beat."""
 
     name = LAST_CLOSE
 
@@ -47,11 +47,11 @@ class LastClose:
         return 0.0
 
     def learn(self, values: Sequence[float], truth: float) -> None:
-        """There is nothing to learn."""
+        """Do nothing: this model has no parameters."""
 
 
 class Drift:
-    """The recent mean of the returns, exponentially weighted over some 300 candles."""
+    """Forecasts the mean of recent returns, exponentially weighted over about 300 candles."""
 
     name = DRIFT
 
@@ -68,7 +68,7 @@ class Drift:
 
 
 class Linear:
-    """A linear regression on some of the features, by recursive least squares with forgetting and a ridge.
+    """Linear regression on chosen features, by recursive least squares with forgetting and a ridge penalty.
 
     With the gain g = P x / (f + x' P x): w += g (y - x' w), P = (P - g x' P) / f. Source: Haykin, Adaptive
     Filter Theory, chapter on recursive least squares.
@@ -89,12 +89,12 @@ class Linear:
         gain = reach / (_FORGETTING + float(x @ reach))
         self._weights += gain * (truth - float(x @ self._weights))
         spread = (self._spread - np.outer(gain, reach)) / _FORGETTING
-        # Forgetting without news would let it grow for ever: never more is unknown than at the start.
+        # Without new information, forgetting would let P grow without limit. Cap it at its start value.
         excess = float(spread.diagonal().max()) * _RIDGE
         self._spread = spread / max(1.0, excess)
 
 
-def racers() -> tuple[Model, ...]:
-    """A fresh field; the simplest comes first, and wins where several are as good."""
+def all_models() -> tuple[Model, ...]:
+    """Return untrained models, the simplest first: it is chosen among equally accurate ones."""
     returns = [name for name in NAMES if name.startswith("return")]
     return LastClose(), Drift(), Linear(RETURNS, returns), Linear(LINEAR)

@@ -1,7 +1,7 @@
-"""The forecaster's process: forecasts each symbol's closes, and holds them against what came.
+"""The forecaster process: forecasts each symbol's next closes, and scores the forecasts as candles close.
 
-What has been learned is in no file: at a start each symbol's last candles go through the same code once more
-(``race.py``), so that state is a function of the candles, and a restart loses nothing but time.
+The models' state is not stored. At the start, the process replays each symbol's latest candles through the
+same code (``race.py``). So the state depends only on the candles, and a restart loses nothing.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ NAME: Final = "forecaster"
 LOOK_SECONDS: Final = 0.5
 BEAT_SECONDS: Final = 1.0
 REPLAYED: Final = 2_000
-"""Candles that a symbol's learners see at the start: nearly three hours of 5 s, of which they forget half."""
+"""Candles per symbol replayed at the start: nearly 3 h of 5 s candles."""
 TEND_SECONDS: Final = 60.0
 _JUDGED_SYMBOLS: Final = 100
-"""The most symbols whose skill is reported: each is a question to PostgreSQL a minute."""
+"""Maximum symbols whose skill is reported: each costs one query a minute."""
 _PAGE: Final = 200
-"""Candles of a symbol that are asked for at once while it runs: after a longer pause the chain breaks."""
+"""Maximum new candles per symbol and query. After a longer pause some are skipped, and forecasts pause."""
 _FILLED: Final = 120
-"""Candles that are looked at again, as a hole takes its time to be filled: ten minutes of 5 s."""
+"""How many recent candles to score again, as gaps may be filled late: 10 min of 5 s candles."""
 
 
 def run(settings: Settings) -> int:
-    """Forecast until told to stop; the exit status. Logs to stderr."""
+    """Run the forecaster until stopped; return the exit status. Logs to stderr."""
 
     def work() -> None:
         asyncio.run(Forecaster(settings, ForecastStore.from_settings(settings, Role.FORECASTER)).run())
@@ -52,7 +52,7 @@ def run(settings: Settings) -> int:
 
 
 class Forecaster:
-    """One run. ``counts`` tells what was made and scored so far."""
+    """One run of the forecaster. ``counts`` returns how many forecasts were made and scored."""
 
     def __init__(self, settings: Settings, store: ForecastStore) -> None:
         self._settings = settings
@@ -60,22 +60,24 @@ class Forecaster:
         self._size_us = settings.windows.size_us
         self._races: dict[str, Race] = {}
         self._known: dict[str, int] = {}
-        """By symbol the open time of the last candle that was looked at."""
+        """By symbol, the open time of the last candle that was processed."""
         self._heartbeat = served_heartbeat(settings, NAME)
         self._clearing = Clearing("old forecasts")
         self._stop = asyncio.Event()
         self._message = "starts"
         self._made = self._scored = self._late = 0
         self.skill: Mapping[str, dict[str, float]] = {}
-        """By symbol (``skill``), with the ends of its interval (``skill_lower``, ``skill_upper``)."""
+        """Skill by symbol (``skill``), with its confidence interval (``skill_lower``, ``skill_upper``)."""
 
     def stop(self) -> None:
-        """``run`` then returns within a second or two."""
+        """Make ``run`` return within a second or two."""
         self._stop.set()
 
     def counts(self) -> Mapping[str, int | float]:
-        """Forecasts kept and scored by this run; ``late`` are those whose window had begun: they count for
-        nothing."""
+        """Return how many forecasts this run stored and scored.
+
+        ``late``: forecasts that were made after their window had begun. They are discarded.
+        """
         return {"forecasts": self._made, "scored": self._scored, "late": self._late}
 
     async def run(self) -> None:
@@ -96,10 +98,10 @@ class Forecaster:
             await asyncio.sleep(LOOK_SECONDS)
 
     def look(self) -> list[NewForecast]:
-        """Learn from the candles that closed since, score what they were forecast to be, and forecast anew.
+        """Read newly closed candles, score their forecasts, learn from them, and make the next forecasts.
 
-        Returns what it made, late ones too. Raises StoreError while PostgreSQL can't answer: the next
-        look goes on from there, and a forecast that couldn't be kept is missing, none is wrong.
+        Returns the new forecasts, late ones too. Raises StoreError while PostgreSQL is unavailable; the next
+        call continues. A forecast that could not be stored is missing, but no stored one is wrong.
         """
         made = self._start_new()
         known = {symbol: self._known.get(symbol) for symbol in self._races}
@@ -115,7 +117,7 @@ class Forecaster:
         return made
 
     def _start_new(self) -> list[NewForecast]:
-        """Replay the last candles of each symbol that hasn't been, one after the other, as they are many."""
+        """Replay the latest candles of each new symbol, one symbol after the other to limit memory."""
         made = []
         for symbol in self._settings.symbols:
             if symbol in self._races or self._stop.is_set():
@@ -131,7 +133,7 @@ class Forecaster:
         return [one for one in candles if one.open_time > known]
 
     def _learn(self, symbol: str, candles: Sequence[StoredCandle]) -> list[NewForecast]:
-        """The forecast that the newest candle leads to; those of the candles before it come too late."""
+        """Learn from the candles; return the newest one's forecast. Those of earlier candles are too late."""
         made: Forecast | None = None
         for one in candles:
             self._known[symbol] = one.open_time
@@ -142,16 +144,19 @@ class Forecaster:
         while True:
             try:
                 await asyncio.to_thread(self.tend, time.time_ns() // 1_000)
-                if self._settings.metrics.port:  # nobody else looks at it
+                if self._settings.metrics.port:  # the skill is only used in the metrics
                     await asyncio.to_thread(self.judge)
             except StoreError as error:
-                _log.info("forecasts aren't tended now: %s", error)
+                _log.info(
+                    "old forecasts are not deleted and late candles not scored now, next try in a minute: %s",
+                    error,
+                )
             await asyncio.sleep(TEND_SECONDS)
 
     def tend(self, now: int) -> None:
-        """Delete what is too old, and score by candles that were incomplete at first and have been filled.
+        """Delete old forecasts, and score those whose candles were incomplete at first and are filled now.
 
-        ``now`` in microseconds. Raises StoreError while PostgreSQL can't answer.
+        ``now`` in microseconds. Raises StoreError while PostgreSQL is unavailable.
         """
         oldest = now - int(self._settings.forecast_days * DAY_US)
         while self._clearing.step(partial(self._store.drop_before, oldest)):
@@ -161,7 +166,7 @@ class Forecaster:
             self._scored += self._store.score(closes(again.get(symbol, [])))
 
     def judge(self) -> None:
-        """Compute each symbol's skill. Raises StoreError while PostgreSQL can't answer."""
+        """Compute each symbol's skill. Raises StoreError while PostgreSQL is unavailable."""
         skill: dict[str, dict[str, float]] = defaultdict(dict)
         for symbol in self._settings.symbols[:_JUDGED_SYMBOLS]:
             found = scores(scored(self._store.recent(symbol, 0, JUDGED)), self._size_us)
@@ -179,7 +184,7 @@ class Forecaster:
 
 
 def closes(candles: Iterable[StoredCandle]) -> list[Close]:
-    """Those that forecasts are scored by."""
+    """Return the closes of the complete candles, which forecasts are scored by."""
     return [Close(one.symbol, one.open_time, one.close) for one in candles if one.is_complete]
 
 

@@ -1,8 +1,8 @@
-"""The forecasts of one symbol, candle by candle: the models race, and the best of late speaks.
+"""Forecast one symbol, candle by candle. All models forecast; the one with the lowest recent error is used.
 
-When a candle has closed complete, the window after it has begun already. So the forecast is of the close of
-the window after that, ``AHEAD`` windows on, and can be made seconds before it begins. State is a pure
-function of the candles that were added: the same candles give the same forecasts, on any machine.
+When a candle has closed, the next window has already begun. So the forecast is for the window after that one,
+``AHEAD`` windows ahead, and is made seconds before that window begins. The state depends only on the candles
+that were added: the same candles give the same forecasts, on any machine.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from candleflow.forecast.features import Features, Seen
-from candleflow.forecast.models import Model, racers
+from candleflow.forecast.models import Model, all_models
 from candleflow.market.stored import StoredCandle
 
 AHEAD: Final = 2
-"""Windows from the last closed candle to the one that is forecast."""
+"""How many windows after the last closed candle the forecast one is."""
 COVERAGE: Final = 0.8
-"""How many of a hundred closes the interval is to hold: 80."""
+"""Target share of closes within the forecast interval."""
 VERSION: Final = 1
-"""Goes up whenever the same candles would give other forecasts."""
+"""Increase this whenever the same candles would give different forecasts."""
 
 _WARM_UP: Final = 100
-"""Candles that a model learns from before its errors count."""
+"""Candles that the models learn from before their errors are compared."""
 _ERROR_WEIGHT: Final = 1 / 400
 _STEP: Final = 0.05
 _FIRST_WIDTH: Final = 1.8
-"""1.28 standard deviations of a normal variable hold 80 %, and two windows vary by the root of two more."""
+"""1.28 standard deviations cover 80 % of a normal distribution; over two windows, sqrt(2) times that."""
 
 
 class Forecast(NamedTuple):
-    """Of the close of the window that opens at ``open_time`` (microseconds), made from candles before it.
+    """A forecast of the close of the window that opens at ``open_time`` (microseconds).
 
-    Prices in the quote asset, as floats: a forecast isn't exact. ``last_close``: the close that was known.
+    Prices in the quote asset, as floats. ``last_close``: the last known close when it was made.
     """
 
     open_time: int
@@ -48,7 +48,7 @@ class Forecast(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A forecast whose truth is yet to come."""
+    """A forecast whose candle has not closed yet."""
 
     seen: Seen
     returns: tuple[float, ...]
@@ -57,10 +57,10 @@ class _Pending:
 
 
 class Width:
-    """Half the width of the interval, in units of the scale: wider after each miss, narrower after each hit.
+    """Half the width of the forecast interval, in units of ``Seen.scale``: grows at a miss, shrinks at a hit.
 
-    Quantile tracking: q += step * (missed - (1 - coverage)). Whatever the market does, in the long run the
-    interval misses as often as it should. Source: Angelopoulos, Candès and Tibshirani, "Conformal PID Control
+    Quantile tracking: q += step * (missed - (1 - coverage)). In the long run the interval has its target
+    coverage, whatever the market does. Source: Angelopoulos, Candès and Tibshirani, "Conformal PID Control
     for Time Series Prediction" (2023), section 2; after Gibbs and Candès, "Adaptive Conformal Inference Under
     Distribution Shift" (2021).
     """
@@ -69,29 +69,29 @@ class Width:
         self.value = _FIRST_WIDTH
 
     def learn(self, error: float, width: float) -> None:
-        """``error``: of a forecast that was made with this ``width``, in the same units."""
+        """Adjust the width. ``error``: that of a forecast made with this ``width``, in the same unit."""
         missed = abs(error) > width
         self.value = max(0.0, self.value + _STEP * (missed - (1 - COVERAGE)))
 
 
 class Race:
-    """All models of one symbol. Memory is bounded: a dozen candles, two forecasts, a few weights."""
+    """The models of one symbol. Memory is bounded: a dozen candles, two forecasts, a few weights."""
 
     def __init__(self, size_us: int) -> None:
         """``size_us``: the length of a window in microseconds."""
         self._size_us = size_us
         self._features = Features(size_us)
-        self._models: tuple[Model, ...] = racers()
+        self._models: tuple[Model, ...] = all_models()
         self._errors = [0.0] * len(self._models)
         self._learned = 0
         self._width = Width()
         self._pending: deque[_Pending] = deque(maxlen=AHEAD)
 
     def add(self, candle: StoredCandle) -> Forecast | None:
-        """Learn from the next complete closed candle, then forecast; None while too little is known.
+        """Learn from the next complete, closed candle, then forecast; None if there are too few candles yet.
 
-        A candle that doesn't follow the one before breaks the chain: what was learned stays, but forecasts
-        begin again only when there are enough candles without a break.
+        After a gap between candles the models keep what they learned, but forecasts start again only after
+        enough consecutive candles.
         """
         if not self._features.follows(candle):
             self._pending.clear()
@@ -125,12 +125,12 @@ class Race:
         return Forecast(open_time, self._models[best].name, forecast, lower, upper, seen.close)
 
     def _best(self) -> int:
-        """The model with the least mean absolute error of late, out of sample; of equals the simplest."""
+        """Return the index of the model with the lowest recent mean absolute error; in a tie the simplest."""
         return min(range(len(self._models)), key=lambda at: self._errors[at])
 
 
 def forecasts(candles: Iterable[StoredCandle], size_us: int) -> Iterator[Forecast]:
-    """Every forecast that a fresh race makes of the candles, oldest first."""
+    """Yield every forecast that untrained models make over the candles, oldest first."""
     race = Race(size_us)
     for candle in candles:
         made = race.add(candle)

@@ -1,6 +1,6 @@
-"""How good forecasts were, held against the plainest of all: that the price stays where it is. Pure.
+"""Score forecasts against the simplest baseline: that the price stays at the last close. No I/O.
 
-All of it is out of sample, as each forecast was made before its window began. Errors are in the quote asset.
+All scores are out of sample: each forecast was made before its window began. Errors are in the quote asset.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from candleflow.market.stored import StoredCandle
 from candleflow.store.forecasts import KeptForecast
 
 JUDGED: Final = 2_000
-"""A symbol's skill is that of its newest 2,000 scored forecasts: nearly three hours of 5 s."""
+"""How many of the newest scored forecasts the skill is computed from: nearly 3 h of 5 s candles."""
 FEWEST: Final = 100
-"""Of fewer scored forecasts nothing is said about skill."""
+"""Minimum number of scored forecasts for a statement about skill."""
 FEWEST_DIRECTIONS: Final = 50
-"""Of fewer nothing is said about the direction: five of five are right for one coin in 32."""
+"""Minimum number for a statement about the direction: one coin in 32 is right five times of five."""
 NO_SKILL: Final = "no better than the last price"
 
 _Z: Final = 1.96
-"""Both bounds of an interval of confidence leave out 2.5 % each."""
+"""Standard normal quantile for a 95 % confidence interval."""
 
 
 class Scored(NamedTuple):
-    """A forecast and what came; prices in the quote asset, ``open_time`` in microseconds."""
+    """A forecast and the actual close; prices in the quote asset, ``open_time`` in microseconds."""
 
     open_time: int
     forecast: float
@@ -43,7 +43,7 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A share of ``count``, with Wilson's interval of 95 %."""
+    """A share of ``count``, with its 95 % Wilson interval."""
 
     value: float
     lower: float
@@ -53,9 +53,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """``skill`` = 1 - MAE / MAE of the last close: 0.01 is an error one percent less; with its 95 % interval.
+    """The scores of a series of forecasts.
 
-    ``hits``: how often the direction was right, where there was one; None where there never was.
+    ``skill`` = 1 - MAE / MAE of the last close, with its 95 % interval; 0.01 is an error 1 % smaller.
+    ``hits``: the share of right directions among forecasts with a direction; None if there were none.
     """
 
     count: int
@@ -71,12 +72,12 @@ class Scores:
 
     @property
     def has_skill(self) -> bool:
-        """Whether there is skill beyond chance: then the whole interval is above zero."""
+        """Whether the skill is significant: its whole confidence interval is above 0."""
         return self.count >= FEWEST and self.skill_lower > 0
 
     @property
     def verdict(self) -> str:
-        """The truth in words."""
+        """Describe the skill in words."""
         if self.count < FEWEST:
             return f"too few to tell: {self.count} scored, {FEWEST} are needed; until then {NO_SKILL}"
         if not self.has_skill:
@@ -86,29 +87,29 @@ class Scores:
 
     @property
     def is_covered(self) -> bool:
-        """Whether the interval held as many closes as it is made for, but for chance."""
+        """Whether the target coverage is within the confidence interval of the actual coverage."""
         return self.coverage.lower <= COVERAGE <= self.coverage.upper
 
     @property
     def coverage_verdict(self) -> str:
-        """How the interval's coverage stands to the 80 % that it is made for."""
+        """Describe the interval's coverage compared with its target."""
         if self.is_covered:
-            return f"as it should be ({percent(COVERAGE, 0)})"
+            return f"on target ({percent(COVERAGE, 0)})"
         side = "below" if self.coverage.value < COVERAGE else "above"
-        return f"{side} the {percent(COVERAGE, 0)} it is made for"
+        return f"{side} the target of {percent(COVERAGE, 0)}"
 
     @property
     def hits_verdict(self) -> str:
-        """The direction against a coin."""
+        """Compare the directions with a coin toss."""
         if self.hits is None:
-            return "it named no direction"
+            return "no direction was forecast"
         if self.hits.count < FEWEST_DIRECTIONS:
             return f"too few to tell: {self.hits.count}, {FEWEST_DIRECTIONS} are needed"
         return "better than a coin" if self.hits.lower > 0.5 else "no better than a coin"
 
 
 def scored(kept: Iterable[KeptForecast]) -> list[Scored]:
-    """The stored forecasts whose candles have closed."""
+    """Return the stored forecasts whose candles have closed."""
     return [
         Scored(one.open_time, one.forecast, one.lower, one.upper, float(one.last_close), float(one.actual))
         for one in kept
@@ -118,20 +119,20 @@ def scored(kept: Iterable[KeptForecast]) -> list[Scored]:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What forecasting would have brought. ``raced`` is None where no forecast met its candle.
+    """The result of ``evaluate``. ``scores`` is None if no forecast could be scored.
 
-    ``spoke``: how many of the scored forecasts were each model's.
+    ``by_model``: the number of scored forecasts by model.
     """
 
     candles: int
-    raced: Scores | None
-    spoke: Counter[str]
+    scores: Scores | None
+    by_model: Counter[str]
 
 
 def evaluate(candles: Sequence[StoredCandle], size_us: int) -> Evaluation:
-    """Race over ``candles``, complete and closed or quiet ones of windows of ``size_us``, oldest first.
+    """Forecast over ``candles`` of ``size_us`` microseconds, oldest first, and score the forecasts.
 
-    Nothing is known beforehand: the learners begin with the first candle, and each forecast is out of sample.
+    The models start untrained at the first candle, and each forecast uses earlier candles only.
     """
     closes = {one.open_time: float(one.close) for one in candles}
     met = [one for one in forecasts(candles, size_us) if one.open_time in closes]
@@ -143,16 +144,16 @@ def evaluate(candles: Sequence[StoredCandle], size_us: int) -> Evaluation:
 
 
 def percent(share: float, places: int = 1) -> str:
-    """A share in percent: ``2.1 %``."""
+    """Format a share in percent: ``2.1 %``."""
     return f"{100 * share:.{places}f} %"
 
 
 def scores(found: Sequence[Scored], size_us: int) -> Scores | None:
-    """The scores of forecasts in order of time, for windows of ``size_us``; None of none.
+    """Compute the scores of forecasts in order of time, for windows of ``size_us``; None if there are none.
 
-    The interval of the skill is that of a ratio of means by the delta method, with the variance of Newey and
-    West (1987): errors of windows that overlap, or of one volatile hour, are not independent. With the same
-    variance of the loss differential it is the test of Diebold and Mariano (1995).
+    The skill's confidence interval is that of a ratio of means, by the delta method. Errors of overlapping
+    windows, or of one volatile hour, are not independent; so it uses the variance of Newey and West (1987).
+    With the same variance of the loss differential this is the test of Diebold and Mariano (1995).
     """
     if not found:
         return None
@@ -177,7 +178,7 @@ def scores(found: Sequence[Scored], size_us: int) -> Scores | None:
 
 
 def wilson(successes: int, count: int) -> Share:
-    """A share with its 95 % interval. Source: Wilson (1927), the score interval of a binomial share."""
+    """Return a share with its 95 % interval. Source: Wilson (1927), score interval of a binomial share."""
     share, squared = successes / count, _Z**2 / count
     middle = (share + squared / 2) / (1 + squared)
     reach = _Z * math.sqrt(share * (1 - share) / count + squared / (4 * count)) / (1 + squared)
@@ -185,19 +186,21 @@ def wilson(successes: int, count: int) -> Share:
 
 
 def _hits(found: Sequence[Scored], size_us: int) -> Share | None:
-    """The direction's hits, of each second window alone: two in a row share a candle, and a coin's don't."""
+    """Return the share of right directions, of every second window: adjacent forecasts share a candle."""
     pairs = [
         (one.forecast - one.last_close) * (one.actual - one.last_close)
         for one in found
         if one.open_time // size_us % AHEAD == 0
     ]
-    told = [one > 0 for one in pairs if one != 0]
-    return wilson(sum(told), len(told)) if told else None
+    hits = [one > 0 for one in pairs if one != 0]
+    return wilson(sum(hits), len(hits)) if hits else None
 
 
 def _standard_error(values: npt.NDArray[np.float64]) -> float:
-    """Of the mean of correlated values, by Newey and West: weights of Bartlett's, 4 (n/100)^(2/9) lags more
-    than the forecasts overlap."""
+    """Return the standard error of the mean of correlated values, by Newey and West.
+
+    With Bartlett weights, and 4 (n/100)^(2/9) lags more than the forecasts overlap.
+    """
     count = len(values)
     centred = values - values.mean()
     lags = min(count - 1, AHEAD - 1 + int(4 * (count / 100) ** (2 / 9)))

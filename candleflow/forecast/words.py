@@ -1,4 +1,4 @@
-"""A forecast's scores as ``forecast evaluate`` prints them and the page shows them."""
+"""Format the scores of forecasts, for ``forecast evaluate`` and for the page."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from candleflow.forecast.scores import Scores, percent
 
 Line = tuple[str, str, str]
-"""What is told, the forecast's figure, and beside it that of the last price, or of a coin."""
+"""A label, the forecast's value, and the baseline's value (the last price, or a coin toss)."""
 
 
 def table(scores: Scores) -> Iterator[Line]:
-    """The figures; errors in the quote asset."""
+    """Yield the rows of the table of scores; errors in the quote asset."""
     yield "forecasts scored", f"{scores.count:,}", ""
     yield "mean absolute error", f"{scores.mae:.6g}", f"{scores.mae_last:.6g}"
     yield "root mean square error", f"{scores.rmse:.6g}", f"{scores.rmse_last:.6g}"
@@ -25,7 +25,7 @@ def table(scores: Scores) -> Iterator[Line]:
 
 
 def sentences(scores: Scores) -> Iterator[str]:
-    """What the figures mean."""
+    """Yield sentences that explain the scores."""
     yield f"Forecast: {scores.verdict}"
     yield f"Interval: coverage {percent(scores.coverage.value)}, {scores.coverage_verdict}"
     yield f"Direction: {scores.hits_verdict}"

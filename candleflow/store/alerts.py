@@ -220,7 +220,7 @@ class AlertStore:
 
     def live_symbols(self) -> list[LiveSymbol]:
         """Return every symbol that has had a trade, ordered by name."""
-        return [LiveSymbol(*row) for row in self._rows(_SIGHTS, self._interval())]
+        return [LiveSymbol(*row) for row in self._rows(_SNAPSHOTS, self._interval())]
 
     def closed(self, symbol: str, since: int, limit: int) -> list[Bar]:
         """Return the newest ``limit`` closed candles that open after ``since``, oldest first.
@@ -369,7 +369,7 @@ _STATES: Final = """
 _WAITING: Final = """
     SELECT channel, count(*) FROM alert_deliveries WHERE state IN ('pending', 'sending') GROUP BY channel
 """
-_SIGHTS: Final = f"""
+_SNAPSHOTS: Final = f"""
     SELECT s.symbol, s.last_trade_id, s.last_price, {microseconds("s.last_trade_time")},
         {microseconds("last.open_time")}, coalesce(last.is_complete, false), coalesce(last.volume, 0)
     FROM symbols s LEFT JOIN LATERAL (

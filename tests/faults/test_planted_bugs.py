@@ -181,7 +181,7 @@ INPUT_BUGS = [
                 "return False",
             )
         ],
-        ["tests/pipeline/test_gaps.py::test_connections_cut_again_and_again_leave_no_hole"],
+        ["tests/pipeline/test_gaps.py::test_repeated_disconnects_leave_no_gap"],
     ),
     PlantedBug(
         "a producer of one shard publishes beside a producer of all symbols",

@@ -1,4 +1,4 @@
-"""The process of the alerts as it is started, on real PostgreSQL, with servers that answer as the real do."""
+"""The alerts process on real PostgreSQL, with local servers that respond like Telegram and Discord."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ WAIT = 60
 
 
 class Scene:
-    """A database with a market in it, the two messengers, and the process, as often as it is started."""
+    """A database with candles, the two messaging servers, and the alerts process."""
 
     def __init__(self, database: Database, there: Messengers, folder: Path) -> None:
         self.database = database
@@ -67,14 +67,14 @@ class Scene:
         self.began_at = floor_time(now_us(), 5 * SECOND_US) - 60 * SECOND_US
 
     def trade(self, price: object, after_seconds: int = 1, symbol: str = "BTCUSDT") -> None:
-        """One more trade, so long after the one before."""
+        """Merge one more trade, ``after_seconds`` after the last one."""
         self.began_at += after_seconds * SECOND_US
         one = Trade(symbol, self.next_id, Decimal(str(price)), Decimal(1), self.began_at, False)
         self.next_id += 1
         self.processor.merge([one])
 
     def begin(self) -> None:
-        """Two candles of a price of 99: the second is proved complete."""
+        """Merge two trades at 99 in two candles; the second candle is complete."""
         self.trade(99)
         self.trade(99, 5)
 
@@ -102,12 +102,12 @@ class Scene:
             yield Running("alerts", process, settings.stack.run_dir, log)
 
     def pictures(self, running: Running, expected: int) -> None:
-        """Until so many were taken by the messengers, and the process knows."""
+        """Wait until the process has counted ``expected`` pictures, and check that the servers got them."""
         running.wait_for(lambda: running.running_counts().get("pictures") == expected, WAIT)
         assert len(self.there.pictures) == expected
 
     def look(self, running: Running, rules: int = 1, states: int | None = None) -> None:
-        """Until the rules have been looked at once; ``states``: of those that had something to look at."""
+        """Wait until the rules were evaluated once; ``states``: how many of them had anything to evaluate."""
         running.wait_for(lambda: running.running_counts().get("rules") == rules, WAIT)
         running.wait_for(lambda: self.state_count() >= (rules if states is None else states), WAIT)
 
@@ -117,18 +117,18 @@ class Scene:
             return int((cursor.fetchone() or (0,))[0])
 
     def message(self, running: Running) -> str:
-        """What the process last said of itself."""
+        """Return the message of the last heartbeat."""
         beat = running.heartbeat()
         return "" if beat is None else beat.message
 
     def is_armed(self) -> bool:
-        """Whether the crossing has seen the price below its line."""
+        """Whether the crosses-up rule has seen the price below its level."""
         with self.owner.cursor() as cursor:
             cursor.execute("SELECT bool_and((state ->> 'is_armed_up')::boolean) FROM alert_states")
             return bool((cursor.fetchone() or (False,))[0])
 
     def hold(self, state: str) -> None:
-        """Let no delivery come into this state: whoever tries waits, and so is met in just that moment."""
+        """Block each delivery that would enter this state, so that the process can be killed there."""
         self.keeper = self.database.owner()
         with self.keeper.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_lock(4242)")
@@ -141,8 +141,8 @@ class Scene:
                 f" WHEN (NEW.state = '{state}') EXECUTE FUNCTION wait_here()"
             )
 
-    def let_go(self) -> None:
-        """Who waited there is dead by now, and its transaction must be too."""
+    def release(self) -> None:
+        """End the blocked transaction of the killed process, and remove the block."""
         with self.database.superuser().cursor() as cursor:
             cursor.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s",
@@ -151,16 +151,16 @@ class Scene:
         with self.keeper.cursor() as cursor:
             cursor.execute("DROP TRIGGER hold ON alert_deliveries")
 
-    def told(self) -> list[DeliveredAlert]:
+    def deliveries(self) -> list[DeliveredAlert]:
         with closing(AlertReader.from_settings(self.settings)) as reader:
             return reader.latest(1_000)
 
     def states(self) -> Counter[tuple[str, str]]:
-        return Counter((one.channel, one.state) for one in self.told())
+        return Counter((one.channel, one.state) for one in self.deliveries())
 
     def ends(self, running: Running, *expected: str) -> None:
-        """Until the deliveries are in these states, in any order."""
-        running.wait_for(lambda: sorted(one.state for one in self.told()) == sorted(expected), WAIT)
+        """Wait until the deliveries are in these states, in any order."""
+        running.wait_for(lambda: sorted(one.state for one in self.deliveries()) == sorted(expected), WAIT)
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def scene(database: Database, tmp_path: Path) -> Iterator[Scene]:
         yield Scene(database, there, tmp_path)
 
 
-def test_a_crossing_is_told_by_each_channel_once(scene: Scene) -> None:
+def test_a_crossing_is_sent_once_by_each_channel(scene: Scene) -> None:
     scene.begin()
     scene.rule("crosses-up", "100", channels=["phone", "team"], note="sell?")
     with scene.running() as running:
@@ -185,7 +185,7 @@ def test_a_crossing_is_told_by_each_channel_once(scene: Scene) -> None:
     assert texts[2].startswith("BTCUSDT is above 101.5: 102 at ")
 
 
-def test_neither_an_incomplete_nor_a_quiet_candle_says_anything(scene: Scene) -> None:
+def test_an_incomplete_candle_fires_nothing_unless_the_rule_allows_it(scene: Scene) -> None:
     scene.begin()
     scene.rule("above", "100")
     scene.rule("above", "100", may_be_incomplete=True, note="even so")
@@ -197,10 +197,10 @@ def test_neither_an_incomplete_nor_a_quiet_candle_says_anything(scene: Scene) ->
     assert [("incomplete" in text, "even so" in text) for text in scene.there.messages] == [(True, True)]
 
 
-def test_a_closed_candle_and_a_move_are_told(scene: Scene) -> None:
+def test_rules_on_closed_candles_and_moves_fire(scene: Scene) -> None:
     scene.begin()
     scene.rule("above", "100", is_on_closed=True)
-    scene.rule("move", "3", minutes=5, may_be_incomplete=True)  # as the first candle of all is
+    scene.rule("move", "3", minutes=5, may_be_incomplete=True)  # the very first candle is incomplete
     with scene.running() as running:
         scene.look(running, 2, states=1)  # the only closed candle is incomplete
         scene.trade(101)
@@ -213,7 +213,7 @@ def test_a_closed_candle_and_a_move_are_told(scene: Scene) -> None:
     assert said.count("BTCUSDT moves 3 % within 5 min: 4.04 %, to 103 at ") == 1
 
 
-def test_the_pipelines_own_troubles_are_told(scene: Scene) -> None:
+def test_pipeline_rules_fire(scene: Scene) -> None:
     scene.begin()
     scene.next_id += 3
     scene.trade(99)
@@ -233,7 +233,7 @@ def test_the_pipelines_own_troubles_are_told(scene: Scene) -> None:
         assert words in said
 
 
-def test_too_many_and_broken_are_sent_again_when_the_server_wants_it(scene: Scene) -> None:
+def test_a_rate_limit_and_a_server_error_are_retried(scene: Scene) -> None:
     scene.begin()
     scene.there.answer_next(TELEGRAM_FLOOD, TELEGRAM_BROKEN)
     scene.rule("below", "100")
@@ -243,18 +243,18 @@ def test_too_many_and_broken_are_sent_again_when_the_server_wants_it(scene: Scen
     assert len(scene.there.messages) == 1
 
 
-def test_a_refusal_is_shown_and_not_tried_for_ever(scene: Scene) -> None:
+def test_a_refused_channel_is_shown_and_not_retried(scene: Scene) -> None:
     scene.begin()
     scene.there.answer_next(DISCORD_GONE)
     scene.rule("below", "100", channels=["team"])
     with scene.running() as running:
         scene.ends(running, "refused")
-        assert "404" in scene.told()[0].detail
+        assert "404" in scene.deliveries()[0].detail
         scene.rule("below", "99.5", channels=["team", "nobody"])
         scene.ends(running, "refused", "refused", "refused")
         running.wait_for(lambda: "404" in scene.message(running), WAIT)
     assert len(scene.there.requests) == 1
-    details = {one.channel: one.detail for one in scene.told()}
+    details = {one.channel: one.detail for one in scene.deliveries()}
     assert "no such channel" in details["nobody"]
     assert "Unknown Webhook" in details["team"]
 
@@ -275,7 +275,7 @@ def colours(png: bytes) -> set[tuple[int, ...]]:
         return {one for _, one in image.convert("RGB").getcolors(10_000) or () if isinstance(one, tuple)}
 
 
-def test_a_picture_follows_the_words_by_each_channel(scene: Scene) -> None:
+def test_a_picture_follows_the_text_on_each_channel(scene: Scene) -> None:
     scene.begin()
     scene.rule("crosses-up", "100", channels=["phone", "team"])
     with scene.running() as running:
@@ -284,31 +284,31 @@ def test_a_picture_follows_the_words_by_each_channel(scene: Scene) -> None:
         scene.ends(running, "sent", "sent")
         scene.pictures(running, 2)
     assert len(scene.there.messages) == 2
-    assert scene.there.pictures[0] == scene.there.pictures[1], "of one alert there is one picture"
+    assert scene.there.pictures[0] == scene.there.pictures[1], "both channels get the same picture"
     rising, line = (ImageColor.getrgb(one) for one in (RISING, LINE))
     assert {rising, line} <= colours(scene.there.pictures[0])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reply", [TELEGRAM_NO_IMAGE, TELEGRAM_BROKEN, HANG], ids=["400", "500", "silence"])
-def test_a_picture_that_is_not_taken_is_not_in_the_way_of_words(scene: Scene, reply: Reply) -> None:
+def test_a_failing_picture_does_not_delay_texts(scene: Scene, reply: Reply) -> None:
     scene.begin()
     scene.there.answer_next_picture(reply)
     scene.rule("below", "100")
     with scene.running() as running:
         scene.ends(running, "sent")
-        running.wait_for(lambda: "a picture was not taken" in running.said(), WAIT)
+        running.wait_for(lambda: "a picture was not sent" in running.said(), WAIT)
         scene.rule("below", "99.5")
         scene.ends(running, "sent", "sent")
         if reply is TELEGRAM_BROKEN:
             scene.pictures(running, 1)
     assert len(scene.there.messages) == 2
     assert len(scene.there.picture_requests) == (2 if reply is TELEGRAM_BROKEN else 1), (
-        "it may try again later"
+        "only after a 500 may another picture be tried"
     )
 
 
-def test_what_cannot_be_drawn_is_told_in_words_alone(scene: Scene) -> None:
+def test_an_alert_without_candles_has_no_picture(scene: Scene) -> None:
     scene.begin()
     scene.processor.close_quiet(0)
     scene.rule("lag", "1")
@@ -322,25 +322,25 @@ def test_what_cannot_be_drawn_is_told_in_words_alone(scene: Scene) -> None:
 
 
 class Clocked:
-    """A sender by the phone, with a clock of the test's; what it is asked to draw, and whether it can."""
+    """A sender for the channel ``phone`` with a simulated clock. Records the pictures that it asks for."""
 
-    def __init__(self, scene: Scene, book: AlertStore) -> None:
+    def __init__(self, scene: Scene, store: AlertStore) -> None:
         self.asked: list[int] = []
         self.problem: Exception | None = None
         self.seconds = 0.0
-        self._book = book
+        self._store = store
         self._rule_id = scene.rule("above", "100")
         self._made = 0
         way = channels(scene.settings)["phone"]
         self.sender = ChannelSender(
-            way, book, threading.Event(), self._picture_of, steady=lambda: self.seconds
+            way, store, threading.Event(), self._picture_of, steady=lambda: self.seconds
         )
 
     def alert(self) -> None:
-        """One more is decided."""
+        """Store one more alert."""
         self._made += 1
         alert = Alert(self._made * SECOND_US, now_us(), f"alert {self._made}", "brief", ["phone"])
-        self._book.decide([Decision(self._rule_id, "BTCUSDT", self._made - 1, {}, alert)])
+        self._store.decide([Decision(self._rule_id, "BTCUSDT", self._made - 1, {}, alert)])
 
     def step(self, seconds: float = 1.0) -> int:
         self.seconds += seconds
@@ -355,27 +355,27 @@ class Clocked:
 
 @pytest.fixture
 def clocked(scene: Scene) -> Iterator[Clocked]:
-    with closing(AlertStore.from_settings(scene.settings)) as book:
-        book.claim("a test")
-        yield Clocked(scene, book)
+    with closing(AlertStore.from_settings(scene.settings)) as store:
+        store.claim("a test")
+        yield Clocked(scene, store)
 
 
-def test_words_go_before_a_picture_and_each_has_its_second(scene: Scene, clocked: Clocked) -> None:
+def test_texts_go_before_pictures_and_both_keep_the_rate_limit(scene: Scene, clocked: Clocked) -> None:
     clocked.alert()
     assert clocked.step() == 1
     clocked.alert()
     assert clocked.step(0.5) == 0
-    assert clocked.step(0.5) == 1, "the second's words, before the first's picture"
+    assert clocked.step(0.5) == 1, "the second text goes before the first picture"
     assert (clocked.step(0.5), clocked.asked) == (0, [])
     assert (clocked.step(0.5), clocked.asked) == (0, [2])
     clocked.alert()
-    assert clocked.step(0.5) == 0, "a picture takes its second too"
+    assert clocked.step(0.5) == 0, "a picture counts for the rate limit too"
     assert clocked.step(0.5) == 1
     assert (scene.there.messages, scene.there.pictures) == (["alert 1", "alert 2", "alert 3"], [PNG])
 
 
 @pytest.mark.parametrize("problem", [ValueError("there is no candle to draw"), StoreError("away")])
-def test_a_picture_that_cannot_be_made_is_left_out(
+def test_a_picture_that_cannot_be_drawn_is_skipped(
     scene: Scene, clocked: Clocked, problem: Exception
 ) -> None:
     clocked.problem = problem
@@ -386,7 +386,7 @@ def test_a_picture_that_cannot_be_made_is_left_out(
     assert (len(scene.there.messages), scene.there.picture_requests, clocked.asked) == (2, [], [1])
 
 
-def test_an_old_picture_is_none(scene: Scene, clocked: Clocked) -> None:
+def test_an_old_picture_is_dropped(scene: Scene, clocked: Clocked) -> None:
     clocked.alert()
     assert [clocked.step(), clocked.step(PICTURE_SECONDS + 1), clocked.asked] == [1, 0, []]
 
@@ -401,7 +401,7 @@ def test_pictures_can_be_turned_off(scene: Scene) -> None:
     assert scene.there.picture_requests == []
 
 
-def test_silence_after_the_request_is_unknown_and_not_repeated(scene: Scene) -> None:
+def test_a_timeout_after_the_request_is_unknown_and_not_retried(scene: Scene) -> None:
     scene.begin()
     scene.there.answer_next(HANG)
     scene.rule("below", "100")
@@ -412,7 +412,7 @@ def test_silence_after_the_request_is_unknown_and_not_repeated(scene: Scene) -> 
     assert len(scene.there.messages) == 2
 
 
-def test_many_at_once_are_few_messages(scene: Scene) -> None:
+def test_many_alerts_at_once_share_few_messages(scene: Scene) -> None:
     scene.begin()
     for one in range(1, 41):
         scene.rule("below", f"100.{one:02}")
@@ -434,13 +434,13 @@ def test_a_kill_between_decision_and_sending_sends_nothing_twice(scene: Scene, h
     with scene.running("first") as first:
         scene.look(first)
         scene.trade(101)
-        first.wait_for(lambda: len(scene.told()) == 1, WAIT)
+        first.wait_for(lambda: len(scene.deliveries()) == 1, WAIT)
         if held != "sending":
             first.wait_for(lambda: len(scene.there.messages) == 1, WAIT)
         first.process.kill()
         first.process.wait()
     if held:
-        scene.let_go()
+        scene.release()
     assert len(scene.there.messages) == (held != "sending")
     with scene.running("second") as second:
         scene.ends(second, "sent" if held == "sending" else "unknown")
@@ -448,7 +448,7 @@ def test_a_kill_between_decision_and_sending_sends_nothing_twice(scene: Scene, h
         second.wait_for(scene.is_armed, WAIT)
         scene.trade(101, 5)
         second.wait_for(lambda: len(scene.there.messages) == 2, WAIT)
-    assert len({text.splitlines()[0] for text in scene.there.messages}) == 2, "none came twice"
+    assert len({text.splitlines()[0] for text in scene.there.messages}) == 2, "no message came twice"
 
 
 def test_two_processes_decide_and_send_as_one_and_the_other_takes_over(scene: Scene) -> None:
@@ -462,7 +462,7 @@ def test_two_processes_decide_and_send_as_one_and_the_other_takes_over(scene: Sc
             scene.trade(price, 5)
             expected = len(scene.there.messages) + 1
             first.wait_for(lambda: len(scene.there.messages) == expected, WAIT)  # noqa: B023 - at once
-        first.wait_for(lambda: scene.states()["phone", "sent"] == 3, WAIT)  # noted too, before it is killed
+        first.wait_for(lambda: scene.states()["phone", "sent"] == 3, WAIT)  # stored as sent before the kill
         first.process.kill()
         first.process.wait()
         second.wait_for(lambda: "alerts are decided here" in second.said(), WAIT)
@@ -478,7 +478,7 @@ def test_no_secret_reaches_logs_tables_heartbeat_or_process_list(scene: Scene) -
     with scene.running() as running:
         scene.ends(running, "sent", "sent")
         said = [" ".join(psutil.Process(running.process.pid).cmdline()), str(running.heartbeat())]
-    said += [running.log.read_text(), str(scene.told())]
+    said += [running.log.read_text(), str(scene.deliveries())]
     assert not [secret for secret in SECRETS for text in said if secret in text]
 
 

@@ -1,4 +1,4 @@
-"""The auditor on real PostgreSQL and Kafka, with the simulator's REST; and the producer that fills."""
+"""The auditor on real PostgreSQL and Kafka, with the simulator's REST, and the producer that fills gaps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SYMBOL: Final = "BTCUSDT"
 RATE: Final = 5
 MARKET: Final = SeededMarket(1, RATE, [SYMBOL])
 AGO_US: Final = 900 * SECOND_US
-"""The candles are those of ten minutes, from a quarter of an hour ago on."""
+"""The candles cover the ten minutes that began a quarter of an hour ago."""
 SPAN_US: Final = 600 * SECOND_US
 
 
@@ -50,7 +50,7 @@ class Scene:
     began_at: int
 
     def trades(self) -> list[Trade]:
-        """All of the ten minutes, from the beginning of a window on; times as the stream sends them."""
+        """Return all trades of the ten minutes, from the start of a window; times in ms, as in the stream."""
         since = self.began_at - self.began_at % (60 * SECOND_US)
         ids = MARKET.id_at(SYMBOL, since), MARKET.id_at(SYMBOL, since + SPAN_US)
         return [
@@ -62,19 +62,19 @@ class Scene:
         self.processor.close_quiet(self.began_at + AGO_US)
 
     def let_pass(self, seconds: float) -> int:
-        """As if the processor had read all so much later; that time."""
+        """Act as if the processor had read the whole topic ``seconds`` from now; return that time."""
         now = time.time_ns() // 1_000 + int(seconds * SECOND_US)
         with self.database.owner().cursor() as cursor:
             cursor.execute("UPDATE topics SET caught_up_at = to_timestamp(%s)", (now / SECOND_US,))
         return now
 
-    def holes_found(self, after_seconds: float = 60) -> list[tuple[int, int, str]]:
+    def gaps_found(self, after_seconds: float = 60) -> list[tuple[int, int, str]]:
         auditor = Auditor(self.settings)
-        found = auditor.find_holes(self.let_pass(after_seconds))
+        found = auditor.find_gaps(self.let_pass(after_seconds))
         return [(one.first_trade_id, one.last_trade_id, one.why) for one in found]
 
     def is_all_complete(self) -> bool:
-        """All but each interval's first candle, before which nothing is known."""
+        """Whether all candles but the first of each interval are complete."""
         with self.database.reader().cursor() as cursor:
             cursor.execute(
                 "SELECT bool_and(is_complete) FROM (SELECT is_complete, row_number() OVER"
@@ -98,16 +98,14 @@ async def on_stage(database: Database, bootstrap: str) -> AsyncIterator[Scene]:
         yield Scene(settings, database, processor, time.time_ns() // 1_000 - AGO_US)
 
 
-async def test_a_hole_that_nobody_noted_is_found_fetched_and_then_no_more(
-    database: Database, kafka_bootstrap: str
-) -> None:
+async def test_an_unreported_gap_is_found_and_filled_once(database: Database, kafka_bootstrap: str) -> None:
     async with on_stage(database, kafka_bootstrap) as scene:
         trades = scene.trades()
         lacking = trades[700:760]
         scene.store([one for one in trades if one not in lacking])
         assert not scene.is_all_complete()
         expected = [(lacking[0].trade_id, lacking[-1].trade_id, "audit")]
-        assert await asyncio.to_thread(scene.holes_found) == expected
+        assert await asyncio.to_thread(scene.gaps_found) == expected
         async with producing(scene.settings) as producer:
             await until(lambda: producer._intake.filled == len(lacking))
             await until(lambda: producer._counts()["missing"] == 0)
@@ -115,7 +113,7 @@ async def test_a_hole_that_nobody_noted_is_found_fetched_and_then_no_more(
         assert fetched == lacking
         scene.store(fetched)
         assert scene.is_all_complete()
-        assert await asyncio.to_thread(scene.holes_found, 120) == []
+        assert await asyncio.to_thread(scene.gaps_found, 120) == []
 
 
 def topic_trades(bootstrap: str) -> list[Trade]:
@@ -131,7 +129,7 @@ def topic_trades(bootstrap: str) -> list[Trade]:
     [("jump", 0, True), ("audit", 0, False), ("audit", AGAIN_US, True)],
     ids=["jump", "audit", "audit an hour ago"],
 )
-async def test_a_hole_on_record_is_not_noted_again(
+async def test_a_reported_gap_is_not_reported_again(
     database: Database, kafka_bootstrap: str, why: str, ago_us: int, is_fetched_again: bool
 ) -> None:
     async with on_stage(database, kafka_bootstrap) as scene:
@@ -140,16 +138,16 @@ async def test_a_hole_on_record_is_not_noted_again(
         first, last = trades[100].trade_id, trades[109].trade_id
         seen = GapEvent(GapEventKind.SEEN, SYMBOL, first, last, scene.began_at - ago_us, why)
         write(kafka_bootstrap, "trades.gaps", encode(seen))
-        assert await asyncio.to_thread(scene.holes_found) == []
-        # Filled, as someone says, and missing still: the audit has it fetched, but only once in a while.
+        assert await asyncio.to_thread(scene.gaps_found) == []
+        # An event says it was filled, but it is still missing. The auditor orders it again, at most hourly.
         filled = replace(seen, kind=GapEventKind.FILLED, why="historicalTrades")
         write(kafka_bootstrap, "trades.gaps", encode(filled))
         again = [(first, last, "audit")] if is_fetched_again else []
-        assert await asyncio.to_thread(scene.holes_found) == again
+        assert await asyncio.to_thread(scene.gaps_found) == again
 
 
 @pytest.mark.parametrize("ahead_us", [0, 30 * DAY_US], ids=["dated now", "dated 30 days ahead"])
-async def test_what_was_filled_is_no_hole_before_the_processor_has_read_all_since(
+async def test_filled_trades_are_no_gap_until_the_processor_has_read_them(
     database: Database, kafka_bootstrap: str, ahead_us: int
 ) -> None:
     async with on_stage(database, kafka_bootstrap) as scene:
@@ -163,31 +161,31 @@ async def test_what_was_filled_is_no_hole_before_the_processor_has_read_all_sinc
             encode(GapEvent(GapEventKind.FILLED, SYMBOL, first, last, now + ahead_us, "historicalTrades")),
         )
         auditor = Auditor(scene.settings)
-        auditor.find_holes(now)  # reads the event: as of now, whatever its date
+        auditor.find_gaps(now)  # the event counts as of now, whatever its date
         settle_seconds = SETTLE_US / SECOND_US
-        assert await asyncio.to_thread(auditor.find_holes, scene.let_pass(settle_seconds - 5)) == []
-        assert auditor._unjudged == f"not searched for yet, as just filled: 10 of {SYMBOL}"
-        found = await asyncio.to_thread(auditor.find_holes, scene.let_pass(settle_seconds + 5))
+        assert await asyncio.to_thread(auditor.find_gaps, scene.let_pass(settle_seconds - 5)) == []
+        assert auditor._unchecked == f"not checked yet, just filled: 10 of {SYMBOL}"
+        found = await asyncio.to_thread(auditor.find_gaps, scene.let_pass(settle_seconds + 5))
         assert [(one.first_trade_id, one.last_trade_id) for one in found] == [(first, last)]
-        assert auditor._unjudged == ""
+        assert auditor._unchecked == ""
 
 
 @pytest.mark.parametrize("symbol", [SYMBOL, "ETHUSDT"])
 @pytest.mark.parametrize("kind", GapEventKind)
-async def test_an_event_hides_no_hole_but_its_own(
+async def test_an_event_hides_no_other_gap(
     database: Database, kafka_bootstrap: str, symbol: str, kind: GapEventKind
 ) -> None:
-    """Whichever symbol it is about, and however recent it is."""
+    """Whatever its symbol and however recent it is."""
     async with on_stage(database, kafka_bootstrap) as scene:
         trades = scene.trades()
         scene.store(trades[:100] + trades[110:])
         now = time.time_ns() // 1_000
         write(kafka_bootstrap, "trades.gaps", encode(GapEvent(kind, symbol, 1, 2, now, "jump")))
         expected = [(trades[100].trade_id, trades[109].trade_id, "audit")]
-        assert await asyncio.to_thread(scene.holes_found, 1) == expected
+        assert await asyncio.to_thread(scene.gaps_found, 1) == expected
 
 
-async def test_a_processor_that_is_behind_is_told_of(
+async def test_a_processor_that_is_behind_is_logged(
     database: Database, kafka_bootstrap: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with on_stage(database, kafka_bootstrap) as scene:
@@ -195,14 +193,14 @@ async def test_a_processor_that_is_behind_is_told_of(
         scene.store(scene.trades())
         auditor, now = Auditor(scene.settings), scene.let_pass(0)
         for ahead_us in (0, BEHIND_US, BEHIND_US + SECOND_US):
-            await asyncio.to_thread(auditor.find_holes, now + ahead_us)
-        assert auditor._unjudged.endswith("is searched for holes: the processor is behind")
+            await asyncio.to_thread(auditor.find_gaps, now + ahead_us)
+        assert auditor._unchecked.endswith("is checked for gaps: the processor is behind")
         assert caplog.text.count("the processor is behind") == 1
-        await asyncio.to_thread(auditor.find_holes, scene.let_pass(200))
-        assert "all candles are searched for holes again" in caplog.text
+        await asyncio.to_thread(auditor.find_gaps, scene.let_pass(200))
+        assert "all candles are checked for gaps again" in caplog.text
 
 
-async def test_the_topic_of_gaps_is_read_once_and_from_there_on(
+async def test_the_topic_of_gaps_is_read_once_and_then_from_its_end(
     database: Database, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with on_stage(database, kafka_bootstrap) as scene:
@@ -213,8 +211,8 @@ async def test_the_topic_of_gaps_is_read_once_and_from_there_on(
         write(kafka_bootstrap, "trades.gaps", *[encode(other)] * 10)
         auditor, now = Auditor(scene.settings), scene.let_pass(60)
         for expected in (1, 0, 0):
-            assert len(await asyncio.to_thread(auditor.find_holes, now)) == expected
-        assert len(decoded) == 11, "ten, and the audit's own"
+            assert len(await asyncio.to_thread(auditor.find_gaps, now)) == expected
+        assert len(decoded) == 11, "the ten, and the auditor's own event"
 
 
 async def run_until(auditor: Auditor, condition: Callable[[], bool]) -> None:
@@ -226,7 +224,7 @@ async def run_until(auditor: Auditor, condition: Callable[[], bool]) -> None:
         await task
 
 
-async def test_the_latest_candles_are_held_against_the_klines(
+async def test_the_latest_candles_are_compared_with_the_klines(
     database: Database, kafka_bootstrap: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with on_stage(database, kafka_bootstrap) as scene:
@@ -251,10 +249,10 @@ async def test_the_latest_candles_are_held_against_the_klines(
         assert "quote_volume" in caplog.text
 
 
-async def test_what_is_only_late_does_not_differ_from_the_klines(
+async def test_late_trades_do_not_count_as_differences(
     database: Database, kafka_bootstrap: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The exchange went on, our trades end in the middle of a window: the clock closes it, wrongly."""
+    """The stored trades end in the middle of a window, which the clock then closes too early."""
     async with on_stage(database, kafka_bootstrap) as scene:
         trades = scene.trades()
         late = range(4 * len(trades) // 5, len(trades))
@@ -267,10 +265,10 @@ async def test_what_is_only_late_does_not_differ_from_the_klines(
         assert "is missing" not in caplog.text
 
 
-async def test_a_refusal_by_the_rate_limit_is_honoured_by_the_auditor_and_the_producers_filling(
+async def test_the_auditor_and_the_gap_filler_share_the_rate_limit(
     database: Database,
 ) -> None:
-    """As in two processes: they share nothing but the data folder."""
+    """As two processes that share only the data folder."""
     names = [f"S{number}USDT" for number in range(60)]
     market = SeededMarket(1, RATE, names)
     began_at = time.time_ns() // 1_000 - AGO_US
@@ -297,9 +295,7 @@ async def test_a_refusal_by_the_rate_limit_is_honoured_by_the_auditor_and_the_pr
         assert set(auditor._agreement) == set(names)
 
 
-async def test_repair_has_all_holes_of_the_time_fetched_again(
-    database: Database, kafka_bootstrap: str
-) -> None:
+async def test_repair_orders_all_gaps_of_the_time_range(database: Database, kafka_bootstrap: str) -> None:
     async with on_stage(database, kafka_bootstrap) as scene:
         trades = scene.trades()
         scene.store(trades[:100] + trades[110:200] + trades[201:])
@@ -313,12 +309,12 @@ async def test_repair_has_all_holes_of_the_time_fetched_again(
         )
         done = await asyncio.to_thread(command, scene, "repair", "--symbol", SYMBOL)
         assert done.returncode == 0, done.stderr
-        assert f"trades {first} to {last} are to be fetched" in done.stdout
-        assert "11 trades missing in 2 holes" in done.stdout
+        assert f"trades {first} to {last} will be fetched" in done.stdout
+        assert "11 trades missing in 2 gaps" in done.stdout
         log = read_all(kafka_bootstrap, "trades.gaps")
         assert [(one.kind, one.why, len(one.ranges)) for one in log[2:]] == [(GapEventKind.SEEN, "repair", 2)]
         listed = await asyncio.to_thread(command, scene, "gaps", "--open")
-        assert "3 gaps, 11 trades missing still" in listed.stdout
+        assert "3 gaps, 11 trades still missing" in listed.stdout
 
 
 def command(scene: Scene, *arguments: str) -> subprocess.CompletedProcess[str]:

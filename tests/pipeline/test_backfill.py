@@ -1,4 +1,4 @@
-"""``backfill`` on a real PostgreSQL and Spark, from a local HTTP server or file, held against the oracle."""
+"""``backfill`` with real PostgreSQL and Spark, from a local HTTP server or file, checked by the oracle."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ SINCE_MS = 1_723_075_200_000
 
 @dataclass
 class Archive:
-    """A folder served as the archive is, and a database to load into."""
+    """A folder served like the exchange's archive, and a database to load into."""
 
     folder: Path
     url: str
     database: Database
 
     def has(self, symbol: str, trades: Iterable[dict[str, Any]], unit: int = 1, day: date = DAY) -> Path:
-        """Put a day there; times in milliseconds, or in microseconds."""
+        """Add a day's file; times in milliseconds times ``unit``."""
         file = self.folder / f"data/spot/daily/trades/{symbol}/{symbol}-trades-{day}.zip"
         file.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
@@ -85,7 +85,7 @@ def line_of(trade: dict[str, Any], unit: int = 1) -> str:
 
 
 def made_up(count: int, symbol: str = "BTCUSDT") -> list[dict[str, Any]]:
-    """One trade every three seconds."""
+    """Make ``count`` trades, one every three seconds."""
     return [
         {"s": symbol, "t": 1_000 + n, "p": f"{60_000 + n % 97}.5", "q": f"0.{n % 9 + 1:05}",
          "T": SINCE_MS + 3_000 * n, "m": n % 3 == 0}
@@ -97,7 +97,7 @@ def made_up(count: int, symbol: str = "BTCUSDT") -> list[dict[str, Any]]:
 def archive(
     tmp_path: Path, database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Archive]:
-    """With the session's Spark in place of one of the command's own."""
+    """Use the test session's Spark instead of starting one per command."""
 
     @contextmanager
     def session(*_: object) -> Iterator[SparkSession]:
@@ -131,7 +131,7 @@ def test_a_recorded_day_is_exact_in_milliseconds_and_in_microseconds(
     for key, kline in oracle.published_klines().items():
         assert {name: getattr(found[key], name) for name in kline} == kline, key
 
-    # A second run changes nothing, and says so.
+    # A second run changes nothing, and reports that.
     before = archive.asked("SELECT * FROM candles ORDER BY 1, 2, 3")
     capsys.readouterr()
     assert archive.backfill("BTCUSDT") == 0
@@ -144,8 +144,8 @@ def test_a_recorded_day_is_exact_in_milliseconds_and_in_microseconds(
 @pytest.mark.parametrize(
     "slide", [pytest.param(5, id="tumbling"), pytest.param(1, id="sliding", marks=pytest.mark.slow)]
 )
-def test_beside_candles_that_are_there_each_trade_counts_once(archive: Archive, slide: int) -> None:
-    """Live ones before, between and after; lines that come twice in the file, too."""
+def test_with_existing_candles_each_trade_counts_once(archive: Archive, slide: int) -> None:
+    """With live trades before, between and after those of the file, and with duplicate lines."""
     trades = made_up(3_000)
     windows = archive.database.settings_with(slide_seconds=slide).windows
     live = Processor(archive.database.writer(), windows)
@@ -180,7 +180,7 @@ def trade_of(payload: dict[str, Any]) -> Trade:
     return found
 
 
-def test_live_trades_that_come_after_find_them_there(archive: Archive) -> None:
+def test_live_trades_after_a_backfill_count_once(archive: Archive) -> None:
     trades = made_up(1_000)
     archive.has("BTCUSDT", trades[:600])
     assert archive.backfill("BTCUSDT") == 0
@@ -196,13 +196,13 @@ def test_a_wrong_checksum_loads_nothing(archive: Archive) -> None:
     assert archive.candles() == {}
 
 
-def test_a_day_that_the_archive_has_not_is_told(archive: Archive) -> None:
+def test_a_day_missing_in_the_archive_is_an_error(archive: Archive) -> None:
     with pytest.raises(ExchangeError, match="some hours after the day's end"):
         archive.backfill("BTCUSDT")
 
 
 @pytest.mark.parametrize("name", ["mine.csv", "mine.zip"])
-def test_a_local_file_does_as_well(archive: Archive, tmp_path: Path, name: str) -> None:
+def test_a_local_file_is_loaded(archive: Archive, tmp_path: Path, name: str) -> None:
     trades = made_up(100)
     text = "id,price,qty,quoteQty,time,isBuyerMaker,isBestMatch\n" + "".join(map(line_of, trades))
     file = tmp_path / name
@@ -215,7 +215,7 @@ def test_a_local_file_does_as_well(archive: Archive, tmp_path: Path, name: str) 
     assert oracle.differences(oracle.all_intervals(trades), archive.candles()) == []
 
 
-def test_lines_that_are_no_trades_are_named_and_the_rest_is_loaded(
+def test_invalid_lines_are_reported_and_the_rest_is_loaded(
     archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trades = made_up(100)
@@ -238,7 +238,7 @@ AWKWARD = [
     "plain", "a b", "josé", "币安", "a,b", "{a,b}", "[ab]", "what?", "st*r", "back\\slash", "100%41", "a#b",
     "a:b", "a\ttab", "'quoted'", '"twice"', "$HOME", "-dash", "trailing ",
 ]  # fmt: skip
-"""Names of folders that a file system takes, and Hadoop, Spark, a URI or a shell reads in its own way."""
+"""Valid folder names with characters that are special to Hadoop, Spark, a URI or a shell."""
 
 
 def test_lines_are_read_below_a_folder_of_any_name(spark: SparkSession, tmp_path: Path) -> None:
@@ -251,8 +251,8 @@ def test_lines_are_read_below_a_folder_of_any_name(spark: SparkSession, tmp_path
 
 
 @pytest.mark.parametrize("is_month", [False, True])
-def test_a_file_as_people_have_it_is_loaded(archive: Archive, tmp_path: Path, *, is_month: bool) -> None:
-    """A month's, zipped on macOS, its hours interleaved, below awkward folders; of its day, or the whole."""
+def test_an_unusual_but_valid_file_is_loaded(archive: Archive, tmp_path: Path, *, is_month: bool) -> None:
+    """A month's file zipped on macOS, hours unsorted, below oddly named folders: one day or all of it."""
     trades = made_up(3_000)
     another_day = [{**one, "t": one["t"] + 3_000, "T": one["T"] + 86_400_000} for one in trades]
     rows = [line_of(one) for one in trades]
@@ -265,16 +265,14 @@ def test_a_file_as_people_have_it_is_loaded(archive: Archive, tmp_path: Path, *,
         out.writestr("__MACOSX/._BTCUSDT-trades-2024-08.csv", b"\x00\x05\x16\x07")
         out.writestr(".DS_Store", b"\x00\x00\x00\x01Bud1")
     data_dir = tmp_path / "data, [josé] {a b}"
-    shutil.copytree(archive.database.settings.stack.data_path, data_dir)  # with the passwords
+    shutil.copytree(archive.database.settings.stack.data_path, data_dir)  # including the passwords
     day = DAY.replace(day=1) if is_month else DAY
     assert archive.backfill("BTCUSDT", file, day, is_month=is_month, data_dir=data_dir) == 0
     expected = trades + (another_day if is_month else [])
     assert oracle.differences(oracle.all_intervals(expected), archive.candles()) == []
 
 
-def test_a_file_of_another_shape_or_day_is_refused_before_anything_starts(
-    archive: Archive, tmp_path: Path
-) -> None:
+def test_a_file_of_another_format_or_day_is_rejected_at_once(archive: Archive, tmp_path: Path) -> None:
     file = tmp_path / "BTCUSDT-aggTrades-2024-08-08.csv"
     file.write_text("1,1.0,1.0,1,1,1723075200000,True,True\n")
     with pytest.raises(
@@ -290,7 +288,7 @@ def test_a_file_of_another_shape_or_day_is_refused_before_anything_starts(
 ANOTHERS_RECORD = (
     '{"e":"trade","E":1,"s":"ETHUSDT","t":1,"p":"1","q":"1","T":1723075200000,"m":true,"M":true}'
 )
-"""A sound record of the topic: as a line of BTCUSDT's archive it must not become a trade of ETHUSDT."""
+"""A valid record of the topic. As a line of BTCUSDT's archive it must not become a trade of ETHUSDT."""
 LINES = {
     "1,61837.63,0.02,1236.7526,1723075200000,True,True": None,
     "1,61837.63,0.02,1236.7526,1723075200000123,false,true\r": None,
@@ -312,7 +310,7 @@ LINES = {
 }
 
 
-def test_each_line_has_its_verdict(spark: SparkSession) -> None:
+def test_each_line_is_accepted_or_rejected_with_its_reason(spark: SparkSession) -> None:
     given = spark.createDataFrame(list(enumerate(LINES)), "offset long, line string")
     day = backfill.Day("BTCUSDT", DAY)
     fold = BatchFold(FIVE_SECONDS)
@@ -326,7 +324,7 @@ def test_each_line_has_its_verdict(spark: SparkSession) -> None:
     assert lines_module.first_rejected(judged, given) == ("", NOT_A_LINE)
 
 
-def test_another_markets_ids_never_get_in(archive: Archive) -> None:
+def test_trades_of_another_market_are_rejected(archive: Archive) -> None:
     for exchange in ("simulator", "binance-us"):
         with pytest.raises(SettingError, match="CANDLEFLOW_EXCHANGE"):
             archive.backfill("BTCUSDT", exchange=exchange)
@@ -336,7 +334,7 @@ def test_another_markets_ids_never_get_in(archive: Archive) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_as_a_process_of_its_own(archive: Archive, tmp_path: Path) -> None:
+def test_the_command_as_a_separate_process(archive: Archive, tmp_path: Path) -> None:
     trades = made_up(2_000)
     archive.has("BTCUSDT", trades)
     settings = archive.database.settings

@@ -1,7 +1,7 @@
-"""Gaps, from the hole in a real stream to the last missing trade in a real Kafka.
+"""Gaps, from missing trades in a stream to the last filled trade in a real Kafka.
 
-In every test the topic must in the end hold each id between the first and the last, and ``producing`` holds
-the books to received = published + duplicate + rejected.
+In most tests the topic must finally have every id between the first and the last one. ``producing`` checks
+that received = published + duplicate + rejected.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ def missing(ids: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def has_caught_up(producer: Producer, published: int) -> bool:
-    """Whether nothing is missing any more, and that many trades are in the topic."""
+    """Whether no trade is missing, and at least ``published`` trades are in the topic."""
     counts = producer._counts()
     return counts["missing"] == 0 and counts["filled"] > 0 and counts["published"] >= published
 
 
 class Omitting:
-    """Every id of some stretches, from the first id on that is asked for."""
+    """Contains two ranges of ids, counted from the first id that is looked up."""
 
     def __init__(self) -> None:
         self.first: int | None = None
@@ -96,7 +96,7 @@ class Omitting:
         return is_omitted
 
 
-async def test_ids_left_out_by_the_stream_are_on_record_first_and_then_filled_from_history(
+async def test_ids_missing_in_the_stream_are_reported_and_then_filled(
     tmp_path: Path, kafka_bootstrap: str
 ) -> None:
     left_out = Omitting()
@@ -126,7 +126,7 @@ async def test_ids_left_out_by_the_stream_are_on_record_first_and_then_filled_fr
 
 
 async def assert_noted_before_published(bootstrap: str, log: Sequence[GapEvent]) -> None:
-    """No trade after a gap was handed to Kafka before the gap was."""
+    """Check that each gap was reported before any later trade was published."""
     trades, notes = Tail(bootstrap, "trades"), Tail(bootstrap, GAPS)
     trades.begins_at = notes.begins_at = 0
     noted = [record.timestamp for record in await asyncio.to_thread(notes.read)]
@@ -138,7 +138,7 @@ async def assert_noted_before_published(bootstrap: str, log: Sequence[GapEvent])
             assert noted_at <= sent[event.last_trade_id + 1]
 
 
-async def test_what_was_traded_while_no_producer_ran_is_filled_at_the_next_start(
+async def test_trades_while_no_producer_ran_are_filled_at_the_next_start(
     tmp_path: Path, kafka_bootstrap: str
 ) -> None:
     async with Simulator(SeededMarket(1, RATE, ["BTCUSDT", "ETHUSDT"])) as simulator:
@@ -163,7 +163,7 @@ async def test_what_was_traded_while_no_producer_ran_is_filled_at_the_next_start
 
 
 @pytest.mark.slow
-async def test_kills_while_data_flow_leave_no_hole(tmp_path: Path, kafka_bootstrap: str) -> None:
+async def test_kills_leave_no_gap(tmp_path: Path, kafka_bootstrap: str) -> None:
     async with Simulator(SeededMarket(1, RATE, ["BTCUSDT"])) as simulator:
         settings = settings_for(
             tmp_path, kafka_bootstrap, simulator.ws_url, exchange_rest_url=simulator.rest_url
@@ -181,7 +181,7 @@ async def test_kills_while_data_flow_leave_no_hole(tmp_path: Path, kafka_bootstr
     assert open_ranges(await events(kafka_bootstrap)) == {}
 
 
-async def test_connections_cut_again_and_again_leave_no_hole(tmp_path: Path, kafka_bootstrap: str) -> None:
+async def test_repeated_disconnects_leave_no_gap(tmp_path: Path, kafka_bootstrap: str) -> None:
     faults = Faults(disconnect_after=150)
     async with Simulator(SeededMarket(1, RATE, ["BTCUSDT"]), faults=faults) as simulator:
         settings = settings_for(
@@ -196,7 +196,7 @@ async def test_connections_cut_again_and_again_leave_no_hole(tmp_path: Path, kaf
     assert {one.why for one in await events(kafka_bootstrap) if one.kind is SEEN} == {"reconnect"}
 
 
-async def test_trades_made_while_the_connection_is_away_are_had_though_none_comes_after_them(
+async def test_trades_during_a_disconnect_are_filled_even_if_none_follows(
     tmp_path: Path, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name in ((tail, "SETTLE_SECONDS"), (tail, "GRACE_SECONDS"), (gap_filler, "GRACE_SECONDS")):
@@ -232,30 +232,30 @@ async def test_trades_made_while_the_connection_is_away_are_had_though_none_come
 
 
 def made(market: HaltingMarket, symbols: Sequence[str]) -> int:
-    """How many trades there have been."""
+    """Return how many trades the market has had."""
     return sum(market.id_range(symbol, time.time_ns() // 1_000)[1] for symbol in symbols)
 
 
-@pytest.mark.parametrize("first_anew", [1, 950])
-async def test_ids_that_begin_again_while_the_producer_runs_are_new_trades(
-    tmp_path: Path, kafka_bootstrap: str, caplog: pytest.LogCaptureFixture, first_anew: int
+@pytest.mark.parametrize("first_new", [1, 950])
+async def test_restarted_ids_are_new_trades(
+    tmp_path: Path, kafka_bootstrap: str, caplog: pytest.LogCaptureFixture, first_new: int
 ) -> None:
-    """Also where the new ids were all published before."""
+    """Also if all the new ids were published before."""
     now_ms = time.time_ns() // 1_000_000
     frames = [frame(one, time_ms=now_ms - 600_000) for one in range(900, 1_000)]
-    frames += [frame(one, time_ms=now_ms - 60_000 + one) for one in range(first_anew, first_anew + 40)]
-    frames += [frame(first_anew + 41, time_ms=now_ms)]
+    frames += [frame(one, time_ms=now_ms - 60_000 + one) for one in range(first_new, first_new + 40)]
+    frames += [frame(first_new + 41, time_ms=now_ms)]
     async with sending(*frames) as url, producing(settings_for(tmp_path, kafka_bootstrap, url)) as producer:
         await until(lambda: producer.counts()["published"] == len(frames))
     (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
-    assert ids == [*range(900, 1_000), *range(first_anew, first_anew + 40), first_anew + 41]
-    assert f"trade ids start again at {first_anew}, after 999" in caplog.text
+    assert ids == [*range(900, 1_000), *range(first_new, first_new + 40), first_new + 41]
+    assert f"trade ids start again at {first_new}, after 999" in caplog.text
     seen = [(one.first_trade_id, one.last_trade_id) for one in await events(kafka_bootstrap)]
-    assert seen == [(first_anew + 40, first_anew + 40)], "gaps count from the new ids"
+    assert seen == [(first_new + 40, first_new + 40)], "gaps are counted from the new ids"
 
 
 @pytest.mark.slow
-async def test_a_gap_while_kafka_takes_nothing_holds_up_its_own_symbol_only(
+async def test_a_gap_while_kafka_is_down_blocks_only_its_symbol(
     tmp_path: Path, own_broker: KafkaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "PATIENCE_SECONDS", 0.5)
@@ -285,7 +285,7 @@ async def test_a_gap_while_kafka_takes_nothing_holds_up_its_own_symbol_only(
 
 
 @pytest.mark.parametrize("status", [429, 418])
-async def test_a_limit_of_the_exchanges_is_waited_out(
+async def test_the_producer_waits_for_the_exchanges_rate_limit(
     tmp_path: Path, kafka_bootstrap: str, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     left_out = Omitting()
@@ -304,7 +304,7 @@ async def test_a_limit_of_the_exchanges_is_waited_out(
     assert f"exchange rate limit: no request to {host} for 2 s" in caplog.text
 
 
-async def test_history_away_leaves_the_gap_open_until_it_is_back(
+async def test_a_gap_stays_open_until_the_history_is_available(
     tmp_path: Path, kafka_bootstrap: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     faults = Faults(omit_ids={"BTCUSDT": Omitting()})
@@ -325,7 +325,7 @@ async def test_history_away_leaves_the_gap_open_until_it_is_back(
 
 @asynccontextmanager
 async def producing_after_a_pause(settings: Settings) -> AsyncIterator[Producer]:
-    """A producer that has filled what it can of the six seconds in which none ran."""
+    """Run a producer that has filled what it can of six seconds without a producer."""
     async with producing(settings) as producer:
         await until(lambda: producer.counts()["published"] > 100)
     stopped_at = time.monotonic()
@@ -336,7 +336,7 @@ async def producing_after_a_pause(settings: Settings) -> AsyncIterator[Producer]
         yield producer
 
 
-async def test_what_is_older_than_the_setting_is_given_up_and_stays_open(
+async def test_a_gap_older_than_the_setting_is_given_up_and_stays_open(
     tmp_path: Path, kafka_bootstrap: str
 ) -> None:
     async with Simulator(SeededMarket(1, RATE, ["BTCUSDT"])) as simulator:
@@ -350,7 +350,7 @@ async def test_what_is_older_than_the_setting_is_given_up_and_stays_open(
         async with producing_after_a_pause(settings) as producer:
             assert producer._counts()["missing"] > 100
     log = await events(kafka_bootstrap)
-    # More than one where the filling itself took seconds.
+    # There is more than one event if filling took seconds.
     given_up = [one for one in log if one.kind is GIVEN_UP]
     assert {one.why for one in given_up} == {"older than 0.00111111 h"}
     still_open = open_ranges(log)["BTCUSDT"]
@@ -360,10 +360,10 @@ async def test_what_is_older_than_the_setting_is_given_up_and_stays_open(
     assert missing(ids) == list(still_open)
 
 
-async def test_where_only_sums_can_be_had_single_trades_come_and_the_rest_stays_open(
+async def test_from_aggregate_trades_only_single_ones_are_filled(
     tmp_path: Path, kafka_bootstrap: str
 ) -> None:
-    """A host for market data only: the latest thousand are told one by one, older ones added up."""
+    """On a market-data-only host: the latest 1,000 single trades, and aggregated older ones."""
     market = SeededMarket(1, RATE, ["BTCUSDT"])
     async with Simulator(market, faults=Faults(has_historical_trades=False)) as simulator:
         settings = settings_for(
@@ -377,7 +377,9 @@ async def test_where_only_sums_can_be_had_single_trades_come_and_the_rest_stays_
         "the exchange has only aggregates of these trades"
     }
     requests = len([one for one in log if one.kind is FILLED])
-    assert len(log) <= 1 + 2 * requests < sum(len(one.ranges) for one in log), "an event a page, not a range"
+    assert len(log) <= 1 + 2 * requests < sum(len(one.ranges) for one in log), (
+        "one event per page, not per range"
+    )
     (ids,) = (await ids_in_topic(kafka_bootstrap)).values()
     still_open = open_ranges(log)["BTCUSDT"]
     assert missing(ids) == list(still_open)
@@ -386,7 +388,7 @@ async def test_where_only_sums_can_be_had_single_trades_come_and_the_rest_stays_
         assert len(neighbours) < 3, f"{trade_id} is an aggregate of its own"
 
 
-async def test_what_someone_else_misses_is_brought_again_though_it_was_published(
+async def test_trades_that_the_auditor_misses_are_published_again(
     tmp_path: Path, kafka_bootstrap: str
 ) -> None:
     async with Simulator(SeededMarket(1, RATE, ["BTCUSDT"])) as simulator:
@@ -404,7 +406,7 @@ async def test_what_someone_else_misses_is_brought_again_though_it_was_published
 
 
 @pytest.mark.slow
-async def test_while_kafka_takes_nothing_pings_are_answered_and_what_is_let_go_by_comes_again(
+async def test_while_kafka_is_down_pings_are_answered_and_shed_trades_are_filled_later(
     tmp_path: Path, own_broker: KafkaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "PATIENCE_SECONDS", 0.5)
@@ -424,14 +426,14 @@ async def test_while_kafka_takes_nothing_pings_are_answered_and_what_is_let_go_b
             assert producer.counts()["in_flight"] <= 200
             send_signal(own_broker, signal.SIGCONT)
             await until(lambda: has_caught_up(producer, 1_500))
-        assert producer._stream.reconnects == 0, "a ping left unanswered would have cost the connection"
+        assert producer._stream.reconnects == 0, "an unanswered ping would have closed the connection"
     (ids,) = (await ids_in_topic(own_broker.bootstrap)).values()
     assert not missing(ids)
     assert "overload" in {one.why for one in await events(own_broker.bootstrap) if one.kind is SEEN}
 
 
 @pytest.mark.slow
-async def test_a_second_producer_is_told_who_publishes(
+async def test_a_second_producer_ends_and_names_the_lease_holder(
     tmp_path: Path, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Simulator(SeededMarket(1, RATE, ["BTCUSDT"])) as simulator:
@@ -451,9 +453,7 @@ async def test_a_second_producer_is_told_who_publishes(
 
 
 @pytest.mark.slow
-async def test_one_that_stood_still_too_long_ends_when_another_has_taken_over(
-    tmp_path: Path, kafka_bootstrap: str
-) -> None:
+async def test_a_stopped_producer_ends_after_another_took_over(tmp_path: Path, kafka_bootstrap: str) -> None:
     async with Simulator(SeededMarket(1, RATE, ["BTCUSDT"])) as simulator:
         settings = settings_for(
             tmp_path, kafka_bootstrap, simulator.ws_url, exchange_rest_url=simulator.rest_url

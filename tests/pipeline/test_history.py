@@ -1,4 +1,4 @@
-"""History at first sight: a real PostgreSQL, the simulator's REST, and then the whole way on all parts."""
+"""History loaded at the first start: with PostgreSQL and the simulator's REST, and with all processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any, Final
 import psycopg2
 import pytest
 
-from candleflow.audit.continuity import unknown_holes
+from candleflow.audit.continuity import unrecorded_gaps
 from candleflow.exchange.history import TradeHistory
 from candleflow.exchange.rest import ExchangeRest
 from candleflow.history import first_sight as history_module
@@ -46,7 +46,7 @@ from tests.store_fixtures import Database
 SYMBOL: Final = "BTCUSDT"
 RATE: Final = 2
 HOURS: Final = 0.25
-"""From the whole hour on before a quarter of an hour ago: up to an hour and a quarter."""
+"""A quarter of an hour, extended back to a whole hour: up to an hour and a quarter."""
 SLIDING: Final = Windows.of_seconds(5, 1)
 EITHER: Final = pytest.mark.parametrize(
     "windows",
@@ -59,7 +59,7 @@ EITHER: Final = pytest.mark.parametrize(
 
 @dataclass
 class Scene:
-    """A database, a processor that has read all there is, and the simulated exchange."""
+    """A database, a processor that has read the whole topic, and the simulated exchange."""
 
     settings: Settings
     market: SeededMarket
@@ -72,7 +72,7 @@ class Scene:
         return floor_time(self.now - int(HOURS * 3_600 * SECOND_US), 3_600 * SECOND_US)
 
     def trades(self, since: int, until: int) -> list[Trade]:
-        """Those of the exchange; times as the stream sends them."""
+        """Return the exchange's trades; times in whole milliseconds, as in the stream."""
         ids = self.market.id_at(SYMBOL, since), self.market.id_at(SYMBOL, until)
         return [
             replace(one, trade_time=one.trade_time // 1_000 * 1_000)
@@ -83,7 +83,7 @@ class Scene:
         return HistoryLoader(self.settings, [self.settings.exchange.rest_url or ""], self.reader)
 
     async def load(self) -> None:
-        """One run of the loader, as the auditor starts it."""
+        """Run the loader once, as the auditor does."""
         reads = asyncio.create_task(self._read_all())
         try:
             async with asyncio.timeout(60):
@@ -92,19 +92,19 @@ class Scene:
             reads.cancel()
 
     async def _read_all(self) -> None:
-        while True:  # the processor says once a second that it has read all there is
+        while True:  # the processor reports once a second that it has read the whole topic
             self.processor.close_quiet(0)
             await asyncio.sleep(0.1)
 
     def stored(self, interval: str) -> list[StoredCandle]:
         return self.reader.within(SYMBOL, interval, 0, self.now + 3_600 * SECOND_US)
 
-    def holes(self) -> tuple[tuple[int, int], ...]:
+    def gaps(self) -> tuple[tuple[int, int], ...]:
         held = self.reader.id_ranges(SYMBOL, 0, self.now + 3_600 * SECOND_US)
-        return unknown_holes(held, ())
+        return unrecorded_gaps(held, ())
 
     def bounds(self) -> tuple[int, int]:
-        """The first and the last id that the candles have."""
+        """Return the first and the last trade id in the candles."""
         held = self.reader.id_ranges(SYMBOL, 0, self.now + 3_600 * SECOND_US)
         return held[0][0], held[-1][1] - 1
 
@@ -134,7 +134,7 @@ def fields(candle: Candle | StoredCandle) -> tuple[Any, ...]:
 
 
 def assert_all_right(scene: Scene, windows: Windows) -> None:
-    """Every stored candle is the fold of the exchange's trades, and all but the first are proved complete."""
+    """Check that every stored candle matches the exchange's trades, and all but the first are complete."""
     first, last = scene.bounds()
     trades = [
         replace(one, trade_time=one.trade_time // 1_000 * 1_000)
@@ -150,11 +150,15 @@ def assert_all_right(scene: Scene, windows: Windows) -> None:
         assert sorted(map(fields, expected.values())) == sorted(map(fields, stored))
         unproved = [one.open_time for one in stored if not one.is_complete]
         first_end = stored[0].open_time + each.size_us
-        assert all(at < first_end for at in unproved), "only what has none before it can't be proved"
+        assert all(at < first_end for at in unproved), (
+            "only a candle without a previous one may be incomplete"
+        )
 
 
 @pytest.mark.parametrize("windows", [FIVE_SECONDS, SLIDING], ids=["tumbling", "sliding"])
-async def test_an_empty_store_gets_the_last_hours_all_complete(database: Database, windows: Windows) -> None:
+async def test_an_empty_database_gets_complete_candles_of_the_last_hours(
+    database: Database, windows: Windows
+) -> None:
     async with on_stage(database, windows) as scene:
         await scene.load()
         stored = scene.stored(windows.interval)
@@ -165,20 +169,20 @@ async def test_an_empty_store_gets_the_last_hours_all_complete(database: Databas
         assert [one.revision for one in stored] == [0] * len(stored)
         assert all(one.is_closed for one in stored[: -windows.size_us // windows.slide_us])
         assert_all_right(scene, windows)
-        assert scene.holes() == ()
-        # And again: nothing lacks, nothing changes.
+        assert scene.gaps() == ()
+        # A second run changes nothing.
         await scene.load()
         assert scene.stored(windows.interval) == stored
 
 
 @EITHER
-async def test_beside_live_candles_only_the_trades_of_the_seam_are_missing(
+async def test_between_history_and_live_candles_only_the_trades_at_the_boundary_are_missing(
     database: Database, windows: Windows
 ) -> None:
     async with on_stage(database, windows) as scene:
         trades = scene.trades(scene.now - 75 * SECOND_US, scene.now)
         seconds = [one.trade_time // SECOND_US for one in trades]
-        # The first that comes live has one before it in its second, and an earlier window in its minute.
+        # The first live trade has one before it in its second, and an earlier window in its minute.
         at = next(
             at
             for at, second in enumerate(seconds)
@@ -188,7 +192,7 @@ async def test_beside_live_candles_only_the_trades_of_the_seam_are_missing(
         live = trades[at:]
         scene.processor.merge(live)
         await scene.load()
-        ((lower, upper),) = scene.holes()
+        ((lower, upper),) = scene.gaps()
         assert upper == live[0].trade_id
         missing = scene.trades(scene.since, scene.now)
         missing = [one for one in missing if lower <= one.trade_id < upper]
@@ -197,11 +201,11 @@ async def test_beside_live_candles_only_the_trades_of_the_seam_are_missing(
         sources = {one.open_time: one.source for one in scene.stored("1m")}
         assert sources[floor_time(live[0].trade_time, 60 * SECOND_US)] == "mixed"
         scene.processor.merge(missing)
-        assert scene.holes() == ()
+        assert scene.gaps() == ()
         assert_all_right(scene, windows)
 
 
-async def test_candles_that_reach_back_far_enough_are_left_alone(database: Database) -> None:
+async def test_candles_that_reach_back_far_enough_stay_unchanged(database: Database) -> None:
     async with on_stage(database) as scene:
         ago = scene.now - int(HOURS * 3_600 * SECOND_US) - 60 * SECOND_US
         scene.processor.merge(scene.trades(ago, ago + 120 * SECOND_US))
@@ -211,7 +215,7 @@ async def test_candles_that_reach_back_far_enough_are_left_alone(database: Datab
 
 
 @EITHER
-async def test_a_load_that_was_cut_short_goes_on_at_the_next_start(
+async def test_an_interrupted_load_resumes_at_the_next_start(
     database: Database, windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_chunk = HistoryLoader._load_chunk
@@ -229,7 +233,7 @@ async def test_a_load_that_was_cut_short_goes_on_at_the_next_start(
         assert scene.stored(windows.interval)[0].open_time > scene.since
         await scene.load()
         assert scene.stored(windows.interval)[0].open_time < scene.since + 60 * SECOND_US
-        assert scene.holes() == ()
+        assert scene.gaps() == ()
         assert_all_right(scene, windows)
 
 
@@ -245,11 +249,11 @@ async def test_trades_that_come_while_klines_are_loaded_are_not_loaded_twice(dat
             loader = scene.loader()
             while missing.until > missing.since:
                 await loader._load_chunk(history, missing)
-        assert scene.holes() == ()
+        assert scene.gaps() == ()
         assert_all_right(scene, FIVE_SECONDS)
 
 
-async def test_a_minute_that_the_klines_do_not_account_for_is_left_to_its_trades(
+async def test_a_minute_with_inconsistent_klines_is_filled_from_trades(
     database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with on_stage(database) as scene:
@@ -263,7 +267,7 @@ async def test_a_minute_that_the_klines_do_not_account_for_is_left_to_its_trades
 
         monkeypatch.setattr(ExchangeRest, "klines", without_one)
         await scene.load()
-        assert scene.holes() == ((members[0].trade_id, members[-1].trade_id + 1),)
+        assert scene.gaps() == ((members[0].trade_id, members[-1].trade_id + 1),)
         assert "don't match trades" in caplog.text
         scene.processor.merge(members)
         assert_all_right(scene, FIVE_SECONDS)
@@ -278,11 +282,11 @@ class Listed(SeededMarket):
         return self.id_at(symbol, self.listed_at), self.id_at(symbol, now)
 
 
-async def test_a_young_listing_has_what_there_is_and_is_asked_for_no_more(database: Database) -> None:
+async def test_a_new_listing_is_loaded_from_its_first_trade(database: Database) -> None:
     market = Listed(1, RATE, [SYMBOL])
     ago = market.id_at(SYMBOL, time.time_ns() // 1_000 - 200 * SECOND_US)
     earlier = list(market.trades(SYMBOL, (ago - 1_000, ago)))
-    # A listing begins with its first trade, and so within a second, which would have had another one before.
+    # A listing begins with its first trade, in the middle of a second: pick one without another before it.
     first = next(
         one
         for before, one in reversed(list(pairwise(earlier)))
@@ -297,7 +301,7 @@ async def test_a_young_listing_has_what_there_is_and_is_asked_for_no_more(databa
 
 
 @pytest.mark.slow
-async def test_an_exchange_that_is_away_is_asked_again_later(
+async def test_an_unreachable_exchange_is_retried(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history_module, "_LONGEST_PAUSE_SECONDS", 0.2)
@@ -317,7 +321,7 @@ async def test_an_exchange_that_is_away_is_asked_again_later(
         assert_all_right(scene, FIVE_SECONDS)
 
 
-async def test_without_hours_nothing_is_asked(database: Database) -> None:
+async def test_with_zero_hours_nothing_is_loaded(database: Database) -> None:
     async with on_stage(database) as scene:
         exchange = scene.settings.exchange.model_copy(update={"history_hours": 0.0})
         settings = scene.settings.model_copy(update={"exchange": exchange})
@@ -327,8 +331,8 @@ async def test_without_hours_nothing_is_asked(database: Database) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_first_start_shows_the_last_hours_whole_and_right(tmp_path: Path) -> None:
-    """All real parts: klines, live trades, and the trades between them, which the auditor has brought."""
+def test_a_first_start_has_complete_and_correct_candles_of_the_last_hours(tmp_path: Path) -> None:
+    """With all processes: klines, live trades, and the trades between them, which the auditor has filled."""
     names = ("simulator_port", "kafka", "postgres", "dashboard_port")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     variables = environment(
@@ -351,7 +355,7 @@ def test_a_first_start_shows_the_last_hours_whole_and_right(tmp_path: Path) -> N
         since = floor_time(began - int(HOURS * 3_600 * SECOND_US), 3_600 * SECOND_US)
 
         def is_whole() -> bool:
-            """From the klines to the live trades: then there is one hole at most, between them."""
+            """Whether klines and live trades are stored, with at most one gap between them."""
             stored = rows(url, "SELECT source, is_complete, open_time FROM candles WHERE interval = '5s'")
             found = {source for source, _, _ in stored}
             begins_at = min((at.timestamp() for *_, at in stored), default=math.inf)
@@ -359,7 +363,7 @@ def test_a_first_start_shows_the_last_hours_whole_and_right(tmp_path: Path) -> N
             return (
                 "trades" in found
                 and begins_at * SECOND_US < since + 60 * SECOND_US
-                and len(incomplete) == 1  # the first of all
+                and len(incomplete) == 1  # the very first candle
             )
 
         awaited(is_whole, 300, run.said)

@@ -1,4 +1,4 @@
-"""Wrong candles mended from a real topic: by the auditor by itself, and by ``repair``."""
+"""Wrong candles are rebuilt from a real topic, by the auditor and by ``repair``."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ EVERYTHING: Final = "SELECT * FROM candles ORDER BY symbol, interval, open_time"
 
 
 class Stage(Scene):
-    """A scene whose trades are in the topic, as the stream brought them."""
+    """A scene whose trades are in the topic, with the record times that the producer sets."""
 
     def publish(self, trades: Sequence[Trade], *, late_by_us: int = 0) -> None:
-        """As the producer does, a record at the time of its trade or so much later."""
+        """Publish as the producer does; record times are the trade's time plus ``late_by_us``."""
         producer = KafkaProducer(bootstrap_servers=self.settings.kafka.bootstrap)
         for trade in trades:
             at = (trade.trade_time + late_by_us) // 1_000
@@ -56,25 +56,25 @@ class Stage(Scene):
         producer.close()
 
     def ask(self, statement: str, at: int = 0) -> list[Any]:
-        """As the owner, of a trade of the ten minutes counted from their end; the rows, if there are any."""
+        """Run a statement as the owner with the id of trade ``at`` (negative: from the end); return rows."""
         with self.database.owner().cursor() as cursor:
             cursor.execute(statement, {"id": self.trades()[at].trade_id})
             return cursor.fetchall() if cursor.description else []
 
     def harm(self) -> None:
-        """A finest candle's sums, a lost one, and two roll-ups."""
+        """Change a finest candle's sums, delete another one, and change two roll-ups."""
         self.ask(DOUBLE, -500)
         self.ask(LOSE, -900)
         self.ask(DOUBLE_ROLL_UPS)
 
     def is_again(self, right: list[Any]) -> bool:
-        """Whether the candles are those of before; the processor closes what it finds open."""
+        """Whether the candles equal ``right``, after the processor has closed open ones."""
         self.processor.close_quiet(self.began_at + AGO_US)
         return self.ask(AMOUNTS) == right
 
 
 def amid(trades: Sequence[Trade]) -> int:
-    """Of a trade with two before it and one after it in its window: its place, counted from the end."""
+    """Return the negative index of a trade with two before it and one after it in its window."""
     window_us = FIVE_SECONDS.size_us
     for at in range(-500, 0):
         if trades[at - 2].trade_time // window_us == trades[at + 1].trade_time // window_us:
@@ -86,9 +86,9 @@ def amid(trades: Sequence[Trade]) -> int:
 async def on_stage(
     database: Database, bootstrap: str, *, fetched_later: slice = NONE, lacks_one: bool = False
 ) -> AsyncIterator[Stage]:
-    """The market's ten minutes from a quarter of an hour ago on, in the topic and in the candles.
+    """Put the ten minutes that began a quarter of an hour ago into the topic and the candles.
 
-    ``fetched_later``: those came last, and five minutes late; ``lacks_one``: the one ``amid`` not at all.
+    ``fetched_later``: trades that arrive last, five minutes late. ``lacks_one``: leave out trade ``amid``.
     """
     remove_topics(bootstrap)
     gap_log.ensure_topic(bootstrap, "trades.gaps", 1)
@@ -112,7 +112,7 @@ async def on_stage(
         yield stage
 
 
-async def test_candles_that_were_harmed_or_lost_come_right_by_themselves(
+async def test_the_auditor_rebuilds_changed_and_deleted_candles(
     database: Database, kafka_bootstrap: str, caplog: Any
 ) -> None:
     async with on_stage(database, kafka_bootstrap) as stage:
@@ -122,28 +122,26 @@ async def test_candles_that_were_harmed_or_lost_come_right_by_themselves(
         auditor = Auditor(stage.settings)
         await run_until(auditor, lambda: auditor.counts()["repaired"] >= 4)
         assert stage.is_again(right)
-        assert auditor.counts()["holes"] == 0, "what the topic has need not be fetched again"
-        assert "left as it is" not in caplog.text
+        assert auditor.counts()["holes"] == 0, "trades that are in the topic need not be fetched"
+        assert "not all rebuilt" not in caplog.text
         assert stage.ask("SELECT count(*) FROM candles WHERE revision > 0") == [(4,)]
         other = Auditor(stage.settings)
         await run_until(other, lambda: other.counts()["repaired"] == 4)
 
 
-async def test_trades_that_were_fetched_later_are_found_behind_the_others(
+async def test_trades_that_were_fetched_later_are_found_later_in_the_topic(
     database: Database, kafka_bootstrap: str
 ) -> None:
     async with on_stage(database, kafka_bootstrap, fetched_later=slice(-520, -480)) as stage:
         right = stage.ask(AMOUNTS)
         stage.ask(DOUBLE, -500)
         auditor = Auditor(stage.settings)
-        await asyncio.to_thread(auditor.mend, time.time_ns() // 1_000)
+        await asyncio.to_thread(auditor.rebuild, time.time_ns() // 1_000)
         assert stage.is_again(right)
 
 
-async def test_records_that_the_processor_has_not_merged_or_refuses_do_not_count(
-    database: Database, kafka_bootstrap: str
-) -> None:
-    """A trade comes late: first dated two minutes ahead of its record, and so refused, then as it should."""
+async def test_unmerged_and_rejected_records_are_ignored(database: Database, kafka_bootstrap: str) -> None:
+    """A trade comes late: first dated two minutes after its record, so it is rejected; then correctly."""
     async with on_stage(database, kafka_bootstrap, lacks_one=True) as stage:
         right = stage.ask(AMOUNTS)
         at = amid(stage.trades())
@@ -152,16 +150,16 @@ async def test_records_that_the_processor_has_not_merged_or_refuses_do_not_count
         for late_by_us in (-120 * SECOND_US, 300 * SECOND_US):
             stage.ask(DOUBLE, at - 2)
             await asyncio.to_thread(stage.publish, [late], late_by_us=late_by_us)
-            await asyncio.to_thread(auditor.mend, time.time_ns() // 1_000)
+            await asyncio.to_thread(auditor.rebuild, time.time_ns() // 1_000)
             assert stage.is_again(right)
             stage.ask("UPDATE topic_offsets SET next_offset = next_offset + 1")
         stage.ask(DOUBLE, at - 2)
-        await asyncio.to_thread(auditor.mend, time.time_ns() // 1_000)
+        await asyncio.to_thread(auditor.rebuild, time.time_ns() // 1_000)
         found = stage.ask("SELECT interval, sum(trade_count) FROM candles GROUP BY interval")
         assert {count for _, count in found} == {len(stage.trades())}
 
 
-async def test_a_price_that_only_the_exchange_shows_to_be_wrong_is_mended_once(
+async def test_a_price_that_only_the_klines_show_to_be_wrong_is_rebuilt(
     database: Database, kafka_bootstrap: str, caplog: Any
 ) -> None:
     async with on_stage(database, kafka_bootstrap) as stage:
@@ -171,30 +169,30 @@ async def test_a_price_that_only_the_exchange_shows_to_be_wrong_is_mended_once(
         auditor = Auditor(stage.settings)
         await auditor.compare()
         assert auditor.counts()["different"] == 1
-        await asyncio.to_thread(auditor.mend, time.time_ns() // 1_000)
+        await asyncio.to_thread(auditor.rebuild, time.time_ns() // 1_000)
         assert stage.is_again(right)
         await auditor.compare()
         assert auditor.counts()["different"] == 0
 
 
-async def test_what_differs_from_the_exchange_though_it_is_the_fold_is_told_and_left(
+async def test_a_candle_that_matches_its_trades_but_not_the_kline_is_reported_and_kept(
     database: Database, kafka_bootstrap: str, caplog: Any
 ) -> None:
-    """The topic has another price than the exchange's history."""
+    """A trade in the topic has another quantity than in the exchange's history."""
     async with on_stage(database, kafka_bootstrap) as stage:
         await asyncio.to_thread(begin_with_another_trade, stage)
         before = stage.ask(EVERYTHING)
         auditor = Auditor(stage.settings)
         for _ in range(3):
             await auditor.compare()
-            await asyncio.to_thread(auditor.mend, time.time_ns() // 1_000)
+            await asyncio.to_thread(auditor.rebuild, time.time_ns() // 1_000)
         assert auditor.counts()["different"] == 2
         assert stage.ask(EVERYTHING) == before
-        assert caplog.text.count("folded anew, 0 candles put right") == 1
+        assert caplog.text.count("0 candles rebuilt") == 1
 
 
 def begin_with_another_trade(stage: Stage) -> None:
-    """Begin again with a topic and candles in which one trade's quantity is another."""
+    """Replace the topic and the candles by ones in which one trade has another quantity."""
     bootstrap = stage.settings.kafka.bootstrap
     remove_topics(bootstrap)
     gap_log.ensure_topic(bootstrap, "trades.gaps", 1)
@@ -209,7 +207,7 @@ def begin_with_another_trade(stage: Stage) -> None:
     stage.let_pass(60)
 
 
-async def test_where_the_topic_has_lost_the_trades_it_says_so_and_does_not_try_for_ever(
+async def test_if_the_topic_lost_the_trades_attempts_are_logged_and_limited(
     database: Database, kafka_bootstrap: str, caplog: Any
 ) -> None:
     async with on_stage(database, kafka_bootstrap) as stage:
@@ -221,13 +219,13 @@ async def test_where_the_topic_has_lost_the_trades_it_says_so_and_does_not_try_f
         auditor = Auditor(stage.settings)
         now = time.time_ns() // 1_000
         for second in (0, 5, 30, 61, 65, 122, 183, 244):
-            await asyncio.to_thread(auditor.mend, now + second * SECOND_US)
-        assert caplog.text.count("folded anew") == 3
-        assert caplog.text.count("left as it is: the topic does not have") == 3
+            await asyncio.to_thread(auditor.rebuild, now + second * SECOND_US)
+        assert caplog.text.count("candles rebuilt") == 3
+        assert caplog.text.count("not all rebuilt: the topic no longer has") == 3
         assert stage.ask(EVERYTHING) == before
 
 
-async def test_repair_mends_whatever_is_wrong_in_the_time_and_tells_of_it(
+async def test_repair_rebuilds_and_reports_everything_wrong_in_the_time_range(
     database: Database, kafka_bootstrap: str
 ) -> None:
     async with on_stage(database, kafka_bootstrap) as stage:
@@ -237,7 +235,7 @@ async def test_repair_mends_whatever_is_wrong_in_the_time_and_tells_of_it(
         done = await asyncio.to_thread(command, stage, "repair", "--symbol", SYMBOL)
         assert done.returncode == 0, done.stderr
         assert stage.is_again(right)
-        assert "a 1m roll-up is not the fold of its candles" in done.stdout
-        assert "5 candles put right\n0 trades missing in 0 holes" in done.stdout
+        assert "a 1m roll-up is not the sum of its candles" in done.stdout
+        assert "5 candles rebuilt\n0 trades missing in 0 gaps" in done.stdout
         again = await asyncio.to_thread(command, stage, "repair", "--symbol", SYMBOL)
-        assert again.stdout == "0 candles put right\n0 trades missing in 0 holes\n"
+        assert again.stdout == "0 candles rebuilt\n0 trades missing in 0 gaps\n"

@@ -1,4 +1,4 @@
-"""``verify`` as a process of its own, with real PostgreSQL and the simulator's REST over HTTP."""
+"""``verify`` as a separate process, with real PostgreSQL and the simulator's REST over HTTP."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from tests.store_fixtures import Database
 ROOT: Final = Path(__file__).resolve().parents[2]
 SYMBOL: Final = "BTCUSDT"
 RATE: Final = 0.4
-"""Trades a second: of the windows of 5 s, one in seven is quiet."""
+"""Trades a second: one in seven windows of 5 s has no trade."""
 SINCE: Final = int(datetime(2026, 1, 5, 10, tzinfo=UTC).timestamp()) * SECOND_US
 SPAN_US: Final = 2_400 * SECOND_US
-"""Three requests of klines of a second: one brings a thousand."""
+"""Three requests of 1 s klines: each returns up to 1,000."""
 UNTIL: Final = SINCE + SPAN_US
 
 
@@ -53,7 +53,7 @@ def text_of(time_us: int) -> str:
 async def verify_process(
     database: Database, simulator: Simulator, *options: str, **settings: str
 ) -> subprocess.CompletedProcess[str]:
-    """``verify`` as it is run at a terminal."""
+    """Run ``verify`` as a separate process."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CANDLEFLOW_")} | {
         "PYTHONPATH": str(ROOT),
         "CANDLEFLOW_EXCHANGE_WS_URL": simulator.ws_url,
@@ -72,16 +72,16 @@ async def verify_process(
 
 @dataclass(frozen=True)
 class Stage:
-    """The forty minutes from SINCE of the simulated market, and a database for their candles."""
+    """Forty minutes of the simulated market from SINCE on, and a database for their candles."""
 
     market: SeededMarket
     simulator: Simulator
     database: Database
 
     def trades(self) -> list[Trade]:
-        """Those of the forty minutes, with what goes before and after, so that all are closed and complete.
+        """Return the trades of the forty minutes, and some around them, so that all candles are complete.
 
-        Times in whole milliseconds, as the stream sends them.
+        Times are in whole milliseconds, as in the stream.
         """
         ids = (
             self.market.id_at(SYMBOL, SINCE) - 1,
@@ -93,7 +93,7 @@ class Stage:
         ]
 
     def open_times(self, windows: Windows) -> list[int]:
-        """The open times of the forty minutes' candles."""
+        """Return the open times of the forty minutes' candles."""
         found = [open_time for _, _, open_time in fold(self.trades(), windows)]
         return sorted(one for one in found if SINCE <= one < UNTIL)
 
@@ -103,13 +103,13 @@ class Stage:
         processor.close_quiet(UNTIL)
 
     def as_owner(self, statement: str, *arguments: object) -> None:
-        """Change one candle past all functions."""
+        """Change one candle directly in the table."""
         with self.database.owner().cursor() as cursor:
             cursor.execute(statement, arguments)
             assert cursor.rowcount == 1
 
     async def verify(self, *options: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        """The command on the forty minutes."""
+        """Run the command on the forty minutes."""
         stretch = ("--from", text_of(SINCE), "--to", text_of(UNTIL))
         return await verify_process(self.database, self.simulator, *stretch, *options, **settings)
 
@@ -133,20 +133,20 @@ async def stage(database: Database) -> AsyncIterator[Stage]:
     [FIVE_SECONDS, Windows.of_seconds(5, 1), Windows.of_seconds(60)],
     ids=["tumbling", "sliding", "a minute"],
 )
-async def test_candles_of_the_exchanges_own_trades_are_equal(stage: Stage, windows: Windows) -> None:
+async def test_candles_from_the_exchanges_trades_equal_its_klines(stage: Stage, windows: Windows) -> None:
     stage.store(stage.trades(), windows)
     size, slide = windows.size_us // SECOND_US, windows.slide_us // SECOND_US
     found = await stage.json(0, window_seconds=str(size), slide_seconds=str(slide))
     judged = range(SINCE, UNTIL - windows.size_us + 1, windows.slide_us)
     held = [one for one in stage.open_times(windows) if one in judged]
-    assert size == 60 or 0 < len(held) < len(judged), "some of the windows are to be quiet"
+    assert size == 60 or 0 < len(held) < len(judged), "some windows must have no trades"
     equal = {name: counts.pop("equal") for name, counts in found["intervals"].items()}
     assert equal == {windows.interval: len(judged), "1m": 40}
     assert not any(count for counts in found["intervals"].values() for count in counts.values())
     assert found["windows"] == []
 
 
-async def test_an_altered_field_is_named_and_nothing_else(stage: Stage) -> None:
+async def test_only_an_altered_field_is_reported(stage: Stage) -> None:
     stage.store(stage.trades())
     opens = stage.open_times(FIVE_SECONDS)[7]
     minute = SINCE + 3 * 60 * SECOND_US
@@ -204,7 +204,7 @@ async def test_a_deleted_candle_is_missing(stage: Stage) -> None:
     assert window["fields"]["trade_count"]["ours"] == 0 < window["fields"]["trade_count"]["theirs"]
 
 
-async def test_lost_trades_that_our_ledger_knows_of_are_incomplete_and_no_difference(stage: Stage) -> None:
+async def test_lost_trades_that_the_ids_show_are_incomplete_not_different(stage: Stage) -> None:
     trades = [one for one in stage.trades() if SINCE <= one.trade_time < UNTIL]
     lost = next(
         one
@@ -224,7 +224,7 @@ async def test_lost_trades_that_our_ledger_knows_of_are_incomplete_and_no_differ
         assert count["theirs"] - count["ours"] == 1
 
 
-async def test_before_our_first_candle_nothing_is_missing(stage: Stage) -> None:
+async def test_nothing_is_missing_before_the_first_stored_candle(stage: Stage) -> None:
     begins = stage.open_times(FIVE_SECONDS)[40]
     stage.store([one for one in stage.trades() if one.trade_time >= begins])
     found = await stage.json(0)
@@ -232,11 +232,11 @@ async def test_before_our_first_candle_nothing_is_missing(stage: Stage) -> None:
     assert found["intervals"]["5s"]["not comparable"] + found["intervals"]["5s"]["equal"] == 480
     assert 0 < found["intervals"]["5s"]["not comparable"] <= before
     assert {one["reason"] for one in found["windows"] if one["verdict"] == "not comparable"} == {
-        "it is before our first candle"
+        "it is before the first stored candle"
     }
 
 
-async def test_a_rate_limit_is_waited_for(stage: Stage) -> None:
+async def test_verify_waits_for_the_rate_limit(stage: Stage) -> None:
     stage.store(stage.trades())
     stage.simulator.faults = Faults(throttle_requests=1, retry_after_seconds=1)
     done = await stage.verify()
@@ -252,7 +252,7 @@ async def test_a_rate_limit_is_waited_for(stage: Stage) -> None:
         ("postgres_url", "postgresql://candleflow@127.0.0.1:{}/candleflow", "PostgreSQL"),
     ],
 )
-async def test_a_server_that_is_away_is_one_line_and_status_1(
+async def test_an_unreachable_server_is_one_line_and_status_1(
     stage: Stage, setting: str, scheme: str, said: str
 ) -> None:
     done = await stage.verify(**{setting: scheme.format(free_port())})
@@ -261,7 +261,7 @@ async def test_a_server_that_is_away_is_one_line_and_status_1(
     assert said in done.stderr
 
 
-async def test_the_first_address_that_answers_is_asked(stage: Stage) -> None:
+async def test_the_first_address_that_responds_is_used(stage: Stage) -> None:
     stage.store(stage.trades())
     settings, asked = stage.database.settings, Asked(SYMBOL, SINCE, UNTIL)
     reader = CandleReader.from_settings(settings)
@@ -280,7 +280,7 @@ async def test_the_first_address_that_answers_is_asked(stage: Stage) -> None:
 
 @pytest.mark.skipif(not oracle.TRADES_ONLY.exists(), reason=oracle.ABSENT)
 async def test_recorded_trades_make_candles_equal_to_the_klines_of_their_history(database: Database) -> None:
-    """Binance's own trades; ``tests/unit/exchange`` holds that the klines are those it published."""
+    """With Binance's own trades; ``tests/unit/exchange`` checks the klines against published ones."""
     recording = Recording(oracle.TRADES_ONLY, speed=0)
     trades = [
         Trade(one["s"], one["t"], Decimal(one["p"]), Decimal(one["q"]), one["T"] * 1_000, one["m"])
@@ -303,7 +303,7 @@ async def test_recorded_trades_make_candles_equal_to_the_klines_of_their_history
 
 
 async def played(simulator: Simulator) -> None:
-    """Take the whole recording, so that all of it is history."""
+    """Receive the whole recording, so that all of it is in the history."""
     async with connect(f"{simulator.ws_url}/stream?streams=btcusdt@trade/ethusdt@trade") as client:
 
         async def take() -> None:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from candleflow.alerts.firing import Sample, State, deviations, evaluate
+from candleflow.alerts.firing import Observation, State, deviations, evaluate
 from candleflow.alerts.rules import Kind, Rule, fields, rule_of
 from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US
@@ -25,9 +25,9 @@ def fired(rule: Rule, prices: Sequence[int], every_seconds: int = 5) -> list[int
     state, found = State(), []
     for at, price in enumerate(prices):
         time = at * every_seconds * SECOND_US
-        sample = Sample("BTCUSDT", time, time, Decimal(price))
-        state, firing = evaluate(rule, State(**asdict(state)), sample, time)  # as after a restart
-        assert evaluate(rule, state, sample, time)[1] is None, "the same sample again fires nothing"
+        observation = Observation("BTCUSDT", time, time, Decimal(price))
+        state, firing = evaluate(rule, State(**asdict(state)), observation, time)  # as after a restart
+        assert evaluate(rule, state, observation, time)[1] is None, "the same observation again fires nothing"
         if firing is not None:
             found.append(at)
     return found
@@ -112,9 +112,9 @@ def test_once_is_the_first_of_always(prices: list[int]) -> None:
 def test_a_window_has_one_alert_however_often_the_price_crosses_in_it(prices: list[int], size: int) -> None:
     state, windows = State(), []
     for at, price in enumerate(prices):
-        sample = Sample("BTCUSDT", at, at // size, Decimal(price))
-        state, firing = evaluate(rule(Kind.CROSSES), state, sample, at)
-        windows += [sample.window] if firing else []
+        observation = Observation("BTCUSDT", at, at // size, Decimal(price))
+        state, firing = evaluate(rule(Kind.CROSSES), state, observation, at)
+        windows += [observation.window] if firing else []
     assert len(windows) == len(set(windows))
     assert set(windows) <= {at // size for at in fired(rule(Kind.CROSSES), prices)}
 
@@ -137,8 +137,8 @@ def test_a_move_is_from_the_lowest_or_the_highest_price(lows: list[int], price: 
         Bar(at * SECOND_US, Decimal(low), Decimal(low + 5), Decimal(low), Decimal(low), Decimal(1), True)
         for at, low in enumerate(lows)
     ]
-    sample = Sample("BTCUSDT", 60 * SECOND_US, 60 * SECOND_US, Decimal(price), history=bars)
+    observation = Observation("BTCUSDT", 60 * SECOND_US, 60 * SECOND_US, Decimal(price), history=bars)
     moves = Rule(Kind.MOVE, Decimal(percent), minutes=1, cool_down_seconds=0)
     low, high = min(*lows, price), max(*(one + 5 for one in lows), price)
     expected = 100 * (price - low) >= percent * low or 100 * (high - price) >= percent * high
-    assert (evaluate(moves, State(), sample, 0)[1] is not None) == expected
+    assert (evaluate(moves, State(), observation, 0)[1] is not None) == expected

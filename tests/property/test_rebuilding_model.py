@@ -20,7 +20,7 @@ from candleflow.store import schema
 from candleflow.store.rebuilds import CandleRebuilds
 from tests.property.test_merge_model import MIDNIGHT, WINDOWS, Row, Store, deliveries
 from tests.store.processor import Processor
-from tests.store.rebuilder import ListMender
+from tests.store.rebuilder import ListRebuilder
 from tests.store_fixtures import Database
 
 SPAN_US = 7_200 * SECOND_US
@@ -133,10 +133,10 @@ def test_harm_of_any_kind_is_mended(
         window_seconds=windows.size_us // SECOND_US, slide_seconds=windows.slide_us // SECOND_US
     )
     with closing(CandleRebuilds.from_settings(own)) as mending:
-        mender = ListMender(own, mending, trades)
+        rebuilder = ListRebuilder(own, mending, trades)
         for symbol in ("BTCUSDT", "ETHUSDT"):
-            mender.repair(symbol, MIDNIGHT - SPAN_US, MIDNIGHT + SPAN_US)
-            assert mender.suspects(symbol, MIDNIGHT - SPAN_US, MIDNIGHT + SPAN_US) == []
+            rebuilder.repair(symbol, MIDNIGHT - SPAN_US, MIDNIGHT + SPAN_US)
+            assert rebuilder.find_suspect_ranges(symbol, MIDNIGHT - SPAN_US, MIDNIGHT + SPAN_US) == []
     processor.close_quiet(MIDNIGHT + 20 * SPAN_US)
     after = store.rows()
     assert {key: replace(row, revision=0) for key, row in after.items()} == {

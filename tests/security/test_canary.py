@@ -207,7 +207,7 @@ def test_everything_listens_on_this_machine_only(scene: Scene) -> None:
     [
         (["alerts", "list"], "POSTGRES_READER_PASSWORD", "password authentication failed"),
         (["gaps"], "POSTGRES_URL", "must be an address"),
-        (["alerts", "test"], "ALERT_CHANNELS", "apprise can't use such an address"),
+        (["alerts", "test"], "ALERT_CHANNELS", "apprise does not accept this address"),
         (["settings"], "KAFKA_SASL_PASSWORD", "must be unset"),
     ],
 )

@@ -172,9 +172,9 @@ def test_what_is_seen_of_candles(database: Database, book: AlertStore) -> None:
     processor = Processor(database.writer(), FIVE_SECONDS)
     processor.merge(run_of(1, 7))
     processor.merge(run_of(9, 12))
-    (sight,) = book.live_symbols()
-    assert (sight.symbol, sight.last_trade_id, int(sight.price)) == ("BTCUSDT", 12, 112)
-    assert (sight.window, sight.traded_at) == (BEGINS_AT + 10_000_000, BEGINS_AT + 12_000_000)
+    (snapshot,) = book.live_symbols()
+    assert (snapshot.symbol, snapshot.last_trade_id, int(snapshot.price)) == ("BTCUSDT", 12, 112)
+    assert (snapshot.window, snapshot.traded_at) == (BEGINS_AT + 10_000_000, BEGINS_AT + 12_000_000)
     closed = book.closed("BTCUSDT", 0, 10)
     assert [(one.open_time - BEGINS_AT, int(one.close), one.is_complete) for one in closed] == [
         (0, 104, False), (5_000_000, 109, False),

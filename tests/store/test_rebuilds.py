@@ -21,7 +21,7 @@ from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import SECOND_US, Windows
 from candleflow.store.rebuilds import Answer, CandleRebuilds, Replaced
 from tests.store.processor import Processor, partials_of
-from tests.store.rebuilder import ListMender
+from tests.store.rebuilder import ListRebuilder
 from tests.store.trades import BEGINS_AT, FIVE_SECONDS, run_of, trade
 from tests.store_fixtures import Database
 
@@ -171,7 +171,7 @@ def test_trades_that_are_in_a_candle_elsewhere_are_refused_by_their_ids(
 def test_a_roll_up_keeps_the_trades_of_a_lost_candle(
     processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
-    """The topic may have them no more; else the roll-up would be the worse for being mended."""
+    """The topic may have them no more; else the roll-up would be the worse for being rebuilt."""
     own(LOST)
     own("UPDATE candles SET volume = volume * 2 WHERE interval = '1m'")
     before = own(EVERYTHING)
@@ -267,15 +267,15 @@ def test_a_topic_without_some_of_the_trades_leaves_what_it_can_not_prove(
         "UPDATE candles SET volume = volume * 2 WHERE interval = '5s'"
         " AND open_time >= to_timestamp(1700006440) AND open_time < to_timestamp(1700006490)"
     )
-    mender = ListMender(database.settings, mending, TRADES[52:])
-    first, second = mender.repair(SYMBOL, at(0), at(200))
+    rebuilder = ListRebuilder(database.settings, mending, TRADES[52:])
+    first, second = rebuilder.repair(SYMBOL, at(0), at(200))
     assert (first.candles, first.left) == (0, "the topic does not have 52 of its trades: {[0,52)}")
     assert second.left == ""
     assert own("SELECT min(first_trade_id) FROM candles WHERE interval = '5s' AND revision = 1") == [(60,)]
     assert own("SELECT interval FROM candles WHERE interval <> '5s' AND revision = 1") == []
-    with_all = ListMender(database.settings, mending, TRADES)
+    with_all = ListRebuilder(database.settings, mending, TRADES)
     assert [one.left for one in with_all.repair(SYMBOL, at(0), at(200))] == [""]
-    assert with_all.suspects(SYMBOL, at(0), at(200)) == []
+    assert with_all.find_suspect_ranges(SYMBOL, at(0), at(200)) == []
     assert own(AMOUNTS) == right
 
 
@@ -288,11 +288,13 @@ def test_what_is_not_due_yet_keeps_its_witnesses(
         "UPDATE candles SET volume = volume * 2 WHERE interval = '5s'"
         " AND open_time IN (to_timestamp(1700006440), to_timestamp(1700006560))"
     )
-    mender = ListMender(database.settings, mending, TRADES)
-    found = mender.suspects(SYMBOL, at(0), at(200))
+    rebuilder = ListRebuilder(database.settings, mending, TRADES)
+    found = rebuilder.find_suspect_ranges(SYMBOL, at(0), at(200))
     for due in found:
-        ((_, mended),) = mender.mend(SYMBOL, mender.suspects(SYMBOL, at(0), at(200)), [due].__contains__)
-        assert mended.left == ""
+        ((_, rebuilt),) = rebuilder.rebuild(
+            SYMBOL, rebuilder.find_suspect_ranges(SYMBOL, at(0), at(200)), [due].__contains__
+        )
+        assert rebuilt.left == ""
     assert len(found) == 2
     assert own(AMOUNTS) == right
 

@@ -1,4 +1,4 @@
-"""A mail server on the loopback that refuses, or goes silent, at the step that it is told."""
+"""A local mail server that rejects or hangs up at a chosen step."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import ClassVar
 
 GREETING = ""
 TEXT = "."
-"""The steps that aren't commands: the greeting, and the text that follows DATA."""
+"""The steps that aren't commands: the greeting, and the text after DATA."""
 HANGS_UP = "hangs up"
 
 
 class MailServer(socketserver.ThreadingTCPServer):
-    """``replies``: by command, GREETING or TEXT, what is said in place of yes; or HANGS_UP."""
+    """``replies``: by command, GREETING or TEXT, the reply to give instead of success; or HANGS_UP."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -23,7 +23,7 @@ class MailServer(socketserver.ThreadingTCPServer):
     def __init__(self, replies: Mapping[str, str]) -> None:
         self.replies = replies
         self.texts: list[bytes] = []
-        """Of each e-mail that came whole."""
+        """The texts of the e-mails that arrived completely."""
         super().__init__(("127.0.0.1", 0), _Session)
 
     @property

@@ -1,4 +1,4 @@
-"""Channels against servers that answer as Telegram's and Discord's do."""
+"""Channels against local servers that respond like Telegram and Discord."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from candleflow.alerts.answers import Answer, Exchange, Outcome, judged
+from candleflow.alerts.answers import Answer, Exchange, Outcome, interpret
 from candleflow.alerts.channels import Channel, channels
 from candleflow.errors import SettingError
 from candleflow.settings import channels_of, load
@@ -64,7 +64,7 @@ def test_a_message_arrives_as_it_was_written(there: Messengers, address: str) ->
         (DISCORD, Reply(503, {}, {"Retry-After": "7"}), Outcome.LATER, 7.0, False),
     ],
 )
-def test_what_an_answer_means(
+def test_a_response_determines_the_outcome(
     there: Messengers,
     address: str,
     reply: Reply,
@@ -76,30 +76,30 @@ def test_what_an_answer_means(
     answer = channel(there, address).send("text")
     assert (answer.outcome, answer.wait_seconds, answer.is_channels_own) == (outcome, wait, is_channels_own)
     assert str(reply.status) in answer.detail
-    assert len(there.requests) == 1, "apprise's own second attempt is held back"
+    assert len(there.requests) == 1, "apprise's own retry is blocked"
     assert there.messages == []
 
 
-def test_discords_headers_say_when_the_next_may_come(there: Messengers) -> None:
+def test_discords_rate_limit_headers_set_the_wait(there: Messengers) -> None:
     there.answer_next(Reply(headers={"X-RateLimit-Remaining": "0", "X-RateLimit-Reset-After": "1.25"}))
     assert channel(there, DISCORD).send("text") == Answer(Outcome.SENT, wait_seconds=1.25)
 
 
-def test_no_answer_leaves_open_whether_it_arrived(there: Messengers) -> None:
+def test_without_a_response_the_outcome_is_unknown(there: Messengers) -> None:
     there.answer_next(doubles.HANG)
     answer = channel(there, f"{TELEGRAM}?rto=0.3").send("text")
     assert answer.outcome is Outcome.UNKNOWN
     assert there.messages == ["text"]
 
 
-def test_where_nobody_listens_nothing_can_have_arrived() -> None:
+def test_a_refused_connection_is_retried_later() -> None:
     away = f"http://127.0.0.1:{free_port()}"
     found = channels(load(alert_channels=f"phone={TELEGRAM}", alert_telegram_url=away))
     assert found["phone"].send("text") == Answer(Outcome.LATER, "no connection (NewConnectionError)")
 
 
 @pytest.mark.parametrize("address", [TELEGRAM, DISCORD])
-def test_a_picture_arrives_as_it_was_made_with_no_words(there: Messengers, address: str) -> None:
+def test_a_picture_arrives_unchanged_and_without_text(there: Messengers, address: str) -> None:
     one = channel(there, address)
     assert one.takes_pictures
     assert one.send("words") == one.send_picture(PNG) == one.send_picture(PNG) == Answer(Outcome.SENT)
@@ -119,22 +119,22 @@ def test_a_channel_that_takes_no_files_says_so() -> None:
         (DISCORD, Reply(413, {"message": "Request entity too large"}), Outcome.REFUSED, None),
     ],
 )
-def test_what_an_answer_means_for_a_picture(
+def test_a_response_determines_the_outcome_of_a_picture(
     there: Messengers, address: str, reply: Reply, outcome: Outcome, wait: float | None
 ) -> None:
     there.answer_next_picture(reply)
     answer = channel(there, address).send_picture(PNG)
     assert (answer.outcome, answer.wait_seconds) == (outcome, wait)
-    assert len(there.picture_requests) == 1, "apprise's own second attempt is held back"
+    assert len(there.picture_requests) == 1, "apprise's own retry is blocked"
 
 
-def test_what_is_no_picture_is_refused_by_telegram(there: Messengers) -> None:
+def test_telegram_refuses_a_file_that_is_not_a_picture(there: Messengers) -> None:
     answer = channel(there).send_picture(b"\x89PNG, and no more")
     assert answer.outcome is Outcome.REFUSED
     assert "IMAGE_PROCESS_FAILED" in answer.detail
 
 
-def test_a_group_is_written_to_no_more_than_20_times_a_minute(there: Messengers) -> None:
+def test_a_telegram_group_gets_at_most_20_messages_a_minute(there: Messengers) -> None:
     assert channel(there).pause_seconds == 1
     assert channel(there, f"tgram://{TOKEN}/{GROUP}").pause_seconds == 3
 
@@ -150,7 +150,7 @@ def test_no_log_and_no_repr_shows_a_secret(
         assert not [secret for secret in SECRETS for text in said if secret in text]
 
 
-def test_an_address_that_apprise_cannot_use_is_refused_by_the_channels_name() -> None:
+def test_an_invalid_address_is_reported_by_the_channels_name() -> None:
     with pytest.raises(SettingError, match="CANDLEFLOW_ALERT_CHANNELS: phone: apprise") as caught:
         channels(load(alert_channels="phone=canary://nothing"))
     assert "canary" not in str(caught.value)
@@ -166,20 +166,20 @@ def test_a_comma_ends_an_address_only_where_another_channel_follows() -> None:
 
 
 @pytest.mark.parametrize("text", ["tgram://1/2", "Phone=tgram://1/2", "a=b", "a=x://1,a=x://2", "=x://1"])
-def test_channels_that_cannot_be_are_a_wrong_setting_whose_value_is_not_shown(text: str) -> None:
+def test_an_invalid_channel_list_is_a_setting_error_that_hides_the_value(text: str) -> None:
     with pytest.raises(SettingError, match="CANDLEFLOW_ALERT_CHANNELS: must") as caught:
         load(alert_channels=text)
     assert text not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["http://example.com", "ftp://x", "https://x/path", "https://u@x", ""])
-def test_a_token_goes_nowhere_in_clear_text(url: str) -> None:
+def test_a_token_is_never_sent_unencrypted(url: str) -> None:
     with pytest.raises(SettingError, match="CANDLEFLOW_ALERT_TELEGRAM_URL"):
         load(alert_telegram_url=url)
 
 
-def test_where_one_part_was_taken_the_message_counts_as_sent() -> None:
-    """To send it again would send that part twice."""
-    answer = judged([Exchange(200), Exchange(500)], went_well=False)
+def test_a_partly_accepted_message_counts_as_sent() -> None:
+    """A retry would send the accepted part twice."""
+    answer = interpret([Exchange(200), Exchange(500)], went_well=False)
     assert answer.outcome is Outcome.SENT
     assert "500" in answer.detail

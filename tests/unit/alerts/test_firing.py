@@ -1,4 +1,4 @@
-"""What a rule looks at, what it says, and what is no rule at all."""
+"""When rules fire, the texts of alerts, and the validation of rules."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from candleflow.alerts.firing import Firing, Sample, State, evaluate
-from candleflow.alerts.message import LONGEST_MESSAGE, MOST_AT_ONCE, Told, together, told
+from candleflow.alerts.firing import Firing, Observation, State, evaluate
+from candleflow.alerts.message import LONGEST_MESSAGE, MOST_AT_ONCE, AlertText, alert_text, combined_message
 from candleflow.alerts.rules import Kind, Rule, RuleError, fields, rule_of
 from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US
@@ -18,62 +18,62 @@ from candleflow.market.window import SECOND_US
 AT = 1_700_006_400 * SECOND_US
 
 
-def sample(value: object = 101, **more: Any) -> Sample:
-    return replace(Sample("BTCUSDT", AT, AT, Decimal(str(value))), **more)
+def observation(value: object = 101, **more: Any) -> Observation:
+    return replace(Observation("BTCUSDT", AT, AT, Decimal(str(value))), **more)
 
 
 def above(**more: Any) -> Rule:
     return replace(Rule(Kind.ABOVE, Decimal(100), channels=("phone",)), **more)
 
 
-def fires(rule: Rule, one: Sample, now: int = AT) -> bool:
+def fires(rule: Rule, one: Observation, now: int = AT) -> bool:
     return evaluate(rule, State(), one, now)[1] is not None
 
 
-def test_a_rule_looks_at_its_own_symbol_or_at_all() -> None:
-    assert fires(above(), sample())
-    assert fires(above(symbol="BTCUSDT"), sample())
-    assert not fires(above(symbol="ETHUSDT"), sample())
+def test_a_rule_watches_its_symbol_or_all() -> None:
+    assert fires(above(), observation())
+    assert fires(above(symbol="BTCUSDT"), observation())
+    assert not fires(above(symbol="ETHUSDT"), observation())
 
 
-def test_no_alert_of_an_incomplete_candle_unless_the_rule_asks_for_it() -> None:
-    assert not fires(above(), sample(is_complete=False))
-    assert fires(above(may_be_incomplete=True), sample(is_complete=False))
+def test_no_alert_for_an_incomplete_candle_unless_the_rule_allows_it() -> None:
+    assert not fires(above(), observation(is_complete=False))
+    assert fires(above(may_be_incomplete=True), observation(is_complete=False))
 
 
-def test_no_alert_of_made_up_trades_unless_the_rule_asks_for_it() -> None:
-    assert not fires(above(), sample(is_simulated=True))
-    assert fires(above(may_be_simulated=True), sample(is_simulated=True))
+def test_no_alert_for_simulated_trades_unless_the_rule_allows_it() -> None:
+    assert not fires(above(), observation(is_simulated=True))
+    assert fires(above(may_be_simulated=True), observation(is_simulated=True))
 
 
-def test_a_sample_that_is_passed_over_changes_nothing() -> None:
+def test_an_ignored_observation_changes_nothing() -> None:
     crossing = above(kind=Kind.CROSSES_UP)
-    state, _ = evaluate(crossing, State(), sample(99), AT)
-    same, _ = evaluate(crossing, state, sample(101, is_complete=False), AT)
+    state, _ = evaluate(crossing, State(), observation(99), AT)
+    same, _ = evaluate(crossing, state, observation(101, is_complete=False), AT)
     assert same == state
-    assert evaluate(crossing, same, sample(102), AT)[1] is not None
+    assert evaluate(crossing, same, observation(102), AT)[1] is not None
 
 
 def test_a_rule_on_closed_candles_does_not_see_the_live_one() -> None:
-    assert not fires(above(is_on_closed=True), sample())
-    assert fires(above(is_on_closed=True), sample(is_closed=True))
+    assert not fires(above(is_on_closed=True), observation())
+    assert fires(above(is_on_closed=True), observation(is_closed=True))
 
 
-def test_a_rule_of_the_pipeline_asks_nothing_of_candles() -> None:
+def test_a_pipeline_rule_ignores_whether_candles_are_closed_or_complete() -> None:
     silence = Rule(Kind.SILENCE, Decimal(30), is_on_closed=True)
-    assert fires(silence, sample(31, is_complete=False))
-    assert not fires(silence, sample(30))
-    assert fires(Rule(Kind.GAP), sample(1))
-    assert not fires(Rule(Kind.GAP), sample(0))
+    assert fires(silence, observation(31, is_complete=False))
+    assert not fires(silence, observation(30))
+    assert fires(Rule(Kind.GAP), observation(1))
+    assert not fires(Rule(Kind.GAP), observation(0))
 
 
 def test_a_rule_ends_when_it_expires() -> None:
-    assert fires(above(expires_at=AT + 1), sample())
-    assert not fires(above(expires_at=AT), sample())
+    assert fires(above(expires_at=AT + 1), observation())
+    assert not fires(above(expires_at=AT), observation())
 
 
 def bars(count: int, **more: Any) -> list[Bar]:
-    """Candles of 5 s, the last of them just before AT."""
+    """Return ``count`` candles of 5 s, the last one just before AT."""
     begins = AT - count * 5 * SECOND_US
     low, high = Decimal(99), Decimal(101)
     return [
@@ -82,20 +82,20 @@ def bars(count: int, **more: Any) -> list[Bar]:
     ]
 
 
-def test_a_volume_waits_for_as_many_candles_as_it_is_held_against() -> None:
+def test_a_volume_rule_needs_all_the_candles_that_it_compares_with() -> None:
     volume = Rule(Kind.VOLUME, Decimal(3), candles=10)
-    assert not fires(volume, sample(volume=Decimal(9), history=bars(9)))
-    assert fires(volume, sample(volume=Decimal(9), history=bars(10)))
-    assert not fires(volume, sample(volume=Decimal(2), history=bars(10)))
-    assert not fires(volume, sample(volume=Decimal(9), history=bars(10, volume=Decimal(1))))
+    assert not fires(volume, observation(volume=Decimal(9), history=bars(9)))
+    assert fires(volume, observation(volume=Decimal(9), history=bars(10)))
+    assert not fires(volume, observation(volume=Decimal(2), history=bars(10)))
+    assert not fires(volume, observation(volume=Decimal(9), history=bars(10, volume=Decimal(1))))
 
 
-def test_a_move_is_not_told_over_a_hole_in_its_minutes() -> None:
+def test_a_move_over_an_incomplete_candle_fires_nothing() -> None:
     move = Rule(Kind.MOVE, Decimal(1), minutes=1)
     holed = [*bars(5), *bars(1, is_complete=False)]
-    assert fires(move, sample(102, history=bars(5)))
-    assert not fires(move, sample(102, history=holed))
-    assert fires(move, sample(102, history=[*bars(1, open_time=0, is_complete=False), *bars(5)]))
+    assert fires(move, observation(102, history=bars(5)))
+    assert not fires(move, observation(102, history=holed))
+    assert fires(move, observation(102, history=[*bars(1, open_time=0, is_complete=False), *bars(5)]))
 
 
 GOOD: dict[str, Any] = {"kind": "above", "threshold": "100", "channels": ["phone"]}
@@ -138,7 +138,7 @@ GOOD: dict[str, Any] = {"kind": "above", "threshold": "100", "channels": ["phone
         ({"colour": "red"}, "colour"),
     ],
 )
-def test_what_is_no_rule_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
+def test_an_invalid_rule_is_rejected_with_the_fields_name(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(RuleError, match=named):
         rule_of(GOOD | wrong)
 
@@ -153,36 +153,41 @@ def test_what_is_no_rule_is_refused_by_name(wrong: dict[str, Any], named: str) -
         {"symbol": "BTCUSDT", "expires_at": AT, "note": "für später", "is_once": True},
     ],
 )
-def test_a_rule_is_the_same_after_it_was_kept(more: dict[str, Any]) -> None:
+def test_a_rule_survives_being_stored(more: dict[str, Any]) -> None:
     rule = rule_of(GOOD | more, 7)
     assert rule_of(json.loads(json.dumps(fields(rule))), 7) == rule
 
 
-def test_an_alert_says_symbol_rule_price_time_note_and_where_to_look() -> None:
-    firing = Firing(above(note="sell?"), sample("100012.30"), Decimal("100012.30"))
-    assert told(firing, "http://localhost:8501").text.splitlines() == [
+def test_an_alert_has_symbol_rule_price_time_note_and_link() -> None:
+    firing = Firing(above(note="sell?"), observation("100012.30"), Decimal("100012.30"))
+    assert alert_text(firing, "http://localhost:8501").text.splitlines() == [
         "BTCUSDT is above 100: 100012.3 at 2023-11-15 00:00:00 UTC",
         "sell?",
         "http://localhost:8501/?symbol=BTCUSDT",
     ]
 
 
-def test_what_is_made_up_or_incomplete_says_so() -> None:
-    words = told(Firing(above(), sample(is_simulated=True, is_complete=False), Decimal(101)), "http://x")
+def test_an_alert_on_simulated_or_incomplete_data_says_so() -> None:
+    words = alert_text(
+        Firing(above(), observation(is_simulated=True, is_complete=False), Decimal(101)), "http://x"
+    )
     assert words.text.startswith("SIMULATED BTCUSDT")
     assert words.brief.startswith("SIMULATED BTCUSDT")
     assert "incomplete" in words.text
 
 
-def test_a_crossing_either_way_says_which() -> None:
+def test_a_crosses_alert_names_the_direction() -> None:
     crossing = above(kind=Kind.CROSSES)
-    assert "crosses down 100" in told(Firing(crossing, sample(99), Decimal(99), False), "http://x").text
+    assert (
+        "crosses down 100"
+        in alert_text(Firing(crossing, observation(99), Decimal(99), False), "http://x").text
+    )
 
 
-def test_many_alerts_are_one_message_the_first_of_them_in_full() -> None:
-    alerts = [Told(f"alert {one} " + "x" * 300, f"brief {one}") for one in range(MOST_AT_ONCE)]
-    message = together(alerts)
+def test_many_alerts_share_one_message_with_the_first_in_full() -> None:
+    alerts = [AlertText(f"alert {one} " + "x" * 300, f"brief {one}") for one in range(MOST_AT_ONCE)]
+    message = combined_message(alerts)
     assert len(message) <= LONGEST_MESSAGE
     assert message.startswith("alert 0 ")
     assert all(f"alert {one} " in message or f"brief {one}" in message for one in range(MOST_AT_ONCE))
-    assert together(alerts[:1]) == alerts[0].text
+    assert combined_message(alerts[:1]) == alerts[0].text

@@ -1,4 +1,4 @@
-"""What is told of a message, by the shape of what the service, the network or the mail server did with it."""
+"""The outcome of a message for each response or failure of the service, the network or the mail server."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def channel(address: str, **more: str) -> Channel:
     return channels(load(alert_channels=f"phone={address}", **more))["phone"]
 
 
-# What the services answer -----------------------------------------------------------------------------------
+# Responses of the services ----------------------------------------------------------------------------------
 
 NO_CHAT = Reply(200, {"ok": False, "error_code": 400, "description": "Bad Request: chat not found"})
 FLOOD = Reply(
@@ -65,7 +65,7 @@ FLOOD = Reply(
         (DISCORD, Reply(204, {}), Outcome.SENT, ""),
     ],
 )
-def test_the_body_counts_where_the_service_has_one(
+def test_the_responses_body_can_override_its_status(
     there: Messengers, address: str, reply: Reply, outcome: Outcome, words: str
 ) -> None:
     there.answer_next(reply)
@@ -75,7 +75,7 @@ def test_the_body_counts_where_the_service_has_one(
 
 
 def test_a_telegram_address_without_a_chat_sends_nothing(there: Messengers) -> None:
-    """Apprise asks the bot who has written to it: a request that is taken, and carries no message."""
+    """Apprise asks the bot who wrote to it. That request succeeds, but carries no message."""
     there.answer_next(Reply(200, {"ok": True, "result": []}))
     answer = channel(f"tgram://{TOKEN}/", **there.settings).send(BODY)
     assert answer.outcome is Outcome.REFUSED
@@ -83,14 +83,14 @@ def test_a_telegram_address_without_a_chat_sends_nothing(there: Messengers) -> N
     assert there.requests == [f"/bot{TOKEN}/getUpdates"]
 
 
-def test_one_who_wrote_to_the_bot_is_its_chat(there: Messengers) -> None:
+def test_someone_who_wrote_to_the_bot_gets_the_message(there: Messengers) -> None:
     update = {"message": {"from": {"id": int(CHAT), "first_name": "one"}}}
     there.answer_next(Reply(200, {"ok": True, "result": [update]}))
     assert channel(f"tgram://{TOKEN}/", **there.settings).send(BODY).outcome is Outcome.SENT
 
 
 class Service:
-    """A plugin's, which logs in and then sends to some rooms: the requests of Matrix, say."""
+    """Stands in for a plugin that logs in and then sends to rooms, as the one for Matrix does."""
 
     def __init__(self, url: str, rooms: int = 1, says: bool | None = None) -> None:
         self._url, self._rooms, self._says = url, rooms, says
@@ -127,7 +127,7 @@ class Service:
 def test_only_the_request_that_carries_the_message_counts(
     statuses: tuple[int, ...], rooms: int, says: bool | None, outcome: Outcome
 ) -> None:
-    channel(TELEGRAM)  # which installs the witness
+    channel(TELEGRAM)  # installs the recorder
     with answering([f"HTTP/1.1 {one} Words\r\nContent-Length: 2\r\n\r\n{{}}" for one in statuses]) as port:
         one = Channel("room", Service(f"http://127.0.0.1:{port}", rooms, says), "matrix://me:pw@host", 1.0)
         assert one.send(BODY).outcome is outcome
@@ -148,8 +148,10 @@ NOT_ALLOWED = '{"success": false, "error": "not-allowed"}'
         (((401, NOT_ALLOWED),), Outcome.REFUSED),
     ],
 )
-def test_a_log_in_that_works_sends_nothing(replies: tuple[tuple[int, str], ...], outcome: Outcome) -> None:
-    """By apprise's own plugin for Rocket.Chat, which logs in, sends, and logs out."""
+def test_a_successful_log_in_is_not_a_sent_message(
+    replies: tuple[tuple[int, str], ...], outcome: Outcome
+) -> None:
+    """With apprise's plugin for Rocket.Chat, which logs in, sends, and logs out."""
     with answering(
         [f"HTTP/1.1 {one} Words\r\nContent-Length: {len(body)}\r\n\r\n{body}" for one, body in replies]
     ) as port:
@@ -157,7 +159,7 @@ def test_a_log_in_that_works_sends_nothing(replies: tuple[tuple[int, str], ...],
     assert answer.outcome is outcome, answer.detail
 
 
-def test_alerts_test_exits_1_where_nothing_was_sent(
+def test_alerts_test_exits_1_if_nothing_was_sent(
     there: Messengers, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = load(alert_channels=f"phone={TELEGRAM},team={DISCORD}", **there.settings)
@@ -168,12 +170,12 @@ def test_alerts_test_exits_1_where_nothing_was_sent(
     assert alert_commands.run(settings, Namespace(action="test", channel=None)) == 0
 
 
-# What never left --------------------------------------------------------------------------------------------
+# Failures of the network ------------------------------------------------------------------------------------
 
 
 @contextmanager
 def answering(replies: list[str], tls: ssl.SSLContext | None = None, *, reads: bool = True) -> Iterator[int]:
-    """A server's port: to each connection the next reply, after its request has come; then it is closed."""
+    """Run a server; yield its port. Each connection gets the next reply and is then closed."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -183,7 +185,9 @@ def answering(replies: list[str], tls: ssl.SSLContext | None = None, *, reads: b
                 with connection if tls is None else tls.wrap_socket(connection, server_side=True) as one:
                     if reads:
                         _read_request(one)
-                    os.write(one.fileno(), reply.encode())  # of TLS too: what is no record of it
+                    os.write(
+                        one.fileno(), reply.encode()
+                    )  # on the raw socket, so under TLS this is an invalid record
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
@@ -218,21 +222,21 @@ def _some(connection: socket.socket) -> bytes:
 Link = AbstractContextManager[int]
 
 
-def nobody() -> Link:
+def no_server() -> Link:
     return answering([])
 
 
 LATER, UNKNOWN = Outcome.LATER, Outcome.UNKNOWN
 PROXIED = "https://messenger.invalid"
 NETWORKS: Mapping[str, tuple[str, str, Callable[[], Link], Outcome]] = {
-    "no such host": ("https://messenger.invalid", "", nobody, LATER),
-    "connection refused": ("https://127.0.0.1:{free}", "", nobody, LATER),
+    "no such host": ("https://messenger.invalid", "", no_server, LATER),
+    "connection refused": ("https://127.0.0.1:{free}", "", no_server, LATER),
     "no TLS there": (
         "https://127.0.0.1:{port}", "", lambda: answering(["HTTP/1.1 400 No\r\n\r\n"], reads=False), LATER
     ),
     "TLS cut off": ("https://127.0.0.1:{port}", "", lambda: answering([""], reads=False), LATER),
-    "proxy isn't there": (PROXIED, "http://127.0.0.1:{free}", nobody, LATER),
-    "proxy's name is unknown": (PROXIED, "http://proxy.invalid:1", nobody, LATER),
+    "proxy isn't there": (PROXIED, "http://127.0.0.1:{free}", no_server, LATER),
+    "proxy's name is unknown": (PROXIED, "http://proxy.invalid:1", no_server, LATER),
     "proxy refuses": (
         PROXIED, "http://127.0.0.1:{port}", lambda: answering(["HTTP/1.1 403 No\r\n\r\n"]), LATER
     ),
@@ -243,7 +247,7 @@ NETWORKS: Mapping[str, tuple[str, str, Callable[[], Link], Outcome]] = {
     "proxy accepts, then hangs up": (
         PROXIED, "http://127.0.0.1:{port}", lambda: answering(["HTTP/1.1 200 Yes\r\n\r\n"]), LATER
     ),
-    "no SOCKS proxy there": (PROXIED, "socks5h://127.0.0.1:{free}", nobody, LATER),
+    "no SOCKS proxy there": (PROXIED, "socks5h://127.0.0.1:{free}", no_server, LATER),
     "SOCKS proxy refuses": (
         PROXIED, "socks5h://127.0.0.1:{port}", lambda: answering(["no"], reads=False), LATER
     ),
@@ -253,7 +257,10 @@ NETWORKS: Mapping[str, tuple[str, str, Callable[[], Link], Outcome]] = {
         "http://127.0.0.1:{free}", "http://127.0.0.1:{port}", lambda: answering([""]), UNKNOWN
     ),
 }  # fmt: skip
-"""Address of the service, of the proxy, the server at {port}, and what is to be told; nobody is at {free}."""
+"""By name: the service's address, the proxy's, the server at {port}, and the expected outcome.
+
+Nothing listens at {free}.
+"""
 
 
 def sent_over(network: str, monkeypatch: pytest.MonkeyPatch) -> Answer:
@@ -266,7 +273,7 @@ def sent_over(network: str, monkeypatch: pytest.MonkeyPatch) -> Answer:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_what_never_left_is_sent_later_and_what_may_have_is_unknown(
+def test_an_unsent_message_is_retried_and_a_possibly_sent_one_is_unknown(
     network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = sent_over(network, monkeypatch)
@@ -284,7 +291,7 @@ def test_a_socks_proxy_without_its_package_is_named(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_tls_error_after_the_request_was_written_is_unknown(tmp_path: Path) -> None:
-    """The same class as a certificate that is refused, which comes before."""
+    """It has the same exception class as a rejected certificate, which comes before the request."""
     signed = Authority(tmp_path).certificate("server", "IP:127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(signed.certificate, signed.key)
@@ -310,11 +317,11 @@ MAILS: Mapping[str, tuple[Mapping[str, str], Outcome, int]] = {
     "cut off after the text": ({TEXT: HANGS_UP}, UNKNOWN, 1),
     "cut off at the end": ({"QUIT": HANGS_UP}, Outcome.SENT, 1),
 }
-"""What the mail server says, what is to be told, and how many texts reached it."""
+"""By name: the mail server's replies, the expected outcome, and how many texts reached it."""
 
 
 @pytest.mark.parametrize("mail", MAILS)
-def test_what_a_mail_server_says(mail: str) -> None:
+def test_a_mail_servers_replies_determine_the_outcome(mail: str) -> None:
     replies, outcome, texts = MAILS[mail]
     with mail_server(replies) as server:
         answer = channel(_mail(server.port)).send(BODY)
@@ -322,7 +329,7 @@ def test_what_a_mail_server_says(mail: str) -> None:
     assert len(server.texts) == texts
 
 
-def test_a_mail_server_that_is_not_there_has_nothing() -> None:
+def test_without_a_mail_server_the_message_is_retried() -> None:
     assert channel(_mail(free_port())).send(BODY).outcome is LATER
     assert channel("mailto://me:canary@mail.invalid?mode=insecure").send(BODY).outcome is LATER
 
@@ -345,25 +352,25 @@ MOVED = Reply(
 )
 
 
-def test_a_group_that_moved_is_written_to_where_it_is(there: Messengers) -> None:
+def test_a_moved_group_gets_the_message_in_its_new_chat(there: Messengers) -> None:
     one = channel(f"tgram://{TOKEN}/{GROUP}", **there.settings)
     there.answer_next(MOVED)
     answer = one.send(BODY)
     assert answer.outcome is Outcome.SENT
-    assert f"write {SUPERGROUP} in its place in CANDLEFLOW_ALERT_CHANNELS" in answer.detail
+    assert f"replace {GROUP} by {SUPERGROUP} in CANDLEFLOW_ALERT_CHANNELS" in answer.detail
     assert one.send("another text") == Answer(Outcome.SENT)
     assert there.chats == [GROUP, SUPERGROUP, SUPERGROUP]
     assert len(there.messages) == 2
 
 
-def test_a_group_that_moved_and_is_not_there_either_is_refused(there: Messengers) -> None:
+def test_a_group_that_moved_twice_is_refused(there: Messengers) -> None:
     there.answer_next(MOVED, MOVED)
     answer = channel(f"tgram://{TOKEN}/{GROUP}", **there.settings).send(BODY)
     assert answer.outcome is Outcome.REFUSED
     assert there.chats == [GROUP, SUPERGROUP]
 
 
-def test_of_two_chats_that_which_moved_is_written_to_anew(there: Messengers) -> None:
+def test_of_two_chats_only_the_moved_one_gets_the_message_again(there: Messengers) -> None:
     there.answer_next(Reply(), MOVED)
     assert channel(f"tgram://{TOKEN}/{CHAT}/{GROUP}", **there.settings).send(BODY).outcome is Outcome.SENT
     assert (set(there.chats[:2]), there.chats[2:]) == ({CHAT, GROUP}, [SUPERGROUP])
@@ -372,7 +379,7 @@ def test_of_two_chats_that_which_moved_is_written_to_anew(there: Messengers) -> 
 
 @pytest.mark.parametrize("host", ["discord.com", "ptb.discord.com", "canary.discord.com", "discordapp.com"])
 @pytest.mark.parametrize("version", ["", "v10/"])
-def test_a_webhook_address_is_taken_as_discords_applications_give_it(
+def test_a_webhook_address_is_accepted_as_discords_apps_show_it(
     there: Messengers, host: str, version: str
 ) -> None:
     one = channel(f"https://{host}/api/{version}webhooks/{WEBHOOK}", **there.settings)

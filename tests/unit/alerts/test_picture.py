@@ -1,4 +1,4 @@
-"""The picture that goes with an alert, by its pixels."""
+"""The picture for an alert, checked by its pixels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LARGEST_BYTES = 20_000
 
 
 def candle(ago: int, open_: object, close: object, wick: object = 0, **more: Any) -> Bar:
-    """The candle of so many windows before the last, its wick so much above and below its body."""
+    """Make the candle ``ago`` windows before the last; its wicks reach ``wick`` above and below its body."""
     first, last, beyond = (Decimal(str(one)) for one in (open_, close, wick))
     high, low = max(first, last) + beyond, min(first, last) - beyond
     one = Bar(WINDOW - ago * FIVE_SECONDS, first, high, low, last, volume=Decimal(1), is_complete=True)
@@ -62,14 +62,14 @@ def colour(image: Image.Image, x: int, y: int) -> str:
 
 
 def rows_of(image: Image.Image, x: int, wanted: str) -> list[int]:
-    """Where in the price panel's column the colour is."""
+    """Return the rows of the price panel's column ``x`` that have the colour."""
     return [y for y in range(PRICES[1], PRICES[3]) if colour(image, x, y) == wanted]
 
 
 RISES, FALLS = candle(1, 100, 110, 2), candle(0, 110, 104, 2)
 
 
-def test_a_candle_has_the_pages_colour_from_its_open_to_its_close() -> None:
+def test_a_candles_body_has_the_pages_colour() -> None:
     what = chart(RISES, FALLS)
     image, scale = drawn(what), scale_of(what.candles, None)
     for one, wanted in ((RISES, RISING), (FALLS, FALLING)):
@@ -80,18 +80,18 @@ def test_a_candle_has_the_pages_colour_from_its_open_to_its_close() -> None:
         assert (min(wick), max(wick)) == (scale.y(one.high), scale.y(one.low))
 
 
-def test_the_alerts_own_window_is_the_last_and_older_ones_have_their_places() -> None:
+def test_the_alerts_window_is_the_last_and_older_ones_keep_their_places() -> None:
     oldest, too_old = candle(CANDLES - 1, 100, 110), candle(CANDLES, 1, 2)
     what = chart(too_old, oldest, RISES, FALLS)
     image = drawn(what)
     assert middle(what, FALLS) == PRICES[2] - (PRICES[2] - PRICES[0]) // (2 * CANDLES) - 1
-    assert rows_of(image, middle(what, oldest), RISING), "not squeezed by what is too old"
+    assert rows_of(image, middle(what, oldest), RISING), "older candles don't compress the scale"
     empty = middle(what, candle(7, 1, 1))
     assert rows_of(image, empty, GROUND) == list(range(PRICES[1], PRICES[3]))
 
 
 @pytest.mark.parametrize("line", ["105", "100.5", "118", "95"])
-def test_the_rules_line_is_at_its_price_inside_or_just_outside_of_the_candles(line: str) -> None:
+def test_the_rules_level_is_drawn_at_its_price_within_or_near_the_candles(line: str) -> None:
     what = chart(RISES, FALLS, line=line)
     image, scale = drawn(what), scale_of(what.candles, what.line)
     y = scale.y(Decimal(line))
@@ -99,13 +99,13 @@ def test_the_rules_line_is_at_its_price_inside_or_just_outside_of_the_candles(li
     assert rows_of(image, PRICES[0] + 2, LINE) == [y, y + 1]
 
 
-def test_a_line_far_away_flattens_no_candle() -> None:
+def test_a_distant_level_does_not_change_the_scale() -> None:
     what = chart(RISES, FALLS, line="1000")
     assert scale_of(what.candles, what.line) == scale_of(what.candles, None)
     assert rows_of(drawn(what), PRICES[0] + 2, LINE) == []
 
 
-def test_volume_is_beneath_as_high_as_its_part_of_the_largest() -> None:
+def test_a_volume_bars_height_is_its_share_of_the_largest() -> None:
     half = RISES._replace(volume=Decimal("1.5"))
     what = chart(half, FALLS._replace(volume=Decimal(3)))
     image = drawn(what)
@@ -123,7 +123,7 @@ def test_an_incomplete_candle_is_marked() -> None:
     assert colour(image, middle(what, FALLS), under) == GROUND
 
 
-def test_made_up_trades_are_told_at_the_head() -> None:
+def test_simulated_trades_are_marked_at_the_top() -> None:
     def oranges(what: Chart) -> int:
         head = drawn(what).crop((0, 0, SIZE[0], PRICES[1]))
         return sum(colour(head, x, y) == FALLING for x in range(200) for y in range(head.height))
@@ -132,7 +132,7 @@ def test_made_up_trades_are_told_at_the_head() -> None:
     assert oranges(chart(RISES, is_simulated=True)) > 100
 
 
-def test_words_that_are_too_long_end_before_the_time() -> None:
+def test_a_long_text_is_cut_before_the_time() -> None:
     image = drawn(chart(RISES, words="is above 1" * 30))
     columns = [x for x in range(SIZE[0]) if any(colour(image, x, y) == LINE for y in range(PRICES[1]))]
     assert SIZE[0] / 2 < max(columns) < SIZE[0] - 210

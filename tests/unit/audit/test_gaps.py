@@ -1,4 +1,4 @@
-"""What ``gaps`` makes of the events."""
+"""``gaps``: from events to a list of gaps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from candleflow.market.gap import GapEvent, GapEventKind
 SEEN, FILLED, GIVEN_UP = GapEventKind.SEEN, GapEventKind.FILLED, GapEventKind.GIVEN_UP
 
 
-def test_each_gap_tells_how_it_stands() -> None:
+def test_each_gap_has_its_current_state() -> None:
     events = [
         GapEvent(SEEN, "BTCUSDT", 10, 19, 1, "restart"),
         GapEvent(SEEN, "ETHUSDT", 10, 19, 2, "jump"),
@@ -22,7 +22,7 @@ def test_each_gap_tells_how_it_stands() -> None:
     ]
 
 
-def test_what_was_seen_again_counts_for_both() -> None:
+def test_a_gap_that_was_reported_twice_is_filled_in_both() -> None:
     events = [
         GapEvent(SEEN, "BTCUSDT", 10, 19, 1, "jump"),
         GapEvent(FILLED, "BTCUSDT", 10, 19, 2, "historicalTrades"),

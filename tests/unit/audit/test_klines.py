@@ -1,4 +1,4 @@
-"""The comparison of candles with klines: each verdict, on numbers small enough to check by eye."""
+"""The comparison of candles with klines: each verdict, on numbers that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LATER = T0 + 3_600 * SECOND_US
 
 
 def amounts(prices: str, volumes: str, trades: int) -> dict[str, Any]:
-    """Prices: open, high, low, close; volumes: all, quote, taker's, taker's quote."""
+    """Prices: open, high, low, close. Volumes: base, quote, taker buy, taker buy quote."""
     decimals = map(Decimal, f"{prices} {volumes}".split())
     names = (*FIELDS[:6], "taker_buy_volume", "taker_buy_quote_volume")
     return dict(zip(names, decimals, strict=True)) | {"trade_count": trades}
@@ -45,14 +45,14 @@ def kline(second: int, prices: str, volumes: str, trades: int, interval: str = "
 
 
 def flat(second: int, price: str) -> Kline:
-    """A kline without a trade, as the exchange publishes it."""
+    """Return a kline without trades, as the exchange publishes it."""
     return kline(second, " ".join([price] * 4), "0 0 0 0", 0)
 
 
 def traded(
     second: int, interval: str, prices: str, volumes: str, trades: int, ids: tuple[int, int] = (0, 0)
 ) -> StoredCandle:
-    """A candle of ours."""
+    """Return a stored candle."""
     return StoredCandle(
         "BTCUSDT", interval, T0 + second * SECOND_US, **amounts(prices, volumes, trades),
         first_trade_id=ids[0], last_trade_id=ids[1], is_closed=True, is_complete=True, revision=0,
@@ -65,7 +65,7 @@ KLINES = [
     kline(1, "10 14 9 12", "0.1 1.1 0.05 0.5", 3),
     flat(2, "12"),
     kline(3, "13 13 8 8", "0.2 2.2 0 0", 2),
-    flat(4, "7"),  # not Binance's way, which is the close before: what has no trade is to count for nothing
+    flat(4, "7"),  # Binance would use the previous close; klines without trades must be ignored
 ]
 CANDLE = traded(0, "5s", "10 14 8 8", "0.30000000 3.3 0.05 0.5", 5, (100, 104))
 NEXT = traded(5, "5s", "8 8 8 8", "1 8 0 0", 1, (105, 105))
@@ -80,7 +80,7 @@ def judged(
     begins_at: int | None = None,
     seconds: int = 5,
 ) -> Comparison:
-    """The comparison of the first ``seconds``."""
+    """Compare the first ``seconds``."""
     return compare(
         ours, theirs, basis, since=T0, until=T0 + seconds * SECOND_US, now=now, begins_at=begins_at
     )
@@ -93,7 +93,7 @@ def only(comparison: Comparison) -> Finding:
 
 
 def reason_of(comparison: Comparison) -> str:
-    """Why the one window is not comparable."""
+    """Return why the only window is not comparable."""
     finding = only(comparison)
     assert finding.verdict is Verdict.NOT_COMPARABLE
     assert finding.fields == ()
@@ -111,7 +111,7 @@ def test_five_klines_of_a_second_make_one_of_five() -> None:
     assert merge([flat(0, "99"), flat(1, "99")]) is None
 
 
-def test_equal_in_all_fields_whatever_the_zeros_behind_the_point() -> None:
+def test_trailing_zeros_make_no_difference() -> None:
     assert judged([CANDLE, NEXT]) == Comparison("5s", {Verdict.EQUAL: 1})
 
 
@@ -160,7 +160,7 @@ LESS = traded(0, "5s", "10 14 9 12", "0.1 1.1 0.05 0.5", 3, (100, 102))
 """CANDLE without its last two trades."""
 
 
-def test_less_than_the_exchange_has_is_incomplete_where_our_ledger_says_so() -> None:
+def test_missing_trades_that_the_ids_show_are_incomplete() -> None:
     comparison = judged([LESS._replace(is_complete=False)])
     finding = only(comparison)
     assert not comparison.differs
@@ -176,7 +176,7 @@ def test_trades_lost_at_a_windows_end_show_in_the_candle_after_it() -> None:
     assert (finding.verdict, finding.reason) == (Verdict.INCOMPLETE, "trade ids are missing after it")
 
 
-def test_less_than_the_exchange_has_is_different_where_no_id_is_missing() -> None:
+def test_missing_trades_that_the_ids_do_not_show_are_different() -> None:
     assert only(judged([LESS, NEXT._replace(first_trade_id=103)])).verdict is Verdict.DIFFERENT
     assert only(judged([LESS])).verdict is Verdict.DIFFERENT
 
@@ -189,7 +189,7 @@ def test_less_than_the_exchange_has_is_different_where_no_id_is_missing() -> Non
         {"taker_buy_quote_volume": Decimal("0.6")},
     ],
 )  # fmt: skip
-def test_missing_trades_explain_nothing_that_is_more_than_the_exchange_has(wrong: dict[str, Decimal]) -> None:
+def test_missing_trades_do_not_explain_more_than_the_exchange_has(wrong: dict[str, Decimal]) -> None:
     candle = LESS._replace(is_complete=False, **wrong)  # type: ignore[arg-type]
     assert only(judged([candle])).verdict is Verdict.DIFFERENT
 
@@ -199,13 +199,13 @@ def test_a_candle_that_is_not_proved_complete_may_still_be_equal() -> None:
 
 
 def test_an_open_candle_is_not_compared() -> None:
-    assert reason_of(judged([LESS._replace(is_closed=False)])) == "our candle is not closed yet"
+    assert reason_of(judged([LESS._replace(is_closed=False)])) == "the stored candle is not closed yet"
 
 
-def test_the_window_under_way_is_not_compared() -> None:
+def test_the_current_window_is_not_compared() -> None:
     end = T0 + 5 * SECOND_US
-    assert reason_of(judged([CANDLE], now=end - 1)) == "it is under way"
-    assert reason_of(judged([], now=end - 1)) == "it is under way"
+    assert reason_of(judged([CANDLE], now=end - 1)) == "it has not ended yet"
+    assert reason_of(judged([], now=end - 1)) == "it has not ended yet"
     assert reason_of(judged([], now=end)) == "it ended less than 5 s ago"
     assert reason_of(judged([LESS], now=end + SETTLE_US - 1)) == "it ended less than 5 s ago"
     assert judged([CANDLE], now=end + SETTLE_US).counts == {Verdict.EQUAL: 1}
@@ -213,13 +213,13 @@ def test_the_window_under_way_is_not_compared() -> None:
 
 @pytest.mark.parametrize("ours", [[], [CANDLE]])
 def test_without_klines_nothing_is_compared(ours: list[StoredCandle]) -> None:
-    assert reason_of(judged(ours, [])) == "the exchange gave no 1s klines for it"
-    assert reason_of(judged(ours, KLINES[1:])) == "the exchange gave 4 of 5 1s klines for it"
+    assert reason_of(judged(ours, [])) == "the exchange returned no 1s klines for it"
+    assert reason_of(judged(ours, KLINES[1:])) == "the exchange returned 4 of 5 1s klines for it"
 
 
 def test_nothing_is_missing_before_our_first_candle() -> None:
     after = T0 + 5 * SECOND_US
-    assert reason_of(judged([], begins_at=after)) == "it is before our first candle"
+    assert reason_of(judged([], begins_at=after)) == "it is before the first stored candle"
     assert only(judged([], begins_at=T0)).verdict is Verdict.MISSING
 
 
@@ -240,7 +240,10 @@ def test_a_minute_is_compared_with_the_exchanges_minute() -> None:
     assert judged([candle], [minute], basis=basis, seconds=60).counts == {Verdict.EQUAL: 1}
     wrong = candle._replace(close=Decimal(9))
     assert only(judged([wrong], [minute], basis=basis, seconds=60)).verdict is Verdict.DIFFERENT
-    assert reason_of(judged([candle], [], basis=basis, seconds=60)) == "the exchange gave no 1m klines for it"
+    assert (
+        reason_of(judged([candle], [], basis=basis, seconds=60))
+        == "the exchange returned no 1m klines for it"
+    )
 
 
 def test_sliding_windows_are_made_of_the_same_klines() -> None:
@@ -256,7 +259,7 @@ def test_sliding_windows_are_made_of_the_same_klines() -> None:
     assert comparison.findings[0].open_time == T0 + 3 * SECOND_US
 
 
-def test_a_sliding_window_that_overlaps_the_next_has_no_hole_after_it() -> None:
+def test_an_overlapping_sliding_window_has_no_gap_after_it() -> None:
     basis = bases(Windows.of_seconds(2, 1))[0]
     less = traded(0, "2s/1s", "10 14 9 12", "0.09 1 0.05 0.5", 2, (100, 101))
     overlapping = traded(1, "2s/1s", "10 14 9 12", "0.1 1.1 0.05 0.5", 3, (100, 102))
@@ -273,7 +276,7 @@ def test_what_is_compared_follows_the_finest_windows() -> None:
         bases(Windows(1_500_000, 1_500_000))
 
 
-def test_stretches_add_up() -> None:
+def test_comparisons_of_consecutive_ranges_add_up() -> None:
     first, second = judged([CANDLE]), judged([])
     whole = joined("5s", [first, second, second])
     assert whole.counts == {Verdict.EQUAL: 1, Verdict.MISSING: 2}
@@ -286,7 +289,7 @@ def test_stretches_add_up() -> None:
 def test_symbols_and_intervals_do_not_mix() -> None:
     with pytest.raises(MarketError, match="ETHUSDT"):
         judged([CANDLE._replace(symbol="ETHUSDT")])
-    with pytest.raises(MarketError, match="1m is compared where 5s"):
+    with pytest.raises(MarketError, match="expected 5s candles or klines to compare, got 1m"):
         judged([CANDLE._replace(interval="1m")])
-    with pytest.raises(MarketError, match="1m is compared where 1s"):
+    with pytest.raises(MarketError, match="expected 1s candles or klines to compare, got 1m"):
         judged([CANDLE], [replace(KLINES[0], interval="1m")])

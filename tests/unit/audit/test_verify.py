@@ -1,4 +1,4 @@
-"""``verify`` before and beside its connections: arguments, defaults and pages."""
+"""``verify`` without connections: arguments, defaults, pages and the report."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def nothing_opens(monkeypatch: pytest.MonkeyPatch) -> None:
 def status(argv: list[str]) -> int:
     try:
         return cli.main(["verify", *argv])
-    except SystemExit as ended:  # argparse's way
+    except SystemExit as ended:  # by argparse
         return int(ended.code or 0)
 
 
 @pytest.mark.parametrize(
     ("argv", "named", "accepted"),
     [
-        (["--symbol", "BTC/USDT"], "--symbol: 'BTC/USDT'", "a name such as BTCUSDT"),
+        (["--symbol", "BTC/USDT"], "--symbol: 'BTC/USDT'", "a symbol such as BTCUSDT"),
         (["--from", "yesterday"], "--from: 'yesterday'", "a time such as 2026-11-22T10:00"),
         (["--to", "1969-12-31T23:59"], "--to: '1969-12-31T23:59'", "from 1970 on"),
         (["--to", "0001-01-01T00:00+10:00"], "--to: '0001-01-01T00:00+10:00'", "a time such as"),
@@ -85,7 +85,7 @@ def asked(*argv: str) -> Asked:
     return asked_for(settings, parser.parse_args(argv), NOW)
 
 
-def test_what_is_not_said_is_the_first_symbol_and_the_last_hour() -> None:
+def test_the_defaults_are_the_first_symbol_and_the_last_hour() -> None:
     hour = 3_600 * SECOND_US
     assert asked() == Asked("ETHUSDT", NOW - hour, NOW)
     assert asked("--symbol", "btcusdt").symbol == "BTCUSDT"
@@ -101,7 +101,7 @@ def test_times_are_utc_unless_they_name_an_offset(text: str) -> None:
 
 
 @pytest.mark.parametrize("size", WINDOW_SECONDS)
-def test_a_request_covers_each_page_and_none_is_asked_for_in_vain(size: int) -> None:
+def test_each_page_fits_one_request(size: int) -> None:
     for slide in (one for one in WINDOW_SECONDS if size % one == 0):
         for basis in bases(Windows.of_seconds(size, slide)):
             opens = basis.opens(TEN, TEN + 7 * 3_600 * SECOND_US)
@@ -114,18 +114,18 @@ def test_a_request_covers_each_page_and_none_is_asked_for_in_vain(size: int) -> 
 
 
 def printed(verified: Verified, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
-    """The words of each line that isn't empty."""
+    """Return the words of each non-empty line."""
     print_report(verified)
     return [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
 
 
-def test_the_report_has_the_counts_and_the_first_twenty_windows_the_gravest_first(
+def test_the_report_has_counts_and_twenty_windows_the_most_serious_first(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     lost = FieldDifference("trade_count", 0, 7)
     wrong = FieldDifference("volume", Decimal("12345678.10000000"), Decimal("12345678.2"))
     findings = (
-        Finding("5s", TEN, Verdict.NOT_COMPARABLE, "it is under way"),
+        Finding("5s", TEN, Verdict.NOT_COMPARABLE, "it has not ended yet"),
         *(Finding("5s", TEN + 5 * n * SECOND_US, Verdict.MISSING, fields=(lost,)) for n in range(30)),
         Finding("5s", TEN + 900 * SECOND_US, Verdict.DIFFERENT, fields=(wrong, lost)),
     )
@@ -136,7 +136,7 @@ def test_the_report_has_the_counts_and_the_first_twenty_windows_the_gravest_firs
     assert lines[2:5] == [
         ["5s", "1,200", "1", "30", "0", "0", "1"],
         ["1m", "60", "0", "0", "0", "0", "0"],
-        ["1", "not", "comparable:", "it", "is", "under", "way"],
+        ["1", "not", "comparable:", "it", "has", "not", "ended", "yet"],
     ]
     assert lines[6:11] == [
         ["5s", "2026-11-22T10:15:00Z", "different"],
@@ -147,7 +147,7 @@ def test_the_report_has_the_counts_and_the_first_twenty_windows_the_gravest_firs
     ]
     assert sum(line[0] == "5s" and line[-1] in ("missing", "different") for line in lines) == 20
     assert lines[-2:] == [
-        ["and", "11", "windows", "more:", "--json", "has", "all"],
+        ["and", "11", "more", "windows:", "--json", "prints", "all"],
         ["31", "windows", "differ", "from", "the", "exchange's", "klines,", "1,260", "are", "equal"],
     ]
 
@@ -156,10 +156,10 @@ def test_the_report_has_the_counts_and_the_first_twenty_windows_the_gravest_firs
     ("counts", "said"),
     [
         ({Verdict.EQUAL: 3, Verdict.INCOMPLETE: 1}, "3 windows equal the exchange's klines, none differs"),
-        ({Verdict.NOT_COMPARABLE: 3}, "nothing was comparable"),
+        ({Verdict.NOT_COMPARABLE: 3}, "no window could be compared"),
     ],
 )
-def test_the_report_ends_with_what_it_comes_to(
+def test_the_report_ends_with_a_conclusion(
     counts: dict[Verdict, int], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     verified = Verified(asked(), "http://127.0.0.1:9443", (Comparison("5s", counts),), is_simulated=True)

@@ -1,4 +1,4 @@
-"""``forecast evaluate``: the same forecasts over files of trades, and the truth in words."""
+"""``forecast evaluate`` over files of trades, and its report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BEGINS_AT_MS = 1_700_006_400_000
 
 
 def archive_of(file: Path, candles: int, autocorrelation: float) -> Path:
-    """An archive's file of a made-up market, one trade a second; of each candle's return some goes on."""
+    """Write an archive file of a simulated market, one trade a second, with autocorrelated returns."""
     chance = random.Random(1)
     price, step = 60_000.0, 0.0
     lines = []
@@ -69,19 +69,19 @@ def evaluated(capsys: pytest.CaptureFixture[str], file: Path, *more: str) -> str
     return capsys.readouterr().out
 
 
-def test_skill_is_told_where_there_is_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_skill_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = archive_of(tmp_path / "day.csv", 1_500, 0.4)
     assert "Forecast: better than the last price by" in evaluated(capsys, file)
 
 
-def test_a_random_walk_is_told_to_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_skill_is_reported_for_a_random_walk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = evaluated(capsys, archive_of(tmp_path / "day.csv", 1_000, 0.0))
     assert f"Forecast: {NO_SKILL}" in said
     assert "coverage" in said
     assert "a coin" in said
 
 
-def test_too_few_candles_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_few_candles_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["forecast", "evaluate", "--file", str(archive_of(tmp_path / "day.csv", 5, 0.0))]) == 1
     assert "nothing to forecast" in capsys.readouterr().out
 
@@ -92,15 +92,15 @@ UNREADABLE = {
     "empty.csv": ("", "it is empty"),
     "words.jsonl": (
         "hello\n" * 9,
-        "has no trade of BTCUSDT; 9 lines can't be read, the first: 'hello' is refused",
+        "has no trade of BTCUSDT; 9 lines can't be read, the first: 'hello' is rejected",
     ),
     "another.jsonl": (RECORDED % "ETHUSDT", "has no trade of BTCUSDT"),
-    "refused.csv": ("1,0.0,1.0,1.0,1723075200000,True,True\n", "is refused: price not a finite positive"),
+    "refused.csv": ("1,0.0,1.0,1.0,1723075200000,True,True\n", "is rejected: price not a finite positive"),
 }
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_a_file_of_which_nothing_can_be_read_is_an_error(
+def test_an_unreadable_file_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     content, says = UNREADABLE[name]
@@ -110,7 +110,7 @@ def test_a_file_of_which_nothing_can_be_read_is_an_error(
     assert says in " ".join((said.out + said.err).split())
 
 
-def test_lines_that_cannot_be_read_are_counted_and_the_exit_status_tells(
+def test_unreadable_lines_are_counted_and_set_the_exit_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = archive_of(tmp_path / "day.csv", 1_000, 0.0)
@@ -125,8 +125,8 @@ def test_lines_that_cannot_be_read_are_counted_and_the_exit_status_tells(
 @pytest.mark.skipif(not TRADES_ONLY.exists(), reason=ABSENT)
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "ETHUSDT"])
 def test_the_recording_has_too_little_for_any_skill(symbol: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Eleven minutes of 5-second candles: scored out of sample, and no more is claimed than they show."""
+    """Eleven minutes of 5-second candles: too few for a claim of skill."""
     said = evaluated(capsys, TRADES_ONLY, "--symbol", symbol)
     assert "129 candles" in said
     assert f"Forecast: {NO_SKILL}" in said
-    assert "as it should be (80 %)" in said
+    assert "on target (80 %)" in said

@@ -1,4 +1,4 @@
-"""The forecasts: nothing from the future, skill where there is some, and none claimed where there is none."""
+"""The forecasts: no look-ahead, skill where returns are predictable, and no skill claimed on random walks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from candleflow.forecast.scores import FEWEST, NO_SKILL, Scored, evaluate, score
 from tests.made_candles import SIZE_US, market
 
 WALKS = range(12)
-"""Random walks. Of one in 40 the bound of 95 % is above zero by chance; one in twelve may be, not two."""
+"""Seeds of random walks. By chance one in 40 has a lower bound above 0: of twelve, one may, not two."""
 
 
 def test_a_forecast_knows_nothing_of_what_comes_after_it() -> None:
-    """With the future cut off, wherever that is, the forecasts until then are the same to the last digit."""
+    """With the candles cut off at any point, the forecasts before it are exactly the same."""
     candles = market(1, 600, autocorrelation=0.3)
     whole = list(forecasts(candles, SIZE_US))
     for end in (LOOK_BACK + 1, 50, 101, 333, 599):
@@ -48,8 +48,8 @@ def test_a_forecast_is_of_a_window_that_has_not_begun_when_its_candles_have_clos
 
 @pytest.mark.parametrize("seed", range(2))
 def test_skill_is_found_where_returns_are_correlated(seed: int) -> None:
-    """Of a return, 0.3 goes on into the next: two on, the best forecast has an error some 2.5 % less."""
-    found = evaluate(market(seed, 2_500, autocorrelation=0.3), SIZE_US).raced
+    """With an autocorrelation of 0.3, the best forecast two windows ahead has a 2.5 % smaller error."""
+    found = evaluate(market(seed, 2_500, autocorrelation=0.3), SIZE_US).scores
     assert found is not None
     assert found.has_skill
     assert found.skill > 0.01
@@ -61,16 +61,16 @@ def test_skill_is_found_where_returns_are_correlated(seed: int) -> None:
 def test_no_skill_is_claimed_of_random_walks() -> None:
     verdicts: Counter[str] = Counter()
     for seed in WALKS:
-        found = evaluate(market(seed, 1_200), SIZE_US).raced
+        found = evaluate(market(seed, 1_200), SIZE_US).scores
         assert found is not None
-        assert found.skill > -0.02  # what racing costs where there is nothing to find
+        assert found.skill > -0.02  # the cost of choosing among models without skill
         verdicts[found.verdict] += 1
     assert verdicts[NO_SKILL] >= len(WALKS) - 1
 
 
 @pytest.mark.parametrize("autocorrelation", [0.0, 0.5, -0.3])
 def test_eighty_of_a_hundred_closes_are_in_the_interval(autocorrelation: float) -> None:
-    found = evaluate(market(5, 2_000, autocorrelation=autocorrelation), SIZE_US).raced
+    found = evaluate(market(5, 2_000, autocorrelation=autocorrelation), SIZE_US).scores
     assert found is not None
     assert found.coverage.value == pytest.approx(COVERAGE, abs=0.02)
 
@@ -104,7 +104,7 @@ def test_candles_without_trades_are_candles() -> None:
     assert len(made) == 200 - LOOK_BACK
 
 
-def test_a_price_that_never_moves_has_nothing_to_measure_by() -> None:
+def test_a_constant_price_gives_no_features() -> None:
     still = [one._replace(close=Decimal(5)) for one in market(1, 100)]
     assert list(forecasts(still, SIZE_US)) == []
 
@@ -118,7 +118,7 @@ def test_there_is_a_feature_for_each_name_and_none_is_far_out() -> None:
             assert max(map(abs, seen.values)) <= 6
 
 
-def test_of_few_forecasts_no_skill_is_told() -> None:
+def test_few_forecasts_allow_no_claim_of_skill() -> None:
     perfect = [Scored(at * SIZE_US, 2.0, 1.9, 2.1, 1.0, 2.0) for at in range(FEWEST - 1)]
     found = scores(perfect, SIZE_US)
     assert found is not None
@@ -128,7 +128,7 @@ def test_of_few_forecasts_no_skill_is_told() -> None:
 
 
 def test_the_scores_are_what_their_formulas_say() -> None:
-    """Errors of 1 and 3 against 2 and 2: by hand."""
+    """Errors of 1 and 3 against 2 and 2, computed by hand."""
     found = scores([Scored(0, 101, 99, 103, 100, 102), Scored(SIZE_US, 95, 90, 96, 100, 98)], SIZE_US)
     assert found is not None
     assert (found.mae, found.mae_last) == (2.0, 2.0)
@@ -136,18 +136,18 @@ def test_the_scores_are_what_their_formulas_say() -> None:
     assert found.skill == 0
     assert found.coverage.value == 0.5
     assert found.hits is not None
-    assert (found.hits.value, found.hits.count) == (1.0, 1)  # each second window alone
+    assert (found.hits.value, found.hits.count) == (1.0, 1)  # only every second window counts
     assert scores([], SIZE_US) is None
 
 
 def test_wilsons_interval() -> None:
-    """Of 8 in 10: 0.490 to 0.943, as published tables have it."""
+    """For 8 of 10: 0.490 to 0.943, as in published tables."""
     found = wilson(8, 10)
     assert (round(found.lower, 3), round(found.upper, 3)) == (0.490, 0.943)
 
 
-def test_of_few_directions_nothing_is_told() -> None:
-    """Five right out of five are no proof."""
+def test_few_directions_allow_no_claim() -> None:
+    """Five right out of five prove nothing."""
     found = scores([Scored(at * SIZE_US, 2.0, 1.9, 2.1, 1.0, 2.0) for at in range(10)], SIZE_US)
     assert found is not None
     assert found.hits is not None

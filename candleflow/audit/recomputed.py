@@ -1,7 +1,7 @@
-"""A stretch of one symbol's finest candles rebuilt from its trades. No I/O, and no clock of its own.
+"""Recompute one symbol's finest candles in a time range from its trades. No I/O; times are arguments.
 
-What is folded takes the place of what is stored only where it has all the trades that are stored: a topic
-that no longer has them all proves nothing. Times are microseconds since the epoch, UTC.
+The result may replace the stored candles only if it includes every trade that they have. If the topic no
+longer has some of them, the recomputed candles may be the wrong ones. Times are microseconds since the epoch.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import Windows
 
 
-class Refold:
-    """The windows of ``symbol`` that open in [since, until), while their trades are read in any order.
+class RecomputedCandles:
+    """The candles of ``symbol`` that open in [since, until), computed from trades added in any order.
 
-    ``books``: the candles stored there. Trades of other times are welcome: they show where ids belong, and
-    that none is missing.
+    ``stored``: the trade ids of the stored candles. Add trades before and after the range too: they show when
+    every trade of the range has been read.
     """
 
     def __init__(
-        self, symbol: str, windows: Windows, since: int, until: int, books: Iterable[CandleIds]
+        self, symbol: str, windows: Windows, since: int, until: int, stored: Iterable[CandleIds]
     ) -> None:
         self._symbol = symbol
         self._windows = windows
         self._since = since
         self._until = until
-        self._books = {book.open_time: book for book in books}
+        self._stored = {candle.open_time: candle for candle in stored}
         self._folds: dict[int, CandleFold] = {}
         self._ids = TradeIds()
         self._before, self._after = -1, -1
 
     def add(self, trade: Trade) -> None:
-        """Take one trade in; one of another symbol, or a second time, changes nothing."""
+        """Add one trade; trades of other symbols and repeated ids are ignored."""
         if trade.symbol != self._symbol or not self._ids.add(trade.trade_id):
             return
         if trade.trade_time < self._since:
@@ -49,8 +49,11 @@ class Refold:
                 self._folds[open_time].add(trade)
 
     def is_whole(self) -> bool:
-        """Whether nothing more can be missing: all that is stored came, and every id between the last trade
-        before the stretch and the first one after it."""
+        """Whether every trade of the range has been added.
+
+        That is: all ids of the stored candles, and every id between the last trade before the range and the
+        first one after it.
+        """
         return (
             0 <= self._before < self._after
             and self._ids.has_range(self._before, self._after)
@@ -58,23 +61,23 @@ class Refold:
         )
 
     def lacking(self) -> list[CandleIds]:
-        """The stored candles some of whose trades did not come, in the order of time."""
-        return [book for _, book in sorted(self._books.items()) if not self._ids.has_all(book.ids)]
+        """Return the stored candles with trades that were not added, in order of time."""
+        return [candle for _, candle in sorted(self._stored.items()) if not self._ids.has_all(candle.ids)]
 
     def missing_ids(self) -> TradeIds:
-        """Those of the stored candles' ids that did not come."""
+        """Return the ids of the stored candles that were not added."""
         missing = TradeIds()
-        for book in self.lacking():
-            for lower, upper in book.ids.ranges:
+        for candle in self.lacking():
+            for lower, upper in candle.ids.ranges:
                 missing.add_range(lower, upper)
         for lower, upper in self._ids.ranges:
             missing.remove_range(lower, upper)
         return missing
 
     def seen(self) -> Mapping[int, TradeIds]:
-        """The ids of the candles that were there, by open time."""
-        return {at: book.ids for at, book in sorted(self._books.items())}
+        """Return the ids of the stored candles, by open time."""
+        return {at: candle.ids for at, candle in sorted(self._stored.items())}
 
     def candles(self) -> Sequence[Candle]:
-        """What may take the place of all finest candles of the stretch, unless something is ``lacking``."""
+        """Return the recomputed candles, which may replace the stored ones if ``lacking`` is empty."""
         return [fold.candle() for _, fold in sorted(self._folds.items())]

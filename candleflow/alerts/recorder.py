@@ -1,12 +1,11 @@
-"""The requests of an attempt to send a message: whether each carries the message, and its answer.
+"""Record the requests of an attempt to send a message: whether each contains the message, and its response.
 
-Apprise says of an attempt only whether it went well. So witnesses stand between its plugins and the
-network: the adapter of ``requests`` that they post by, and the classes of ``smtplib`` that they mail by. They
-note each answer or failure for the attempt under way. Once a request of the attempt has failed, they let no
-other out: apprise's plugin for Discord would retry.
+Apprise reports only whether an attempt succeeded. So this module replaces the adapter of ``requests`` and the
+classes of ``smtplib`` that apprise's plugins use. The replacements record each response or failure in the
+current attempt. After a failed request they block all further ones: apprise's Discord plugin would retry.
 
-A request may have left from its first byte on. The connection tells when that is, as no exception does: a TLS
-error or a timeout comes before that byte or after it.
+A message may have arrived once the first byte of its request was sent. Only the connection knows when that
+happens. The exception doesn't tell: a TLS error or a timeout can come before or after that byte.
 """
 
 from __future__ import annotations
@@ -31,22 +30,22 @@ from candleflow.alerts.answers import Exchange
 
 _KEPT_BYTES: Final = 65_536
 _MARKS: Final = 3
-"""Words of the message by which a request is known to carry it, or a part of it; a log-in has fewer."""
+"""A request with at least this many words of the message contains it or a part of it; a log-in has fewer."""
 _WORD: Final = re.compile(rb"[A-Za-z0-9]{4,}")
-"""What looks the same in JSON, in a form, in XML and in an e-mail."""
+"""Words that are encoded the same way in JSON, in a form, in XML and in an e-mail."""
 
 
 @dataclass
 class Attempt:
-    """What one attempt has met so far."""
+    """One attempt to send a message, with the requests made so far."""
 
     marks: Sequence[bytes] = ()
-    """Parts of the message, by which a request that carries it is known."""
+    """Parts of the message; a request that contains enough of them carries the message."""
     exchanges: list[Exchange] = field(default_factory=list)
     moved: dict[str, str] = field(default_factory=dict)
-    """Telegram's groups that have another number by now, by their old one."""
+    """New chat ids of Telegram groups that became supergroups, by old id."""
     has_begun: bool = False
-    """Whether a byte of the request under way may have left."""
+    """Whether a byte of the current request may have been sent."""
 
     @property
     def has_failed(self) -> bool:
@@ -60,8 +59,8 @@ _attempt: ContextVar[Attempt | None] = ContextVar("attempt", default=None)
 
 
 @contextmanager
-def witnessed(message: str | bytes) -> Iterator[Attempt]:
-    """Note what becomes of sending a message: words, or a file's bytes."""
+def recorded_attempt(message: str | bytes) -> Iterator[Attempt]:
+    """Record the requests made while sending a message (a text, or a file's bytes)."""
     attempt = Attempt(
         [message] if isinstance(message, bytes) else sorted(set(_WORD.findall(message.encode())))
     )
@@ -73,28 +72,28 @@ def witnessed(message: str | bytes) -> Iterator[Attempt]:
 
 
 def install() -> None:
-    """In the process that sends: every session of ``requests`` and of ``smtplib`` gets a witness.
+    """Replace the classes of ``requests`` and ``smtplib`` by recording ones, in the whole process.
 
-    urllib3's connections, which ``requests`` sends by, tell the attempt when a request begins to leave.
+    urllib3's connections, which ``requests`` uses, then mark the attempt when a request begins to be sent.
     """
-    requests.sessions.HTTPAdapter = _Witness  # type: ignore[attr-defined]
+    requests.sessions.HTTPAdapter = _RecordingAdapter  # type: ignore[attr-defined]
     HTTPConnection.endheaders = _endheaders  # type: ignore[assignment]
-    smtplib.SMTP = _WitnessedMail  # type: ignore[misc]
-    smtplib.SMTP_SSL = _WitnessedMailOverTls  # type: ignore[misc]
+    smtplib.SMTP = _RecordingSmtp  # type: ignore[misc]
+    smtplib.SMTP_SSL = _RecordingSmtpOverTls  # type: ignore[misc]
 
 
 # HTTP --------------------------------------------------------------------------------------------------
 
 
-class _Witness(HTTPAdapter):
-    """Sends as ``requests`` does, and notes what came of it for the attempt under way, if any."""
+class _RecordingAdapter(HTTPAdapter):
+    """Sends as ``requests`` does, and records the result in the current attempt, if there is one."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **more: Any) -> requests.Response:
         attempt = _attempt.get()
         if attempt is None:
             return super().send(request, *args, **more)
         if attempt.has_failed:
-            raise requests.ConnectionError("an earlier request of this attempt has failed")
+            raise requests.ConnectionError("blocked: an earlier request of this attempt has failed")
         response = self._noted(attempt, request, *args, **more)
         again = _readdressed(request, attempt)
         if again is None:
@@ -127,7 +126,7 @@ class _Witness(HTTPAdapter):
 
 
 def _endheaders(self: HTTPConnection, *args: Any, **more: Any) -> None:
-    """Connect first: what fails there, the proxy and TLS included, has let nothing out."""
+    """Connect before marking the request as begun: if connecting, proxy or TLS fails, nothing was sent."""
     if self.sock is None:
         self.connect()
     attempt = _attempt.get()
@@ -141,7 +140,7 @@ def _content(request: requests.PreparedRequest) -> bytes:
 
 
 def _body(request: requests.PreparedRequest) -> bytes:
-    """Empty where it is a stream, which no plugin's is."""
+    """Return the body as bytes; empty if it is a stream, which no plugin uses."""
     body = request.body
     return body.encode() if isinstance(body, str) else body if isinstance(body, bytes) else b""
 
@@ -150,11 +149,11 @@ def _beginning(response: requests.Response) -> bytes:
     try:
         return response.content[:_KEPT_BYTES]
     except requests.RequestException:
-        return b""  # the status stands, whatever became of the rest
+        return b""  # reading the body failed; the status still counts
 
 
 def _why(error: Exception) -> str:
-    """The innermost cause by its name; not its text, which may hold the address."""
+    """Return the class name of the innermost cause. Its text may contain the address."""
     cause: Any = error.args[0] if error.args else None
     reason = cause.reason if isinstance(cause, MaxRetryError) else None
     if isinstance(error, requests.exceptions.InvalidSchema) and "SOCKS" in str(error):
@@ -163,7 +162,7 @@ def _why(error: Exception) -> str:
 
 
 def _readdressed(request: requests.PreparedRequest, attempt: Attempt) -> requests.PreparedRequest | None:
-    """The request again to the chat that the answer names: Telegram's group has become a supergroup."""
+    """Return the request for the new chat id, if Telegram says that the group became a supergroup."""
     moved_to = attempt.exchanges[-1].moved_to
     try:
         payload = json.loads(_body(request))
@@ -181,8 +180,8 @@ def _readdressed(request: requests.PreparedRequest, attempt: Attempt) -> request
 # E-mail ------------------------------------------------------------------------------------------------
 
 
-class _MailWitness:
-    """Sends as ``smtplib`` does, and notes what came of it for the attempt under way, if any."""
+class _RecordingMail:
+    """Sends as ``smtplib`` does, and records the result in the current attempt, if there is one."""
 
     _has_begun = False
 
@@ -208,7 +207,7 @@ class _MailWitness:
         return refused
 
     def getreply(self) -> Any:
-        """After 354 the message itself leaves."""
+        """Read a reply. After 354 the client sends the message's text."""
         code, words = super().getreply()  # type: ignore[misc]
         self._has_begun = self._has_begun or code == 354
         return code, words
@@ -217,7 +216,7 @@ class _MailWitness:
     def _noted(self, *, carries: bool) -> Iterator[None]:
         try:
             yield
-        except OSError as error:  # smtplib's own are of this kind too
+        except OSError as error:  # smtplib's errors are OSErrors too
             code, words = _refusal(error)
             _note(
                 Exchange(
@@ -239,7 +238,7 @@ def _note(exchange: Exchange) -> None:
 
 
 def _refusal(error: OSError) -> tuple[int | None, bytes]:
-    """The server's code and words; of several recipients' the code that another attempt could change."""
+    """Return the server's code and text. Of several recipients, the lowest code: 4yz can be retried."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return min(error.recipients.values())
     if isinstance(error, smtplib.SMTPResponseException) and error.smtp_code >= 400:
@@ -248,9 +247,9 @@ def _refusal(error: OSError) -> tuple[int | None, bytes]:
     return None, b""
 
 
-class _WitnessedMail(_MailWitness, smtplib.SMTP):
+class _RecordingSmtp(_RecordingMail, smtplib.SMTP):
     pass
 
 
-class _WitnessedMailOverTls(_MailWitness, smtplib.SMTP_SSL):
+class _RecordingSmtpOverTls(_RecordingMail, smtplib.SMTP_SSL):
     pass

@@ -1,4 +1,4 @@
-"""Which stored candles can't be right, and how often they are looked into."""
+"""Finding inconsistent candles, and limiting the attempts to rebuild them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from decimal import Decimal
 
 import pytest
 
-from candleflow.audit.klines import Comparison, FieldDifference, Finding, Verdict, bases
-from candleflow.audit.soundness import (
+from candleflow.audit.consistency import (
     PAUSE_US,
     TRIES,
     Attempts,
-    Suspect,
-    doubts,
+    SuspectRange,
+    find_suspect_ranges,
+    group_adjacent,
+    kline_mismatches,
     overlapping,
-    runs,
-    suspects,
-    whole,
+    spanning,
 )
+from candleflow.audit.klines import Comparison, FieldDifference, Finding, Verdict, bases
 from candleflow.market.candle_ids import CandleIds, StrayRollUp
 from candleflow.market.trade_ids import TradeIds
 from candleflow.market.window import SECOND_US, Windows
@@ -27,7 +27,7 @@ FIVE = Windows.of_seconds(5)
 S = SECOND_US
 
 
-def book(second: int, first: int, last: int) -> CandleIds:
+def candle_ids(second: int, first: int, last: int) -> CandleIds:
     return CandleIds(
         second * S, (second + 5) * S, last - first + 1, first, last, TradeIds(range(first, last + 1))
     )
@@ -36,17 +36,19 @@ def book(second: int, first: int, last: int) -> CandleIds:
 def stray(
     interval: str, second: int, seconds: int, stored: int | None = 9, folded: int | None = 9
 ) -> StrayRollUp:
-    """A roll-up of trades 0 to ``stored``, whose candles have 0 to ``folded``."""
+    """Make a roll-up with trades 0 to ``stored``, whose candles have trades 0 to ``folded``."""
     ids = [None if last is None else TradeIds(range(last + 1)) for last in (stored, folded)]
     return StrayRollUp(interval, second * S, (second + seconds) * S, ids[0], ids[1], prices_agree=True)
 
 
-def stretches(found: list[Suspect]) -> list[tuple[int, int]]:
+def stretches(found: list[SuspectRange]) -> list[tuple[int, int]]:
     return [(one.since // S, one.until // S) for one in found]
 
 
-def test_candles_whose_books_balance_and_share_no_id_are_sound() -> None:
-    assert suspects([book(0, 1, 5), book(5, 6, 6), book(15, 9, 12)], [], FIVE) == []
+def test_consistent_candles_that_share_no_id_are_not_suspect() -> None:
+    assert (
+        find_suspect_ranges([candle_ids(0, 1, 5), candle_ids(5, 6, 6), candle_ids(15, 9, 12)], [], FIVE) == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,25 +63,27 @@ def test_candles_whose_books_balance_and_share_no_id_are_sound() -> None:
         {"ids": TradeIds()},
     ],
 )
-def test_a_book_that_does_not_balance_is_a_suspect(change: dict[str, object]) -> None:
-    wrong = replace(book(5, 6, 10), **change)  # type: ignore[arg-type]
-    assert stretches(suspects([book(0, 1, 5), wrong, book(10, 11, 15)], [], FIVE)) == [(5, 10)]
+def test_a_candle_that_contradicts_its_ids_is_suspect(change: dict[str, object]) -> None:
+    wrong = replace(candle_ids(5, 6, 10), **change)  # type: ignore[arg-type]
+    assert stretches(find_suspect_ranges([candle_ids(0, 1, 5), wrong, candle_ids(10, 11, 15)], [], FIVE)) == [
+        (5, 10)
+    ]
 
 
-def test_all_who_share_an_id_are_suspects_however_far_from_one_another() -> None:
-    books = [book(0, 1, 50), book(5, 51, 60), book(10, 40, 41), book(15, 61, 70)]
-    assert overlapping(books) == [books[0], books[2]]
-    assert stretches(suspects(books, [], FIVE)) == [(0, 5), (10, 15)]
+def test_all_candles_that_share_an_id_are_suspect() -> None:
+    stored = [candle_ids(0, 1, 50), candle_ids(5, 51, 60), candle_ids(10, 40, 41), candle_ids(15, 61, 70)]
+    assert overlapping(stored) == [stored[0], stored[2]]
+    assert stretches(find_suspect_ranges(stored, [], FIVE)) == [(0, 5), (10, 15)]
 
 
-def test_sliding_windows_share_ids_by_nature() -> None:
-    books = [book(second, second, second + 4) for second in range(12)]
-    assert suspects(books, [], Windows.of_seconds(5, 1)) == []
+def test_sliding_windows_may_share_ids() -> None:
+    stored = [candle_ids(second, second, second + 4) for second in range(12)]
+    assert find_suspect_ranges(stored, [], Windows.of_seconds(5, 1)) == []
 
 
-def test_the_shortest_roll_up_that_strays_stands_for_those_that_hold_it() -> None:
+def test_the_shortest_wrong_roll_up_stands_for_longer_ones() -> None:
     strays = [stray("5m", 0, 300), stray("1m", 60, 60), stray("1m", 180, 60), stray("15m", 900, 900)]
-    assert stretches(suspects([], strays, FIVE)) == [(60, 120), (180, 240), (900, 900)]
+    assert stretches(find_suspect_ranges([], strays, FIVE)) == [(60, 120), (180, 240), (900, 900)]
 
 
 @pytest.mark.parametrize(
@@ -93,30 +97,33 @@ def test_the_shortest_roll_up_that_strays_stands_for_those_that_hold_it() -> Non
         (replace(stray("5m", 0, 300), prices_agree=False), False),
     ],
 )
-def test_a_roll_up_with_all_others_against_it_is_wrong_by_itself(one: StrayRollUp, is_alone: bool) -> None:
-    assert stretches(suspects([], [one], FIVE)) == [(0, 0 if is_alone else 300)]
+def test_a_roll_up_that_all_others_contradict_is_rebuilt_alone(one: StrayRollUp, is_alone: bool) -> None:
+    assert stretches(find_suspect_ranges([], [one], FIVE)) == [(0, 0 if is_alone else 300)]
     longer = stray("15m", 0, 900)
-    assert stretches(suspects([], [one, longer], FIVE)) == [(0, 300)]
+    assert stretches(find_suspect_ranges([], [one, longer], FIVE)) == [(0, 300)]
     elsewhere = stray("5m", 600, 300)
-    assert stretches(suspects([], [one, elsewhere], FIVE)) == [(0, 0 if is_alone else 300), (600, 600)]
+    assert stretches(find_suspect_ranges([], [one, elsewhere], FIVE)) == [
+        (0, 0 if is_alone else 300),
+        (600, 600),
+    ]
 
 
-def suspect(since: int, until: int) -> Suspect:
-    return Suspect(since * S, until * S, f"{since}")
+def suspect(since: int, until: int) -> SuspectRange:
+    return SuspectRange(since * S, until * S, f"{since}")
 
 
-def test_what_overlaps_is_one_and_what_touches_is_a_run_of_an_hour_at_most() -> None:
+def test_overlapping_ranges_merge_and_adjacent_ones_group_up_to_an_hour() -> None:
     found = [suspect(5, 10), suspect(0, 5), suspect(7, 9), suspect(20, 25), suspect(25, 25), suspect(25, 30)]
-    grouped = runs(found)
+    grouped = group_adjacent(found)
     assert [stretches(run) for run in grouped] == [[(0, 5), (5, 10)], [(20, 25), (25, 30)]]
-    assert [stretches([whole(run)]) for run in grouped] == [[(0, 10)], [(20, 30)]]
-    assert whole(grouped[0]).reason == "0; 5; 7"
+    assert [stretches([spanning(run)]) for run in grouped] == [[(0, 10)], [(20, 30)]]
+    assert spanning(grouped[0]).reason == "0; 5; 7"
     long = [suspect(at, at + 60) for at in range(0, 7_200, 60)]
-    assert [len(run) for run in runs(long)] == [60, 60]
-    assert [stretches(run) for run in runs([suspect(0, 5), suspect(5, 5)])] == [[(0, 5)], [(5, 5)]]
+    assert [len(run) for run in group_adjacent(long)] == [60, 60]
+    assert [stretches(run) for run in group_adjacent([suspect(0, 5), suspect(5, 5)])] == [[(0, 5)], [(5, 5)]]
 
 
-def test_only_what_differs_with_as_many_trades_is_doubted() -> None:
+def test_only_differences_with_equal_trade_counts_are_suspect() -> None:
     price = FieldDifference("open", Decimal(1), Decimal(2))
     count = FieldDifference("trade_count", 1, 2)
     found = tuple(
@@ -129,10 +136,10 @@ def test_only_what_differs_with_as_many_trades_is_doubted() -> None:
         )
     )
     basis = bases(FIVE)[0]
-    assert stretches(doubts(Comparison("5s", {}, found), basis)) == [(0, 5)]
+    assert stretches(kline_mismatches(Comparison("5s", {}, found), basis)) == [(0, 5)]
 
 
-def test_a_suspect_is_tried_a_few_times_and_once_if_it_is_settled() -> None:
+def test_a_range_is_tried_three_times_or_once_if_settled() -> None:
     attempts, one = Attempts(), suspect(0, 5)
     now = 0
     for _ in range(TRIES):
