@@ -98,7 +98,7 @@ class Channel:
         return any(hasattr(sys.modules[package], one) for one in ("requests", "smtplib"))
 
     def _with_moves(self, answer: Answer, moved: Mapping[str, str]) -> Answer:
-        """Use the new chat ids from now on, and log which setting to change."""
+        """Use the new ids of chats that Telegram moved; log and answer say which setting to change."""
         if not moved:
             return answer
         targets = self._plugin.targets

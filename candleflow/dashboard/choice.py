@@ -70,8 +70,9 @@ class Period:
 def period(choice: Choice, last_trade_time: int, now: int) -> Period:
     """Return the look-back up to ``now``, or up to the last trade if that is older than the whole look-back.
 
-    ``since`` is rounded down to a candle's open time: until the next candle opens, all viewers send the same
-    query and share one answer.
+    With the look-back "All", the period ends at the last trade. ``since`` is rounded down to a candle's open
+    time, so it changes once per candle length: until then, equal charts send the same query and share one
+    answer.
     """
     if choice.look_back_seconds is None:
         return Period(None, max(last_trade_time, 0), is_past=False)

@@ -121,7 +121,11 @@ def join_session(work_dir: Path, *, name: str = "candleflow") -> SparkSession:
 
 
 def _prepare_environment(java_home: Path, master: str) -> None:
-    """Remove the environment variables that would select another Spark installation or other settings."""
+    """Set the environment variables for Spark, and remove those that would select another Spark.
+
+    With a local master, all SPARK_, PYSPARK_, HADOOP_ and YARN_ variables are removed first. A cluster may
+    need some of them.
+    """
     os.environ["JAVA_HOME"] = str(java_home)
     is_local = master.startswith("local")
     for name in [*os.environ]:

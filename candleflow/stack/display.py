@@ -31,7 +31,7 @@ class PartLine:
 
 
 def counted(counts: Mapping[str, int | float]) -> str:
-    """Format the counts that aren't zero, such as ``published 1,204  missing 3``."""
+    """Format the counts except zeros and ``_QUIET_COUNTS``, such as ``published 1,204  missing 3``."""
     shown = ((name, value) for name, value in counts.items() if value and name not in _QUIET_COUNTS)
     return "  ".join(f"{name} {value:,}" for name, value in shown)
 

@@ -125,7 +125,10 @@ class Supervisor:
             raise _not_started(supervised.part, supervised.part.last_log_lines())
 
     async def watch(self) -> None:
-        """Raise the first error of any part. Until then, or until cancelled, keep the log files bounded."""
+        """Keep the log files bounded until cancelled. Raises if an essential part's first start fails.
+
+        A part that ends later is restarted, or marked as failed if a setting is wrong; neither is raised.
+        """
         trimmed_at = time.monotonic()
         while True:
             for task in self._tasks:
@@ -138,9 +141,10 @@ class Supervisor:
             await asyncio.sleep(POLL_SECONDS)
 
     async def stop(self, stages: Sequence[tuple[float, Sequence[str]]]) -> None:
-        """Stop every part, stage after stage. Each stage is the seconds allowed and the names of its parts.
+        """Stop the named parts, stage after stage. A stage is the seconds allowed and the names of its parts.
 
-        A process that hasn't ended by then is killed together with its children.
+        At the end of a stage, what still runs of its processes and their children is killed. A part in no
+        stage is no longer restarted, but its process is not stopped.
         """
         self._is_stopping = True
         for task in self._tasks:
