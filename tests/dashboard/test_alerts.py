@@ -99,13 +99,13 @@ def test_without_a_channel_one_line_says_what_to_do_with_a_link(database: Databa
 
 def test_a_rule_that_may_have_been_added_says_so(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     def cut_off(*_: object) -> None:
-        raise UnknownOutcomeError("cut off; it may have done what was asked: look before you repeat it")
+        raise UnknownOutcomeError("cut off; it may have done what was asked: check before you repeat it")
 
     shown = page(database)
     shown.text_input(key="alert-threshold").input("100")
     monkeypatch.setattr("candleflow.store.alerts.AlertEditor.add", cut_off)
     shown.button[-1].click().run()
-    assert "look before you repeat it" in shown.warning[0].value
+    assert "check before you repeat it" in shown.warning[0].value
 
 
 @pytest.mark.parametrize(

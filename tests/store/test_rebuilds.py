@@ -269,7 +269,7 @@ def test_a_topic_without_some_of_the_trades_leaves_what_it_can_not_prove(
     )
     rebuilder = ListRebuilder(database.settings, mending, TRADES[52:])
     first, second = rebuilder.repair(SYMBOL, at(0), at(200))
-    assert (first.candles, first.left) == (0, "the topic does not have 52 of its trades: {[0,52)}")
+    assert (first.candles, first.left) == (0, "the topic no longer has 52 of its trades: {[0,52)}")
     assert second.left == ""
     assert own("SELECT min(first_trade_id) FROM candles WHERE interval = '5s' AND revision = 1") == [(60,)]
     assert own("SELECT interval FROM candles WHERE interval <> '5s' AND revision = 1") == []

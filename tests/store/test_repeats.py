@@ -59,7 +59,7 @@ def told(database: Database) -> int:
 
 def test_a_call_whose_reply_is_cut_off_is_not_repeated(database: Database, link: Proxy, pool: Pool) -> None:
     link.cut_after(1, Direction.TO_CLIENT)
-    with pytest.raises(UnknownOutcomeError, match="look before you repeat it"):
+    with pytest.raises(UnknownOutcomeError, match="check before you repeat it"):
         pool.rows(INSERT, {})
     assert told(database) == 1
 
