@@ -279,7 +279,7 @@ def _pipeline(symbol: str, folder: Path, console: Console) -> Iterator[_Pipeline
         "kafka_bootstrap": f"{process.LOOPBACK}:{kafka}",
         "kafka_security_protocol": "PLAINTEXT",
         "kafka_sasl_username": "",
-        "kafka_sasl_password": "",
+        "kafka_sasl_password": "",  # nosec B105 # none
         "kafka_ssl_ca": "",
         "postgres_url": f"postgresql://candleflow@{process.LOOPBACK}:{postgres}/candleflow",
         "postgres_sslmode": "disable",
