@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pyspark
 import pytest
 from xdist.remote import Producer
@@ -24,6 +25,12 @@ from candleflow.stack.process import free_port
 from tests.processes import ROOT
 
 pytest_plugins = ["tests.store_fixtures", "tests.spark_fixtures"]
+
+# Hypothesis judges by the clock how long an example takes. On a busy machine that fails sound tests.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 _PAGE = ROOT / "tests" / "dashboard"
 

@@ -43,7 +43,6 @@ PUBLISHED_US = int(PUBLISHED_AT.timestamp()) * 1_000_000
 
 JOB = settings(
     max_examples=10,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
 

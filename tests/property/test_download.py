@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow.parquet as pq
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from candleflow.dashboard.download import Export, as_csv, as_parquet
@@ -60,7 +60,6 @@ def _moment(time: int) -> datetime:
     return EPOCH + timedelta(microseconds=time)
 
 
-@settings(deadline=None)  # Arrow starts its threads at the first
 @given(exports)
 def test_the_parquet_read_back_is_what_is_stored(export: Export) -> None:
     assert pq.read_table(io.BytesIO(as_parquet(export))).to_pylist() == expected(export)

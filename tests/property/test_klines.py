@@ -120,7 +120,7 @@ def finest(draw: st.DrawFn) -> Windows:
     return Windows.of_seconds(size, slide)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(market=markets(), windows=finest())
 def test_candles_equal_klines_made_another_way(market: list[Dealt], windows: Windows) -> None:
     for basis in bases(windows):
@@ -130,7 +130,7 @@ def test_candles_equal_klines_made_another_way(market: list[Dealt], windows: Win
         )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), market=markets(), windows=finest())
 def test_one_trade_less_shows_in_each_window_that_had_it_and_nowhere_else(
     data: st.DataObject, market: list[Dealt], windows: Windows
@@ -161,7 +161,7 @@ def amounts(partial: str) -> dict[str, object]:
     return found | {"second": time // SECOND_US}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(market=markets(), windows=finest(), at=st.integers(0, MINUTES * 60))
 def test_candles_of_klines_are_those_of_the_trades(market: list[Dealt], windows: Windows, at: int) -> None:
     klines = naive_klines(market, "1s", 1)
@@ -180,7 +180,7 @@ def test_candles_of_klines_are_those_of_the_trades(market: list[Dealt], windows:
         )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), market=markets())
 def test_a_stretch_is_not_proved_by_other_klines_than_its_own(
     data: st.DataObject, market: list[Dealt]

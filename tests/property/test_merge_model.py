@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class by psycopg2's naming
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
@@ -240,7 +240,7 @@ def _renamed(candle: Candle, key: CandleKey) -> Candle:
     return Candle(**fields | {"interval": key[1]})
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(batches=deliveries(), windows=st.sampled_from(WINDOWS), data=st.data())
 def test_any_split_order_and_duplication_of_trades_gives_the_candles_of_the_fold(
     store: Store, batches: list[list[Trade]], windows: Windows, data: st.DataObject

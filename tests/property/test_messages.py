@@ -154,7 +154,7 @@ def test_text_that_is_no_utf8_is_refused_for_it_or_for_its_form(text: str) -> No
         assert message.reason == NOT_UTF8
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 200_000), st.sampled_from(["[", '{"a":', "[[{", '"', "9", "-", "1e", "\\u"]))
 def test_depth_and_length_never_raise(count: int, piece: str) -> None:
     message = read(piece * count)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candleflow.market.candle import CandleKey
@@ -116,7 +116,7 @@ def store(database: Database) -> Store:
     return Store(database.writer(), database.owner().cursor())
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10)
 @given(batches=deliveries(), windows=st.sampled_from(WINDOWS), data=st.data())
 def test_harm_of_any_kind_is_mended(
     database: Database, store: Store, batches: list[list[Trade]], windows: Windows, data: st.DataObject

@@ -95,7 +95,7 @@ def test_candles_of_four_hours_come_of_the_stored_ones_of_an_hour(
     assert len(candle_reader.candles("BTCUSDT", 14_400, None, EVERY)) > 3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     bucket=st.sampled_from(BUCKETS),
     since=st.none()
@@ -114,7 +114,7 @@ def test_the_newest_that_open_in_time_are_read(
     assert candle_reader.candles("BTCUSDT", bucket, since, limit) == in_time[first:][-limit:]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     is_finest=st.booleans(),
     since=st.integers(BEGINS_AT - 10 * SECOND_US, BEGINS_AT + 8_000 * SECOND_US),

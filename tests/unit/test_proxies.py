@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx2 as httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from websockets.proxy import parse_proxy
 
@@ -254,7 +254,6 @@ PARTS = st.sampled_from(
 )
 
 
-@settings(deadline=None)  # a client of httpx reads the certificates each time
 @given(value=st.lists(PARTS, max_size=8).map("".join), members=st.lists(PARTS, max_size=8).map("".join))
 def test_whatever_is_set_both_libraries_take_it_or_it_is_refused_by_name(value: str, members: str) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -51,13 +51,13 @@ def deliver(seen: list[bool]) -> tuple[list[int], int]:
     return sizes, lost
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.booleans(), max_size=150))
 def test_what_the_browser_shows_is_what_was_sent_whatever_it_missed(seen: list[bool]) -> None:
     deliver(seen)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, _SEEN_OF - 1), max_size=40))
 def test_a_browser_that_sees_one_message_of_five_never_asks_for_the_whole(missed: list[int]) -> None:
     seen = [True] + [at == gap for gap in missed for at in range(gap + 1)]

@@ -8,7 +8,7 @@ from statistics import fmean, pstdev
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from candleflow.dashboard import indicators
@@ -72,7 +72,6 @@ def test_rsi_is_wilders() -> None:
     assert values(indicators.rsi(pd.Series(CLOSES), PERIOD)) == expected([None, *wanted])
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(1, 1e6), min_size=1, max_size=60))
 def test_rsi_is_between_0_and_100(closes: list[float]) -> None:
     found = indicators.rsi(pd.Series(closes), 5).dropna()

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from candleflow.dashboard.choice import Period
@@ -28,7 +28,6 @@ def same(one: Any, other: Any) -> bool:
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
-@settings(deadline=None)
 @example([1], [True])
 @example({"x": [[0]]}, {"x": [[False]]})
 @given(VALUES, VALUES)
@@ -39,7 +38,6 @@ def test_a_patch_applied_gives_the_new_value(before: Any, after: Any) -> None:
     assert json.dumps(before) == was
 
 
-@settings(deadline=None)
 @given(VALUES)
 def test_where_nothing_differs_there_is_no_patch(value: Any) -> None:
     assert difference(value, json.loads(json.dumps(value))) is None
