@@ -134,6 +134,7 @@ class HeartbeatFile:
     def beat(
         self, state: str, message: str = "", counts: Counts | None = None, by_label: ByLabel | None = None
     ) -> None:
+        """Write the heartbeat, with copies of ``counts`` and ``by_label``: other threads read it later."""
         heartbeat = Heartbeat(
             self.name,
             os.getpid(),
@@ -141,8 +142,8 @@ class HeartbeatFile:
             message,
             self._started_at,
             time.time(),
-            counts or {},
-            by_label or {},
+            dict(counts or {}),
+            {count: dict(values) for count, values in (by_label or {}).items()},
         )
         self.last = (heartbeat, time.monotonic())
         beside = self._path.with_suffix(f".{os.getpid()}.tmp")

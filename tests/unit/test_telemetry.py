@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,3 +119,15 @@ def test_libraries_that_tell_passwords_at_debug_are_not_asked_to(
     set_up_logging("processor", level)
     logging.getLogger(library).debug("canary")
     assert capsys.readouterr().err == ""
+
+
+def test_a_heartbeat_is_a_copy_of_any_kind_of_mapping(tmp_path: Path) -> None:
+    by_label: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    by_label["age_s"]["BTCUSDT"] = 0.5
+    file = HeartbeatFile(tmp_path, "audit")
+    file.beat("running", counts=Counter(equal=3), by_label=by_label)
+    by_label["age_s"]["BTCUSDT"] = 9
+    heartbeat = read_heartbeat(tmp_path, "audit")
+    assert heartbeat is not None
+    assert file.last[0] == heartbeat
+    assert (heartbeat.counts, heartbeat.by_label) == ({"equal": 3}, {"age_s": {"BTCUSDT": 0.5}})
