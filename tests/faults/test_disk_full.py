@@ -44,7 +44,7 @@ def programs_of(pipeline: Pipeline) -> list[Program]:
 def heartbeats_cannot_be_written(pipeline: Pipeline) -> None:
     with pipeline.full_disk("heartbeats"):
         for program in programs_of(pipeline):
-            words = f"{pipeline.places['heartbeats'] / program.name}.json can't be written"
+            words = f"can't write the heartbeat {pipeline.places['heartbeats'] / program.name}.json"
             awaited(lambda one=program, said=words: said in one.output(), FLOW_SECONDS, pipeline.said)  # type: ignore[misc]
         pipeline.wait_for_trades(200)
     for program in programs_of(pipeline):
