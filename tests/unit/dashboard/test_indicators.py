@@ -39,7 +39,7 @@ def test_sma_is_the_mean_of_the_last_values() -> None:
     assert values(indicators.sma(pd.Series(CLOSES), PERIOD)) == expected([*[None] * (PERIOD - 1), *means])
 
 
-def test_ema_weighs_the_newest_value_by_two_over_period_plus_one() -> None:
+def test_ema_gives_the_newest_value_the_weight_two_over_period_plus_one() -> None:
     assert values(indicators.ema(pd.Series(CLOSES), PERIOD)) == expected(slow_ema(CLOSES, 2 / 5, PERIOD))
 
 
