@@ -24,7 +24,7 @@ def exit_status(name: str, settings: Settings, work: Callable[[], None]) -> int:
         _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
         return error.exit_status
     except Exception:  # noqa: BLE001 - the process ends here and logs why
-        _log.exception("the process %s ended by a defect in Candleflow; please report this traceback", name)
+        _log.exception("the %s stopped because of a bug; please report this traceback", name)
         return 1
     return 0
 

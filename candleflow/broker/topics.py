@@ -21,6 +21,7 @@ from kafka.admin import KafkaAdminClient
 from candleflow.backoff import Backoff
 from candleflow.broker.security import python_options, raise_if_refused
 from candleflow.errors import BrokerError
+from candleflow.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +39,21 @@ _HOUR_MS: Final = 3_600_000
 _PAUSE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 """With ``ATTEMPT_MS``, a caller that wants to stop waits 3 s at most."""
+
+
+def ensure_trade_topics(
+    settings: Settings, deadline: float | None = None, *, gives_up: Callable[[], bool] = lambda: False
+) -> None:
+    """Call ``ensure_topics`` for the topics of trades and rejected records, as the settings describe them."""
+    ensure_topics(
+        settings.kafka.bootstrap,
+        (settings.topic, settings.rejected_topic),
+        settings.kafka.partitions,
+        settings.kafka.replication,
+        settings.kafka.retention_hours,
+        deadline,
+        gives_up=gives_up,
+    )
 
 
 def ensure_topics(

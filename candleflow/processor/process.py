@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from statistics import quantiles
 from typing import Any, Final, TypeVar
@@ -29,7 +30,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from candleflow.backoff import Backoff
 from candleflow.broker.last_records import LastRecords
 from candleflow.broker.offsets import EndOffsets, bounds, starting_offsets
-from candleflow.broker.topics import ensure_topics, topic_id
+from candleflow.broker.topics import ensure_trade_topics, topic_id
 from candleflow.engine import trades
 from candleflow.engine.ledger import Claim, Ledger, StoreAwayError
 from candleflow.engine.session import (
@@ -52,11 +53,11 @@ from candleflow.errors import (
 )
 from candleflow.market.window import SECOND_US
 from candleflow.metrics.serving import served_heartbeat
+from candleflow.process_loop import exit_status
 from candleflow.settings import SPARK_SUBMIT, Settings
 from candleflow.store import credentials, schema
 from candleflow.store.credentials import Role
 from candleflow.store.snapshots import SnapshotWatch
-from candleflow.telemetry import set_up_logging
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -95,19 +96,12 @@ _POLL_SECONDS: Final = 0.1
 
 def run(settings: Settings, find_spark: FindSpark) -> int:
     """Run the processor until SIGTERM or Ctrl-C and return the exit status. Logs to stderr."""
-    set_up_logging(NAME, settings.log.level, settings.log.format)
-    processor = _Processor(settings, find_spark)
-    try:
-        processor.run()
-    except StoppedError:
-        return 0
-    except CandleflowError as error:
-        _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
-        return error.exit_status
-    except Exception:  # noqa: BLE001 - the process ends here, and says why
-        _log.exception("the processor stops because of a bug; please report this traceback")
-        return 1
-    return 0
+
+    def work() -> None:
+        with suppress(StoppedError):
+            _Processor(settings, find_spark).run()
+
+    return exit_status(NAME, settings, work)
 
 
 class _Processor:
@@ -311,14 +305,7 @@ class _Processor:
         settings = self._settings
         self._beat("waiting", f"for Kafka at {settings.kafka.bootstrap}")
         try:
-            ensure_topics(
-                settings.kafka.bootstrap,
-                (settings.topic, settings.rejected_topic),
-                settings.kafka.partitions,
-                settings.kafka.replication,
-                settings.kafka.retention_hours,
-                gives_up=self._gives_up,
-            )
+            ensure_trade_topics(settings, gives_up=self._gives_up)
         except BrokerError:
             self._raise_if_stopped()
             raise

@@ -22,9 +22,9 @@ from typing import Any, Final, TypeVar
 from candleflow.broker import gap_log
 from candleflow.broker.lease import Lease
 from candleflow.broker.topic_tail import last_trade_ids
-from candleflow.broker.topics import ensure_topics
+from candleflow.broker.topics import ensure_trade_topics
 from candleflow.broker.trade_log import TradeLog
-from candleflow.errors import CandleflowError, ExchangeError, SettingError
+from candleflow.errors import ExchangeError, SettingError
 from candleflow.exchange.addresses import addresses
 from candleflow.exchange.clock import ExchangeClock
 from candleflow.exchange.history import TradeHistory
@@ -36,11 +36,12 @@ from candleflow.market.gap import GapEvent, GapEventKind
 from candleflow.market.shard import ALL, PRODUCER
 from candleflow.market.window import SECOND_US
 from candleflow.metrics.serving import served_heartbeat
+from candleflow.process_loop import exit_status
 from candleflow.producer.gap_filler import GapFiller
 from candleflow.producer.intake import Intake
 from candleflow.producer.tail import TailWatch
 from candleflow.settings import Settings
-from candleflow.telemetry import ByLabel, set_up_logging
+from candleflow.telemetry import ByLabel
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -69,21 +70,8 @@ _AGES_LIMIT: Final = 100
 
 def run(settings: Settings) -> int:
     """Run the producer until it is stopped, and return its exit status. Logs to stderr."""
-    set_up_logging(settings.producer_name, settings.log.level, settings.log.format)
     gc.set_threshold(GARBAGE_OBJECTS)
-    if settings.log.level != "DEBUG":
-        # The trade log reports failed deliveries. While Kafka is down, kafka-python would also log a line for
-        # each connection attempt, and tracebacks from its threads.
-        logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    try:
-        asyncio.run(Producer(settings).run())
-    except CandleflowError as error:
-        _log.error("%s", error, exc_info=settings.log.level == "DEBUG")
-        return error.exit_status
-    except Exception:  # noqa: BLE001 - the process ends here, and says why
-        _log.exception("the producer stopped because of a bug; please report it")
-        return 1
-    return 0
+    return exit_status(settings.producer_name, settings, lambda: asyncio.run(Producer(settings).run()))
 
 
 class Producer:
@@ -280,15 +268,7 @@ class Producer:
 
     async def _ensure_topics(self) -> None:
         settings = self._settings
-        await asyncio.to_thread(
-            ensure_topics,
-            settings.kafka.bootstrap,
-            (settings.topic, settings.rejected_topic),
-            settings.kafka.partitions,
-            settings.kafka.replication,
-            settings.kafka.retention_hours,
-            gives_up=self._stop.is_set,
-        )
+        await asyncio.to_thread(ensure_trade_topics, settings, gives_up=self._stop.is_set)
         await asyncio.to_thread(
             gap_log.ensure_topic,
             settings.kafka.bootstrap,

@@ -25,7 +25,7 @@ import psutil
 from rich.console import Console
 
 from candleflow import settings as settings_module
-from candleflow.broker.topics import ensure_topics
+from candleflow.broker.topics import ensure_trade_topics
 from candleflow.errors import StackError
 from candleflow.exchange.probe import Answer, probe
 from candleflow.market.shard import PRODUCER
@@ -420,14 +420,7 @@ def _prepare_database(settings: Settings, postgres: PostgresServer) -> None:
 
 
 def _make_topics(settings: Settings) -> None:
-    ensure_topics(
-        settings.kafka.bootstrap,
-        (settings.topic, settings.rejected_topic),
-        settings.kafka.partitions,
-        settings.kafka.replication,
-        settings.kafka.retention_hours,
-        time.monotonic() + _TOPICS_SECONDS,
-    )
+    ensure_trade_topics(settings, time.monotonic() + _TOPICS_SECONDS)
 
 
 def candleflow(command: str, *arguments: str | Path) -> list[str | Path]:
