@@ -134,7 +134,10 @@ def _channel(name: str, address: str, bases: Mapping[str, str]) -> Channel:
         _DISCORDS.sub("https://discord.com/api/webhooks/", address), suppress_exceptions=True
     )
     if plugin is None:
-        raise SettingError(f"CANDLEFLOW_ALERT_CHANNELS: {name}: apprise does not accept this address")
+        raise SettingError(
+            f"CANDLEFLOW_ALERT_CHANNELS: {name}: apprise does not accept this address; write it as in "
+            "https://github.com/caronc/apprise/wiki"
+        )
     kind = type(plugin).__module__.rpartition(".")[2]
     if kind in bases:
         plugin.notify_url = bases[kind]

@@ -100,7 +100,13 @@ class Decider:
             except MarketError as error:
                 if stored.rule_id not in self._told_wrong:
                     self._told_wrong.add(stored.rule_id)
-                    _log.error("alert rule %d is invalid and ignored: %s", stored.rule_id, error)
+                    _log.error(
+                        "alert rule %d is invalid and ignored: %s; to remove it: "
+                        "python -m candleflow alerts remove %d",
+                        stored.rule_id,
+                        error,
+                        stored.rule_id,
+                    )
         self.rules = found
 
     def _symbols_with_candles(self, snapshots: Mapping[str, LiveSymbol]) -> Sequence[str]:

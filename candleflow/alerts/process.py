@@ -150,7 +150,10 @@ class Alerting:
                     name, stray, Outcome.REFUSED, "CANDLEFLOW_ALERT_CHANNELS has no such channel"
                 )
                 _log.warning(
-                    "channel %s: not in CANDLEFLOW_ALERT_CHANNELS, %d alerts refused", name, len(stray)
+                    "channel %s is not in CANDLEFLOW_ALERT_CHANNELS, so %d alerts are not sent; add it, or "
+                    "remove the rules that name it",
+                    name,
+                    len(stray),
                 )
 
     def _clear(self) -> None:

@@ -139,13 +139,21 @@ class ChannelSender:
             return
         if answer.outcome is not Outcome.LATER:
             self._no_pictures_until = self._steady() + REFUSED_SECONDS
-        _log.warning("channel %s: a picture was not sent: %s", self._channel.name, answer.detail)
+        _log.warning(
+            "channel %s: the alert's text was sent, but a picture was not sent: %s",
+            self._channel.name,
+            answer.detail,
+        )
 
     def _made(self, alert_id: int) -> bytes | None:
         try:
             return None if self._picture_of is None else self._picture_of(alert_id)
         except Exception as error:  # noqa: BLE001 - a failing picture must not stop the next text
-            _log.warning("channel %s: a picture could not be drawn: %s", self._channel.name, error)
+            _log.warning(
+                "channel %s: the alert's text was sent, but its picture could not be drawn: %s",
+                self._channel.name,
+                error,
+            )
             return None
 
     def _take_in(self, answer: Answer, due: Sequence[Delivery]) -> None:

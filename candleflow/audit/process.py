@@ -176,7 +176,7 @@ class Auditor:
                     if stretch.since <= one.since and one.until <= stretch.until:
                         self._attempts.note(symbol, one, now, is_settled=not rebuilt.left)
                 _log.warning(
-                    "%s, %s to %s: %s: %d candles rebuilt%s",
+                    "%s from %s to %s was checked because %s: %d candles rebuilt%s",
                     symbol,
                     written(stretch.since),
                     written(stretch.until),
@@ -315,7 +315,7 @@ class Auditor:
                 self._logged.add(window)
                 fields = ", ".join(f"{one.name} {one.ours} / {one.theirs}" for one in finding.fields)
                 _log.error(
-                    "%s %s candle at %s is %s: stored / exchange: %s",
+                    "%s %s candle at %s is %s, stored / exchange: %s; checking it against the topic's trades",
                     symbol,
                     basis.interval,
                     written(finding.open_time),

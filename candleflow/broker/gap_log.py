@@ -87,13 +87,13 @@ def decode(record: bytes) -> GapEvent:
 
 def _read(record: bytes) -> GapEvent:
     if len(record) > _LONGEST_EVENT_BYTES:
-        raise MarketError(f"it has {len(record):,} bytes")
+        raise MarketError(f"{len(record):,} bytes, the limit is {_LONGEST_EVENT_BYTES:,}")
     fields: dict[str, Any] = json.loads(record)
     kind, symbol, at, why = GapEventKind(fields["event"]), fields["symbol"], fields["at"], fields["why"]
     ids = fields.get("trade_ids")
     numbers = [at] if ids is not None else [at, fields["first_trade_id"], fields["last_trade_id"]]
     if any(type(number) is not int for number in numbers) or not isinstance(why, str):
-        raise MarketError("a field has the wrong type")
+        raise MarketError("at and trade ids must be whole numbers, why must be text")
     if ids is not None:
         return GapEvent.of(kind, symbol, TradeIds.parse(ids).ranges, at, why)
     return GapEvent(kind, symbol, numbers[1], numbers[2], at, why)

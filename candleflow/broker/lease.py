@@ -95,7 +95,7 @@ class Lease:
                 other = self._other_holder()
             except (errors.KafkaError, OSError) as error:
                 _log.info(
-                    "Kafka can't be asked for the lease holder of %s, retrying: %s", self._topic, words(error)
+                    "can't get the lease holder of %s from Kafka, retrying: %s", self._topic, words(error)
                 )
             else:
                 if other is None:
@@ -166,7 +166,11 @@ class Lease:
                 consumer = consumer or self._joined()
                 self._follow(consumer)
             except StuckError as error:
-                _log.warning("reading the topic %s again with a new consumer: %s", self._topic, error)
+                _log.warning(
+                    "the consumer of the topic %s is stuck; reading the topic with a new consumer: %s",
+                    self._topic,
+                    error,
+                )
                 self._holds.clear()
                 self._was_removed.set()  # the group may have removed us, and another process hold the lease
                 _close(consumer)

@@ -69,8 +69,8 @@ def starting_offsets(topic: str, stored: Mapping[int, int], found: Bounds) -> di
 def not_fitting(topic: str, reason: str) -> LedgerError:
     """Return the error for a topic that doesn't match the stored offsets; it names the command that helps."""
     return LedgerError(
-        f"the topic {topic} does not fit the candles in PostgreSQL: {reason}; to accept the topic as it is "
-        "and read it from its beginning: python -m candleflow adopt-topic"
+        f"the topic {topic} does not fit the candles in PostgreSQL: {reason}; to accept the topic and "
+        "read it from its beginning: python -m candleflow adopt-topic"
     )
 
 

@@ -112,7 +112,7 @@ def asking(bootstrap: str, topic: str) -> Iterator[None]:
     try:
         yield
     except (errors.KafkaError, OSError) as error:
-        raise BrokerError(f"Kafka at {bootstrap} can't be asked for topic {topic}: {words(error)}") from error
+        raise BrokerError(f"can't read topic {topic} from Kafka at {bootstrap}: {words(error)}") from error
 
 
 def id_of(admin: KafkaAdminClient, topic: str) -> str:

@@ -55,8 +55,8 @@ class BatchFold:
         """
         if len(overlaps) > _OVERLAPS_LIMIT:
             raise CandleflowError(
-                f"gave up after {len(overlaps)} attempts to merge a batch: it still overlaps the candles: "
-                f"{overlaps[-1]}"
+                f"after {len(overlaps)} attempts, a batch still has trades that are in candles already: "
+                f"{overlaps[-1]}; please report this"
             )
         rest = without_repeats(trades)
         for overlap in overlaps:

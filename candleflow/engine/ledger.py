@@ -32,11 +32,11 @@ _PASSING: Final = ("08", "40", "53", "55", "57", "58")
 _ADVICE: Final = {
     "CertificateExpiredException": "it has expired, or this machine's clock is wrong",
     "CertPathBuilderException": "it isn't signed by CANDLEFLOW_POSTGRES_SSLROOTCERT",
-    "HostnameVerifier": "look at CANDLEFLOW_POSTGRES_URL, or at the certificate",
-    "root certificate file": "look at CANDLEFLOW_POSTGRES_SSLROOTCERT",
+    "HostnameVerifier": "check CANDLEFLOW_POSTGRES_URL, or the certificate",
+    "root certificate file": "check CANDLEFLOW_POSTGRES_SSLROOTCERT",
     "does not support SSL": "CANDLEFLOW_POSTGRES_SSLMODE asks for it",
     "no encryption": "CANDLEFLOW_POSTGRES_SSLMODE=verify-full encrypts",
-    "password authentication failed": "look at CANDLEFLOW_POSTGRES_WRITER_PASSWORD, or the password file",
+    "password authentication failed": "check CANDLEFLOW_POSTGRES_WRITER_PASSWORD, or the password file",
 }
 
 

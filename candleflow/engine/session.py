@@ -93,7 +93,9 @@ def start_session(files: SparkFiles, *, master: str, memory: str, name: str = "c
             _log_in({"spark.master": master, **configuration})
         spark = builder.getOrCreate()
     except Exception as error:
-        raise StackError(f"Spark's JVM did not start with the Java in {java_home}: {error}") from error
+        raise StackError(
+            f"Spark's JVM did not start with the Java in {java_home}; set JAVA_HOME to another: {error}"
+        ) from error
     java_functions.register(spark, work_dir)
     return spark
 
@@ -115,7 +117,9 @@ def join_session(work_dir: Path, *, name: str = "candleflow") -> SparkSession:
     try:
         spark = builder.getOrCreate()
     except Exception as error:
-        raise StackError(f"can't join spark-submit's session: {error}") from error
+        raise StackError(
+            f"can't join spark-submit's session; start the processor with spark-submit again: {error}"
+        ) from error
     java_functions.register(spark, work_dir)
     return spark
 

@@ -357,7 +357,7 @@ class CandleSink:
             return True
         self._ledger.close()
         raise SupersededError(
-            f"the stored offsets of the topic {self._work.topic} are {claim.offsets}, this processor left "
+            f"the stored offsets of the topic {self._work.topic} are {claim.offsets}, this processor stored "
             f"{self.offsets}: another processor has merged since, or an older database was restored"
         )
 
@@ -396,5 +396,5 @@ def planned_offsets(checkpoint: Path, batch_id: int) -> dict[int, int]:
     except (OSError, ValueError, AttributeError) as error:
         raise BrokerError(f"Spark's offset log can't be read: {file}: {error}") from error
     if version != "v1":
-        raise BrokerError(f"Spark's offset log has an unknown version: {version}")
+        raise BrokerError(f"Spark's offset log {file} has an unknown version: {version}")
     return found

@@ -100,7 +100,10 @@ def measure(settings: Settings, seconds: float) -> Latencies:
         stop.set()
         follower.join()
     if not milliseconds:
-        raise StackError(f"no trade reached a row within {seconds:.0f} s: is the pipeline running?")
+        raise StackError(
+            f"no trade reached a row within {seconds:.0f} s; check that the pipeline is running: "
+            "python -m candleflow status"
+        )
     return Latencies(milliseconds, seconds)
 
 

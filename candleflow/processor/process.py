@@ -263,7 +263,7 @@ class _Processor:
             set_back = before - wall_ahead
             if set_back > _SET_BACK_SECONDS:
                 raise _QueryEndedError(
-                    f"this machine's clock was set back by {set_back:.0f} s: Spark would wait that long"
+                    f"this machine's clock was set back by {set_back:.0f} s; the query would wait that long"
                 )
             self._raise_if_topic_recreated(sink, began_at)
             self._close_quiet_candles(sink)
@@ -408,7 +408,10 @@ def _fresh_checkpoint(work_dir: Path, spark_folders: Sequence[Path]) -> Path:
     try:
         return Path(tempfile.mkdtemp(dir=work_dir))
     except OSError as error:
-        raise StackError(f"can't create Spark's checkpoint folder in {work_dir}: {error}") from error
+        raise StackError(
+            f"can't create Spark's checkpoint folder in {work_dir}; check its disk space and "
+            f"permissions: {error}"
+        ) from error
 
 
 _FATAL: Final = (LedgerError, HeldError, SettingError, _FolderGoneError)

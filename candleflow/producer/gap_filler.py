@@ -223,7 +223,7 @@ class GapFiller:
         symbol, lower = asked.symbol, asked.lower
         page = await self._history.page(symbol, lower, asked.upper - lower)
         if page.end <= lower:
-            raise ExchangeError(f"no history of {symbol} from trade {lower} on yet")
+            raise ExchangeError(f"the exchange returns no trade of {symbol} from id {lower} on yet")
         if page.begins_at < asked.oldest and not asked.is_forced:
             since = await self._history.first_id_since(symbol, asked.oldest)
             end = asked.upper if since is None else max(since, lower + 1)

@@ -80,7 +80,10 @@ class ClassArchive:
                     return False
                 self._make(listing, class_path)
         except (OSError, subprocess.SubprocessError) as error:
-            raise StackError(f"{self.kind}'s classes can't be archived in {self.folder}: {error}") from error
+            raise StackError(
+                f"{self.kind}'s classes can't be archived in {self.folder}; check its disk space and "
+                f"permissions: {error}"
+            ) from error
         return True
 
     def _files(self) -> Iterator[Path]:
@@ -101,7 +104,8 @@ class ClassArchive:
             if done.returncode:
                 output = (done.stderr or done.stdout).strip()[-400:]
                 raise StackError(
-                    f"{self.kind}'s classes can't be archived: java ended with {done.returncode}: {output}"
+                    f"{self.kind}'s classes can't be archived in {self.folder}; check its disk space and "
+                    f"permissions: java ended with {done.returncode}: {output}"
                 )
             for broken in self._files():
                 broken.unlink()

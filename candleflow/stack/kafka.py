@@ -212,7 +212,8 @@ class KafkaServer(LocalServer):
         done = process.run(self._command(_FORMAT, *arguments), cwd=self.folder)
         if done.returncode or not _is_complete(self.data / _META):
             raise StackError(
-                f"Kafka's folder could not be formatted: {(done.stderr or done.stdout).strip()[-400:]}"
+                f"Kafka's folder {self.folder} could not be formatted; check its disk space and permissions: "
+                f"{(done.stderr or done.stdout).strip()[-400:]}"
             )
 
 

@@ -256,7 +256,10 @@ class PostgresServer(LocalServer):
             cwd="/",
         )
         if done.returncode:
-            raise StackError(f"PostgreSQL's {program} failed: {(done.stderr or done.stdout).strip()[-400:]}")
+            raise StackError(
+                f"PostgreSQL's {program} failed; check the disk space and permissions of {self.folder}: "
+                f"{(done.stderr or done.stdout).strip()[-400:]}"
+            )
         return done.stdout
 
 

@@ -251,7 +251,9 @@ class _Pipeline:
         for name, child in self._children.items():
             if child.poll() is not None:
                 why = process.tail(self._log(name))
-                raise StackError(f"{name} ended with status {child.returncode}: {why}")
+                raise StackError(
+                    f"{name} ended with status {child.returncode}: {why}; run it with --keep to keep its log"
+                )
 
     def _log(self, command: str) -> Path:
         return self._folder / "data" / "logs" / f"{command}.log"

@@ -61,7 +61,10 @@ class LocalServer(ABC):
         try:
             self._prepare()
         except OSError as error:
-            raise StackError(f"{self.name}'s folder {self.folder} can't be used: {error}") from error
+            raise StackError(
+                f"{self.name}'s folder {self.folder} can't be used: {error}; "
+                "set CANDLEFLOW_DATA_DIR to another"
+            ) from error
 
     def launch(self, *, outlives_parent: bool = False) -> subprocess.Popen[bytes]:
         """Start the server in a prepared folder. Call it from the main thread, unless ``outlives_parent``."""

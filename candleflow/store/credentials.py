@@ -103,11 +103,11 @@ class Dsn:
 
 _ADVICE: Final = {
     "certificate verify failed": "it isn't signed by CANDLEFLOW_POSTGRES_SSLROOTCERT, or has expired",
-    "does not match host name": "look at CANDLEFLOW_POSTGRES_URL, or at the certificate",
-    "root certificate file": "look at CANDLEFLOW_POSTGRES_SSLROOTCERT",
+    "does not match host name": "check CANDLEFLOW_POSTGRES_URL, or the certificate",
+    "root certificate file": "check CANDLEFLOW_POSTGRES_SSLROOTCERT",
     "server does not support SSL": "CANDLEFLOW_POSTGRES_SSLMODE asks for it",
     "no encryption": "CANDLEFLOW_POSTGRES_SSLMODE=verify-full encrypts",
-    "password authentication failed": "look at CANDLEFLOW_POSTGRES_PASSWORD, or the role's own",
+    "password authentication failed": "check CANDLEFLOW_POSTGRES_PASSWORD, or the role's own",
 }
 
 
@@ -197,7 +197,9 @@ def read(file: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise StoreError(f"can't read the passwords in {file}: {error.strerror}") from None
+        raise StoreError(
+            f"can't read the passwords in {file}: {error.strerror}; check the file's owner and permissions"
+        ) from None
     except ValueError:
         kept = None  # its text may hold passwords, so it goes into no message
     if not isinstance(kept, dict) or not all(isinstance(value, str) for value in kept.values()):
@@ -217,7 +219,9 @@ def _write(file: Path, kept: dict[str, str]) -> None:
             os.fsync(text.fileno())
         beside.replace(file)
     except OSError as error:
-        raise StoreError(f"can't write the passwords to {file}: {error.strerror}") from None
+        raise StoreError(
+            f"can't write the passwords to {file}: {error.strerror}; check the file's owner and permissions"
+        ) from None
 
 
 @contextmanager
@@ -227,7 +231,9 @@ def _locked(file: Path) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise StoreError(f"can't write the passwords to {file}: {error.strerror}") from None
+        raise StoreError(
+            f"can't write the passwords to {file}: {error.strerror}; check the file's owner and permissions"
+        ) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -142,7 +142,7 @@ def _no_connection(dsn: Dsn, error: psycopg2.Error) -> str:
 def _check_server(connection: Connection) -> None:
     major = connection.server_version // 10_000
     if major < MINIMUM_VERSION:
-        raise StoreError(f"PostgreSQL {major} is too old: {MINIMUM_VERSION} or later is needed")
+        raise StoreError(f"PostgreSQL {major} is too old; use {MINIMUM_VERSION} or later")
 
 
 def _in_transaction(connection: Connection, work: Callable[[Cursor], None]) -> None:

@@ -218,7 +218,7 @@ def test_a_wrong_authority_is_refused(place: Place, why: Why, tmp_path: Path) ->
 
 def test_another_host_name_is_refused(place: Place, why: Why) -> None:
     place.show(place.authority.certificate("other", "DNS:database.example.org", common_name="database"))
-    assert "look at CANDLEFLOW_POSTGRES_URL, or at the certificate" in why(place.settings())
+    assert "check CANDLEFLOW_POSTGRES_URL, or the certificate" in why(place.settings())
     place.show(place.authority.certificate("right", HERE))
 
 
@@ -236,7 +236,7 @@ def test_a_wrong_password_is_refused(place: Place, why: Why, tmp_path: Path) -> 
         )
     )
     assert "password authentication failed" in said
-    assert re.search(r"look at CANDLEFLOW_POSTGRES_(WRITER_)?PASSWORD", said)
+    assert re.search(r"check CANDLEFLOW_POSTGRES_(WRITER_)?PASSWORD", said)
 
 
 def test_plain_text_is_refused_by_such_a_server(place: Place, why: Why) -> None:

@@ -9,7 +9,7 @@ DECLARE
     new_run_id constant uuid := gen_random_uuid();
 BEGIN
     IF NOT pg_try_advisory_lock(hashtextextended('candleflow alerts', 0)) THEN
-        RAISE EXCEPTION 'alerts are sent by another process: %',
+        RAISE EXCEPTION 'alerts are sent by another process: %; stop it first',
             coalesce((SELECT a.held_by || ', since ' || date_trunc('second', a.claimed_at) FROM alerter a),
                 'a process that is just starting')
             USING ERRCODE = 'CF001';

@@ -13,7 +13,7 @@ DECLARE
 BEGIN
     SELECT t.* INTO known FROM topics t WHERE t.topic = claim_topic.topic;
     IF is_held_elsewhere THEN
-        RAISE EXCEPTION 'the topic % is held by another processor: %', claim_topic.topic,
+        RAISE EXCEPTION 'the topic % is held by another processor: %; stop it first', claim_topic.topic,
             coalesce(known.held_by || ', since ' || date_trunc('second', known.claimed_at), 'one just starting')
             USING ERRCODE = 'CF001';
     END IF;
@@ -21,7 +21,7 @@ BEGIN
     IF known.topic_id <> claim_topic.topic_id AND stored_offsets(claim_topic.topic) <> '{}' THEN
         PERFORM pg_advisory_unlock(topic_lock(claim_topic.topic));
         RAISE EXCEPTION
-            'the topic % was made anew: its id is %, the stored offsets belong to %; to accept it: python -m candleflow adopt-topic',
+            'the topic % was recreated: its id is %, the stored offsets belong to %; to accept it: python -m candleflow adopt-topic',
             claim_topic.topic, claim_topic.topic_id, known.topic_id USING ERRCODE = 'CF002';
     END IF;
     INSERT INTO topics AS t (topic, topic_id, run_id, held_by, claimed_at)

@@ -27,7 +27,7 @@ BEGIN
             WHERE (s.rule_id, s.symbol, s.version) = (one.rule_id, one.symbol, one.version);
         END IF;
         IF NOT FOUND THEN
-            RAISE EXCEPTION 'rule % was decided on by another process since', one.rule_id
+            RAISE EXCEPTION 'another process has decided on rule % since', one.rule_id
                 USING ERRCODE = 'CF003';
         END IF;
         CONTINUE WHEN one.alert IS NULL OR jsonb_typeof(one.alert) = 'null';

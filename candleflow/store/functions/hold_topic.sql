@@ -10,7 +10,7 @@ BEGIN
     SELECT t.* INTO holder FROM topics t WHERE t.topic = hold_topic.topic FOR NO KEY UPDATE;
     IF holder.run_id IS DISTINCT FROM hold_topic.run_id OR hold_topic.run_id IS NULL THEN
         RAISE EXCEPTION 'this processor no longer holds the topic %: % does', topic,
-            coalesce(holder.held_by || ', since ' || date_trunc('second', holder.claimed_at), 'nobody')
+            coalesce(holder.held_by || ', since ' || date_trunc('second', holder.claimed_at), 'none')
             USING ERRCODE = 'CF003';
     END IF;
 END

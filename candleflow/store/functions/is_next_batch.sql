@@ -16,7 +16,7 @@ BEGIN
     ELSIF stored = next THEN
         RETURN false;
     END IF;
-    RAISE EXCEPTION 'the offsets of the topic % stand at %, neither at % nor at %: another processor has merged since',
+    RAISE EXCEPTION 'the stored offsets of the topic % are %, not % or %: another processor has merged since',
         topic, stored, expected, next USING ERRCODE = 'CF003';
 END
 $$;
