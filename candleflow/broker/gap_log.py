@@ -93,7 +93,7 @@ def _read(record: bytes) -> GapEvent:
     ids = fields.get("trade_ids")
     numbers = [at] if ids is not None else [at, fields["first_trade_id"], fields["last_trade_id"]]
     if any(type(number) is not int for number in numbers) or not isinstance(why, str):
-        raise MarketError("at and trade ids must be whole numbers, why must be text")
+        raise MarketError(f"at and trade ids must be whole numbers, why must be text, not {numbers}, {why!r}")
     if ids is not None:
         return GapEvent.of(kind, symbol, TradeIds.parse(ids).ranges, at, why)
     return GapEvent(kind, symbol, numbers[1], numbers[2], at, why)

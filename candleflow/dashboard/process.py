@@ -75,7 +75,7 @@ def _check_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise StackError(
-                f"port {port} is taken; CANDLEFLOW_DASHBOARD_PORT chooses another for the page"
+                f"port {port} is taken; set CANDLEFLOW_DASHBOARD_PORT to another for the page"
             ) from error
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Self, TypeVar
 
@@ -76,8 +77,9 @@ class TradeHistory:
             if latest[0].trade_time < time_us:
                 return latest[0].last_trade_id + 1
             # The first such trade was made between the two requests: ask again.
+        since = datetime.fromtimestamp(time_us / 1_000_000, UTC)
         raise ExchangeError(
-            f"{symbol} has trades since {time_us} us, but the exchange doesn't return the first one"
+            f"{symbol} has trades since {since:%Y-%m-%d %H:%M:%S} UTC, but the exchange returns none"
         )
 
     async def klines(self, symbol: str, interval: str, since: int, until: int) -> list[Kline]:

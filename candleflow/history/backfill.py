@@ -232,7 +232,7 @@ def _is_of_month(file: Path, day: Day) -> bool:
     named = re.match(r"(.+)-trades-([0-9]{4}-[0-9]{2}(?:-[0-9]{2})?)\.", file.name)
     if named is not None and not (named[1] == day.symbol and day.name.startswith(named[2])):
         raise SettingError(
-            f"--file {file.name} is of {named[1]} on {named[2]}, not {day.symbol} on {day.name}"
+            f"--file {file.name} must be of {day.symbol} on {day.name}, not {named[1]} on {named[2]}"
         )
     if not file.is_file():
         raise SettingError(f"--file {file}: there is no such file")

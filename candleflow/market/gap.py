@@ -70,7 +70,7 @@ class GapEvent:
     def of(cls, kind: GapEventKind, symbol: str, ranges: Ranges, at: int, why: str) -> Self:
         """Create the event about these ranges. Raises MarketError if there are none."""
         if not ranges:
-            raise MarketError("a gap event needs at least one range of trade ids")
+            raise MarketError(f"{symbol}: a gap event needs at least one range of trade ids")
         return cls(kind, symbol, ranges[0][0], ranges[-1][1] - 1, at, why, ranges)
 
     @property

@@ -35,7 +35,7 @@ def _serve(heartbeat: HeartbeatFile, host: str, port: int) -> None:
     except OSError as error:
         _log.warning(
             "can't serve metrics and health at %s port %d: %s; continuing without them; "
-            "CANDLEFLOW_METRICS_PORT chooses another port",
+            "set CANDLEFLOW_METRICS_PORT to another port",
             host,
             port,
             error,

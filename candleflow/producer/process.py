@@ -241,7 +241,14 @@ class Producer:
         return call_on_loop
 
     async def _note_gap(self, symbol: str, first: int, last: int, why: str) -> None:
-        _log.warning("%s: %d trades are missing, %d to %d (%s)", symbol, last - first + 1, first, last, why)
+        _log.warning(
+            "%s: %d trades are missing, %d to %d (%s); recorded as a gap",
+            symbol,
+            last - first + 1,
+            first,
+            last,
+            why,
+        )
         await self._write(GapEvent(GapEventKind.SEEN, symbol, first, last, self._clock.now_us(), why))
 
     async def _write(self, event: GapEvent) -> None:
@@ -397,7 +404,8 @@ def check_symbols(symbols: Sequence[str], listed: Collection[str]) -> None:
         near = difflib.get_close_matches(symbol, listed, n=3)
         hints.append(symbol + (f" (did you mean {' or '.join(near)}?)" if near else ""))
     raise SettingError(
-        f"CANDLEFLOW_SYMBOLS={','.join(symbols)[:200]!r}: the exchange does not list {', '.join(hints)}"
+        f"CANDLEFLOW_SYMBOLS={','.join(symbols)[:200]!r}: the exchange does not list "
+        f"{', '.join(hints)}; correct or remove it"
     )
 
 

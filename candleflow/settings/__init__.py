@@ -297,7 +297,9 @@ def _env_encoding() -> str:
     try:
         content = file.read_bytes() if file.is_file() else b""
     except OSError as error:
-        raise SettingError(f"{file.absolute()} can't be read: {error.strerror}") from None
+        raise SettingError(
+            f"{file.absolute()} can't be read: {error.strerror}; check its permissions"
+        ) from None
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = "utf-16" if is_wide else "utf-8-sig"
     try:

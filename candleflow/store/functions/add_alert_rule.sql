@@ -8,7 +8,7 @@ DECLARE
 BEGIN
     LOCK TABLE alert_rules IN SHARE ROW EXCLUSIVE MODE;
     IF (SELECT count(*) FROM alert_rules r WHERE r.removed_at IS NULL) >= 500 THEN
-        RAISE EXCEPTION 'there are 500 rules already: remove one first' USING ERRCODE = '22023';
+        RAISE EXCEPTION 'there are 500 alert rules, the most allowed: remove one first' USING ERRCODE = '22023';
     END IF;
     IF (jsonb_typeof(rule -> 'kind') = 'string' AND jsonb_typeof(rule -> 'channels') = 'array') IS NOT TRUE THEN
         RAISE EXCEPTION 'an alert rule needs a kind and a list of channels' USING ERRCODE = '22023';

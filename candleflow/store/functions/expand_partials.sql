@@ -59,7 +59,7 @@ BEGIN
     IF NOT is_aligned OR EXISTS (
         SELECT FROM unnest(batch) b WHERE (b.trade_count = id_count(b.trade_ids)) IS NOT TRUE
     ) THEN
-        RAISE EXCEPTION 'partial candles don''t start at their windows, or their ids don''t match their trade counts'
+        RAISE EXCEPTION 'partial candles don''t start at windows of %, or their ids don''t match their trade counts', finest
             USING ERRCODE = '22023';
     END IF;
     RETURN coalesce(batch, '{}');

@@ -27,7 +27,7 @@ DECLARE
     weighed record;
 BEGIN
     IF num_nulls(reached_all, partials, counts, windows) > 0 THEN
-        RAISE EXCEPTION 'offsets, partials, counts and windows must not be null' USING ERRCODE = '22004';
+        RAISE EXCEPTION 'merge_batch: offsets, partials, counts and windows must not be null' USING ERRCODE = '22004';
     END IF;
     PERFORM hold_topic(run_id, topic);
     IF NOT is_next_batch(topic, expected, reached_all) THEN

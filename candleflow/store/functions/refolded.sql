@@ -15,7 +15,7 @@ BEGIN
     FROM unnest(expand_partials(partials, windows, replaced_at)) f
     WHERE f.interval = windows ->> 'interval';
     IF NOT is_sound THEN
-        RAISE EXCEPTION 'candles of another symbol, or outside the stretch that is replaced'
+        RAISE EXCEPTION 'replacing % candles: some are of another symbol, or outside the time range', symbol
             USING ERRCODE = '22023';
     END IF;
     RETURN coalesce(fresh, '{}');
