@@ -30,7 +30,7 @@ def watched(*chunks: bytes) -> list[int | None]:
     return [watch(chunk) for chunk in (SSL_REQUEST, START_UP, *chunks)][2:]
 
 
-def test_a_commit_is_seen_where_it_is_first_said_and_where_it_is_only_named() -> None:
+def test_a_commit_is_found_as_text_and_later_by_its_statement_name() -> None:
     merge = parse(b"S_1", b"SELECT merge_batch()") + bind(b"S_1") + EXECUTE + SYNC
     first = parse(b"S_2", b"COMMIT") + bind(b"S_2") + EXECUTE + SYNC
     again = bind(b"S_2") + EXECUTE + SYNC
@@ -38,22 +38,22 @@ def test_a_commit_is_seen_where_it_is_first_said_and_where_it_is_only_named() ->
     assert len(again) == 31
 
 
-def test_a_commit_is_seen_behind_other_messages_of_its_chunk() -> None:
+def test_a_commit_is_found_after_other_messages_of_its_chunk() -> None:
     before = parse(b"", b"BEGIN") + bind(b"") + EXECUTE
     assert watched(before + parse(b"S_1", b"COMMIT")) == [len(before)]
 
 
 @pytest.mark.parametrize("at", range(1, 31))
-def test_a_commit_cut_over_two_chunks_is_seen_in_the_second(at: int) -> None:
+def test_a_commit_split_over_two_chunks_is_found_in_the_second(at: int) -> None:
     commit = bind(b"S_1") + EXECUTE + SYNC
     found = watched(parse(b"S_1", b"COMMIT"), commit[:at], commit[at:])
     assert found == [0, 0, None] if at >= len(bind(b"S_1")) else [0, None, 0]
 
 
-def test_a_name_given_to_another_statement_is_no_commit_any_more() -> None:
+def test_a_name_reused_for_another_statement_is_no_commit() -> None:
     assert watched(parse(b"S_1", b"COMMIT"), parse(b"S_1", b"SELECT 1"), bind(b"S_1")) == [0, None, None]
 
 
-def test_each_connection_has_names_of_its_own_and_a_word_in_a_value_is_no_commit() -> None:
+def test_statement_names_are_per_connection_and_a_value_is_no_commit() -> None:
     assert watched(bind(b"S_1"), message("p", b"COMMIT\0"), message("Q", b"SELECT 'COMMIT'\0")) == [None] * 3
     assert watched(message("Q", b"COMMIT\0")) == [0]

@@ -103,14 +103,14 @@ def a_processor_that_lost_the_topic_merges_nothing_more(pipeline: Pipeline) -> N
     successor = pipeline.add_processor()
     pipeline.wait_for_trades(200)
     pipeline.processor.resume()
-    awaited(lambda: tells(pipeline.processor.running, "held by another"), START_SECONDS, pipeline.said)
+    awaited(lambda: reports(pipeline.processor.running, "held by another"), START_SECONDS, pipeline.said)
     pipeline.wait_for_trades(200)
     assert successor.is_up, successor.said()
     pipeline.processor.kill()
     pipeline.processor = successor
 
 
-def tells(processor: Running, words: str) -> bool:
+def reports(processor: Running, words: str) -> bool:
     """Whether the last heartbeat is this processor's and has these words; two processors share the file."""
     beat = processor.heartbeat()
     return beat is not None and beat.pid == processor.process.pid and words in beat.message

@@ -60,7 +60,7 @@ STORE_BUGS = [
     PlantedBug(
         "a rebuilt candle does not update its roll-ups",
         [Patch(sql("replace_candles"), "changed + put_candles(whole) + dropped", "changed + dropped")],
-        ["tests/store/test_rebuilds.py::test_the_roll_ups_alone_are_folded_anew_where_the_stretch_is_empty"],
+        ["tests/store/test_rebuilds.py::test_an_empty_range_rebuilds_only_the_roll_ups"],
     ),
     PlantedBug(
         "a rebuild overwrites trades that were merged while it read the topic",
@@ -71,7 +71,7 @@ STORE_BUGS = [
         "offsets are moved without compare-and-set",
         [Patch(sql("is_next_batch"), "IF stored <@ expected THEN", "IF true THEN")],
         ["tests/store/test_merge.py::test_a_replayed_batch_changes_nothing",
-         "tests/store/test_merge.py::test_offsets_that_stand_elsewhere_are_refused"],
+         "tests/store/test_merge.py::test_offsets_that_do_not_match_are_refused"],
     ),
     PlantedBug(
         "trade ids that are already stored are not noticed",
@@ -93,7 +93,7 @@ STORE_BUGS = [
                 "c.trade_ids",
             )
         ],
-        ["tests/store/test_merge.py::test_an_overlap_is_seen_whatever_the_windows_were_and_are[5-120]"],
+        ["tests/store/test_merge.py::test_an_overlap_is_found_with_other_windows_too[5-120]"],
     ),
     PlantedBug(
         "each roll-up stores its set of trade ids and rewrites it at each merge",
@@ -120,7 +120,7 @@ STORE_BUGS = [
                 "excluded.close",
             ),
         ],
-        ["tests/store/test_merge.py::test_open_and_close_go_by_trade_id_whenever_the_trades_come"],
+        ["tests/store/test_merge.py::test_open_and_close_follow_the_trade_ids_in_any_order_of_arrival"],
     ),
     PlantedBug(
         "a merge does not move the offsets",
@@ -151,12 +151,12 @@ STORE_BUGS = [
     PlantedBug(
         "a recreated topic is taken for the old one",
         [Patch(sql("claim_topic"), "IF known.topic_id <> claim_topic.topic_id AND", "IF false AND")],
-        ["tests/store/test_claim.py::test_a_topic_made_anew_is_refused_with_the_command_that_accepts_it"],
+        ["tests/store/test_claim.py::test_a_recreated_topic_is_refused_with_the_command_that_accepts_it"],
     ),
     PlantedBug(
         "an adopted topic is read from the old topic's offsets",
         [Patch(sql("adopt_topic"), "    DELETE FROM topic_offsets o WHERE o.topic = adopt_topic.topic;\n")],
-        ["tests/store/test_claim.py::test_an_adopted_topic_begins_at_its_beginning_and_counts_nothing_twice"],
+        ["tests/store/test_claim.py::test_an_adopted_topic_is_read_from_its_beginning_and_nothing_counts_twice"],
     ),
 ]  # fmt: skip
 

@@ -129,7 +129,7 @@ def test_a_stall_holds_bytes_back_and_keeps_connections(proxy: Proxy, client: so
     assert received(client, 4) == b"held"
 
 
-def test_refused_clients_find_nobody_and_those_connected_stay(proxy: Proxy, client: socket.socket) -> None:
+def test_new_clients_are_refused_and_open_connections_stay(proxy: Proxy, client: socket.socket) -> None:
     proxy.refuse()
     with pytest.raises(ConnectionRefusedError):
         connect(proxy)
@@ -178,7 +178,7 @@ def test_half_closed_to_the_server_it_ends_and_so_does_the_client(
 
 @pytest.mark.parametrize("direction", Direction)
 @pytest.mark.parametrize("count", [0, 1, 6, 7, 10])
-def test_a_cut_lets_so_many_bytes_through_and_no_more(
+def test_a_cut_lets_exactly_that_many_bytes_through(
     proxy: Proxy, echo: Echo, client: socket.socket, direction: Direction, count: int
 ) -> None:
     echo.seen.clear()
@@ -197,7 +197,7 @@ def test_a_cut_lets_so_many_bytes_through_and_no_more(
         assert echoed(again, b"only once") == b"only once"
 
 
-def test_a_cut_may_wait_for_what_it_watches(echo: Echo) -> None:
+def test_a_cut_may_start_at_the_position_that_its_watch_returns(echo: Echo) -> None:
     def make_watch() -> Watch:
         return lambda chunk: at if (at := chunk.find(b"COMMIT")) >= 0 else None
 
@@ -216,7 +216,7 @@ def test_a_cut_may_wait_for_what_it_watches(echo: Echo) -> None:
         assert wait_for(lambda: bytes(echo.seen) == b"then COM", SECONDS)
 
 
-def test_a_cut_may_only_stall_and_what_is_held_back_comes_once_healed(
+def test_a_cut_may_stall_only_and_healing_forwards_the_held_bytes(
     proxy: Proxy, echo: Echo, client: socket.socket
 ) -> None:
     echo.seen.clear()
@@ -228,7 +228,7 @@ def test_a_cut_may_only_stall_and_what_is_held_back_comes_once_healed(
     assert received(client, 7) == b"0123456"
 
 
-def test_a_slow_link_brings_so_many_bytes_a_second(proxy: Proxy, client: socket.socket) -> None:
+def test_a_slow_link_limits_the_bytes_per_second(proxy: Proxy, client: socket.socket) -> None:
     proxy.slow(20_000)
     began_at = time.monotonic()
     assert len(echoed(client, bytes(10_000))) == 10_000
@@ -237,7 +237,7 @@ def test_a_slow_link_brings_so_many_bytes_a_second(proxy: Proxy, client: socket.
     assert echoed(client, b"quick") == b"quick"
 
 
-def test_healing_calls_off_a_cut_that_has_not_come(proxy: Proxy, client: socket.socket) -> None:
+def test_healing_cancels_a_cut_that_has_not_happened(proxy: Proxy, client: socket.socket) -> None:
     proxy.cut_after(100)
     proxy.heal()
     assert len(echoed(client, bytes(200))) == 200

@@ -43,7 +43,7 @@ def test_the_slope_is_per_hour() -> None:
     assert Series("threads", RISING, hours=0.5).slope == pytest.approx(2 * (SAMPLES - 1) / 0.5)
 
 
-def test_the_size_of_a_folder_is_that_of_all_below(tmp_path: Path) -> None:
+def test_the_size_of_a_folder_includes_its_subfolders(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "a").write_bytes(bytes(1_000_000))
     (tmp_path / "b").write_bytes(bytes(500_000))

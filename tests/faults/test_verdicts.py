@@ -56,7 +56,7 @@ def verdict_on(key: tuple[Any, ...], verdicts: list[Verdict]) -> Verdict:
     return found
 
 
-def test_a_right_table_is_ok_in_every_candle() -> None:
+def test_a_correct_table_is_ok_in_every_candle() -> None:
     trades = market()
     verdicts = compare(trades, trades, table_of(trades))
     assert len(verdicts) == 3 + 5
@@ -72,7 +72,7 @@ def test_a_trade_missing_in_its_candle_was_lost_by_the_processor_if_the_topic_ha
     assert (found.outcome, found.stage) == (Outcome.MISSING, Stage.PRODUCER)
 
 
-def test_a_missing_candle_is_missing_and_one_of_nothing_is_extra() -> None:
+def test_a_missing_and_an_extra_candle_are_recognized() -> None:
     trades = market()
     table = table_of(trades)
     found = verdict_on(KEY, compare(trades, trades, {key: one for key, one in table.items() if key != KEY}))
@@ -94,7 +94,7 @@ def test_a_missing_candle_is_missing_and_one_of_nothing_is_extra() -> None:
         (lambda one: replace(one, trade_ids=one.trade_ids | {99}), Outcome.EXTRA),
     ],
 )
-def test_a_candle_with_the_right_trades_may_yet_be_wrong(
+def test_a_candle_with_the_right_trades_and_a_wrong_field_is_recognized(
     harm: Callable[[Stored], Stored], outcome: Outcome
 ) -> None:
     trades = market()

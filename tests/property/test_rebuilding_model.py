@@ -132,8 +132,8 @@ def test_harm_of_any_kind_is_mended(
     own = database.settings_with(
         window_seconds=windows.size_us // SECOND_US, slide_seconds=windows.slide_us // SECOND_US
     )
-    with closing(CandleRebuilds.from_settings(own)) as mending:
-        rebuilder = ListRebuilder(own, mending, trades)
+    with closing(CandleRebuilds.from_settings(own)) as rebuilds:
+        rebuilder = ListRebuilder(own, rebuilds, trades)
         for symbol in ("BTCUSDT", "ETHUSDT"):
             rebuilder.repair(symbol, MIDNIGHT - SPAN_US, MIDNIGHT + SPAN_US)
             assert rebuilder.find_suspect_ranges(symbol, MIDNIGHT - SPAN_US, MIDNIGHT + SPAN_US) == []

@@ -1,4 +1,4 @@
-"""What Spark's sink does with PostgreSQL's functions, in plain Python: fold, merge, and answer an overlap."""
+"""Does in plain Python what Spark's sink does with PostgreSQL: claims a topic and merges batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MERGE = "SELECT merge_batch(%s, %s, %s, %s, %s::partial_candle[], %s, %s)"
 
 
 def partials_of(trades: Iterable[Trade], windows: Windows) -> list[Partial]:
-    """A batch's partial candles."""
+    """Return the batch's partial candles."""
     times = {(trade.symbol, trade.trade_id): trade.trade_time for trade in trades}
     return [
         of_candle(candle, times[candle.symbol, candle.last_trade_id])
@@ -58,7 +58,7 @@ class Processor:
         partials: Sequence[Partial],
         counts: dict[str, Any] | None = None,
     ) -> Any:
-        """One call of merge_batch; its answer."""
+        """Call merge_batch once and return its answer."""
         windows = {
             "interval": self.windows.interval,
             "size_us": self.windows.size_us,
@@ -69,7 +69,10 @@ class Processor:
         return self.call(MERGE, self.run_id, self.topic, *offsets, array_text(map(encode, partials)), *rest)
 
     def merge(self, trades: Sequence[Trade], partition: str = "0") -> int:
-        """Merge a batch as the sink does, each trade a record; how many trades were late."""
+        """Merge a batch as the sink does, one record per trade; return how many trades were late.
+
+        If trades are in candles already, merge the others.
+        """
         reached = self.offsets | {partition: self.offsets.get(partition, 0) + len(trades)}
         fresh = {(trade.symbol, trade.trade_id): trade for trade in trades}
         while True:

@@ -1,4 +1,4 @@
-"""A mender whose topic is a list of trades, all of them merged: what it does beside reading Kafka."""
+"""A Rebuilder that reads trades from a list instead of Kafka; all of them count as merged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ListRebuilder(Rebuilder):
         self.topic = topic
 
     def repair(self, symbol: str, since: int, until: int) -> list[Rebuilt]:
-        """As ``repair`` does."""
+        """Find and rebuild the suspect ranges, as the ``repair`` command does."""
         found = self.find_suspect_ranges(symbol, since, until)
         return [rebuilt for _, rebuilt in self.rebuild(symbol, found)]
 

@@ -1,4 +1,4 @@
-"""What AWS's alarms on lag and silence are fed with: the watcher's figures, of a real PostgreSQL."""
+"""The watcher's figures for AWS's alarms on lag and silence, with a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def now_us() -> int:
     return time.time_ns() // 1_000
 
 
-def told(
+def written_figures(
     reader: CandleReader, settings: Settings, at: int, capsys: pytest.CaptureFixture[str]
 ) -> dict[str, float]:
-    """The figures of the one line that is told, for which nothing is complained of."""
+    """Return the figures of the single line on stdout; stderr must be empty."""
     health.write_figures(reader, settings, at)
     out, err = capsys.readouterr()
     assert err == ""
@@ -47,44 +47,44 @@ def told(
     return found
 
 
-def test_what_is_not_known_is_left_out_and_so_is_bad(
+def test_an_unknown_figure_is_left_out(
     database: Database, watched: CandleReader, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert told(watched, database.settings, now_us(), capsys) == {}
+    assert written_figures(watched, database.settings, now_us(), capsys) == {}
     Processor(database.writer(), FIVE_SECONDS).merge(run_of(1, 7))
-    assert told(watched, database.settings, BEGINS_AT, capsys).keys() == {"trade_age_seconds"}
+    assert written_figures(watched, database.settings, BEGINS_AT, capsys).keys() == {"trade_age_seconds"}
 
 
-def test_the_age_is_that_of_the_newest_trade_of_any_symbol(
+def test_the_age_is_of_the_newest_trade_of_any_symbol(
     database: Database, watched: CandleReader, capsys: pytest.CaptureFixture[str]
 ) -> None:
     processor = Processor(database.writer(), FIVE_SECONDS)
     processor.merge([*run_of(1, 7), *run_of(1, 11, "ETHUSDT")])
     at = BEGINS_AT + 131 * SECOND_US
-    assert told(watched, database.settings, at, capsys)["trade_age_seconds"] == 120.0
-    assert told(watched, database.settings, at + SECOND_US, capsys)["trade_age_seconds"] == 121.0
+    assert written_figures(watched, database.settings, at, capsys)["trade_age_seconds"] == 120.0
+    assert written_figures(watched, database.settings, at + SECOND_US, capsys)["trade_age_seconds"] == 121.0
     processor.merge(run_of(12, 131))
-    assert told(watched, database.settings, at, capsys)["trade_age_seconds"] == 0.0
+    assert written_figures(watched, database.settings, at, capsys)["trade_age_seconds"] == 0.0
 
 
-def test_a_processor_that_stands_still_falls_behind(
+def test_a_stopped_processor_falls_behind(
     database: Database, watched: CandleReader, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = now_us()
     Processor(database.writer(), FIVE_SECONDS).close_quiet(BEGINS_AT)
     after = now_us()
-    lag = told(watched, database.settings, after + 60 * SECOND_US, capsys)["merged_age_seconds"]
+    lag = written_figures(watched, database.settings, after + 60 * SECOND_US, capsys)["merged_age_seconds"]
     assert 60 <= lag <= 60 + (after - before) / SECOND_US
 
 
-def test_another_topics_processor_says_nothing_of_ours(
+def test_a_processor_of_another_topic_does_not_count(
     database: Database, watched: CandleReader, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Processor(database.writer(), FIVE_SECONDS, topic="trades.other").close_quiet(BEGINS_AT)
-    assert "merged_age_seconds" not in told(watched, database.settings, now_us(), capsys)
+    assert "merged_age_seconds" not in written_figures(watched, database.settings, now_us(), capsys)
 
 
-def test_while_postgres_is_away_no_line_comes_and_then_one_does_again(
+def test_while_postgresql_is_away_no_line_is_written(
     own_server: PostgresServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"postgresql://candleflow@127.0.0.1:{own_server.port}/candleflow"
@@ -92,7 +92,7 @@ def test_while_postgres_is_away_no_line_comes_and_then_one_does_again(
     own_server.provide("candleflow", "candleflow")
     schema.apply(settings)
     reader = CandleReader.from_settings(settings)
-    assert told(reader, settings, now_us(), capsys) == {}
+    assert written_figures(reader, settings, now_us(), capsys) == {}
     own_server.stop()
     health.write_figures(reader, settings, now_us())
     out, err = capsys.readouterr()
@@ -100,13 +100,12 @@ def test_while_postgres_is_away_no_line_comes_and_then_one_does_again(
     assert err.startswith("no figures: ")
     own_server.start()
     own_server.wait_until_ready()
-    assert told(reader, settings, now_us(), capsys) == {}
+    assert written_figures(reader, settings, now_us(), capsys) == {}
     reader.close()
 
 
-def test_the_program_tells_at_once_and_stays(database: Database, tmp_path: Path) -> None:
-    """As the container runs it: a file by its path, away from its neighbours, and with the environment's
-    settings."""
+def test_the_program_writes_a_line_at_once_and_keeps_running(database: Database, tmp_path: Path) -> None:
+    """Start it as the container does: by its path, in another folder, with settings from the environment."""
     program = shutil.copy(health.__file__, tmp_path)
     Processor(database.writer(), FIVE_SECONDS).merge(run_of(1, 7))
     settings = database.settings

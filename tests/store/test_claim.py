@@ -1,4 +1,4 @@
-"""Who may merge a topic: one processor at a time, and only into the topic that the offsets belong to."""
+"""claim_topic: one processor at a time merges a topic, and the topic must match the stored offsets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.store_fixtures import Database
 
 
 def refused(code: str, database: Database, **claim: str) -> str:
-    """What a claim is told that is refused with this code."""
+    """Check that the claim fails with this SQLSTATE; return the message."""
     with pytest.raises(psycopg2.Error) as caught:
         Processor(database.writer(), FIVE_SECONDS, **claim)
     assert caught.value.pgcode == code
@@ -29,7 +29,7 @@ def test_a_later_claim_continues_where_the_last_batch_ended(database: Database) 
     assert Processor(database.writer(), FIVE_SECONDS).offsets == {"2": 3}
 
 
-def test_a_second_processor_is_told_who_holds_the_topic(database: Database) -> None:
+def test_a_second_processor_is_refused_with_the_name_of_the_first(database: Database) -> None:
     Processor(database.writer(), FIVE_SECONDS, held_by="host seven, pid 77")
     assert "host seven, pid 77" in refused("CF001", database)
 
@@ -46,7 +46,7 @@ def test_a_holder_that_died_leaves_the_topic_free(database: Database) -> None:
     Processor(database.writer(), FIVE_SECONDS)
 
 
-def test_a_topic_made_anew_is_refused_with_the_command_that_accepts_it(database: Database) -> None:
+def test_a_recreated_topic_is_refused_with_the_command_that_accepts_it(database: Database) -> None:
     connection = database.writer()
     Processor(connection, FIVE_SECONDS, topic_id="old").merge(run_of(1, 3))
     connection.close()
@@ -54,18 +54,18 @@ def test_a_topic_made_anew_is_refused_with_the_command_that_accepts_it(database:
     assert "python -m candleflow adopt-topic" in message
     assert "old" in message
     assert "new" in message
-    # The refused session gave the topic back: the right one may have it while that session lives.
+    # The refused session released the lock, so another can claim the topic while that session lives.
     assert Processor(database.writer(), FIVE_SECONDS, topic_id="old").offsets == {"0": 3}
 
 
-def test_a_topic_with_nothing_merged_yet_may_be_made_anew_unasked(database: Database) -> None:
+def test_a_topic_with_nothing_merged_may_be_recreated(database: Database) -> None:
     connection = database.writer()
     Processor(connection, FIVE_SECONDS, topic_id="old")
     connection.close()
     assert Processor(database.writer(), FIVE_SECONDS, topic_id="new").offsets == {}
 
 
-def test_an_adopted_topic_begins_at_its_beginning_and_counts_nothing_twice(database: Database) -> None:
+def test_an_adopted_topic_is_read_from_its_beginning_and_nothing_counts_twice(database: Database) -> None:
     connection = database.writer()
     Processor(connection, FIVE_SECONDS, topic_id="old").merge(run_of(1, 3))
     connection.close()
@@ -88,7 +88,7 @@ def test_a_topic_is_not_adopted_under_a_running_processor(database: Database) ->
 def test_a_superseded_processor_merges_and_closes_nothing(database: Database) -> None:
     connection = database.writer()
     first = Processor(connection, FIVE_SECONDS)
-    first.call("SELECT pg_advisory_unlock_all()::text")  # as if its session had been lost, unknown to it
+    first.call("SELECT pg_advisory_unlock_all()::text")  # as if its session had ended without its knowledge
     Processor(database.writer(), FIVE_SECONDS, held_by="the second")
     with pytest.raises(psycopg2.Error, match="the second") as merging:
         first.merge(run_of(1, 3))

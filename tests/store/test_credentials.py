@@ -1,4 +1,4 @@
-"""Where passwords come from, where they are kept, and where they never show."""
+"""Where passwords come from, where they are stored, and that no message or repr shows them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_owners_password_is_that_of_docker_compose_unless_another_is_known(t
     assert credentials.password(settings_in(tmp_path, postgres_password="given"), Role.OWNER) == "given"
 
 
-def test_other_passwords_are_made_once_and_kept_where_only_we_can_read(tmp_path: Path) -> None:
+def test_other_passwords_are_generated_once_and_stored_with_mode_600(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     reader, writer = (credentials.password(settings, role) for role in (Role.READER, Role.WRITER))
     assert kept_in(tmp_path) == {"candleflow_reader": reader, "candleflow_writer": writer}
@@ -56,7 +56,7 @@ def test_other_passwords_are_made_once_and_kept_where_only_we_can_read(tmp_path:
     )
 
 
-def test_all_who_ask_at_once_get_the_same_password(tmp_path: Path) -> None:
+def test_concurrent_callers_get_the_same_password(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     with ThreadPoolExecutor(16) as pool:
         roles = [Role.READER, Role.WRITER] * 20
@@ -92,7 +92,7 @@ def test_a_broken_file_is_an_error_that_names_it_and_not_what_is_in_it(tmp_path:
     assert "canary" not in str(caught.value)
 
 
-def test_a_folder_that_can_not_be_made_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file where the folder should be")
     with pytest.raises(StoreError, match="passwords"):
         credentials.password(settings_in(tmp_path), Role.READER)
@@ -118,7 +118,7 @@ def test_the_address_keeps_its_parameters(tmp_path: Path) -> None:
     assert "target_session_attrs" not in properties
 
 
-def test_venues_have_databases_of_their_own_and_roles_in_common(tmp_path: Path) -> None:
+def test_each_venue_has_its_own_database_and_all_share_the_roles(tmp_path: Path) -> None:
     real, simulated = (
         credentials.dsn(settings_in(tmp_path, exchange=name), Role.READER)
         for name in ("binance", "simulator")

@@ -1,4 +1,4 @@
-"""Forecasts in a real PostgreSQL: kept once and before their windows begin, scored once, never changed."""
+"""Forecasts in PostgreSQL: stored once, before their windows begin; scored once; never changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.store_fixtures import Database
 
 SIZE_US = FIVE_SECONDS.size_us
 SOON = floor_time(time.time_ns() // 1_000 + 3_600 * SECOND_US, SIZE_US)
-"""An hour from now: what begins then hasn't begun, however slow the test is."""
+"""An hour from now: a window that has not begun, even if the test is slow."""
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def store(database: Database) -> Iterator[ForecastStore]:
 
 
 def trades(first: int, last: int, begins_at: int = SOON) -> list[Trade]:
-    """One a second; the price goes its way by a fixed rule, as every return must not be the same."""
+    """Return one trade a second. The price follows a fixed rule with different returns."""
     return [
         replace(trade(one, one, price=f"{100 + one * 7 % 13}"), trade_time=begins_at + (one - 1) * SECOND_US)
         for one in range(first, last + 1)
@@ -54,7 +54,7 @@ def rows(database: Database, query: str) -> list[tuple[Any, ...]]:
 
 
 def past(database: Database, *open_times: int) -> None:
-    """Forecasts that were made a second before their windows, which are over."""
+    """Store forecasts made a second before their windows; the windows have ended."""
     database.owner().cursor().execute(
         "INSERT INTO forecasts SELECT 'BTCUSDT', '5s', at, at - interval '1 s', 'drift', 1, 100, 99, 101, 100"
         " FROM unnest(%s::bigint[]) us, from_microseconds(us) at",
@@ -74,8 +74,7 @@ def test_a_forecast_is_kept_once_and_never_changed(database: Database, store: Fo
 
 
 def test_a_forecast_of_a_window_that_has_begun_is_refused(database: Database, store: ForecastStore) -> None:
-    """By the clock, or because a trade of it is there, whatever the clock says; of a symbol without trades
-    nothing is known."""
+    """It has begun by the clock, or because one of its trades is stored; without trades by the clock only."""
     Processor(database.writer(), FIVE_SECONDS).merge(trades(1, 8))
     assert store.keep([made(SOON + SIZE_US), made(BEGINS_AT), made(SOON + SIZE_US, symbol="NEWUSDT")]) == 0
     assert store.keep([made(SOON + 2 * SIZE_US)]) == 1
@@ -88,7 +87,7 @@ def test_not_even_the_owner_can_keep_one_that_was_made_too_late(database: Databa
         )
 
 
-def test_what_came_is_written_down_once(database: Database, store: ForecastStore) -> None:
+def test_an_actual_value_is_stored_once(database: Database, store: ForecastStore) -> None:
     past(database, BEGINS_AT)
     assert store.score([Close("BTCUSDT", BEGINS_AT, Decimal("100.50"))]) == 1
     assert store.score([Close("BTCUSDT", BEGINS_AT, Decimal(7))]) == 0
@@ -96,7 +95,7 @@ def test_what_came_is_written_down_once(database: Database, store: ForecastStore
     assert kept.actual == Decimal("100.50")
 
 
-def test_what_has_not_ended_has_no_actual(database: Database, store: ForecastStore) -> None:
+def test_a_window_that_has_not_ended_has_no_actual_value(database: Database, store: ForecastStore) -> None:
     Processor(database.writer(), FIVE_SECONDS).merge(trades(1, 3))
     store.keep([made(SOON + SIZE_US)])
     assert store.score([Close("BTCUSDT", SOON + SIZE_US, Decimal(1))]) == 0
@@ -119,8 +118,8 @@ def test_the_page_reads_forecasts_and_may_not_write_them(database: Database, sto
         assert reader.recent("BTCUSDT", BEGINS_AT + 1, 10) == []
 
 
-def test_the_process_forecasts_from_what_is_stored(database: Database, store: ForecastStore) -> None:
-    """After each candle the forecast that the pure code makes of all candles; a restart makes the same."""
+def test_the_process_forecasts_from_stored_candles(database: Database, store: ForecastStore) -> None:
+    """Each stored forecast equals the pure code's forecast from all candles, also after a restart."""
     processor = Processor(database.writer(), FIVE_SECONDS)
     processor.merge([replace(trade(1), trade_time=SOON - SECOND_US), *trades(2, 5 * (LOOK_BACK + 3))])
     forecaster = Forecaster(database.settings, store)
@@ -139,7 +138,9 @@ def test_the_process_forecasts_from_what_is_stored(database: Database, store: Fo
     assert kept.open_time == candles[-1].open_time + AHEAD * SIZE_US
 
 
-def test_of_old_candles_every_forecast_comes_too_late(database: Database, store: ForecastStore) -> None:
+def test_forecasts_from_old_candles_are_too_late_and_not_stored(
+    database: Database, store: ForecastStore
+) -> None:
     Processor(database.writer(), FIVE_SECONDS).merge(trades(1, 150, BEGINS_AT))
     forecaster = Forecaster(database.settings, store)
     assert len(forecaster.look()) == 1
@@ -147,18 +148,18 @@ def test_of_old_candles_every_forecast_comes_too_late(database: Database, store:
     assert rows(database, "SELECT count(*) FROM forecasts") == [(0,)]
 
 
-def test_the_process_scores_what_was_forecast(database: Database, store: ForecastStore) -> None:
+def test_the_process_scores_its_forecasts(database: Database, store: ForecastStore) -> None:
     for at in (20, 21):
         past(database, BEGINS_AT + at * SIZE_US)
     Processor(database.writer(), FIVE_SECONDS).merge(trades(1, 110, BEGINS_AT))
     forecaster = Forecaster(database.settings, store)
     forecaster.look()
-    assert forecaster.counts()["scored"] == 1  # of 110 trades, the 22nd candle is open still
+    assert forecaster.counts()["scored"] == 1  # with 110 trades, the 22nd candle is still open
     closes = {one.open_time: one.close for one in store.candles({"BTCUSDT": None}, 100)["BTCUSDT"]}
     assert [one.actual for one in store.recent("BTCUSDT", 0, 10)] == [closes[BEGINS_AT + 20 * SIZE_US], None]
 
 
-def test_a_hole_stops_the_forecasts(database: Database, store: ForecastStore) -> None:
+def test_a_gap_stops_the_forecasts(database: Database, store: ForecastStore) -> None:
     processor = Processor(database.writer(), FIVE_SECONDS)
     whole = trades(1, 5 * (LOOK_BACK + 4))
     processor.merge([one for one in whole if one.trade_id != 5 * (LOOK_BACK + 2) + 3])
@@ -176,7 +177,7 @@ def test_quiet_windows_are_candles_too(database: Database, store: ForecastStore)
     assert [one.trade_count for one in found["BTCUSDT"]].count(0) == 4
 
 
-def test_what_old_forecasts_are_is_a_setting(database: Database, store: ForecastStore) -> None:
+def test_a_setting_decides_when_forecasts_are_deleted(database: Database, store: ForecastStore) -> None:
     past(database, BEGINS_AT)
     Forecaster(database.settings_with(forecast_days=2), store).tend(BEGINS_AT + DAY_US)
     assert len(store.recent("BTCUSDT", 0, 10)) == 1
@@ -184,11 +185,11 @@ def test_what_old_forecasts_are_is_a_setting(database: Database, store: Forecast
     assert store.recent("BTCUSDT", 0, 10) == []
 
 
-def test_the_process_tells_the_skill_of_what_was_scored(database: Database, store: ForecastStore) -> None:
+def test_the_process_reports_the_skill_of_scored_forecasts(database: Database, store: ForecastStore) -> None:
     forecaster = Forecaster(database.settings, store)
     past(database, *(BEGINS_AT + at * SIZE_US for at in range(120)))
     forecaster.judge()
-    assert not forecaster.skill  # none is scored
+    assert not forecaster.skill  # no forecast is scored yet
     closes = [Close("BTCUSDT", BEGINS_AT + at * SIZE_US, Decimal(100 + at % 3)) for at in range(120)]
     assert store.score(closes) == 120
     forecaster.judge()

@@ -1,4 +1,4 @@
-"""The SQL functions: a file each, created again when its text changes, dropped when it is gone."""
+"""SQL functions: one file each; recreated if its text changes, dropped if the file is removed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.store_fixtures import Database
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that functions are applied from, to be changed."""
+    """A copy of the folder of functions, for the test to change."""
     folder = tmp_path / "functions"
     shutil.copytree(schema.FUNCTIONS, folder)
     monkeypatch.setattr(schema, "FUNCTIONS", folder)
@@ -33,7 +33,7 @@ def edit(file: Path, text: str, in_its_place: str) -> None:
 
 
 def stored(database: Database) -> dict[str, tuple[Any, ...]]:
-    """By name: the function's number, which a new one has anew, its arguments, and who may call it."""
+    """Return each function's oid (a recreated one has another), arguments and grants, by name."""
     cursor = database.owner().cursor()
     cursor.execute(
         "SELECT proname, oid, oid::regprocedure::text, proacl::text FROM pg_proc"
@@ -42,7 +42,7 @@ def stored(database: Database) -> dict[str, tuple[Any, ...]]:
     return {name: tuple(row) for name, *row in cursor.fetchall()}
 
 
-def test_each_stands_once_in_the_file_of_its_name(database: Database) -> None:
+def test_each_function_is_in_the_file_of_its_name(database: Database) -> None:
     texts = schema.functions()
     assert stored(database).keys() == texts.keys()
     for name, text in texts.items():
@@ -50,7 +50,9 @@ def test_each_stands_once_in_the_file_of_its_name(database: Database) -> None:
         assert text.count("CREATE FUNCTION") == 1, name
 
 
-def test_a_changed_one_alone_is_created_again_and_keeps_its_grants(database: Database, files: Path) -> None:
+def test_only_a_changed_function_is_recreated_and_it_keeps_its_grants(
+    database: Database, files: Path
+) -> None:
     before = stored(database)
     edit(files / "merge_batch.sql", "offsets, partials, counts", "the offsets, partials, counts")
     schema.apply(database.settings)
@@ -61,7 +63,7 @@ def test_a_changed_one_alone_is_created_again_and_keeps_its_grants(database: Dat
         database.writer().cursor().execute("SELECT merge_batch(NULL, '', NULL, NULL, NULL, NULL, NULL)")
 
 
-def test_one_may_change_its_arguments_and_what_it_returns(database: Database, files: Path) -> None:
+def test_a_function_may_change_its_arguments_and_its_result(database: Database, files: Path) -> None:
     processor = Processor(database.writer(), FIVE_SECONDS)
     processor.merge(run_of(1, 3))
     edit(files / "stored_offsets.sql", "(topic text) RETURNS jsonb", "(topic text, more text) RETURNS json")
@@ -72,10 +74,12 @@ def test_one_may_change_its_arguments_and_what_it_returns(database: Database, fi
         )
     schema.apply(database.settings)
     assert stored(database)["stored_offsets"][1] == "stored_offsets(text,text)"
-    processor.merge(run_of(4, 6))  # on the connection that has the plans of before
+    processor.merge(run_of(4, 6))  # on a connection that has cached the old plans
 
 
-def test_nobody_may_call_a_new_one_and_one_without_a_file_is_dropped(database: Database, files: Path) -> None:
+def test_a_new_function_has_no_grants_and_one_without_a_file_is_dropped(
+    database: Database, files: Path
+) -> None:
     (files / "more.sql").write_text("CREATE FUNCTION more() RETURNS integer LANGUAGE sql AS 'SELECT 1';")
     schema.apply(database.settings)
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
@@ -85,7 +89,7 @@ def test_nobody_may_call_a_new_one_and_one_without_a_file_is_dropped(database: D
     assert stored(database).keys() == schema.functions().keys()
 
 
-def test_one_that_cannot_be_created_leaves_all_as_they_were(database: Database, files: Path) -> None:
+def test_a_function_that_cannot_be_created_changes_none(database: Database, files: Path) -> None:
     before = stored(database)
     edit(files / "claim_topic.sql", "one just starting", "another")
     edit(files / "merge_batch.sql", "RETURNS jsonb", "RETURNS unheard_of")

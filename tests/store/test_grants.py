@@ -1,6 +1,6 @@
-"""What the roles of processor, page, auditor, forecaster, alerter and editor may not do, by trying it.
+"""Each role is refused every statement that it doesn't need; the test tries them all.
 
-What they may, the other tests do.
+The other tests use the statements that a role is allowed.
 """
 
 from __future__ import annotations
@@ -115,9 +115,11 @@ def filled(make_database: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def refused(filled: Database) -> Refused:
-    """Tries a statement as a role: refused by grants, not only by a setting that a client may change.
+    """Return a function that checks that a role's statement is refused by missing grants.
 
-    On one connection for all of a role's statements, as there are 600 of them.
+    A setting that a client can change doesn't count.
+
+    All statements of a role use one connection, as there are 600 of them.
     """
     connection_of = cache(lambda role: role(filled))
 
@@ -186,8 +188,8 @@ def test_the_auditor_reads_what_the_page_reads(filled: Database) -> None:
         assert cursor.fetchone() == (True,)
 
 
-def test_functions_with_the_owners_rights_look_nowhere_but_in_our_schema(filled: Database) -> None:
-    """A caller's search path, with a table of the same name in front, changes nothing."""
+def test_functions_with_the_owners_rights_use_only_our_schema(filled: Database) -> None:
+    """A caller can't redirect them by a search path with a table of the same name."""
     cursor = filled.owner().cursor()
     cursor.execute(
         "SELECT proname, proconfig::text FROM pg_proc"
@@ -199,7 +201,7 @@ def test_functions_with_the_owners_rights_look_nowhere_but_in_our_schema(filled:
     assert all("search_path=pg_catalog, public, pg_temp" in config for config in functions.values())
 
 
-def test_nobody_else_may_connect_or_call(filled: Database) -> None:
+def test_no_other_role_may_connect_or_call(filled: Database) -> None:
     cursor = filled.owner().cursor()
     cursor.execute(
         "SELECT proname FROM pg_proc, LATERAL aclexplode(coalesce(proacl, acldefault('f', proowner))) acl"

@@ -1,4 +1,4 @@
-"""Candles that don't come from the topic: what load_history promises, beside live ones and before them."""
+"""load_history: candles from klines or the archive, before live candles and among them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def asked(database: Database, query: str) -> list[tuple[Any, ...]]:
 
 
 def candles(database: Database) -> list[tuple[Any, ...]]:
-    """All that trades decide, and nothing of how they came."""
+    """Return the columns that depend only on the trades, not on their source."""
     return asked(
         database,
         "SELECT symbol, interval, open_time, open, high, low, close, volume, quote_volume, taker_buy_volume,"
@@ -79,7 +79,7 @@ def auditor(database: Database) -> Dsn:
     return credentials.dsn(database.settings, Role.AUDITOR)
 
 
-def test_the_first_live_candle_after_the_history_is_judged_anew(
+def test_loaded_history_decides_whether_the_first_live_candle_is_complete(
     database: Database, store: HistoryStore
 ) -> None:
     trades = run_of(1, 100)
@@ -91,28 +91,30 @@ def test_the_first_live_candle_after_the_history_is_judged_anew(
 
     assert incomplete() == [("5s", 55)]
     load(store, trades[:54], until=55)
-    assert incomplete() == [("5s", 1)], "before the first of all nothing is known"
+    assert incomplete() == [("5s", 1)], "nothing shows whether trades are missing before the very first one"
 
 
-def test_ids_that_are_in_change_nothing_and_are_named(database: Database, store: HistoryStore) -> None:
+def test_ids_that_are_in_candles_change_nothing_and_are_returned(
+    database: Database, store: HistoryStore
+) -> None:
     Processor(database.writer(), FIVE_SECONDS).merge(run_of(50, 60))
     before = asked(database, "SELECT * FROM candles ORDER BY 1, 2, 3")
     assert load(store, run_of(40, 52)) == {"BTCUSDT": "{[50,53)}"}
     assert asked(database, "SELECT * FROM candles ORDER BY 1, 2, 3") == before
 
 
-def test_a_load_made_again_names_all_its_ids(store: HistoryStore) -> None:
+def test_a_repeated_load_returns_all_its_ids(store: HistoryStore) -> None:
     assert load(store, run_of(1, 20)) is None
     assert load(store, run_of(1, 20)) == {"BTCUSDT": "{[1,21)}"}
 
 
-def test_live_trades_that_history_had_already_are_left_out(database: Database, store: HistoryStore) -> None:
+def test_live_trades_that_were_loaded_before_are_left_out(database: Database, store: HistoryStore) -> None:
     load(store, run_of(1, 20))
     Processor(database.writer(), FIVE_SECONDS).merge(run_of(15, 30))
     assert asked(database, "SELECT sum(trade_count) FROM candles WHERE interval = '5s'") == [(30,)]
 
 
-def test_history_is_closed_where_it_has_ended(database: Database, store: HistoryStore) -> None:
+def test_loaded_candles_that_have_ended_are_closed(database: Database, store: HistoryStore) -> None:
     load(store, run_of(1, 130), until=131)
     open_ = "SELECT interval, extract(epoch FROM open_time)::bigint FROM candles WHERE NOT is_closed"
     assert asked(database, f"{open_} AND interval IN ('5s', '1m') ORDER BY 1") == [
@@ -138,10 +140,10 @@ def test_the_symbol_has_the_last_trade_of_its_history_until_a_later_one_comes(
     assert state() == (71, 171)
 
 
-def test_a_candle_in_the_making_keeps_its_revision_and_one_that_was_ready_does_not(
+def test_only_a_change_of_a_finished_candle_raises_its_revision(
     database: Database, store: HistoryStore
 ) -> None:
-    """A day that comes in hours was ready for nobody; a minute that was closed and shown changes."""
+    """A day loaded hour by hour was never final. A closed minute was shown, so its change is a revision."""
 
     def revisions() -> dict[tuple[str, str], int]:
         found = asked(database, "SELECT interval, source, max(revision) FROM candles GROUP BY 1, 2")
@@ -154,11 +156,11 @@ def test_a_candle_in_the_making_keeps_its_revision_and_one_that_was_ready_does_n
     assert revisions()["1h", "kline"] == 0
     load(store, run_of(3_601, 3_689))
     assert revisions()["1m", "mixed"] == 1
-    assert revisions()["1h", "mixed"] == 0, "it is not over yet"
+    assert revisions()["1h", "mixed"] == 0, "the day is not loaded to its end yet"
     assert max(value for (_, source), value in revisions().items() if source != "mixed") == 0
 
 
-def test_history_counts_no_records_and_nothing_as_late(database: Database, store: HistoryStore) -> None:
+def test_history_changes_no_record_counts(database: Database, store: HistoryStore) -> None:
     Processor(database.writer(), FIVE_SECONDS).merge(run_of(100, 200))
     before = asked(database, "SELECT * FROM record_counts ORDER BY 1, 2")
     load(store, run_of(1, 99), until=100)
@@ -182,7 +184,7 @@ def test_a_bucket_of_several_sources_says_so(database: Database, store: HistoryS
 
 
 @pytest.mark.parametrize("source", ["trades", "mixed", "", None])
-def test_only_the_names_of_histories_are_taken(database: Database, source: str | None) -> None:
+def test_only_known_sources_are_accepted(database: Database, source: str | None) -> None:
     with pytest.raises(psycopg2.Error, match="load history of the source"):
         asked_as_auditor(database, "SELECT load_history('{}', '{}', %s, 0)", source)
 
@@ -198,21 +200,21 @@ def asked_as_auditor(database: Database, query: str, *arguments: Any) -> Any:
 
 
 @pytest.mark.parametrize("source", list(Source))
-def test_what_the_topic_has_not_is_never_folded_away(
+def test_a_rebuild_keeps_loaded_trades_that_the_topic_lacks(
     database: Database, store: HistoryStore, source: Source
 ) -> None:
-    """Nor where live trades are in the same candle: then it is mixed."""
+    """Also not in a candle that has live trades too, whose source is ``mixed``."""
     load(store, run_of(1, 32), source)
     Processor(database.writer(), FIVE_SECONDS).merge(run_of(33, 70))
     before = asked(database, "SELECT * FROM candles ORDER BY 1, 2, 3")
-    mending = CandleRebuilds.from_settings(database.settings)
+    rebuilds = CandleRebuilds.from_settings(database.settings)
     try:
         until = BEGINS_AT + 35 * SECOND_US
-        seen = {one.open_time: one.ids for one in mending.candle_ids("BTCUSDT", BEGINS_AT, until)}
+        seen = {one.open_time: one.ids for one in rebuilds.candle_ids("BTCUSDT", BEGINS_AT, until)}
         live = fold(run_of(33, 34), FIVE_SECONDS).values()
-        answer = mending.replace("BTCUSDT", BEGINS_AT, until, seen, list(live))
+        answer = rebuilds.replace("BTCUSDT", BEGINS_AT, until, seen, list(live))
     finally:
-        mending.close()
+        rebuilds.close()
     assert (answer.status, answer.candles) == (Replaced.REPLACED, 0)
     assert answer.kept >= 7
     assert asked(database, "SELECT * FROM candles ORDER BY 1, 2, 3") == before

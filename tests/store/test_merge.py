@@ -1,6 +1,6 @@
-"""One batch in one transaction: what merge_batch promises beside the candles themselves.
+"""merge_batch: one batch in one transaction, each trade once, invalid batches refused.
 
-That the candles are those of the fold, whatever way trades come, is in tests/property/test_merge_model.py.
+tests/property/test_merge_model.py compares the candles with ``market.candle.fold`` for any order of trades.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def asked(database: Database, query: str) -> list[tuple[Any, ...]]:
 
 
 def everything(database: Database) -> list[list[tuple[Any, ...]]]:
-    """All that a batch may change."""
+    """Return every row that a batch may change."""
     return [
         asked(database, f"SELECT * FROM {table} ORDER BY 1, 2, 3")  # noqa: S608 - names of tables
         for table in ("candles", "symbols", "record_counts", "topic_offsets")
@@ -50,7 +50,7 @@ def test_a_replayed_batch_changes_nothing(database: Database, processor: Process
 
 
 def test_a_batch_replayed_under_a_new_claim_changes_nothing(database: Database) -> None:
-    """As after a COMMIT whose answer was lost with the connection."""
+    """This happens after a COMMIT whose reply was lost with the connection."""
     partials = partials_of(run_of(1, 12), FIVE_SECONDS)
     connection = database.writer()
     Processor(connection, FIVE_SECONDS).send({}, {"0": 12}, partials)
@@ -59,7 +59,7 @@ def test_a_batch_replayed_under_a_new_claim_changes_nothing(database: Database) 
     assert again.send({}, {"0": 12}, partials) == {"status": "already_merged"}
 
 
-def test_offsets_that_stand_elsewhere_are_refused(database: Database, processor: Processor) -> None:
+def test_offsets_that_do_not_match_are_refused(database: Database, processor: Processor) -> None:
     processor.merge(run_of(1, 10))
     before = everything(database)
     for expected, reached in (
@@ -107,10 +107,8 @@ def test_an_overlap_names_the_ids_and_changes_nothing(database: Database, proces
 
 
 @pytest.mark.parametrize(("first", "second"), [(5, 10), (120, 5), (5, 120), (300, 5), (5, 300), (60, 300)])
-def test_an_overlap_is_seen_whatever_the_windows_were_and_are(
-    database: Database, first: int, second: int
-) -> None:
-    """In the roll-ups that both have, be there ids missing in them or not, and whoever wrote them last."""
+def test_an_overlap_is_found_with_other_windows_too(database: Database, first: int, second: int) -> None:
+    """It is found in the common roll-ups, with and without missing ids, whichever windows came last."""
     connection = database.writer()
     Processor(connection, Windows.of_seconds(first)).merge([*run_of(1, 4), *run_of(6, 9)])
     processor = Processor(connection, Windows.of_seconds(second))  # a session may claim its topic again
@@ -131,7 +129,7 @@ def test_an_overlap_is_seen_whatever_the_windows_were_and_are(
 
 
 def test_the_rows_of_a_day_do_not_grow_with_the_gaps_in_it(database: Database, processor: Processor) -> None:
-    """They are written by each merge; a set of 500 ranges is 5 kB."""
+    """Each merge rewrites these rows, and a set of 500 id ranges has 5 kB."""
     processor.merge([trade(2 * n, 3 * n) for n in range(500)])
     processor.merge([trade(1_000 + 2 * n, 1_501) for n in range(3)])
     query = """
@@ -142,10 +140,10 @@ def test_the_rows_of_a_day_do_not_grow_with_the_gaps_in_it(database: Database, p
     assert asked(database, query + "HAVING interval = '1d'") == [(None, 503, 503)]
 
 
-def test_a_batch_looks_each_symbol_up_once_and_writes_no_row_that_stays_as_it_is(database: Database) -> None:
-    """Under an open snapshot each look passes all versions of the row since."""
+def test_a_batch_looks_each_symbol_up_once_and_writes_no_unchanged_row(database: Database) -> None:
+    """While a snapshot is open, each lookup reads all later versions of the row."""
     connection = database.writer()
-    connection.autocommit = False  # the counts are those not yet told to others: of this session alone
+    connection.autocommit = False  # pg_stat_xact counts this transaction only
     processor = Processor(connection, FIVE_SECONDS)
     processor.merge(run_of(1, 100), partition="0")
     processor.merge(run_of(1, 100, "ETHUSDT"), partition="1")
@@ -162,11 +160,11 @@ def test_a_batch_looks_each_symbol_up_once_and_writes_no_row_that_stays_as_it_is
     processor.merge([*run_of(101, 200), *run_of(101, 200, "ETHUSDT")], partition="1")
     after = counts()
     connection.commit()
-    # Once to read it, once to find what is to be updated: 44 candles of two symbols.
+    # For each of two symbols, one lookup to read its row and one to update it; the batch has 44 candles.
     assert [now - was for now, was in zip(after, before, strict=True)] == [4, 2, 1]
 
 
-def test_a_late_trade_leaves_its_symbols_row_as_it_is(database: Database, processor: Processor) -> None:
+def test_a_late_trade_does_not_change_its_symbols_row(database: Database, processor: Processor) -> None:
     processor.merge([*run_of(1, 4), *run_of(6, 20)])
     before = asked(database, "SELECT xmin::text, * FROM symbols")
     processor.merge(run_of(5, 5))
@@ -174,7 +172,7 @@ def test_a_late_trade_leaves_its_symbols_row_as_it_is(database: Database, proces
 
 
 def test_the_index_of_open_candles_is_cleaned_though_few_pages_changed(database: Database) -> None:
-    """VACUUM passes the indexes by where fewer than 2 in 100 pages have dead rows, as in any large table."""
+    """By default VACUUM skips the indexes if under 2% of the pages have dead rows, as in any large table."""
     cursor = database.owner().cursor()
     cursor.execute(
         "INSERT INTO candles (symbol, interval, open_time, end_time, open, high, low, close, volume,"
@@ -228,7 +226,7 @@ GARBAGE: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def unharmed(make_database: Callable[[], Database]) -> Iterator[Processor]:
-    """A processor that is only given what it must refuse, with one batch merged before."""
+    """A processor with one merged batch. Tests send only invalid data; finally nothing may have changed."""
     database = make_database()
     schema.apply(database.settings)
     processor = Processor(database.writer(), FIVE_SECONDS)
@@ -309,22 +307,22 @@ def test_a_symbol_moves_forward_by_trade_id_only(database: Database, processor: 
     assert asked(database, query) == [(11, 111, begins + 2)]
 
 
-def test_a_symbol_that_is_listed_anew_goes_on_with_its_new_ids(
+def test_a_symbol_that_is_listed_again_continues_with_its_new_ids(
     database: Database, processor: Processor
 ) -> None:
     query = "SELECT last_trade_id, last_price FROM symbols"
     processor.merge([trade(1_000_000, 3, price="110")])
     processor.merge([trade(1, 7, price="50")])
     assert asked(database, query) == [(1, 50)]
-    processor.merge([trade(1_000_001, 4, price="111")])  # missed, and fetched after that
+    processor.merge([trade(1_000_001, 4, price="111")])  # an old trade, missed and fetched later
     assert asked(database, query) == [(1, 50)]
     processor.merge([trade(2, 8, price="51")])
     assert asked(database, query) == [(2, 51)]
-    processor.merge([trade(1, 90_000, price="70")])  # once more, after few trades, on another day
+    processor.merge([trade(1, 90_000, price="70")])  # listed once more, on another day
     assert asked(database, query) == [(1, 70)]
 
 
-def test_open_and_close_go_by_trade_id_whenever_the_trades_come(
+def test_open_and_close_follow_the_trade_ids_in_any_order_of_arrival(
     database: Database, processor: Processor
 ) -> None:
     query = "SELECT open, close FROM candles WHERE interval = '5s'"
@@ -335,7 +333,7 @@ def test_open_and_close_go_by_trade_id_whenever_the_trades_come(
     assert asked(database, query) == [(101, 104)]
 
 
-def test_a_filled_hole_completes_its_candle_and_the_next(database: Database, processor: Processor) -> None:
+def test_a_filled_gap_completes_its_candle_and_the_next(database: Database, processor: Processor) -> None:
     query = "SELECT is_complete, revision FROM candles WHERE interval = '5s' ORDER BY open_time"
     processor.merge([*run_of(1, 7), *run_of(9, 12)])  # 8 is missing, in the second of three candles
     assert asked(database, query) == [(False, 0), (False, 0), (True, 0)]
@@ -343,9 +341,7 @@ def test_a_filled_hole_completes_its_candle_and_the_next(database: Database, pro
     assert asked(database, query) == [(False, 0), (True, 1), (True, 0)]
 
 
-def test_a_hole_among_the_ids_that_continue_a_complete_candle_shows(
-    database: Database, processor: Processor
-) -> None:
+def test_a_gap_makes_a_complete_candle_incomplete(database: Database, processor: Processor) -> None:
     query = "SELECT is_complete FROM candles WHERE interval = '5s' ORDER BY open_time DESC LIMIT 1"
     processor.merge(run_of(4, 6))
     assert asked(database, query) == [(True,)]
@@ -380,9 +376,7 @@ def test_a_candle_before_the_first_proves_the_first(database: Database, processo
     assert asked(database, query) == [(False,), (True,)]
 
 
-def test_quiet_candles_close_and_what_comes_late_is_a_revision(
-    database: Database, processor: Processor
-) -> None:
+def test_quiet_candles_close_and_a_late_trade_is_a_revision(database: Database, processor: Processor) -> None:
     query = "SELECT is_closed, revision FROM candles WHERE interval = '5s'"
     processor.merge(run_of(1, 3))
     assert processor.close_quiet(BEGINS_AT + 5 * SECOND_US - 1) == 0
@@ -392,7 +386,7 @@ def test_quiet_candles_close_and_what_comes_late_is_a_revision(
     assert asked(database, query) == [(True, 1)]
 
 
-def test_closing_what_is_quiet_says_that_the_processor_has_caught_up(
+def test_closing_quiet_candles_records_that_the_processor_has_caught_up(
     database: Database, processor: Processor
 ) -> None:
     assert asked(database, "SELECT caught_up_at FROM topics") == [(None,)]
@@ -406,9 +400,9 @@ def test_the_roll_ups_are_those_of_the_market(database: Database) -> None:
     }
 
 
-def test_a_new_candle_is_written_once_where_the_one_before_is_in_its_batch(database: Database) -> None:
+def test_a_new_candle_is_written_once_if_the_batch_has_the_one_before(database: Database) -> None:
     connection = database.writer()
-    connection.autocommit = False  # the counts are those of the transaction
+    connection.autocommit = False  # pg_stat_xact counts this transaction only
     processor = Processor(connection, FIVE_SECONDS)
     processor.merge(run_of(1, 1_000))
     written = processor.call(
@@ -419,7 +413,9 @@ def test_a_new_candle_is_written_once_where_the_one_before_is_in_its_batch(datab
         0
     ]
     assert written == [candles, 0]
-    first_ones = 1 + len(ROLL_UPS)  # nothing is known before them
+    first_ones = 1 + len(
+        ROLL_UPS
+    )  # whether trades are missing before the first candle of each interval is unknown
     assert candles > 200
     assert complete == candles - first_ones
 
@@ -452,7 +448,7 @@ def test_times_do_not_depend_on_the_clients_time_zone(database: Database) -> Non
 
 
 def test_a_reader_never_sees_half_a_batch(database: Database) -> None:
-    """In each snapshot every interval holds the same trades, as many as the offsets and the counts say."""
+    """In each snapshot all intervals have the same number of trades, which is also that of the counts."""
     processor = Processor(database.writer(), FIVE_SECONDS)
     reader = database.reader()
     seen: set[tuple[Any, ...]] = set()

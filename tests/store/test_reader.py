@@ -1,4 +1,4 @@
-"""What the page reads: any bucket, exact, from few rows; and an error, soon, while PostgreSQL is away."""
+"""CandleReader: exact candles of any bucket from few rows; a prompt error while PostgreSQL is away."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from tests.store.trades import BEGINS_AT, FIVE_SECONDS, run_of, trade
 from tests.store_fixtures import Database
 
 BUCKETS = tuple(choice.BUCKETS.values())
-"""All that the page offers."""
+"""Every candle length that the page offers, in seconds."""
 EVERY = 20_000
-"""More than there are, the quiet ones too."""
+"""A limit above the number of candles."""
 KLINE_FIELDS = [name for name in Candle.__dataclass_fields__ if name not in ("interval", "trade_ids")]
 
 
 def market() -> list[Trade]:
-    """Two hours of uneven trading and sixteen of little, ids in sequence but for one hole."""
+    """Two hours of uneven trading, then sixteen hours of little; the ids have one gap."""
     trades = []
     second = 0.0
     for trade_id in range(1, 520):
@@ -85,7 +85,7 @@ def test_every_bucket_is_the_fold_over_its_windows(
     assert {one.source for one in found} == {"trades"}
 
 
-def test_candles_of_four_hours_come_of_the_stored_ones_of_an_hour(
+def test_candles_of_four_hours_are_made_of_stored_ones_of_an_hour(
     filled: tuple[CandleReader, list[Trade]],
 ) -> None:
     candle_reader, _ = filled
@@ -109,7 +109,7 @@ def test_the_newest_that_open_in_time_are_read(
     candle_reader, _ = filled
     whole = candle_reader.candles("BTCUSDT", bucket, None, EVERY)
     in_time = [one for one in whole if since is None or one.open_time >= since]
-    # What was quiet before the first trade since then is not asked for, and not known.
+    # Whether windows before the first trade since then were quiet is not queried.
     first = next((at for at, one in enumerate(in_time) if one.trade_count), len(in_time))
     assert candle_reader.candles("BTCUSDT", bucket, since, limit) == in_time[first:][-limit:]
 
@@ -120,7 +120,7 @@ def test_the_newest_that_open_in_time_are_read(
     since=st.integers(BEGINS_AT - 10 * SECOND_US, BEGINS_AT + 8_000 * SECOND_US),
     span=st.integers(0, 1_000 * SECOND_US),
 )
-def test_stored_candles_are_read_as_they_are_with_the_first_after(
+def test_stored_candles_are_read_unchanged_with_the_next_one_after(
     filled: tuple[CandleReader, list[Trade]], is_finest: bool, since: int, span: int
 ) -> None:
     candle_reader, trades = filled
@@ -164,7 +164,9 @@ def test_a_folded_bucket_closes_with_its_last_part(database: Database) -> None:
     assert closed() == [False]
     processor.close_quiet(BEGINS_AT + 15 * SECOND_US)
     assert closed() == [True]
-    processor.merge(run_of(31, 31))  # the bucket between has no trade, and the last part of the first none
+    processor.merge(
+        run_of(31, 31)
+    )  # the bucket in between has no trade, nor has the last part of the first bucket
     assert closed() == [True, False]
 
 
@@ -176,7 +178,7 @@ def test_a_late_trade_shows_as_a_revision(database: Database) -> None:
     assert [one.revision for one in candle_reader.candles("BTCUSDT", 15, None, 9)] == [1, 0]
 
 
-def test_symbols_have_their_last_trade_and_their_price_of_a_day_before(database: Database) -> None:
+def test_symbols_have_their_last_trade_and_their_price_a_day_before(database: Database) -> None:
     day = 86_400
     processor = Processor(database.writer(), FIVE_SECONDS)
     processor.merge([trade(1, 0, price="1"), trade(2, 3_600, price="50"), trade(3, day + 60, price="60")])
@@ -189,7 +191,7 @@ def test_symbols_have_their_last_trade_and_their_price_of_a_day_before(database:
     assert (ether.symbol, ether.day_change) == ("ETHUSDT", Decimal(0))
 
 
-def test_a_day_is_the_quarters_of_an_hour_up_to_each_symbols_last_trade(database: Database) -> None:
+def test_a_day_is_made_of_quarter_hours_up_to_each_symbols_last_trade(database: Database) -> None:
     quarter, day = 900, 86_400
     processor = Processor(database.writer(), FIVE_SECONDS)
     processor.merge(
@@ -205,7 +207,7 @@ def test_a_day_is_the_quarters_of_an_hour_up_to_each_symbols_last_trade(database
 
 
 def test_days_read_few_rows_by_the_index(database: Database) -> None:
-    """Of 1,000 quarters of an hour of each of 40 symbols: the newest 96, and no more."""
+    """Of 1,000 stored candles of 15 min for each of 40 symbols, it reads only the newest 96."""
     cursor = database.owner().cursor()
     cursor.execute(
         "INSERT INTO candles (symbol, interval, open_time, end_time, open, high, low, close, volume,"
@@ -219,7 +221,7 @@ def test_days_read_few_rows_by_the_index(database: Database) -> None:
         "INSERT INTO symbols SELECT symbol, 1, 1, max(open_time), max(open_time), now()"
         " FROM candles GROUP BY symbol"
     )
-    for _ in range(2):  # before the tables were ever analysed, and after
+    for _ in range(2):  # before the first ANALYZE, and after
         cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + reader._DAYS)
         plan = (cursor.fetchone() or ([{}],))[0][0]
         (scan,) = [node for node in _nodes(plan["Plan"]) if node.get("Relation Name") == "candles"]
@@ -263,7 +265,7 @@ def test_twenty_viewers_share_a_few_connections(filled: tuple[CandleReader, list
 
 
 @pytest.mark.parametrize("bucket", BUCKETS)
-def test_open_gaps_are_the_holes_in_the_ids_of_the_candles(
+def test_open_gaps_are_the_ids_that_candles_lack(
     filled: tuple[CandleReader, list[Trade]], bucket: int
 ) -> None:
     candle_reader, trades = filled
@@ -278,7 +280,7 @@ def test_open_gaps_are_the_holes_in_the_ids_of_the_candles(
     assert candle_reader.open_gaps("BTCUSDT", bucket, max(times.values()) + 1, EVERY, newest=5).count == 0
 
 
-def test_of_many_gaps_the_newest_are_told_one_by_one(database: Database) -> None:
+def test_of_many_gaps_the_newest_are_listed_one_by_one(database: Database) -> None:
     trades = [one for one in run_of(1, 90) if one.trade_id % 10]
     Processor(database.writer(), FIVE_SECONDS).merge(trades)
     with closing(CandleReader.from_settings(database.settings)) as candle_reader:
@@ -289,7 +291,7 @@ def test_of_many_gaps_the_newest_are_told_one_by_one(database: Database) -> None
 
 @pytest.mark.parametrize("windows", [FIVE_SECONDS, Windows.of_seconds(5, 1)], ids=["tumbling", "sliding"])
 def test_a_long_look_back_reads_few_rows_by_the_index(database: Database, windows: Windows) -> None:
-    """Of 100,000 candles, for the newest 500 buckets of 15 s: their parts, and no more."""
+    """Of 100,000 candles, it reads only the parts of the newest 500 buckets of 15 s."""
     cursor = database.owner().cursor()
     cursor.execute(
         "INSERT INTO candles (symbol, interval, open_time, end_time, open, high, low, close, volume,"
@@ -302,7 +304,7 @@ def test_a_long_look_back_reads_few_rows_by_the_index(database: Database, window
     candle_reader = CandleReader(credentials.dsn(database.settings, credentials.Role.READER), windows)
     query, arguments = candle_reader._question("BTCUSDT", 15, None, 500)
     per_part = windows.size_us // windows.slide_us
-    for _ in range(2):  # before the table was ever analysed, and after
+    for _ in range(2):  # before the first ANALYZE, and after
         cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + query, arguments)
         plan = (cursor.fetchone() or ([{}],))[0][0]
         (scan,) = [node for node in _nodes(plan["Plan"]) if node.get("Relation Name") == "candles"]
@@ -363,7 +365,7 @@ def test_a_server_that_is_away_is_an_error_at_once_and_is_found_again(
     assert answers_within(own_reader, 60)
 
 
-def test_a_server_that_hangs_is_given_up_on_and_found_again(
+def test_a_server_that_hangs_is_an_error_and_is_found_again(
     own_server: PostgresServer, own_reader: CandleReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "QUERY_SECONDS", 0.5)
@@ -375,7 +377,7 @@ def test_a_server_that_hangs_is_given_up_on_and_found_again(
     for process in stopped:
         process.suspend()
     try:
-        for _ in range(2):  # the connection it had, then a new one
+        for _ in range(2):  # first its open connection, then a new one
             with pytest.raises(StoreError, match=r"no answer in 0\.5 s"):
                 own_reader.symbols()
     finally:
@@ -384,7 +386,7 @@ def test_a_server_that_hangs_is_given_up_on_and_found_again(
     assert answers_within(own_reader, 60)
 
 
-def test_windows_without_trades_are_flat_where_the_ids_go_on_and_absent_where_some_are_missing(
+def test_windows_without_trades_are_flat_if_no_id_is_missing_and_else_absent(
     database: Database,
 ) -> None:
     processor = Processor(database.writer(), FIVE_SECONDS)
@@ -393,10 +395,10 @@ def test_windows_without_trades_are_flat_where_the_ids_go_on_and_absent_where_so
         found = candle_reader.candles("BTCUSDT", 5, None, 100)
         newest = candle_reader.candles("BTCUSDT", 5, None, 3)
     seconds = [(one.open_time - BEGINS_AT) // SECOND_US for one in found]
-    assert seconds == [0, 5, 10, 25], "trade 3 may have been in 15 to 25"
+    assert seconds == [0, 5, 10, 25], "trade 3 may have been in seconds 15 to 25"
     assert newest == found[1:]
     quiet = found[1]
     assert (quiet.open, quiet.high, quiet.low, quiet.close) == (Decimal(100),) * 4
     assert not any((quiet.trade_count, quiet.volume, quiet.quote_volume))
     assert (quiet.is_closed, quiet.is_complete, quiet.source) == (True, True, "quiet")
-    assert quiet.last_trade_id == quiet.first_trade_id - 1 == 1, "as the candle after it expects"
+    assert quiet.last_trade_id == quiet.first_trade_id - 1 == 1, "the next candle starts with the id after it"

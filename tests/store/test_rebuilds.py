@@ -1,6 +1,6 @@
-"""Candles replaced by folds of their trades: exactly those, the roll-ups with them, and nothing that is lost.
+"""replace_candles: recomputed candles replace wrong ones and their roll-ups, and no trade is lost.
 
-That whatever is harmed comes right again is in tests/property/test_rebuilding_model.py.
+tests/property/test_rebuilding_model.py damages candles at random and rebuilds them.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def processor(database: Database) -> Processor:
 
 
 @pytest.fixture
-def mending(database: Database) -> Iterator[CandleRebuilds]:
-    with closing(CandleRebuilds.from_settings(database.settings)) as mending:
-        yield mending
+def rebuilds(database: Database) -> Iterator[CandleRebuilds]:
+    with closing(CandleRebuilds.from_settings(database.settings)) as rebuilds:
+        yield rebuilds
 
 
 @pytest.fixture
 def own(database: Database) -> Callable[..., list[Any]]:
-    """Asks as the owner; the rows, if there are any."""
+    """Return a function that runs a statement as the owner and returns its rows."""
 
     def ask(statement: str, *arguments: object) -> list[Any]:
         cursor = database.owner().cursor()
@@ -61,12 +61,12 @@ def own(database: Database) -> Callable[..., list[Any]]:
     return ask
 
 
-def seen(mending: CandleRebuilds, since: int, until: int) -> dict[int, TradeIds]:
-    return {book.open_time: book.ids for book in mending.candle_ids(SYMBOL, since, until)}
+def seen(rebuilds: CandleRebuilds, since: int, until: int) -> dict[int, TradeIds]:
+    return {one.open_time: one.ids for one in rebuilds.candle_ids(SYMBOL, since, until)}
 
 
 def replace(
-    mending: CandleRebuilds,
+    rebuilds: CandleRebuilds,
     since: int,
     until: int,
     trades: Sequence[Trade],
@@ -74,8 +74,8 @@ def replace(
     windows: Windows = FIVE_SECONDS,
 ) -> Answer:
     candles = [candle for key, candle in sorted(fold(trades, windows).items()) if since <= key[2] < until]
-    before = seen(mending, since, until) if before is None else before
-    return mending.replace(SYMBOL, since, until, before, candles)
+    before = seen(rebuilds, since, until) if before is None else before
+    return rebuilds.replace(SYMBOL, since, until, before, candles)
 
 
 EVERYTHING = "SELECT * FROM candles ORDER BY symbol, interval, open_time"
@@ -87,33 +87,33 @@ AMOUNTS = """
 """
 
 
-def test_a_lost_candle_is_put_back_and_its_roll_ups_stay_as_they_are(
-    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
+def test_a_lost_candle_is_restored_and_its_roll_ups_stay_unchanged(
+    processor: Processor, rebuilds: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     before = own(AMOUNTS)
     own(LOST)
-    answer = replace(mending, at(40), at(60), TRADES[40:60])
+    answer = replace(rebuilds, at(40), at(60), TRADES[40:60])
     assert answer == Answer(Replaced.REPLACED, candles=1)
     assert own(AMOUNTS) == before
     assert own("SELECT interval, trade_count FROM candles WHERE revision > 0") == [("5s", 5)]
-    assert mending.repaired([SYMBOL, "ETHUSDT"]) == 1
+    assert rebuilds.repaired([SYMBOL, "ETHUSDT"]) == 1
 
 
-def test_what_is_right_is_left_alone_to_the_last_column(
-    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
+def test_correct_candles_are_not_changed_in_any_column(
+    processor: Processor, rebuilds: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     before = own(EVERYTHING)
-    assert replace(mending, at(0), at(200), TRADES) == Answer(Replaced.REPLACED)
+    assert replace(rebuilds, at(0), at(200), TRADES) == Answer(Replaced.REPLACED)
     assert own(EVERYTHING) == before
-    assert mending.repaired([SYMBOL]) == 0
+    assert rebuilds.repaired([SYMBOL]) == 0
 
 
-def test_all_fields_of_a_candle_and_of_every_roll_up_come_right_and_their_revision_is_raised(
-    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
+def test_all_fields_of_a_candle_and_its_roll_ups_are_corrected_and_their_revision_raised(
+    processor: Processor, rebuilds: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     before = own(AMOUNTS)
     own("UPDATE candles SET volume = volume * 2, high = high + 7 WHERE open_time < to_timestamp(1700006405)")
-    answer = replace(mending, at(0), at(5), TRADES[:5])
+    answer = replace(rebuilds, at(0), at(5), TRADES[:5])
     assert answer == Answer(Replaced.REPLACED, candles=6)
     assert own(AMOUNTS) == before
     changed = own("SELECT DISTINCT interval FROM candles WHERE revision = 1 ORDER BY 1")
@@ -121,12 +121,12 @@ def test_all_fields_of_a_candle_and_of_every_roll_up_come_right_and_their_revisi
     assert own("SELECT count(*) FROM candles WHERE revision = 0") == [(39 + 3,)]
 
 
-def test_a_candle_that_has_no_trade_any_more_goes_and_the_one_after_is_judged_anew(
-    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
+def test_a_candle_without_trades_is_deleted_and_the_next_one_stays_complete(
+    processor: Processor, rebuilds: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
-    """As if trades 50 to 54 had been in the seconds from 55 on."""
+    """Trades 50 to 54 move to the next candle."""
     moved = [trade(one.trade_id, 56, price=str(one.price)) for one in TRADES[50:55]]
-    answer = replace(mending, at(50), at(60), [*moved, *TRADES[55:60]])
+    answer = replace(rebuilds, at(50), at(60), [*moved, *TRADES[55:60]])
     assert answer == Answer(Replaced.REPLACED, candles=2)
     found = own(
         "SELECT first_trade_id, trade_count, is_complete FROM candles WHERE interval = '5s'"
@@ -135,69 +135,69 @@ def test_a_candle_that_has_no_trade_any_more_goes_and_the_one_after_is_judged_an
     assert found == [(45, 5, True), (50, 10, True), (60, 5, True)]
 
 
-def test_the_roll_ups_alone_are_folded_anew_where_the_stretch_is_empty(
-    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
+def test_an_empty_range_rebuilds_only_the_roll_ups(
+    processor: Processor, rebuilds: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     before = own(AMOUNTS)
     own("UPDATE candles SET close = low WHERE interval = '5m'")
     own("DELETE FROM candles WHERE interval = '1h'")
-    assert mending.replace(SYMBOL, at(60), at(60), {}, []) == Answer(Replaced.REPLACED, candles=2)
+    assert rebuilds.replace(SYMBOL, at(60), at(60), {}, []) == Answer(Replaced.REPLACED, candles=2)
     processor.close_quiet(at(10**6))
     assert own(AMOUNTS) == before
 
 
 def test_candles_that_have_changed_since_they_were_read_are_not_touched(
-    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
+    processor: Processor, rebuilds: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
-    read = seen(mending, at(0), at(5))
+    read = seen(rebuilds, at(0), at(5))
     processor.merge([trade(200, 3)])
     before = own(EVERYTHING)
-    assert replace(mending, at(0), at(5), TRADES[:5], read) == Answer(Replaced.CHANGED)
-    new = {**seen(mending, at(0), at(5)), at(5): TradeIds([1])}
-    assert replace(mending, at(0), at(5), TRADES[:5], new) == Answer(Replaced.CHANGED)
+    assert replace(rebuilds, at(0), at(5), TRADES[:5], read) == Answer(Replaced.CHANGED)
+    new = {**seen(rebuilds, at(0), at(5)), at(5): TradeIds([1])}
+    assert replace(rebuilds, at(0), at(5), TRADES[:5], new) == Answer(Replaced.CHANGED)
     assert own(EVERYTHING) == before
 
 
-def test_trades_that_are_in_a_candle_elsewhere_are_refused_by_their_ids(
-    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
+def test_trades_that_are_in_another_candle_are_refused_with_their_ids(
+    processor: Processor, rebuilds: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     before = own(EVERYTHING)
     stolen = [trade(one, 1) for one in (7, 8, 61)]
-    answer = replace(mending, at(0), at(5), [*TRADES[:5], *stolen])
+    answer = replace(rebuilds, at(0), at(5), [*TRADES[:5], *stolen])
     assert answer == Answer(Replaced.OVERLAP, overlap="{[7,9),[61,62)}")
     assert own(EVERYTHING) == before
 
 
 def test_a_roll_up_keeps_the_trades_of_a_lost_candle(
-    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
+    processor: Processor, rebuilds: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
-    """The topic may have them no more; else the roll-up would be the worse for being rebuilt."""
+    """The topic may no longer have these trades, so a roll-up rebuilt without them would be worse."""
     own(LOST)
     own("UPDATE candles SET volume = volume * 2 WHERE interval = '1m'")
     before = own(EVERYTHING)
-    answer = replace(mending, at(40), at(45), TRADES[40:45])
+    answer = replace(rebuilds, at(40), at(45), TRADES[40:45])
     assert answer == Answer(Replaced.REPLACED, kept=5)
     assert own(EVERYTHING) == before
 
 
-def test_klines_give_way_only_to_folds_of_all_their_ids(
-    processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
+def test_a_kline_is_replaced_only_by_a_candle_with_all_its_ids(
+    processor: Processor, rebuilds: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     own("UPDATE candles SET source = 'kline', high = high + 1 WHERE open_time < to_timestamp(1700006410)")
     before = own("SELECT * FROM candles WHERE interval = '5s' ORDER BY open_time")
-    answer = replace(mending, at(0), at(10), TRADES[1:4])
+    answer = replace(rebuilds, at(0), at(10), TRADES[1:4])
     assert (answer.status, answer.kept) == (Replaced.REPLACED, 2)
     assert own("SELECT * FROM candles WHERE interval = '5s' ORDER BY open_time") == before
-    assert replace(mending, at(0), at(10), TRADES[:10]).kept == 0
+    assert replace(rebuilds, at(0), at(10), TRADES[:10]).kept == 0
     assert own("SELECT DISTINCT source FROM candles WHERE interval = '5s'") == [("trades",)]
 
 
 def test_a_candle_that_is_open_stays_so(
-    database: Database, mending: CandleRebuilds, own: Callable[..., Any]
+    database: Database, rebuilds: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
     Processor(database.writer(), FIVE_SECONDS).merge(TRADES[:8])
     own("UPDATE candles SET volume = volume * 2 WHERE interval = '5s'")
-    assert replace(mending, at(0), at(10), TRADES[:8]).candles == 2
+    assert replace(rebuilds, at(0), at(10), TRADES[:8]).candles == 2
     assert own("SELECT is_closed, revision FROM candles WHERE interval = '5s' ORDER BY open_time") == [
         (True, 1),
         (False, 1),
@@ -218,10 +218,10 @@ def test_a_candle_that_is_open_stays_so(
         (0, 5 * SECOND_US, {"close": "x"}),
     ],
 )
-def test_what_is_garbled_raises_and_changes_nothing(
+def test_invalid_arguments_raise_and_change_nothing(
     database: Database,
     processor: Processor,
-    mending: CandleRebuilds,
+    rebuilds: CandleRebuilds,
     own: Callable[..., Any],
     since: int,
     until: int,
@@ -229,7 +229,7 @@ def test_what_is_garbled_raises_and_changes_nothing(
 ) -> None:
     before = own(EVERYTHING)
     (partial,) = partials_of(TRADES[:5], FIVE_SECONDS)
-    read = {str(time): str(ids) for time, ids in seen(mending, at(0), at(5)).items()}
+    read = {str(time): str(ids) for time, ids in seen(rebuilds, at(0), at(5)).items()}
     windows = {"interval": "5s", "size_us": 5 * SECOND_US, "slide_us": 5 * SECOND_US}
     arguments = json.dumps(read), array_text([encode(partial._replace(**changes))]), json.dumps(windows)
     with pytest.raises(psycopg2.Error), database.auditor().cursor() as cursor:
@@ -240,9 +240,7 @@ def test_what_is_garbled_raises_and_changes_nothing(
     assert own(EVERYTHING) == before
 
 
-def test_of_sliding_windows_each_row_is_replaced_by_itself(
-    database: Database, own: Callable[..., Any]
-) -> None:
+def test_each_row_of_sliding_windows_is_replaced(database: Database, own: Callable[..., Any]) -> None:
     sliding = Windows.of_seconds(5, 1)
     processor = Processor(database.writer(), sliding)
     processor.merge(TRADES[:60])
@@ -253,42 +251,42 @@ def test_of_sliding_windows_each_row_is_replaced_by_itself(
     )
     own("DELETE FROM candles WHERE interval = '5s/1s' AND open_time = to_timestamp(1700006415)")
     settings = database.settings_with(slide_seconds=1)
-    with closing(CandleRebuilds.from_settings(settings)) as mending:
-        assert replace(mending, at(12), at(16), TRADES[:60], windows=sliding).candles == 2
+    with closing(CandleRebuilds.from_settings(settings)) as rebuilds:
+        assert replace(rebuilds, at(12), at(16), TRADES[:60], windows=sliding).candles == 2
     assert own(AMOUNTS) == before
 
 
-def test_a_topic_without_some_of_the_trades_leaves_what_it_can_not_prove(
-    database: Database, processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
+def test_a_candle_whose_trades_the_topic_lacks_is_not_rebuilt(
+    database: Database, processor: Processor, rebuilds: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
-    """The topic begins with trade 52, in the first of two minutes with wrong candles, which are one run."""
+    """Two adjacent minutes have wrong candles, and the topic begins in the first one, with trade 52."""
     right = own(AMOUNTS)
     own(
         "UPDATE candles SET volume = volume * 2 WHERE interval = '5s'"
         " AND open_time >= to_timestamp(1700006440) AND open_time < to_timestamp(1700006490)"
     )
-    rebuilder = ListRebuilder(database.settings, mending, TRADES[52:])
+    rebuilder = ListRebuilder(database.settings, rebuilds, TRADES[52:])
     first, second = rebuilder.repair(SYMBOL, at(0), at(200))
     assert (first.candles, first.left) == (0, "the topic no longer has 52 of its trades: {[0,52)}")
     assert second.left == ""
     assert own("SELECT min(first_trade_id) FROM candles WHERE interval = '5s' AND revision = 1") == [(60,)]
     assert own("SELECT interval FROM candles WHERE interval <> '5s' AND revision = 1") == []
-    with_all = ListRebuilder(database.settings, mending, TRADES)
+    with_all = ListRebuilder(database.settings, rebuilds, TRADES)
     assert [one.left for one in with_all.repair(SYMBOL, at(0), at(200))] == [""]
     assert with_all.find_suspect_ranges(SYMBOL, at(0), at(200)) == []
     assert own(AMOUNTS) == right
 
 
-def test_what_is_not_due_yet_keeps_its_witnesses(
-    database: Database, processor: Processor, mending: CandleRebuilds, own: Callable[..., Any]
+def test_a_roll_up_is_not_rebuilt_from_suspect_candles_that_are_not_due(
+    database: Database, processor: Processor, rebuilds: CandleRebuilds, own: Callable[..., Any]
 ) -> None:
-    """Else the five minutes would be folded from a candle that is wrong, and agree with it."""
+    """Otherwise the 5 min roll-up would be recomputed from a wrong candle, and would agree with it."""
     right = own(AMOUNTS)
     own(
         "UPDATE candles SET volume = volume * 2 WHERE interval = '5s'"
         " AND open_time IN (to_timestamp(1700006440), to_timestamp(1700006560))"
     )
-    rebuilder = ListRebuilder(database.settings, mending, TRADES)
+    rebuilder = ListRebuilder(database.settings, rebuilds, TRADES)
     found = rebuilder.find_suspect_ranges(SYMBOL, at(0), at(200))
     for due in found:
         ((_, rebuilt),) = rebuilder.rebuild(
@@ -299,6 +297,6 @@ def test_what_is_not_due_yet_keeps_its_witnesses(
     assert own(AMOUNTS) == right
 
 
-def test_a_refusal_of_the_servers_is_an_error_of_ours(database: Database, mending: CandleRebuilds) -> None:
+def test_a_refusal_by_the_server_is_a_store_error(database: Database, rebuilds: CandleRebuilds) -> None:
     with pytest.raises(StoreError, match="stretch of windows"):
-        mending.replace(SYMBOL, at(1) + 1, at(5), {}, [])
+        rebuilds.replace(SYMBOL, at(1) + 1, at(5), {}, [])

@@ -1,4 +1,4 @@
-"""Only idempotent calls of PostgreSQL are made again after a reply that was cut off or late."""
+"""After a lost or late reply of PostgreSQL, only idempotent calls are retried."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.processes import awaited
 from tests.store.test_alerts import RULE, added, decision, states
 from tests.store_fixtures import Database
 
-INSERT = "INSERT INTO told VALUES (1) RETURNING 1"
+INSERT = "INSERT INTO written VALUES (1) RETURNING 1"
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def link(database: Database) -> Iterator[Proxy]:
 
 
 def through(database: Database, link: Proxy) -> Settings:
-    """Settings that lead to the database over the link."""
+    """Return settings that connect to the database through the link."""
     address = database.settings.postgres.url.get_secret_value()
     port = database.settings.database.port
     return database.settings_with(postgres_url=address.replace(f":{port}/", f":{link.port}/"))
@@ -43,17 +43,17 @@ def through(database: Database, link: Proxy) -> Settings:
 
 @pytest.fixture
 def pool(database: Database, link: Proxy) -> Iterator[Pool]:
-    """With a connection that it keeps, and a table to write to."""
-    database.owner().cursor().execute("CREATE TABLE told (number integer)")
+    """A pool with one open connection, and a table to write to."""
+    database.owner().cursor().execute("CREATE TABLE written (number integer)")
     one = Pool(credentials.dsn(through(database, link), Role.OWNER), 1)
     one.rows("SELECT 1", {})
     yield one
     one.drop_idle()
 
 
-def told(database: Database) -> int:
+def written(database: Database) -> int:
     cursor = database.owner().cursor()
-    cursor.execute("SELECT count(*) FROM told")
+    cursor.execute("SELECT count(*) FROM written")
     return int((cursor.fetchone() or (0,))[0])
 
 
@@ -61,13 +61,13 @@ def test_a_call_whose_reply_is_cut_off_is_not_repeated(database: Database, link:
     link.cut_after(1, Direction.TO_CLIENT)
     with pytest.raises(UnknownOutcomeError, match="check before you repeat it"):
         pool.rows(INSERT, {})
-    assert told(database) == 1
+    assert written(database) == 1
 
 
-def test_a_call_that_may_be_repeated_is(database: Database, link: Proxy, pool: Pool) -> None:
+def test_a_call_that_may_be_repeated_is_repeated(database: Database, link: Proxy, pool: Pool) -> None:
     link.cut_after(1, Direction.TO_CLIENT)
     assert pool.rows(INSERT, {}, may_repeat=True) == [(1,)]
-    assert told(database) == 2, "which is why it isn't the default"
+    assert written(database) == 2, "a repeated INSERT adds a second row, so callers must opt in"
 
 
 def test_a_call_whose_reply_is_late_is_not_repeated(database: Database, link: Proxy, pool: Pool) -> None:
@@ -75,30 +75,28 @@ def test_a_call_whose_reply_is_late_is_not_repeated(database: Database, link: Pr
     with pytest.raises(UnknownOutcomeError, match=r"no answer in 0\.3 s"):
         pool.rows(INSERT, {}, within_seconds=0.3)
     link.heal()
-    awaited(lambda: told(database) == 1, 10, lambda: "it was not done")
+    awaited(lambda: written(database) == 1, 10, lambda: "it was not done")
 
 
-def test_what_postgresql_itself_refuses_is_known_not_to_be_done(pool: Pool) -> None:
+def test_a_call_that_postgresql_refuses_is_known_not_to_be_done(pool: Pool) -> None:
     with pytest.raises(StoreError) as caught:
         pool.rows("SELECT 1/0", {})
     assert not isinstance(caught.value, UnknownOutcomeError)
 
 
-def test_a_kept_connection_that_was_ended_is_left_before_anything_is_asked(
-    database: Database, pool: Pool
-) -> None:
+def test_a_pooled_connection_that_was_ended_is_not_used(database: Database, pool: Pool) -> None:
     database.superuser().cursor().execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s AND state = 'idle'"
         " AND query = 'SELECT 1'",
         (database.name,),
     )
     assert pool.rows(INSERT, {}) == [(1,)]
-    assert told(database) == 1
+    assert written(database) == 1
 
 
 def test_a_rule_whose_reply_was_cut_off_is_added_once(database: Database, link: Proxy) -> None:
     with closing(AlertEditor.from_settings(through(database, link))) as editor:
-        editor.remove(0)  # which leaves a connection to keep
+        editor.remove(0)  # this opens the connection that the pool keeps
         link.cut_after(1, Direction.TO_CLIENT)
         with pytest.raises(UnknownOutcomeError):
             editor.add(RULE)
@@ -107,31 +105,31 @@ def test_a_rule_whose_reply_was_cut_off_is_added_once(database: Database, link: 
 
 
 @pytest.mark.parametrize("only_stalls", [False, True], ids=["cut off", "late"])
-def test_alerts_whose_taking_was_not_answered_become_unknown(
+def test_alerts_become_unknown_if_the_reply_to_take_was_lost(
     database: Database, link: Proxy, *, only_stalls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("candleflow.store.pool.QUERY_SECONDS", 0.5)
-    with closing(AlertStore.from_settings(through(database, link))) as book:
-        book.claim("a test")
-        book.decide([decision(added(database))])
+    with closing(AlertStore.from_settings(through(database, link))) as store:
+        store.claim("a test")
+        store.decide([decision(added(database))])
         link.cut_after(1, Direction.TO_CLIENT, only_stalls=only_stalls)
         with pytest.raises(UnknownOutcomeError):
-            book.take("phone", 10)
+            store.take("phone", 10)
         awaited(lambda: states(database) == [("phone", "sending")], 10, lambda: str(states(database)))
         link.heal()
-        assert book.take("phone", 10) == []
+        assert store.take("phone", 10) == []
         assert states(database) == [("phone", "unknown")]
 
 
-def test_what_became_of_an_alert_is_noted_though_the_reply_was_cut_off(
+def test_the_outcome_of_an_alert_is_stored_though_the_reply_was_cut_off(
     database: Database, link: Proxy
 ) -> None:
-    with closing(AlertStore.from_settings(through(database, link))) as book:
-        book.claim("a test")
-        book.decide([decision(added(database))])
-        taken = book.take("phone", 10)
+    with closing(AlertStore.from_settings(through(database, link))) as store:
+        store.claim("a test")
+        store.decide([decision(added(database))])
+        taken = store.take("phone", 10)
         link.cut_after(1, Direction.TO_CLIENT)
-        book.note("phone", taken, "sent")
+        store.note("phone", taken, "sent")
     assert states(database) == [("phone", "sent")]
 
 
@@ -157,7 +155,7 @@ CHANGES: Mapping[str, tuple[Callable[[Settings], object], bool]] = {
     "load_history": (lambda s: HistoryStore.from_settings(s).load([], Source.KLINE, 0), False),
     "FROM symbols": (lambda s: CandleReader.from_settings(s).symbols(), True),
 }
-"""Every function that changes something, by a part of its query, and a read; whether it may be repeated."""
+"""Every function with side effects, and one read, by a part of its query; whether it may be repeated."""
 
 
 @pytest.mark.parametrize("part", CHANGES)
@@ -179,7 +177,7 @@ def test_each_call_is_repeated_only_where_it_is_idempotent(
     assert is_repeated == may_repeat
 
 
-def test_that_list_has_every_function_that_a_pool_calls() -> None:
+def test_the_list_has_every_function_that_a_pool_calls() -> None:
     roles = (Role.ALERTER, Role.EDITOR, Role.FORECASTER, Role.AUDITOR)
     called = {function for role in roles for function in RIGHTS[role].functions}
     reading = {"held_ids", "finest_books", "merged_offsets", "stray_roll_ups"}

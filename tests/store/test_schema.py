@@ -1,4 +1,4 @@
-"""The schema brought up to date: once, from any number of processes, on either kind of server."""
+"""schema.apply: it upgrades once, from any number of processes, as a plain owner or a superuser."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def version_rows(database: Database) -> list[tuple[Any, ...]]:
 
 
 def catalogue_of(database: Database) -> list[tuple[Any, ...]]:
-    """Row versions of everything that applying writes: tables, functions, roles, grants."""
+    """Return the row versions (xmin) of everything that applying writes: tables, functions, roles, grants."""
     cursor = database.superuser().cursor()
     cursor.execute(
         "SELECT rolname, xmin::text FROM pg_authid WHERE rolname LIKE %s ORDER BY 1", (f"{database.name}%",)
@@ -63,7 +63,7 @@ def test_many_processes_apply_at_once(empty_database: Database) -> None:
 
 
 def test_two_databases_of_one_owner_are_made_at_once(empty_database: Database) -> None:
-    """The roles are the server's, so both come to make them; and the databases aren't there yet."""
+    """Roles belong to the whole server, so both try to create them. The databases don't exist yet."""
     superuser = empty_database.superuser().cursor()
     superuser.execute(sql.SQL("ALTER ROLE {} CREATEDB").format(sql.Identifier(empty_database.name)))
     names = [f"{empty_database.name}_{n}" for n in range(3)]
@@ -85,7 +85,7 @@ def _with_database(database: Database, name: str) -> Settings:
 
 
 def test_a_database_made_before_there_was_an_auditor_gets_the_role(database: Database) -> None:
-    """Then so does another of the same server, where the role is known but was granted nothing."""
+    """So does a second database of the same server, where the role exists but has no grants."""
     name = credentials.role_name(database.settings, Role.AUDITOR)
     superuser = psycopg2.connect(database.server.url(database=database.name))
     superuser.autocommit = True
@@ -102,8 +102,8 @@ def test_a_database_made_before_there_was_an_auditor_gets_the_role(database: Dat
         superuser.cursor().execute(drop)
 
 
-def test_an_owner_who_is_superuser_serves_as_well(empty_database: Database) -> None:
-    """As in the Docker image, where the one user of POSTGRES_USER is superuser."""
+def test_the_owner_may_be_a_superuser(empty_database: Database) -> None:
+    """In the Docker image the user POSTGRES_USER is a superuser."""
     superuser = empty_database.superuser().cursor()
     superuser.execute(sql.SQL("ALTER ROLE {} SUPERUSER").format(sql.Identifier(empty_database.name)))
     schema.apply(empty_database.settings)
@@ -133,8 +133,8 @@ def test_a_migration_that_fails_leaves_the_version_before(
     assert [version for version, _ in version_rows(database)] == [schema.BASELINE, 9998]
 
 
-def test_applying_again_waits_for_no_merge_and_no_merge_for_it(database: Database) -> None:
-    """A batch that isn't committed yet holds every lock that a merge takes."""
+def test_applying_again_and_merging_do_not_wait_for_each_other(database: Database) -> None:
+    """The uncommitted batch holds every lock that a merge takes."""
     processor = Processor(database.writer(), FIVE_SECONDS)
     processor.cursor.connection.autocommit = False
     processor.merge(run_of(1, 3))
@@ -169,7 +169,7 @@ def test_new_passwords_are_given_to_the_roles(database: Database) -> None:
         credentials.dsn(settings, role).connect().close()
 
 
-def test_a_lost_credentials_file_is_no_harm(database: Database) -> None:
+def test_a_lost_credentials_file_is_replaced(database: Database) -> None:
     (database.settings.stack.run_dir / credentials.FILE_NAME).unlink()
     schema.apply(database.settings)
     for connection in (database.reader(), database.writer()):
@@ -192,7 +192,7 @@ def test_without_the_owners_password_a_current_schema_is_enough(database: Databa
 def test_without_the_owners_password_other_functions_are_an_error(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They may take other arguments than this version gives."""
+    """The functions may take other arguments than this version passes."""
     changed = schema.functions() | {"merge_batch": "another text"}
     monkeypatch.setattr(schema, "functions", lambda: changed)
     with pytest.raises(StoreError, match="can't be used as"):
@@ -221,7 +221,7 @@ def test_a_migration_must_be_named_as_one(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_live_candles_are_updated_in_their_page(database: Database) -> None:
-    """No index holds what a batch changes, or a day's candle would leave ten dead entries a second."""
+    """No index has a column that a batch changes: a day's candle would leave ten dead entries a second."""
     processor = Processor(database.writer(), FIVE_SECONDS)
     for trade_id in range(1, 5):
         processor.merge(run_of(trade_id, trade_id))

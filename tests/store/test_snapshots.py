@@ -1,4 +1,4 @@
-"""Whoever holds a snapshot of the database for long is named, once, with what ends it."""
+"""A session with an old snapshot is logged once, with the command that ends it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def watch(database: Database) -> SnapshotWatch:
 
 @pytest.fixture
 def holder(database: Database) -> Iterator[Connection]:
-    """Another's session, of which the writer may see no query, in a transaction that has read something."""
+    """A session of another user in a transaction that has read something; the writer can't see its query."""
     session = psycopg2.connect(
         database.server.url(database=database.name), application_name="a dump's session"
     )
@@ -53,7 +53,7 @@ def test_a_session_with_an_old_snapshot_is_named_once_and_forgotten_when_it_ends
     assert watch.message == ""
 
 
-def test_a_session_that_only_writes_counts_and_one_of_another_snapshot_begins_anew(
+def test_writing_sessions_count_and_a_new_snapshot_restarts_the_clock(
     database: Database, watch: SnapshotWatch, holder: Connection
 ) -> None:
     watch.ask(0)
@@ -78,7 +78,7 @@ def test_sessions_of_other_databases_hold_nothing_back(database: Database, watch
     assert watch.message == ""
 
 
-def test_prepared_transactions_and_slots_are_named_as_they_come(watch: SnapshotWatch) -> None:
+def test_prepared_transactions_and_replication_slots_are_named(watch: SnapshotWatch) -> None:
     found = [
         {"holder": "prepared transaction a of b", "xmin": "7", "remedy": "ROLLBACK PREPARED 'a'"},
         {"holder": "replication slot c", "xmin": "8", "remedy": "SELECT pg_drop_replication_slot('c')"},

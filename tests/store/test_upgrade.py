@@ -1,7 +1,7 @@
-"""A database that 0.1 made by its eleven migrations is taken over as it is; an older one is refused.
+"""A database of 0.1 (eleven migrations) is used without changes; an older one is refused.
 
-``schema_11.sql.gz`` has those migrations, one after another: ``cat store/migrations/*.sql | gzip -9n`` of the
-last commit that had them.
+``schema_11.sql.gz`` has those migrations in order: ``cat store/migrations/*.sql | gzip -9n`` at the last
+commit that had them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FILLED = """
 
 
 def make_as_before(database: Database, version: int = 11) -> None:
-    """The tables and functions of 0.1, without a row; its roles are made when the schema is applied."""
+    """Create the empty tables and the functions of 0.1; ``schema.apply`` creates the roles."""
     cursor = database.owner().cursor()
     cursor.execute(
         "CREATE TABLE schema_version (version integer PRIMARY KEY, name text NOT NULL,"
@@ -41,7 +41,7 @@ def make_as_before(database: Database, version: int = 11) -> None:
 
 
 def rows_of(database: Database) -> dict[str, tuple[Any, list[str]]]:
-    """By table: the file that PostgreSQL keeps it in, which a rewritten one has anew, and its rows."""
+    """Return each table's file on disk, which changes if the table is rewritten, and its rows."""
     cursor = database.owner().cursor()
     cursor.execute(
         "SELECT relname, relfilenode FROM pg_class"
@@ -125,7 +125,7 @@ CATALOGUE = """
 
 
 def catalogue_of(database: Database) -> Iterator[str]:
-    """A line for each thing in the schema: how it is defined, who may use it, its comment."""
+    """Return a line for each object of the schema: its definition, grants and comment."""
     cursor = database.owner().cursor()
     cursor.execute(CATALOGUE)
     for row in cursor.fetchall():

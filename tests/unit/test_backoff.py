@@ -1,4 +1,4 @@
-"""The one rule for retry pauses, by chances that the tests hold: nothing here waits."""
+"""Backoff: the pauses between retries, with a given source of random numbers; nothing waits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_each_delay_is_the_random_share_of_a_bound_that_doubles_up_to_the_cap(
 
 
 @given(SHORTEST, st.integers(0, 40))
-def test_after_a_success_the_bound_begins_anew(shortest: float, failures: int) -> None:
+def test_after_a_success_the_bound_is_reset(shortest: float, failures: int) -> None:
     backoff = Backoff(shortest, 1_000.0, random=lambda: 1.0)
     for _ in range(failures):
         backoff.next_delay()
@@ -35,7 +35,7 @@ def test_the_bound_doubles_with_each_failure_up_to_the_cap() -> None:
     assert [backoff.next_delay() for _ in range(9)] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-def test_without_a_random_of_the_callers_delays_differ() -> None:
+def test_delays_differ_by_default() -> None:
     backoff = Backoff(60.0, 60.0)
     delays = {backoff.next_delay() for _ in range(100)}
     assert len(delays) > 50

@@ -18,7 +18,7 @@ OURS = {".py", ".sql"}
 @pytest.mark.parametrize("name", ["settings", "commands", "metrics"])
 def test_the_reference_is_what_the_code_declares(name: str) -> None:
     written = (reference.FOLDER / f"{name}.md").read_text()
-    assert written == getattr(reference, f"{name}_page")(), "make reference writes it again"
+    assert written == getattr(reference, f"{name}_page")(), "run make reference"
 
 
 def test_the_readme_takes_two_minutes() -> None:
@@ -34,7 +34,7 @@ def test_each_file_of_ours_that_a_page_names_exists(document: Path) -> None:
 
 @pytest.mark.parametrize("heading", [one for one in HEADINGS if "…" in one])
 def test_a_message_with_a_cure_is_still_a_message(heading: str) -> None:
-    """A heading is the message, with … for what differs."""
+    """A heading is the message, with … for its values."""
     source = " ".join(
         re.sub(r'"\s*\n\s*f?"', "", file.read_text())
         for file in sorted((ROOT / "candleflow").rglob("*"))

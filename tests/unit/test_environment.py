@@ -1,4 +1,4 @@
-"""Variables that a user has set for other work: taken out, or refused in one sentence that names them."""
+"""Environment variables for other programs are removed, or refused by a message that names them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def _away_from_any_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_what_belongs_to_other_programs_is_taken_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_other_programs_are_removed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "require")
     environment.prepare()
     assert name not in os.environ
 
 
-def test_what_ours_follow_stays_and_the_locale_is_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_we_use_stay_and_the_locale_is_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", "C")
     for name in KEPT:
         monkeypatch.setenv(name, "as it was")
@@ -45,14 +45,14 @@ def test_what_ours_follow_stays_and_the_locale_is_utf_8(monkeypatch: pytest.Monk
 
 
 def test_a_user_id_without_a_name_or_a_home_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streamlit ended with a traceback."""
+    """Otherwise Streamlit ends with a traceback."""
 
-    def nobody(_: int) -> None:
+    def no_entry(_: int) -> None:
         raise KeyError
 
     monkeypatch.setenv("HOME", "")
     monkeypatch.delenv("HOME")
-    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
     environment.prepare()
     assert os.environ["HOME"] == "/"
 
@@ -69,7 +69,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "value", "reason"), REFUSED)
-def test_a_variable_that_cannot_be_followed_is_named_in_one_sentence(
+def test_an_unusable_variable_is_named_in_one_sentence(
     name: str, value: str, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("garbage.pem").write_text("garbage")
@@ -91,7 +91,7 @@ def test_a_variable_that_cannot_be_followed_is_named_in_one_sentence(
         ("SSLKEYLOGFILE", "keys"),
     ],
 )
-def test_one_that_can_be_followed_is_left(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_usable_variable_is_kept(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     environment.prepare()
     assert os.environ[name] == value
@@ -101,8 +101,8 @@ def test_one_that_can_be_followed_is_left(name: str, value: str, monkeypatch: py
     "program",
     [["producer.py"], ["processor.py"], ["alerts.py"], ["forecaster.py"], ["-m", "candleflow", "status"]],
 )
-def test_every_program_begins_with_that(program: list[str], tmp_path: Path) -> None:
-    """Also those of the way with several terminals, before they open anything."""
+def test_every_program_checks_the_environment_first(program: list[str], tmp_path: Path) -> None:
+    """Also the programs of the three terminals, before they create a file."""
     done = subprocess.run(
         [sys.executable, *program],
         cwd=ROOT,
@@ -117,7 +117,7 @@ def test_every_program_begins_with_that(program: list[str], tmp_path: Path) -> N
 
 
 def test_streamlits_variables_reach_no_child_of_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page was served below another path, and its health was waited for for ever."""
+    """They would move the page to another path, and ``up`` would wait for its health for ever."""
     monkeypatch.setenv("STREAMLIT_SERVER_BASE_URL_PATH", "candles")
     monkeypatch.setenv("candleflow_exchange", "auto")
     made = up.child_environment({"CANDLEFLOW_EXCHANGE": "simulator"})

@@ -1,4 +1,4 @@
-"""The Dockerfile, without Docker: that what it copies is there and is all that its steps need."""
+"""The Dockerfile, checked without Docker: what it copies exists and is enough for its steps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BUILD, FINAL = (
 
 
 def copied(stage: list[list[str]]) -> list[str]:
-    """What a stage takes of this folder."""
+    """Return the paths of this folder that a stage copies."""
     found = []
     for name, words in stage:
         if name == "COPY" and "--from" not in words:
@@ -44,7 +44,7 @@ def copied(stage: list[list[str]]) -> list[str]:
 
 
 def is_sent(path: str) -> bool:
-    """Whether .dockerignore lets a path go to the builder: of its lines, the last that fits decides."""
+    """Return whether .dockerignore lets a path go to the builder; the last matching line decides."""
     sent = True
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!").removeprefix("**/")
@@ -70,7 +70,7 @@ def test_every_base_is_an_argument_ready_for_a_digest() -> None:
 
 
 @pytest.mark.parametrize("path", [*copied(BUILD), *copied(FINAL)])
-def test_what_is_copied_is_there_and_is_sent_to_the_builder(path: str) -> None:
+def test_copied_paths_exist_and_are_sent_to_the_builder(path: str) -> None:
     assert (ROOT / path).exists()
     assert is_sent(path)
 
@@ -82,7 +82,7 @@ def test_no_secret_and_no_data_is_sent_to_the_builder(path: str) -> None:
     assert not is_sent(path)
 
 
-def test_it_runs_as_nobody_special_and_is_asked_for_its_health() -> None:
+def test_it_runs_as_an_ordinary_user_and_has_a_health_check() -> None:
     user, health = (dict(FINAL)[name] for name in ("USER", "HEALTHCHECK"))
     assert user == "10001:10001"
     assert health.endswith('CMD ["python", "deploy/healthcheck.py"]')
@@ -100,7 +100,7 @@ def test_every_script_of_the_top_folder_is_in_the_image() -> None:
     assert {path.name for path in ROOT.glob("*.py")} <= set(copied(FINAL))
 
 
-def test_what_is_copied_to_fetch_the_jars_is_enough(tmp_path: Path) -> None:
+def test_the_files_copied_to_fetch_the_jars_are_enough(tmp_path: Path) -> None:
     (fetch,) = (words for name, words in BUILD if name == "RUN" and "ensure_jars" in words)
     for path in copied(BUILD):
         target = tmp_path / path
@@ -127,7 +127,7 @@ def test_the_health_check_knows_the_ports() -> None:
     ("answers", "is_well"),
     [([None, None], False), ([None, 200], True), ([200, 503], False), ([504, None], False), ([], False)],
 )
-def test_a_container_is_well_when_somebody_answers_and_all_who_do_are(
+def test_a_container_is_healthy_if_something_answers_and_all_answers_are_healthy(
     answers: list[int | None], is_well: bool
 ) -> None:
     assert healthcheck().is_healthy(answers) is is_well
@@ -135,6 +135,6 @@ def test_a_container_is_well_when_somebody_answers_and_all_who_do_are(
 
 @pytest.mark.skipif(not os.access(HADOLINT, os.X_OK), reason="no hadolint here: deploy/checkers installs it")
 @pytest.mark.parametrize("path", ["Dockerfile", "deploy/aws/Dockerfile"])
-def test_hadolint_finds_nothing_to_say(path: str) -> None:
+def test_hadolint_reports_nothing(path: str) -> None:
     linted = subprocess.run([HADOLINT, ROOT / path], capture_output=True, text=True, check=False, timeout=60)
     assert (linted.returncode, linted.stdout) == (0, "")

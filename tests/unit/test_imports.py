@@ -1,4 +1,4 @@
-"""The rooms' walls: who may import whom. ARCHITECTURE.md states the rule; this walks the imports."""
+"""Which package may import which; ARCHITECTURE.md states the rule. It calls a package a room."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import candleflow
 PACKAGE = Path(candleflow.__file__).parent
 COMMON = {"market", "settings", "errors", "telemetry", "proxies", "command", "backoff", "process_loop"}
 SYSTEMS = {"exchange", "broker", "engine", "store"}
-"""The rooms that wrap an outside system: none knows another."""
+"""The rooms that wrap an outside system; none imports another."""
 PROCESSES = {"producer", "processor", "dashboard", "alerts", "forecast", "audit", "history", "simulator"}
 ALLOWED = {
     "market": {"market", "errors"},
@@ -43,7 +43,7 @@ def imports(file: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative imports hide who imports whom"
+            assert node.level == 0, f"{file}: relative imports hide the imported package"
             yield node.module or ""
 
 
@@ -64,12 +64,12 @@ def test_a_room_imports_only_what_it_may(file: Path) -> None:
 @pytest.mark.parametrize(
     "file", sorted((PACKAGE / PURE_STANDARD_LIBRARY_ONLY).glob("*.py")), ids=lambda f: f.name
 )
-def test_the_market_knows_no_clock_and_no_outside(file: Path) -> None:
+def test_the_market_package_uses_no_clock_and_no_io(file: Path) -> None:
     assert not {name.split(".")[0] for name in imports(file)} & CLOCK_AND_IO
 
 
 def test_only_the_settings_read_the_environment() -> None:
-    """Starting child processes may hand the environment on; nobody else decides anything by it."""
+    """Code that starts a child process may pass the environment on. No other code reads it."""
     readers = {
         str(file.relative_to(PACKAGE))
         for file in PACKAGE.rglob("*.py")

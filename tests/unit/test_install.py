@@ -1,4 +1,4 @@
-"""``deploy/environment`` fills the environment that it made, whatever the variables of pip and Python say."""
+"""``deploy/environment`` installs into its own environment, despite variables of pip and Python."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ site=$(echo "$(dirname "$4")"/../lib/python*/site-packages)
 mkdir "$site/thing-1.dist-info"
 printf 'Metadata-Version: 2.1\\nName: thing\\nVersion: 1\\n' >"$site/thing-1.dist-info/METADATA"
 """
-"""Stands for uv: real pip installs it, and it exports and installs the one package of the lock."""
+"""A small program in place of uv, installed by the real pip; it exports and installs one locked package."""
 
 
 def wheel_of_uv(folder: Path) -> Path:
@@ -40,8 +40,8 @@ def wheel_of_uv(folder: Path) -> Path:
     return wheel
 
 
-@pytest.mark.slow  # making an environment takes 5 s
-def test_pips_and_pythons_variables_and_a_pip_conf_move_nothing(tmp_path: Path) -> None:
+@pytest.mark.slow  # creating an environment takes 5 s
+def test_variables_of_pip_and_python_and_a_pip_conf_have_no_effect(tmp_path: Path) -> None:
     tree, elsewhere = tmp_path / "tree", tmp_path / "elsewhere"
     (tree / "deploy").mkdir(parents=True)
     shutil.copy(ROOT / "deploy" / "environment", tree / "deploy")

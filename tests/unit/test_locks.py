@@ -1,4 +1,4 @@
-"""One lock: what it says is what pyproject.toml asks for, and requirements.txt is made of it."""
+"""uv.lock matches pyproject.toml, and requirements.txt matches uv.lock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def uv(*arguments: str) -> str:
 
 
 def test_requirements_txt_is_what_the_lock_has() -> None:
-    """Made again as ``make lock`` does it, by the command that the file names."""
+    """Export it again with the command that its first lines name, as ``make lock`` does."""
     written = (ROOT / "requirements.txt").read_text()
     (command,) = re.findall(r"^#    uv (.*) --output-file requirements.txt$", written, re.MULTILINE)
     exported = uv(*command.split())

@@ -1,4 +1,4 @@
-"""deploy/monitoring: that it asks whom there is, and names only what our processes export."""
+"""deploy/monitoring scrapes the processes that exist, and uses only metrics that they export."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def exported() -> set[str]:
 
 
 @pytest.mark.parametrize("about", [*RULE_EXPRESSIONS, *PANEL_EXPRESSIONS])
-def test_what_a_rule_or_a_panel_names_is_exported(about: str) -> None:
+def test_every_metric_of_a_rule_or_a_panel_is_exported(about: str) -> None:
     expression = {**RULE_EXPRESSIONS, **PANEL_EXPRESSIONS}[about]
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|[0-9.]+", " ", expression)
     named = set(re.findall(r"[a-z_]+", bare)) - WORDS_OF_PROMQL
@@ -59,7 +59,7 @@ def test_each_alert_has_a_test_that_sees_it_fire() -> None:
     assert fired == RULE_EXPRESSIONS.keys()
 
 
-def test_each_process_is_asked_at_its_port() -> None:
+def test_each_process_is_scraped_at_its_port() -> None:
     base = int(COMPOSE["services"]["producer"]["environment"]["CANDLEFLOW_METRICS_PORT"])
     ours, page = CONFIG["scrape_configs"]
     assert set(ours["static_configs"][0]["targets"]) == {
@@ -68,7 +68,7 @@ def test_each_process_is_asked_at_its_port() -> None:
     assert page["static_configs"] == [{"targets": ["dashboard:8501"]}]
 
 
-def test_what_the_containers_mount_is_where_they_look_for_it() -> None:
+def test_mounted_files_are_where_the_containers_look_for_them() -> None:
     targets = {
         name: [volume.split(":")[1] for volume in COMPOSE["services"][name]["volumes"]]
         for name in ("prometheus", "grafana")

@@ -1,4 +1,4 @@
-"""How processes that run until told to stop come to their end."""
+"""process_loop: how a process ends, and with which status."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def raising(error: Exception) -> Callable[[], None]:
         (raising(ZeroDivisionError("a defect")), 1),
     ],
 )
-def test_the_exit_status_is_that_of_what_ended_the_work(
+def test_the_exit_status_depends_on_what_ended_the_process(
     work: Callable[[], None], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process_loop, "set_up_logging", lambda *_: None)  # pytest has the root logger
@@ -44,7 +44,7 @@ async def ends(error: Exception | None = None) -> None:
 
 
 @pytest.mark.parametrize("cause", ["stop", "SIGTERM", "SIGINT", "end"])
-async def test_the_works_end_together(cause: str) -> None:
+async def test_any_cause_of_the_end_cancels_every_task(cause: str) -> None:
     stop, ended = asyncio.Event(), []
 
     async def lasts() -> None:
@@ -58,9 +58,9 @@ async def test_the_works_end_together(cause: str) -> None:
             ended.append(stop.is_set())
 
     await asyncio.wait_for(until_stopped(stop, lasts(), *([ends()] if cause == "end" else [])), 10)
-    assert ended == [True], "what runs in threads is told before the others are cancelled"
+    assert ended == [True], "the stop event is set before tasks are cancelled, so that threads see it"
 
 
-async def test_what_a_work_raises_is_raised() -> None:
+async def test_the_error_of_a_task_is_raised() -> None:
     with pytest.raises(BrokerError, match="away"):
         await until_stopped(asyncio.Event(), asyncio.sleep(60), ends(BrokerError("away")))

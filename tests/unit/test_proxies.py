@@ -1,4 +1,4 @@
-"""Every value of a proxy variable works, or ends in a sentence that names it; the same for every client."""
+"""Each value of a proxy variable works for all clients, or is refused with the variable's name."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def stream(*urls: str) -> TradeStream:
 
 
 @pytest.mark.parametrize("value", ["socks5://127.0.0.1:1080", "http://[::1"])
-async def test_each_client_says_so_and_has_no_traceback_of_its_own(
+async def test_each_client_raises_the_setting_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", value)
@@ -160,7 +160,7 @@ async def test_each_client_says_so_and_has_no_traceback_of_its_own(
         ({"HTTPS_PROXY": "socks5://h", "NO_PROXY": "binance.com"}, None, None),
     ],
 )
-def test_the_nearest_variable_counts_and_the_others_may_hold_anything(
+def test_the_most_specific_variable_counts_and_the_others_are_not_checked(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, str], rest: str | None, websocket: str | None
 ) -> None:
     for name, value in given.items():
@@ -200,7 +200,7 @@ def test_the_nearest_variable_counts_and_the_others_may_hold_anything(
     ],
 )
 @pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
-def test_members_of_no_proxy_mean_a_host_or_nothing(
+def test_an_entry_of_no_proxy_is_a_host_or_is_ignored(
     monkeypatch: pytest.MonkeyPatch, variable: str, members: str, is_direct: bool
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "proxy.example:3128")
@@ -216,7 +216,9 @@ def test_members_of_no_proxy_mean_a_host_or_nothing(
         ("11.0.0.0/8", False), ("::/0", False),
     ],
 )  # fmt: skip
-def test_networks_are_members_too(monkeypatch: pytest.MonkeyPatch, members: str, is_direct: bool) -> None:
+def test_networks_are_valid_entries_of_no_proxy(
+    monkeypatch: pytest.MonkeyPatch, members: str, is_direct: bool
+) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "proxy.example:3128")
     monkeypatch.setenv("NO_PROXY", members)
     assert (proxy_for("https://10.1.2.3:8443") is None) is is_direct
@@ -225,7 +227,7 @@ def test_networks_are_members_too(monkeypatch: pytest.MonkeyPatch, members: str,
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:9443", "ws://localhost:1", "http://[::1]:80", "ws://127.9.9.9"]
 )
-def test_the_way_to_this_machine_has_no_proxy(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_connections_to_this_machine_use_no_proxy(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     for name in ("HTTP_PROXY", "ALL_PROXY", "WS_PROXY"):
         monkeypatch.setenv(name, "socks5://nowhere")
     assert proxy_for(url) is None
@@ -255,7 +257,7 @@ PARTS = st.sampled_from(
 
 
 @given(value=st.lists(PARTS, max_size=8).map("".join), members=st.lists(PARTS, max_size=8).map("".join))
-def test_whatever_is_set_both_libraries_take_it_or_it_is_refused_by_name(value: str, members: str) -> None:
+def test_both_libraries_accept_every_value_that_we_accept(value: str, members: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HTTPS_PROXY", value)
         patch.setenv("NO_PROXY", members)
@@ -268,12 +270,12 @@ def test_whatever_is_set_both_libraries_take_it_or_it_is_refused_by_name(value: 
             assert found is None or parse_proxy(found).host
 
 
-# A real proxy in between -----------------------------------------------------------------------------------
+# With a real proxy ------------------------------------------------------------------------------------------
 
 
 @dataclass
 class ConnectProxy:
-    """An HTTP proxy that answers CONNECT and then drops the connection, in its own way."""
+    """An HTTP proxy that answers CONNECT with ``answer`` and then drops the connection."""
 
     port: int = 0
     asked: list[str] = field(default_factory=list)
@@ -322,7 +324,7 @@ async def dropping(
         (ESTABLISHED, True, True, "the connection was dropped"),
     ],
 )
-async def test_a_proxy_that_drops_is_told_in_words_and_leaves_nothing_for_asyncio_to_tell(
+async def test_a_proxy_that_drops_is_reported_and_asyncio_logs_nothing(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     answer: bytes,
@@ -340,7 +342,7 @@ async def test_a_proxy_that_drops_is_told_in_words_and_leaves_nothing_for_asynci
         async with ExchangeRest(REST) as rest:
             with pytest.raises(ExchangeError, match="can't be reached"):
                 await rest.server_time()
-        # All but the last connection's end is over; its callbacks come in the next turns of the loop.
+        # The last connection still closes: its callbacks run in the next turns of the event loop.
         for _ in range(100):
             await asyncio.sleep(0)
     assert proxy.asked[:2] == ["CONNECT stream.binance.com:9443 HTTP/1.1"] * 2

@@ -1,4 +1,4 @@
-"""What GitHub and newcomers read: that it names what is there."""
+"""Files for GitHub and newcomers name only settings, paths and commands that exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What another terminal learns of a run: enough to find all of it, and no secret."""
+"""What the run file tells another terminal: all that it needs to find the run, and no secret."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from candleflow.stack.up import run_settings
         {"window_seconds": 10, "slide_seconds": 2, "postgres_url": "postgresql://me@[::1]:15432/mine"},
     ],
 )
-def test_a_terminal_with_no_settings_finds_what_runs(tmp_path: Path, chosen: dict[str, Any]) -> None:
+def test_a_terminal_without_settings_finds_the_run(tmp_path: Path, chosen: dict[str, Any]) -> None:
     running = settings.load(data_dir=tmp_path, **chosen)
     found = settings.load(data_dir=tmp_path, **json.loads(json.dumps(run_settings(running))))
     assert addresses(found) == addresses(running)
@@ -33,6 +33,6 @@ def test_a_terminal_with_no_settings_finds_what_runs(tmp_path: Path, chosen: dic
     assert found.windows == running.windows
 
 
-def test_no_secret_is_told(tmp_path: Path) -> None:
+def test_no_secret_is_in_the_run_file(tmp_path: Path) -> None:
     running = settings.load(data_dir=tmp_path, postgres_url="postgresql://me:hidden@127.0.0.1:5432/mine")
     assert "hidden" not in str(run_settings(running))

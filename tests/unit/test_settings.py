@@ -16,7 +16,7 @@ from candleflow.settings import Exchange, Venue, describe, load, unknown_names
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in module.FIELDS:
         monkeypatch.delenv(f"CANDLEFLOW_{name.upper()}", raising=False)
-    monkeypatch.chdir(tmp_path)  # away from anyone's .env
+    monkeypatch.chdir(tmp_path)  # so that no .env file is found
 
 
 WRONG = [
@@ -184,19 +184,19 @@ def test_without_a_shard_the_producer_has_every_symbol_and_its_old_name() -> Non
     assert settings.metrics_port_of("producer") == 9_464
 
 
-def test_a_shard_has_its_share_of_the_symbols_a_name_and_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_has_its_own_symbols_name_and_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANDLEFLOW_SHARD", "2/2")
     settings = load(symbols="BTCUSDT,ETHUSDT", metrics_port=9_464)
     assert settings.own_symbols == ("ETHUSDT",)
-    assert settings.symbols == ("BTCUSDT", "ETHUSDT"), "the other processes have them all"
+    assert settings.symbols == ("BTCUSDT", "ETHUSDT"), "the other processes follow all symbols"
     assert settings.producer_name == "producer-2-of-2"
-    assert settings.metrics_port_of("producer") == 9_470, "above every other process's"
+    assert settings.metrics_port_of("producer") == 9_470, "a port above those of all other processes"
     assert settings.metrics_port_of("audit") == 9_466
     assert ("CANDLEFLOW_SHARD", "2/2") in [row[:2] for row in describe(settings)]
     assert load(symbols="BTCUSDT", shard="2/2").own_symbols == ()
 
 
-def test_a_port_that_a_shards_producer_cannot_have_is_named() -> None:
+def test_an_impossible_port_of_a_shard_is_named() -> None:
     with pytest.raises(
         SettingError, match=r"^CANDLEFLOW_METRICS_PORT='65530': too high: the producer of shard 2/2"
     ):
@@ -204,7 +204,7 @@ def test_a_port_that_a_shards_producer_cannot_have_is_named() -> None:
     assert load(metrics_port=65_530).metrics.port == 65_530
 
 
-def test_a_dotenv_file_is_read_and_the_environment_stands_above_it(
+def test_a_dotenv_file_is_read_and_the_environment_overrides_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / ".env").write_text("CANDLEFLOW_WINDOW_SECONDS=10\nCANDLEFLOW_DASHBOARD_PORT=9000\n")
@@ -278,7 +278,7 @@ TOGETHER = [
 
 
 @pytest.mark.parametrize(("given", "said"), TOGETHER)
-def test_settings_of_tls_that_do_not_go_together_are_named(given: dict[str, str], said: str) -> None:
+def test_contradicting_tls_settings_are_named(given: dict[str, str], said: str) -> None:
     with pytest.raises(SettingError) as caught:
         load(**given)
     assert f"CANDLEFLOW_{said}" in str(caught.value)
@@ -298,7 +298,7 @@ def test_the_address_of_kafka_carries_its_security_and_shows_no_password() -> No
     assert "canary" not in f"{address} {address!r} {address.security!r} {found!r} {describe(found)}"
 
 
-def test_the_settings_of_tls_stand_above_the_address() -> None:
+def test_the_tls_settings_override_the_address() -> None:
     url = "postgresql://me@127.0.0.1:5432/mine?sslmode=disable&application_name=x"
     found = load(postgres_url=url, postgres_sslmode="require")
     assert found.database.parameters == "sslmode=require&application_name=x"
@@ -312,7 +312,7 @@ def test_the_settings_of_tls_stand_above_the_address() -> None:
         ("-----BEGIN PRIVATE KEY-----\ncanary", "the text has a private key"),
     ],
 )
-def test_what_is_no_authority_is_named_and_not_shown(value: str, said: str) -> None:
+def test_an_invalid_ca_file_is_named_and_its_content_not_shown(value: str, said: str) -> None:
     with pytest.raises(SettingError, match="CANDLEFLOW_KAFKA_SSL_CA") as caught:
         load(kafka_security_protocol="SSL", kafka_ssl_ca=value)
     assert said in str(caught.value)
@@ -345,26 +345,26 @@ def test_an_env_file_is_read_or_refused_by_its_encoding(encoding: str, *, is_rea
 
 
 FOLDERS = [
-    # what CANDLEFLOW_CACHE_DIR and CANDLEFLOW_DATA_DIR name, and what is said of each
+    # value of CANDLEFLOW_CACHE_DIR and CANDLEFLOW_DATA_DIR, the message about each
     ("/a b/josé,c\\d%&'\"", "", ""),
     ("relative", "", ""),
     ("/a:b", "must not contain ':'", ""),
     ("/a\nb", "control character", "control character"),
     ("/jos\udce9", "must be UTF-8", "must be UTF-8"),
     ("~/candles", "set HOME", "set HOME"),
-    ("~nobody-of-that-name/candles", "set HOME", "set HOME"),
+    ("~no-such-user/candles", "set HOME", "set HOME"),
 ]
 
 
 @pytest.mark.parametrize(("folder", "cache_says", "data_says"), FOLDERS)
-def test_a_folder_that_a_server_could_not_take_is_named_with_its_setting(
+def test_a_folder_that_a_server_cannot_use_is_named_with_its_setting(
     folder: str, cache_says: str, data_says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nobody(_: object) -> None:
+    def no_entry(_: object) -> None:
         raise KeyError("a user id without a name")
 
     monkeypatch.delenv("HOME", raising=False)
-    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
     settings = load(cache_dir=folder, data_dir=folder)
     for name, says in (("cache", cache_says), ("data", data_says)):
         if says:
@@ -386,5 +386,5 @@ def test_a_folder_that_a_server_could_not_take_is_named_with_its_setting(
         ),
     ],
 )
-def test_alerts_lead_to_the_pages_public_address(given_settings: dict[str, Any], page_url: str) -> None:
+def test_alerts_link_to_the_pages_public_address(given_settings: dict[str, Any], page_url: str) -> None:
     assert load(**given_settings).page_url == page_url

@@ -26,7 +26,7 @@ def test_a_heartbeat_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_heartbeat(tmp_path / "run", "producer") is None
 
 
-def test_a_heartbeat_that_cannot_be_written_ends_nothing_and_is_told_once(
+def test_a_heartbeat_that_cannot_be_written_is_logged_once_and_stops_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = HeartbeatFile(tmp_path / "run", "producer")
@@ -94,7 +94,7 @@ def test_no_exceptions_text_can_forge_a_log_line(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.usefixtures("_logging_as_before")
-def test_a_line_is_one_json_object_whatever_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_is_one_json_object_with_any_text(capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logging("producer", log_format="json")
     forged = 'A"}\n{"level": "ERROR"}\x1b[31m\u2028\ud800'
     logging.getLogger("candleflow.x").warning("symbol %s", forged)
@@ -113,7 +113,7 @@ def test_a_line_is_one_json_object_whatever_it_says(capsys: pytest.CaptureFixtur
 @pytest.mark.usefixtures("_logging_as_before")
 @pytest.mark.parametrize("level", ["DEBUG", "INFO"])
 @pytest.mark.parametrize("library", ["py4j.clientserver", "kafka.admin.client"])
-def test_libraries_that_tell_passwords_at_debug_are_not_asked_to(
+def test_libraries_never_log_passwords_at_debug(
     capsys: pytest.CaptureFixture[str], level: str, library: str
 ) -> None:
     set_up_logging("processor", level)

@@ -1,4 +1,4 @@
-"""Every count that a process tells has a name in Prometheus, and every name follows its conventions."""
+"""Every count of a heartbeat has a Prometheus metric, and every metric's name follows the conventions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from candleflow.telemetry import ByLabel, Counts
 
 EVERY = [(process, family) for process, families in FAMILIES.items() for family in families]
 LEFT_OUT = {"merged_per_s", "latency_trades"}
-"""Counts that Prometheus makes by itself of the others."""
+"""Counts that Prometheus can compute from the others, so they are not exported."""
 
 
 def known(process: str, *, of_symbols: bool) -> set[str]:
@@ -61,7 +61,7 @@ async def of_forecaster(in_force: Settings) -> tuple[Counts, ByLabel]:
 
 @dataclass
 class Sink:
-    """As far as the processor tells of one: of two batches with a live trade each."""
+    """The part of a CandleSink that the processor's counts use: two batches with a live trade each."""
 
     tally: Tally = field(default_factory=Tally)
     offsets: dict[int, int] = field(default_factory=lambda: {0: 3})
@@ -73,13 +73,13 @@ async def of_processor(in_force: Settings) -> tuple[Counts, ByLabel]:
     sink.tally.batch_seconds.extend((0.2, 0.3))
     processor._sink = sink  # type: ignore[assignment]
     processor._end_offsets._latest = Latest(time.monotonic(), "", {0: 10})
-    told = processor._counts()
-    assert {"lag", "batch_ms_p99", "latency_ms_p50"} <= told.keys()
-    return told, {}
+    counts = processor._counts()
+    assert {"lag", "batch_ms_p99", "latency_ms_p50"} <= counts.keys()
+    return counts, {}
 
 
 @pytest.mark.parametrize(
-    ("process", "told"),
+    ("process", "counts_of"),
     [
         ("producer", of_producer),
         ("audit", of_audit),
@@ -89,28 +89,28 @@ async def of_processor(in_force: Settings) -> tuple[Counts, ByLabel]:
     ],
 )
 async def test_each_count_of_a_heartbeat_has_a_name_and_each_name_a_count(
-    process: str, told: Callable[[Settings], Awaitable[tuple[Counts, ByLabel]]], tmp_path: Path
+    process: str, counts_of: Callable[[Settings], Awaitable[tuple[Counts, ByLabel]]], tmp_path: Path
 ) -> None:
-    counts, by_symbol = await told(settings.load(data_dir=tmp_path))
+    counts, by_symbol = await counts_of(settings.load(data_dir=tmp_path))
     assert counts.keys() - LEFT_OUT == known(process, of_symbols=False)
     assert by_symbol.keys() == known(process, of_symbols=True)
 
 
-async def test_trades_that_follow_one_another_are_one_open_gap(tmp_path: Path) -> None:
+async def test_consecutive_missing_trades_are_one_open_gap(tmp_path: Path) -> None:
     producer = Producer(settings.load(data_dir=tmp_path, symbols="BTCUSDT,ETHUSDT"))
 
-    def told(kind: GapEventKind, symbol: str, first: int, last: int) -> tuple[int | float, int | float]:
+    def after(kind: GapEventKind, symbol: str, first: int, last: int) -> tuple[int | float, int | float]:
         producer._filler.add([GapEvent(kind, symbol, first, last, 1, "jump")])
         counts = producer._counts()
         return counts["open_gaps"], counts["missing"]
 
-    assert told(GapEventKind.SEEN, "BTCUSDT", 5, 9) == (1, 5)
-    assert told(GapEventKind.SEEN, "BTCUSDT", 10, 11) == (1, 7)
-    assert told(GapEventKind.SEEN, "BTCUSDT", 20, 20) == (2, 8)
-    assert told(GapEventKind.SEEN, "ETHUSDT", 5, 9) == (3, 13)
-    assert told(GapEventKind.GIVEN_UP, "ETHUSDT", 5, 9) == (3, 13)
-    assert told(GapEventKind.FILLED, "BTCUSDT", 7, 7) == (4, 12)
-    assert told(GapEventKind.FILLED, "BTCUSDT", 5, 20) == (1, 5)
+    assert after(GapEventKind.SEEN, "BTCUSDT", 5, 9) == (1, 5)
+    assert after(GapEventKind.SEEN, "BTCUSDT", 10, 11) == (1, 7)
+    assert after(GapEventKind.SEEN, "BTCUSDT", 20, 20) == (2, 8)
+    assert after(GapEventKind.SEEN, "ETHUSDT", 5, 9) == (3, 13)
+    assert after(GapEventKind.GIVEN_UP, "ETHUSDT", 5, 9) == (3, 13)
+    assert after(GapEventKind.FILLED, "BTCUSDT", 7, 7) == (4, 12)
+    assert after(GapEventKind.FILLED, "BTCUSDT", 5, 20) == (1, 5)
 
 
 @pytest.mark.parametrize(("process", "family"), EVERY, ids=lambda one: getattr(one, "name", str(one)))

@@ -1,4 +1,7 @@
-"""What a process answers, by the heartbeat it told last: read by Prometheus' own parser, time given."""
+"""The pages ``/metrics``, ``/healthz`` and ``/readyz`` for a given heartbeat and time.
+
+Prometheus' own parser reads the metrics.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ PROMTOOL = shutil.which("promtool")
 
 
 class Scene:
-    """A process that beats, and the time that has passed since."""
+    """A process with a heartbeat, and a clock that the test sets."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.heartbeat = HeartbeatFile(folder / "run", name)
@@ -47,7 +50,7 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path, "producer")
 
 
-def test_the_producer_of_a_shard_tells_the_same_under_its_own_name(tmp_path: Path) -> None:
+def test_the_producer_of_a_shard_exports_the_same_under_its_own_name(tmp_path: Path) -> None:
     one = Scene(tmp_path, "producer-2-of-4")
     one.heartbeat.beat("running", counts={"published": 7})
     assert one.value("candleflow_trades_published_total") == 7
@@ -59,7 +62,7 @@ def said(answer: Answer) -> tuple[int, str]:
 
 
 def every_count(process: str, *symbols: str) -> tuple[Counts, ByLabel]:
-    """All that a process can tell."""
+    """Return every count that the process can report."""
     one: dict[str, int] = {}
     by_symbol: dict[str, Counts] = {}
     for family in FAMILIES[process]:
@@ -71,7 +74,7 @@ def every_count(process: str, *symbols: str) -> tuple[Counts, ByLabel]:
     return one, by_symbol | ({"latency": latencies()} if process == "processor" else {})
 
 
-def test_counts_since_the_start_are_counters_and_what_stands_now_is_a_gauge(scene: Scene) -> None:
+def test_counts_since_the_start_are_counters_and_current_values_are_gauges(scene: Scene) -> None:
     scene.heartbeat.beat("running", "", {"received": 7, "in_flight": 3, "loop_lag_ms": 250})
     families = scene.families()
     assert families["candleflow_trades_received"].type == "counter"
@@ -80,10 +83,12 @@ def test_counts_since_the_start_are_counters_and_what_stands_now_is_a_gauge(scen
     assert scene.value("candleflow_event_loop_lag_seconds") == pytest.approx(0.25)
     scene.heartbeat.beat("running", "", {"received": 9})
     assert scene.value("candleflow_trades_received_total") == 9
-    assert "candleflow_trades_in_flight" not in scene.families()  # what isn't told any more isn't known
+    assert (
+        "candleflow_trades_in_flight" not in scene.families()
+    )  # a count that is no longer reported is not exported
 
 
-def test_state_version_and_age_are_told_of_every_process(scene: Scene) -> None:
+def test_state_version_and_age_are_exported_for_every_process(scene: Scene) -> None:
     assert scene.value("candleflow_build_info", version=__version__, process="producer") == 1
     scene.heartbeat.beat("waiting", "for Kafka")
     scene.later = 4.0
@@ -139,7 +144,7 @@ def test_no_symbol_and_no_message_can_forge_a_line(scene: Scene) -> None:
 
 
 def test_healthy_while_it_beats_and_not_once_it_has_stopped(scene: Scene) -> None:
-    assert said(scene.pages.health()) == (200, "ok\n")  # it has yet to begin
+    assert said(scene.pages.health()) == (200, "ok\n")  # it has not sent a heartbeat yet
     scene.heartbeat.beat("waiting", "for Kafka")
     scene.later = SILENT_SECONDS
     assert said(scene.pages.health()) == (200, "ok\n")
@@ -173,7 +178,7 @@ def test_another_path_is_not_found(scene: Scene) -> None:
 
 @pytest.mark.skipif(PROMTOOL is None, reason="no promtool here: deploy/checkers installs it on Debian")
 @pytest.mark.parametrize("process", FAMILIES)
-def test_promtool_finds_nothing_to_say(process: str, tmp_path: Path) -> None:
+def test_promtool_reports_nothing(process: str, tmp_path: Path) -> None:
     scene = Scene(tmp_path, process)
     scene.heartbeat.beat("running", "", *every_count(process, "BTCUSDT", "ETHUSDT"))
     checked = subprocess.run(

@@ -1,4 +1,4 @@
-"""The real server of the pages, on a port of this machine."""
+"""The server of the metrics and health pages, on a port of this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from candleflow.telemetry import HeartbeatFile, read_heartbeat
 
 @pytest.fixture
 def in_force(tmp_path: Path) -> Settings:
-    """With a port for the producer, whose number is the first."""
+    """Return settings with metrics on; the producer has the first port."""
     return settings.load(data_dir=tmp_path, metrics_port=free_port())
 
 
@@ -70,7 +70,7 @@ def test_a_head_has_no_body_and_another_method_is_refused(
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.evil.example", "[::", "", "producer:9464"])
-def test_a_web_page_elsewhere_can_not_read_it(
+def test_a_page_of_another_site_cannot_read_it(
     in_force: Settings, heartbeat: HeartbeatFile, host: str
 ) -> None:
     heartbeat.beat("running")
@@ -78,7 +78,9 @@ def test_a_web_page_elsewhere_can_not_read_it(
 
 
 @pytest.mark.parametrize("host", ["localhost:1", "127.0.0.1", "[::1]:9464"])
-def test_names_of_this_machine_are_answered(in_force: Settings, heartbeat: HeartbeatFile, host: str) -> None:
+def test_requests_with_a_name_of_this_machine_are_answered(
+    in_force: Settings, heartbeat: HeartbeatFile, host: str
+) -> None:
     heartbeat.beat("running")
     assert asked(in_force.metrics.port, "/healthz", host=host)[0] == 200
 
@@ -87,10 +89,12 @@ def test_names_of_this_machine_are_answered(in_force: Settings, heartbeat: Heart
 def test_it_listens_on_this_machine_only(in_force: Settings, heartbeat: HeartbeatFile) -> None:
     heartbeat.beat("running")
     with socket.socket() as probe:
-        probe.bind(("127.0.0.2", in_force.metrics.port))  # taken, were it on all addresses
+        probe.bind(
+            ("127.0.0.2", in_force.metrics.port)
+        )  # this would fail if the server listened on all addresses
 
 
-def test_where_every_address_was_asked_for_any_name_is_answered(tmp_path: Path) -> None:
+def test_on_all_addresses_a_request_with_any_name_is_answered(tmp_path: Path) -> None:
     in_force = settings.load(data_dir=tmp_path, metrics_port=free_port(), metrics_host="0.0.0.0")  # noqa: S104
     heartbeat = served_heartbeat(in_force, "producer")
     try:
@@ -100,7 +104,7 @@ def test_where_every_address_was_asked_for_any_name_is_answered(tmp_path: Path) 
 
 
 @pytest.mark.skipif(not socket.has_ipv6 or not is_free(free_port(), "::1"), reason="no IPv6 here")
-def test_it_can_listen_by_ipv6(tmp_path: Path) -> None:
+def test_it_can_listen_on_ipv6(tmp_path: Path) -> None:
     in_force = settings.load(data_dir=tmp_path, metrics_port=free_port(), metrics_host="::1")
     heartbeat = served_heartbeat(in_force, "producer")
     try:
@@ -110,7 +114,9 @@ def test_it_can_listen_by_ipv6(tmp_path: Path) -> None:
         heartbeat.remove()
 
 
-def test_garbage_ends_its_own_connection_only(in_force: Settings, heartbeat: HeartbeatFile) -> None:
+def test_an_invalid_request_ends_only_its_own_connection(
+    in_force: Settings, heartbeat: HeartbeatFile
+) -> None:
     heartbeat.beat("running")
     for garbage in (b"\x00\xff\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"A" * 70_000 + b"\r\n"):
         with socket.create_connection(("127.0.0.1", in_force.metrics.port), timeout=10) as one:
@@ -125,7 +131,7 @@ def test_the_port_is_free_again_afterwards(in_force: Settings) -> None:
     assert is_free(in_force.metrics.port)
 
 
-def test_a_taken_port_stops_nothing_and_is_told_in_one_line(
+def test_a_taken_port_is_logged_in_one_line_and_stops_nothing(
     in_force: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.create_server(("127.0.0.1", in_force.metrics.port)):
@@ -139,7 +145,7 @@ def test_a_taken_port_stops_nothing_and_is_told_in_one_line(
     heartbeat.remove()
 
 
-def test_nothing_listens_unless_it_is_asked_for(tmp_path: Path) -> None:
+def test_nothing_listens_by_default(tmp_path: Path) -> None:
     before = threading.active_count()
     heartbeat = served_heartbeat(settings.load(data_dir=tmp_path, metrics_port=0), "producer")
     assert threading.active_count() == before
@@ -154,9 +160,7 @@ def test_each_process_has_its_own_port_above_the_first(in_force: Settings) -> No
         audit.remove()
 
 
-def test_clients_that_say_nothing_take_no_other_place_than_their_own(
-    in_force: Settings, heartbeat: HeartbeatFile
-) -> None:
+def test_silent_clients_do_not_block_others(in_force: Settings, heartbeat: HeartbeatFile) -> None:
     heartbeat.beat("running")
     address = ("127.0.0.1", in_force.metrics.port)
     silent = [socket.create_connection(address) for _ in range(40)]
