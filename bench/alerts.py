@@ -236,7 +236,7 @@ def whole_pipeline(folder: Path, there: Messengers, exchange: Exchange) -> Itera
 
 @contextmanager
 def from_rows(folder: Path, there: Messengers, exchange: Exchange) -> Iterator[Started]:
-    """Run only PostgreSQL and the alerter; this process merges each trade as soon as it is made."""
+    """Run only PostgreSQL and the alerter; this process merges each trade itself, at once."""
     with servers.postgres(folder) as postgres:
         variables = configure(folder, there, postgres)
         settings = settings_module.load()

@@ -151,7 +151,7 @@ def deviations(volume: Decimal, volumes: Sequence[Decimal]) -> Decimal | None:
 
 
 Outcome = tuple[State, bool | None]
-"""The next state, and whether the rule fires: True upward, False downward, None not at all."""
+"""The next state, and how the rule fires: True upward, False downward, None if it doesn't fire."""
 
 
 def _crossing(rule: Rule, state: State, price: Decimal) -> Outcome:

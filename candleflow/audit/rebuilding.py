@@ -91,7 +91,7 @@ class Rebuilder:
     ) -> Iterator[tuple[SuspectRange, Rebuilt]]:
         """Rebuild the ranges that are due; yield the outcome of each.
 
-        A range is replaced as a whole or not at all. Adjacent ranges are tried together first. ``found`` must
+        Either all of a range is replaced or nothing. Adjacent ranges are tried together first. ``found`` must
         be all suspect ranges: those that aren't due are still treated as possibly wrong.
         """
         doubtful = [one for one in found if one.since < one.until]

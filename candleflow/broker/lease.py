@@ -258,7 +258,7 @@ class Lease:
     def _refuse_others(self) -> None:
         """Raise HeldError if the group has another member.
 
-        A process that the group had removed, such as one that was suspended, stops as soon as it is back. So
+        A process that the group had removed, such as one that was suspended, stops once it runs again. So
         the process that joined in the meantime gets the partition again before it would stop too.
         """
         with admin_client(self._bootstrap) as admin:

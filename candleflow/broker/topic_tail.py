@@ -42,7 +42,7 @@ def last_trade_ids(
     """Return the greatest trade id of each symbol near the topic's end; blocks.
 
     A symbol that isn't found has no entry. A trade dated more than ``max_future_us`` after its record is
-    invalid, as it is for the processor. Raises BrokerError if Kafka or the topic is unavailable.
+    ignored: the processor rejects it too. Raises BrokerError if Kafka or the topic is unavailable.
     """
     with asking(bootstrap, topic), closing(consumer_of_no_group(bootstrap, "candleflow-tail")) as consumer:
         return _read_backwards(consumer, topic, frozenset(symbols), max_future_us)

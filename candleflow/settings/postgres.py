@@ -121,7 +121,7 @@ class PostgresSettings(Section):
         )
 
     def _with_tls(self, query: str) -> str:
-        """Return the address's parameters, with the TLS settings in place of its own where they are set."""
+        """Return the address's parameters; TLS settings that are set replace those of the address."""
         if self.sslmode is None:
             return query
         tls = {"sslmode": str(self.sslmode)}

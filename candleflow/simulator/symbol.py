@@ -202,7 +202,7 @@ class SymbolEra:
         return page * PAGE + (self._group_ends(page)[group - 1] if group else 0)
 
     def _slice(self, number: int) -> list[SimulatedTrade]:
-        """Return all trades of a slice. The last slice is cached, as it is often requested again."""
+        """Return all trades of a slice. The last slice is cached: the next call often needs it too."""
         kept, trades = self._last_slice
         if kept != number:
             trades = list(self._trades_of(number))

@@ -51,7 +51,7 @@ class Part:
     prepare: Callable[[], None] | None = None
     """Blocking work before each start; runs in a thread."""
     is_ready: Callable[[], bool] | None = None
-    """Called in a thread until it returns true; may raise StackError. None: ready as soon as it is
+    """Called in a thread until it returns true; may raise StackError. None: ready once it has
     started."""
     not_ready: Callable[[], str] | None = None
     """Returns why ``is_ready`` last returned false."""

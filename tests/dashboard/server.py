@@ -34,7 +34,7 @@ class PageServer:
 
 @contextmanager
 def page_server(settings: Settings, port: int | None = None, **environment: str) -> Iterator[PageServer]:
-    """Serve the page for as long as the block lasts; at its end SIGTERM must end it with status 0."""
+    """Serve the page during the block; SIGTERM must then end it with status 0."""
     port = port or free_port()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "page.log"

@@ -70,7 +70,7 @@ class Processes:
 
 @contextmanager
 def beating(settings: Settings) -> Iterator[Processes]:
-    """Write heartbeats during the block; remove them at its end."""
+    """Write heartbeats during the block, and remove them after it."""
     processes = Processes(settings.stack.run_dir)
     stop = threading.Event()
 

@@ -61,14 +61,14 @@ def test_a_session_comes_up_for_a_user_id_without_a_name(
 ) -> None:
     """OpenShift runs containers with such user ids: Ivy found no home folder, and Hadoop no user."""
     looks_everywhere = 1  # CAP_DAC_OVERRIDE, as the jars lie below root's home
-    nobody = Identity("nobody known", 54_321, 54_321, looks_everywhere)
+    nameless = Identity("nameless", 54_321, 54_321, looks_everywhere)
     jars = os.pathsep.join(map(str, spark_jars))
     command = [sys.executable, "-c", WRITES, str(java_home), str(tmp_path), jars]
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}
     done = subprocess.run(
         command,
         env=environment,
-        preexec_fn=nobody.become,
+        preexec_fn=nameless.become,
         capture_output=True,
         text=True,
         check=False,

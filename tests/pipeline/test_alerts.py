@@ -250,12 +250,12 @@ def test_a_refused_channel_is_shown_and_not_retried(scene: Scene) -> None:
     with scene.running() as running:
         scene.ends(running, "refused")
         assert "404" in scene.deliveries()[0].detail
-        scene.rule("below", "99.5", channels=["team", "nobody"])
+        scene.rule("below", "99.5", channels=["team", "absent"])
         scene.ends(running, "refused", "refused", "refused")
         running.wait_for(lambda: "404" in scene.message(running), WAIT)
     assert len(scene.there.requests) == 1
     details = {one.channel: one.detail for one in scene.deliveries()}
-    assert "no such channel" in details["nobody"]
+    assert "no such channel" in details["absent"]
     assert "Unknown Webhook" in details["team"]
 
 

@@ -80,7 +80,7 @@ def has_caught_up(producer: Producer, published: int) -> bool:
 
 
 class Omitting:
-    """Contains two ranges of ids, counted from the first id that is looked up."""
+    """A set of two ranges of ids, relative to the first id that it is asked for."""
 
     def __init__(self) -> None:
         self.first: int | None = None

@@ -245,7 +245,7 @@ def test_an_expired_certificate_is_refused(broker: Broker) -> None:
     assert "has expired" in refusal(broker.settings(broker.expired))
 
 
-@pytest.mark.parametrize("changed", [{"kafka_sasl_password": "canary"}, {"kafka_sasl_username": "nobody"}])
+@pytest.mark.parametrize("changed", [{"kafka_sasl_password": "canary"}, {"kafka_sasl_username": "stranger"}])
 def test_a_wrong_password_or_user_is_refused(broker: Broker, changed: dict[str, Any]) -> None:
     assert "check CANDLEFLOW_KAFKA_SASL_USERNAME and CANDLEFLOW_KAFKA_SASL_PASSWORD" in refusal(
         broker.settings(**changed)

@@ -81,7 +81,7 @@ class TlsServer:
         assert wait_for(lambda: shown(self.port) != "", 60), self._log.read_text()
 
     def speak_tls(self, certificate: Certificate) -> None:
-        """Install a certificate; a running server is told to reload it."""
+        """Install a certificate; if the server runs, make it reload it."""
         self._put("server.key", certificate.key.read_text())
         self._put("server.crt", certificate.certificate.read_text())
         if self._process is not None:

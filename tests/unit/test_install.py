@@ -23,7 +23,7 @@ site=$(echo "$(dirname "$4")"/../lib/python*/site-packages)
 mkdir "$site/thing-1.dist-info"
 printf 'Metadata-Version: 2.1\\nName: thing\\nVersion: 1\\n' >"$site/thing-1.dist-info/METADATA"
 """
-"""A small program in place of uv, installed by the real pip; it exports and installs one locked package."""
+"""A small program instead of uv, installed by the real pip; it exports and installs one locked package."""
 
 
 def wheel_of_uv(folder: Path) -> Path:

@@ -24,8 +24,7 @@ ENDS_A_PROCESS = {"SettingError", "HeldError", "LedgerError", "StackError"}
 
 WORDS_LIMIT = 34
 PRIVATE = re.compile(
-    r"\b(anew|told|tells?|whoever|mend\w*|rival|spoken|book|desk|tooth|as it is|(let|lets) go|aside"
-    r"|of late|so (long|often|many)|not at all|by itself|in place of|look(ed)? (at|after))\b",
+    r"\b(holes?|told|tells?|spoken|rivals?|mend\w*|book|desk|tooth|lets? go|aside|look(ed)? (at|after))\b",
     re.IGNORECASE,
 )
 NAMED = re.compile(

@@ -28,7 +28,7 @@ from candleflow.stack.jar_download import download
 
 REST = "https://api.binance.com"
 STREAM = "wss://stream.binance.com:9443"
-PASSWORD = "canary-nobody-may-see"
+PASSWORD = "canary-of-a-password"
 
 
 @pytest.fixture(autouse=True)
