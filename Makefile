@@ -105,7 +105,7 @@ pictures: install-dev ## take the README's pictures from a running system with s
 	@$(python) -m tests.dashboard.alerting
 
 docs: docs-environment ## build the documentation site; a warning or a dead link fails the build
-	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
 docs-serve: docs-environment ## serve the documentation site at http://127.0.0.1:8000 and reload it on changes
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs serve

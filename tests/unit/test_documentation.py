@@ -11,6 +11,8 @@ from deploy import reference
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+OUTSIDE_THE_SITE = sorted([*ROOT.glob("*.md"), ROOT / "tests" / "README.md"])
+"""`mkdocs build --strict` checks the links of docs/, but not these files."""
 HEADINGS = re.findall(r"(?m)^### (.*…?.*)$", (ROOT / "docs" / "guides" / "troubleshooting.md").read_text())
 OURS = {".py", ".sql"}
 
@@ -24,6 +26,20 @@ def test_the_reference_is_what_the_code_declares(name: str) -> None:
 def test_the_readme_takes_two_minutes() -> None:
     assert len(README.splitlines()) <= 140
     assert len(README.split()) <= 1_200
+
+
+@pytest.mark.parametrize("document", OUTSIDE_THE_SITE, ids=lambda one: str(one.relative_to(ROOT)))
+def test_each_relative_link_leads_to_a_file_and_its_heading(document: Path) -> None:
+    links = re.findall(r"(?:\]\(|(?:src|srcset|href)=\")(?!https?://)([^)\"]+)", document.read_text())
+    assert [one for one in links if not leads_somewhere(document, *one.split("#"))] == []
+
+
+def leads_somewhere(document: Path, path: str, anchor: str = "") -> bool:
+    file = document.parent / path if path else document
+    if not file.exists() or not anchor:
+        return file.exists()
+    headings = re.findall(r"(?m)^#+ (.+)$", file.read_text())
+    return anchor in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
 
 
 @pytest.mark.parametrize("document", sorted((ROOT / "docs").rglob("*.md")), ids=lambda one: one.name)
