@@ -43,6 +43,7 @@ def test_every_make_command_that_is_named_exists() -> None:
     ("schema", "file"),
     [
         ("vendor.github-workflows", ".github/workflows/ci.yml"),
+        ("vendor.github-workflows", ".github/workflows/docs.yml"),
         ("vendor.dependabot", ".github/dependabot.yml"),
     ],
 )
