@@ -87,13 +87,13 @@ class Curve:
         holds = self.holds(name)
         if holds is None:
             return f"No verdict on {name}: a point has no figure."
-        told = [
+        compared = [
             f"{ratio:.2f} at {point.work:,.0f} (at most {self.allowed(point):.2f})"
             for point in self.points[1:]
             if (ratio := self.ratio(point, name)) is not None
         ]
         said = "No worse than logarithmic" if holds else "**Worse than logarithmic**"
-        return f"{said}: {name} over the first point's {', '.join(told)}."
+        return f"{said}: {name} over the first point's {', '.join(compared)}."
 
 
 def markdown(curve: Curve) -> str:

@@ -40,7 +40,7 @@ class Decider:
     def __init__(self, settings: Settings, store: AlertStore) -> None:
         self._settings = settings
         self._store = store
-        self._told_wrong: set[int] = set()
+        self._logged_invalid: set[int] = set()
         self.rules: list[Rule] = []
         self.forget()
 
@@ -98,8 +98,8 @@ class Decider:
             try:
                 found.append(rule_of(stored.rule, stored.rule_id))
             except MarketError as error:
-                if stored.rule_id not in self._told_wrong:
-                    self._told_wrong.add(stored.rule_id)
+                if stored.rule_id not in self._logged_invalid:
+                    self._logged_invalid.add(stored.rule_id)
                     _log.error(
                         "alert rule %d is invalid and ignored: %s; to remove it: "
                         "python -m candleflow alerts remove %d",

@@ -132,7 +132,7 @@ def test_reading_resumes_where_it_stopped_until_the_topic_is_recreated(
     write(kafka_bootstrap, gaps, encode(FILLED))
     assert reader.read() == ([FILLED], False)
     assert len(decoded) == 3, "no record is read twice"
-    make_anew(kafka_bootstrap, gaps)
+    recreate(kafka_bootstrap, gaps)
     write(kafka_bootstrap, gaps, *[encode(FILLED)] * 4)
     assert reader.read() == ([FILLED] * 4, True)
     assert gap_log.GapReader(kafka_bootstrap, gaps).read() == ([FILLED] * 4, True)
@@ -150,7 +150,7 @@ def noted_records(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return decoded
 
 
-def make_anew(bootstrap: str, topic: str) -> None:
+def recreate(bootstrap: str, topic: str) -> None:
     delete_topic(bootstrap, topic)
     gap_log.ensure_topic(bootstrap, topic, 1)
 
@@ -166,12 +166,12 @@ def test_the_lease_holder_reads_no_event_twice_and_all_of_a_recreated_topic(
             expected = [SEEN, *[FILLED] * count]
             assert wait_for(lambda: reader.events == expected, 20)  # noqa: B023 - asked at once
         assert reader.begun == 1
-        make_anew(kafka_bootstrap, gaps)
+        recreate(kafka_bootstrap, gaps)
         write(kafka_bootstrap, gaps, encode(FILLED))
         assert wait_for(lambda: reader.events == [FILLED], 30)
 
 
-def test_the_second_producer_is_told_the_holder_and_the_first_continues(
+def test_the_second_producer_is_refused_with_the_holders_name_and_the_first_continues(
     kafka_bootstrap: str, gaps: str
 ) -> None:
     with holding(kafka_bootstrap, gaps, "here") as first:
@@ -252,7 +252,7 @@ def test_shards_without_common_symbols_hold_their_leases_at_the_same_time(
 
 
 @pytest.mark.parametrize(("held", "wanted"), [("2/2", "2/2"), ("1/1", "2/2"), ("2/2", "1/1"), ("2/2", "3/3")])
-def test_an_overlapping_shard_is_told_which_one_runs(
+def test_an_overlapping_shard_is_refused_with_the_name_of_the_other(
     kafka_bootstrap: str, gaps: str, held: str, wanted: str
 ) -> None:
     with holding(kafka_bootstrap, gaps, "here", Shard.of(held)) as first:

@@ -112,7 +112,7 @@ async def test_a_refused_record_is_kept_with_its_reason_and_origin(kafka_bootstr
         (b"", 2_000_000, b"2000000"),
     ],
 )
-async def test_a_long_refused_record_is_cut_and_its_length_told(
+async def test_a_long_rejected_record_is_cut_and_its_length_kept(
     kafka_bootstrap: str,
     made: str,
     record: bytes,

@@ -21,7 +21,7 @@ class Time:
         return 50 + self.passed
 
 
-def test_a_record_tells_the_time_and_a_steady_clock_counts_on() -> None:
+def test_a_record_sets_the_time_and_a_monotonic_clock_continues_it() -> None:
     time = Time()
     clock = RecordClock(time.wall, time.steady)
     clock.note(NOON_US)

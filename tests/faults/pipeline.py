@@ -504,7 +504,7 @@ class Pipeline:
         report.judge(compare(had if whole else in_topic, in_topic, self.stored()), in_topic, had)
         expected = self._refused()
         report.check_counts(self.counts(), Counter(one.reason for one in expected))
-        report.check_refused(expected, self._put_aside())
+        report.check_refused(expected, self._rejected_records())
         report.ended = [*self.producer.ended, *self.processor.ended]
         assert report.is_exact, report.words()
         return in_topic
@@ -517,7 +517,7 @@ class Pipeline:
             if one.refusal is not None
         ]
 
-    def _put_aside(self) -> list[Refused]:
+    def _rejected_records(self) -> list[Refused]:
         """Return the records in the topic of rejected records, which are written before the merge."""
         return [Refused.of(one) for one in reading.read(self._kafka.bootstrap, REJECTED_TOPIC, 0)]
 

@@ -96,9 +96,9 @@ def _judged(
         lost = sorted(ids - held)
         by_processor = [one for one in lost if (key[0], one) in in_topic]
         stage = Stage.PROCESSOR if by_processor else Stage.PRODUCER
-        return Verdict(key, Outcome.MISSING, _told(by_processor or lost), stage)
+        return Verdict(key, Outcome.MISSING, _listed(by_processor or lost), stage)
     if held - ids:
-        return Verdict(key, Outcome.EXTRA, _told(sorted(held - ids)))
+        return Verdict(key, Outcome.EXTRA, _listed(sorted(held - ids)))
     wrong = [name for name in FIELDS if getattr(found.candle, name) != getattr(candle, name)]
     if not wrong:
         return Verdict(key, Outcome.OK)
@@ -260,7 +260,7 @@ def drawn(table: Table) -> str:
     return text.getvalue()
 
 
-def _told(ids: Sequence[int]) -> str:
+def _listed(ids: Sequence[int]) -> str:
     return f"{len(ids)} trades, ids {ids[0]} to {ids[-1]}" if ids else "the candle"
 
 

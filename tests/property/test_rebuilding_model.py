@@ -118,7 +118,7 @@ def store(database: Database) -> Store:
 
 @settings(max_examples=10)
 @given(batches=deliveries(), windows=st.sampled_from(WINDOWS), data=st.data())
-def test_harm_of_any_kind_is_mended(
+def test_damage_of_any_kind_is_rebuilt(
     database: Database, store: Store, batches: list[list[Trade]], windows: Windows, data: st.DataObject
 ) -> None:
     store.empty()

@@ -29,10 +29,10 @@ def advisories(known: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             name = asked["package"]["name"]
             affected = [{"package": {"name": name, "ecosystem": "PyPI"}}]
-            told = {"vulns": [{"id": known[name], "affected": affected}]} if name in known else {}
+            answer = {"vulns": [{"id": known[name], "affected": affected}]} if name in known else {}
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps(told).encode())
+            self.wfile.write(json.dumps(answer).encode())
 
         def log_message(self, *_: object) -> None:
             pass

@@ -359,7 +359,7 @@ def test_the_step_submits_the_processor_without_a_secret(small: dict[str, Any]) 
     assert one(small, "AWS::EMR::Cluster")["Properties"]["ReleaseLabel"] == "emr-spark-8.0.0"
 
 
-def test_yarn_starts_the_driver_anew_as_often_as_spark_asks(small: dict[str, Any]) -> None:
+def test_yarn_restarts_the_driver_as_often_as_spark_asks(small: dict[str, Any]) -> None:
     cluster = one(small, "AWS::EMR::Cluster")["Properties"]
     (yarn,) = [found for found in cluster["Configurations"] if found["Classification"] == "yarn-site"]
     assert yarn["ConfigurationProperties"] == {"yarn.resourcemanager.am.max-attempts": "100"}

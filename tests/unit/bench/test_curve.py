@@ -30,7 +30,7 @@ def points(times: dict[float, float | None]) -> Curve:
     ],
 )
 @pytest.mark.parametrize("last", [10, 1_000])
-def test_a_logarithm_is_told_from_every_root(grows: object, holds: bool, last: int) -> None:
+def test_a_logarithm_is_distinguished_from_every_root(grows: object, holds: bool, last: int) -> None:
     assert callable(grows)
     works = [1.0, 10.0, 100.0, 1_000.0]
     assert points({work: grows(work) for work in works if work <= last}).holds() is holds
@@ -41,7 +41,7 @@ def test_what_is_allowed_is_counted_from_the_first_point() -> None:
     assert [one.allowed(point) for point in one.points] == [1, 1 + curve.A_TENFOLD, 1 + 3 * curve.A_TENFOLD]
 
 
-def test_nothing_is_told_of_a_curve_with_a_point_missing_unless_another_is_above() -> None:
+def test_a_curve_without_all_points_has_no_verdict_unless_a_point_is_above() -> None:
     assert points({1: 10, 10: None, 100: 10}).holds() is None
     assert points({1: None, 10: 10, 100: 1_000}).holds() is None
     assert points({1: 10, 10: None, 100: 1_000}).holds() is False

@@ -90,7 +90,7 @@ def test_doubles_count_as_right_but_not_as_exact(expected: Expected) -> None:
     assert f"close: {len(expected)} nearest" in verdict.words()
 
 
-def test_missing_extra_and_different_candles_are_told(expected: Expected) -> None:
+def test_missing_extra_and_different_candles_are_reported(expected: Expected) -> None:
     first, second, *others = expected.items()
     (symbol, open_time), values = second
     wrong = {**values, "close": Decimal(1)}

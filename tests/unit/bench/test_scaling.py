@@ -93,7 +93,7 @@ def test_a_run_that_did_not_end_has_no_figure_and_no_wrong_candle() -> None:
     assert scaling.every_run(runs).splitlines()[-1].endswith("| it ended with status 1 |")
 
 
-def test_the_axis_of_rows_tells_what_a_merge_takes_too() -> None:
+def test_the_axis_of_rows_also_shows_the_time_of_a_merge() -> None:
     found = scaling.curves_of(STORED, {spot: [outcome(4)] for spot in STORED.spots()})
     assert [len(one.points) for one in found] == [len(STORED.values)] * 2
     assert found[1].points[0].figures[found[1].judged] == 20

@@ -59,7 +59,7 @@ def test_no_ratio_where_a_candle_is_wrong(whose: Contestant) -> None:
     assert table.ratio(results[OURS], results[LOOP]) is None
 
 
-def test_a_ratio_below_its_floor_is_told() -> None:
+def test_a_ratio_below_its_floor_is_reported() -> None:
     results = [result(OURS, 5), result(LOOP, 6), result(SPARK, 60)]
     assert table.below(results, {"loop": 1.5, "spark": 10.0}, steady=False) == [
         "A plain loop: ours is 1.2 (1.2-1.2) times as fast, minimum 1.5"

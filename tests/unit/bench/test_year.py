@@ -21,7 +21,7 @@ LOGGED = """2026-11-29 05:00:00.000 UTC [71] LOG:  duration: 12.345 ms  plan:
 """
 
 
-def test_a_plan_is_told_by_what_it_reads() -> None:
+def test_a_plan_is_described_by_what_it_reads() -> None:
     assert plan_in_short(LOGGED) == (
         "   12.3  Seq Scan of symbols: 1 of 500 rows, 1 pages;"
         " Index Scan backward of candles by candles_pkey: 1,200 rows, 28 pages, 3 of them not in memory"

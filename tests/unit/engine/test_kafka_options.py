@@ -30,7 +30,7 @@ def test_a_plain_address_has_no_options_of_tls() -> None:
     }  # fmt: skip
 
 
-def test_spark_is_told_of_certificates_name_and_password() -> None:
+def test_spark_gets_certificates_user_and_password() -> None:
     assert kafka_options(address(KafkaProtocol.SASL_SSL)) == {
         "kafka.bootstrap.servers": "one:9094,two:9094",
         "kafka.security.protocol": "SASL_SSL",

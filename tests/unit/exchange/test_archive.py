@@ -207,11 +207,11 @@ def test_a_file_is_downloaded_and_its_progress_reported(served: tuple[Path, str]
     folder, url = served
     file = zipped(folder / NAME, line(1, T0_MS) * 50_000)
     checksum(file)
-    told: list[tuple[int, int | None]] = []
-    found = archive.fetch(f"{url}/{NAME}", tmp_path, lambda size, total: told.append((size, total)))
+    progress: list[tuple[int, int | None]] = []
+    found = archive.fetch(f"{url}/{NAME}", tmp_path, lambda size, total: progress.append((size, total)))
     assert found.read_bytes() == file.read_bytes()
-    assert sum(size for size, _ in told) == file.stat().st_size
-    assert {total for _, total in told} == {file.stat().st_size}
+    assert sum(size for size, _ in progress) == file.stat().st_size
+    assert {total for _, total in progress} == {file.stat().st_size}
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ async def test_what_comes_out_of_order_is_an_error(monkeypatch: pytest.MonkeyPat
             await trades_of(history, "BTCUSDT", 10**9, 3)
 
 
-async def test_a_refusal_is_told() -> None:
+async def test_a_refusal_is_reported() -> None:
     async with Simulator(MARKET) as simulator, TradeHistory([simulator.rest_url]) as history:
         with pytest.raises(ExchangeError, match="Illegal characters"):
             await trades_of(history, "btcusdt", 1, 1)

@@ -81,7 +81,7 @@ async def test_klines_have_all_their_fields(rest: ExchangeRest) -> None:
     assert same == klines[3:6]
 
 
-async def test_last_trade_ids_are_told_for_several_symbols_at_once(rest: ExchangeRest) -> None:
+async def test_last_trade_ids_of_several_symbols_are_returned_at_once(rest: ExchangeRest) -> None:
     latest = (await rest.recent_trades("BTCUSDT", limit=1))[0].trade_id
     found = await rest.last_trade_ids(["BTCUSDT", "ETHUSDT"])
     assert list(found) == ["BTCUSDT", "ETHUSDT"]
@@ -211,7 +211,7 @@ async def test_valid_rows_are_accepted() -> None:
         ("301 Moved Permanently", "Location: http://127.0.0.1:1/\r\n", "301: hello"),
     ],
 )
-async def test_other_statuses_are_told_in_words(status: str, headers: str, words: str) -> None:
+async def test_other_statuses_are_explained_in_words(status: str, headers: str, words: str) -> None:
     async with answering(b"hello", status, headers) as rest:
         with pytest.raises(ExchangeRefusalError, match=words):
             await rest.server_time()

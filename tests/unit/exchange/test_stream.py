@@ -426,7 +426,7 @@ async def test_a_text_frame_with_cut_utf8_is_refused_without_ending_the_connecti
     assert len(requests) == 1
 
 
-async def test_another_streams_message_is_told_apart() -> None:
+async def test_a_message_of_another_stream_is_recognized() -> None:
     heard = Heard()
     ticker = '{"stream":"btcusdt@bookTicker","data":{"u":1,"s":"BTCUSDT","b":"1","B":"1","a":"1","A":"1"}}'
     async with (

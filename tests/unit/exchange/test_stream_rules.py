@@ -138,7 +138,7 @@ def test_streams_are_shared_out_evenly_to_few_connections(count: int, most: int,
     assert sorted(name for lot in lots for name in lot) == sorted(streams)
 
 
-def test_the_clock_is_ours_until_the_exchange_tells_its_own() -> None:
+def test_our_clock_counts_until_the_exchange_reports_its_own() -> None:
     clock = ExchangeClock(lambda: 1_000_000_000_000_000, lambda: 5)
     assert clock.now_us() == 1_000_000_000_000_000
     assert clock.record_ms() == 1_000_000_000_000
@@ -162,7 +162,7 @@ OURS = 1_795_348_800_000_000
 
 
 @pytest.mark.parametrize("step", [-HOUR_US, HOUR_US])
-def test_setting_our_clock_changes_nothing_once_the_exchange_has_spoken(step: int) -> None:
+def test_setting_our_clock_changes_nothing_after_an_answer_of_the_exchange(step: int) -> None:
     ours = [OURS]
     clock = ExchangeClock(lambda: ours[0], lambda: 0, trusted_lag_us=2 * HOUR_US)
     clock.correct(OURS, 0, 0)

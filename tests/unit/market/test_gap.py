@@ -72,7 +72,7 @@ def test_events_of_many_ranges_add_up_to_what_one_event_a_range_does(
 
 
 @pytest.mark.parametrize("count", [0, 1, 999, 1_000, 1_001, 2_500])
-def test_many_ranges_are_told_by_few_events(count: int) -> None:
+def test_many_ranges_are_recorded_in_few_events(count: int) -> None:
     ranges = tuple((10 * one, 10 * one + 5) for one in range(count))
     events = events_of(GapEventKind.SEEN, "BTCUSDT", ranges, 7, "audit")
     assert len(events) == -(-count // 1_000)

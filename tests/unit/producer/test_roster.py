@@ -17,16 +17,16 @@ from candleflow.stack.status import status
 from candleflow.telemetry import Heartbeat, HeartbeatFile, read_heartbeat
 
 
-def tell(run_dir: Path, name: str, beaten_at: float | None = None) -> None:
+def write_heartbeat(run_dir: Path, name: str, beaten_at: float | None = None) -> None:
     HeartbeatFile(run_dir, name).beat("running")
-    told = read_heartbeat(run_dir, name)
-    assert told is not None
+    beaten = read_heartbeat(run_dir, name)
+    assert beaten is not None
     if beaten_at is not None:
-        (run_dir / f"{name}.json").write_text(dumps(asdict(replace(told, beaten_at=beaten_at))))
+        (run_dir / f"{name}.json").write_text(dumps(asdict(replace(beaten, beaten_at=beaten_at))))
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("beaten", "expected"),
     [
         ({}, ["producer"]),
         ({"producer": 1.0}, ["producer"]),
@@ -41,15 +41,15 @@ def tell(run_dir: Path, name: str, beaten_at: float | None = None) -> None:
     ],
 )
 def test_the_latest_heartbeat_decides_how_many_producers_should_run(
-    tmp_path: Path, told: dict[str, float], expected: list[str]
+    tmp_path: Path, beaten: dict[str, float], expected: list[str]
 ) -> None:
-    for name, beaten_at in told.items():
-        tell(tmp_path, name, beaten_at)
+    for name, beaten_at in beaten.items():
+        write_heartbeat(tmp_path, name, beaten_at)
     assert expected_producers(tmp_path) == expected
 
 
 def test_a_heartbeat_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
-    tell(tmp_path, "producer-1-of-2")
+    write_heartbeat(tmp_path, "producer-1-of-2")
     (tmp_path / "producer-1-of-3.json").write_text("{")
     assert reported_shards(tmp_path) == [Shard(1, 2), Shard(1, 3)]
     assert expected_producers(tmp_path) == ["producer-1-of-2", "producer-2-of-2"]
@@ -58,14 +58,14 @@ def test_a_heartbeat_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
 def test_the_page_waits_for_every_shard(tmp_path: Path) -> None:
     in_force = settings.load(data_dir=tmp_path)
     assert watched(in_force) == ("producer", "processor", "audit")
-    tell(in_force.stack.run_dir, "producer-1-of-2")
+    write_heartbeat(in_force.stack.run_dir, "producer-1-of-2")
     assert watched(in_force) == ("producer-1-of-2", "producer-2-of-2", "processor", "audit")
 
 
 def test_the_status_shows_each_shards_running_producer(tmp_path: Path) -> None:
     in_force = settings.load(data_dir=tmp_path, symbols="BTCUSDT,ETHUSDT")
     for name in ("producer-1-of-2", "producer-2-of-2"):
-        tell(in_force.stack.run_dir, name)
+        write_heartbeat(in_force.stack.run_dir, name)
     gone = Heartbeat("producer", 2**22 + 1, "running")
     (in_force.stack.run_dir / "producer.json").write_text(dumps(asdict(gone)))
     found = status(in_force)

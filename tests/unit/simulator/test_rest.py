@@ -236,7 +236,7 @@ def test_a_long_answer_is_given_up_when_the_simulator_stops(market: SeededMarket
         answer(market, "/api/v3/klines?symbol=BTCUSDT&interval=1m", NOW, is_stopping=lambda: True)
 
 
-def test_a_ticker_tells_the_ids_of_the_last_day() -> None:
+def test_a_ticker_has_the_trade_ids_of_the_last_day() -> None:
     market = SeededMarket(3, 0.002, ["BTCUSDT", "ETHUSDT"])
     rows = ask(market, "ticker/24hr", symbols='["ETHUSDT","BTCUSDT"]', type="MINI")
     assert [row["symbol"] for row in rows] == ["ETHUSDT", "BTCUSDT"]
@@ -249,8 +249,8 @@ def test_a_ticker_tells_the_ids_of_the_last_day() -> None:
         "openTime": NOW_MS - 86_400_000, "closeTime": NOW_MS,
     }  # fmt: skip
     prices = (trades[0].price, max(one.price for one in last), min(one.price for one in last), last[-1].price)
-    told = [rows[1][f"{name}Price"] for name in ("open", "high", "low", "last")]
-    assert [Decimal(price) for price in told] == list(prices)
+    shown = [rows[1][f"{name}Price"] for name in ("open", "high", "low", "last")]
+    assert [Decimal(price) for price in shown] == list(prices)
     assert Decimal(rows[1]["volume"]) == sum(one.quantity for one in last)
     assert Decimal(rows[1]["quoteVolume"]) == sum(one.notional for one in last)
     everything = ask(market, "ticker/24hr", type="MINI")

@@ -109,7 +109,7 @@ def test_each_request_has_its_reply(request_: Any, reply: Any) -> None:
 
 
 @pytest.mark.parametrize("request_", ["", "{", b"\xff", "[" * 100_000])
-def test_what_is_no_json_is_told_so(request_: str | bytes) -> None:
+def test_invalid_json_is_reported_as_such(request_: str | bytes) -> None:
     assert json.loads(Session().answer(request_))["code"] == 3
 
 
