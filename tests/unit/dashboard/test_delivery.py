@@ -69,7 +69,7 @@ def test_the_whole_is_sent_once_and_what_follows_stays_small() -> None:
     sizes, _ = deliver([True] * SECONDS)
     least = min(sizes[1:])
     assert sizes[0] > 4 * max(sizes[1:])
-    assert sum(sizes[1:]) / len(sizes[1:]) < 2 * least, "as it would not be if differences went on growing"
+    assert sum(sizes[1:]) / len(sizes[1:]) < 2 * least, "differences must not grow from message to message"
 
 
 def test_a_completely_different_value_is_sent_whole() -> None:

@@ -80,7 +80,7 @@ def test_a_slow_store_is_given_less_before_it_fails() -> None:
     size.merged(BATCH, 10_000, 3 * MERGE_SECONDS)
     assert size.records < BATCH / 2
     size.merged(size.records, 3_000, MERGE_SECONDS)
-    assert size.records < BATCH / 2, "and no more than takes that long"
+    assert size.records < BATCH / 2, "the next part must not take longer either"
 
 
 @given(st.integers(1, BATCH), st.integers(100, BATCH), st.integers(1, 60))

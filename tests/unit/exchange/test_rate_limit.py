@@ -55,7 +55,7 @@ class Exchange:
     async def ask_all(self, limiter: RateLimiter, costs: list[int]) -> None:
         for cost in costs:
             while not await self.ask(limiter, cost):
-                assert len(self.refused_at) < 10, "refused over and over"
+                assert len(self.refused_at) < 10, "a limiter must not be refused again and again"
 
 
 async def test_two_hundred_symbols_are_audited_and_a_gap_filled_within_one_budget(tmp_path: Path) -> None:

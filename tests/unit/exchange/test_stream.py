@@ -221,7 +221,7 @@ async def test_rotation_loses_no_trade_and_brings_some_twice() -> None:
             await until(lambda: stream.reconnects >= 3)
             seen = len(heard.ids["BTCUSDT"])
             await until(lambda: len(heard.ids["BTCUSDT"]) > seen + 100)
-    assert len(heard.ids["BTCUSDT"].ranges) == 1, "no hole"
+    assert len(heard.ids["BTCUSDT"].ranges) == 1, "no trade is missing"
     assert heard.twice > 0, "the overlap, which the receiver drops"
 
 
@@ -403,7 +403,7 @@ async def test_bad_frames_are_delivered_with_their_reason_and_the_stream_continu
         running(stream_of(heard, url)),
     ):
         await until(lambda: heard.trades() == [1])
-    assert len(requests) == 1, "over one and the same connection"
+    assert len(requests) == 1, "the connection stays open"
     assert [isinstance(one, Rejected) for one in heard.messages] == [True] * 5 + [False]
     assert isinstance(heard.messages[1], Rejected)
     assert heard.messages[1].reason == NOT_JSON

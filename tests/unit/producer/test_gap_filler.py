@@ -115,7 +115,7 @@ async def test_forced_and_other_ids_are_requested_separately() -> None:
         "older than 1 h": ((1, 10), (40, 50)),
         gap_filler.ONLY_AGGREGATES: ((20, 30),),
     }
-    assert not any(scene.filler._forced.values()), "what was brought is not kept"
+    assert not any(scene.filler._forced.values()), "settled ids are not kept"
 
 
 @pytest.mark.parametrize("why", [gap_filler.ONLY_AGGREGATES, None], ids=["given up", "wanted"])
