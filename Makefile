@@ -21,6 +21,7 @@ test: install-dev ## run the tests, against real servers
 
 test-faults: install-dev ## run the slow tests: kills, lost connections, full disks, wrong clocks (QUICK=1: without the longest; MINUTES=30: stop then)
 	@deploy/faketime
+	@deploy/checkers
 	@$(python) -m pytest -m "slow$(if $(QUICK), and not long)" $(if $(MINUTES),--minutes $(MINUTES)) --durations 15
 
 test-python: install ## run unit, property, engine and store tests on another Python (PYTHON=3.13, SUITES="tests/unit ...")

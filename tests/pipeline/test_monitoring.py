@@ -26,37 +26,38 @@ from tests.processes import ROOT, START_SECONDS, awaited, environment, started
 FOLDER = ROOT / "deploy" / "monitoring"
 
 
+def told(port: int, path: str, **query: object) -> Any:
+    """Return the data that Prometheus' API answers with. Raises OSError while it doesn't answer."""
+    address = f"http://127.0.0.1:{port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        return json.load(answer)["data"]
+
+
 def values(port: int, query: str, label: str = "job") -> dict[str, float]:
     """Return the result of an instant query by label; an empty one while Prometheus doesn't answer."""
     try:
-        with urllib.request.urlopen(asking(port, query), timeout=5) as answer:  # noqa: S310 - of this machine
-            found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+        found: list[dict[str, Any]] = told(port, "query", query=query)["result"]
     except OSError:
         return {}
     return {one["metric"].get(label, ""): float(one["value"][1]) for one in found}
 
 
-def asking(port: int, query: str) -> str:
-    return f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-
-
 def is_understood(port: int, query: str) -> bool:
     """Return whether Prometheus accepts the query, even if the result is empty."""
     try:
-        with urllib.request.urlopen(asking(port, query), timeout=30) as answer:  # noqa: S310 - of this machine
-            return bool(json.load(answer)["status"] == "success")
+        told(port, "query", query=query)
     except urllib.error.HTTPError:
         return False
+    return True
 
 
-def prometheus(folder: Path, port: int, where: Callable[[str], str]) -> list[str]:
+def prometheus(folder: Path, port: int, where: Callable[[str], str], interval: str = "1s") -> list[str]:
     """Return the command of a Prometheus on ``port`` with the configuration of deploy/monitoring.
 
-    It scrapes every second instead of every 15 s. ``where`` maps a target such as ``producer:9464`` to an
-    address.
+    It scrapes once per ``interval``. ``where`` maps a target such as ``producer:9464`` to an address.
     """
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["global"] = {"scrape_interval": interval, "evaluation_interval": interval}
     for job in config["scrape_configs"]:
         (targets,) = job["static_configs"]
         targets["targets"] = sorted(set(map(where, targets["targets"])))

@@ -36,7 +36,9 @@ PANEL_EXPRESSIONS = {
     for panel in DASHBOARD["panels"]
     for target in panel["targets"]
 }
-WORDS_OF_PROMQL = {"sum", "by", "le", "verdict", "rate", "increase", "histogram_quantile", "and", "or"}
+WORDS_OF_PROMQL = {
+    "and", "by", "histogram_quantile", "increase", "instance", "le", "min", "or", "rate", "sum", "verdict",
+}  # fmt: skip
 
 
 def exported() -> set[str]:
