@@ -31,6 +31,7 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from candleflow.broker.topics import ensure_topics
 from candleflow.cli import COMMANDS
+from candleflow.processor.process import ADOPT_IN_COMPOSE
 from candleflow.settings import FIELDS, METRICS_PORTS, PREFIX, load
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.postgres import PostgresServer
@@ -445,15 +446,13 @@ def asked(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
 
 
 def test_the_guides_command_that_adopts_a_topic_is_run_by_the_owner() -> None:
-    """`docker compose run` replaces the image's command and first starts the services that it depends on."""
     guide = (ROOT / "docs" / "start" / "docker.md").read_text()
-    (line,) = re.findall(r"(?m)^docker compose run --rm (.*)$", guide)
+    (line,) = re.findall(r"(?m)^docker compose exec (.* adopt-topic)$", guide)
+    assert f"docker compose exec {line}" == ADOPT_IN_COMPOSE
     name, *command = line.split()
     assert command == ["python", "-m", "candleflow", "adopt-topic"]
     assert command[-1] in COMMANDS
     assert "CANDLEFLOW_POSTGRES_PASSWORD" in SERVICES[name]["environment"]
-    assert "entrypoint" not in SERVICES[name]
-    assert "ENTRYPOINT" not in (ROOT / "Dockerfile").read_text()
 
 
 def test_the_defaults_of_the_settings_are_the_addresses_of_the_compose_file() -> None:
