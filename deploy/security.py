@@ -1,5 +1,5 @@
-"""Search for unsafe code (bandit), Dockerfiles (hadolint) and workflows (zizmor), for secrets (detect-secrets)
-and for vulnerable packages (pip-audit).
+"""Search for unsafe code (bandit), Dockerfiles (hadolint) and workflows (zizmor), secrets (detect-secrets)
+and vulnerable packages (pip-audit).
 
 Run it by `make security`. The tools are installed in .venv-checkers. The exit status is 1 if a tool finds
 something or can't run. If no vulnerability service can be reached, for example without a network, a line says
