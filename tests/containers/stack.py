@@ -177,7 +177,7 @@ def micros(candle: OracleCandle) -> int:
 
 
 def first_of_each(stored: Iterable[OracleCandle]) -> set[tuple[Any, ...]]:
-    """Return the keys of each symbol's first candle: a part of one, as the producer starts within a window."""
+    """Return the keys of each symbol's first candle: only a part, as the producer starts within a window."""
     earliest: dict[str, OracleCandle] = {}
     for one in sorted(stored, key=micros):
         earliest.setdefault(one.symbol, one)
