@@ -23,10 +23,10 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends openjdk-17-jre-headless \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --create-home --shell /usr/sbin/nologin candleflow \
-    && install --directory --owner=candleflow --group=candleflow /data
+    && install --directory --owner=candleflow --group=candleflow /data /opt/cache/cds
 COPY --from=build /opt/venv /opt/venv
-# The candleflow user owns the cache: Spark's class-data archives (CDS) are written beside the jars. Each start verifies
-# the jars.
+# Each start verifies the jars. Spark's class-data archives (CDS) are written beside them, into /opt/cache/cds, which is a
+# volume in docker-compose.yml.
 COPY --from=build --chown=candleflow:candleflow /opt/cache /opt/cache
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -107,6 +108,13 @@ class Heartbeat:
     beaten_at: float = 0.0
     counts: Counts = field(default_factory=dict)
     by_label: ByLabel = field(default_factory=dict)
+    host: str = ""
+    """The machine or container, in which ``pid`` means something."""
+
+    @property
+    def is_from_here(self) -> bool:
+        """Whether the process runs on this machine, or in this container."""
+        return self.host == socket.gethostname()
 
     def of(self, count: str, label: str) -> float | None:
         """Return a count of one label, such as a symbol; None if the process did not report it."""
@@ -144,6 +152,7 @@ class HeartbeatFile:
             time.time(),
             dict(counts or {}),
             {count: dict(values) for count, values in (by_label or {}).items()},
+            socket.gethostname(),
         )
         self.last = (heartbeat, time.monotonic())
         beside = self._path.with_suffix(f".{os.getpid()}.tmp")
@@ -163,7 +172,7 @@ class HeartbeatFile:
     def remove(self) -> None:
         """Remove the file, unless it belongs to another process, such as the current lease holder."""
         heartbeat = read_heartbeat(self._path.parent, self.name)
-        if heartbeat is None or heartbeat.pid == os.getpid():
+        if heartbeat is None or (heartbeat.pid == os.getpid() and heartbeat.is_from_here):
             self._path.unlink(missing_ok=True)
         if self.on_removed is not None:
             self.on_removed()

@@ -1,14 +1,14 @@
 """Check the health of the Candleflow process in this container: exit status 0 if it is healthy, else 1.
 
-Requests ``/healthz`` at the metrics ports and Streamlit's health check at the page's port. It uses only the
-standard library: it runs twice a minute in each container, and importing ``candleflow`` would take longer
-than the request.
+Requests ``/healthz`` at the metrics ports and Streamlit's health check at the page's port. It runs every few
+seconds in each container, so it imports only ``socket``: with ``http.client`` it takes twice the processor
+time, and with ``candleflow`` far more.
 """
 
 from __future__ import annotations
 
-import http.client
 import os
+import socket
 import sys
 from collections.abc import Sequence
 
@@ -19,22 +19,21 @@ SECONDS = 5
 
 def status_of(port: int, path: str) -> int | None:
     """Return the HTTP status of the port on 127.0.0.1; None if it is closed, 504 if no answer comes."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
     try:
-        connection.request("GET", path)
-        return connection.getresponse().status
+        with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as connection:
+            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            _, status, *_ = connection.makefile("rb").readline().split()  # HTTP/1.1 200 OK
+            return int(status)
     except ConnectionRefusedError:
         return None
-    except (OSError, http.client.HTTPException):
+    except (OSError, ValueError):
         return 504
-    finally:
-        connection.close()
 
 
 def is_healthy(answers: Sequence[int | None]) -> bool:
     """Return whether at least one port answers, and all that answer are healthy."""
     there = [status for status in answers if status is not None]
-    return bool(there) and all(status == http.client.OK for status in there)
+    return bool(there) and all(status == 200 for status in there)
 
 
 def ports(first: int, shard: str) -> list[int]:

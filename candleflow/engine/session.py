@@ -30,6 +30,8 @@ from candleflow.errors import StackError
 _LOG4J: Final = Path(__file__).with_name("log4j2.properties")
 _LOOPBACK: Final = "127.0.0.1"
 _STOP_SECONDS: Final = 2.0
+_END_SECONDS: Final = 0.5
+"""How long to wait for the end of a JVM that has closed its connections."""
 _NAME: Final = "candleflow"
 """Spark's user name if the user id has none."""
 
@@ -242,6 +244,19 @@ def class_path_of(spark: SparkSession) -> str:
     """Return the class path of the session's JVM, with each jar by name."""
     jvm: Any = spark._jvm  # noqa: SLF001 - no public API for the JVM's properties
     return str(jvm.java.lang.System.getProperty("java.class.path"))
+
+
+def jvm_status() -> int | None:
+    """Return the exit status of the JVM that this process started, negative for a signal.
+
+    None if the JVM runs, or if spark-submit started it.
+    """
+    process: subprocess.Popen[bytes] | None = getattr(SparkContext._gateway, "proc", None)  # noqa: SLF001
+    if process is None:
+        return None
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_END_SECONDS)
+    return process.returncode
 
 
 def stop_session(spark: SparkSession) -> None:

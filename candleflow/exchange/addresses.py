@@ -40,7 +40,7 @@ def addresses(settings: Settings, share: Share = Share.AUDITING) -> Addresses:
         rest = settings.exchange.rest_url
         return Addresses((settings.exchange.ws_url,), () if rest is None else limited(rest))
     if settings.exchange.name is Exchange.SIMULATOR:
-        place = f"127.0.0.1:{settings.simulator.port}"
+        place = f"{settings.simulator.host}:{settings.simulator.port}"
         return Addresses((f"ws://{place}",), limited(settings.exchange.rest_url or f"http://{place}"))
     is_auto = settings.exchange.name is Exchange.AUTO
     hosts = (Exchange.BINANCE, Exchange.BINANCE_VISION) if is_auto else (settings.exchange.name,)

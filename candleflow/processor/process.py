@@ -2,8 +2,8 @@
 
 ``run`` starts Spark's JVM while it waits for Kafka and PostgreSQL. It then takes the topic's lock, so that no
 second processor reads it, and starts a query at the offsets that PostgreSQL holds. If the query fails, the
-processor restarts it from those offsets. An error that a restart can't fix ends the process with one line
-that says what to do.
+processor restarts it from those offsets. If the topic doesn't fit the offsets, it waits for an operator. An
+error that a restart can't fix ends the process with one line that says what to do.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from candleflow.engine.session import (
     SparkFiles,
     class_path_of,
     join_session,
+    jvm_status,
     start_session,
     stop_session,
 )
@@ -91,6 +92,12 @@ _SETTLE_SECONDS: Final = 30.0
 """The JVM's classes are archived after ``_SETTLED_BATCHES`` batches and this long, when the work of starting
 is over."""
 _SAY_EVERY_SECONDS: Final = 10.0
+_REFUSED_PAUSE_SECONDS: Final = 5.0
+"""How often to check again whether a topic that doesn't fit the stored offsets was adopted."""
+_SAY_REFUSED_EVERY_SECONDS: Final = 60.0
+_IN_DOCKER: Final = Path("/.dockerenv")
+"""Docker makes this file in each container."""
+ADOPT_IN_COMPOSE: Final = "docker compose exec processor python -m candleflow adopt-topic"
 _POLL_SECONDS: Final = 0.1
 
 
@@ -117,6 +124,7 @@ class _Processor:
         self._sink: CandleSink | None = None
         self._beaten_at = 0.0
         self._restarts = 0
+        self._refused = ("", 0.0)
 
     def run(self) -> None:
         self._listen_for_signals()
@@ -126,6 +134,10 @@ class _Processor:
                 spark = self._started(files)
                 try:
                     self._process(spark, files.work_dir)
+                except Exception:
+                    if (status := jvm_status()) is not None:
+                        raise _jvm_gone(status) from None
+                    raise
                 finally:
                     self._end_offsets.stop()
                     stop_session(spark)
@@ -205,6 +217,10 @@ class _Processor:
                 self._run_query(spark, sink, claim, _fresh_checkpoint(work_dir, spark_folders))
             except (*_FATAL, StoppedError):
                 raise
+            except LedgerError as error:
+                ledger.close()  # releases the topic's lock, which adopt-topic needs
+                self._say_refused(error)
+                self._pause(_REFUSED_PAUSE_SECONDS, str(error))
             except (CandleflowError, _QueryEndedError) as error:
                 if time.monotonic() - began_at > _STEADY_SECONDS:
                     backoff.reset()
@@ -214,6 +230,14 @@ class _Processor:
                 self._restarts += 1
                 _log.warning("the query failed and restarts in %.0f s: %s", pause, error)
                 self._pause(pause, f"to restart the query: {error}")
+
+    def _say_refused(self, error: LedgerError) -> None:
+        """Log that the topic doesn't fit the stored offsets: at once, then once a minute."""
+        words, said_at = self._refused
+        if str(error) != words or time.monotonic() - said_at > _SAY_REFUSED_EVERY_SECONDS:
+            self._refused = (str(error), time.monotonic())
+            compose = f"; with docker compose: {ADOPT_IN_COMPOSE}" if _IN_DOCKER.exists() else ""
+            _log.error("waiting until the topic is adopted: %s%s", error, compose)
 
     def _claim(self, ledger: Ledger) -> Claim:
         """Take the topic's lock for this processor. Raises HeldError if another one keeps it."""
@@ -391,6 +415,11 @@ class _QueryEndedError(CandleflowError):
     """Spark or a bug ended the query, or the processor has to end it."""
 
 
+def _jvm_gone(status: int) -> StackError:
+    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    return StackError(f"Spark's JVM has ended ({how}): restart the processor, it continues where it was")
+
+
 def _wall_ahead() -> float:
     """Return how far the wall clock is ahead of the monotonic clock; it changes when the former is set."""
     return time.time() - time.monotonic()
@@ -411,7 +440,7 @@ def _fresh_checkpoint(work_dir: Path, spark_folders: Sequence[Path]) -> Path:
         raise StackError(f"can't create Spark's checkpoint folder in {work_dir}: {error}") from error
 
 
-_FATAL: Final = (LedgerError, HeldError, SettingError, _FolderGoneError)
+_FATAL: Final = (HeldError, SettingError, _FolderGoneError)
 """Errors that a restart of the query can't fix."""
 
 
@@ -435,7 +464,8 @@ def _stop(query: StreamingQuery) -> None:
     try:
         query.stop()
     except Exception as error:  # noqa: BLE001 - py4j's errors; the JVM itself is ended next
-        _log.warning("the query did not stop: %s", " ".join(str(error).split())[:300])
+        if jvm_status() is None:
+            _log.warning("the query did not stop: %s", " ".join(str(error).split())[:300])
 
 
 def _end_children() -> None:

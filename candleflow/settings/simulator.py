@@ -8,9 +8,13 @@ from candleflow.settings.section import Port, Section
 
 
 class SimulatorSettings(Section):
-    port: Port = Field(
-        9_443, description="Port of the simulator, on 127.0.0.1. Change it if another program uses it"
+    host: str = Field(
+        "127.0.0.1",
+        pattern=r"^[A-Za-z0-9.-]{1,253}$",
+        description="Where the simulator listens, and where the other processes connect to it, without TLS. "
+        "docker-compose.yml sets it to the simulator's service",
     )
+    port: Port = Field(9_443, description="Port of the simulator. Change it if another program uses it")
     rate: float = Field(
         40,
         gt=0,

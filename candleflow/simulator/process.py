@@ -74,7 +74,7 @@ def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_port(parser: argparse.ArgumentParser) -> None:
     port = _number(int, lambda n: 0 <= n <= 65_535, "a port from 0 to 65535")
-    parser.add_argument("--port", type=port, help="port on 127.0.0.1; 0: any free port")
+    parser.add_argument("--port", type=port, help="port to listen on; 0: any free port")
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -86,16 +86,17 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     is_replay = arguments.command == "replay"
     source = _recording(arguments) if is_replay else _seeded_market(settings, arguments)
     port = settings.simulator.port if arguments.port is None else arguments.port
-    asyncio.run(_serve(source, port, served_heartbeat(settings, NAME)))
+    simulator = Simulator(source, host=settings.simulator.host, port=port)
+    asyncio.run(_serve(simulator, source, served_heartbeat(settings, NAME)))
     return 0
 
 
-async def _serve(source: Source, port: int, heartbeat: HeartbeatFile) -> None:
+async def _serve(simulator: Simulator, source: Source, heartbeat: HeartbeatFile) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        async with Simulator(source, port=port) as simulator:
+        async with simulator:
             _say({"event": "listening", "ws_url": simulator.ws_url, "rest_url": simulator.rest_url})
             _LOG.info("SIMULATED exchange, not a real market: %s", simulator.ws_url)
             async with _in_background(_beat(simulator, heartbeat), _report_finished(simulator, source)):

@@ -1,4 +1,4 @@
-"""A simulated exchange on this machine, with Binance's WebSocket and REST protocols on one loopback port.
+"""A simulated exchange on this machine, with Binance's WebSocket and REST protocols on one port.
 
     async with Simulator(SeededMarket(seed=1, rate=40, symbols=["BTCUSDT"])) as simulator:
         ...  # connect to simulator.ws_url, send requests to simulator.rest_url
@@ -40,7 +40,6 @@ from candleflow.simulator.rest import RestError, Stopped
 from candleflow.simulator.session import RequestError, Session
 from candleflow.simulator.source import Source
 
-HOST: Final = "127.0.0.1"
 SERVER_HEADER: Final = "candleflow-simulator"
 """The ``Server`` header of every response, by which clients know that this is not a real market."""
 
@@ -70,13 +69,14 @@ class Timing:
 class Simulator(Audience):
     """The simulated exchange's server; an async context manager. ``port`` 0 selects any free port.
 
-    Raises ExchangeError if the port is in use.
+    Raises ExchangeError if it can't listen on ``host``, such as if the port is in use.
     """
 
     def __init__(
         self,
         source: Source,
         *,
+        host: str = "127.0.0.1",
         port: int = 0,
         timing: Timing | None = None,
         faults: Faults | None = None,
@@ -89,6 +89,7 @@ class Simulator(Audience):
         self.rest_requests: deque[float] = deque(maxlen=10_000)
         """The times of the last REST requests, by the event loop's clock."""
         self._source = source
+        self._host = host
         self.port = port
         self._timing = timing or Timing()
         self._weight_limit = weight_limit
@@ -99,17 +100,17 @@ class Simulator(Audience):
 
     @property
     def ws_url(self) -> str:
-        return f"ws://{HOST}:{self.port}"
+        return f"ws://{self._host}:{self.port}"
 
     @property
     def rest_url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     async def __aenter__(self) -> Self:
         try:
             self._server = await serve(
                 self._serve_client,
-                HOST,
+                self._host,
                 self.port,
                 process_request=self._process_request,
                 server_header=SERVER_HEADER,
@@ -121,9 +122,11 @@ class Simulator(Audience):
             )
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise ExchangeError(f"the simulator can't listen on {HOST}:{self.port}: {error}") from error
+                raise ExchangeError(
+                    f"the simulator can't listen on {self._host}:{self.port}: {error}"
+                ) from error
             raise ExchangeError(
-                f"port {self.port} on {HOST} is taken: "
+                f"port {self.port} on {self._host} is taken: "
                 "choose another with --port or CANDLEFLOW_SIMULATOR_PORT, or stop the program that uses it"
             ) from error
         self.port = next(iter(self._server.sockets)).getsockname()[1]

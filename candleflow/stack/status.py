@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from typing import Any, Final
 
 import psutil
@@ -32,6 +33,8 @@ HEARTBEAT_NAMES: Final = ("simulator", "producer", "processor", "dashboard", "al
 """The processes that write a heartbeat file, started by ``up`` or by a user."""
 
 _DOWN_SECONDS: Final = 20.0
+SILENT_SECONDS: Final = 30.0
+"""A process of another container without a heartbeat for this long counts as gone."""
 
 
 def status(settings: Settings) -> dict[str, Any] | None:
@@ -159,6 +162,9 @@ def _heartbeat_names(settings: Settings) -> list[str]:
 
 
 def _lives(beat: Heartbeat) -> bool:
+    """Return whether the process runs. In another container only the heartbeat's age can tell."""
+    if not beat.is_from_here:
+        return time.time() - beat.beaten_at < SILENT_SECONDS
     try:
         found = psutil.Process(beat.pid)
         # If the kernel gave the pid to another process, that one was created after the first heartbeat.
@@ -168,11 +174,17 @@ def _lives(beat: Heartbeat) -> bool:
 
 
 def _describe(settings: Settings, name: str, pid: int, state: str) -> dict[str, Any]:
-    """Describe one process, with the status from its heartbeat if that has the same pid."""
-    described: dict[str, Any] = {"name": name, "pid": pid, "state": state, "memory_mb": memory_mb(pid)}
+    """Describe one process, with the status from its heartbeat if that has the same pid.
+
+    The memory of a process in another container is unknown.
+    """
     beat = read_heartbeat(settings.stack.run_dir, name)
+    is_here = beat is None or beat.is_from_here
+    memory = memory_mb(pid) if is_here else None
+    described: dict[str, Any] = {"name": name, "pid": pid, "state": state, "memory_mb": memory}
     if beat is not None and beat.pid == pid:
         described |= {
+            "host": beat.host,
             "state": beat.state if state == "running" else state,
             "message": beat.message,
             "started_at": beat.started_at,
@@ -198,7 +210,9 @@ def _print_table(found: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for one in found["processes"]:
         words = "  ".join(filter(None, (counted(one.get("counts", {})), one.get("message", ""))))
-        table.add_row(one["name"], one["state"], f"pid {one['pid']}", f"{one['memory_mb']} MB", words)
+        memory = one["memory_mb"]
+        place = (f"in {one['host']}", "") if memory is None else (f"pid {one['pid']}", f"{memory} MB")
+        table.add_row(one["name"], one["state"], *place, words)
     console = Console()
     if found["simulated"]:
         console.print("SIMULATED", style="bold white on red")

@@ -366,20 +366,22 @@ class Pipeline:
         awaited(lambda: self._end_offsets()[0] > merged, FLOW_SECONDS, self.said)
 
     def wait_for_refusal(self, *words: str) -> None:
-        """Wait until the processor ends with an error that has these words and the adopt command."""
-        awaited(lambda: not self.processor.is_up, FLOW_SECONDS, self.said)
-        last_line = self.processor.said().splitlines()[-1]
-        for one in (*words, f"python -m candleflow {ADOPT}"):
-            assert one in last_line, self.processor.said()
+        """Wait until the processor waits, with an error that has these words and the adopt command."""
+
+        def is_refused() -> bool:
+            last_line = self.processor.said().splitlines()[-1]
+            return all(one in last_line for one in (*words, f"python -m candleflow {ADOPT}"))
+
+        awaited(is_refused, FLOW_SECONDS, self.said)
+        assert self.processor.is_up, self.processor.said()
 
     def adopt_topic(self) -> None:
-        """Run the command that the error names, and start the processor as the supervisor would."""
+        """Run the command that the error names."""
         done = subprocess.run(
             _candleflow(ADOPT), env=self.processor.variables, cwd=ROOT, capture_output=True, text=True,
             check=False, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        self.processor.start()
 
     def gaps(self) -> dict[str, str]:
         """Return the trade ids missing between the first and the last candle, by symbol."""

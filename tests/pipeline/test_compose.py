@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,10 +31,11 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from candleflow.broker.topics import ensure_topics
 from candleflow.cli import COMMANDS
+from candleflow.processor.process import ADOPT_IN_COMPOSE
 from candleflow.settings import FIELDS, METRICS_PORTS, PREFIX, load
 from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.postgres import PostgresServer
-from candleflow.stack.process import free_port, is_free, is_listening, wait_for
+from candleflow.stack.process import free_port, is_free, wait_for
 from candleflow.store.credentials import DEVELOPMENT_PASSWORD
 from tests.pipeline.test_monitoring import needs_prometheus, prometheus, values
 from tests.processes import START_SECONDS, awaited, environment, started
@@ -130,7 +132,7 @@ def test_a_service_waits_for_the_health_of_what_it_needs(name: str) -> None:
     needed = SERVICES[name].get("depends_on", {})
     assert all(one == {"condition": "service_healthy"} for one in needed.values())
     assert needed.keys() <= SERVICES.keys()
-    if name in OURS:
+    if name in {*OURS} - {"simulator"}:
         assert needed
 
 
@@ -138,13 +140,25 @@ def test_kafka_and_postgresql_alone_by_default() -> None:
     profiles = {name: service.get("profiles") for name, service in SERVICES.items()}
     assert [name for name, found in profiles.items() if found is None] == ["kafka", "postgres"]
     assert {name for name, found in profiles.items() if found == ["monitoring"]} == {"prometheus", "grafana"}
-    assert {name for name, found in profiles.items() if found == ["all"]} == set(OURS)
-    assert set(OURS) == METRICS_PORTS.keys() - {"simulator"} | {"dashboard"}
+    assert {name for name, found in profiles.items() if found == ["simulated"]} == {"simulator"}
+    assert {name for name, found in profiles.items() if found == ["all"]} == {*OURS} - {"simulator"}
+    assert set(OURS) == METRICS_PORTS.keys() | {"dashboard"}
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_our_image_is_built_here_and_never_fetched(name: str) -> None:
-    assert (SERVICES[name]["build"], SERVICES[name]["pull_policy"]) == (".", "build")
+def test_our_image_is_built_once_for_all_services_and_never_fetched() -> None:
+    policies = {name: SERVICES[name]["pull_policy"] for name in OURS}
+    assert policies == dict.fromkeys(OURS, "never") | {"processor": "build"}
+    assert [name for name in OURS if "build" in SERVICES[name]] == ["processor"]
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for argument, value in SERVICES["processor"]["build"]["args"].items():
+        assert f"\nARG {argument}=" in dockerfile
+        if value is not None:
+            assert f"ARG {argument}={interpolated(value, {})}\n" in dockerfile
+
+
+def test_no_service_asks_for_more_than_an_old_engine_has() -> None:
+    """``start_interval`` needs Engine 25, and compose refuses the whole file with an older one."""
+    assert not [name for name, service in SERVICES.items() if "start_interval" in service["healthcheck"]]
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES.keys() - OURS))
@@ -158,12 +172,21 @@ def interpolated(value: str, given: Mapping[str, str]) -> str:
 
 
 def in_container(name: str) -> dict[str, str]:
-    return {key: interpolated(value, {}) for key, value in SERVICES[name]["environment"].items()}
+    """Return the environment of the service's container, with an empty ``.env``."""
+    variables = SERVICES[name]["environment"].items()
+    return {variable: interpolated(value, {}) for variable, value in variables if value is not None}
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_what_is_set_are_settings_whose_defaults_are_ours(name: str) -> None:
-    own = {"KAFKA_BOOTSTRAP", "POSTGRES_URL", "METRICS_HOST", "METRICS_PORT", "POSTGRES_PASSWORD"}
+    own = {
+        "KAFKA_BOOTSTRAP",
+        "POSTGRES_URL",
+        "METRICS_HOST",
+        "METRICS_PORT",
+        "POSTGRES_PASSWORD",
+        "SIMULATOR_HOST",
+    }
     given = {
         variable.removeprefix(PREFIX): value
         for variable, value in in_container(name).items()
@@ -177,7 +200,7 @@ def test_no_password_is_anywhere_but_in_the_environment_of_who_needs_it() -> Non
     for name, service in SERVICES.items():
         for variable, value in service.get("environment", {}).items():
             if "PASSWORD" in variable or "CHANNELS" in variable:
-                assert value.startswith("${"), f"{name}: {variable} is written down"
+                assert value is None or value.startswith("${"), f"{name}: {variable} is written down"
     owners = [name for name in OURS if "CANDLEFLOW_POSTGRES_PASSWORD" in SERVICES[name]["environment"]]
     assert owners == ["processor"]
 
@@ -258,7 +281,7 @@ def test_a_process_starts_by_its_command_and_the_health_check_finds_it(name: str
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL with the compose file's user, password and database."""
+    """The URL of the database of simulated trades, with the compose file's user and password."""
     folder = tmp_path_factory.mktemp("database")
     server = PostgresServer(folder, free_port(), credentials=folder / "credentials.json", fsync=False)
     asked_for = SERVICES["postgres"]["environment"]
@@ -266,20 +289,11 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.start()
     try:
         server.wait_until_ready()
+        name = load(exchange="simulator", postgres_url=f"postgresql://{user}@postgres/{name}").database.name
         server.provide(user, name, interpolated(asked_for["POSTGRES_PASSWORD"], {}))
         yield server.url(user, name)
     finally:
         server.stop()
-
-
-@pytest.fixture(scope="module")
-def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The host and port of a simulated exchange."""
-    folder, port = tmp_path_factory.mktemp("exchange"), free_port()
-    command = [sys.executable, "-m", "candleflow", "simulate", "--port", str(port)]
-    with started(command, environment(data_dir=folder), folder / "log"):
-        assert wait_for(lambda: is_listening(port), START_SECONDS), (folder / "log").read_text()
-        yield f"127.0.0.1:{port}"
 
 
 def by_their_needs() -> Iterator[str]:
@@ -293,24 +307,29 @@ def everything(
     tmp_path_factory: pytest.TempPathFactory,
     doors: dict[str, str],
     database: str,
-    exchange: str,
     cache_dir: Path,
     spark_jars: list[Path],
 ) -> Iterator[dict[str, Service]]:
-    """Run all our services with real servers, started in compose's order. Each must end with status 0."""
+    """Run all our services and the simulator, with real servers, started in compose's order.
+
+    Each must end with status 0.
+    """
     assert spark_jars
     folder, blocks = tmp_path_factory.mktemp("everything"), free_blocks()
     hosts = {"kafka:19092": doors["inside"], "postgres:5432": database.rpartition("@")[2].partition("/")[0]}
     moved = {
         "CANDLEFLOW_CACHE_DIR": str(cache_dir),
-        "CANDLEFLOW_EXCHANGE_WS_URL": f"ws://{exchange}",
-        "CANDLEFLOW_EXCHANGE_REST_URL": f"http://{exchange}",
+        "CANDLEFLOW_EXCHANGE": "simulator",
+        "CANDLEFLOW_EXCHANGE_WS_URL": "",
+        "CANDLEFLOW_EXCHANGE_REST_URL": "",
+        "CANDLEFLOW_SIMULATOR_HOST": "127.0.0.1",
+        "CANDLEFLOW_SIMULATOR_PORT": str(free_port()),
         "STREAMLIT_SERVER_ADDRESS": "127.0.0.1",
     }
     services: dict[str, Service] = {}
     with ExitStack() as running:
         for name in by_their_needs():
-            for needed in SERVICES[name]["depends_on"].keys() & services.keys():
+            for needed in SERVICES[name].get("depends_on", {}).keys() & services.keys():
                 awaited(services[needed].is_well, START_SECONDS, services[needed].said)
             addresses = {
                 variable: value.replace(host, hosts[host])
@@ -371,8 +390,9 @@ def test_prometheus_reads_all_of_them(everything: dict[str, Service], tmp_path: 
         )
 
     with started(prometheus(tmp_path, port, where), environment(), log):
-        held("up", "instance", lambda found: len(found) == len(OURS) and set(found.values()) == {1.0})
-        running = {name: 1.0 for name in OURS if name != "dashboard"}
+        watched = {*OURS} - {"simulator"}
+        held("up", "instance", lambda found: len(found) == len(watched) and set(found.values()) == {1.0})
+        running = dict.fromkeys(watched - {"dashboard"}, 1.0)
         held('candleflow_process_state{state="running"}', "process", lambda found: found == running)
         held("candleflow_candles_written_total", "job", lambda found: found.get("candleflow", 0) > 0)
         held("candleflow_gaps_open", "job", lambda found: "candleflow" in found)
@@ -426,15 +446,13 @@ def asked(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
 
 
 def test_the_guides_command_that_adopts_a_topic_is_run_by_the_owner() -> None:
-    """`docker compose run` replaces the image's command and first starts the services that it depends on."""
     guide = (ROOT / "docs" / "start" / "docker.md").read_text()
-    (line,) = re.findall(r"(?m)^docker compose run --rm (.*)$", guide)
+    (line,) = re.findall(r"(?m)^docker compose exec (.* adopt-topic)$", guide)
+    assert f"docker compose exec {line}" == ADOPT_IN_COMPOSE
     name, *command = line.split()
     assert command == ["python", "-m", "candleflow", "adopt-topic"]
     assert command[-1] in COMMANDS
     assert "CANDLEFLOW_POSTGRES_PASSWORD" in SERVICES[name]["environment"]
-    assert "entrypoint" not in SERVICES[name]
-    assert "ENTRYPOINT" not in (ROOT / "Dockerfile").read_text()
 
 
 def test_the_defaults_of_the_settings_are_the_addresses_of_the_compose_file() -> None:
@@ -463,6 +481,31 @@ def test_the_broker_is_reached_by_both_doors(
         assert next(consumer).value == b"a trade"
     finally:
         consumer.close()
+
+
+def checked(address: str) -> bool:
+    """Return whether Kafka's health check passes with another address."""
+    kind, *command = SERVICES["kafka"]["healthcheck"]["test"]
+    assert kind == "CMD"
+    moved = [word.replace("kafka/19092", address.replace(":", "/")) for word in command]
+    return subprocess.run(moved, capture_output=True, check=False, timeout=30).returncode == 0
+
+
+def test_the_brokers_health_check_passes_only_if_the_broker_answers(doors: dict[str, str]) -> None:
+    assert checked(doors["inside"])
+    assert not checked(f"127.0.0.1:{free_port()}")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert not checked(f"127.0.0.1:{silent.getsockname()[1]}")
+
+
+def test_the_broker_has_the_settings_of_make_run(tmp_path: Path) -> None:
+    """Except addresses, which differ."""
+    here = KafkaServer(tmp_path, free_port(), tmp_path, [])._own_properties()
+    there = properties_of_the_image(COMPOSE["services"]["kafka"]["environment"])
+    addresses = {name for name in here if "listener" in name or "voters" in name}
+    assert {name: there.get(name) for name in here.keys() - addresses} == {
+        name: here[name] for name in here.keys() - addresses
+    }
 
 
 def test_the_broker_of_the_compose_file_makes_no_topic_by_a_misspelt_name(

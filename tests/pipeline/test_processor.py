@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 import time
 import uuid
@@ -66,18 +67,22 @@ class Scene:
     def topic(self) -> str:
         return self.settings().topic
 
-    @contextmanager
-    def processor(self, **environment: str) -> Iterator[Running]:
-        """Run a processor; stop it by SIGTERM at the end if it still runs."""
+    def environment(self) -> dict[str, str]:
         settings = self.settings()
-        log = self.folder / f"processor-{time.monotonic_ns()}.log"
-        variables = processes.environment(
+        return processes.environment(
             kafka_bootstrap=self.bootstrap,
             postgres_url=settings.postgres.url.get_secret_value(),
             postgres_password=self.database.owner_password,
             data_dir=settings.stack.data_dir,
             spark_memory="500m",
-        ) | {"TMPDIR": str(self.folder), **environment}
+        ) | {"TMPDIR": str(self.folder)}
+
+    @contextmanager
+    def processor(self, **environment: str) -> Iterator[Running]:
+        """Run a processor; stop it by SIGTERM at the end if it still runs."""
+        settings = self.settings()
+        log = self.folder / f"processor-{time.monotonic_ns()}.log"
+        variables = self.environment() | environment
         command = [sys.executable, str(processes.ROOT / "processor.py")]
         with processes.started(command, variables, log, self.folder) as process:
             yield Running("processor", process, settings.stack.run_dir, log)
@@ -373,7 +378,24 @@ def test_bad_records_go_to_the_dead_letter_topic_with_their_reason_and_stop_noth
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_topic_that_lost_the_next_records_stops_it_and_the_repair_command_is_named(scene: Scene) -> None:
+def test_without_its_jvm_it_ends_with_one_line_that_says_so(scene: Scene) -> None:
+    with scene.processor() as processor:
+        processor.wait_until_it_reads()
+        scene.publish([text(one) for one in market(10)])
+        scene.wait_until_received(10, processor)
+        before = processor.said()
+        (jvm,) = [child for child in processor.children() if child.name() == "java"]
+        jvm.kill()
+        assert processor.process.wait(processes.START_SECONDS) == 1
+        lines = processor.said().removeprefix(before).splitlines()
+        assert len(lines) == 2, lines
+        assert lines[0].endswith("processor: stopped")
+        assert "ERROR   processor: Spark's JVM has ended (killed by SIGKILL)" in lines[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_it_waits_for_a_topic_that_lost_the_next_records_to_be_adopted(scene: Scene) -> None:
     with scene.processor() as processor:
         processor.wait_until_it_reads()
         scene.publish([text(one) for one in market(10)])
@@ -381,7 +403,13 @@ def test_a_topic_that_lost_the_next_records_stops_it_and_the_repair_command_is_n
     scene.publish([text(one) for one in market(20)[10:]])
     scene.forget_records_before(15)
     with scene.processor() as processor:
-        assert processor.process.wait(processes.START_SECONDS) == 1
-        assert "python -m candleflow adopt-topic" in processor.said()
-        assert "5 records expired unread" in processor.said()
-    assert scene.counts() == {"received": 10, "merged": 10}
+        processor.wait_for(lambda: "waiting until the topic is adopted" in processor.said())
+        (line,) = [one for one in processor.said().splitlines() if " ERROR " in one]
+        assert "5 records expired unread" in line
+        assert "python -m candleflow adopt-topic" in line
+        assert scene.counts() == {"received": 10, "merged": 10}
+        processor.wait_for(lambda: (beat := processor.heartbeat()) is not None and beat.state == "waiting")
+        command = [sys.executable, "-m", "candleflow", "adopt-topic"]
+        subprocess.run(command, env=scene.environment(), check=True, timeout=60)
+        scene.wait_until_received(15, processor)
+    assert scene.counts() == {"received": 15, "merged": 15}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import asdict, replace
 from json import dumps
 from pathlib import Path
@@ -66,7 +67,7 @@ def test_the_status_shows_each_shards_running_producer(tmp_path: Path) -> None:
     in_force = settings.load(data_dir=tmp_path, symbols="BTCUSDT,ETHUSDT")
     for name in ("producer-1-of-2", "producer-2-of-2"):
         tell(in_force.stack.run_dir, name)
-    gone = Heartbeat("producer", 2**22 + 1, "running")
+    gone = Heartbeat("producer", 2**22 + 1, "running", host=socket.gethostname())
     (in_force.stack.run_dir / "producer.json").write_text(dumps(asdict(gone)))
     found = status(in_force)
     assert found is not None
