@@ -1,6 +1,6 @@
 # `make help` lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-python test-faults test-containers test-emr soak check security types unit-exchange unit-others services status down bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars docs docs-serve docs-environment reference clean
+.PHONY: help run test test-python test-faults test-containers test-emr soak check security types unit-exchange unit-others services status down sbom bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars docs docs-serve docs-environment reference clean
 
 python := .venv/bin/python
 # Values from the user's shell could make Python import other modules, or none.
@@ -67,9 +67,13 @@ unit-exchange:
 unit-others:
 	@$(python) -m pytest -q -m "not slow" --numprocesses 2 --dist loadfile tests/unit --ignore tests/unit/exchange
 
-security: install-dev ## search for unsafe code (bandit), secrets (detect-secrets), vulnerable packages (pip-audit)
+security: install-dev ## search code, Dockerfiles and workflows for unsafe lines, all files for secrets, packages for known vulnerabilities
 	@deploy/checkers tools
 	@$(python) -m deploy.security
+
+sbom: install ## list the locked packages in CycloneDX format: dist/candleflow.cdx.json
+	@mkdir -p dist
+	@.venv/bin/uv export --quiet $(export-sbom)
 
 services: install ## start only Kafka and PostgreSQL, without Docker
 	@$(python) -m candleflow services
@@ -155,6 +159,7 @@ lock: install ## update the lock files after a change of pyproject.toml (UPGRADE
 	@echo 'uv==$(shell .venv/bin/uv --version | cut -d " " -f 2)' | $(compile) - --output-file deploy/uv.txt
 	@for peer in bench/peers/requirements/*.txt; do $(compile) $$peer --output-file $${peer%.txt}.lock; done
 
+export-sbom := --frozen --no-default-groups --extra all --format cyclonedx1.5 --output-file dist/candleflow.cdx.json
 export-requirements := --frozen --no-emit-project --no-default-groups --extra all --no-annotate --output-file requirements.txt
 
 lock-jars: install ## update jars.lock (needs mvn)

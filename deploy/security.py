@@ -1,4 +1,5 @@
-"""Search for unsafe code (bandit), secrets (detect-secrets) and vulnerable packages (pip-audit).
+"""Search for unsafe code (bandit), Dockerfiles (hadolint) and workflows (zizmor), secrets (detect-secrets)
+and vulnerable packages (pip-audit).
 
 Run it by `make security`. The tools are installed in .venv-checkers. The exit status is 1 if a tool finds
 something or can't run. If no vulnerability service can be reached, for example without a network, a line says
@@ -61,6 +62,14 @@ def unsafe_code(paths: Sequence[str | Path]) -> Outcome:
     # Bandit warns about each line of a statement to which a `nosec` in it doesn't apply.
     problems = [line for line in found.stderr.splitlines() if "nosec encountered" not in line]
     return Outcome("\n".join(["bandit:", found.stdout, *problems]), is_bad=True)
+
+
+def unsafe_files(tool: str, *arguments: str | Path) -> Outcome:
+    """Run a checker that ends with 0 if it finds nothing."""
+    found = run(tool, *arguments)
+    if found.returncode == 0:
+        return Outcome(f"{tool}: nothing found", is_bad=False)
+    return Outcome(f"{tool}:\n{found.stdout}{found.stderr}", is_bad=True)
 
 
 def secrets(paths: Sequence[str | Path]) -> Outcome:
@@ -173,6 +182,8 @@ def main() -> int:
         searches = [
             pool.submit(secrets, tracked()),
             pool.submit(unsafe_code, code),
+            pool.submit(unsafe_files, "hadolint", *tracked("*Dockerfile")),
+            pool.submit(unsafe_files, "zizmor", "--offline", "--quiet", ".github"),
             pool.submit(vulnerabilities, locks()),
         ]
         outcomes = [one.result() for one in searches]

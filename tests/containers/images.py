@@ -30,7 +30,7 @@ _PACKAGES = "python3,python3-pip,python3-venv,ca-certificates"
 def images(folder: Path) -> dict[str, str]:
     """Return the image of each of ``python``, ``kafka`` and ``postgres``; make those that can't be pulled."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    base = re.search(r"^ARG PYTHON_IMAGE=(\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    base = re.search(r"^FROM (python:\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert base is not None
     python = found_or_made(base[1], lambda name: make_base(name, folder))
 
@@ -50,7 +50,7 @@ def found_or_made(image: str, make: Callable[[str], None]) -> str:
         return image
     if run("docker", "pull", "--quiet", image, seconds=BUILD_SECONDS).returncode == 0:
         return image
-    name = OWN + image.rpartition("/")[2]
+    name = OWN + image.partition("@")[0].rpartition("/")[2]
     make(name)
     return name
 

@@ -63,6 +63,23 @@ def test_a_shell_is_found(tmp_path: Path) -> None:
     assert "B602" in found.says
 
 
+def test_a_workflow_with_a_movable_action_is_found(tmp_path: Path) -> None:
+    file = tmp_path / ".github" / "workflows" / "planted.yml"
+    file.parent.mkdir(parents=True)
+    file.write_text("on: push\njobs:\n  one:\n    runs-on: x\n    steps: [{uses: someone/action@v1}]\n")
+    found = security.unsafe_files("zizmor", "--offline", "--quiet", tmp_path)
+    assert found.is_bad
+    assert "unpinned-uses" in found.says
+
+
+def test_an_image_that_changes_by_itself_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "Dockerfile"
+    file.write_text("FROM python:latest\n")
+    found = security.unsafe_files("hadolint", file)
+    assert found.is_bad
+    assert "DL3007" in found.says
+
+
 def test_a_key_is_found(tmp_path: Path) -> None:
     file = tmp_path / "planted.py"
     file.write_text(f'KEY = "{"AKIA"}{"Q3EGRVTQ7C2TJ5XZ"}"\n')  # split, else this file would be reported

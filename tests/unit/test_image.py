@@ -11,12 +11,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
+import pyspark
 import pytest
 
 from candleflow.settings import METRICS_PORTS, load
+from deploy import slim_image
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -25,12 +28,10 @@ STEPS = [
     re.sub(r"\\\n\s*", "", step).strip()
     for step in re.split(r"\n(?=[A-Z]+ )", re.sub(r"(?m)^#.*\n", "", DOCKERFILE))
 ]
-BUILD, FINAL = (
-    [step.split(" ", 1) for step in stage]
-    for stage in (
-        STEPS[: [step.startswith("FROM") for step in STEPS].index(True, 2)],
-        STEPS[[step.startswith("FROM") for step in STEPS].index(True, 2) :],
-    )
+STARTS = [place for place, step in enumerate(STEPS) if step.startswith("FROM")]
+PINNED, JAVA, BUILD, FINAL = (
+    [step.split(" ", 1) for step in STEPS[start:end]]
+    for start, end in zip(STARTS, [*STARTS[1:], None], strict=True)
 )
 
 
@@ -63,10 +64,11 @@ def healthcheck() -> ModuleType:
     return module
 
 
-def test_every_base_is_an_argument_ready_for_a_digest() -> None:
-    bases = [words.split()[0] for name, words in (*BUILD, *FINAL) if name == "FROM"]
-    assert bases == ["${PYTHON_IMAGE}"] * 2
-    assert ["ARG", "PYTHON_IMAGE=python:3.11-slim-bookworm"] in BUILD
+def test_the_base_is_pinned_where_dependabot_updates_it_and_can_be_replaced() -> None:
+    assert STEPS[0] == "ARG PYTHON_IMAGE=pinned"
+    ((_, pinned),) = PINNED
+    assert re.fullmatch(r"python:3\.11-slim-bookworm@sha256:[0-9a-f]{64} AS pinned", pinned)
+    assert {stage[0][1].split()[0] for stage in (JAVA, BUILD, FINAL)} == {"${PYTHON_IMAGE}"}
 
 
 @pytest.mark.parametrize("path", [*copied(BUILD), *copied(FINAL)])
@@ -94,6 +96,25 @@ def test_it_runs_as_nobody_special_and_is_asked_for_its_health() -> None:
 def test_packages_are_installed_by_their_hashes_only() -> None:
     (install,) = (words for name, words in BUILD if name == "RUN" and "requirements.txt" in words)
     assert install.count("install ") == install.count("--require-hashes") == 2
+
+
+@pytest.mark.parametrize(
+    ("folder", "unused"),
+    [("", slim_image.PACKAGES), ("pyspark/jars", slim_image.JARS)],
+    ids=["packages", "jars"],
+)
+def test_what_the_image_leaves_out_is_in_the_installed_packages(
+    folder: str, unused: Mapping[str, str]
+) -> None:
+    found = Path(pyspark.__file__).parents[1] / folder
+    assert [one for ones in unused.values() for one in ones.split() if not any(found.glob(one))] == []
+
+
+def test_a_pattern_that_matches_nothing_fails_the_build(tmp_path: Path) -> None:
+    (tmp_path / "old-1.0.jar").touch()
+    with pytest.raises(FileNotFoundError, match=r"new-\* is no longer there \(not needed\)"):
+        slim_image.remove(tmp_path, {"not needed": "old-* new-*"})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_script_of_the_top_folder_is_in_the_image() -> None:

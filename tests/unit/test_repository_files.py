@@ -42,7 +42,7 @@ def test_every_make_command_that_is_named_exists() -> None:
 @pytest.mark.parametrize(
     ("schema", "file"),
     [
-        ("vendor.github-workflows", ".github/workflows/ci.yml"),
+        *(("vendor.github-workflows", f".github/workflows/{name}.yml") for name in ("ci", "docs", "release")),
         ("vendor.dependabot", ".github/dependabot.yml"),
     ],
 )
