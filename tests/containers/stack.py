@@ -31,6 +31,8 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT")
 SEED, RATE = 7, 40.0
 FLOW_SECONDS = 240
 """Time limit until trades are in candles again after a start or a fault."""
+AUDIT_SECONDS = 600
+"""Time limit until the auditor has found lost trades, and the producer has fetched them."""
 WINDOW_US = 5 * SECOND_US
 
 
