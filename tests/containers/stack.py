@@ -29,9 +29,9 @@ OURS = [name for name, one in SERVICES.items() if one["image"] == "candleflow"]
 PORTS = {"kafka": 9092, "postgres": 5432, "dashboard": 8501}
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 SEED, RATE = 7, 40.0
-FLOW_SECONDS = 240
+FLOW_SECONDS = 600
 """Time limit until trades are in candles again after a start or a fault."""
-AUDIT_SECONDS = 600
+AUDIT_SECONDS = 900
 """Time limit until the auditor has found lost trades, and the producer has fetched them."""
 WINDOW_US = 5 * SECOND_US
 

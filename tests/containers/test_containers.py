@@ -20,7 +20,7 @@ from tests.containers.stack import AUDIT_SECONDS, FLOW_SECONDS, OURS, SERVICES, 
 from tests.dashboard.browser import MISSING, Page, chromium
 from tests.processes import ROOT, awaited
 
-pytestmark = [pytest.mark.containers, pytest.mark.timeout(1_800)]
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(3_600)]
 
 RUNNING = [name for name, one in SERVICES.items() if "monitoring" not in one.get("profiles", ())]
 NO_CAPABILITY = "0" * 16

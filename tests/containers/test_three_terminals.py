@@ -14,14 +14,14 @@ from candleflow.stack.process import answers, free_port
 from tests.containers.stack import FLOW_SECONDS, RATE, SEED, SYMBOLS, Stack
 from tests.processes import ROOT, awaited, environment, started
 
-pytestmark = [pytest.mark.containers, pytest.mark.long, pytest.mark.timeout(1_800)]
+pytestmark = [pytest.mark.containers, pytest.mark.long, pytest.mark.timeout(3_600)]
 
 PYTHON = Path(sys.executable)
 COMMANDS = {
     "simulator": (PYTHON, "-m", "candleflow", "simulate"),
     "producer": (PYTHON, "producer.py"),
     "processor": (PYTHON, "processor.py"),
-    "dashboard": (PYTHON.with_name("streamlit"), "run", "dashboard.py"),
+    "dashboard": (PYTHON.with_name("streamlit"), "run", "dashboard.py", "--server.port"),
 }
 
 
@@ -42,7 +42,8 @@ def test_three_processes_on_this_machine_use_the_servers(
     servers: Stack, tmp_path: Path, figures: dict[str, str]
 ) -> None:
     """All start at once, right after ``up``: whoever comes too early waits."""
-    page = free_port()
+    page = str(free_port())
+    commands = COMMANDS | {"dashboard": (*COMMANDS["dashboard"], page)}
     variables = environment(
         exchange="simulator",
         symbols=",".join(SYMBOLS),
@@ -52,7 +53,6 @@ def test_three_processes_on_this_machine_use_the_servers(
         simulator_rate=RATE,
         kafka_bootstrap=f"127.0.0.1:{servers.ports['kafka']}",
         postgres_url=f"postgresql://candleflow@127.0.0.1:{servers.ports['postgres']}/candleflow",
-        dashboard_port=page,
         data_dir=tmp_path / "data",
     )
     began = time.monotonic()
@@ -64,7 +64,7 @@ def test_three_processes_on_this_machine_use_the_servers(
     with ExitStack() as running:
         processes = {
             name: running.enter_context(started(command, variables, logs[name], ROOT))
-            for name, command in COMMANDS.items()
+            for name, command in commands.items()
         }
         awaited(servers.stored, FLOW_SECONDS, said)
         figures["three terminals, to the first candle"] = f"{time.monotonic() - began:.0f} s"
