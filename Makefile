@@ -1,6 +1,6 @@
 # `make help` lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-python test-faults test-emr soak check security types unit-exchange unit-others services status down sbom bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars docs docs-serve docs-environment reference clean
+.PHONY: help run test test-python test-faults test-containers test-emr soak check security types unit-exchange unit-others services status down sbom bench bench-alerts bench-page bench-forecast bench-peers bench-scaling bench-producer pictures aws-environment aws-check aws-deploy aws-destroy install install-dev lock lock-jars docs docs-serve docs-environment reference clean
 
 python := .venv/bin/python
 # Values from the user's shell could make Python import other modules, or none.
@@ -17,12 +17,17 @@ run: install ## start everything on this machine and run until Ctrl-C
 test: install-dev ## run the tests, against real servers
 	@deploy/browser
 	@deploy/checkers
-	@$(python) -m pytest -m "not slow" --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 25
+	@$(python) -m pytest -m "not slow and not containers" --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 25
 
 test-faults: install-dev ## run the slow tests: kills, lost connections, full disks, wrong clocks (QUICK=1: without the longest; MINUTES=30: stop then)
 	@deploy/faketime
 	@deploy/checkers
 	@$(python) -m pytest -m "slow$(if $(QUICK), and not long)" $(if $(MINUTES),--minutes $(MINUTES)) --durations 15
+
+test-containers: install-dev ## run docker-compose.yml in a Docker engine, which is installed if need be (QUICK=1: without kills and losses)
+	@deploy/browser
+	@deploy/containers
+	@$(python) -m pytest tests/containers $(if $(QUICK),-m "not long") --durations 15
 
 test-python: install ## run unit, property, engine and store tests on another Python (PYTHON=3.13, SUITES="tests/unit ...")
 	@deploy/environment $(python-version)
