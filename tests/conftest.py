@@ -8,6 +8,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -32,7 +33,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("any machine")
 
-_PAGE = ROOT / "tests" / "dashboard"
+_GROUPS = ("page", "Spark", "")
+"""The page's tests, which share a browser, and those of the Spark session. A single worker runs all tests of
+such a group. They take longest, so they start first. The other tests have no group."""
 
 
 def pytest_report_header() -> str:
@@ -48,12 +51,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the page's tests first: they take longest, and a single worker runs all of them.
+    """Sort the tests by ``_GROUPS``.
 
     With ``--minutes``, the order of the files depends on the commit, so that not always the same files are
     skipped.
     """
-    items.sort(key=lambda item: _PAGE not in item.path.parents)
+    items.sort(key=lambda item: _GROUPS.index(_group(item.path)))
     if config.getoption("minutes") is not None:
         asked = subprocess.run(("git", "rev-parse", "HEAD"), cwd=ROOT, capture_output=True, check=False)
         items.sort(
@@ -72,15 +75,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    return _OneBrowser(config, log)
+    return _Groups(config, log)
 
 
-class _OneBrowser(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
-    """Gives each worker whole files, which share servers; one worker with a browser gets all page tests."""
+@cache
+def _group(file: Path) -> str:
+    """Return which of ``_GROUPS`` the file is in."""
+    if file.parent == ROOT / "tests" / "dashboard":
+        return "page"
+    return "Spark" if "spark: SparkSession" in file.read_text() else ""
+
+
+class _Groups(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """Gives each worker whole files, which share servers, and a single worker all files of a group."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        return "page" if (ROOT / file).parent == _PAGE else file
+        file = str(super()._split_scope(nodeid))
+        return _group(ROOT / file) or file
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,8 @@ VALUES: Final = (
     "open", "high", "low", "close", "volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume",
 )  # fmt: skip
 SECONDS: Final = {"1s": 1, "1m": 60}
+CLOSE: Final = 4
+"""The column of a kline's close."""
 
 Trade = dict[str, Any]
 
@@ -84,6 +86,11 @@ class Archive:
     url: str
     files: dict[str, Path] = field(default_factory=dict)
 
+    def has_all(self, day: date, lines: Mapping[str, Sequence[str]]) -> None:
+        """Publish a day's trades and klines."""
+        for kind, lines_of_kind in lines.items():
+            self.has(kind, day, lines_of_kind)
+
     def has(self, kind: str, day: date, lines: Sequence[str]) -> None:
         """Publish a day's trades, or its klines for an interval."""
         below = f"trades/{SYMBOL}" if kind == "trades" else f"klines/{SYMBOL}/{kind}"
@@ -125,12 +132,17 @@ def made_up() -> list[Trade]:
     ]  # fmt: skip
 
 
-def publish(archive: Archive, trades: Sequence[Trade], day: date, unit: int) -> None:
-    archive.has("trades", day, [trade_line(one) for one in trades])
-    for interval in SECONDS:
-        archive.has(
-            interval, day, [kline_line(row, interval, unit) for row in klines_of(trades, interval, day)]
-        )
+@pytest.fixture(scope="module")
+def made_up_lines(made_up: list[Trade]) -> Mapping[str, list[str]]:
+    """The lines of each file of that day: ``trades``, and the klines of each interval."""
+    return lines_of(made_up, MADE_UP, 1_000)
+
+
+def lines_of(trades: Sequence[Trade], day: date, unit: int) -> Mapping[str, list[str]]:
+    return {"trades": [trade_line(one) for one in trades]} | {
+        interval: [kline_line(row, interval, unit) for row in klines_of(trades, interval, day)]
+        for interval in SECONDS
+    }
 
 
 def counts(done: subprocess.CompletedProcess[str], interval: str) -> list[int]:
@@ -141,9 +153,9 @@ def counts(done: subprocess.CompletedProcess[str], interval: str) -> list[int]:
 
 @pytest.mark.timeout(180)
 def test_a_whole_day_is_proved_down_to_its_only_daily_candle(
-    archive: Archive, made_up: list[Trade], tmp_path: Path
+    archive: Archive, made_up: list[Trade], made_up_lines: Mapping[str, list[str]], tmp_path: Path
 ) -> None:
-    publish(archive, made_up, MADE_UP, 1_000)
+    archive.has_all(MADE_UP, made_up_lines)
     done = archive.prove(tmp_path / "data", MADE_UP)
     assert done.returncode == 0, done.stderr
     windows = {"5s": 17_280, "1m": 1_440, "5m": 288, "15m": 96, "1h": 24, "1d": 1}
@@ -157,16 +169,17 @@ def test_a_whole_day_is_proved_down_to_its_only_daily_candle(
 
 @pytest.mark.timeout(180)
 def test_a_wrong_kline_and_a_missing_trade_are_each_found(
-    archive: Archive, made_up: list[Trade], tmp_path: Path
+    archive: Archive, made_up: list[Trade], made_up_lines: Mapping[str, list[str]], tmp_path: Path
 ) -> None:
-    publish(archive, made_up, MADE_UP, 1_000)
     since = seconds_of(MADE_UP)
     early = [one for one in made_up if one["T"] < (since + 600) * SECOND_US]
     lost, wrong = early[5], early[15]
-    archive.has("trades", MADE_UP, [trade_line(one) for one in made_up if one is not lost])
-    rows = klines_of(made_up, "1s", MADE_UP)
-    rows[wrong["T"] // SECOND_US - since]["close"] += Fraction(1, 10**8)
-    archive.has("1s", MADE_UP, [kline_line(row, "1s", 1_000) for row in rows])
+    seconds = [*made_up_lines["1s"]]
+    values = seconds[wrong["T"] // SECOND_US - since].split(",")
+    values[CLOSE] = text_of(Fraction(values[CLOSE]) + Fraction(1, 10**8))
+    seconds[wrong["T"] // SECOND_US - since] = ",".join(values)
+    trades = [one for one in made_up_lines["trades"] if one != trade_line(lost)]
+    archive.has_all(MADE_UP, {**made_up_lines, "trades": trades, "1s": seconds})
 
     done = archive.prove(tmp_path / "data", MADE_UP, "--minutes", "10", "--keep")
     assert done.returncode == 1, done.stderr
@@ -183,9 +196,9 @@ def test_a_wrong_kline_and_a_missing_trade_are_each_found(
 
 
 def test_a_bad_checksum_an_absent_day_and_no_network_are_one_sentence_each(
-    archive: Archive, made_up: list[Trade], tmp_path: Path
+    archive: Archive, made_up_lines: Mapping[str, list[str]], tmp_path: Path
 ) -> None:
-    publish(archive, made_up[:10], MADE_UP, 1_000)
+    archive.has_all(MADE_UP, made_up_lines)
     checksum(archive.files["1m"], "0" * 64)
     absent = archive.prove(tmp_path / "data", date(2026, 1, 4))
     bad = archive.prove(tmp_path / "data", MADE_UP)
@@ -213,7 +226,7 @@ def test_recorded_trades_give_the_klines_that_binance_published(archive: Archive
         for one in oracle.recorded_trades(oracle.TRADES_ONLY)
         if one["s"] == SYMBOL and one["T"] < midnight
     ]
-    publish(archive, trades, RECORDED, 1)
+    archive.has_all(RECORDED, lines_of(trades, RECORDED, 1))
     rows = {row["opens"]: row for row in klines_of(trades, "1m", RECORDED)}
     published = {
         int(at.timestamp()): kline

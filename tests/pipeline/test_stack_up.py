@@ -25,6 +25,7 @@ import pytest
 from candleflow import settings
 from candleflow.broker.topics import topic_id
 from candleflow.stack.process import free_port, wait_for
+from candleflow.stack.run_file import read_run
 from tests.faults.disk import full, small_disk
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,11 +73,15 @@ class Machine:
                 cwd=ROOT, env=self.environment, stdout=output, stderr=subprocess.STDOUT, text=True,
             )  # fmt: skip
         running = self.running
-        assert wait_for(
-            lambda: self.status().get("is_ready") or running.poll() is not None, within_seconds
-        ), self.said
+        assert wait_for(lambda: self.is_ready or running.poll() is not None, within_seconds), self.said
         assert running.poll() is None, self.said
         return running
+
+    @property
+    def is_ready(self) -> bool:
+        """Read the file that ``status`` reads. Polling the command itself would take most of a core."""
+        run = read_run(self.folder / "data" / "run")
+        return run is not None and run.is_ready and run.is_alive()
 
     @property
     def log(self) -> Path:
