@@ -113,6 +113,7 @@ docs-serve: docs-environment ## serve the documentation site at http://127.0.0.1
 
 docs-environment:
 	@deploy/environment docs
+	@deploy/mermaid
 
 reference: install-dev ## generate docs/reference: settings, commands, database tables
 	@$(python) -m deploy.reference

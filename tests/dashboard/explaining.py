@@ -29,8 +29,8 @@ REBUILT, INCOMPLETE, GAP = -19, -13, range(-9, -5)
 LIVE_SECONDS = 20
 ZOOMS = 3
 
-# Each callout starts above the chart, and a line leads down to its candle. The leftmost is the topmost, so that
-# no line crosses a text.
+# Each callout starts above the chart, and a line leads down to its candle. The leftmost is the topmost, so
+# that no line crosses a text.
 _CALLOUTS = """
 const plot = document.querySelector('.cf-plot');
 const traces = Object.fromEntries(plot.data.map((one) => [one.uid, one]));

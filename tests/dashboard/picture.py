@@ -131,7 +131,7 @@ def _take_still(page: Page, out: Path, *, is_dark: bool) -> None:
 def _take_forecast(page: Page, out: Path, *, is_dark: bool) -> None:
     """Take the next forecast and past ones, with the panel of their scores."""
     page.open(FORECAST_LOOKS, size=DESKTOP, is_dark=is_dark)
-    page.wait_for_candles()
+    page.wait(page.times, "candles drawn", HISTORY_SECONDS)
     page.wait(lambda: page.trust("forecast").startswith(("no ", "better ")), "scores", SCORED_SECONDS)
     page.drag_over_chart((0.95, 0.5), (0.5, 0.5), is_pan=True)  # the panel opens over the right half
     page.press_trust("forecast")

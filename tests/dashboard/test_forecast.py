@@ -37,7 +37,7 @@ INSERT INTO forecasts SELECT symbol, interval, open_time, open_time - interval '
 _TRACE = "return (document.querySelector('.cf-plot')?.data ?? []).find((one) => one.uid === arguments[0])?.x"
 # The visible texts at the price axis: labels and ticks.
 _AT_AXIS = """
-const texts = document.querySelectorAll('.cf-label, .cf-plot .ytick text');
+const texts = document.querySelectorAll('.cf-tag, .cf-plot .ytick text');
 return [...texts].filter((one) => one.checkVisibility({visibilityProperty: true})).map((one) => {
   const {top, bottom} = one.getBoundingClientRect();
   return [top, bottom, one.textContent];

@@ -105,9 +105,9 @@ class Chart {
     this.plot = made(this.frame, "div", "cf-plot");
     this.upright = made(this.frame, "div", "cf-upright");
     this.level = made(this.frame, "div", "cf-level");
-    const labels = made(this.frame, "div", "cf-labels");
+    const labels = made(this.frame, "div", "cf-tags");
     // In order of precedence: the crosshair's label is always at the pointer.
-    this.labels = ["pointed", "last", "forecast"].map((name) => made(labels, "div", `cf-label cf-label-${name}`));
+    this.labels = ["pointed", "last", "forecast"].map((name) => made(labels, "div", `cf-tag cf-tag-${name}`));
     this.button = made(this.frame, "button", "cf-live", "Back to live");
     this.button.type = "button";
     this.button.onclick = () => this.followLive();
