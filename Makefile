@@ -111,10 +111,11 @@ bench-scaling: install ## measure the cost per trade with more symbols, partitio
 bench-producer: install-dev ## measure the producer with each Kafka client, and each client alone (TRADES=300000)
 	@$(python) -m bench.producer --trades $(or $(TRADES),300000)
 
-pictures: install-dev ## take the README's pictures from a running system with simulated trades
+pictures: install-dev ## take the docs' pictures from a running system with simulated trades
 	@deploy/browser
 	@$(python) -m tests.dashboard.picture
 	@$(python) -m tests.dashboard.alerting
+	@$(python) -m tests.dashboard.explaining
 
 docs: docs-environment ## build the documentation site; a warning or a dead link fails the build
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
@@ -124,6 +125,7 @@ docs-serve: docs-environment ## serve the documentation site at http://127.0.0.1
 
 docs-environment:
 	@deploy/environment docs
+	@deploy/mermaid
 
 reference: install-dev ## generate docs/reference: settings, commands, database tables
 	@$(python) -m deploy.reference

@@ -61,8 +61,7 @@ def figure(
             *traces.panes(derived, bucket_ms, looks),
             *ahead,
         ],
-        "layout": layout.axes(shown, price_places, looks)
-        | layout.notes(candles, bucket_ms, price_places, looks),
+        "layout": layout.axes(shown, price_places, looks) | layout.notes(candles, bucket_ms, looks),
         "facts": {"x": times, **_facts(candles)},
     }
 

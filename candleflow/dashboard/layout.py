@@ -5,7 +5,6 @@ Colours of text and grid are set by ``assets/chart.css``, from Streamlit's light
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Final
@@ -118,8 +117,8 @@ def _pane_layout(at: int, pane: Pane, looks: Looks) -> Json:
     return axis | ({"rangemode": "tozero"} if pane is Pane.TRADES else {})
 
 
-def notes(candles: Sequence[StoredCandle], bucket_ms: int, price_places: int, looks: Looks) -> Json:
-    """Return the shapes and annotations: the last price, the panes' titles, the gaps."""
+def notes(candles: Sequence[StoredCandle], bucket_ms: int, looks: Looks) -> Json:
+    """Return the shapes and annotations: the last price's line, the panes' titles, the gaps."""
     newest = candles[-1]
     colour = RISING if newest.close >= newest.open else FALLING
     price = float(newest.close)
@@ -134,21 +133,7 @@ def notes(candles: Sequence[StoredCandle], bucket_ms: int, price_places: int, lo
             "line": {"color": colour, "width": 1, "dash": "dot"},
         }
     ]
-    texts = [
-        {
-            "xref": "paper",
-            "x": 1,
-            "xanchor": "left",
-            "y": math.log10(price) if looks.is_log else price,
-            "yanchor": "middle",
-            "text": f"{newest.close:,.{price_places}f}",
-            "showarrow": False,
-            "bgcolor": colour,
-            "borderpad": 2,
-            "font": {"color": "#ffffff", "size": 12},
-        }
-    ]
-    texts += [_pane_title(at, pane, looks) for at, pane in enumerate(looks.panes)]
+    texts = [_pane_title(at, pane, looks) for at, pane in enumerate(looks.panes)]
     for begin, end, missing in _gaps(candles, bucket_ms):
         shapes.append(
             {

@@ -25,7 +25,7 @@ from candleflow.dashboard.choice import (
     buckets,
     proposed,
 )
-from candleflow.dashboard.colours import FALLING, RISING
+from candleflow.dashboard.colours import FALLING, FORECAST, RISING
 from candleflow.dashboard.component import ASSETS
 from candleflow.dashboard.figure import figure
 from candleflow.dashboard.looks import PERIOD_LIMITS, PERIODS, Kind, Looks, Overlay, Pane
@@ -40,7 +40,9 @@ _LOG: Final = logging.getLogger(__name__)
 _STYLES: Final = [
     ASSETS / f"{name}.css" for name in ("page", "chart", "keys", "market_strip", "trust_strip", "grid")
 ]
-_COLOURS: Final = f"<style>:root {{ --cf-rising: {RISING}; --cf-falling: {FALLING}; }}</style>"
+_COLOURS: Final = (
+    f"<style>:root {{ --cf-rising: {RISING}; --cf-falling: {FALLING}; --cf-forecast: {FORECAST}; }}</style>"
+)
 _ICON: Final = str(ASSETS / "icon.svg")  # a named icon would be fetched from Google
 _LAST_VIEW: Final = "last_view"
 _LOCAL: Final = "Local"

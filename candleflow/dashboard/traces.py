@@ -266,7 +266,7 @@ def forecasts(
     ahead = [one for one in found if one.open_time > last][-1:]
     yield {
         "type": "scatter",
-        "mode": "markers+text",
+        "mode": "markers",
         "uid": "forecast",
         "name": "forecast",
         "x": [one.open_time // 1_000 for one in ahead],
@@ -281,10 +281,6 @@ def forecasts(
             "width": 5,
         },
         "marker": {"color": FORECAST, "symbol": "diamond-open", "size": 8, "line": {"width": 1.5}},
-        "text": ["forecast"] * len(ahead),
-        "textposition": "middle left",
-        "textfont": {"color": FORECAST, "size": 11},
-        "cliponaxis": False,
         **_SILENT,
     }
 

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 from selenium.webdriver.common.by import By
@@ -29,7 +30,7 @@ from candleflow.store import credentials, schema
 from candleflow.store.alerts import AlertReader, DeliveredAlert
 from tests.dashboard.browser import DESKTOP, MISSING, Page, chromium
 from tests.dashboard.feed import Feed, now_us, wave
-from tests.dashboard.picture import IMAGES, shrink
+from tests.dashboard.picture import IMAGES, THEMES, shrink
 from tests.dashboard.server import PageServer, page_environment, page_server
 from tests.messengers import TELEGRAM, Messengers, messengers
 from tests.processes import ROOT, Running, awaited, environment, started
@@ -42,6 +43,7 @@ HISTORY_SECONDS = 330
 """The look-back (300 s), and some more."""
 FIRED_SECONDS = 60.0
 _TRADE_SECONDS = 0.25
+PACE_US = round(_TRADE_SECONDS * SECOND_US)
 _STEPS = 40
 """The price rises in this many steps, one a trade: ten seconds."""
 _BEYOND = 15
@@ -62,10 +64,9 @@ class Market:
         self._step = ((self._top - wave(now_us())) / _STEPS).quantize(Decimal("0.01"))
 
     @contextmanager
-    def going_on(self) -> Iterator[Market]:
+    def going_on(self, history_seconds: int = HISTORY_SECONDS) -> Iterator[Market]:
         now = now_us()
-        pace = round(_TRADE_SECONDS * SECOND_US)
-        self._feed.send(SYMBOL, range(now - HISTORY_SECONDS * SECOND_US, now, pace))
+        self._feed.send(SYMBOL, range(now - history_seconds * SECOND_US, now, PACE_US))
         thread = threading.Thread(target=self._go_on)
         thread.start()
         try:
@@ -121,22 +122,42 @@ class Scene:
 
 
 @contextmanager
+def postgres_server() -> Iterator[tuple[PostgresServer, Path]]:
+    """Run PostgreSQL in a temporary folder during the block; yield the server and the folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        server = PostgresServer(folder / "postgres", free_port(), credentials=folder / "superuser.json")
+        server.start()
+        try:
+            server.wait_until_ready()
+            yield server, folder
+        finally:
+            server.stop()
+
+
+def own_database(postgres: PostgresServer, folder: Path, **overrides: Any) -> Settings:
+    """Create a database on the server, with the schema, and return its settings."""
+    owner, password = f"alerting_{secrets.token_hex(4)}", secrets.token_urlsafe(16)
+    settings = load(
+        exchange="simulator",
+        symbols=SYMBOL,
+        postgres_url=f"postgresql://{owner}@127.0.0.1:{postgres.port}/{owner}",
+        postgres_password=password,
+        data_dir=folder,
+        **overrides,
+    )
+    postgres.provide(owner, settings.database.name, password)
+    schema.apply(settings)
+    return settings
+
+
+@contextmanager
 def alerting(postgres: PostgresServer, folder: Path) -> Iterator[Scene]:
     """Run all parts during the block. ``folder`` is the programs' data folder."""
-    owner, password = f"alerting_{secrets.token_hex(4)}", secrets.token_urlsafe(16)
     with messengers() as there:
-        settings = load(
-            exchange="simulator",
-            symbols=SYMBOL,
-            postgres_url=f"postgresql://{owner}@127.0.0.1:{postgres.port}/{owner}",
-            postgres_password=password,
-            data_dir=folder,
-            alert_channels=f"{CHANNEL}={TELEGRAM}",
-            **there.settings,
-        )
-        postgres.provide(owner, settings.database.name, password)
-        schema.apply(settings)
         ours = {"alert_channels": f"{CHANNEL}={TELEGRAM}", **there.settings}
+        settings = own_database(postgres, folder, **ours)
         variables = {f"CANDLEFLOW_{name.upper()}": value for name, value in ours.items()}
         log = folder / "alerts.log"
         program = [sys.executable, str(ROOT / "alerts.py")]
@@ -185,32 +206,27 @@ def main() -> None:
     if MISSING:
         raise SystemExit(f"taking pictures {MISSING}")
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
-    parser.add_argument("--out", type=Path, default=IMAGES, help="the folder for the two pictures")
+    parser.add_argument("--out", type=Path, default=IMAGES, help="the folder for the pictures")
     out = parser.parse_args().out
-    with tempfile.TemporaryDirectory() as name, chromium() as driver:
-        folder = Path(name)
-        folder.chmod(0o755)
-        server = PostgresServer(folder / "postgres", free_port(), credentials=folder / "superuser.json")
-        server.start()
-        try:
-            server.wait_until_ready()
-            with alerting(server, folder / "data") as scene:
-                page = Page(driver, scene.page.url)
-                take(scene, page, out)
-        finally:
-            server.stop()
+    with (
+        postgres_server() as (server, folder),
+        alerting(server, folder / "data") as scene,
+        chromium() as driver,
+    ):
+        take(scene, Page(driver, scene.page.url), out)
 
 
 def take(scene: Scene, page: Page, folder: Path) -> DeliveredAlert:
-    """Save ``alert.png`` (the page) and ``alert-message.png`` (the channel's picture); return the alert."""
+    """Save pictures of the page in both themes, and ``alert-message.png`` (the channel's)."""
     page.open(LOOKS, size=DESKTOP, is_dark=True)
     line = scene.line()
     add_rule(page, line)
     alert = scene.fire(line)
     picture = scene.picture()
-    show(page, alert, is_dark=True)
-    page.save(folder / "alert.png")
-    shrink(folder / "alert.png")
+    for theme, is_dark in THEMES.items():
+        show(page, alert, is_dark=is_dark)
+        page.save(folder / f"alert-{theme}.png")
+        shrink(folder / f"alert-{theme}.png")
     (folder / "alert-message.png").write_bytes(picture)
     return alert
 

@@ -257,11 +257,11 @@ class Page:
         # The log has binary frames (opcode 2) as base64; Streamlit's server sends only those.
         return Received.of([base64.b64decode(one["payloadData"]) for one in frames if one["opcode"] == 2])
 
-    def point_at_chart(self, x: float) -> None:
-        """Move the pointer to the price panel, at this fraction of its width."""
+    def point_at_chart(self, x: float, y: float = 0.5) -> None:
+        """Move the pointer to the price panel, at these fractions of its width and height."""
         panel = self._panel()
-        offset = int((x - 0.5) * panel.size["width"])
-        ActionChains(self.driver).move_to_element_with_offset(panel, offset, 0).perform()
+        offsets = (int((x - 0.5) * panel.size["width"]), int((y - 0.5) * panel.size["height"]))
+        ActionChains(self.driver).move_to_element_with_offset(panel, *offsets).perform()
 
     def tap_chart(self, x: float) -> None:
         """Tap on the price panel with a finger, at this fraction of its width."""

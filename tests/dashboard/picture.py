@@ -2,7 +2,7 @@
 
 ``python -m tests.dashboard.picture`` starts ``candleflow up`` with the simulator, in a temporary folder and
 on free ports. It takes a still picture of the page, a short animation, and a picture of forecasts with their
-scores. With ``--url`` it takes them of a page that is running already.
+scores: each in the light and in the dark theme. With ``--url`` it takes them of a page that runs already.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from tests.processes import ROOT, environment, started
 
 IMAGES = ROOT / "docs" / "images"
 SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
+THEMES = {"light": False, "dark": True}
+"""For the last part of a picture's name: whether the browser prefers the dark theme."""
 STILL_LOOKS = "overlays=SMA&sma=50&overlays=Bollinger&below=RSI"
 """The average has another period than the bands, or it would lie on their middle line."""
 MOVING_LOOKS = "look_back=5+m&candle=5+s"
@@ -102,18 +104,19 @@ def _wait_until_ready(process: subprocess.Popen[bytes], variables: dict[str, str
     raise SystemExit(f"the system was not ready within {START_SECONDS} s")
 
 
-def take(url: str, folder: Path, *, is_dark: bool = True) -> None:
-    """Save ``page.png``, ``page.webp`` and ``forecast.png`` of the page at ``url``."""
+def take(url: str, folder: Path) -> None:
+    """Save the still pictures and the animation of the page at ``url``, in both themes."""
     folder.mkdir(parents=True, exist_ok=True)
     # Forecasts first: their scores take minutes, and after that the other pictures show no trace of the
     # start.
-    taken = {"forecast.png": _take_forecast, "page.png": _take_still, "page.webp": _take_moving}
+    takers = {"forecast-{}.png": _take_forecast, "page-{}.png": _take_still, "zoom-{}.webp": _take_moving}
     with chromium() as driver:
         page = Page(driver, url.rstrip("/"))
-        for name, take_one in taken.items():
-            take_one(page, folder / name, is_dark=is_dark)
-    for picture in (folder / name for name in taken):
-        print(f"{picture}: {picture.stat().st_size / 1_000:,.0f} kB")
+        for name, take_one in takers.items():
+            for theme, is_dark in THEMES.items():
+                picture = folder / name.format(theme)
+                take_one(page, picture, is_dark=is_dark)
+                print(f"{picture}: {picture.stat().st_size / 1_000:,.0f} kB", flush=True)
 
 
 def _take_still(page: Page, out: Path, *, is_dark: bool) -> None:
@@ -128,7 +131,7 @@ def _take_still(page: Page, out: Path, *, is_dark: bool) -> None:
 def _take_forecast(page: Page, out: Path, *, is_dark: bool) -> None:
     """Take the next forecast and past ones, with the panel of their scores."""
     page.open(FORECAST_LOOKS, size=DESKTOP, is_dark=is_dark)
-    page.wait_for_candles()
+    page.wait(page.times, "candles drawn", HISTORY_SECONDS)
     page.wait(lambda: page.trust("forecast").startswith(("no ", "better ")), "scores", SCORED_SECONDS)
     page.drag_over_chart((0.95, 0.5), (0.5, 0.5), is_pan=True)  # the panel opens over the right half
     page.press_trust("forecast")

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,20 @@ INSERT INTO forecasts SELECT symbol, interval, open_time, open_time - interval '
     open - 4, open + 4, open, close, now() FROM candles WHERE interval = '5s' AND is_closed
 """
 _TRACE = "return (document.querySelector('.cf-plot')?.data ?? []).find((one) => one.uid === arguments[0])?.x"
+# The visible texts at the price axis: labels and ticks.
+_AT_AXIS = """
+const texts = document.querySelectorAll('.cf-tag, .cf-plot .ytick text');
+return [...texts].filter((one) => one.checkVisibility({visibilityProperty: true})).map((one) => {
+  const {top, bottom} = one.getBoundingClientRect();
+  return [top, bottom, one.textContent];
+});
+"""
+# The last price's place, as a fraction of the price panel's height, and its text.
+_LAST_PRICE = """
+const {data, _fullLayout: {yaxis}} = document.querySelector('.cf-plot');
+const close = data[0].close.at(-2);
+return [yaxis.d2p(close) / yaxis._length, close.toLocaleString('en-US', {minimumFractionDigits: 2})];
+"""
 
 
 @contextmanager
@@ -96,6 +111,24 @@ def test_the_next_close_is_forecast_after_the_last_candle_and_scored(page: Page,
     assert len(drawn) > 50
     assert max(drawn) <= page.newest()
     page.save(pictures / "forecast-past.png")
+
+
+@pytest.mark.parametrize("looks", ["", "log=true&below=RSI&below=MACD&below=Trades"], ids=["large", "small"])
+def test_no_label_at_the_price_axis_covers_another(page: Page, pictures: Path, looks: str) -> None:
+    """A forecast is close to the last price, and the crosshair is put on it."""
+    page.open(f"look_back=5+m&candle=5+s&{looks}", size=DESKTOP)
+    page.wait(page.times, "candles drawn", START_SECONDS)
+    page.wait(page.forecast_ahead, "a forecast ahead")
+    page.choose("Refresh", "Paused")
+    page.wait_for_text("Paused at")
+    price, close = page.script(_LAST_PRICE)
+    for off in (0, -0.03, 0.03):
+        page.point_at_chart(0.5, price + off)
+        page.wait(lambda: page.is_pointed_at() and len(page.script(_AT_AXIS)) > 3, "the crosshair's label")
+        texts = page.script(_AT_AXIS)
+        assert {"forecast", close} <= {text for _, _, text in texts}
+        assert all(below[0] >= above[1] for above, below in pairwise(sorted(texts))), sorted(texts)
+    page.save(pictures / "labels.png")
 
 
 @pytest.mark.slow

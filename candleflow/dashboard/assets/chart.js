@@ -11,6 +11,8 @@ const CLOSE_MS = 2000;
 const KEEP_MS = 15_000; // how long a chart that was removed from the page is kept
 const TAP_PX = 8; // a touch that moves further is a drag
 const ROW_GAP = 8; // between the rows of the grid, as in grid.css
+const LABEL_PX = 19; // a label at the price axis: 18 as in chart.css, and a pixel between two
+const TICK_PX = 15; // a tick's text closer to a label's middle would be partly covered
 const LIVE = "following", FREE = "free";
 const CONFIG = {
   displayModeBar: false,
@@ -85,6 +87,17 @@ function inLocalTime({ data, layout, facts }) {
   };
 }
 
+// Returns the places of labels along an axis of this length: each as close to its wanted place as those before it allow.
+function apart(wanted, length) {
+  const taken = [];
+  for (const at of wanted) {
+    const free = [at, ...taken.flatMap((one) => [one - LABEL_PX, one + LABEL_PX])].filter((one) =>
+      one >= 0 && one <= length && taken.every((other) => Math.abs(other - one) >= LABEL_PX));
+    taken.push(free.sort((one, other) => Math.abs(one - at) - Math.abs(other - at))[0] ?? at);
+  }
+  return taken;
+}
+
 class Chart {
   constructor(parent) {
     this.frame = parent.querySelector(".cf-chart");
@@ -92,6 +105,9 @@ class Chart {
     this.plot = made(this.frame, "div", "cf-plot");
     this.upright = made(this.frame, "div", "cf-upright");
     this.level = made(this.frame, "div", "cf-level");
+    const labels = made(this.frame, "div", "cf-tags");
+    // In order of precedence: the crosshair's label is always at the pointer.
+    this.labels = ["pointed", "last", "forecast"].map((name) => made(labels, "div", `cf-tag cf-tag-${name}`));
     this.button = made(this.frame, "button", "cf-live", "Back to live");
     this.button.type = "button";
     this.button.onclick = () => this.followLive();
@@ -199,6 +215,7 @@ class Chart {
   }
 
   listen() {
+    for (const event of ["plotly_afterplot", "plotly_relayouting"]) this.plot.on(event, () => this.point());
     this.plot.on("plotly_relayout", (change) => {
       if (Object.keys(change).some((key) => /^[xy]axis\.(range|autorange)/.test(key))) this.setMode(FREE);
     });
@@ -236,10 +253,13 @@ class Chart {
   point() {
     // We draw the crosshair: Plotly's own vanishes with each redraw until the pointer moves again.
     const full = this.plot._fullLayout;
-    const isShown = this.hoveredTime !== null && full !== undefined;
-    this.upright.hidden = this.level.hidden = !isShown;
-    if (!isShown) return;
-    const { xaxis, yaxis, _size: size } = full;
+    if (full === undefined) return;
+    this.upright.hidden = this.level.hidden = this.hoveredTime === null;
+    if (this.hoveredTime !== null) this.cross(full);
+    this.label(full);
+  }
+
+  cross({ xaxis, yaxis, _size: size }) {
     const across = xaxis.l2p(this.hoveredTime);
     this.upright.hidden = across < 0 || across > xaxis._length; // panned out of sight by keyboard
     this.upright.style.left = `${xaxis._offset + across}px`;
@@ -250,9 +270,32 @@ class Chart {
     this.level.style.top = `${this.pointerY}px`;
     this.level.style.left = `${size.l}px`;
     this.level.style.width = `${size.w}px`;
-    const { places } = this.sent;
-    const price = yaxis.type === "log" ? 10 ** yaxis.p2l(withinPrices) : yaxis.p2l(withinPrices);
-    this.level.dataset.price = fixed(price, places);
+  }
+
+  label({ xaxis, yaxis, _size: size }) {
+    // We draw the labels at the price axis too: Plotly's would cover one another where their prices are close.
+    const { places, figure: { data } } = this.sent;
+    const [{ open, close }, { x: times }] = data;
+    const last = times.length - 1;
+    const forecast = data.find((one) => one.uid === "forecast");
+    const pointed = this.level.hidden ? NaN : this.pointerY - yaxis._offset;
+    const across = xaxis.d2p(forecast?.x[0]);
+    const isForecastInSight = across >= 0 && across <= xaxis._length;
+    const wanted = [pointed, yaxis.d2p(close[last]), isForecastInSight ? yaxis.d2p(forecast.y[0]) : NaN];
+    const texts = [fixed(yaxis.p2d(pointed), places), fixed(Number(close[last]), places), "forecast"];
+    const shown = [0, 1, 2].filter((at) => wanted[at] >= 0 && wanted[at] <= yaxis._length);
+    const taken = apart(shown.map((at) => Math.round(wanted[at])), yaxis._length);
+    this.labels.forEach((label, at) => {
+      label.hidden = !shown.includes(at);
+      label.textContent = texts[at];
+      label.style.left = `${size.l + size.w}px`;
+      label.style.top = `${yaxis._offset + taken[shown.indexOf(at)]}px`;
+    });
+    this.labels[1].dataset.direction = Number(close[last]) >= Number(open[last]) ? "rising" : "falling";
+    for (const tick of this.plot.querySelectorAll(".ytick text")) {
+      const place = yaxis.l2p(tick.__data__.x);
+      tick.style.visibility = taken.some((one) => Math.abs(one - place) < TICK_PX) ? "hidden" : "";
+    }
   }
 
   setMode(mode) {
