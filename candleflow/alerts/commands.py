@@ -11,7 +11,15 @@ from candleflow.alerts import process
 from candleflow.alerts.answers import Outcome
 from candleflow.alerts.channels import channels
 from candleflow.alerts.message import describe, utc
-from candleflow.alerts.rules import Kind, Rule, RuleError, expiry, fields, rule_of
+from candleflow.alerts.rules import (
+    NO_CHANNEL,
+    Kind,
+    Rule,
+    check_channels,
+    expiry,
+    fields,
+    rule_of,
+)
 from candleflow.errors import MarketError, SettingError
 from candleflow.market.symbol import upper
 from candleflow.settings import Settings, channels_of
@@ -50,13 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--once", action="store_true", help="fire at most once for each symbol")
     add.add_argument("--until", help="expire at this time, in UTC, such as 2026-12-31T18:00")
     add.add_argument("--note", default="", help="text to add to the message")
-    add.add_argument("--to", help="channel names, separated by commas (default: all)")
+    add.add_argument("--to", help="channel names, separated by commas (default: every channel set up)")
     add.add_argument("--incomplete", action="store_true", help="also evaluate incomplete candles")
-    add.add_argument(
-        "--simulated",
-        action="store_true",
-        help="also evaluate simulated trades; the messages are marked SIMULATED",
-    )
     actions.add_parser("list", help="list the rules and the latest alerts")
     actions.add_parser("remove", help="remove a rule").add_argument("rule_id", type=int)
     test = actions.add_parser("test", help="send a test message to one channel, or to all")
@@ -76,29 +79,20 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _add(settings: Settings, arguments: argparse.Namespace) -> int:
-    try:
-        rule = _rule(settings, arguments)
-    except RuleError as error:
-        print(error)
-        return 2
+    rule = _rule(settings, arguments)
     with closing(AlertEditor.from_settings(settings)) as editor:
         rule_id = editor.add(fields(rule))
     print(f"rule {rule_id}: {describe(rule)}")
-    if settings.exchange.is_simulated and not rule.may_be_simulated:
-        print("the exchange is simulated, and this rule ignores simulated trades: --simulated includes them")
+    if settings.exchange.is_simulated:
+        print("the exchange is simulated: this rule watches simulated trades, and its messages say SIMULATED")
+    if not channels_of(settings.alert.channels.get_secret_value()):
+        print(f"alerts are only stored and shown on the page: {NO_CHANNEL}")
     return 0
 
 
 def _rule(settings: Settings, arguments: argparse.Namespace) -> Rule:
-    known = list(channels_of(settings.alert.channels.get_secret_value()))
-    names = [name.strip() for name in arguments.to.split(",")] if arguments.to else known
-    if not names:
-        raise RuleError("channels: CANDLEFLOW_ALERT_CHANNELS is empty and --to is not given; set one of them")
-    for name in names:
-        if known and name not in known:
-            raise RuleError(
-                f"channels: {name!r:.40} is not in CANDLEFLOW_ALERT_CHANNELS ({', '.join(known)})"
-            )
+    names = [name.strip() for name in arguments.to.split(",")] if arguments.to else []
+    check_channels(names, list(channels_of(settings.alert.channels.get_secret_value())))
     given: Mapping[str, Any] = {
         "kind": arguments.kind,
         "threshold": arguments.threshold,
@@ -113,7 +107,6 @@ def _rule(settings: Settings, arguments: argparse.Namespace) -> Rule:
         "note": arguments.note,
         "channels": names,
         "may_be_incomplete": arguments.incomplete,
-        "may_be_simulated": arguments.simulated,
     }
     return rule_of(given)
 
@@ -147,9 +140,9 @@ def _remove(settings: Settings, arguments: argparse.Namespace) -> int:
 
 def _test(settings: Settings, arguments: argparse.Namespace) -> int:
     known = channels(settings)
-    if not known or (arguments.channel and arguments.channel not in known):
-        named = ", ".join(known) or "none"
-        raise SettingError(f"no such channel in CANDLEFLOW_ALERT_CHANNELS; configured channels: {named}")
+    if not known:
+        raise SettingError(NO_CHANNEL)
+    check_channels([arguments.channel] if arguments.channel else [], list(known))
     status = 0
     for name in [arguments.channel] if arguments.channel else known:
         answer = known[name].send(_TEST)

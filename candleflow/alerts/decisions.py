@@ -17,7 +17,7 @@ from candleflow.audit.klines import DIFFERING
 from candleflow.errors import MarketError
 from candleflow.market.stored import Bar
 from candleflow.market.window import SECOND_US, floor_time
-from candleflow.settings import Settings
+from candleflow.settings import Settings, channels_of
 from candleflow.store.alerts import Alert, AlertStore, Decision, LiveSymbol, StoredState
 from candleflow.telemetry import read_heartbeat
 
@@ -40,6 +40,7 @@ class Decider:
     def __init__(self, settings: Settings, store: AlertStore) -> None:
         self._settings = settings
         self._store = store
+        self._channels = list(channels_of(settings.alert.channels.get_secret_value()))
         self._logged_invalid: set[int] = set()
         self.rules: list[Rule] = []
         self.forget()
@@ -84,7 +85,8 @@ class Decider:
 
     def _alert(self, firing: Firing) -> Alert:
         words, observation = alert_text(firing, self._settings.page_url), firing.observation
-        return Alert(observation.window, observation.at, words.text, words.brief, firing.rule.channels)
+        channels = firing.rule.channels or self._channels
+        return Alert(observation.window, observation.at, words.text, words.brief, channels)
 
     def _read_rules(self) -> None:
         if not self._are_states_read:

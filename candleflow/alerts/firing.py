@@ -93,12 +93,10 @@ def evaluate(rule: Rule, state: State, observation: Observation, now: int) -> tu
 
 
 def takes(rule: Rule, observation: Observation) -> bool:
-    """Whether the rule accepts the observation: its symbol, and closed, complete or simulated candles."""
+    """Whether the rule accepts the observation: its symbol, and closed or complete candles."""
     if rule.symbol is not None and rule.kind is not Kind.LAG and rule.symbol != observation.symbol:
         return False
     if rule.is_on_closed and rule.kind.is_of_market and not observation.is_closed:
-        return False
-    if observation.is_simulated and not rule.may_be_simulated:
         return False
     return rule.may_be_incomplete or not rule.kind.is_of_market or _is_complete(rule, observation)
 

@@ -70,11 +70,11 @@ def describe(rule: Rule) -> str:
         "once" if rule.is_once else "",
         f"until {utc(rule.expires_at)}" if rule.expires_at is not None else "",
         "also incomplete candles" if rule.may_be_incomplete else "",
-        "also simulated trades" if rule.may_be_simulated else "",
         rule.note,
     ]
     said = ", ".join(filter(None, marks))
-    return f"{rule.symbol or 'every symbol'} {rule.words()}, to {', '.join(rule.channels)} ({said})"
+    channels = ", ".join(rule.channels) or "every channel"
+    return f"{rule.symbol or 'every symbol'} {rule.words()}, to {channels} ({said})"
 
 
 def utc(at: int, form: str = "%Y-%m-%d %H:%M:%S UTC") -> str:

@@ -24,12 +24,29 @@ LAST_EXPIRY: Final = 253_402_300_799_000_000
 """The last second of the year 9999."""
 MOST_CHANNELS: Final = 10
 LARGEST: Final = Decimal(10) ** 12
+_RETIRED: Final = "may_be_simulated"
+"""A field of rules stored by 0.1. Ignored: simulated trades have a database, and so rules, of their own."""
 CHANNEL_PATTERN: Final = r"[a-z][a-z0-9_-]{0,30}"
 _CHANNEL: Final = re.compile(CHANNEL_PATTERN)
 
 
+NO_CHANNEL: Final = (
+    "no channel is set up: add CANDLEFLOW_ALERT_CHANNELS=phone=tgram://<token>/<chat> to .env and restart"
+)
+
+
 class RuleError(MarketError):
     """An invalid rule. The message names the field and the accepted values."""
+
+    exit_status = 2
+
+
+def check_channels(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise RuleError that lists ``known``, or says how to set up a channel, if a name is not in it."""
+    for name in names:
+        if name not in known:
+            there = f"CANDLEFLOW_ALERT_CHANNELS has {', '.join(known)}" if known else NO_CHANNEL
+            raise RuleError(f"channels: there is no channel {name!r:.40}; {there}")
 
 
 class Kind(StrEnum):
@@ -79,8 +96,8 @@ class Rule:
     """In microseconds since the epoch."""
     note: str = ""
     channels: tuple[str, ...] = ()
+    """Empty: every channel that is set up when the rule fires."""
     may_be_incomplete: bool = False
-    may_be_simulated: bool = False
     rule_id: int = 0
 
     def has_expired(self, now: int) -> bool:
@@ -145,7 +162,7 @@ def rule_of(given: Mapping[str, Any], rule_id: int = 0) -> Rule:
 
     Raises RuleError that names the wrong field and the accepted values.
     """
-    unknown = sorted(given.keys() - _READERS.keys())
+    unknown = sorted(given.keys() - _READERS.keys() - {_RETIRED})
     if unknown:
         raise RuleError(f"{unknown[0]!r:.40}: unknown field of a rule")
     given = {"kind": None, "channels": ()} | dict(given)
@@ -231,8 +248,8 @@ def _note(name: str, given: Any) -> str:
 
 def _channels(name: str, given: Any) -> tuple[str, ...]:
     names = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
-    if not names or len(names) > MOST_CHANNELS or len(set(names)) < len(names):
-        raise RuleError(f"{name}: must be 1 to {MOST_CHANNELS} different names")
+    if isinstance(given, str) or len(names) > MOST_CHANNELS or len(set(names)) < len(names):
+        raise RuleError(f"{name}: must be at most {MOST_CHANNELS} different names")
     for one in names:
         if not (isinstance(one, str) and _CHANNEL.fullmatch(one)):
             raise RuleError(f"{name}: must be names of a-z, 0-9, '-' and '_', not {one!r:.40}")
@@ -253,6 +270,5 @@ _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "note": _note,
     "channels": _channels,
     "may_be_incomplete": _flag,
-    "may_be_simulated": _flag,
 }
 """Validators by field, in the order of checking: each returns the value or raises RuleError."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from candleflow.alerts.message import describe
-from candleflow.alerts.rules import expiry, fields, rule_of
+from candleflow.alerts.rules import check_channels, expiry, fields, rule_of
 from candleflow.dashboard.shared_answers import SharedAnswers, Viewer
 from candleflow.errors import MarketError
 from candleflow.settings import Settings, channels_of
@@ -41,9 +41,7 @@ class AlertRules:
         CANDLEFLOW_ALERT_CHANNELS.
         """
         wanted = rule_of({**rule, "expires_at": expiry(until)})
-        for name in wanted.channels:
-            if name not in self.channels:
-                raise MarketError(f"channels: CANDLEFLOW_ALERT_CHANNELS has no {name}")
+        check_channels(wanted.channels, self.channels)
         self._editor.add(fields(wanted))
 
     def remove(self, rule_id: int) -> None:

@@ -1,6 +1,6 @@
 """The alerts menu: add a rule, remove rules, see the latest alerts and whether they were delivered.
 
-The newest failed delivery is shown at the top: the channel itself can't report it.
+If a channel's newest delivery failed, it is shown at the top: the channel itself can't report it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ _KINDS: Final = {
 }  # fmt: skip
 _WITHOUT_THRESHOLD: Final = (Kind.GAP, Kind.DIFFERS)
 _FAILED: Final = ("refused", "unknown", "given up")
+_OPEN: Final = ("pending", "sending")
 _NO_CHANNEL: Final = (
-    "No channel is set up. Add `CANDLEFLOW_ALERT_CHANNELS=phone=tgram://<token>/<chat>` to `.env` and"
-    " restart. [Addresses for Telegram, Discord, e-mail and others](https://github.com/caronc/apprise/wiki)."
+    "No channel is set up, so alerts are only stored and shown here. To have them sent, add"
+    " `CANDLEFLOW_ALERT_CHANNELS=phone=tgram://<token>/<chat>` to `.env` and restart."
+    " [Addresses for Telegram, Discord, e-mail and others](https://github.com/caronc/apprise/wiki)."
 )
 _LATEST: Final = 10
 _HYSTERESIS: Final = "How far the value must move back past the threshold before the rule may fire again."
@@ -37,21 +39,20 @@ _CANDLES: Final = 60
 
 
 @st.fragment
-def menu(alert_rules: AlertRules, offered: Sequence[str], *, is_simulated: bool) -> None:
+def menu(alert_rules: AlertRules, offered: Sequence[str]) -> None:
     """Draw the menu. Opening or using it doesn't redraw the charts."""
     try:
         latest = alert_rules.latest(_LATEST)
     except StoreError:
         latest = []
-    has_failed = any(one.state in _FAILED for one in latest)
-    opener = st.popover("Alerts (!)" if has_failed else "Alerts", key="alerts", on_change="rerun")
+    opener = st.popover("Alerts (!)" if _failed(latest) else "Alerts", key="alerts", on_change="rerun")
     if not opener.open:
         return
     with opener:
         try:
             _latest(latest)
             _rules(alert_rules)
-            _form(alert_rules, offered, is_simulated=is_simulated)
+            _form(alert_rules, offered)
         except UnknownOutcomeError as error:
             st.warning(words.escape_markdown(str(error)))
         except StoreError:
@@ -59,14 +60,22 @@ def menu(alert_rules: AlertRules, offered: Sequence[str], *, is_simulated: bool)
 
 
 def _latest(alerts: Sequence[DeliveredAlert]) -> None:
-    failed = next((one for one in alerts if one.state in _FAILED), None)
-    if failed is not None:
+    if failed := _failed(alerts):
         st.warning(words.escape_markdown(f"{failed.channel}: {failed.state}: {failed.detail}"))
     for one in alerts:
         first = one.text.partition("\n")[0]
         st.text(f"{words.utc(one.decided_at)}  {one.channel}, {one.state}: {first}")
     if not alerts:
         st.caption("No alert so far.")
+
+
+def _failed(alerts: Sequence[DeliveredAlert]) -> DeliveredAlert | None:
+    """Return the newest failed delivery that no later outcome on its channel follows."""
+    newest: dict[str, DeliveredAlert] = {}
+    for one in alerts:
+        if one.state not in _OPEN:
+            newest.setdefault(one.channel, one)
+    return next((one for one in newest.values() if one.state in _FAILED), None)
 
 
 def _rules(alert_rules: AlertRules) -> None:
@@ -78,10 +87,9 @@ def _rules(alert_rules: AlertRules) -> None:
                 st.rerun()
 
 
-def _form(alert_rules: AlertRules, offered: Sequence[str], *, is_simulated: bool) -> None:
+def _form(alert_rules: AlertRules, offered: Sequence[str]) -> None:
     if not alert_rules.channels:
         st.caption(_NO_CHANNEL)
-        return
     with st.form("alert", border=False):
         kind = _KINDS[st.selectbox("Condition", list(_KINDS), key="alert-kind")]
         symbol = st.selectbox("Symbol", [_EVERY, *offered], key="alert-symbol")
@@ -91,8 +99,12 @@ def _form(alert_rules: AlertRules, offered: Sequence[str], *, is_simulated: bool
             cool_down = st.number_input("Cool-down, s", 0, LONGEST_COOL_DOWN, 60, key="alert-cool-down")
             until = st.text_input("Until (UTC)", key="alert-until", placeholder="2026-12-31 18:00")
         note = st.text_input("Note", key="alert-note", max_chars=LONGEST_NOTE)
-        channels = st.multiselect(
-            "Channels", alert_rules.channels, default=list(alert_rules.channels), key="alert-channels"
+        channels = alert_rules.channels and st.multiselect(
+            "Channels",
+            alert_rules.channels,
+            default=list(alert_rules.channels),
+            key="alert-channels",
+            placeholder="Every channel",
         )
         with st.container(horizontal=True):
             is_closed = st.toggle("Closed candles only", key="alert-closed")
@@ -112,7 +124,6 @@ def _form(alert_rules: AlertRules, offered: Sequence[str], *, is_simulated: bool
         "is_once": is_once,
         "note": note,
         "channels": channels,
-        "may_be_simulated": is_simulated,
     }
     try:
         alert_rules.add(rule, until)

@@ -140,7 +140,7 @@ def _controls(
         with st.container(horizontal=True, width="content", key="menus", gap="small"):
             looks, is_local = _drawing_controls()
             download_menu.menu(_drawn, is_simulated=is_simulated)
-            alerts_menu.menu(shared().alert_rules, offered, is_simulated=is_simulated)
+            alerts_menu.menu(shared().alert_rules, offered)
         refresh = _segments("Refresh", list(REFRESHES), next(iter(REFRESHES)), "refresh")
     lengths = tuple(bucket_labels.values())
     selection = _Selection(symbol, bucket_labels.get(bucket), LOOK_BACKS[look_back], lengths)

@@ -15,7 +15,7 @@ class AlertSettings(Section):
         SecretStr(""),
         description="Channels that alerts are sent to, separated by commas: name=address, such as "
         "phone=tgram://token/chat. Addresses are Apprise URLs and are kept secret. Empty: alerts are only "
-        "stored",
+        "stored and shown on the page",
     )
     pictures: bool = Field(
         default=True,

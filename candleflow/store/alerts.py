@@ -408,9 +408,9 @@ _MISSING: Final = """
     ) held
 """
 _LATEST: Final = f"""
-    SELECT a.alert_id, a.rule_id, a.symbol, a.text, {microseconds("a.decided_at")}, d.channel,
-        d.state, d.detail
+    SELECT a.alert_id, a.rule_id, a.symbol, a.text, {microseconds("a.decided_at")},
+        coalesce(d.channel, 'no channel'), coalesce(d.state, 'only stored'), coalesce(d.detail, '')
     FROM (SELECT * FROM alerts ORDER BY decided_at DESC, alert_id DESC LIMIT %(limit)s) a
-        JOIN alert_deliveries d USING (alert_id)
+        LEFT JOIN alert_deliveries d USING (alert_id)
     ORDER BY a.decided_at DESC, a.alert_id DESC, d.channel
 """  # nosec B608 # noqa: S608 - constants of this module

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def _page(settings: object) -> None:
     from candleflow.dashboard.alert_rules import AlertRules
 
     st.session_state["alerts"] = True
-    alerts_menu.menu(AlertRules(settings), ["BTCUSDT", "ETHUSDT"], is_simulated=False)  # type: ignore[arg-type]
+    alerts_menu.menu(AlertRules(settings), ["BTCUSDT", "ETHUSDT"])  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -90,8 +91,14 @@ def test_how_often_and_how_long_a_rule_fires_is_chosen_on_the_page(database: Dat
     assert "hysteresis 2.5, cool-down 300 s, once, until 2030-01-02 03:04:00 UTC" in said
 
 
-def test_without_a_channel_one_line_says_what_to_do_with_a_link(database: Database) -> None:
+def test_without_a_channel_a_rule_is_added_and_one_line_with_a_link_says_how_to_have_alerts_sent(
+    database: Database,
+) -> None:
     shown = page(database, alert_channels="")
+    shown.text_input(key="alert-threshold").input("100")
+    shown.button[-1].click().run()
+    assert not shown.exception
+    assert [one["channels"] for one in rules(database)] == [[]]
     (line,) = [one.value for one in shown.caption if "CANDLEFLOW_ALERT_CHANNELS" in one.value]
     assert ".env" in line
     assert "](https://" in line
@@ -155,7 +162,7 @@ def test_an_alert_that_fires_is_on_the_page_with_its_state(
         assert page.problems() == []
 
 
-def test_a_failed_delivery_is_shown_at_the_top(database: Database) -> None:
+def test_a_failed_delivery_is_shown_at_the_top_until_a_later_one_succeeds(database: Database) -> None:
     shown = page(database)
     shown.text_input(key="alert-threshold").input("1")
     shown.button[-1].click().run()
@@ -164,7 +171,14 @@ def test_a_failed_delivery_is_shown_at_the_top(database: Database) -> None:
         alert = Alert(BEGINS_AT, BEGINS_AT, "BTCUSDT crosses up 1", "brief", ["phone"])
         book.decide([Decision(1, "BTCUSDT", 0, {}, alert)])
         book.note("phone", book.take("phone", 1), "refused", "401 Unauthorized")
+        shown = page(database)
+        assert "401 Unauthorized" in shown.warning[0].value
+        assert any("BTCUSDT crosses up 1" in one.value for one in shown.text)
+        assert "canary" not in str(shown)
+        later = replace(alert, window=BEGINS_AT + 5 * SECOND_US)
+        book.decide([Decision(1, "BTCUSDT", 1, {}, later)])
+        assert page(database).warning
+        book.note("phone", book.take("phone", 1), "sent")
     shown = page(database)
-    assert "401 Unauthorized" in shown.warning[0].value
-    assert any("BTCUSDT crosses up 1" in one.value for one in shown.text)
-    assert "canary" not in str(shown)
+    assert not shown.warning
+    assert any("phone, refused: BTCUSDT crosses up 1" in one.value for one in shown.text)

@@ -92,10 +92,9 @@ class Scene:
             postgres_password=settings.postgres.password.get_secret_value(),
             data_dir=settings.stack.data_dir,
             exchange=settings.exchange.name,
-            alert_channels=CHANNELS,
             log_level="DEBUG",
             **self.there.settings,
-            **more,
+            **{"alert_channels": CHANNELS} | more,
         )
         log = self.folder / f"{name}.log"
         with started([sys.executable, str(ROOT / "alerts.py")], variables, log) as process:
@@ -492,8 +491,9 @@ def test_a_rule_is_added_listed_and_removed_by_the_command_line(
     )
     assert "rule 1: 币安人生USDT crosses up 100000, to phone" in capsys.readouterr().out
     assert cli.main(["alerts", "add", "above", "NaN"]) == 2
-    assert "threshold: must be a number" in capsys.readouterr().out
+    assert "threshold: must be a number" in capsys.readouterr().err
     assert cli.main(["alerts", "add", "above", "1", "--to", "pager"]) == 2
+    assert "no channel 'pager'; CANDLEFLOW_ALERT_CHANNELS has phone, team" in capsys.readouterr().err
     assert cli.main(["alerts", "list"]) == 0
     assert "rule 1: 币安人生USDT crosses up 100000" in capsys.readouterr().out
     assert cli.main(["alerts", "remove", "1"]) == 0
@@ -505,3 +505,27 @@ def test_a_rule_is_added_listed_and_removed_by_the_command_line(
     scene.there.answer_next(DISCORD_GONE)
     assert cli.main(["alerts", "test", "team"]) == 1
     assert "refused: 404 Not Found: Unknown Webhook" in capsys.readouterr().out
+
+
+def test_without_a_channel_alerts_are_stored_and_the_command_line_says_how_to_have_them_sent(
+    scene: Scene, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = scene.database.settings_with(alert_channels="", exchange="binance")
+    monkeypatch.setattr(settings_module, "load", lambda **_: bare)
+    monkeypatch.setattr(status, "running_settings", lambda settings: settings)
+    scene.begin()
+    assert cli.main(["alerts", "add", "above", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "rule 1: every symbol is above 1, to every channel" in said
+    assert "only stored and shown on the page: no channel is set up: add CANDLEFLOW_ALERT_CHANNELS=" in said
+    for command in (["alerts", "add", "above", "1", "--to", "phone"], ["alerts", "test"]):
+        assert cli.main(command) == 2
+        assert "no channel is set up: add CANDLEFLOW_ALERT_CHANNELS=" in capsys.readouterr().err
+    with scene.running(alert_channels="") as running:
+        running.wait_for(lambda: len(scene.deliveries()) == 1, WAIT)
+    assert cli.main(["alerts", "list"]) == 0
+    assert "no channel: only stored: BTCUSDT is above 1: 99" in capsys.readouterr().out
+    assert scene.there.requests == []
+    scene.rule("below", "100", channels=[])
+    with scene.running() as running:
+        scene.ends(running, "only stored", "sent", "sent")

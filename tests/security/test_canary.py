@@ -117,7 +117,7 @@ def scene(
         )
         try:
             machine.start("up", WAIT_SECONDS)
-            added = machine.run("alerts", "add", "above", "0.01", "--simulated", "--incomplete")
+            added = machine.run("alerts", "add", "above", "0.01", "--incomplete")
             assert added.returncode == 0, added.stderr
             url = machine.status()["postgres_url"]
             has_candles = "SELECT count(*) > 0 FROM candles"

@@ -41,11 +41,6 @@ def test_no_alert_for_an_incomplete_candle_unless_the_rule_allows_it() -> None:
     assert fires(above(may_be_incomplete=True), observation(is_complete=False))
 
 
-def test_no_alert_for_simulated_trades_unless_the_rule_allows_it() -> None:
-    assert not fires(above(), observation(is_simulated=True))
-    assert fires(above(may_be_simulated=True), observation(is_simulated=True))
-
-
 def test_an_ignored_observation_changes_nothing() -> None:
     crossing = above(kind=Kind.CROSSES_UP)
     state, _ = evaluate(crossing, State(), observation(99), AT)
