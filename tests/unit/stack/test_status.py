@@ -28,6 +28,7 @@ HERE = socket.gethostname()
         ("another-container", NOBODY, 0.0, True),
         ("another-container", os.getpid(), SILENT_SECONDS + 1, False),
     ],
+    ids=["ours running", "ours ended", "another host's, fresh", "another host's, silent"],
 )
 def test_a_pid_counts_only_where_it_is_from_and_elsewhere_the_age(
     tmp_path: Path, host: str, pid: int, age: float, runs: bool
