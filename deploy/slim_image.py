@@ -30,8 +30,8 @@ JARS: Final[Mapping[str, str]] = {
     "arpack* lapack-* blas-* JTransforms-* JLargeArrays-*",
     "Hive: Spark's catalog is in memory": "spark-hive* hive-[!s]* hive-se* hive-shims* datanucleus-* derby* "
     "libthrift-* libfb303-* HikariCP-* *jdo-*",
-    "Kubernetes, YARN, ZooKeeper": "spark-kubernetes_* kubernetes-* volcano-* vertx-* spark-yarn_* zookeeper* "
-    "curator-*",
+    "Kubernetes, YARN, ZooKeeper": "spark-kubernetes_* kubernetes-* volcano-* vertx-* spark-yarn_* "
+    "zookeeper* curator-*",
     "Scala's shell and compiler: Spark compiles with Janino": "spark-repl_* scala-compiler-* jline-*",
     "file formats: we read Kafka and text files": "parquet-* orc-*",
     "libraries of other systems": "netty-*-osx-* netty-*-windows-*",
