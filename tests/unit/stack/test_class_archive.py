@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from candleflow.errors import StackError
 from candleflow.stack import process
-from candleflow.stack.class_archive import ClassArchive, kafka_archive, spark_archive
+from candleflow.stack.class_archive import ClassArchive, kafka_archive, lower_priority, spark_archive
 
 
 @pytest.fixture
@@ -214,3 +215,9 @@ def test_another_class_path_has_another_archive(
 
 def test_another_java_has_another_archive(tmp_path: Path, java_home: Path) -> None:
     assert kafka_archive(tmp_path, java_home, []).key != kafka_archive(tmp_path, tmp_path, []).key
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's choice when memory runs out is Linux's")
+def test_the_kernel_ends_the_archiving_jvm_before_any_other_process() -> None:
+    done = process.run(["cat", "/proc/self/oom_score_adj"], before_exec=lower_priority)
+    assert done.stdout.strip() == "1000"
