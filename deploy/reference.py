@@ -66,7 +66,8 @@ def commands_page() -> str:
     for name, command in cli.COMMANDS.items():
         parts += [f"## {name}\n", f"{command.help[:1].upper()}{command.help[1:]}.\n"]
         if command.arguments is not None:
-            parts += ["```text", _help(name), "```\n"]
+            for text in _helps(name):
+                parts += ["```text", text, "```\n"]
     return "\n".join(parts)
 
 
@@ -164,11 +165,16 @@ def _database(folder: Path) -> str:
         server.stop()
 
 
-def _help(name: str) -> str:
+def _helps(name: str) -> list[str]:
+    """Return the help of a command, and of each of its subcommands."""
     os.environ["COLUMNS"] = str(_WIDTH)
-    parser = cli.build_parser(name)
-    (commands,) = (one for one in parser._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001 - argparse has no other way to one command's help
-    return str(commands.choices[name].format_help()).strip()
+    command = _subparsers(cli.build_parser(name))[name]
+    return [one.format_help().strip() for one in (command, *_subparsers(command).values())]
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]  # noqa: SLF001 - argparse has no other way to them
+    return {name: one for action in found for name, one in action.choices.items()}
 
 
 def _default(field: Any) -> str:

@@ -167,6 +167,15 @@ def _producer_of(facts: Facts) -> str:
     return next((name for shard, name in _producers(facts).items() if shard.owns(facts.symbol)), PRODUCER)
 
 
+def progress(facts: Facts) -> str:
+    """Return what a page without a trade waits for, by the heartbeats of producers and processor."""
+    found = [_status_of(facts, name) for name in (*_producers(facts).values(), "processor")]
+    published = sum(one.counts.get("published", 0) for one in found if one.counts is not None)
+    waiting = [f"{_counted(published, 'trade')} in Kafka so far."] if published else []
+    reasons = [one.why for one in found if one.state is not State.GOOD]
+    return " ".join([*waiting, *reasons, "Candles will appear here with the first stored trade."])
+
+
 # The items --------------------------------------------------------------------------------------------
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from candleflow.dashboard import words
+from candleflow.dashboard import trust, words
 from candleflow.dashboard.choice import CANDLE_LIMIT, Choice, Period, period
 from candleflow.dashboard.source import PageSource
+from candleflow.dashboard.trust import Facts
 from candleflow.market.stored import StoredCandle, SymbolState
 from candleflow.market.window import SECOND_US
 
@@ -45,6 +46,9 @@ def look(
     states = {state.symbol: state for state in source.symbols()}
     state = states.get(choice.symbol)
     if state is None:
+        if is_followed and not states:
+            progress = trust.progress(Facts(choice.symbol, now, heartbeats=source.heartbeats()))
+            return Nothing("Waiting for the first trade", progress)
         return _without_a_trade(choice.symbol, sorted(states), is_followed=is_followed)
     shown = period(choice, state.last_trade_time, now)
     # One more than is drawn: if it exists, the look-back has more candles than the limit.
@@ -78,11 +82,6 @@ def _without_a_trade(symbol: str, others: Sequence[str], *, is_followed: bool) -
         return Nothing(
             f"{symbol} is not followed",
             f"It is not among CANDLEFLOW_SYMBOLS, and no trade of it is stored.{_listed(others)}",
-        )
-    if not others:
-        return Nothing(
-            "Waiting for the first trade",
-            "Candles will appear here once the producer and the processor are running.",
         )
     return Nothing(
         f"No trade of {symbol} yet", f"Its candles will appear here with the first trade.{_listed(others)}"

@@ -28,6 +28,8 @@ class PartLine:
     name: str
     state: str
     message: str = ""
+    problem: str = ""
+    """Why it isn't running, by the supervisor."""
 
 
 def counted(counts: Mapping[str, int | float]) -> str:
@@ -68,10 +70,9 @@ class Display:
         for part in parts:
             # Counts change all the time. Without a terminal, print a line only for a new state or a new
             # problem.
-            trouble = part.message if part.state in ("starting", "restarting", "failed", "stopped") else ""
-            if self._shown.get(part.name) != (part.state, trouble):
-                self._shown[part.name] = (part.state, trouble)
-                self.say(_plain(part, trouble))
+            if self._shown.get(part.name) != (part.state, part.problem):
+                self._shown[part.name] = (part.state, part.problem)
+                self.say(_plain(part))
 
     def _table(self, parts: Sequence[PartLine]) -> Table:
         mark = Text(f" {SIMULATED} ", style="bold white on red") if self.is_simulated else None
@@ -84,6 +85,6 @@ class Display:
         return table
 
 
-def _plain(part: PartLine, trouble: str) -> str:
+def _plain(part: PartLine) -> str:
     now = time.strftime("%H:%M:%S", time.gmtime())
-    return f"{now}Z {part.name:<10} {part.state}" + (f" ({trouble})" if trouble else "")
+    return f"{now}Z {part.name:<10} {part.state}" + (f" ({part.problem})" if part.problem else "")

@@ -82,13 +82,16 @@ class LocalServer(ABC):
         return not self._problem
 
     def not_ready(self) -> str:
-        """Return why ``is_ready`` last returned false, with the end of the log."""
-        return f"{self._problem}; last log lines: {self.why_it_ended()}"
+        """Return why ``is_ready`` last returned false."""
+        return self._problem
 
     def wait_until_ready(self, within_seconds: float = READY_SECONDS) -> None:
         """Wait until the server answers a client. Raises StackError if it ends or isn't ready in time."""
         if not process.wait_for(self.is_ready, within_seconds):
-            raise StackError(f"{self.name} wasn't ready after {within_seconds:.0f} s: {self.not_ready()}")
+            raise StackError(
+                f"{self.name} wasn't ready after {within_seconds:.0f} s: {self._problem}; "
+                f"last log lines: {self.why_it_ended()}"
+            )
 
     def stop(self, within_seconds: float = STOP_SECONDS) -> None:
         """Stop the server cleanly; kill it after the deadline, so that its next start has to recover."""

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.1
 TRIM_EVERY_SECONDS: Final = 30.0
-LATE_SECONDS: Final = 5.0
+LATE_SECONDS: Final = 10.0
 """After this time the display says why a process isn't ready."""
 
 _RESTARTS: Final = partial(Backoff, 1.0, 30.0)
@@ -233,9 +233,13 @@ class Supervisor:
         """Show why a part isn't ready. Raises StackError when ``ready_seconds`` are over."""
         if waited_seconds < min(LATE_SECONDS, supervised.part.ready_seconds):
             return
-        why = supervised.part.not_ready() if supervised.part.not_ready else supervised.part.last_log_lines()
-        if waited_seconds >= supervised.part.ready_seconds and not supervised.ready.is_set():
-            raise _not_started(supervised.part, f"not ready after {waited_seconds:.0f} s: {why}")
+        part = supervised.part
+        why = part.not_ready() if part.not_ready else ""
+        if waited_seconds >= part.ready_seconds and not supervised.ready.is_set():
+            logged = part.last_log_lines()
+            raise _not_started(
+                part, f"not ready after {waited_seconds:.0f} s: {why}; last log lines: {logged}"
+            )
         if supervised.message != why:
             self._set(supervised, "starting", why)
 

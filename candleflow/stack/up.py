@@ -47,7 +47,7 @@ from candleflow.stack.run_file import (
 from candleflow.stack.server import LocalServer
 from candleflow.stack.supervisor import Part, SupervisedPart, Supervisor, in_thread
 from candleflow.store import schema
-from candleflow.telemetry import read_heartbeat
+from candleflow.telemetry import Heartbeat, read_heartbeat
 
 Command = Literal["up", "services"]
 
@@ -140,6 +140,8 @@ class _Session:
         self._supervisor = Supervisor(self._note)
         self._environment = child_environment({})
         self._is_ready = False
+        self._has_candle = False
+        self._began_at = time.monotonic()
         self._page_problem = ""
 
     async def run(self) -> int:
@@ -287,7 +289,7 @@ class _Session:
         self._is_ready = True
         self._write_run()
         if self._command == "up":
-            self._display.say(f"the page: {self._page_url}", "bold")
+            self._display.say(f"the page answers at {self._page_url}; waiting for the first candle")
         else:
             self._display.say(f"Kafka is at {self._settings.kafka.bootstrap}", "bold")
             self._display.say(f"PostgreSQL is at {self._settings.database!r}", "bold")
@@ -313,16 +315,35 @@ class _Session:
     async def _show(self) -> None:
         while True:
             self._display.show([self._line(supervised) for supervised in self._supervisor.parts])
+            if self._is_ready and not self._has_candle:
+                self._announce_first_candle()
             await asyncio.sleep(_SHOW_EVERY_SECONDS)
 
-    def _line(self, supervised: SupervisedPart) -> PartLine:
-        """Return the line to display: the process's own status, if its heartbeat has one."""
+    def _announce_first_candle(self) -> None:
+        """Say that everything works, once the processor of this start has stored a candle."""
+        beats = [self._beat(one) for one in self._supervisor.parts if one.part.name == "processor"]
+        self._has_candle = any(beat is not None and beat.counts.get("candles") for beat in beats)
+        if self._has_candle:
+            seconds = time.monotonic() - self._began_at
+            self._display.say(
+                f"ready after {seconds:.0f} s, the first candle is stored: open {self._page_url}", "bold"
+            )
+
+    def _beat(self, supervised: SupervisedPart) -> Heartbeat | None:
+        """Return the last heartbeat of the part's present process."""
         beat = read_heartbeat(self._settings.stack.run_dir, supervised.part.name)
         is_own = supervised.child is not None and beat is not None and beat.pid == supervised.child.pid
-        if supervised.state != "running" or beat is None or not is_own:
-            return PartLine(supervised.part.name, supervised.state, supervised.message)
+        return beat if is_own else None
+
+    def _line(self, supervised: SupervisedPart) -> PartLine:
+        """Return the line to display: the process's own status, if it runs and its heartbeat has one."""
+        part, beat = supervised.part, self._beat(supervised)
+        if supervised.state != "running":
+            return PartLine(part.name, supervised.state, supervised.message, supervised.message)
+        if beat is None:  # a process without a check of its own is ready with its first heartbeat
+            return PartLine(part.name, "running" if part.is_ready else "starting")
         words = "  ".join(filter(None, (counted(beat.counts), beat.message)))
-        return PartLine(supervised.part.name, beat.state, words)
+        return PartLine(part.name, beat.state, words)
 
     def _note(self, _: SupervisedPart) -> None:
         try:

@@ -220,7 +220,7 @@ def test_up_shows_the_page_refuses_a_second_and_ends_everything_in_time(machine:
     machine.environment["CANDLEFLOW_SPARK_MEMORY"] = "600m"
     running = machine.start("up")
     assert "SIMULATED" in machine.said
-    assert f"the page: http://localhost:{page}" in machine.said
+    assert f"the page answers at http://localhost:{page}; waiting for the first candle" in machine.said
     assert httpx.get(f"http://127.0.0.1:{page}", trust_env=False).status_code == 200
 
     second = machine.run("up")
@@ -228,7 +228,15 @@ def test_up_shows_the_page_refuses_a_second_and_ends_everything_in_time(machine:
     assert f"its page is http://localhost:{page}" in second.stderr
 
     url = machine.status()["postgres_url"]
-    assert wait_for(lambda: rows(url, "SELECT count(*) FROM candles") != [(0,)], 200), machine.said
+    assert wait_for(lambda: f"is stored: open http://localhost:{page}" in machine.said, 200), machine.said
+    assert rows(url, "SELECT count(*) FROM candles") != [(0,)]
+    changes = [line.split("Z ", 1)[1].split(maxsplit=1) for line in machine.said.splitlines() if "Z " in line]
+    for name in {name for name, _ in changes}:
+        states = [state for one, state in changes if one == name]
+        assert states[0] == "starting"
+        assert states[-1] == "running", machine.said
+        assert states.count("running") == 1, machine.said
+        assert "log:" not in " ".join(states)
     members = machine.members()
     names = {one["name"] for one in machine.status()["processes"]}
     assert names == {

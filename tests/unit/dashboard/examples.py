@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -11,6 +11,7 @@ from candleflow.dashboard.source import PageSource
 from candleflow.errors import StoreError
 from candleflow.market.stored import StoredCandle, SymbolState
 from candleflow.market.window import SECOND_US
+from candleflow.telemetry import Heartbeat
 
 NOON = 1_723_118_400 * SECOND_US
 """2024-08-08 12:00:00 UTC."""
@@ -64,7 +65,11 @@ class ExampleSource(PageSource):
     states: list[SymbolState] = field(default_factory=list)
     stored: list[StoredCandle] = field(default_factory=list)
     is_away: bool = False
+    beats: dict[str, Heartbeat | None] = field(default_factory=dict)
     asked: list[tuple[str, int, int | None, int]] = field(default_factory=list)
+
+    def heartbeats(self) -> Mapping[str, Heartbeat | None]:
+        return self.beats
 
     def symbols(self) -> Sequence[SymbolState]:
         if self.is_away:

@@ -6,6 +6,7 @@ from candleflow.dashboard.choice import CANDLE_LIMIT, Choice
 from candleflow.dashboard.view import Nothing, View, look
 from candleflow.errors import StoreError
 from candleflow.market.window import SECOND_US
+from candleflow.telemetry import Heartbeat
 from tests.unit.dashboard.examples import NOON, ExampleSource, candle, candles, symbol_state
 
 CHOICE = Choice("BTCUSDT", 5, 300)
@@ -21,6 +22,19 @@ def test_an_empty_store_shows_a_waiting_message() -> None:
     nothing = look(ExampleSource(), CHOICE, NOON)
     assert isinstance(nothing, Nothing)
     assert nothing.title == "Waiting for the first trade"
+    assert "no heartbeat of the processor" in nothing.advice
+
+
+def test_an_empty_store_shows_how_many_trades_wait_and_for_which_process() -> None:
+    second = NOON / SECOND_US
+    producer = Heartbeat("producer", 1, "running", "", second, second, {"published": 2_884})
+    processor = Heartbeat("processor", 2, "starting", "Spark's JVM", second, second)
+    nothing = look(ExampleSource(beats={"producer": producer, "processor": processor}), CHOICE, NOON)
+    assert isinstance(nothing, Nothing)
+    assert nothing.advice == (
+        "2,884 trades in Kafka so far. The processor is starting: Spark's JVM. "
+        "Candles will appear here with the first stored trade."
+    )
 
 
 def test_the_message_for_a_symbol_without_trades_lists_symbols_with_trades() -> None:
