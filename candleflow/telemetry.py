@@ -74,8 +74,9 @@ def set_up_logging(process_name: str, level: str = "INFO", log_format: str = "te
         else _TextFormatter(_LINE, defaults={"process_name": process_name})
     )
     if level != "DEBUG":
-        # py4j logs each reconnect to the JVM to the root logger, with a traceback.
-        handler.addFilter(lambda record: record.name != "root" or record.levelno > logging.INFO)
+        # py4j logs to the root logger, with a traceback, each reconnect to the JVM and each lost connection.
+        # It also raises the latter. All other modules have loggers of their own.
+        handler.addFilter(lambda record: record.name != "root")
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Even at DEBUG: py4j would log each command that it sends to the JVM, kafka-python its configuration, and
     # both contain passwords.
@@ -88,6 +89,8 @@ def set_up_logging(process_name: str, level: str = "INFO", log_format: str = "te
     # kafka-python logs four errors for each attempt to reach a broker that is still starting. Our own callers
     # check every outcome and log one line.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    # The same for an error of a batch: the processor keeps it and reports it once.
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
 
 
 Counts = Mapping[str, int | float]
