@@ -209,9 +209,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=IMAGES, help="the folder for the pictures")
     out = parser.parse_args().out
     with (
+        chromium() as driver,
         postgres_server() as (server, folder),
         alerting(server, folder / "data") as scene,
-        chromium() as driver,
     ):
         take(scene, Page(driver, scene.page.url), out)
 

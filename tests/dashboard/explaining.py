@@ -22,13 +22,16 @@ from tests.dashboard.server import page_server
 
 SIZE = (640, 900)
 """Of the window. Shown on a phone, at 390 pixels, the texts are still 13 pixels high."""
+HEIGHT = 380
+"""Of the chart, in pixels."""
 SCALE = 2
 CANDLE_US = 5 * SECOND_US
-REBUILT, INCOMPLETE, GAP = -19, -13, range(-9, -5)
+REBUILT, INCOMPLETE, GAP = -28, -22, range(-17, -13)
 """The candles with that state, counted from the present one."""
 LIVE_SECONDS = 20
-ZOOMS = 3
+ZOOMS = 2
 
+_DRAWN_HEIGHT = "return document.querySelector('.cf-plot')._fullLayout.height"
 # Each callout starts above the chart, and a line leads down to its candle. The leftmost is the topmost, so
 # that no line crosses a text.
 _CALLOUTS = """
@@ -39,7 +42,7 @@ const {xaxis, yaxis} = plot._fullLayout;
 const box = plot.getBoundingClientRect();
 const rebuilt = traces.repaired.x[0], bucket = traces.incomplete.width;
 const callouts = [
-  [rebuilt - 5 * bucket, 'complete', 'every trade id is there'],
+  [rebuilt - 3 * bucket, 'complete', 'every trade id is there'],
   [rebuilt, 'rebuilt', 'corrected after it closed'],
   [traces.incomplete.x[0], 'incomplete', 'trade ids are missing'],
   [(gap.x0 + gap.x1) / 2, 'gap', 'no candle at all'],
@@ -65,7 +68,7 @@ add('rect', {x: 0, y: 0, width: '100%', height: box.top - 2, fill: app.backgroun
 callouts.forEach(([time, name, meaning], row) => {
   const x = box.left + xaxis._offset + xaxis.d2p(time);
   const at = traces.price.x.indexOf(time);
-  const down = at < 0 ? 0.3 * yaxis._length : yaxis.d2p(traces.price.high[at]) - 8;
+  const down = at < 0 ? 6 : yaxis.d2p(traces.price.high[at]) - 8;
   const high = box.top + yaxis._offset + down;
   const y = top + PAD + row * ROW;
   const isLast = row === callouts.length - 1;
@@ -80,6 +83,11 @@ callouts.forEach(([time, name, meaning], row) => {
   bold.style.fontWeight = 700;
   text.append(bold, `: ${meaning}`);
 });
+for (const mark of [traces.repaired, traces['incomplete-foot']]) {
+  const cx = box.left + xaxis._offset + xaxis.d2p(mark.x[0]);
+  const cy = box.top + yaxis._offset + (1 - mark.y[0]) * yaxis._length;
+  add('circle', {cx, cy, r: 11, fill: 'none', stroke: app.color, 'stroke-width': 1.5});
+}
 return {x: 0, y: top, width: innerWidth, height: box.bottom - top};
 """
 
@@ -128,7 +136,9 @@ def _take(page: Page, out: Path, *, is_dark: bool) -> None:
     for _ in range(ZOOMS):
         page.hit(Keys.ARROW_UP)
         page.wait(lambda: page.mode() == "free", "the zoom")
-    page.script("document.querySelector('.cf-chart').style.height = '380px'")
+    page.script("document.activeElement.blur()")
+    page.script("document.querySelector('.cf-chart').style.height = arguments[0]", f"{HEIGHT}px")
+    page.wait(lambda: page.script(_DRAWN_HEIGHT) == HEIGHT, "the chart at its new height")
     clip = page.script(_CALLOUTS)
     assert page.failures() == []
     taken = page.driver.execute_cdp_cmd(

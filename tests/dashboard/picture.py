@@ -42,10 +42,10 @@ HISTORY_SECONDS = 900
 SCORED_SECONDS = 2 * FEWEST * 5
 """Time limit for scores: half of it is enough for ``FEWEST`` forecasts of 5-second candles."""
 
-_COLOURS = 96  # palette size: the page has few colours, and the file is a quarter as large
-_FRAMES_A_SECOND = 6
-_MOVING_SIZE = (960, 600)
-_MOVING_QUALITY = 60
+_COLOURS = 256  # palette size: the page has few colours, and the file is a third as large
+_FRAMES_A_SECOND = 4
+_MOVING_SIZE = (800, 500)
+_MOVING_QUALITY = 40
 
 # A headless browser draws no pointer.
 _POINTER = """
@@ -143,7 +143,7 @@ def _take_forecast(page: Page, out: Path, *, is_dark: bool) -> None:
 
 def shrink(picture: Path) -> None:
     with Image.open(picture) as image:
-        small = image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+        small = image.convert("RGB").quantize(_COLOURS, Image.Quantize.FASTOCTREE)
     small.save(picture, optimize=True)
 
 
