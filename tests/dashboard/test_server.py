@@ -101,5 +101,5 @@ def test_the_error_of_a_taken_port_names_the_setting() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(StackError, match=rf"port {port} is taken; CANDLEFLOW_DASHBOARD_PORT"):
+        with pytest.raises(StackError, match=rf"port {port} is taken; set CANDLEFLOW_DASHBOARD_PORT"):
             dashboard.run(load(dashboard_port=port))

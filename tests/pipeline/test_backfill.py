@@ -328,7 +328,7 @@ def test_trades_of_another_market_are_rejected(archive: Archive) -> None:
     for exchange in ("simulator", "binance-us"):
         with pytest.raises(SettingError, match="CANDLEFLOW_EXCHANGE"):
             archive.backfill("BTCUSDT", exchange=exchange)
-    for name, says in ((f"ETHUSDT-trades-{DAY}.zip", "is of ETHUSDT"), ("mine.zip", "no such file")):
+    for name, says in ((f"ETHUSDT-trades-{DAY}.zip", "not ETHUSDT on"), ("mine.zip", "no such file")):
         with pytest.raises(SettingError, match=says):
             archive.backfill("BTCUSDT", Path(name))
 

@@ -29,7 +29,7 @@ PAGES = ROOT / "docs" / "start"
 NOT_RUN = {
     "git clone": "the copy stands for the clone",
     "cd ": "the copy is the folder",
-    "docker compose": "tests/pipeline/test_compose.py starts each service by its command and environment",
+    "docker compose": "tests/containers runs the compose file",
 }
 STAYS = re.compile(
     r"make run|candleflow (services|audit|replay)\b|streamlit run"
