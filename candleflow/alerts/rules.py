@@ -247,8 +247,9 @@ def _note(name: str, given: Any) -> str:
 
 
 def _channels(name: str, given: Any) -> tuple[str, ...]:
-    names = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
-    if isinstance(given, str) or len(names) > MOST_CHANNELS or len(set(names)) < len(names):
+    is_list = isinstance(given, Sequence) and not isinstance(given, str)
+    names = tuple(given) if is_list else ()
+    if not is_list or len(names) > MOST_CHANNELS or len(set(names)) < len(names):
         raise RuleError(f"{name}: must be at most {MOST_CHANNELS} different names")
     for one in names:
         if not (isinstance(one, str) and _CHANNEL.fullmatch(one)):

@@ -124,6 +124,7 @@ GOOD: dict[str, Any] = {"kind": "above", "threshold": "100", "channels": ["phone
         ({"expires_at": "tomorrow"}, "expires_at"),
         ({"note": "a\nb"}, "note"),
         ({"note": "x" * 101}, "note"),
+        ({"channels": None}, "channels"),
         ({"channels": "phone"}, "channels"),
         ({"channels": ["tgram://1:a/2"]}, "channels"),
         ({"channels": ["phone", "phone"]}, "channels"),
@@ -135,6 +136,10 @@ GOOD: dict[str, Any] = {"kind": "above", "threshold": "100", "channels": ["phone
 def test_an_invalid_rule_is_rejected_with_the_fields_name(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(RuleError, match=named):
         rule_of(GOOD | wrong)
+
+
+def test_a_rule_stored_by_an_earlier_version_is_still_a_rule() -> None:
+    assert rule_of(GOOD | {"may_be_simulated": False}) == rule_of(GOOD)
 
 
 @pytest.mark.parametrize(
