@@ -41,7 +41,7 @@ def servers(compose: Sequence[str | Path], images: dict[str, str], tmp_path: Pat
 def test_three_processes_on_this_machine_use_the_servers(
     servers: Stack, tmp_path: Path, figures: dict[str, str]
 ) -> None:
-    """All start at once, right after ``up``: whoever comes too early waits."""
+    """All start at once, right after ``up``: a process that is too early waits."""
     page = str(free_port())
     commands = COMMANDS | {"dashboard": (*COMMANDS["dashboard"], page)}
     variables = environment(
