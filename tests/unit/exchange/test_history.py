@@ -30,7 +30,7 @@ async def trades_of(history: TradeHistory, symbol: str, from_id: int, limit: int
 
 async def latest_id(simulator: Simulator) -> int:
     async with ExchangeRest(simulator.rest_url) as rest:
-        return (await rest.historical_trades("BTCUSDT", limit=1))[0].trade_id
+        return (await rest.last_trade_ids(["BTCUSDT"]))["BTCUSDT"]
 
 
 async def test_trades_come_from_an_id_on_as_many_as_asked_for() -> None:
@@ -146,13 +146,18 @@ async def test_a_refusal_is_reported() -> None:
 
 
 @pytest.fixture
-async def past() -> AsyncIterator[tuple[TradeHistory, int]]:
-    """The history of a host without ``historicalTrades``, and its latest trade id."""
+async def limited() -> AsyncIterator[Simulator]:
+    """A host without ``historicalTrades``."""
     async with Simulator(MARKET) as simulator:
-        last = await latest_id(simulator)
         simulator.faults.has_historical_trades = False
-        async with TradeHistory([simulator.rest_url]) as history:
-            yield history, last
+        yield simulator
+
+
+@pytest.fixture
+async def past(limited: Simulator) -> AsyncIterator[tuple[TradeHistory, int]]:
+    """The history of that host, and its latest trade id."""
+    async with TradeHistory([limited.rest_url]) as history:
+        yield history, await latest_id(limited)
 
 
 async def test_the_latest_thousand_come_whole_without_historical_trades(
@@ -186,7 +191,7 @@ async def test_older_ones_come_where_they_are_an_aggregate_of_their_own(
 
 @pytest.mark.parametrize("back", [1_050, 1_150, 1_250, 1_500])
 async def test_older_ones_leave_the_latest_to_the_page_that_has_them_whole(
-    past: tuple[TradeHistory, int], back: int
+    limited: Simulator, past: tuple[TradeHistory, int], back: int
 ) -> None:
     history, last = past
     first = last - back
@@ -194,7 +199,7 @@ async def test_older_ones_leave_the_latest_to_the_page_that_has_them_whole(
         page = await history.page("BTCUSDT", first, last + 1 - first)
         if page.origin is Origin.RECENT:
             break
-        assert first < page.end < last - 700
+        assert first < page.end < await latest_id(limited) - 700
         first = page.end
     assert [trade.trade_id for trade in page.trades] == list(range(first, last + 1))
 
