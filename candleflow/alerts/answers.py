@@ -73,7 +73,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The outcome of an attempt, with a description; times in seconds."""
+    """The outcome of an attempt, with a description."""
 
     outcome: Outcome
     detail: str = ""
@@ -90,7 +90,7 @@ def interpret(
 
     ``went_well``: what apprise reported. ``otherwise``: the failure's description if there was no request.
     ``is_recorded``: whether ``exchanges`` has every request that was sent. If a server accepted a part of the
-    message, the outcome is SENT: a retry would send that part twice.
+    message, but another request failed, the outcome is SENT: a retry would send a part twice.
     """
     if not exchanges:
         return _unseen(went_well=went_well, otherwise=otherwise, is_recorded=is_recorded)
@@ -116,7 +116,7 @@ def _unseen(*, went_well: bool, otherwise: str, is_recorded: bool) -> Answer:
 
 
 def _denied(carrying: Sequence[Exchange]) -> Answer:
-    """Every status is 2xx, but apprise's plugin reports a failure."""
+    """Return REFUSED for one request, UNKNOWN for more: all got 2xx, but apprise reports a failure."""
     if len(carrying) > 1:
         return Answer(Outcome.UNKNOWN, f"apprise's plugin reports that a part was not accepted: {_IT_MAY}")
     (one,) = carrying
@@ -142,7 +142,7 @@ def _failure(exchange: Exchange) -> Answer:
 
 
 def _status(exchange: Exchange) -> int | None:
-    """Return the status. If the body says ``"ok": false``, its ``error_code`` counts (Telegram)."""
+    """Return the status, or Telegram's ``error_code`` if the body says ``"ok": false``."""
     answer = _json(exchange)
     code = answer.get("error_code")
     return code if answer.get("ok") is False and isinstance(code, int) else exchange.status
@@ -166,7 +166,7 @@ def _words(exchange: Exchange) -> str:
 
 
 def _retry_after(exchange: Exchange) -> float | None:
-    """Return the wait: Telegram has it in ``parameters``, Discord at the top level, others in a header."""
+    """Return the seconds to wait: from the body (Telegram, Discord), or else from ``Retry-After``."""
     inside = _parameters(exchange).get("retry_after")
     return _seconds(inside, _json(exchange).get("retry_after"), _header(exchange, "Retry-After"))
 

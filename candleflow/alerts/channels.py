@@ -98,7 +98,7 @@ class Channel:
         return any(hasattr(sys.modules[package], one) for one in ("requests", "smtplib"))
 
     def _with_moves(self, answer: Answer, moved: Mapping[str, str]) -> Answer:
-        """Use the new ids of chats that Telegram moved; log and answer say which setting to change."""
+        """Use the new ids of chats that Telegram moved; name the setting to change in log and answer."""
         if not moved:
             return answer
         targets = self._plugin.targets
@@ -153,7 +153,7 @@ def _pause(kind: str, plugin: Any) -> float:
 
 
 def _prepare() -> None:
-    """Prepare the sending process: record requests, and disable logging that shows addresses."""
+    """Record this process's requests to the servers, and disable logging that shows addresses."""
     install()
     for name in _SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

@@ -26,7 +26,7 @@ _STRIP: Final = LiveComponent(
 
 
 def show(followed: Sequence[str], current: str, refresh_seconds: int | None) -> None:
-    """Show the strip with ``current`` marked; nothing if only one symbol is followed."""
+    """Draw the strip of prices, with ``current`` marked, if two or more symbols are followed."""
     if len(followed) < 2:
         return
 

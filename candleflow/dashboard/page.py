@@ -96,7 +96,7 @@ def _configure(*, is_simulated: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Selection:
-    """What the viewer has chosen in the controls. ``bucket_seconds`` None: by the look-back (Auto)."""
+    """What the viewer has chosen. ``bucket_seconds`` is None for Auto: the look-back decides it."""
 
     symbol: str
     bucket_seconds: int | None
@@ -210,7 +210,7 @@ def _offered_symbols(source: PageSource, followed: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """One chart, with its header and its trust strip, at one refresh."""
+    """One chart, with its header and its trust strip (a row of health items), at one refresh."""
 
     source: PageSource
     selection: _Selection
@@ -245,7 +245,7 @@ class _Cell:
         return self.source.forecasts(view.choice.symbol, drawn.open_time)
 
     def _show_last_view(self, error: StoreError) -> None:
-        """Draw the last view in grey, and since when PostgreSQL is away. Each refresh tries again."""
+        """Draw the last view in grey, or a message if there is none; say since when PostgreSQL is away."""
         if st.session_state.get(_AWAY_SINCE) is None:
             st.session_state[_AWAY_SINCE] = self.now
             _LOG.warning("can't read candles, retrying at each refresh of the page: %s", error)
@@ -282,7 +282,7 @@ class _Cell:
         )
 
     def _say(self, nothing: Nothing, *, is_away: bool = False) -> None:
-        """Show a message instead of the header and the chart; the trust strip stays between them."""
+        """Draw the symbol without a price, then the trust strip, then a message instead of the chart."""
         chart.forget(self.drawing.slot)
         st.html(
             f'<div class="cf-header"><span class="cf-symbol">{escape(self.selection.symbol)}</span></div>'
@@ -295,7 +295,7 @@ class _Cell:
 
 
 def _header(view: View, notices: Sequence[str], decimal_places: int, *, is_stale: bool) -> str:
-    """Return the header's HTML as one element, so that the elements below keep their places on the page."""
+    """Return the header's HTML, as one element so that others don't move; ``is_stale`` highlights notices."""
     state, choice = view.symbol, view.choice
     change, sign = words.change(view.candles, decimal_places)
     direction = ("flat", "rising", "falling")[sign]

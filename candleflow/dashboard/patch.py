@@ -74,9 +74,9 @@ def _of_points(before: Sequence[Json], after: Sequence[Json], shift: int) -> Pat
 
 
 def _runs(before: Sequence[Json], after: Sequence[Json], dropped: int, most: int) -> list[list[Any]] | None:
-    """Return the runs of ``after`` that differ from ``before`` without its first ``dropped`` values.
+    """Return the runs ``[index, values]`` of ``after`` that differ from ``before[dropped:]``.
 
-    None if their weight reaches ``most``.
+    None if their size reaches ``most``; a run's size is 2 plus its number of values.
     """
     runs: list[list[Any]] = []
     weight = 0
@@ -115,7 +115,7 @@ def _is_same(one: Json, other: Json) -> bool:
 
 
 def _shift(before: Sequence[Json], after: Sequence[Json]) -> int:
-    """Return how many points were dropped at the front: where ``after``'s first was in ``before``, or 0."""
+    """Return how many points were dropped: the index of ``after[0]`` in ``before``; 0 if not found."""
     return before.index(after[0]) if after and after[0] in before else 0
 
 

@@ -32,7 +32,7 @@ BOUNDS_SECONDS: Final = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.
 
 
 class LiveTrades(NamedTuple):
-    """Up to 256 trades with neighbouring ids: the times of the first and the last, in microseconds."""
+    """The live trades in a range of 256 ids: first and last time in microseconds, and how many."""
 
     first_time: int
     last_time: int

@@ -20,7 +20,7 @@ PATIENCE_SECONDS: Final = 10.0
 
 
 class RecordClock:
-    """A clock set by the records' timestamps.
+    """Estimates the time from the records' timestamps; if there are none, from ``wall``.
 
     ``wall``: this machine's clock, in seconds since the epoch. ``steady``: a monotonic clock in seconds.
     """
@@ -36,7 +36,7 @@ class RecordClock:
         self._ahead_before_us: int | None = None
 
     def note(self, written_us: int) -> None:
-        """Note that a record written at ``written_us``, and after this clock was created, was read now."""
+        """Note a record that is read now. It must have been written after this clock was created."""
         now = self._steady()
         if now - self._turned_at > SPAN_SECONDS:
             self._ahead_before_us, self._ahead_us, self._turned_at = self._ahead_us, None, now
@@ -44,7 +44,10 @@ class RecordClock:
         self._ahead_us = ahead if self._ahead_us is None else max(ahead, self._ahead_us)
 
     def at(self, moment: float) -> int | None:
-        """Convert a moment of ``steady`` to microseconds since the epoch; None if that is not known yet."""
+        """Convert a time of ``steady`` to microseconds since the epoch.
+
+        None in the first ``PATIENCE_SECONDS`` if there is no record yet.
+        """
         known = [ahead for ahead in (self._ahead_us, self._ahead_before_us) if ahead is not None]
         if known:
             return _us(moment) + max(known)

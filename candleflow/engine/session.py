@@ -105,7 +105,7 @@ def start_session(files: SparkFiles, *, master: str, memory: str, name: str = "c
 def join_session(work_dir: Path, *, name: str = "candleflow") -> SparkSession:
     """Return a session in the JVM that spark-submit started, with spark-submit's jars, memory and master.
 
-    ``work_dir`` is for the executors' jar. Raises StackError if spark-submit did not start this program.
+    Writes the executors' jar to ``work_dir``. Raises StackError if it can't join such a JVM.
     """
     _quieten()
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
@@ -145,7 +145,7 @@ def _prepare_environment(java_home: Path, master: str) -> None:
 
 
 def _has_account() -> bool:
-    """Return whether the user id has a name. In a container (OpenShift) it can be any number."""
+    """Return whether the system has a name for the user id. In a container (OpenShift) it may have none."""
     try:
         return bool(pwd.getpwuid(os.getuid()))
     except KeyError:

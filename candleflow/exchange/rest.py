@@ -41,7 +41,7 @@ _Row = TypeVar("_Row")
 
 @dataclass(frozen=True, slots=True)
 class AggregateTrade:
-    """Trades ``first_trade_id`` to ``last_trade_id``, taken by one order at one price; time in us."""
+    """The trades ``first_trade_id`` to ``last_trade_id`` of one order at one price, as one; time in us."""
 
     symbol: str
     aggregate_id: int
@@ -60,11 +60,11 @@ class AggregateTrade:
 class ExchangeRest:
     """A REST client of one exchange; an async context manager.
 
-    ``base_url`` is an address such as https://api.binance.com. A RestAddress brings the rate limiter that all
-    its clients share; a plain ``str`` gets one of its own. ``patience_seconds``: how long a request may wait
-    for the rate limit in all. Times are microseconds since the epoch, UTC, in arguments and results.
+    ``base_url`` is an address such as https://api.binance.com. Clients of one RestAddress share its rate
+    limiter; a plain ``str`` gets its own. ``patience_seconds``: a request's longest total wait for the rate
+    limit. Times are microseconds since the epoch, UTC, in arguments and results.
 
-    Raises SettingError if a proxy variable is wrong. Every method raises:
+    Raises SettingError if a proxy environment variable is wrong. Every method raises:
 
     - ExchangeError if the exchange can't be reached, or its answer isn't as documented;
     - ExchangeRefusalError if it refuses the request;
@@ -101,14 +101,14 @@ class ExchangeRest:
         await self._client.aclose()
 
     async def server_time(self) -> int:
-        """Return the exchange's time. It is best compared with the middle between request and answer."""
+        """Return the exchange's time, read about halfway between request and answer."""
         answer = await self._get("/api/v3/time")
         return self._checked(answer, lambda fields: _time(fields["serverTime"]))
 
     async def symbols(self) -> dict[str, str]:
-        """Return all listed symbols in order, with their status, such as ``TRADING`` or ``BREAK``.
+        """Return all listed symbols, sorted by name, with their status, such as ``TRADING``. Weight 20.
 
-        Binance's answer has several megabytes.
+        The answer has several megabytes.
         """
         answer = await self._get("/api/v3/exchangeInfo")
         return self._checked(
@@ -214,9 +214,9 @@ class ExchangeRest:
             self._limiter.answered(cost, used, asked_at)
 
     def _refuse(self, response: httpx.Response, patience: float) -> None:
-        """Raise the exchange's refusal as an error.
+        """Raise ExchangeRefusalError; or, for a rate limit, record the wait.
 
-        For a rate limit whose wait fits into ``patience``, record the wait instead.
+        Raises RateLimitError if the wait is longer than ``patience``, in seconds.
         """
         status = response.status_code
         code, words = _error_fields(response)
@@ -319,10 +319,9 @@ def _decimal(value: Any) -> Decimal:
 
 
 def _written(time_us: int | None) -> int | None:
-    """Return a time as Binance accepts it.
+    """Return a time for a query: in milliseconds if below ``MICROSECONDS_FROM``, otherwise unchanged.
 
-    Binance accepts milliseconds or microseconds and tells them apart by size; a small time in microseconds
-    would be taken for milliseconds (rest-api.md, "General API Information").
+    Binance would take a smaller number for milliseconds (rest-api.md, "General API Information").
     """
     if time_us is None or time_us >= MICROSECONDS_FROM:
         return time_us
@@ -341,6 +340,6 @@ def _error_fields(response: httpx.Response) -> tuple[int | None, str]:
 
 
 def _used_weight(response: httpx.Response) -> int | None:
-    """Return the weight that all programs at this address have used this minute, if the answer has it."""
+    """Return the weight used this minute by all programs at our IP address; None if not given."""
     used = response.headers.get("X-MBX-USED-WEIGHT-1M", "")
     return int(used) if used.isascii() and used.isdigit() and len(used) < 10 else None

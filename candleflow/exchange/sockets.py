@@ -13,8 +13,7 @@ from candleflow.proxies import proxy_for
 class _ProxyConnection(client.HTTPProxyConnection):
     """Avoids an EOFError in the event loop if a proxy closes the connection before its answer is complete.
 
-    websockets 17.4 then ends its reader twice. The second time can be skipped, as ``response`` already has
-    the failure.
+    websockets 17.4 then calls ``feed_eof`` twice. The second call is skipped, as ``response`` is already set.
     """
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -26,9 +25,9 @@ client.HTTPProxyConnection = _ProxyConnection  # type: ignore[misc]  # `connect`
 
 
 async def connect(base_url: str, path: str, **options: Any) -> client.ClientConnection:
-    """Connect through the proxy, if one is set, and with TLS for ``wss``; ``options`` are websockets'.
+    """Open a WebSocket, with TLS for ``wss`` and through any proxy set; ``options`` go to websockets.
 
-    Raises SettingError if a proxy variable is wrong.
+    Raises SettingError if a proxy environment variable is wrong.
     """
     return await client.connect(
         base_url + path,

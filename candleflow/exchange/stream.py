@@ -91,12 +91,13 @@ OnConnected: TypeAlias = Callable[[Sequence[str]], None]
 
 
 class TradeStream:
-    """Follows ``symbols`` at the first of ``base_urls`` that answers; passes every message to ``on_message``.
+    """Follows ``symbols`` at the first of ``base_urls`` that answers; passes messages to ``on_message``.
 
     ``on_message`` gets the messages of a connection one by one and in order. While it waits, reading from
     that connection waits too. ``now_us`` returns the exchange's time in microseconds since the epoch; a trade
-    more than ``max_future_us`` later is rejected. ``on_connected`` is called with the symbols that a new
-    connection will deliver. ``advice`` is logged once in each outage in which no address can be reached.
+    more than ``max_future_us`` ahead is passed on as Rejected. ``on_connected`` is called with the symbols
+    that a new connection will deliver. ``advice`` is logged once in each outage in which no address can be
+    reached.
     """
 
     def __init__(

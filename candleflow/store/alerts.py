@@ -60,7 +60,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A rule's next state for a symbol, computed from its state at ``version``, and the alert if it fired."""
+    """A rule's next state for a symbol, and its alert if it fired. ``version`` is the previous state's."""
 
     rule_id: int
     symbol: str
@@ -82,7 +82,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class LiveSymbol:
-    """A symbol's last trade and the finest candle of that time; ``window`` is None if there is none."""
+    """A symbol's last trade, and the newest candle that opens no later; ``window``: its open time or None."""
 
     symbol: str
     last_trade_id: int
@@ -95,7 +95,7 @@ class LiveSymbol:
 
 @dataclass(frozen=True, slots=True)
 class StoredAlert:
-    """A decided alert and its rule."""
+    """An alert from the database, with its rule."""
 
     symbol: str
     window: int
@@ -118,10 +118,11 @@ class DeliveredAlert:
 
 
 class AlertStore:
-    """The store of the one process that decides and sends alerts; thread-safe.
+    """The store of the one process that decides and sends alerts: the lease's holder. Thread-safe.
 
-    Each method raises StoreError while PostgreSQL can't answer, and HeldError if another process holds the
-    lease.
+    Each query except ``is_held`` raises StoreError while PostgreSQL can't answer. For ``decide``, ``take``
+    and ``drop_old`` it is UnknownOutcomeError if the change may have been made. ``claim``, ``decide`` and
+    ``take`` raise HeldError if another process has the lease.
     """
 
     def __init__(self, dsn: Dsn, windows: Windows) -> None:
@@ -137,7 +138,7 @@ class AlertStore:
         return cls(credentials.dsn(settings, Role.ALERTER), settings.windows)
 
     def claim(self, held_by: str) -> None:
-        """Take the lease: it lasts as long as the connection that this call keeps open."""
+        """Take the lease as ``held_by`` until its connection ends; alerts being sent become ``unknown``."""
         self._drop_claim()
         try:
             claim = self._dsn.connect()
@@ -173,7 +174,10 @@ class AlertStore:
         }
 
     def decide(self, decisions: Iterable[Decision]) -> int:
-        """Store all states and alerts in one transaction; return how many alerts are new."""
+        """Store all in one transaction, except for removed rules; return how many alerts are new.
+
+        Raises HeldError, and stores nothing, if a decision's ``version`` isn't the stored one.
+        """
         texts = [_decision(one) for one in decisions]
         arguments = {"run": self._run_id, "decisions": json.dumps(texts)}
         query = "SELECT decide_alerts(%(run)s, %(decisions)s)"
@@ -183,8 +187,8 @@ class AlertStore:
     def take(self, channel: str, most: int) -> list[Delivery]:
         """Mark up to ``most`` due alerts of the channel as being sent, and return them.
 
-        Alerts still marked from an earlier call become ``unknown``. Only one thread calls ``take`` and
-        ``note`` for a channel, so PostgreSQL's reply to that call was lost, or the outcome was never noted.
+        Alerts still marked from an earlier call become ``unknown``: one thread alone serves a channel, so
+        either PostgreSQL's reply to that call was lost, or ``note`` didn't succeed.
         """
         arguments = {"run": self._run_id, "channel": channel, "most": most}
         query = "SELECT * FROM take_deliveries(%(run)s, %(channel)s, %(most)s)"
