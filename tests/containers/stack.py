@@ -159,8 +159,11 @@ class Stack:
             return {}
 
     def wait_for_exact_candles(self, seconds: float = FLOW_SECONDS) -> int:
-        """Wait until every candle until now is stored as the exchange's trades make it; return how many."""
-        until = time.time_ns() // 1_000 // WINDOW_US * WINDOW_US
+        """Wait until the candles until now, and the next one, are as the exchange's trades make them.
+
+        Return how many. The next one, because the first stored candle of a symbol isn't compared.
+        """
+        until = (time.time_ns() // 1_000 // WINDOW_US + 2) * WINDOW_US
         found: list[int] = []
 
         def problems() -> list[str]:
