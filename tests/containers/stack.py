@@ -80,7 +80,7 @@ class Stack:
                 )
         if self.ports["kafka"] != PORTS["kafka"]:
             listeners = SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
-            moved = listeners.replace(str(PORTS["kafka"]), str(self.ports["kafka"]))
+            moved = listeners.replace(f":{PORTS['kafka']}", f":{self.ports['kafka']}")
             text = text.replace(
                 "  kafka:\n", f"  kafka:\n    environment: {{KAFKA_ADVERTISED_LISTENERS: '{moved}'}}\n"
             )
