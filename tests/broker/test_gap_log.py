@@ -6,9 +6,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
+from kafka.cluster import ClusterMetadata
+from kafka.coordinator.assignors.range import RangePartitionAssignor
 
 from candleflow.broker import gap_log, lease
 from candleflow.broker.gap_log import decode, encode
@@ -169,6 +172,24 @@ def test_the_lease_holder_reads_no_event_twice_and_all_of_a_recreated_topic(
         recreate(kafka_bootstrap, gaps)
         write(kafka_bootstrap, gaps, encode(FILLED))
         assert wait_for(lambda: reader.events == [FILLED], 30)
+
+
+def test_a_topic_that_was_gone_only_during_the_assignment_is_read(
+    kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kafka-python then assigns nothing, and sees no change of the topic afterwards. It joins twice anyway."""
+    clusters: list[ClusterMetadata] = []
+    assign = RangePartitionAssignor.assign
+
+    def assign_nothing_twice(cluster: ClusterMetadata, members: Any) -> Any:
+        clusters.append(cluster)
+        return assign(ClusterMetadata() if len(clusters) <= 2 else cluster, members)
+
+    monkeypatch.setattr(RangePartitionAssignor, "assign", staticmethod(assign_nothing_twice))
+    write(kafka_bootstrap, gaps, encode(SEEN))
+    with holding(kafka_bootstrap, gaps, "here") as reader:
+        assert reader.events == [SEEN]
+        assert len(clusters) > 2
 
 
 def test_the_second_producer_is_refused_with_the_holders_name_and_the_first_continues(
