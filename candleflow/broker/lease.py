@@ -223,7 +223,7 @@ class Lease:
                 if time.monotonic() - unassigned_since >= _UNASSIGNED_SECONDS:
                     self._refuse_others()
                     # kafka-python 3.0.12 doesn't join again if the topic was gone only while it assigned
-                    raise StuckError(f"its group has assigned it no partition for {_UNASSIGNED_SECONDS:.0f} s")
+                    raise StuckError(f"it got no partition for {_UNASSIGNED_SECONDS:.0f} s")
                 continue
             unassigned_since = None
             if self._holds.is_set() and records:

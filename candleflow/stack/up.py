@@ -286,13 +286,13 @@ class _Session:
             )
 
     def _announce(self) -> None:
-        self._is_ready = True
-        self._write_run()
         if self._command == "up":
             self._display.say(f"the page answers at {self._page_url}; waiting for the first candle")
         else:
             self._display.say(f"Kafka is at {self._settings.kafka.bootstrap}", "bold")
             self._display.say(f"PostgreSQL is at {self._settings.database!r}", "bold")
+        self._is_ready = True
+        self._write_run()  # last: whoever waits for it finds everything said
 
     def _child(self, name: str, command: str) -> Part:
         log = self._settings.stack.data_path / "logs" / f"{name}.log"

@@ -177,7 +177,7 @@ def test_the_lease_holder_reads_no_event_twice_and_all_of_a_recreated_topic(
 def test_a_topic_that_was_gone_only_during_the_assignment_is_read(
     kafka_bootstrap: str, gaps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kafka-python then assigns nothing, and sees no change of the topic afterwards. It joins twice anyway."""
+    """kafka-python then assigns nothing, and sees no change afterwards. It joins twice anyway."""
     clusters: list[ClusterMetadata] = []
     assign = RangePartitionAssignor.assign
 

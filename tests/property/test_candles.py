@@ -193,7 +193,7 @@ def test_a_batch_of_the_largest_trades_overflows_nothing(spark: SparkSession) ->
     values = [payload_of(trade, in_microseconds=True) for trade in largest]
     copies, windows = 1_000_000, Windows.of_seconds(5)
     read = read_quickly(records_of(spark, values), A_MINUTE_US)
-    many = read.crossJoin(spark.range(copies, numPartitions=2).withColumnRenamed("id", "copy"))
+    many = spark.range(copies, numPartitions=2).toDF("copy").crossJoin(F.broadcast(read))
     rest = [
         name for name in ("partition", "offset", "timestamp", REASON, *TRADE_COLUMNS) if name != "trade_id"
     ]

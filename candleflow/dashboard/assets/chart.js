@@ -12,7 +12,7 @@ const KEEP_MS = 15_000; // how long a chart that was removed from the page is ke
 const TAP_PX = 8; // a touch that moves further is a drag
 const ROW_GAP = 8; // between the rows of the grid, as in grid.css
 const LABEL_PX = 19; // a label at the price axis: 18 as in chart.css, and a pixel between two
-const TICK_PX = 15; // a tick's text closer to a label's middle would be partly covered
+const TICK_PX = 17; // half a label, half the 14 of a tick's text, and a pixel between: closer texts would touch
 const LIVE = "following", FREE = "free";
 const CONFIG = {
   displayModeBar: false,
