@@ -39,6 +39,7 @@ _LONGEST_PAUSE_SECONDS: Final = 2.0
 _UNASSIGNED_SECONDS: Final = 4.0
 _CHECK_SECONDS: Final = 3.0
 _NO_SUCH_GROUP: Final = "Dead"
+_FORMED: Final = "Stable"
 
 
 class Lease:
@@ -121,7 +122,7 @@ class Lease:
     def _member_of(self, admin: KafkaAdminClient, groups: Iterable[tuple[str, Shard]]) -> str | None:
         """Return the name of the first member of any of these groups."""
         for group, shard in groups:
-            for member in self._members(admin, group):
+            for member in self._described(admin, group)[1]:
                 return self._name_of(member, shard)
         return None
 
@@ -149,15 +150,16 @@ class Lease:
             "Stop it, or wait until it has stopped, then start this one again"
         )
 
-    def _members(self, admin: KafkaAdminClient, group: str) -> list[dict[str, Any]]:
+    def _described(self, admin: KafkaAdminClient, group: str) -> tuple[str, list[dict[str, Any]]]:
+        """Return a group's state, as Kafka names it, and its members."""
         try:
             described = admin.describe_groups([group])[group]
         except errors.GroupIdNotFoundError:
-            return []
+            return _NO_SUCH_GROUP, []
         # For example while the group's coordinator is starting: its empty list would not mean "no members".
         if described["error"] and described["group_state"] != _NO_SUCH_GROUP:
             raise errors.KafkaError(described["error"])
-        return list(described["members"])
+        return described["group_state"], list(described["members"])
 
     def _run(self) -> None:
         consumer: KafkaConsumer | None = None
@@ -220,10 +222,10 @@ class Lease:
                 self._was_removed.clear()
             if partition not in consumer.assignment():
                 unassigned_since = unassigned_since or time.monotonic()
-                if time.monotonic() - unassigned_since >= _UNASSIGNED_SECONDS:
-                    self._refuse_others()
-                    # kafka-python 3.0.12 doesn't join again if the topic was gone only while it assigned
-                    raise StuckError(f"it got no partition for {_UNASSIGNED_SECONDS:.0f} s")
+                # kafka-python 3.0.12 doesn't join again if the topic was gone only while it assigned
+                is_late = time.monotonic() - unassigned_since >= _UNASSIGNED_SECONDS
+                if is_late and self._refuse_others() == _FORMED:
+                    raise StuckError("its group is complete, but has assigned it no partition")
                 continue
             unassigned_since = None
             if self._holds.is_set() and records:
@@ -257,16 +259,18 @@ class Lease:
         self._has_read.set()
         self._backoff.reset()
 
-    def _refuse_others(self) -> None:
-        """Raise HeldError if the group has another member.
+    def _refuse_others(self) -> str:
+        """Raise HeldError if the group has another member; otherwise return the group's state.
 
         A process that the group had removed, such as one that was suspended, stops once it runs again. So
         the process that joined in the meantime gets the partition again before it would stop too.
         """
         with admin_client(self._bootstrap) as admin:
-            for member in self._members(admin, self._group):
-                if member["client_id"] != self._holder:
-                    raise self._held_by(self._name_of(member, self._shard))
+            state, members = self._described(admin, self._group)
+        for member in members:
+            if member["client_id"] != self._holder:
+                raise self._held_by(self._name_of(member, self._shard))
+        return state
 
     def _refuse_overlapping(self) -> str:
         """Raise HeldError if an overlapping shard has a producer; otherwise return the topic's id.

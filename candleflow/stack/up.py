@@ -292,7 +292,7 @@ class _Session:
             self._display.say(f"Kafka is at {self._settings.kafka.bootstrap}", "bold")
             self._display.say(f"PostgreSQL is at {self._settings.database!r}", "bold")
         self._is_ready = True
-        self._write_run()  # last: whoever waits for it finds everything said
+        self._write_run()  # last: a process that waits for it finds the lines above
 
     def _child(self, name: str, command: str) -> Part:
         log = self._settings.stack.data_path / "logs" / f"{name}.log"

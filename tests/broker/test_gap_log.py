@@ -20,6 +20,8 @@ from candleflow.broker.topics import ensure_topics
 from candleflow.errors import HeldError, MarketError
 from candleflow.market.gap import RANGES_LIMIT, GapEvent, GapEventKind
 from candleflow.market.shard import ALL, Shard
+from candleflow.stack import kafka
+from candleflow.stack.kafka import KafkaServer
 from candleflow.stack.process import wait_for
 from tests.broker.topics import delete_topic
 
@@ -190,6 +192,22 @@ def test_a_topic_that_was_gone_only_during_the_assignment_is_read(
     with holding(kafka_bootstrap, gaps, "here") as reader:
         assert reader.events == [SEEN]
         assert len(clusters) > 2
+
+
+@pytest.fixture
+def long_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(kafka._PROPERTIES, "group.initial.rebalance.delay.ms", "5000")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(90)
+@pytest.mark.usefixtures("long_delay")
+def test_a_group_that_takes_long_to_form_is_waited_for(own_broker: KafkaServer) -> None:
+    """A new consumer would start Kafka's delay anew, again and again. By default the delay is 3 s."""
+    gap_log.ensure_topic(own_broker.bootstrap, "gaps", 1)
+    write(own_broker.bootstrap, "gaps", encode(SEEN))
+    with holding(own_broker.bootstrap, "gaps", "here") as reader:
+        assert reader.events == [SEEN]
 
 
 def test_the_second_producer_is_refused_with_the_holders_name_and_the_first_continues(
